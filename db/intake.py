@@ -1,0 +1,324 @@
+"""What the producer inserts: runs, rows, chunks and duplicates. Knows no CSV, no Celery and no pixels.
+
+A run is loaded in slices, one transaction each; how far its source was read is written in the same transaction,
+so that a killed load goes on where it stopped. Functions take the caller's session and never commit.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import CursorResult, bindparam, case, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from db.leases import finish_run
+from db.models import Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
+from db.session import now
+
+SLICE_ROWS = 1000  # the most rows of one transaction: short, so that workers' commits on SQLite are not held up
+
+
+class LoadTaken(Exception):
+    """Another process loads the same run at this moment."""
+
+
+class LoadCancelled(LoadTaken):
+    """The run was cancelled while it was loaded."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The settings that a run's results depend on: they never change under the same name."""
+
+    model: str
+    threshold: float
+    mask_threshold: float
+    score_floor: float
+    mask_rule: str
+    orientation: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows come from, and how their paths are read."""
+
+    source: str
+    image_column: str
+    columns: tuple[str, ...]
+    root: str
+    confined: bool
+    follow_symlinks: bool
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run as an enqueue finds it."""
+
+    id: int
+    state: str
+    frozen: Frozen
+    source: Source
+    prompts: tuple[str, ...]  # those of every image
+    chunk_size: int
+    load: int
+    images: int
+    source_rows: int
+    source_size: int
+    source_mtime_ns: int
+    source_sha256: str | None
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """One input row. A rejected one carries its reason as (error class, message)."""
+
+    path: str
+    cells: dict[str, str] | None = None
+    prompts: tuple[str, ...] | None = None  # None: the run's
+    rejected: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A row with the same path and prompts as an earlier one, `first_id`."""
+
+    image_id: int
+    chunk_id: int
+    first_id: int
+
+
+def find_run(session: Session, name: str) -> KnownRun | None:
+    run = session.execute(select(Run).where(Run.name == name)).scalar_one_or_none()
+    if run is None:
+        return None
+    prompts = session.execute(
+        select(Prompt.text).where(Prompt.run_id == run.id, Prompt.every_image).order_by(Prompt.id)
+    ).scalars()
+    pick = {field: getattr(run, field) for field in Source.__dataclass_fields__} | {"columns": tuple(run.columns)}
+    return KnownRun(
+        frozen=Frozen(**{field: getattr(run, field) for field in Frozen.__dataclass_fields__}),
+        source=Source(**pick),
+        prompts=tuple(prompts),
+        **{
+            field: getattr(run, field)
+            for field in KnownRun.__dataclass_fields__
+            if field not in ("frozen", "source", "prompts")
+        },
+    )
+
+
+def create_run(
+    session: Session, name: str, source: Source, frozen: Frozen, prompts: Sequence[str], chunk_size: int
+) -> int:
+    """Insert an empty run in state loading and return its id. The unique name makes a second one fail."""
+    values = asdict(source) | {"columns": list(source.columns)} | asdict(frozen)
+    run_id = session.execute(
+        insert(Run)
+        .values(name=name, state=RunState.LOADING, created_at=now(), chunk_size=chunk_size, load=1, load_start=0)
+        .values(source_rows=0, source_size=0, source_mtime_ns=0, **values)
+        .returning(Run.id)
+    ).scalar_one()
+    if prompts:
+        session.execute(insert(Prompt), [{"run_id": run_id, "text": text, "every_image": True} for text in prompts])
+    return run_id
+
+
+def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
+    """The source is read on from where the last reading stopped."""
+    # A killed load goes on: the rows that it brought still wait for the duplicate pass.
+    load_start = case((Run.state == RunState.LOADING, Run.load_start), else_=Run.images)
+    _update_run(session, run_id, source_sha256=None, columns=list(columns), load_start=load_start)
+    _update_run(session, run_id, source_size=size, source_mtime_ns=mtime_ns)
+
+
+def begin_matching(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
+    """The source was edited: it is read again from its start, and known rows are found by path and prompts."""
+    begin_reading(session, run_id, size, mtime_ns, columns)
+    _update_run(session, run_id, load=Run.load + 1, source_rows=0)
+
+
+def add_rows(session: Session, run_id: int, read_before: int, rows: Sequence[NewRow], *, matching: bool = False) -> int:
+    """Record one slice of the source and return how many of its rows are new.
+
+    `read_before` is how many rows were read before this slice; raises `LoadTaken` if somebody else read on meanwhile,
+    `LoadCancelled` if the run was cancelled after rows of this load had come.
+    With `matching`, rows that an earlier load brought keep their number and only get their other cells updated.
+    """
+    run = session.execute(
+        update(Run)
+        .where(Run.id == run_id, Run.source_rows == read_before)
+        .values(source_rows=Run.source_rows + len(rows))
+        .returning(Run.state, Run.images, Run.load, Run.load_start, Run.chunk_size)
+    ).one_or_none()
+    if run is None:
+        raise LoadTaken
+    if run.state == RunState.CANCELLED and run.images > run.load_start:
+        raise LoadCancelled
+    texts = {text for row in rows for text in row.prompts or ()}
+    ids = prompt_ids(session, run_id, texts)
+    values = [_image_values(row, ids) for row in rows]
+    if matching:
+        values = _unknown(session, run_id, run.load, values)
+    if values:
+        _insert_images(session, run_id, run.load, run.images, run.chunk_size, values)
+        rejected = sum(row["state"] == ImageState.REJECTED for row in values)
+        _update_run(
+            session,
+            run_id,
+            state=RunState.LOADING,
+            finished_at=None,
+            images=Run.images + len(values),
+            rejected=Run.rejected + rejected,
+        )
+    return len(values)
+
+
+def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str, int]:
+    """Ids of the run's prompts with these texts, adding those that it does not have yet."""
+    wanted = sorted(texts)
+    if not wanted:
+        return {}
+    of_run = select(Prompt.text, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(wanted))
+    known: dict[str, int] = {row.text: row.id for row in session.execute(of_run)}
+    missing = [{"run_id": run_id, "text": text, "every_image": False} for text in wanted if text not in known]
+    if missing:
+        session.execute(insert(Prompt), missing)
+        known = {row.text: row.id for row in session.execute(of_run)}
+    return known
+
+
+def _image_values(row: NewRow, ids: dict[str, int]) -> dict[str, Any]:
+    error_class, error = row.rejected or (None, None)
+    return {
+        "path": row.path,
+        "cells": row.cells,
+        "prompts": None if row.prompts is None else [ids[text] for text in dict.fromkeys(row.prompts)],
+        "state": ImageState.REJECTED if row.rejected else ImageState.PENDING,
+        "error_class": error_class,
+        "error": error,
+    }
+
+
+def _insert_images(
+    session: Session, run_id: int, load: int, last_row: int, chunk_size: int, values: list[dict[str, Any]]
+) -> None:
+    """Number the rows on from `last_row` and pack the good ones into new chunks."""
+    for row, value in enumerate(values, start=last_row + 1):
+        value |= {"run_id": run_id, "load": load, "row": row, "chunk_id": None}
+    good = [value for value in values if value["state"] == ImageState.PENDING]
+    packs = [good[start : start + chunk_size] for start in range(0, len(good), chunk_size)]
+    for pack, chunk_id in zip(packs, add_chunks(session, run_id, [len(pack) for pack in packs]), strict=True):
+        for value in pack:
+            value["chunk_id"] = chunk_id
+    session.execute(insert(Image), values)
+
+
+def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: int | None = None) -> list[int]:
+    """Add pending chunks of these sizes with the run's next numbers and return their ids."""
+    if not sizes:
+        return []
+    last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one()
+    first = 1 if last is None else last + 1
+    rows = [
+        {
+            "run_id": run_id,
+            "number": number,
+            "state": ChunkState.PENDING,
+            "images": size,
+            "parent_id": parent_id,
+        }
+        for number, size in enumerate(sizes, start=first)
+    ]
+    returning = insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True)
+    return list(session.execute(returning, rows).scalars())
+
+
+def _unknown(session: Session, run_id: int, load: int, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mark the rows that an earlier load brought as seen in this one, and return the others."""
+    paths = {value["path"] for value in values}
+    rows = session.execute(
+        select(Image.id, Image.path, Image.prompts, Image.state == ImageState.REJECTED)
+        .where(Image.run_id == run_id, Image.path.in_(paths), Image.load < load)
+        .order_by(Image.row)
+    )
+    known: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for id, path, prompts, rejected in rows:
+        known[path, tuple(prompts or ()), bool(rejected)].append(id)
+    seen, unknown = [], []
+    for value in values:
+        ids = known[value["path"], tuple(value["prompts"] or ()), value["state"] == ImageState.REJECTED]
+        if ids:
+            seen.append({"image_id": ids.pop(0), "new_cells": value["cells"]})
+        else:
+            unknown.append(value)
+    if seen:
+        mark = update(Image.__table__).where(Image.id == bindparam("image_id"))  # type: ignore[arg-type]
+        session.connection().execute(mark.values(load=load, cells=bindparam("new_cells")), seen)
+    return unknown
+
+
+def gone_rows(session: Session, run_id: int) -> int:
+    """Rows that the last reading of an edited source did not bring again. They keep their results."""
+    load = select(Run.load).where(Run.id == run_id).scalar_subquery()
+    gone = select(func.count()).select_from(Image).where(Image.run_id == run_id, Image.load < load)
+    return session.execute(gone).scalar_one()
+
+
+def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
+    """Rows of the current load whose path and prompts an earlier row has, found in one sorted pass."""
+    start = select(Run.load_start).where(Run.id == run_id).scalar_subquery()
+    loaded = select(Image.path).where(Image.run_id == run_id, Image.row > start)
+    ordered = (
+        select(
+            Image.id,
+            Image.row,
+            Image.state,
+            Image.chunk_id,
+            func.first_value(Image.id)
+            .over(partition_by=(Image.path, Image.prompts), order_by=Image.row)
+            .label("first_id"),
+        )
+        .where(Image.run_id == run_id, Image.path.in_(loaded))
+        .where(Image.state.not_in((ImageState.DUPLICATE, ImageState.REJECTED)))
+        .subquery()
+    )
+    late = select(ordered.c.id, ordered.c.chunk_id, ordered.c.first_id).where(
+        ordered.c.id != ordered.c.first_id, ordered.c.row > start, ordered.c.state == ImageState.PENDING
+    )
+    for row in session.execute(late.execution_options(yield_per=SLICE_ROWS)):
+        yield Repeated(*row)
+
+
+def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated]) -> None:
+    """pending -> duplicate for one slice; the rows leave their chunks. Raises `LoadCancelled`."""
+    # The run first: once it is locked and still loading, nobody cancels these rows meanwhile.
+    counted = update(Run).where(Run.id == run_id, Run.state == RunState.LOADING)
+    if session.execute(counted.values(duplicates=Run.duplicates + len(repeated)).returning(Run.id)).first() is None:
+        raise LoadCancelled
+    mark = (
+        update(Image.__table__)  # type: ignore[arg-type]
+        .where(Image.id == bindparam("late"))
+        .values(state=ImageState.DUPLICATE, chunk_id=None, same_as=bindparam("first"))
+    )
+    session.connection().execute(mark, [{"late": row.image_id, "first": row.first_id} for row in repeated])
+    for chunk_id, count in Counter(row.chunk_id for row in repeated).items():
+        session.execute(update(Chunk).where(Chunk.id == chunk_id).values(images=Chunk.images - count))
+
+
+def finish_load(session: Session, run_id: int, sha256: str | None) -> None:
+    """loading -> active. `sha256` is that of the whole source if it was read to its end."""
+    session.execute(
+        update(Chunk)
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.images == 0)
+        .values(state=ChunkState.DONE)
+    )
+    _update_run(session, run_id, source_sha256=sha256)
+    session.execute(update(Run).where(Run.id == run_id, Run.state == RunState.LOADING).values(state=RunState.ACTIVE))
+    finish_run(session, run_id)
+
+
+def _update_run(session: Session, run_id: int, **values: Any) -> None:
+    changed = session.execute(update(Run).where(Run.id == run_id).values(**values))
+    assert isinstance(changed, CursorResult)
+    assert changed.rowcount == 1

@@ -1,0 +1,419 @@
+"""The state machine of a chunk: ring, claim, heartbeat, commit, release, fail, take back.
+
+Every transition is one compare-and-set on the chunk's row; whoever finds no row to change has lost and does nothing.
+Knows no Celery, no processes and no pixels. Functions take the caller's session and never commit.
+Locks are taken in the order chunk, image, run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, CursorResult, case, insert, select, update
+from sqlalchemy.orm import Session
+
+from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.session import now
+
+LEASE_SECONDS = 60.0
+MAX_ATTEMPTS = 5  # attempts in a row without one commit
+MAX_RELEASES = 10  # then something is wrong that handing the chunk round will not cure ...
+RELEASE_PAUSE_SECONDS = 300.0  # ... so it rests for five minutes
+LONGEST_BACK_OFF_SECONDS = 300
+
+
+class LeaseLost(Exception):
+    """The chunk is no longer this claim's: its lease ran out, somebody else claimed it, or its run was cancelled."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A chunk whose doorbell is to be rung."""
+
+    run_id: int
+    run_name: str
+    chunk_id: int
+    number: int
+    ring: int
+    images: int
+    first_path: str
+
+
+@dataclass(frozen=True)
+class ClaimedImage:
+    id: int
+    row: int
+    path: str
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to one chunk, for as long as nobody holds a higher fence. `images` are its pending ones."""
+
+    chunk_id: int
+    run_id: int
+    number: int
+    fence: int
+    threshold: float
+    images: tuple[ClaimedImage, ...]
+
+
+@dataclass(frozen=True)
+class FoundInstance:
+    score: float
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+    area: int
+    rle: bytes
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    prompt_id: int
+    presence: float
+    capped: bool
+    instances: tuple[FoundInstance, ...]  # highest score first, down to the run's score floor
+
+
+@dataclass(frozen=True)
+class ImageDone:
+    image_id: int
+    width: int
+    height: int
+    results: tuple[PromptResult, ...]
+
+
+@dataclass(frozen=True)
+class ImageFailed:
+    image_id: int
+    error_class: str
+    error: str
+
+
+Outcome = ImageDone | ImageFailed
+
+
+@dataclass(frozen=True)
+class ModelUsed:
+    """What a worker computes with: results of one run must all come from the same."""
+
+    revision: str | None
+    weights_sha256: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class RunningChunk:
+    """A chunk somebody holds, with what is needed to decide whether that somebody is gone."""
+
+    chunk_id: int
+    fence: int
+    owner_id: int | None
+    lease_over: bool
+
+
+def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
+    """pending -> queued for up to `limit` due chunks of an active run; the caller commits, then publishes."""
+    due = (
+        select(Chunk.id)
+        .join(Run, Run.id == Chunk.run_id)
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Run.state == RunState.ACTIVE)
+        .where(Chunk.not_before.is_(None) | (Chunk.not_before <= now()))
+        .order_by(Chunk.number)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Chunk)
+    )
+    ids = list(session.execute(due).scalars())
+    _ring(session, Chunk.id.in_(ids), Chunk.state == ChunkState.PENDING)
+    return rung(session, ids)
+
+
+def ring_again(session: Session, chunk_id: int, ring: int) -> list[Rung]:
+    """queued -> queued with a new doorbell, if `ring` is still the last one; empty if it is not."""
+    changed = _ring(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, Chunk.ring == ring)
+    return rung(session, [chunk_id]) if changed else []
+
+
+def _ring(session: Session, *where: ColumnElement[bool]) -> int:
+    return _change(session, *where, state=ChunkState.QUEUED, ring=Chunk.ring + 1, rung_at=now(), not_before=None)
+
+
+def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
+    """What the doorbells of these chunks say, in the order of their numbers."""
+    first_path = select(Image.path).where(Image.chunk_id == Chunk.id).order_by(Image.row).limit(1).scalar_subquery()
+    rows = (
+        select(Run.id, Run.name, Chunk.id, Chunk.number, Chunk.ring, Chunk.images, first_path)
+        .join(Run, Run.id == Chunk.run_id)
+        .where(Chunk.id.in_(chunk_ids))
+        .order_by(Chunk.number)
+    )
+    return [Rung(*row) for row in session.execute(rows)]
+
+
+def queued_doorbells(session: Session) -> list[tuple[int, int]]:
+    """(chunk id, ring) of every queued chunk: the doorbells that should be on the broker."""
+    queued = select(Chunk.id, Chunk.ring).where(Chunk.state == ChunkState.QUEUED)
+    return [(row.id, row.ring) for row in session.execute(queued)]
+
+
+def forget_doorbells(session: Session) -> int:
+    """queued -> pending for every chunk: the broker was started anew and holds nothing."""
+    return _change(session, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
+
+
+def unqueue(session: Session, chunk_id: int) -> bool:
+    """queued -> pending: the worker that answered the doorbell will not claim the chunk."""
+    return bool(_change(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING))
+
+
+def agree_on_model(session: Session, run_id: int, mine: ModelUsed) -> ModelUsed:
+    """Freeze `mine` into a run that has no model yet; return what the run has."""
+    session.execute(update(Run).where(Run.id == run_id, Run.weights_sha256.is_(None)).values(**asdict(mine)))
+    row = session.execute(select(Run.revision, Run.weights_sha256, Run.dtype).where(Run.id == run_id)).one()
+    return ModelUsed(row.revision, row.weights_sha256 or "", row.dtype or "")
+
+
+def claim(
+    session: Session, run_id: int, chunk_id: int, worker_id: int, lease_seconds: float = LEASE_SECONDS
+) -> Claim | None:
+    """queued -> running. None: somebody else has it, it is finished, or its run is not active."""
+    active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE).exists()
+    row = session.execute(
+        update(Chunk)
+        .where(Chunk.id == chunk_id, Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED, active)
+        .values(
+            state=ChunkState.RUNNING,
+            fence=Chunk.fence + 1,
+            attempts=Chunk.attempts + 1,
+            owner_id=worker_id,
+            lease_until=now() + lease_seconds,
+        )
+        .returning(Chunk.number, Chunk.fence)
+    ).one_or_none()
+    if row is None:
+        return None
+    session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
+    threshold = session.execute(select(Run.threshold).where(Run.id == run_id)).scalar_one()
+    return Claim(chunk_id, run_id, row.number, row.fence, threshold, _pending_images(session, run_id, chunk_id))
+
+
+def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[ClaimedImage, ...]:
+    every_image = tuple(
+        session.execute(
+            select(Prompt.id).where(Prompt.run_id == run_id, Prompt.every_image).order_by(Prompt.id)
+        ).scalars()
+    )
+    rows = session.execute(
+        select(Image.id, Image.row, Image.path, Image.prompts)
+        .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
+        .order_by(Image.row)
+    )
+    return tuple(
+        ClaimedImage(id, row, path, every_image if prompts is None else tuple(prompts))
+        for id, row, path, prompts in rows
+    )
+
+
+def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECONDS) -> bool:
+    """Renew the lease; false if the claim is lost. A lease that is over but not taken back yet can be renewed."""
+    held = (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING)
+    return bool(_change(session, *held, _run_not_cancelled(claim.run_id), lease_until=now() + lease_seconds))
+
+
+def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_seconds: float = LEASE_SECONDS) -> bool:
+    """Record one batch; true if nothing of the chunk is pending any more. Raises `LeaseLost`: then roll back."""
+    done = [outcome for outcome in outcomes if isinstance(outcome, ImageDone)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, ImageFailed)]
+    found = [sum(_above(result, claim.threshold) for result in image.results) for image in done]
+    segmented = sum(count > 0 for count in found)
+    changed = session.execute(
+        update(Chunk)
+        .where(*_held(claim))
+        .values(
+            lease_until=now() + lease_seconds,
+            attempts=0,
+            crashes=0,
+            releases=0,
+            segmented=Chunk.segmented + segmented,
+            empty=Chunk.empty + len(done) - segmented,
+            failed=Chunk.failed + len(failed),
+            instances=Chunk.instances + sum(found),
+        )
+        .returning(Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled)
+    ).scalar_one_or_none()
+    if changed is None:
+        raise LeaseLost
+    _end_images(session, claim, done, failed)
+    _insert_results(session, claim, done)
+    if changed == 0:
+        _change(session, Chunk.id == claim.chunk_id, state=ChunkState.DONE, lease_until=None, error=None)
+        finish_run(session, claim.run_id)
+    return changed == 0
+
+
+def _above(result: PromptResult, threshold: float) -> int:
+    return sum(instance.score >= threshold for instance in result.instances)
+
+
+def _insert_results(session: Session, claim: Claim, done: Sequence[ImageDone]) -> None:
+    results: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    for image in done:
+        for result in image.results:
+            key = {"image_id": image.image_id, "prompt_id": result.prompt_id}
+            results.append(
+                key
+                | {"fence": claim.fence, "presence": result.presence, "capped": result.capped}
+                | {"instances": _above(result, claim.threshold)}
+            )
+            for rank, found in enumerate(result.instances):
+                x1, y1, x2, y2 = found.box
+                instances.append(
+                    key
+                    | {"rank": rank, "score": found.score, "area": found.area, "rle": found.rle}
+                    | {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
+                )
+    if results:
+        session.execute(insert(Result), results)
+    if instances:
+        session.execute(insert(Instance), instances)
+
+
+def _end_images(session: Session, claim: Claim, done: Sequence[ImageDone], failed: Sequence[ImageFailed]) -> None:
+    """pending -> done | failed. An image that is not pending in this chunk is a bug or a lost lease: keep nothing."""
+    ends: dict[int, dict[str, Any]] = {
+        one.image_id: {"state": ImageState.DONE, "width": one.width, "height": one.height} for one in done
+    } | {
+        one.image_id: {"state": ImageState.FAILED, "error_class": one.error_class, "error": one.error} for one in failed
+    }
+    pending = (Image.chunk_id == claim.chunk_id, Image.state == ImageState.PENDING)
+    ended = sum(
+        _rowcount(session, update(Image).where(Image.id == image_id, *pending).values(**values))
+        for image_id, values in ends.items()
+    )
+    if ended != len(done) + len(failed):
+        raise LeaseLost(f"chunk {claim.chunk_id}: {ended} of {len(done) + len(failed)} images were pending")
+
+
+def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
+    """running -> pending with the attempt given back: the worker drains, or its surroundings failed, not the chunk."""
+    return bool(
+        _change(
+            session,
+            *_fenced(claim),
+            state=ChunkState.PENDING,
+            attempts=case((Chunk.attempts > 0, Chunk.attempts - 1), else_=0),
+            releases=Chunk.releases + 1,
+            not_before=case((Chunk.releases + 1 >= MAX_RELEASES, now() + RELEASE_PAUSE_SECONDS)),
+            lease_until=None,
+            error=reason,
+        )
+    )
+
+
+def fail_attempt(session: Session, claim: Claim, error: str) -> bool:
+    """running -> pending after a pause, or failed at the fifth attempt without progress: an unexpected error."""
+    attempts = session.execute(
+        update(Chunk).where(*_fenced(claim)).values(error=error).returning(Chunk.attempts)
+    ).scalar_one_or_none()
+    if attempts is None:
+        return False
+    if attempts >= MAX_ATTEMPTS:
+        _give_up(session, claim.chunk_id, "internal", error)
+    else:
+        _wait(session, claim.chunk_id, back_off(attempts))
+    return True
+
+
+def running_chunks(session: Session) -> list[RunningChunk]:
+    rows = select(Chunk.id, Chunk.fence, Chunk.owner_id, Chunk.lease_until < now()).where(
+        Chunk.state == ChunkState.RUNNING
+    )
+    return [RunningChunk(id, fence, owner, bool(over)) for id, fence, owner, over in session.execute(rows)]
+
+
+def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
+    """running -> pending or failed, because the owner is dead (`crashed`) or its lease is over."""
+    row = session.execute(
+        update(Chunk)
+        .where(Chunk.id == held.chunk_id, Chunk.fence == held.fence, Chunk.state == ChunkState.RUNNING)
+        .where(Chunk.lease_until < now() if held.lease_over else Chunk.owner_id == held.owner_id)
+        .values(crashes=Chunk.crashes + 1)
+        .returning(Chunk.run_id, Chunk.attempts, Chunk.crashes)
+    ).one_or_none()
+    if row is None:
+        return False
+    if row.attempts >= MAX_ATTEMPTS:
+        why = "crashed" if crashed else "gave_up"
+        _give_up(session, held.chunk_id, why, f"{row.attempts} attempts without progress")
+    else:
+        _wait(session, held.chunk_id, 0 if row.crashes == 1 else back_off(row.crashes))
+    return True
+
+
+def back_off(failures: int) -> int:
+    """Seconds to wait after so many failures in a row: 5, 10, 20, ... up to five minutes."""
+    return int(min(LONGEST_BACK_OFF_SECONDS, 5 * 2 ** (max(failures, 1) - 1)))
+
+
+def _wait(session: Session, chunk_id: int, seconds: int) -> None:
+    _change(
+        session,
+        Chunk.id == chunk_id,
+        state=ChunkState.PENDING,
+        lease_until=None,
+        not_before=now() + seconds if seconds else None,
+    )
+
+
+def _give_up(session: Session, chunk_id: int, error_class: str, error: str) -> None:
+    failed = _rowcount(
+        session,
+        update(Image)
+        .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
+        .values(state=ImageState.FAILED, error_class=error_class, error=error),
+    )
+    _change(
+        session,
+        Chunk.id == chunk_id,
+        state=ChunkState.FAILED,
+        lease_until=None,
+        error=error,
+        failed=Chunk.failed + failed,
+    )
+    finish_run(session, session.execute(select(Chunk.run_id).where(Chunk.id == chunk_id)).scalar_one())
+
+
+def finish_run(session: Session, run_id: int) -> None:
+    """active -> done if nothing of the run is live."""
+    # Two last chunks may end at the same moment, each not seeing the other's end: the lock makes one wait for the
+    # other and then look again. (SQLite has one writer at a time anyway and ignores it.)
+    session.execute(select(Run.id).where(Run.id == run_id).with_for_update())
+    live = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE)).exists()
+    session.execute(
+        update(Run)
+        .where(Run.id == run_id, Run.state == RunState.ACTIVE, ~live)
+        .values(state=RunState.DONE, finished_at=now())
+    )
+
+
+def _fenced(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING)
+
+
+def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return (*_fenced(claim), Chunk.lease_until > now(), _run_not_cancelled(claim.run_id))
+
+
+def _run_not_cancelled(run_id: int) -> ColumnElement[bool]:
+    return select(Run.id).where(Run.id == run_id, Run.state != RunState.CANCELLED).exists()
+
+
+def _change(session: Session, *where: ColumnElement[bool], **values: Any) -> int:
+    return _rowcount(session, update(Chunk).where(*where).values(**values))
+
+
+def _rowcount(session: Session, statement: Any) -> int:
+    result = session.execute(statement, execution_options={"synchronize_session": False})
+    assert isinstance(result, CursorResult)
+    return result.rowcount

@@ -1,0 +1,261 @@
+"""The tables and their states; knows no queries, no Celery and no pixels. Times are database seconds since 1970."""
+
+import json
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite numbers rows by itself only in an INTEGER column.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+class RunState(StrEnum):
+    LOADING = "loading"  # rows are still arriving: nothing of it is dispatched or claimed
+    ACTIVE = "active"
+    DONE = "done"  # nothing is pending
+    CANCELLED = "cancelled"
+
+
+class ChunkState(StrEnum):
+    PENDING = "pending"  # waits for its turn, or for not_before
+    QUEUED = "queued"  # its doorbell was rung
+    RUNNING = "running"  # a worker holds its lease
+    DONE = "done"  # nothing in it is pending
+    FAILED = "failed"  # gave up: its pending images failed with it
+    CANCELLED = "cancelled"
+
+
+LIVE = (ChunkState.PENDING, ChunkState.QUEUED, ChunkState.RUNNING)
+
+
+class ImageState(StrEnum):
+    PENDING = "pending"
+    DONE = "done"  # also when nothing was found
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DUPLICATE = "duplicate"  # the same path and prompts as an earlier row, `same_as`
+    REJECTED = "rejected"  # a bad row; these last two belong to no chunk
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON in a text column: one spelling for each value, so that equal values compare equal in SQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {str: Text, int: BigInteger, float: Float(53), bool: Boolean}  # noqa: RUF012 - SQLAlchemy's own spelling
+
+
+class Run(Base):
+    """One enqueue: its inputs and the settings frozen with them."""
+
+    __tablename__ = "run"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]  # of the first claim
+    finished_at: Mapped[float | None]
+
+    # where the rows come from, and how far that source has been read
+    source: Mapped[str]  # absolute path of the CSV or folder
+    image_column: Mapped[str]
+    columns: Mapped[list[str]] = mapped_column(JsonText)  # the CSV's header, in order
+    root: Mapped[str]  # absolute folder that relative image paths start from
+    confined: Mapped[bool]  # a root was asked for: no path may leave it
+    follow_symlinks: Mapped[bool]
+    chunk_size: Mapped[int]
+    load: Mapped[int]  # how often reading this source was begun; rows remember in which load they were last seen
+    load_start: Mapped[int]  # rows of the run before the current load
+    source_rows: Mapped[int]  # rows read from the source in the current load
+    source_size: Mapped[int]  # bytes
+    source_mtime_ns: Mapped[int]
+    source_sha256: Mapped[str | None]  # once the source was read to its end
+
+    # frozen settings
+    model: Mapped[str]
+    threshold: Mapped[float]
+    mask_threshold: Mapped[float]
+    score_floor: Mapped[float]
+    mask_rule: Mapped[str] = mapped_column(String(16))
+    orientation: Mapped[str] = mapped_column(String(16))
+
+    # what the first worker loaded; workers with something else decline the run
+    revision: Mapped[str | None]
+    weights_sha256: Mapped[str | None]
+    dtype: Mapped[str | None] = mapped_column(String(16))
+
+    images: Mapped[int] = mapped_column(server_default="0")  # all rows
+    duplicates: Mapped[int] = mapped_column(server_default="0")
+    rejected: Mapped[int] = mapped_column(server_default="0")
+
+
+class Prompt(Base):
+    __tablename__ = "prompt"
+    __table_args__ = (UniqueConstraint("run_id", "text"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    text: Mapped[str]
+    every_image: Mapped[bool]  # given to the run by --prompt; the others came with rows
+
+
+class Chunk(Base):
+    """What is queued, claimed and retried. The counters move in the transactions that move the images."""
+
+    __tablename__ = "chunk"
+    __table_args__ = (
+        UniqueConstraint("run_id", "number"),
+        Index("ix_chunk_state", "run_id", "state", "number"),
+        Index("ix_chunk_lease", "state", "lease_until"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    number: Mapped[int]
+    parent_id: Mapped[int | None]  # the chunk that a retry or a split took these images from
+    state: Mapped[str] = mapped_column(String(16))
+    fence: Mapped[int] = mapped_column(server_default="0")  # grows with every claim
+    attempts: Mapped[int] = mapped_column(server_default="0")  # claims since the last commit
+    crashes: Mapped[int] = mapped_column(server_default="0")  # of those, ended by the death of their process
+    releases: Mapped[int] = mapped_column(server_default="0")  # claims handed back since the last commit
+    ring: Mapped[int] = mapped_column(server_default="0")  # doorbells so far
+    rung_at: Mapped[float | None]
+    not_before: Mapped[float | None]
+    owner_id: Mapped[int | None]  # the worker that holds, or last held, the lease
+    lease_until: Mapped[float | None]
+    inflight_first: Mapped[int | None]  # rows of the batch in hand, while it runs one batch at a time
+    inflight_last: Mapped[int | None]
+    error: Mapped[str | None]
+
+    images: Mapped[int] = mapped_column(server_default="0")
+    segmented: Mapped[int] = mapped_column(server_default="0")
+    empty: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    cancelled: Mapped[int] = mapped_column(server_default="0")
+    instances: Mapped[int] = mapped_column(server_default="0")  # at the run's threshold
+
+
+class Image(Base):
+    """One input row."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        UniqueConstraint("run_id", "row"),
+        Index("ix_image_path", "run_id", "path"),
+        Index("ix_image_chunk", "chunk_id", "state"),
+        # Only a few rows fail, and retry and status look for exactly those.
+        Index(
+            "ix_image_failed",
+            "run_id",
+            "error_class",
+            sqlite_where=text("error_class IS NOT NULL"),
+            postgresql_where=text("error_class IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    row: Mapped[int]  # number of the input row, from 1
+    load: Mapped[int]  # the run's load that last saw the row
+    path: Mapped[str]  # relative to the run's root, or absolute
+    cells: Mapped[dict[str, str] | None] = mapped_column(
+        JsonText
+    )  # other columns, and the path's cell if it was spelled otherwise
+    prompts: Mapped[list[int] | None] = mapped_column(JsonText)  # prompt ids; NULL: the run's
+    state: Mapped[str] = mapped_column(String(16))
+    chunk_id: Mapped[int | None] = mapped_column(ForeignKey("chunk.id"))
+    same_as: Mapped[int | None]  # id of the earlier row that this one duplicates
+    width: Mapped[int | None]  # of the masks: after the orientation rule
+    height: Mapped[int | None]
+    error_class: Mapped[str | None] = mapped_column(String(32))
+    error: Mapped[str | None]
+
+
+class Result(Base):
+    """One image x one prompt. Its existence is what "done" means; the primary key allows it once."""
+
+    __tablename__ = "result"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), primary_key=True)
+    fence: Mapped[int]  # of the claim that committed it
+    presence: Mapped[float]  # probability that anything of the prompt is in the image
+    instances: Mapped[int]  # with a score of at least the run's threshold
+    capped: Mapped[bool]  # close to the model's limit of queries: there may be more
+
+
+class Instance(Base):
+    """One mask: score, box in pixels (x1, y1, x2, y2), and the COCO RLE counts over the image's height x width."""
+
+    __tablename__ = "instance"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), primary_key=True)
+    rank: Mapped[int] = mapped_column(Integer, primary_key=True)  # 0 has the highest score
+    score: Mapped[float]
+    x1: Mapped[float]
+    y1: Mapped[float]
+    x2: Mapped[float]
+    y2: Mapped[float]
+    area: Mapped[int]
+    rle: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ProcessColumns:
+    """Which process: enough to tell on its own machine whether it still lives."""
+
+    host: Mapped[str]
+    boot: Mapped[str]  # this start of the machine, and its process namespace
+    pid: Mapped[int]
+    started: Mapped[int]  # start time of the process, in the machine's own ticks
+
+
+class Worker(ProcessColumns, Base):
+    """One worker process and what it does now."""
+
+    __tablename__ = "worker"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    node: Mapped[str]
+    heartbeat: Mapped[float]
+    state: Mapped[str] = mapped_column(String(16))  # idle, loading, running, declined, dead
+    run_id: Mapped[int | None]
+    chunk_id: Mapped[int | None]
+    images: Mapped[int] = mapped_column(server_default="0")  # images committed by this process
+    images_per_second: Mapped[float | None]
+    message: Mapped[str | None]  # why it declines a run
+
+
+class Lease(ProcessColumns, Base):
+    """A named right to act alone, such as the reconciler's."""
+
+    __tablename__ = "lease"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    until: Mapped[float]

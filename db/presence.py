@@ -1,0 +1,123 @@
+"""Which processes there are: worker rows and named leases. Cannot see processes itself: callers say who is dead."""
+
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import ColumnElement, CursorResult, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from db.models import Chunk, ChunkState, Lease, Worker
+from db.session import now
+
+# A worker that has not written its heartbeat for this long is not counted as live.
+LIVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of one machine, told apart from a later one that got the same number."""
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A worker row and the process behind it."""
+
+    worker_id: int
+    node: str
+    process: Process
+
+
+def register(session: Session, node: str, process: Process) -> int:
+    """Add a worker and return its id. Rows of the node's earlier processes stay, since chunks refer to them."""
+    row = insert(Worker).values(node=node, heartbeat=now(), state="idle", **asdict(process))
+    return session.execute(row.returning(Worker.id)).scalar_one()
+
+
+def report(session: Session, worker_id: int, /, **does: object) -> None:
+    """Write a worker's heartbeat and what it does now: `state`, `run_id`, `chunk_id`, `images`, ... ."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(heartbeat=now(), **does))
+
+
+def live_workers(session: Session) -> int:
+    fresh = select(func.count()).where(Worker.heartbeat > now() - LIVE_SECONDS, Worker.state != "dead")
+    return session.execute(fresh).scalar_one()
+
+
+def busy_workers(session: Session) -> bool:
+    """Whether any live worker holds a chunk."""
+    running = select(Worker.id).where(Worker.state == "running", Worker.heartbeat > now() - LIVE_SECONDS).limit(1)
+    return session.execute(running).first() is not None
+
+
+def registered_on(session: Session, host: str, boot: str) -> list[Registered]:
+    """Workers of one start of one machine that nobody has declared dead yet."""
+    rows = select(Worker.id, Worker.node, Worker.host, Worker.boot, Worker.pid, Worker.started).where(
+        Worker.host == host, Worker.boot == boot, Worker.state != "dead"
+    )
+    return [Registered(row.id, row.node, Process(*row[2:])) for row in session.execute(rows)]
+
+
+def bury(session: Session, worker_id: int) -> None:
+    """Mark a worker as dead. A chunk whose doorbell it had answered but not yet claimed waits for a new doorbell."""
+    worker = session.get(Worker, worker_id)
+    if worker is None:
+        return
+    worker.state = "dead"
+    if worker.chunk_id is not None:
+        session.execute(
+            update(Chunk)
+            .where(Chunk.id == worker.chunk_id, Chunk.state == ChunkState.QUEUED)
+            .values(state=ChunkState.PENDING)
+        )
+
+
+def forget_old_workers(session: Session, seconds: float = 86400.0) -> None:
+    """Delete rows of workers long gone that no running chunk refers to."""
+    running = select(Chunk.owner_id).where(Chunk.state == ChunkState.RUNNING, Chunk.owner_id.is_not(None))
+    session.execute(
+        delete(Worker).where(Worker.heartbeat < now() - seconds, Worker.id.not_in(running)),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def lease_holder(session: Session, name: str) -> Process | None:
+    row = session.execute(
+        select(Lease.host, Lease.boot, Lease.pid, Lease.started).where(Lease.name == name)
+    ).one_or_none()
+    return None if row is None else Process(*row)
+
+
+def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, dead: Process | None = None) -> bool:
+    """Take or renew the named lease; true if it is ours now. A holder known to be `dead` is not waited for."""
+    free = (Lease.until < now()) | _holds(me)
+    if dead is not None:
+        free = free | _holds(dead)
+    taken = session.execute(update(Lease).where(Lease.name == name, free).values(until=now() + seconds, **asdict(me)))
+    if isinstance(taken, CursorResult) and taken.rowcount:
+        return True
+    if session.get(Lease, name) is not None:
+        return False
+    try:
+        with session.begin_nested():
+            session.execute(insert(Lease).values(name=name, until=now() + seconds, **asdict(me)))
+    except IntegrityError:  # somebody else was first at the same moment
+        return False
+    return True
+
+
+def release_lease(session: Session, name: str, me: Process) -> None:
+    session.execute(delete(Lease).where(Lease.name == name, _holds(me)))
+
+
+def _holds(process: Process) -> ColumnElement[bool]:
+    return (
+        (Lease.host == process.host)
+        & (Lease.boot == process.boot)
+        & (Lease.pid == process.pid)
+        & (Lease.started == process.started)
+    )

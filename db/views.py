@@ -1,0 +1,365 @@
+"""What workers, status and export read, as frozen values. Changes nothing, knows no files and no pixels."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.models import (
+    LIVE,
+    Chunk,
+    ChunkState,
+    Image,
+    ImageState,
+    Instance,
+    Prompt,
+    Result,
+    Run,
+    RunState,
+    Worker,
+)
+from db.presence import LIVE_SECONDS
+from db.session import now
+
+PAGE_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run's settings, as workers and exports need them."""
+
+    id: int
+    name: str
+    state: str
+    source: str
+    image_column: str
+    columns: tuple[str, ...]
+    root: str
+    confined: bool
+    follow_symlinks: bool
+    model: str
+    threshold: float
+    mask_threshold: float
+    score_floor: float
+    mask_rule: str
+    orientation: str
+    revision: str | None
+    weights_sha256: str | None
+    dtype: str | None
+    images: int
+    prompts: dict[int, str]  # all of the run, by id
+    every_image: tuple[int, ...]  # ids of those that rows without their own have
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    total: int
+    pending: int
+    segmented: int
+    empty: int
+    failed: int
+    cancelled: int
+    duplicate: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. Taken from the chunks' counters, so its cost does not grow with the images."""
+
+    run: str
+    state: str
+    images: ImageCounts
+    chunks: dict[str, int]  # by state, all states
+    instances: int
+    images_per_second: float | None
+    eta_seconds: float | None
+    created_at: float
+    finished_at: float | None
+    next_retry_seconds: float | None  # until the first resting chunk is due, if nothing else can go on
+
+
+@dataclass(frozen=True)
+class ErrorLine:
+    error_class: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True)
+class WorkerLine:
+    node: str
+    state: str
+    run: str | None
+    chunk: int | None
+    images_per_second: float | None
+    heartbeat: float  # seconds ago
+    message: str | None
+
+
+@dataclass(frozen=True)
+class ExportedInstance:
+    score: float
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+    area: int
+    rle: bytes  # COCO counts over height x width
+
+
+@dataclass(frozen=True)
+class ExportedResult:
+    prompt_id: int
+    presence: float
+    capped: bool
+    instances: tuple[ExportedInstance, ...]
+
+
+@dataclass(frozen=True)
+class ExportedImage:
+    """One row with its results. A duplicate shows those of its first row, but stays a duplicate."""
+
+    id: int
+    row: int
+    path: str
+    cells: dict[str, str] | None
+    state: str
+    error_class: str | None
+    error: str | None
+    width: int | None
+    height: int | None
+    results: tuple[ExportedResult, ...]  # in the order of the row's own prompts, else of the run's; none unless done
+
+
+def run_view(session: Session, run_id: int) -> RunView | None:
+    run = session.get(Run, run_id)
+    if run is None:
+        return None
+    prompts = session.execute(
+        select(Prompt.id, Prompt.text, Prompt.every_image).where(Prompt.run_id == run_id).order_by(Prompt.id)
+    ).all()
+    plain = {
+        field: getattr(run, field)
+        for field in RunView.__dataclass_fields__
+        if field not in ("columns", "prompts", "every_image")
+    }
+    return RunView(
+        columns=tuple(run.columns),
+        prompts={prompt.id: prompt.text for prompt in prompts},
+        every_image=tuple(prompt.id for prompt in prompts if prompt.every_image),
+        **plain,
+    )
+
+
+def run_names(session: Session) -> list[str]:
+    """All runs, the newest last."""
+    return list(session.execute(select(Run.name).order_by(Run.id)).scalars())
+
+
+def run_ids(session: Session) -> list[int]:
+    """All runs, the newest last."""
+    return list(session.execute(select(Run.id).order_by(Run.id)).scalars())
+
+
+def active_models(session: Session) -> list[str]:
+    """Models that unfinished runs need."""
+    unfinished = Run.state.in_((RunState.ACTIVE, RunState.LOADING))
+    return list(session.execute(select(Run.model).where(unfinished).distinct()).scalars())
+
+
+def active_runs(session: Session) -> list[int]:
+    return list(session.execute(select(Run.id).where(Run.state == RunState.ACTIVE).order_by(Run.id)).scalars())
+
+
+def queued_chunks(session: Session, run_id: int | None = None) -> int:
+    where = () if run_id is None else (Chunk.run_id == run_id,)
+    return session.execute(
+        select(func.count()).select_from(Chunk).where(Chunk.state == ChunkState.QUEUED, *where)
+    ).scalar_one()
+
+
+def work_left(session: Session) -> bool:
+    """Whether any run still loads or has something to do."""
+    return (
+        session.execute(select(Run.id).where(Run.state.in_((RunState.ACTIVE, RunState.LOADING))).limit(1)).first()
+        is not None
+    )
+
+
+def progress(session: Session, run_id: int) -> Progress:
+    run = session.execute(select(Run).where(Run.id == run_id)).scalar_one()
+    counters = (Chunk.images, Chunk.segmented, Chunk.empty, Chunk.failed, Chunk.cancelled, Chunk.instances)
+    by_state = session.execute(
+        select(Chunk.state, func.count(), *(func.sum(counter) for counter in counters))
+        .where(Chunk.run_id == run_id)
+        .group_by(Chunk.state)
+    ).all()
+    chunks = {str(state): 0 for state in ChunkState} | {state: count for state, count, *_ in by_state}
+    in_chunks, segmented, empty, failed, cancelled, instances = (
+        sum(int(row[index]) for row in by_state) for index in range(2, 8)
+    )
+    pending = in_chunks - segmented - empty - failed - cancelled
+    rate = _rate(session, run, segmented + empty + failed)
+    return Progress(
+        run=run.name,
+        state=run.state,
+        images=ImageCounts(run.images, pending, segmented, empty, failed, cancelled, run.duplicates, run.rejected),
+        chunks=chunks,
+        instances=instances,
+        images_per_second=rate,
+        eta_seconds=pending / rate if rate and pending else None,
+        created_at=run.created_at,
+        finished_at=run.finished_at,
+        next_retry_seconds=_next_retry(session, run_id) if not chunks["queued"] + chunks["running"] else None,
+    )
+
+
+def _rate(session: Session, run: Run, ended: int) -> float | None:
+    """What the live workers report for an unfinished run; the mean over its time for a finished one."""
+    if run.state == RunState.DONE and run.started_at is not None and run.finished_at is not None:
+        return ended / max(run.finished_at - run.started_at, 0.001)
+    return session.execute(
+        select(func.sum(Worker.images_per_second)).where(
+            Worker.run_id == run.id, Worker.state == "running", Worker.heartbeat > now() - LIVE_SECONDS
+        )
+    ).scalar_one()
+
+
+def _next_retry(session: Session, run_id: int) -> float | None:
+    pending = (Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING)
+    first = session.execute(select(func.min(func.coalesce(Chunk.not_before, 0.0)) - now()).where(*pending)).scalar_one()
+    return None if first is None or first <= 0 else float(first)
+
+
+def errors(session: Session, run_id: int) -> list[ErrorLine]:
+    """Failed and rejected rows by class, the most frequent first, each with the first path as an example."""
+    grouped = (
+        select(Image.error_class, func.count().label("count"), func.min(Image.row).label("row"))
+        .where(Image.run_id == run_id, Image.error_class.is_not(None))
+        .group_by(Image.error_class)
+        .subquery()
+    )
+    rows = session.execute(
+        select(grouped.c.error_class, grouped.c.count, Image.path)
+        .join(Image, (Image.row == grouped.c.row) & (Image.run_id == run_id))
+        .order_by(grouped.c.count.desc(), grouped.c.error_class)
+    )
+    return [ErrorLine(*row) for row in rows]
+
+
+def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:
+    """Live workers, or only those that hold a chunk of one run or decline it."""
+    rows = session.execute(
+        select(
+            Worker.node,
+            Worker.state,
+            Run.name,
+            Chunk.number,
+            Worker.images_per_second,
+            now() - Worker.heartbeat,
+            Worker.message,
+        )
+        .outerjoin(Run, Run.id == Worker.run_id)
+        .outerjoin(Chunk, Chunk.id == Worker.chunk_id)
+        .where(Worker.heartbeat > now() - LIVE_SECONDS, Worker.state != "dead")
+        .where(Worker.run_id == run_id if run_id is not None else Worker.id.is_not(None))
+        .order_by(Worker.node)
+    )
+    return [WorkerLine(*row) for row in rows]
+
+
+def exported_images(
+    session: Session, run_id: int, min_score: float, *, rows: Sequence[int] | None = None
+) -> Iterator[ExportedImage]:
+    """The run's rows in input order with their instances of at least `min_score`, or only those row numbers.
+
+    Read in pages, so that memory stays flat. Masks are COCO RLE counts.
+    """
+    last = 0
+    while True:
+        page = select(Image).where(Image.run_id == run_id, Image.row > last).order_by(Image.row).limit(PAGE_ROWS)
+        if rows is not None:
+            page = page.where(Image.row.in_(rows))
+        images = session.execute(page).scalars().all()
+        if not images:
+            return
+        yield from _with_results(session, images, min_score)
+        last = images[-1].row
+        session.expunge_all()
+
+
+def _with_results(session: Session, images: Sequence[Image], min_score: float) -> Iterator[ExportedImage]:
+    first_ids = [image.same_as for image in images if image.same_as is not None]
+    firsts = {first.id: first for first in session.execute(select(Image).where(Image.id.in_(first_ids))).scalars()}
+    shown = {image.id: firsts.get(image.same_as or -1, image) for image in images}
+    results = _results(session, sorted({image.id for image in shown.values()}), min_score)
+    for image in images:
+        source = shown[image.id]
+        yield ExportedImage(
+            id=image.id,
+            row=image.row,
+            path=image.path,
+            cells=image.cells,
+            state=image.state,
+            error_class=source.error_class,
+            error=source.error,
+            width=source.width,
+            height=source.height,
+            results=_in_order(results.get(source.id, []), image.prompts) if source.state == ImageState.DONE else (),
+        )
+
+
+def _in_order(results: list[ExportedResult], prompts: list[int] | None) -> tuple[ExportedResult, ...]:
+    return tuple(results if prompts is None else sorted(results, key=lambda result: prompts.index(result.prompt_id)))
+
+
+def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int, list[ExportedResult]]:
+    instances: defaultdict[tuple[int, int], list[ExportedInstance]] = defaultdict(list)
+    found = (
+        select(Instance)
+        .where(Instance.image_id.in_(ids), Instance.score >= min_score)
+        .order_by(Instance.image_id, Instance.prompt_id, Instance.rank)
+    )
+    for one in session.execute(found).scalars():
+        instances[one.image_id, one.prompt_id].append(
+            ExportedInstance(one.score, (one.x1, one.y1, one.x2, one.y2), one.area, one.rle)
+        )
+    results: defaultdict[int, list[ExportedResult]] = defaultdict(list)
+    rows = select(Result).where(Result.image_id.in_(ids)).order_by(Result.image_id, Result.prompt_id)
+    for result in session.execute(rows).scalars():
+        found_here = tuple(instances[result.image_id, result.prompt_id])
+        results[result.image_id].append(ExportedResult(result.prompt_id, result.presence, result.capped, found_here))
+    return results
+
+
+def live_chunks(session: Session, run_id: int) -> int:
+    return session.execute(
+        select(func.count()).select_from(Chunk).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE))
+    ).scalar_one()
+
+
+def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:
+    """Row numbers worth looking at: the most instances, the lowest scores, nothing found, failed; up to 25 of each."""
+    per_image = (
+        select(Image.row, func.sum(Result.instances).label("count"))
+        .join(Result, Result.image_id == Image.id)
+        .where(Image.run_id == run_id)
+        .group_by(Image.id, Image.row)
+        .subquery()
+    )
+    found = per_image.c.count > 0
+    lowest = (
+        select(Image.row)
+        .join(Instance, Instance.image_id == Image.id)
+        .join(Run, Run.id == Image.run_id)
+        .where(Image.run_id == run_id, Instance.score >= Run.threshold)
+        .group_by(Image.row)
+        .order_by(func.min(Instance.score))
+    )
+    queries = {
+        "most instances": select(per_image.c.row).where(found).order_by(per_image.c.count.desc(), per_image.c.row),
+        "lowest score": lowest,
+        "empty": select(per_image.c.row).where(~found).order_by(per_image.c.row),
+        "failed": select(Image.row).where(Image.run_id == run_id, Image.state == ImageState.FAILED).order_by(Image.row),
+    }
+    return {name: list(session.execute(query.limit(25)).scalars()) for name, query in queries.items()}
