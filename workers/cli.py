@@ -1,0 +1,136 @@
+"""`sam3-worker`, `sam3-broker` and `sam3-flower`: thin edges of the fleet and of Flower."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from db import views
+from db.session import reading
+from workers import edge, flowerconfig
+from workers.app import create_app
+from workers.edge import say
+from workers.errors import UsageError
+from workers.fleet.broker import BundledBroker, Doorbells, check_broker
+from workers.fleet.dispatch import publisher
+from workers.fleet.gpus import choose_slots
+from workers.fleet.launcher import Launcher
+from workers.fleet.reconcile import Reconciler
+from workers.fleet.supervise import supervise
+from workers.fleet.weights import model_folder
+from workers.settings import Settings, masked
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+DTYPES = ["auto", "mixed", "fp32", "bf16"]
+
+
+def worker_flags(function: Function) -> Function:
+    """Flags of whatever starts nodes."""
+    flags = [
+        click.option("--gpus", default="all", metavar="all|0,1|cpu", show_default=True, help="Which GPUs to use."),
+        click.option("--num-gpus", type=click.IntRange(min=1), metavar="N", help="Only N of them; with cpu, N nodes."),
+        click.option(
+            "--batch-size", type=click.IntRange(1, 256), metavar="N", help="Images of one forward (default 8)."
+        ),
+        click.option("--dtype", type=click.Choice(DTYPES), help="auto: mixed on a GPU, fp32 on a CPU."),
+        click.option(
+            "--grace", type=click.FloatRange(min=0), metavar="S", help="Seconds to finish a batch (default 60)."
+        ),
+        click.option(
+            "--state-dir", type=click.Path(path_type=Path), help="Folder for locks, logs and the broker's files."
+        ),
+    ]
+    for flag in reversed(flags):
+        function = flag(function)
+    return function
+
+
+def node_settings(**flags: Any) -> Settings:
+    """The settings of a command that starts nodes, with absolute paths: nodes work in another folder."""
+    settings = edge.settings(
+        **{name: flags.get(name) for name in ("batch_size", "dtype", "grace", "state_dir", "model")}
+    )
+    url = settings.database_url
+    path = url.removeprefix("sqlite:///")
+    if path != url:
+        url = f"sqlite:///{os.path.abspath(path)}"
+    return settings.model_copy(update={"state_dir": settings.state_dir.absolute(), "database_url": url})
+
+
+@edge.command("sam3-worker")
+@worker_flags
+@click.option("--until-empty", is_flag=True, help="End when no run has anything left to do.")
+def worker(until_empty: bool, **flags: Any) -> int:
+    """Serve runs: one supervised node per GPU. Ctrl-C finishes the batch in hand and gives the rest back."""
+    slots = choose_slots(flags["gpus"], flags["num_gpus"])
+    settings = node_settings(**flags)
+    app = create_app(settings)
+    for warning in check_broker(app):
+        say(f"warning: {warning}")
+    sessions = edge.open_database(settings.database_url)
+    with reading(sessions) as session:
+        models = views.active_models(session)
+    for model in models:  # refused access must stop us here, before anything is claimed
+        model_folder(model, settings.state_dir)
+    say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
+
+    def over() -> bool:
+        if not until_empty:
+            return False
+        with reading(sessions) as session:
+            return not views.work_left(session)
+
+    launcher = Launcher(settings, slots, say)
+    reconciler = Reconciler(sessions, publisher(app), Doorbells(app), settings)
+    asked = supervise(launcher, reconciler, settings.grace, over, say)
+    say("stopped; what was in hand is committed or back in the queue" if asked else "nothing left to do")
+    return edge.INTERRUPTED if asked is signal.SIGINT else 0
+
+
+@edge.command("sam3-broker")
+@click.option("--port", type=click.IntRange(1, 65535), default=6379, show_default=True)
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Folder for the queue's file.")
+def broker(port: int, state_dir: Path | None) -> int:
+    """Run the bundled Valkey server on this machine's loopback address until Ctrl-C."""
+    settings = edge.settings(state_dir=state_dir)
+    server = BundledBroker(settings.state_dir.absolute() / "broker", port)
+    server.start()
+    say(f"broker on {server.url}, its queue in {server.folder}")
+    say("Next: sam3-worker in a second terminal, sam3-enqueue --csv images.csv --prompt person in a third")
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the server ends in order
+        code = server.wait()
+    except KeyboardInterrupt:
+        say("stopped")
+        return 0
+    finally:
+        server.stop()
+    raise UsageError(f"the broker ended by itself with code {code}: see {server.folder / 'broker.log'}")
+
+
+@edge.command("sam3-flower")
+@click.option(
+    "--address", default=flowerconfig.address, show_default=True, help="Beyond loopback: see FLOWER_BASIC_AUTH."
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=flowerconfig.port, show_default=True)
+def flower(address: str, port: int) -> int:
+    """Show the traffic in Flower: nodes by GPU, a task for each chunk. Status itself is in sam3-status."""
+    if address not in ("127.0.0.1", "::1", "localhost") and not os.environ.get("FLOWER_BASIC_AUTH"):
+        raise UsageError(
+            f"--address {address} is open to others: set FLOWER_BASIC_AUTH=user:password, or use 127.0.0.1"
+        )
+    settings = edge.settings()
+    try:
+        import flower as _installed  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise UsageError("Flower is not installed: pip install 'sam3-queue[monitor]'") from None
+    check_broker(create_app(settings))
+    say(f"Flower on http://{address}:{port}")
+    conf = f"--conf={Path(flowerconfig.__file__)}"
+    celery = [sys.executable, "-P", "-m", "celery", "-A", "workers.node", "flower", conf]
+    os.environ["SAM3_BROKER_URL"] = settings.broker_url
+    os.execv(sys.executable, [*celery, f"--address={address}", f"--port={port}"])

@@ -1,0 +1,169 @@
+"""What all commands share at their edge: config file, exit codes, one-line errors, output. Knows no command."""
+
+import difflib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import yaml
+from sqlalchemy.exc import OperationalError
+
+from db.migrate import ensure_schema
+from db.session import DatabaseUnusable, Sessions, connect, describe_failure
+from workers.errors import Sam3Error, Unreachable, UsageError
+from workers.settings import PREFIX, Settings, load_settings, unknown_variables
+
+INTERRUPTED = 130
+_CONFIG = "sam3.config"  # where a context keeps the config file's keys
+
+
+class Sam3Command(click.Command):
+    """A command whose flags are also `SAM3_*` variables and keys of `--config`, and which fails in one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(
+                ["--config"],
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                is_eager=True,  # before the flags that take their defaults from it
+                expose_value=False,
+                callback=_read_config,
+                help="YAML file with any of these flags as keys.",
+            ),
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks of errors."),
+            click.Option(
+                ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show versions."
+            ),
+        ]
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+        """Run as a program. The wrapped function's return value is the exit code; None means 0."""
+        given = list(sys.argv[1:] if args is None else args)
+        prog = prog_name or Path(sys.argv[0]).name
+        debug = "--debug" in given or os.environ.get(f"{PREFIX}DEBUG", "") not in ("", "0", "false")
+        try:
+            code = super().main(
+                given, prog, standalone_mode=False, auto_envvar_prefix=PREFIX.rstrip("_"), max_content_width=110
+            )
+        except (KeyboardInterrupt, click.Abort):
+            code = INTERRUPTED
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            code, line = _explain(error)
+            say(f"{prog}: error: {line}")
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the one line for an error."""
+    match error:
+        case Sam3Error():
+            return error.exit_code, str(error)
+        case DatabaseUnusable():
+            return UsageError.exit_code, str(error)
+        case click.UsageError():
+            hint = f"; see {error.ctx.info_name} --help" if error.ctx is not None else ""
+            return UsageError.exit_code, error.format_message().replace("\n", " ") + hint
+        case click.ClickException():
+            return UsageError.exit_code, error.format_message()
+        case OperationalError():
+            return Unreachable.exit_code, f"the database cannot be used: {str(error.orig).strip().splitlines()[0]}"
+    said = (str(error).strip().splitlines() or [""])[0]
+    return 1, f"unexpected {type(error).__name__}: {said}; run it again with --debug for the traceback"
+
+
+def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    _warn_of_unknown_variables(context)
+    if path is None:
+        return
+    try:
+        keys = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(keys, dict | None):
+        raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
+    named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items()}
+    own = {parameter.name for parameter in context.command.params}
+    for key in named.keys() - own - Settings.model_fields.keys():
+        if key not in (known := all_flags()):
+            close = difflib.get_close_matches(key, known, n=1)
+            raise UsageError(f"{path}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))
+    context.meta[_CONFIG] = named
+    context.default_map = named
+
+
+def _warn_of_unknown_variables(context: click.Context) -> None:
+    own = [parameter.name or "" for parameter in context.command.params]
+    if unknown_variables(os.environ, own):
+        for warning in unknown_variables(os.environ, all_flags()):
+            say(f"warning: {warning}")
+
+
+def all_flags() -> set[str]:
+    """Names of the flags of every sam3 command that is installed, and of the settings."""
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    commands = [script.load() for script in scripts if script.name.startswith("sam3-")]
+    flags = {parameter.name or "" for command in commands for parameter in command.params}
+    return flags | Settings.model_fields.keys() | {"valkey_binary"}
+
+
+def settings(**flags: Any) -> Settings:
+    """The settings of the running command: flags, then the environment, then the config file, then defaults."""
+    context = click.get_current_context()
+    config = context.meta.get(_CONFIG, {})
+    below = {
+        key: config[key] for key in Settings.model_fields if key in config and PREFIX + key.upper() not in os.environ
+    }
+    return load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
+
+
+def open_database(url: str) -> Sessions:
+    """Connect and bring the schema up to date (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`."""
+    sessions = connect(url)
+    try:
+        ensure_schema(sessions)
+    except OperationalError as error:
+        raise Unreachable(describe_failure(error, url)) from None
+    return sessions
+
+
+def say(line: str) -> None:
+    """Tell the person something: never data."""
+    click.echo(line, err=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps({"schema": 1} | value, ensure_ascii=False, indent=2))
+
+
+def _version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    versions = [f"sam3-queue {importlib.metadata.version('sam3-queue')}", f"Python {platform.python_version()}"]
+    for package in ("torch", "transformers", "celery"):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    click.echo(", ".join(versions))
+    context.exit()
+
+
+def command(name: str) -> Callable[[Callable[..., int | None]], Sam3Command]:
+    """Make a function a sam3 command."""
+    return click.command(name, cls=Sam3Command, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def counted(count: int, singular: str, plural: Iterable[str] | str | None = None) -> str:
+    """ "1 image", "12,000 images"."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

@@ -1,0 +1,47 @@
+"""Names of everything that can go wrong with an image or a service; knows no library and handles nothing."""
+
+from enum import StrEnum
+
+
+class ErrorClass(StrEnum):
+    """Why an image has no result. Stored as text with the image; `sam3-retry --error-class` selects by it."""
+
+    MISSING = "missing"  # no file there
+    PERMISSION = "permission"  # the file may not be read
+    NOT_AN_IMAGE = "not_an_image"  # empty, text, HTML, a folder, a pipe
+    TRUNCATED = "truncated"  # the file ends before its picture does
+    TOO_LARGE = "too_large"  # over the pixel or byte limit
+    TOO_SMALL = "too_small"
+    UNSUPPORTED = "unsupported"  # an image in a format that we do not open
+    TIMEOUT = "timeout"
+    DECODER_CRASH = "decoder_crash"  # the decoder raised something that is not listed here
+    OUT_OF_MEMORY = "out_of_memory"  # does not fit on the GPU even alone
+    CRASHED = "crashed"  # its worker process died while it was in hand
+    GAVE_UP = "gave_up"  # too many attempts of its chunk ended without progress
+    PROMPT = "prompt"  # empty or too long for the model
+    BAD_ROW = "bad_row"  # the CSV row cannot be read
+    BAD_PATH = "bad_path"  # the path cannot name a file
+    OUTSIDE_ROOT = "outside_root"  # the path leaves --image-root
+    INTERNAL = "internal"  # an unexpected error of ours
+
+
+class Sam3Error(Exception):
+    """An error to show a person as one line: what, where, what to do. Never carries a password."""
+
+    exit_code = 2
+
+
+class UsageError(Sam3Error):
+    """A flag, a file or a setting is wrong."""
+
+
+class Unreachable(Sam3Error):
+    """The broker, the database or the model cannot be reached."""
+
+    exit_code = 3
+
+
+class NoSuchRun(Sam3Error):
+    """The named run does not exist."""
+
+    exit_code = 4

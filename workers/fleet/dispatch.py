@@ -1,0 +1,69 @@
+"""Chooses the chunks whose turn it is, commits that, then rings their doorbells; runs no chunk itself."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from db import leases, presence, views
+from db.leases import Rung
+from db.session import Sessions, reading, write
+from workers.contract import QUEUE, TASK, Doorbell, task_id
+
+log = logging.getLogger(__name__)
+
+# How many chunks of a run are rung at a time: enough that no worker waits, few enough that the broker stays small,
+# its doorbells can be looked through, and a cancelled run leaves little behind.
+SMALLEST_WINDOW = 64
+CHUNKS_PER_WORKER = 8
+
+
+class Publish(Protocol):
+    """Rings one doorbell; raises kombu's OperationalError when the broker cannot be reached."""
+
+    def __call__(self, rung: Rung) -> None: ...
+
+
+def publisher(app: Celery) -> Publish:
+    """Ring through `app`'s broker. The task's id and arguments are made for people who look at Flower."""
+
+    def publish(rung: Rung) -> None:
+        said = f"run={rung.run_name} chunk={rung.number} images={rung.images} first={rung.first_path}"
+        app.send_task(
+            TASK,
+            args=[Doorbell(rung.run_id, rung.chunk_id, rung.ring).to_message()],
+            queue=QUEUE,
+            task_id=task_id(rung.run_name, rung.number, rung.ring),
+            argsrepr=said,
+            kwargsrepr="{}",
+        )
+
+    return publish
+
+
+def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None = None) -> int:
+    """Ring due chunks of these runs, or of every active one, up to each run's window; return how many.
+
+    When the broker cannot be reached the chunks stay queued, and the reconciler rings them again.
+    """
+    with reading(sessions) as session:
+        window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
+        runs = views.active_runs(session) if run_ids is None else list(run_ids)
+        room = {run_id: window - views.queued_chunks(session, run_id) for run_id in runs}
+    chosen = (write(sessions, leases.ring_pending, run_id, count) for run_id, count in room.items() if count > 0)
+    return sum(ring(publish, chunks) for chunks in chosen)
+
+
+def ring(publish: Callable[[Rung], None], chunks: Iterable[Rung]) -> int:
+    """Publish doorbells of committed rows; stop at the first that fails, since the broker is then away."""
+    count = 0
+    for chunk in chunks:
+        try:
+            publish(chunk)
+        except OperationalError as error:
+            log.warning("the broker cannot be reached (%s); doorbells are rung again later", error)
+            break
+        count += 1
+    return count

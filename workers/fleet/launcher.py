@@ -1,0 +1,144 @@
+"""Starts one Celery node for each slot, restarts those that end, drains them when asked. Knows no tasks, only names."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from workers.contract import QUEUE
+from workers.errors import UsageError
+from workers.fleet.gpus import Slot
+from workers.processes import with_parent
+from workers.settings import PREFIX, Settings
+
+LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending
+HOPELESS_FAILURES = 5
+STEADY_SECONDS = 60.0  # a node that lived this long starts again at once
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Node:
+    """One supervised Celery worker."""
+
+    slot: Slot
+    lock: FileLock
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    start_at: float = field(default_factory=time.monotonic)
+
+
+class Launcher:
+    """Nodes live and die with this process. Call `start` and, often, `tend`: both from the main thread.
+
+    `settings` must hold absolute paths: nodes work in a folder of ours, so that a folder of the user's called `db`
+    or `workers` is never imported. With `log_folder` each node writes a file there instead of to our stderr.
+    """
+
+    def __init__(self, settings: Settings, slots: list[Slot], say: Say, log_folder: Path | None = None) -> None:
+        self._settings = settings
+        self._slots = slots
+        self._say = say
+        self._log_folder = log_folder
+        self._nodes: list[Node] = []
+
+    def start(self) -> None:
+        """Take every slot, then start the nodes. Raises `UsageError` if another launcher has one of the slots."""
+        self._nodes = [Node(slot, self._take(slot)) for slot in self._slots]
+        self.tend()
+
+    def tend(self) -> None:
+        """Start nodes that are due and notice those that ended."""
+        for node in self._nodes:
+            if node.process is not None and (code := node.process.poll()) is not None:
+                self._ended(node, code)
+            if node.process is None and time.monotonic() >= node.start_at:
+                self._spawn(node)
+
+    def drain(self) -> None:
+        """Ask every node to commit the batch in hand and end. Returns at once; `running` tells when they have."""
+        self._signal(signal.SIGTERM)
+
+    def running(self) -> int:
+        return sum(node.process is not None and node.process.poll() is None for node in self._nodes)
+
+    def failing(self) -> bool:
+        """Whether every node has ended again and again, right after its start."""
+        return bool(self._nodes) and all(node.failures >= HOPELESS_FAILURES for node in self._nodes)
+
+    def kill(self) -> None:
+        """End whatever still runs, and free the slots. Leases bring back what was in hand."""
+        self._signal(signal.SIGKILL)
+        for node in self._nodes:
+            if node.process is not None:
+                node.process.wait()
+            node.lock.release()
+        self._nodes = []
+
+    def _signal(self, number: signal.Signals) -> None:
+        for node in self._nodes:
+            if node.process is not None and node.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(node.process.pid, number)  # the Celery parent, and the child that works
+
+    def _ended(self, node: Node, code: int) -> None:
+        lived = time.monotonic() - node.started
+        node.failures = 0 if lived >= STEADY_SECONDS else node.failures + 1
+        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (node.failures - 1)) if node.failures else 0.0
+        node.process, node.start_at = None, time.monotonic() + pause
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._say(f"{node.slot.name} ended ({reason}); starting it again in {pause:.0f} s")
+
+    def _take(self, slot: Slot) -> FileLock:
+        # A GPU belongs to the machine; CPU slots only to those who share a state folder.
+        shared = Path(tempfile.gettempdir()) / f"sam3-queue-{os.getuid()}"
+        folder = self._settings.state_dir / "locks" if slot.device == "cpu" else shared
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(folder / f"{slot.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(f"{slot.name} is in use by another sam3-worker or sam3-run of yours") from None
+        return lock
+
+    def _spawn(self, node: Node) -> None:
+        home = self._settings.state_dir / "nodes"
+        home.mkdir(parents=True, exist_ok=True)
+        name = f"{node.slot.name}@%h"
+        celery = [sys.executable, "-P", "-m", "celery", "--quiet", "-A", "workers.node", "worker", "-n", name]
+        quiet = ["-Q", QUEUE, "--without-gossip", "--without-mingle", "-l", "WARNING"]
+        with contextlib.ExitStack() as stack:
+            output = None
+            if self._log_folder is not None:
+                self._log_folder.mkdir(parents=True, exist_ok=True)
+                output = stack.enter_context((self._log_folder / f"{node.slot.name}.log").open("ab"))
+            node.process = subprocess.Popen(
+                with_parent([*celery, *quiet]),
+                cwd=home,
+                env=self._environment(node.slot),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches us alone: we decide how nodes stop
+            )
+        node.started = time.monotonic()
+
+    def _environment(self, slot: Slot) -> dict[str, str]:
+        own = self._settings.model_dump(exclude={"node", "device"}, exclude_none=True)
+        return {
+            **os.environ,
+            **{PREFIX + name.upper(): str(value) for name, value in own.items()},
+            f"{PREFIX}NODE": slot.name,
+            f"{PREFIX}DEVICE": slot.device,
+            "CUDA_VISIBLE_DEVICES": slot.visible or "",
+        }

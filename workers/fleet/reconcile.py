@@ -1,0 +1,100 @@
+"""Puts right what crashes and a forgetful broker leave behind: dead owners, lapsed leases, lost doorbells.
+
+One reconciler acts at a time, whichever process it lives in. Knows no model and no pixels.
+"""
+
+import logging
+import threading
+import time
+
+from sqlalchemy.exc import DBAPIError
+
+from db import leases, presence, runs
+from db.session import Sessions, reading, write
+from workers.fleet.broker import Doorbells
+from workers.fleet.dispatch import Publish, dispatch, ring
+from workers.processes import is_dead, this_process
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LEASE = "reconciler"
+LEASE_SECONDS = 45.0  # three rounds: one slow round does not hand the lease over
+
+
+class Reconciler:
+    """Call `step` every `settings.reconcile_seconds`, or let `run` do it in a thread."""
+
+    def __init__(self, sessions: Sessions, publish: Publish, doorbells: Doorbells, settings: Settings) -> None:
+        self._sessions = sessions
+        self._publish = publish
+        self._doorbells = doorbells
+        self._settings = settings
+        self._me = this_process()
+        self._absent: dict[tuple[int, int], float] = {}  # (chunk, ring) -> when its doorbell was first missed
+
+    def run(self, stop: threading.Event) -> None:
+        """Reconcile until `stop` is set; a database that is away is waited for."""
+        while True:
+            try:
+                self.step()
+            except Exception as error:  # whatever it is, the next round looks at everything again
+                level = logging.WARNING if isinstance(error, DBAPIError) else logging.ERROR
+                log.log(level, "reconciling failed: %s", str(error).splitlines()[0], exc_info=level == logging.ERROR)
+            if stop.wait(self._settings.reconcile_seconds):
+                self._leave()
+                return
+
+    def step(self) -> bool:
+        """One round; false if another reconciler acts."""
+        if not self._lead():
+            return False
+        self._bury_dead()
+        write(self._sessions, runs.repair)
+        dispatch(self._sessions, self._publish)
+        self._ring_lost()
+        write(self._sessions, presence.forget_old_workers)
+        return True
+
+    def _leave(self) -> None:
+        """A last look at what our own nodes left behind, then somebody else may lead."""
+        try:
+            self._bury_dead()
+            write(self._sessions, presence.release_lease, LEASE, self._me)
+        except DBAPIError as error:
+            log.warning("the database cannot be reached: %s", str(error.orig).strip())
+
+    def _lead(self) -> bool:
+        with reading(self._sessions) as session:
+            holder = presence.lease_holder(session, LEASE)
+        dead = holder if holder is not None and is_dead(holder) else None
+        return write(self._sessions, presence.acquire_lease, LEASE, self._me, LEASE_SECONDS, dead=dead)
+
+    def _bury_dead(self) -> None:
+        """Take back chunks whose lease is over, and at once those whose owner died on this machine."""
+        with reading(self._sessions) as session:
+            here = presence.registered_on(session, self._me.host, self._me.boot)
+            held = leases.running_chunks(session)
+        dead = {worker.worker_id for worker in here if is_dead(worker.process)}
+        alive = {worker.worker_id for worker in here} - dead
+        for worker_id in dead:
+            write(self._sessions, presence.bury, worker_id)
+        for chunk in held:
+            if chunk.lease_over or chunk.owner_id in dead:
+                crashed = chunk.owner_id not in alive  # an owner that lives but lets its lease run out is stuck
+                write(self._sessions, leases.take_back, chunk, crashed=crashed)
+
+    def _ring_lost(self) -> None:
+        """Ring chunks again whose doorbell was missing twice: one look can miss a message that is moving."""
+        with reading(self._sessions) as session:
+            queued = leases.queued_doorbells(session)
+        if len(queued) <= self._doorbells.count():
+            self._absent.clear()
+            return
+        present = self._doorbells.chunks()
+        missing = {(chunk, ring) for chunk, ring in queued if chunk not in present}
+        seen = time.monotonic()
+        self._absent = {key: self._absent.get(key, seen) for key in missing}
+        for (chunk, number), since in self._absent.items():
+            if seen - since >= self._settings.absent_seconds:
+                ring(self._publish, write(self._sessions, leases.ring_again, chunk, number))

@@ -1,0 +1,62 @@
+"""Keeps nodes and a reconciler going until the work is over or somebody asks to stop; knows no flags and no runs."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from workers.fleet.launcher import Launcher, Say
+from workers.fleet.reconcile import Reconciler
+
+TICK_SECONDS = 0.2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def supervise(
+    launcher: Launcher, reconciler: Reconciler, grace: float, over: Callable[[], bool], say: Say
+) -> signal.Signals | None:
+    """Run the nodes until `over()`; return the signal that ended it earlier, if one did.
+
+    The first signal drains: batches in hand are committed, the rest is handed back. A second one, or `grace`
+    seconds, ends the nodes at once; their leases then bring the work back.
+    """
+    asked: list[signal.Signals] = []
+    stop = threading.Event()
+    reconciling = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
+    with _noting(asked):
+        try:
+            launcher.start()
+            reconciling.start()
+            while not asked and not over():
+                launcher.tend()
+                time.sleep(TICK_SECONDS)
+            if asked:
+                say("stopping: the batch in hand is finished first; once more to stop at once")
+            _drain(launcher, grace, asked)
+        finally:
+            launcher.kill()
+            stop.set()
+            if reconciling.is_alive():
+                reconciling.join()
+    return asked[0] if asked else None
+
+
+def _drain(launcher: Launcher, grace: float, asked: list[signal.Signals]) -> None:
+    before, deadline = len(asked), time.monotonic() + grace
+    launcher.drain()
+    while launcher.running() and time.monotonic() < deadline and len(asked) == before:
+        time.sleep(TICK_SECONDS / 2)
+
+
+@contextmanager
+def _noting(asked: list[signal.Signals]) -> Iterator[None]:
+    """Collect stop signals instead of being ended by them."""
+    before = {
+        number: signal.signal(number, lambda got, frame: asked.append(signal.Signals(got))) for number in STOP_SIGNALS
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,10 @@
+"""Flower's settings, as its `--conf` file: loopback, and columns that show run, chunk, image count and result."""
+
+address = "127.0.0.1"  # Flower listens on every interface by default, open to all
+port = 5555
+# The task's arguments read "run=faces chunk=42 images=64 first=a/b.jpg"; the name is the same for every chunk.
+tasks_columns = "uuid,state,args,result,received,started,runtime,worker"
+natural_time = True
+max_tasks = 20_000  # Flower keeps tasks in memory and forgets; SQL does not
+purge_offline_workers = 3600
+inspect_timeout = 2000.0

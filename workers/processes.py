@@ -1,0 +1,64 @@
+"""Who this process is, whether another one still lives, and how to die with one's parent; knows no work.
+
+Run as `python -m workers.processes PARENT COMMAND ...` it becomes COMMAND, which then ends with that parent.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from db.presence import Process
+
+_PR_SET_PDEATHSIG = 1
+
+
+def this_process() -> Process:
+    """The identity of the calling process; unknown parts are empty or 0 where /proc does not exist."""
+    return Process(socket.gethostname(), _boot(), os.getpid(), _start_time(os.getpid()) or 0)
+
+
+def is_dead(process: Process) -> bool:
+    """True only if the process ran in this start of this machine and is certainly gone."""
+    me = this_process()
+    if not me.boot or (process.host, process.boot) != (me.host, me.boot):
+        return False
+    return _start_time(process.pid) != process.started
+
+
+def _boot() -> str:
+    """This start of the machine, and the process namespace: in another container the same numbers mean others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> int | None:
+    """Ticks from the machine's start to the process's; None if there is none, or only its unburied remains."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def with_parent(command: list[str]) -> list[str]:
+    """`command` as one that is killed when the calling process's main thread ends. It must be started from there."""
+    return [sys.executable, "-P", "-m", "workers.processes", str(os.getpid()), *command]
+
+
+def main(parent: int, command: list[str]) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we could ask
+            sys.exit(1)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,108 @@
+"""Every setting of a process, read once at its edge from `SAM3_*` variables; knows no flags and opens nothing."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workers.errors import UsageError
+
+PREFIX = "SAM3_"
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
+# What container engines inject for linked services: not settings of ours.
+_LINK_VARIABLE = re.compile(r"_PORT(_|$)|_SERVICE_")
+
+
+def default_state_dir() -> Path:
+    return platformdirs.user_state_path("sam3-queue")
+
+
+def default_database_url() -> str:
+    return f"sqlite:///{default_state_dir() / 'sam3.db'}"
+
+
+def _broker_url(url: str) -> str:
+    scheme = url.partition("://")[0]
+    if scheme not in BROKER_SCHEMES:
+        raise ValueError(f"only {', '.join(name + '://' for name in BROKER_SCHEMES)} are supported")
+    if scheme == "rediss" and not re.search(r"ssl_cert_reqs=(cert_)?required", url, re.IGNORECASE):
+        # kombu's default is not to verify the server at all, which makes TLS pointless.
+        raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
+    return url
+
+
+class Settings(BaseSettings):
+    """Flags of the commands override these; the launcher hands its own on to its nodes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = "redis://localhost:6379/0"
+    database_url: str = Field(default_factory=default_database_url)
+    state_dir: Path = Field(default_factory=default_state_dir)  # locks, and the bundled broker's files
+    model: str = "facebook/sam3"
+
+    # of a worker
+    batch_size: int = Field(8, ge=1, le=256)  # images of one forward pass
+    decode_threads: int = Field(default_factory=lambda: max(2, min(8, (os.cpu_count() or 2) - 1)), ge=1, le=64)
+    dtype: Literal["auto", "mixed", "fp32", "bf16"] = "auto"
+    segmenter: str | None = None  # module:factory instead of the real model
+    grace: float = Field(60, ge=0)  # seconds for the batch in hand when asked to stop
+
+    # clocks, in seconds
+    lease_seconds: float = Field(60, gt=0)
+    heartbeat_seconds: float = Field(10, gt=0)
+    reconcile_seconds: float = Field(15, gt=0)
+    absent_seconds: float = Field(30, gt=0)  # a doorbell missing twice, this far apart, is rung again
+    visibility_seconds: int = Field(24 * 3600, ge=1)  # when the broker hands out an unacknowledged message again
+
+    # set by the launcher for each node
+    node: str = "worker"  # gpu0, cpu1, ...
+    device: Literal["cuda", "cpu"] = "cpu"
+
+    @model_validator(mode="after")
+    def _heartbeat_fits_lease(self) -> Self:
+        if 3 * self.heartbeat_seconds > self.lease_seconds:
+            raise ValueError(
+                f"SAM3_LEASE_SECONDS={self.lease_seconds:g} must be at least three times "
+                f"SAM3_HEARTBEAT_SECONDS={self.heartbeat_seconds:g}"
+            )
+        return self
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings of this process; a flag given as None does not count. Raises `UsageError` naming the setting."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = f"{PREFIX}{str(first['loc'][0]).upper()}: " if first["loc"] else ""
+        raise UsageError(name + first["msg"].removeprefix("Value error, ")) from None
+
+
+def unknown_variables(environment: Iterable[str], flags: Iterable[str] = ()) -> list[str]:
+    """A warning for each `SAM3_*` variable that is neither a setting nor a flag of a command."""
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *flags)}
+    strange = sorted(
+        name
+        for name in environment
+        if name.startswith(PREFIX) and name not in known and not _LINK_VARIABLE.search(name)
+    )
+    return [f"unknown setting {name}{_suggestion(name, known)}" for name in strange]
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def masked(url: str) -> str:
+    """The URL without its password, fit for a log."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@") if password else url

@@ -1,0 +1,185 @@
+"""This process as a worker: its database row, its heartbeat, its model and its claim. Segments nothing itself."""
+
+import importlib
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, cast
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from db import leases, presence
+from db.leases import Claim, Outcome
+from db.migrate import ensure_schema
+from db.session import Sessions, connect, write
+from db.views import RunView
+from workers.errors import Sam3Error
+from workers.fleet.weights import model_folder, revision_of
+from workers.inference.pipeline import Segmenter
+from workers.processes import this_process
+from workers.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+RATE_SECONDS = 60.0  # images per second are those of the last minute
+
+
+class Declined(Exception):
+    """This worker does not serve the run, and why; another one may, or this one after a restart."""
+
+
+class Worker:
+    """One a process. Uses two database connections: the task's, and the heartbeat thread's."""
+
+    _this: "Worker | None" = None
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.sessions: Sessions = connect(settings.database_url, connections=2)
+        ensure_schema(self.sessions)
+        me = this_process()
+        node = f"{settings.node}@{me.host}"
+        self.id = write(self.sessions, presence.register, node, me)
+        self.draining = threading.Event()
+        self._claim: Claim | None = None
+        self._does: dict[str, Any] = {"state": "idle"}
+        self._segmenter: tuple[str, Segmenter] | None = None  # (model, what serves it)
+        self._declined: dict[int, str] = {}
+        self._images = 0
+        self._recent: deque[tuple[float, int]] = deque()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    @classmethod
+    def this(cls) -> Self:
+        """The worker that this process is; the first call connects it."""
+        if Worker._this is None:
+            Worker._this = cls(load_settings())
+        return cast(Self, Worker._this)
+
+    @contextmanager
+    def answering(self, run: RunView, chunk_id: int) -> Iterator[None]:
+        """While a doorbell is answered, say so, and let SIGTERM ask for a drain instead of ending the process.
+
+        The signal reaches us beside our Celery parent, which waits for the task. The handler stands only while a task
+        runs: an idle process is ended by the signal, as Celery expects.
+        """
+        self.draining.clear()
+        before = signal.signal(signal.SIGTERM, lambda number, frame: self.draining.set())
+        self._report(state="loading", run_id=run.id, chunk_id=chunk_id, message=None)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            self._claim = None
+            if self._does["state"] != "declined":
+                self._report(state="idle", run_id=None, chunk_id=None, images_per_second=None)
+
+    def segmenter_for(self, run: RunView) -> Segmenter:
+        """The run's model, loaded now if another one is. Raises `Declined` if this worker cannot serve the run."""
+        try:
+            if run.id in self._declined:
+                raise Declined(self._declined[run.id])
+            segmenter = self._load(run.model)
+            self._agree(run, segmenter)
+        except Declined as reason:
+            if run.id not in self._declined:
+                log.error("run %s is not served by this worker: %s", run.name, reason)
+            self._declined[run.id] = str(reason)
+            self._report(state="declined", chunk_id=None, message=str(reason))
+            raise
+        return segmenter
+
+    def _load(self, model: str) -> Segmenter:
+        if self._segmenter is None or self._segmenter[0] != model:
+            self._segmenter = None  # two models need not fit at once
+            try:
+                self._segmenter = (model, make_segmenter(model, self.settings))
+            except Sam3Error as error:
+                raise Declined(str(error)) from None
+        return self._segmenter[1]
+
+    def _agree(self, run: RunView, segmenter: Segmenter) -> None:
+        """The first worker freezes what it loaded into the run; others must have loaded the same."""
+        facts = segmenter.facts
+        mine = leases.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
+        frozen = write(self.sessions, leases.agree_on_model, run.id, mine)
+        if (frozen.weights_sha256, frozen.dtype) != (mine.weights_sha256, mine.dtype):
+            raise Declined(
+                f"it began with weights {frozen.weights_sha256[:12]} in {frozen.dtype}, "
+                f"here are {mine.weights_sha256[:12]} in {mine.dtype}"
+            )
+        every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
+        for prompt, reason in segmenter.check_prompts(every_image).items():
+            raise Declined(f"prompt {prompt!r}: {reason}; sam3-cancel it and enqueue again with a shorter prompt")
+
+    def claim(self, run_id: int, chunk_id: int) -> Claim | None:
+        claim = write(self.sessions, leases.claim, run_id, chunk_id, self.id, self.settings.lease_seconds)
+        if claim is not None:
+            self._claim = claim
+            self._report(state="running")
+        return claim
+
+    def commit(self, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
+        """Record one batch; true if it finished the chunk. Raises `LeaseLost`."""
+        self._images += len(outcomes)
+        self._recent.append((time.monotonic(), len(outcomes)))
+        self._does |= {"images": self._images, "images_per_second": self._rate()}
+
+        def work(session: Session) -> bool:
+            finished = leases.commit(session, claim, outcomes, self.settings.lease_seconds)
+            presence.report(session, self.id, **self._does)
+            return finished
+
+        return write(self.sessions, work)
+
+    def release(self, claim: Claim) -> None:
+        write(self.sessions, leases.release, claim)
+
+    def fail(self, claim: Claim, error: Exception) -> None:
+        write(self.sessions, leases.fail_attempt, claim, f"{type(error).__name__}: {error}"[:500])
+
+    def unqueue(self, chunk_id: int) -> None:
+        """Hand a rung chunk back unclaimed, so that it is rung again at once and not when the doorbell is missed."""
+        write(self.sessions, leases.unqueue, chunk_id)
+
+    def _rate(self) -> float:
+        """Images per second over the last minute, or since the first commit of this stretch of work."""
+        edge = time.monotonic() - RATE_SECONDS
+        while self._recent and self._recent[0][0] < edge:
+            self._recent.popleft()
+        first, first_count = self._recent[0]
+        spent = self._recent[-1][0] - first
+        return sum(count for _, count in self._recent) / spent if spent > 0 and first_count else 0.0
+
+    def _report(self, **does: Any) -> None:
+        self._does |= does
+        write(self.sessions, presence.report, self.id, **self._does)
+
+    def _beat(self) -> None:
+        """Renew the worker's row and its lease. A lost lease needs nothing here: the next commit finds out."""
+        while True:
+            time.sleep(self.settings.heartbeat_seconds)
+            try:
+                self._report()
+                if (claim := self._claim) is not None:
+                    write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds)
+            except DBAPIError as error:
+                log.warning("heartbeat: the database cannot be reached: %s", str(error.orig).strip())
+
+
+def make_segmenter(model: str, settings: Settings) -> Segmenter:
+    """The implementation that the settings name, with `model` loaded. Raises `Sam3Error` if it cannot be."""
+    if settings.segmenter:
+        module, _, factory = settings.segmenter.partition(":")
+        return cast(Segmenter, getattr(importlib.import_module(module), factory)(model, settings))
+    from workers.inference.sam3_model import Sam3Segmenter  # torch: only here, in a worker's own process
+
+    folder = model_folder(model, settings.state_dir)
+    return Sam3Segmenter(
+        folder, model_name=model, revision=revision_of(folder), device=settings.device, dtype=settings.dtype
+    )
