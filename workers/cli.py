@@ -21,7 +21,7 @@ from workers.fleet.gpus import choose_slots
 from workers.fleet.launcher import Launcher
 from workers.fleet.reconcile import Reconciler
 from workers.fleet.supervise import supervise
-from workers.fleet.weights import model_folder
+from workers.fleet.weights import check_models
 from workers.settings import Settings, masked
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -74,8 +74,7 @@ def worker(until_empty: bool, **flags: Any) -> int:
     sessions = edge.open_database(settings.database_url)
     with reading(sessions) as session:
         models = views.active_models(session)
-    for model in models:  # refused access must stop us here, before anything is claimed
-        model_folder(model, settings.state_dir)
+    check_models(models, settings)
     say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
 
     def over() -> bool:

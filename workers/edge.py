@@ -44,7 +44,9 @@ class Sam3Command(click.Command):
             ),
         ]
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+    def main(  # type: ignore[override]  # click lets it return, as programs do not
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
         """Run as a program. The wrapped function's return value is the exit code; None means 0."""
         given = list(sys.argv[1:] if args is None else args)
         prog = prog_name or Path(sys.argv[0]).name

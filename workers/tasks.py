@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
-    """Show the node in sam3-status before its first chunk."""
+    """Show the node in sam3-status before its first chunk, and a line for each of its chunks."""
+    logging.getLogger("workers").setLevel(logging.INFO)  # Celery's own lines matter only as warnings
     Worker.this()
 
 

@@ -35,7 +35,7 @@ def check_broker(app: Celery) -> list[str]:
             return _policy_warnings(_redis(connection))
     except (OperationalError, redis.RedisError, OSError) as error:
         url = masked(app.conf.broker_url)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise Unreachable(
             f"cannot reach the broker {url}: {reason}; start one with sam3-broker, or set SAM3_BROKER_URL"
         ) from None

@@ -21,6 +21,8 @@ from workers.settings import PREFIX, Settings
 
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending
 HOPELESS_FAILURES = 5
+# Celery warns root of pickled messages from strangers; we accept JSON only.
+ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 STEADY_SECONDS = 60.0  # a node that lived this long starts again at once
 
 Say = Callable[[str], None]
@@ -115,7 +117,8 @@ class Launcher:
         home = self._settings.state_dir / "nodes"
         home.mkdir(parents=True, exist_ok=True)
         name = f"{node.slot.name}@%h"
-        celery = [sys.executable, "-P", "-m", "celery", "--quiet", "-A", "workers.node", "worker", "-n", name]
+        python = [sys.executable, "-P", "-W", ROOT_WARNING]
+        celery = [*python, "-m", "celery", "--quiet", "-A", "workers.node", "worker", "-n", name]
         quiet = ["-Q", QUEUE, "--without-gossip", "--without-mingle", "-l", "WARNING"]
         with contextlib.ExitStack() as stack:
             output = None

@@ -2,11 +2,13 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock
 
 from workers.errors import Unreachable, UsageError
+from workers.settings import Settings
 from workers.tiny.files import CHECKPOINT
 
 TINY = "tiny"
@@ -29,6 +31,13 @@ def model_folder(model: str, state_dir: Path) -> Path:
     if not _HUB_ID.match(model):
         raise UsageError(f"model {model}: no such folder, nor a name like facebook/sam3; try --model tiny")
     return _from_hub(model, state_dir)
+
+
+def check_models(models: Iterable[str], settings: Settings) -> None:
+    """Have these models here before anything is claimed. Raises as `model_folder` does."""
+    if settings.segmenter is None:  # a stand-in has no weights
+        for model in models:
+            model_folder(model, settings.state_dir)
 
 
 def absolute_model(model: str) -> str:
@@ -62,7 +71,8 @@ def _from_hub(model: str, state_dir: Path) -> Path:
             f"no model {model} on the Hub, or not for you: check the name, run hf auth login, {local}"
         ) from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        reason = "the Hub cannot be reached" if isinstance(error, errors.LocalEntryNotFoundError) else str(error)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise Unreachable(
-            f"cannot download {model}{offline}: {type(error).__name__}; check the network, {local}"
+            f"cannot download {model}: {reason.splitlines()[0]}{offline}; check the network, {local}"
         ) from None

@@ -1,0 +1,25 @@
+"""`sam3-cancel`: stop a run; what is done stays."""
+
+import click
+
+from producer.cli.options import find_run, json_flag
+from producer.cli.progress import Meter
+from producer.retry import cancel
+from workers import edge
+from workers.edge import counted, say
+
+
+@edge.command("sam3-cancel")
+@click.argument("run")
+@json_flag
+def main(run: str, json: bool) -> int:
+    """Stop a run. Batches in hand are dropped, results stay; sam3-retry takes the cancelled images up again."""
+    found = find_run(run)
+    with Meter(f"cancelling {found.name}", "images") as meter:
+        cancelled = cancel(found.sessions, found.run_id, lambda done: meter.tell(done, done))
+    if json:
+        edge.print_json({"run": found.name, "cancelled": cancelled})
+        return 0
+    click.echo(f"run {found.name}: {counted(cancelled, 'image')} cancelled")
+    say(f"Next: sam3-retry {found.name} takes them up again; sam3-delete {found.name} forgets the run")
+    return 0

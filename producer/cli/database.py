@@ -1,0 +1,18 @@
+"""`sam3-db`: the database's schema."""
+
+import click
+
+from db.migrate import newest_revision, upgrade
+from db.session import connect
+from workers import edge
+from workers.edge import say
+
+
+@edge.command("sam3-db")
+@click.argument("action", type=click.Choice(["upgrade"]))
+def main(action: str) -> int:
+    """Bring the tables of SAM3_DATABASE_URL up to this release. SQLite does that by itself."""
+    sessions = connect(edge.settings().database_url)
+    upgrade(sessions)
+    say(f"the database has revision {newest_revision()}")
+    return 0

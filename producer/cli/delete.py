@@ -1,0 +1,34 @@
+"""`sam3-delete`: forget a run and give its space back."""
+
+import sys
+
+import click
+
+from db.session import compact
+from producer.cli.options import find_run, json_flag
+from producer.cli.progress import Meter
+from producer.retry import delete
+from workers import edge
+from workers.edge import counted
+from workers.errors import UsageError
+
+
+@edge.command("sam3-delete")
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_flag
+def main(run: str, yes: bool, json: bool) -> int:
+    """Delete a run with all its results from the database. Exported files stay."""
+    found = find_run(run)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"sam3-delete {found.name}: add --yes to delete without being asked")
+        click.confirm(f"Delete run {found.name} and all its results?", abort=True, err=True)
+    with Meter(f"deleting {found.name}", "images") as meter:
+        deleted = delete(found.sessions, found.run_id, lambda done: meter.tell(done, done))
+    compact(found.sessions)
+    if json:
+        edge.print_json({"run": found.name, "deleted": deleted})
+    else:
+        click.echo(f"run {found.name}: {counted(deleted, 'image')} deleted")
+    return 0

@@ -1,0 +1,136 @@
+"""`sam3-enqueue`: record a run from a CSV and ring its first chunks; the same command again resumes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from db.session import reading
+from db.views import progress
+from producer.cli.options import (
+    frozen_settings,
+    json_flag,
+    read_chunk_size,
+    read_prompts,
+    run_flags,
+    run_name,
+)
+from producer.cli.progress import Meter
+from producer.enqueue import Manifest, Recorded, Request, auto_chunk_size, record
+from producer.manifest import CsvManifest
+from workers import edge
+from workers.app import create_app
+from workers.edge import counted, say
+from workers.errors import UsageError
+from workers.fleet.broker import check_broker
+from workers.fleet.dispatch import dispatch, publisher
+
+
+@edge.command("sam3-enqueue")
+@click.option("--csv", required=True, type=click.Path(path_type=Path), help="CSV file with a column of image paths.")
+@run_flags
+@click.option("--dry-run", is_flag=True, help="Read and check everything, record and queue nothing.")
+@json_flag
+def main(csv: Path, dry_run: bool, **flags: Any) -> int:
+    """Record a run of image paths and queue it for the workers.
+
+    The same command again continues: rows already recorded are not queued twice, new ones are added.
+    """
+    prompts = read_prompts(flags["prompt"])
+    manifest = open_csv(csv, prompts, flags)
+    settings = edge.settings(model=flags["model"])
+    name = run_name(flags["run"], csv)
+    frozen = frozen_settings(settings, flags)
+    request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"])
+    if dry_run:
+        return report_dry_run(manifest, request, as_json=flags["json"])
+    app = create_app(settings)
+    for warning in check_broker(app):
+        say(f"warning: {warning}")
+    sessions = edge.open_database(settings.database_url)
+    with Meter(f"recording {name}", "rows") as meter:
+        recorded = record(sessions, manifest, request, meter.tell)
+    queued = dispatch(sessions, publisher(app), [recorded.run_id])
+    with reading(sessions) as session:
+        now = progress(session, recorded.run_id)
+    ended = now.images.segmented + now.images.empty + now.images.failed
+    facts = {
+        "run": name,
+        "images": now.images.total,
+        "chunks": sum(now.chunks.values()),
+        "queued": queued,
+        "already_done": ended,
+        "duplicates": now.images.duplicate,
+        "rejected": now.images.rejected,
+    }
+    if flags["json"]:
+        edge.print_json(facts)
+    else:
+        click.echo(told(facts, recorded))
+        say(
+            f"Next: sam3-status {name} --watch" if now.images.pending else f"Next: sam3-export {name} --format csv -o -"
+        )
+    return 1 if now.images.rejected and recorded.new_rows else 0
+
+
+def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvManifest:
+    """The CSV, checked as far as its start tells. Raises `UsageError`, also when there is nothing to look for."""
+    if not prompts and not flags["prompt_column"]:
+        raise UsageError("nothing to look for: give --prompt TEXT, or --prompt-column C")
+    return CsvManifest(
+        csv,
+        image_column=flags["image_column"],
+        prompt_column=flags["prompt_column"],
+        root=flags["image_root"],
+        follow_symlinks=flags["follow_symlinks"],
+        needs_prompt=not prompts,
+    )
+
+
+def told(facts: dict[str, Any], recorded: Recorded) -> str:
+    """`run faces: 10,000 images in 40 chunks, 40 queued, 3 duplicates`."""
+    parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
+    parts.append(f"{facts['queued']:,} queued now")
+    parts += [
+        f"{facts[key]:,} {key.replace('_', ' ')}" for key in ("already_done", "duplicates", "rejected") if facts[key]
+    ]
+    if recorded.new_rows != facts["images"]:
+        parts.append(f"{recorded.new_rows:,} new")
+    if recorded.gone_rows:
+        parts.append(f"{recorded.gone_rows:,} no longer in the CSV (kept)")
+    return f"run {facts['run']}: {', '.join(parts)}"
+
+
+def report_dry_run(manifest: Manifest, request: Request, *, as_json: bool) -> int:
+    """Read all rows and say what recording them would do. Needs neither broker nor database nor model."""
+    survey = manifest.survey()
+    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
+    rejected = []
+    with Meter(f"checking {request.name}", "rows") as meter:
+        for number, row in enumerate(manifest.rows(), start=1):
+            if number > wanted:
+                break
+            if row.rejected:
+                rejected.append(row.rejected[1])
+            if number % 1000 == 0 or number == wanted:
+                meter.tell(number, wanted)
+    size = request.chunk_size or auto_chunk_size(wanted, 1)
+    facts = {
+        "run": request.name,
+        "images": wanted,
+        "chunks": -(-(wanted - len(rejected)) // size),
+        "queued": 0,
+        "already_done": 0,
+        "duplicates": 0,
+        "rejected": len(rejected),
+    }
+    if as_json:
+        edge.print_json(facts | {"dry_run": True})
+    else:
+        click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {json.dumps(request.prompts)}")
+        for message in rejected[:5]:
+            say(f"  rejected: {message}")
+        if len(rejected) > 5:
+            say(f"  ... and {len(rejected) - 5:,} more")
+    return 1 if rejected else 0

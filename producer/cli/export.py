@@ -1,0 +1,89 @@
+"""`sam3-export`: a run's results as files. Reads SQL only; no GPU, no broker."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+
+from db import views
+from db.session import reading
+from db.views import ExportedImage, RunView
+from producer.cli.options import Found, find_run, json_flag
+from producer.cli.progress import Meter
+from producer.exports.common import Request, Summary, read_images
+from workers import edge
+from workers.edge import counted, say
+from workers.errors import UsageError
+
+Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Summary]
+
+
+@edge.command("sam3-export")
+@click.argument("run")
+@click.option("--format", type=click.Choice(["csv", "coco", "png"]), required=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file; for png a folder.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Another score threshold, down to the run's score floor."
+)
+@click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
+@json_flag
+def main(run: str, format: str, output: Path, threshold: float | None, select: str, json: bool) -> int:
+    """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
+
+    csv is the input with added columns; coco has every instance as RLE; png has one mask per image and prompt,
+    in folders like those of the input (--select: all instances together, the best, or the largest).
+    """
+    found = find_run(run)
+    view = view_of(found)
+    if threshold is not None and threshold < view.score_floor:
+        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.score_floor} only")
+    request = Request(
+        view=view,
+        min_score=view.threshold if threshold is None else threshold,
+        out=output,
+        select=select,
+        masks=found.folder / "masks" if found.folder is not None else None,
+    )
+    summary = export(found, request, format)
+    if json:
+        edge.print_json({"run": found.name, "format": format, "path": str(summary.path)} | counts(summary))
+    else:
+        say(f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}")
+    return 0
+
+
+def export(found: Found, request: Request, format: str) -> Summary:
+    """Write one format with a progress bar."""
+    with Meter(f"exporting {format}", "images") as meter, reading(found.sessions) as session:
+        return exporter(format)(request, read_images(session, request), lambda done: meter.tell(done, request.view.images))
+
+
+def exporter(format: str) -> Export:
+    """The function that writes `format`. Raises `UsageError` where its libraries are not installed."""
+    try:
+        match format:
+            case "csv":
+                from producer.exports.csv_file import export_csv
+
+                return export_csv
+            case "coco":
+                from producer.exports.coco import export_coco
+
+                return export_coco
+            case _:
+                from producer.exports.png import export_png  # needs numpy, Pillow and pycocotools
+
+                return export_png
+    except ImportError as error:
+        raise UsageError(f"{format} export needs {error.name}: pip install 'sam3-queue[worker]'") from None
+
+
+def view_of(found: Found) -> RunView:
+    with reading(found.sessions) as session:
+        view = views.run_view(session, found.run_id)
+    assert view is not None  # find_run has just seen it
+    return view
+
+
+def counts(summary: Summary) -> dict[str, int]:
+    return {"images": summary.images, "instances": summary.instances, "files": summary.files}

@@ -1,0 +1,169 @@
+"""Flags that several commands share, the same everywhere, and how RUN names a run; does no work itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from db import views
+from db.intake import Frozen
+from db.runs import run_id_of
+from db.session import Sessions, reading
+from workers import edge
+from workers.errors import NoSuchRun, UsageError
+from workers.fleet.weights import absolute_model
+from workers.settings import Settings
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+LONGEST_PROMPT_WORDS = 30
+RUN_FILE = "run.yaml"
+
+
+class Phrase(click.ParamType[str]):
+    """A text that may hold blanks: several of them in one variable are joined by |, as in a prompt column."""
+
+    name = "text"
+    envvar_list_splitter = "|"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that a command was given."""
+
+    sessions: Sessions
+    run_id: int
+    name: str
+    settings: Settings
+    folder: Path | None  # the sam3-run folder it was named by: such a run has no broker to ring
+
+
+def run_argument(function: Function) -> Function:
+    return click.argument("run")(function)
+
+
+def json_flag(function: Function) -> Function:
+    return click.option("--json", is_flag=True, help="Print one JSON object.")(function)
+
+
+def exit_flags(function: Function) -> Function:
+    function = click.option("--exit-zero", is_flag=True, help="End with 0 even if some images failed.")(function)
+    return click.option(
+        "--max-failures",
+        metavar="N|N%",
+        help="End with 0 if at most so many images failed.",
+        callback=_read_max_failures,
+    )(function)
+
+
+def _read_max_failures(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    number = (text or "0").removesuffix("%")
+    if not number.replace(".", "", 1).isdigit():
+        raise click.BadParameter(f"{text!r} is neither a number nor a percentage")
+    return text
+
+
+def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool) -> int:
+    """1 if more images failed than is put up with. Decides nothing but the code."""
+    if exit_zero or not failed:
+        return 0
+    if max_failures is None:
+        return 1
+    if max_failures.endswith("%"):
+        return int(failed > total * float(max_failures[:-1]) / 100)
+    return int(failed > float(max_failures))
+
+
+def run_flags(function: Function) -> Function:
+    """What a run is made of: prompts and frozen settings."""
+    between = click.FloatRange(0, 1)
+    flags = [
+        click.option("--prompt", type=Phrase(), multiple=True, help="What to look for, such as person; repeatable."),
+        click.option("--prompt-column", metavar="C", help="CSV column with each row's own prompts, joined by |."),
+        click.option("--image-column", metavar="C", help="CSV column with the image paths (guessed if left out)."),
+        click.option(
+            "--image-root",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder that relative paths start from and no path may leave.",
+        ),
+        click.option("--follow-symlinks", is_flag=True, help="Let links lead out of --image-root."),
+        click.option("--run", metavar="NAME", help="Name of the run (default: that of the input)."),
+        click.option("--model", metavar="M", help="Hub id, folder, or tiny (bundled)."),
+        click.option("--threshold", type=between, default=0.5, show_default=True, help="Score that counts as found."),
+        click.option("--mask-threshold", type=between, default=0.5, show_default=True, help="Pixel probability."),
+        click.option("--score-floor", type=between, default=0.3, show_default=True, help="Instances kept for export."),
+        click.option("--mask-rule", type=click.Choice(["library", "meta"]), default="library", show_default=True),
+        click.option("--orientation", type=click.Choice(["exif", "raw"]), default="exif", show_default=True),
+        click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
+        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows."),
+    ]
+    for flag in reversed(flags):
+        function = flag(function)
+    return function
+
+
+def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Trimmed prompts, each once. Raises `UsageError` for an empty one or one that the model cannot take."""
+    trimmed = tuple(dict.fromkeys(" ".join(prompt.split()) for prompt in prompts))
+    for prompt in trimmed:
+        if not prompt:
+            raise UsageError("--prompt is empty; give a short noun phrase such as --prompt person")
+        if len(prompt.split()) > LONGEST_PROMPT_WORDS:
+            raise UsageError(
+                f"--prompt {prompt[:40]!r}... has {len(prompt.split())} words; "
+                f"the model takes short noun phrases of at most {LONGEST_PROMPT_WORDS}"
+            )
+    return trimmed
+
+
+def read_chunk_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise UsageError(f"--chunk-size {text}: give auto or a number from 1 to 1000")
+    return int(text)
+
+
+def frozen_settings(settings: Settings, flags: dict[str, Any]) -> Frozen:
+    return Frozen(
+        model=absolute_model(settings.model),
+        threshold=flags["threshold"],
+        mask_threshold=flags["mask_threshold"],
+        score_floor=min(flags["score_floor"], flags["threshold"]),
+        mask_rule=flags["mask_rule"],
+        orientation=flags["orientation"],
+    )
+
+
+def run_name(given: str | None, source: Path) -> str:
+    """A name that is safe in task ids and file names. Raises `UsageError` for a given one that is not."""
+    safe = "".join(
+        char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in given or source.stem
+    )
+    if given is not None and safe != given:
+        raise UsageError(f"--run {given!r}: use letters, digits, dots, dashes and underscores, such as {safe}")
+    if not safe.strip("-.") or len(safe) > 100:
+        raise UsageError("--run: give the run a name of 1 to 100 letters and digits")
+    return safe
+
+
+def find_run(run: str, **flags: Any) -> Found:
+    """The run called `run`, or the one in a sam3-run folder. Raises `NoSuchRun`, naming runs that there are."""
+    folder = Path(run) if (Path(run) / RUN_FILE).is_file() else None
+    settings = edge.settings(**flags)
+    if folder is not None:
+        facts = yaml.safe_load((folder / RUN_FILE).read_text())
+        state_dir = Path(facts["state_dir"])
+        settings = edge.settings(state_dir=state_dir, database_url=f"sqlite:///{state_dir / 'sam3.db'}", **flags)
+        run = facts["run"]
+    sessions = edge.open_database(settings.database_url)
+    with reading(sessions) as session:
+        run_id = run_id_of(session, run)
+        names = views.run_names(session)
+    if run_id is None:
+        there = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
+        raise NoSuchRun(f"no run called {run}; {there}")
+    return Found(sessions, run_id, run, settings, folder)

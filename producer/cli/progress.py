@@ -1,0 +1,49 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere. Knows nothing of the work."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from workers.edge import say
+
+LINE_SECONDS = 10.0  # between plain lines
+
+
+class Meter:
+    """`with Meter("exporting", "images") as meter: meter.tell(done, total)`; off a terminal, short work is silent."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._bar.add_task(what, total=None) if self._bar is not None else None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def tell(self, done: int, total: int, note: str | None = None) -> None:
+        """Show `done` of `total`; with a `note` the plain line says that instead."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=self._what)
+        elif time.monotonic() - self._last >= LINE_SECONDS:
+            self._last = time.monotonic()
+            say(note or f"{self._what}: {done:,}/{total:,} {self._unit}")

@@ -1,0 +1,56 @@
+"""`sam3-retry`: failed images go back to pending."""
+
+import click
+
+from db.runs import RetryFilter
+from producer.cli.options import Found, find_run, json_flag
+from producer.cli.progress import Meter
+from producer.retry import retry
+from workers import edge
+from workers.app import create_app
+from workers.edge import counted, say
+from workers.errors import ErrorClass, Unreachable
+from workers.fleet.broker import check_broker
+from workers.fleet.dispatch import dispatch, publisher
+
+# Rows that intake rejected belong to no chunk: mending the CSV and enqueueing again is their retry.
+RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_ROW, ErrorClass.BAD_PATH)]
+
+
+@edge.command("sam3-retry")
+@click.argument("run")
+@click.option("--error-class", type=click.Choice(RETRYABLE), metavar="C", help="Only images that failed for this.")
+@click.option("--chunk", type=click.IntRange(min=1), metavar="N", help="Only the failed images of this chunk.")
+@json_flag
+def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> int:
+    """Try a run's failed images again, and the cancelled ones of a cancelled run. What is done stays done."""
+    found = find_run(run)
+    with Meter(f"retrying {found.name}", "images") as meter:
+        moved = retry(
+            found.sessions, found.run_id, RetryFilter(error_class, chunk), lambda done: meter.tell(done, done)
+        )
+    queued = ring(found) if moved else 0
+    if json:
+        edge.print_json({"run": found.name, "images": moved, "queued": queued})
+        return 0
+    click.echo(f"run {found.name}: {counted(moved, 'image')} to try again")
+    if not moved:
+        say("nothing had failed" + (" that way" if error_class or chunk else ""))
+    elif found.folder is not None:
+        say(f"Next: the same sam3-run command as before, for {found.folder}")
+    else:
+        say(f"Next: sam3-status {found.name} --watch")
+    return 0
+
+
+def ring(found: Found) -> int:
+    """Ring the new chunks' doorbells; with the broker away the reconciler does it later."""
+    if found.folder is not None:
+        return 0
+    app = create_app(found.settings)
+    try:
+        check_broker(app)
+    except Unreachable as error:
+        say(f"warning: {error}; the images are pending, and workers take them when it is back")
+        return 0
+    return dispatch(found.sessions, publisher(app), [found.run_id])

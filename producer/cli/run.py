@@ -1,0 +1,263 @@
+"""`sam3-run`: a whole run on this machine in one command, with nothing to start beside it."""
+
+import shlex
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from filelock import FileLock, Timeout
+
+from db import leases
+from db.runs import RetryFilter
+from db.session import Sessions, write
+from producer.cli.enqueue import open_csv
+from producer.cli.export import export, view_of
+from producer.cli.options import (
+    RUN_FILE,
+    Found,
+    exit_code,
+    exit_flags,
+    frozen_settings,
+    json_flag,
+    read_chunk_size,
+    read_prompts,
+    run_flags,
+    run_name,
+)
+from producer.cli.progress import Meter
+from producer.enqueue import Manifest, Request, record
+from producer.exports.common import Request as ExportRequest
+from producer.manifest import FolderManifest
+from producer.retry import retry
+from producer.status import Standing, duration, told_errors
+from workers import edge
+from workers.app import create_app
+from workers.cli import node_settings, worker_flags
+from workers.edge import counted, say
+from workers.errors import Unreachable, UsageError
+from workers.fleet.broker import BundledBroker, Doorbells
+from workers.fleet.dispatch import publisher
+from workers.fleet.gpus import Slot, choose_slots
+from workers.fleet.launcher import Launcher
+from workers.fleet.reconcile import Reconciler
+from workers.fleet.supervise import supervise
+from workers.fleet.weights import check_models
+from workers.settings import Settings
+
+POLL_SECONDS = 0.5
+FILES = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
+
+
+@edge.command("sam3-run")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Result folder.")
+@run_flags
+@worker_flags
+@click.option("--retry-failed", is_flag=True, help="Also try again what failed before.")
+@click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
+@exit_flags
+@json_flag
+def main(source: Path, output: Path, **flags: Any) -> int:
+    """Segment SOURCE, a CSV of image paths or a folder of images, on this machine; results go to the output folder.
+
+    The same command again goes on where it stopped. Masks, results.csv and preview.jpg are written at the end.
+    """
+    prompts = read_prompts(flags["prompt"])
+    manifest = open_source(source, output, prompts, flags)
+    flags["state_dir"] = flags["state_dir"] or output / ".sam3"
+    settings = node_settings(**flags)
+    check_models([settings.model], settings)  # its licence first: nothing works without it
+    slots = local_slots(flags["gpus"], flags["num_gpus"])
+    request = Request(
+        name=run_name(flags["run"], manifest.source),
+        prompts=prompts,
+        frozen=frozen_settings(settings, flags),
+        chunk_size=read_chunk_size(flags["chunk_size"]),
+        limit=flags["limit"],
+    )
+    with only_one(settings.state_dir):
+        database = f"sqlite:///{settings.state_dir / 'sam3.db'}"
+        broker = BundledBroker(settings.state_dir / "broker")
+        settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
+        sessions = edge.open_database(database)
+        found = record_run(sessions, manifest, request, settings, output, flags)
+        began = time.monotonic()
+        asked = work_off(found, broker, slots)
+        return finish(found, flags, asked, time.monotonic() - began)
+
+
+def open_source(source: Path, output: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> Manifest:
+    if not source.is_dir():
+        return open_csv(source, prompts, flags)
+    if flags["prompt_column"] or flags["image_column"]:
+        raise UsageError(f"{source} is a folder: --prompt-column and --image-column are for CSV files")
+    if not prompts:
+        raise UsageError("nothing to look for: give --prompt TEXT")
+    return FolderManifest(source, follow_symlinks=flags["follow_symlinks"], exclude=output)
+
+
+def local_slots(gpus: str, count: int | None) -> list[Slot]:
+    """The GPUs asked for; the CPU where there is none and none was named."""
+    try:
+        return choose_slots(gpus, count)
+    except UsageError as error:
+        if gpus != "all":
+            raise
+        say(f"{str(error).partition(';')[0]}: using the CPU, which is slow with a full-size model")
+        return choose_slots("cpu", None)
+
+
+class only_one:
+    """Refuse a second sam3-run in the same folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self._folder = state_dir
+        self._lock = FileLock(state_dir / "run.lock")
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"another sam3-run works in {self._folder.parent}; wait for it, or use another -o"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def record_run(
+    sessions: Sessions, manifest: Manifest, request: Request, settings: Settings, output: Path, flags: dict[str, Any]
+) -> Found:
+    """Bring the run in the folder's database up to the source, and write down how it was made."""
+    with Meter(f"recording {request.name}", "rows") as meter:
+        recorded = record(sessions, manifest, request, meter.tell)
+    found = Found(sessions, recorded.run_id, request.name, settings, output)
+    if flags["retry_failed"]:
+        say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
+    if recorded.gone_rows:
+        say(f"{counted(recorded.gone_rows, 'row')} no longer in {manifest.source.name}; their results are kept")
+    effective = {
+        "source": str(manifest.source),
+        "output": str(output.absolute()),
+        "run": request.name,
+        "prompt": list(request.prompts),
+        **asdict(request.frozen),
+        **{key: flags[key] for key in ("prompt_column", "gpus", "num_gpus", "select") if flags[key] is not None},
+        "image_root": str(manifest.root) if manifest.confined else None,
+        "batch_size": settings.batch_size,
+        "dtype": settings.dtype,
+        "state_dir": str(settings.state_dir),
+    }
+    kept = {key: value for key, value in effective.items() if value is not None}
+    (output / RUN_FILE).write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    return found
+
+
+def work_off(found: Found, broker: BundledBroker, slots: list[Slot]) -> signal.Signals | None:
+    """Run broker, nodes and reconciler until the run is over; return the signal that stopped it earlier."""
+    if Standing(found.sessions, found.run_id).over:
+        return None
+    settings = found.settings
+    write(found.sessions, leases.forget_doorbells)  # our broker is a new one each time
+    broker.start()
+    try:
+        app = create_app(settings)
+        launcher = Launcher(settings, slots, say, log_folder=settings.state_dir / "logs")
+        reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app), settings)
+        with Meter(f"segmenting {found.name} on {', '.join(slot.name for slot in slots)}", "images") as meter:
+            watch = Watch(found, launcher, meter)
+            return supervise(launcher, reconciler, settings.grace, watch.over, say)
+    finally:
+        broker.stop()
+
+
+class Watch:
+    """Looks at the run now and then while it is worked off, shows it, and notices when it cannot go on."""
+
+    def __init__(self, found: Found, launcher: Launcher, meter: Meter) -> None:
+        self._found, self._launcher, self._meter = found, launcher, meter
+        self._next = 0.0
+
+    def over(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + POLL_SECONDS
+        standing = Standing(self._found.sessions, self._found.run_id)
+        images = standing.progress.images
+        total = images.total - images.duplicate - images.rejected
+        self._meter.tell(total - images.pending, total, standing.one_line())
+        if standing.over:
+            return True
+        logs = self._found.settings.state_dir / "logs"
+        if self._launcher.failing():
+            raise Unreachable(f"the nodes end right after they start: see {logs}")
+        here = [worker for worker in standing.workers if worker.state != "idle"]
+        if here and all(worker.state == "declined" for worker in here):
+            raise Unreachable(f"run {standing.progress.run} cannot be served: {here[0].message}")
+        return False
+
+
+def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, seconds: float) -> int:
+    """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
+    standing = Standing(found.sessions, found.run_id)
+    if not standing.over:
+        say(standing.one_line())
+        say("Next: the same command again goes on from here")
+        return edge.INTERRUPTED if asked is not None else 1
+    written = write_files(found, flags["select"])
+    images = standing.progress.images
+    if flags["json"]:
+        edge.print_json(standing.as_json() | {"seconds": round(seconds, 1), "files": written})
+    else:
+        summarise(standing, seconds, written)
+        if images.failed + images.cancelled:
+            say(f"Next: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])} --retry-failed")
+        else:
+            say(f"Next: sam3-export {found.folder} --format coco -o {found.folder}/coco.json")
+    return exit_code(images.failed + images.rejected, images.total, flags["max_failures"], flags["exit_zero"])
+
+
+def write_files(found: Found, select: str) -> dict[str, str]:
+    """Masks, results.csv and preview.jpg in the run's folder."""
+    from producer.preview import write_preview  # Pillow and numpy: there, since nodes ran
+
+    assert found.folder is not None
+    view = view_of(found)
+    written = {name: str(found.folder / file) for name, file in FILES.items()}
+    request = ExportRequest(
+        view=view,
+        min_score=view.threshold,
+        out=Path(written["masks"]),
+        select=select,
+        masks=Path(written["masks"]),
+    )
+    export(found, request, "png")
+    export(found, ExportRequest(view, view.threshold, Path(written["results"]), select, request.masks), "csv")
+    with found.sessions() as session:
+        write_preview(view, session, Path(written["preview"]))
+    return written
+
+
+def summarise(standing: Standing, seconds: float, written: dict[str, str]) -> None:
+    progress, images = standing.progress, standing.progress.images
+    ended = images.segmented + images.empty + images.failed
+    speed = f" ({ended / seconds:.1f} images/s)" if seconds > 1 and ended else ""
+    click.echo(f"run {progress.run}: {counted(images.total, 'image')} in {duration(seconds)}{speed}")
+    parts = [f"{images.segmented:,} segmented", f"{images.empty:,} empty"]
+    parts += [
+        f"{getattr(images, name):,} {name}"
+        for name in ("failed", "cancelled", "duplicate", "rejected")
+        if getattr(images, name)
+    ]
+    click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}")
+    if standing.errors:
+        click.echo(f"  errors: {told_errors(standing.errors)}")
+    for name, path in written.items():
+        click.echo(f"  {name:<8} {path}")

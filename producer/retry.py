@@ -1,0 +1,62 @@
+"""Retry, cancel and delete a run, slice by slice, so that workers go on meanwhile. Rings no doorbell."""
+
+from collections.abc import Callable
+
+from db import runs
+from db.leases import finish_run
+from db.models import RunState
+from db.runs import RetryFilter
+from db.session import Sessions, reading, write
+from db.views import run_view
+
+Tell = Callable[[int], None]  # called with how many images have been handled
+
+
+def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = lambda done: None) -> int:
+    """Move failed images, and of a cancelled run the cancelled ones, into new chunks; return how many."""
+    with reading(sessions) as session:
+        run = run_view(session, run_id)
+        cancelled = run is not None and run.state == RunState.CANCELLED
+        left = runs.count_retryable(session, run_id, which)
+    if cancelled:
+        write(sessions, runs.reopen, run_id)
+    # Only as many as had failed when we began: what fails again meanwhile is for the next retry.
+    moved = _slices(left, lambda: write(sessions, runs.retry_slice, run_id, which), tell)
+    if cancelled and which == RetryFilter():
+        while count := write(sessions, runs.retry_slice, run_id, which, cancelled=True):
+            moved += count
+            tell(moved)
+    write(sessions, finish_run, run_id)
+    return moved
+
+
+def _slices(left: int, move: Callable[[], int], tell: Tell) -> int:
+    moved = 0
+    while moved < left and (count := move()):
+        moved += count
+        tell(moved)
+    return moved
+
+
+def cancel(sessions: Sessions, run_id: int, tell: Tell = lambda done: None) -> int:
+    """Stop a run: what is pending is cancelled, what is done stays. Returns how many images were cancelled.
+
+    A cancel that was interrupted is finished by calling it again.
+    """
+    write(sessions, runs.cancel_run, run_id)
+    cancelled = 0
+    while (count := write(sessions, runs.cancel_slice, run_id)) is not None:
+        cancelled += count
+        tell(cancelled)
+    return cancelled
+
+
+def delete(sessions: Sessions, run_id: int, tell: Tell = lambda done: None) -> int:
+    """Cancel a run and remove everything the database knows of it; return how many images that were."""
+    cancel(sessions, run_id)
+    deleted = 0
+    while count := write(sessions, runs.delete_slice, run_id):
+        deleted += count
+        tell(deleted)
+    write(sessions, runs.delete_run, run_id)
+    return deleted

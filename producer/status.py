@@ -1,0 +1,141 @@
+"""A run's standing as JSON, as a table, as one line, and in words what it waits for. Reads SQL only."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from db import views
+from db.models import RunState
+from db.session import Sessions, reading
+from db.views import ErrorLine, Progress, WorkerLine
+from workers.edge import counted
+
+
+class Standing:
+    """Everything that status shows of one run, read at one moment."""
+
+    def __init__(self, sessions: Sessions, run_id: int) -> None:
+        with reading(sessions) as session:
+            self.progress: Progress = views.progress(session, run_id)
+            self.errors: list[ErrorLine] = views.errors(session, run_id) if self.progress.images.failed else []
+            if self.progress.images.rejected and not self.errors:
+                self.errors = views.errors(session, run_id)
+            self.workers: list[WorkerLine] = views.workers(session)
+
+    @property
+    def over(self) -> bool:
+        return self.progress.state in (RunState.DONE, RunState.CANCELLED)
+
+    def as_json(self) -> dict[str, Any]:
+        progress = self.progress
+        return {
+            "run": progress.run,
+            "state": progress.state,
+            "images": asdict(progress.images),
+            "chunks": {"total": sum(progress.chunks.values())} | progress.chunks,
+            "instances": progress.instances,
+            "images_per_second": progress.images_per_second,
+            "eta_seconds": progress.eta_seconds,
+            "errors": [asdict(error) for error in self.errors],
+            "workers": [asdict(worker) for worker in self.workers],
+            "waiting_for": self.waiting_for(),
+        }
+
+    def one_line(self) -> str:
+        """For logs and pipes: `faces: 128/300 images (43 %), 12.3 images/s, failed 1, 0:20 left`."""
+        images = self.progress.images
+        counted_in = images.total - images.duplicate - images.rejected
+        ended = counted_in - images.pending
+        share = f" ({100 * ended // counted_in} %)" if counted_in else ""
+        parts = [f"{self.progress.run}: {ended:,}/{counted_in:,} images{share}"]
+        if self.progress.images_per_second:
+            parts.append(f"{self.progress.images_per_second:.1f} images/s")
+        if images.failed:
+            parts.append(f"failed {images.failed:,}")
+        if self.progress.eta_seconds and not self.over:
+            parts.append(f"{duration(self.progress.eta_seconds)} left")
+        if reason := self.waiting_for():
+            parts.append(reason)
+        return ", ".join(parts)
+
+    def waiting_for(self) -> str | None:
+        """Why nothing moves, in words; None while something does."""
+        progress = self.progress
+        here = [worker for worker in self.workers if worker.run == progress.run]
+        if self.over or any(worker.state == "running" for worker in here):
+            return None
+        if progress.state == RunState.LOADING:
+            return "still loading; if no sam3-enqueue runs, run the same one again"
+        if declined := [worker for worker in here if worker.state == "declined"]:
+            return f"{declined[0].node} does not serve it: {declined[0].message}"
+        if loading := [worker.node for worker in here if worker.state == "loading"]:
+            return f"{', '.join(loading)} {'loads' if len(loading) == 1 else 'load'} the model"
+        if progress.chunks["running"]:
+            return "a worker that no longer answers holds a chunk; it is taken back when its lease ends"
+        if progress.next_retry_seconds:
+            return f"a chunk rests for {duration(progress.next_retry_seconds)} after failed attempts"
+        if not self.workers:
+            return "no worker is running: start sam3-worker"
+        busy = sorted({worker.run for worker in self.workers if worker.run})
+        return f"workers are busy with {', '.join(busy)}" if busy else "waiting for a worker"
+
+    def table(self, *, errors: bool = False) -> RenderableType:
+        """What `sam3-status RUN` shows on a terminal."""
+        progress, images = self.progress, self.progress.images
+        counted_in = images.total - images.duplicate - images.rejected
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row("run", f"{progress.run}  ({progress.state})")
+        grid.add_row("progress", ProgressBar(total=max(counted_in, 1), completed=counted_in - images.pending, width=40))
+        grid.add_row("images", _listed(asdict(images)))
+        grid.add_row("chunks", _listed({"total": sum(progress.chunks.values())} | progress.chunks))
+        grid.add_row("instances", f"{progress.instances:,}")
+        if progress.images_per_second:
+            left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
+            grid.add_row("speed", f"{progress.images_per_second:.1f} images/s{left}")
+        if reason := self.waiting_for():
+            grid.add_row("waiting", reason)
+        parts: list[RenderableType] = [grid]
+        if self.workers and not self.over:
+            parts.append(self._workers())
+        if self.errors:
+            parts.append(self._errors(None if errors else 5))
+        return Group(*parts)
+
+    def _workers(self) -> Table:
+        table = Table("node", "state", "run", "chunk", "images/s", "heartbeat", box=None, padding=(0, 2))
+        for worker in self.workers:
+            rate = f"{worker.images_per_second:.1f}" if worker.images_per_second else ""
+            chunk = "" if worker.chunk is None else str(worker.chunk)
+            table.add_row(worker.node, worker.state, worker.run or "", chunk, rate, f"{worker.heartbeat:.0f} s ago")
+        return table
+
+    def _errors(self, most: int | None) -> Table:
+        table = Table("error", "images", "for example", box=None, padding=(0, 2))
+        for error in self.errors[:most]:
+            table.add_row(error.error_class, f"{error.count:,}", Text(error.example, overflow="fold"))
+        return table
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """`300 total, 172 pending, ...`, leaving out what is zero."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "total")
+
+
+def duration(seconds: float) -> str:
+    """`0:20`, `12:05`, `3:10:00`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def told_errors(errors: list[ErrorLine]) -> str:
+    """`2 truncated, 1 missing`."""
+    return ", ".join(f"{error.count:,} {error.error_class}" for error in errors)
+
+
+def told_images(count: int) -> str:
+    return counted(count, "image")

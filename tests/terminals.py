@@ -1,0 +1,95 @@
+"""Runs our commands as a person would, as real processes; whatever they leave behind ends with the test."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+PATIENCE = 90.0  # seconds: the machines that run this are shared
+
+
+class Background:
+    """A command that goes on while the test does."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.process, self.log = process, log
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal sends it to the whole foreground group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill_group(self) -> None:
+        """`kill -9` of everything the terminal started; what moved to groups of its own must end by itself."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def wait(self, code: int | None = 0, seconds: float = PATIENCE) -> str:
+        """Wait for the end and return what was printed."""
+        ended = self.process.wait(seconds)
+        assert code is None or ended == code, f"ended with {ended}:\n{self.output()}"
+        return self.output()
+
+
+class Terminal:
+    """Commands in one folder with one environment."""
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.home = home
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SAM3_")}
+        self.environment = inherited | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"} | environment
+        self._started: list[Background] = []
+
+    def run(self, *command: str, code: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end and check its exit code."""
+        done = subprocess.run(
+            [BIN / command[0], *command[1:]],
+            cwd=self.home,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done
+
+    def json(self, *command: str, code: int = 0) -> Any:
+        return json.loads(self.run(*command, "--json", code=code).stdout)
+
+    def start(self, *command: str, **environment: str) -> Background:
+        """Start a command in a process group of its own, as a shell does."""
+        log = self.home / f"{len(self._started):02}-{command[0]}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [BIN / command[0], *command[1:]],
+                cwd=self.home,
+                env=self.environment | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._started.append(Background(process, log))
+        return self._started[-1]
+
+    def close(self) -> None:
+        for one in self._started:
+            if one.process.poll() is None:
+                one.kill_group()
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Look again and again, until `condition` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)

@@ -1,0 +1,233 @@
+"""From a path to RGB pixels, or to the reason why not. Knows files and image formats, nothing of models.
+
+The rules, the same for every format:
+
+- The content decides, never the file's name: JPEG, PNG, WEBP, TIFF, BMP and GIF are opened, nothing else.
+- Of several frames or pages the first is taken.
+- EXIF orientation is applied; "raw" keeps the axes of the file.
+- Grey, palette, CMYK and the like become RGB; alpha is dropped and colour profiles are not applied, as in Pillow's
+  `convert("RGB")`, so that results equal those of a plain script.
+- 16-bit samples keep their high byte: 0..65535 becomes 0..255, for every image alike. 32-bit samples have no
+  agreed range and are refused.
+- A damaged EXIF block or colour profile is ignored. Missing pixels, and damage that the decoder notices, are refused.
+"""
+
+import errno
+import io
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from workers.errors import ErrorClass
+
+RGB = npt.NDArray[np.uint8]
+"""Pixels of shape (height, width, 3)."""
+
+NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+
+# How files of these formats begin. BMP is left out: "BM" begins many a text.
+_OURS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"GIF8")
+# How images in formats that we do not open begin: (offset, bytes, name).
+_OTHERS = (
+    (4, b"ftyp", "HEIC or AVIF"),
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x00\x00\x01\x00", "ICO"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"II+\0", "BigTIFF"),
+    (0, b"MM\0+", "BigTIFF"),
+)
+
+# What undoes each EXIF orientation; 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# And what undoes that again: all but the quarter turns are their own inverse.
+_TURNED_BACK = _UPRIGHT | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+
+# Ours replaces Pillow's limit, which up to twice its value only warns.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class ReadRules:
+    """What may be opened, and how its axes are read.
+
+    With a `root`, paths below it only. Symbolic links that leave it are refused, unless `follow_symlinks`.
+    Sizes are those in the file: `max_pixels` of width x height, `max_bytes` of the file, `min_side` pixels.
+    """
+
+    orientation: Literal["exif", "raw"] = "exif"
+    root: str | None = None
+    follow_symlinks: bool = False
+    max_pixels: int = 120_000_000  # phones and medium format reach 108 million; decoded that is 0.4 GB
+    max_bytes: int = 512 * 1024**2
+    min_side: int = 8
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be used: its error class, and a sentence without the path."""
+
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.message = message
+
+
+def read_image(path: str, rules: ReadRules) -> RGB:
+    """Read the image at an absolute `path`. Raises `UnreadableImage`; never blocks on a pipe or a device."""
+    return _decode(_read_file(path, rules), rules)
+
+
+def _read_file(path: str, rules: ReadRules) -> bytes:
+    """The whole file, so that errors of the disk and of the picture cannot be confused."""
+    try:
+        if rules.root is not None and not _is_below(os.path.normpath(path), os.path.normpath(rules.root)):
+            raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"the path leaves {rules.root}")
+        # O_NONBLOCK: opening a pipe that nobody writes to would wait forever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check_opened(descriptor, path, rules)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(rules.max_bytes + 1)  # the file may have grown since it was checked
+        finally:
+            os.close(descriptor)
+    except PermissionError:
+        raise UnreadableImage(ErrorClass.PERMISSION, "may not be read: permission denied") from None
+    except ValueError as error:  # a NUL in the path
+        raise UnreadableImage(ErrorClass.BAD_PATH, f"cannot name a file: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without its hardware
+            raise UnreadableImage(ErrorClass.NOT_AN_IMAGE, NOT_REGULAR) from None
+        # ESTALE, EIO and ENOTCONN among others: how a lost mount says that the file is gone.
+        raise UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}") from None
+    if len(data) > rules.max_bytes:
+        raise UnreadableImage(ErrorClass.TOO_LARGE, f"over the limit of {rules.max_bytes:,} bytes")
+    return data
+
+
+def _check_opened(descriptor: int, path: str, rules: ReadRules) -> None:
+    """Check the file that was really opened, which a path checked beforehand could no longer name."""
+    if rules.root is not None and not rules.follow_symlinks:
+        link = f"/proc/self/fd/{descriptor}"
+        real = os.readlink(link) if os.path.islink(link) else os.path.realpath(path)
+        if not _is_below(real, os.path.realpath(rules.root)):
+            raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage(ErrorClass.NOT_AN_IMAGE, NOT_REGULAR)
+    if status.st_size > rules.max_bytes:
+        raise UnreadableImage(ErrorClass.TOO_LARGE, f"{status.st_size:,} bytes, over the limit of {rules.max_bytes:,}")
+
+
+def _is_below(path: str, root: str) -> bool:
+    return os.path.commonpath([path, root]) == root
+
+
+def _decode(data: bytes, rules: ReadRules) -> RGB:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_header(image, rules)
+            turn = _load(image, rules)
+            rgb = _to_rgb(image)
+            return np.array(rgb if turn is None else rgb.transpose(turn))
+    except (UnreadableImage, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except Exception as error:
+        raise _undecodable(data, error) from error
+
+
+def _check_header(image: Image.Image, rules: ReadRules) -> None:
+    """Refuse by what the header says, before any pixel is decoded."""
+    width, height = image.size
+    if width * height > rules.max_pixels:
+        raise UnreadableImage(
+            ErrorClass.TOO_LARGE, f"{width} x {height} pixels, over the limit of {rules.max_pixels:,}"
+        )
+    if min(width, height) < rules.min_side:
+        raise UnreadableImage(
+            ErrorClass.TOO_SMALL, f"{width} x {height} pixels; a side needs at least {rules.min_side}"
+        )
+    if image.mode in ("I", "F"):
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, "32-bit samples have no agreed range; convert to 8 or 16 bits")
+
+
+def _load(image: Image.Image, rules: ReadRules) -> Image.Transpose | None:
+    """Decode the pixels; returns what is left to do to bring them into the wanted orientation."""
+    raw = rules.orientation == "raw"
+    if image.format == "TIFF":  # which Pillow turns upright while it loads
+        orientation = _orientation(image)
+        image.load()
+        return _TURNED_BACK.get(orientation) if raw else None
+    image.load()  # first: asking a PNG for its EXIF would load it too, and there errors are forgiven
+    return None if raw else _UPRIGHT.get(_orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever is broken in a block of hints, the picture is not
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours; straight to RGB Pillow would warn
+    return image.convert("RGB")
+
+
+def _unidentified(data: bytes) -> UnreadableImage:
+    """Say why no decoder took the file: it is another format, or its header is cut, or it is no image."""
+    for offset, magic, name in _OTHERS:
+        if data[offset : offset + len(magic)] == magic:
+            return UnreadableImage(
+                ErrorClass.UNSUPPORTED, f"{name} is not opened; convert to one of {', '.join(FORMATS)}"
+            )
+    if data.startswith(_OURS):
+        return UnreadableImage(ErrorClass.TRUNCATED, "the file's header is cut or damaged")
+    said = "the file is empty" if not data else "the content is no image"
+    return UnreadableImage(ErrorClass.NOT_AN_IMAGE, said)
+
+
+def _undecodable(data: bytes, error: Exception) -> UnreadableImage:
+    said = f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    if "data too large" in said.lower():  # a text block or colour profile that unpacks to more than Pillow allows
+        return UnreadableImage(ErrorClass.TOO_LARGE, said)
+    if "truncated" in said.lower() or _ends_early(data):
+        return UnreadableImage(ErrorClass.TRUNCATED, f"the file ends before its picture does ({said})")
+    return UnreadableImage(ErrorClass.DECODER_CRASH, f"cannot be decoded ({said})")
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether the format's own end is absent. Looks near the end only: a thumbnail inside has an end too."""
+    tail = data[-4096:]
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in tail
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in tail
+    if data.startswith(b"RIFF"):
+        return len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
+    return False

@@ -1,0 +1,59 @@
+"""Binary masks as COCO run-length encoding (RLE), and back. Knows nothing of models or files.
+
+An RLE here is the compressed `counts` of pycocotools as bytes. Its size (height, width) is the image's and is kept
+with the image, so every function takes it. Runs go down the columns.
+"""
+
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco
+
+Mask = npt.NDArray[np.bool_]
+"""A binary mask of shape (height, width)."""
+
+
+def encode(mask: npt.NDArray[np.bool_ | np.uint8]) -> bytes:
+    """The RLE of a mask of shape (height, width). Nothing is copied if it is uint8 and in column order."""
+    return cast(bytes, coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
+
+
+def decode(rle: bytes, height: int, width: int) -> Mask:
+    """The mask, of shape (height, width). (pycocotools' own decode raises a deprecation warning in numpy 2.)"""
+    lengths = _run_lengths(rle)
+    inside = np.arange(len(lengths)) % 2 == 1  # the first run is outside
+    return np.repeat(inside, lengths).reshape(width, height).T
+
+
+def area(rle: bytes, height: int, width: int) -> int:
+    """The number of pixels inside, counted from the runs."""
+    return int(coco.area(_coco(rle, height, width)))
+
+
+def iou(one: bytes, other: bytes, height: int, width: int) -> float:
+    """Intersection over union of two masks of one image, from the runs. Two empty masks are equal: 1."""
+    if not area(one, height, width) and not area(other, height, width):
+        return 1.0
+    return float(coco.iou([_coco(one, height, width)], [_coco(other, height, width)], [0])[0, 0])
+
+
+def _run_lengths(rle: bytes) -> list[int]:
+    """The run lengths: numbers of five bits a byte, lowest first, each less the one two before it."""
+    lengths: list[int] = []
+    number = shift = 0
+    for byte in rle:
+        bits = byte - 48
+        number |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:  # more bytes follow
+            continue
+        if bits & 0x10:  # negative
+            number -= 1 << shift
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        number = shift = 0
+    return lengths
+
+
+def _coco(rle: bytes, height: int, width: int) -> dict[str, object]:
+    return {"size": [height, width], "counts": rle}

@@ -1,0 +1,263 @@
+"""A SAM3 of about a million parameters: its configuration, its processor and its files on disk.
+
+The classes are Hugging Face's own (`Sam3Model`, `Sam3Processor`), only the numbers are small, so whatever
+loads `facebook/sam3` loads this. Knows nothing of scenes or training.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    CLIPTokenizer,
+    Sam3Config,
+    Sam3ImageProcessor,
+    Sam3Model,
+    Sam3Processor,
+    Sam3VideoConfig,
+)
+
+from workers.tiny import vocabulary
+
+IMAGE_SIZE = 128  # pixels; the processor makes every image a square of this size
+PATCH_SIZE = 8
+MASK_SIZE = 4 * IMAGE_SIZE // PATCH_SIZE
+TEXT_LENGTH = 32  # tokens, as in facebook/sam3
+QUERY_GRID = 6  # the queries start as a grid of boxes over the image, this many a side
+OUTSIDE = 8.0  # how strongly untrained queries avoid what lies outside their boxes
+WIDTH = 64  # of everything after the vision encoder
+
+# The prefix and the file names of facebook/sam3, whose file also holds a video tracker; ours leaves that out.
+PREFIX = "detector_model."
+WEIGHTS = "model.safetensors"
+
+
+def configuration() -> Sam3Config:
+    """Return the tiny model's configuration: facebook/sam3's with small numbers."""
+    grid = IMAGE_SIZE // PATCH_SIZE
+    tokens = vocabulary.vocabulary()
+    # With layers this narrow the library's 0.02 would let the signal fade; this is about 1/sqrt(WIDTH).
+    scale = 0.1
+    transformer = {
+        "hidden_size": WIDTH, "intermediate_size": 256, "num_attention_heads": 4, "dropout": 0.0,
+        "initializer_range": scale,
+    }  # fmt: skip
+    return Sam3Config(
+        initializer_range=scale,
+        vision_config={
+            "model_type": "sam3_vision_model",
+            "fpn_hidden_size": WIDTH,
+            "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
+            "initializer_range": scale,
+            "backbone_config": {
+                "model_type": "sam3_vit_model",
+                "hidden_size": 128,
+                "intermediate_size": 384,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "image_size": IMAGE_SIZE,
+                "pretrain_image_size": IMAGE_SIZE,
+                "patch_size": PATCH_SIZE,
+                "window_size": grid // 2,
+                "global_attn_indexes": [1, 3],
+                "initializer_range": scale,
+            },
+        },
+        text_config={
+            "model_type": "clip_text_model",
+            "vocab_size": len(tokens),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "projection_dim": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": TEXT_LENGTH,
+            "hidden_act": "gelu",
+            "bos_token_id": tokens[vocabulary.START],
+            "eos_token_id": tokens[vocabulary.END],
+            "pad_token_id": tokens[vocabulary.END],
+        },
+        # Box prompts are never trained here, so their encoder is as small as it can be.
+        geometry_encoder_config={**transformer, "intermediate_size": 64, "num_layers": 1, "roi_size": 1},
+        detr_encoder_config={**transformer, "num_layers": 2},
+        detr_decoder_config={**transformer, "num_layers": 4, "num_queries": QUERY_GRID**2},
+        mask_decoder_config={
+            "hidden_size": WIDTH, "num_attention_heads": 4, "num_upsampling_stages": 2,
+            "initializer_range": scale,
+        },
+    )  # fmt: skip
+
+
+def new_model(seed: int = 0) -> Sam3Model:
+    """Return an untrained model in evaluation mode, started so that it learns quickly.
+
+    Its queries begin as a grid of boxes over the image and look mostly inside their boxes.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Sam3Model(configuration())
+        torch.nn.init.normal_(model.detr_decoder.query_embed.weight)
+    side = (torch.arange(QUERY_GRID) + 0.5) / QUERY_GRID
+    y, x = torch.meshgrid(side, side, indexing="ij")
+    size = torch.full_like(x, 0.3)
+    boxes = torch.stack([x, y, size, size], dim=-1).reshape(-1, 4)
+    with torch.no_grad():
+        model.detr_decoder.reference_points.weight.copy_(torch.logit(boxes))
+        for bias in (model.detr_decoder.box_rpb_embed_x, model.detr_decoder.box_rpb_embed_y):
+            _look_inside(bias)
+        # Boxes leave each layer where they entered it until training moves them.
+        _last_layer(model.detr_decoder.box_head).weight.mul_(0.1)
+    model.train(False)
+    return model
+
+
+def _look_inside(bias: Any) -> None:
+    """Make a position bias start as a penalty that grows with the distance outside the box.
+
+    The bias is a two-layer network over the logarithmic distances to the box's low and high side; one hidden unit
+    is given to each side.
+    """
+    bias.layer1.weight[:2] = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])  # below the low side, above the high side
+    bias.layer1.bias[:2] = 0
+    bias.layer2.weight[:, :2] = -OUTSIDE
+
+
+def _last_layer(head: Any) -> torch.nn.Linear:
+    layer: torch.nn.Linear = head.layer3
+    return layer
+
+
+def new_processor() -> Sam3Processor:
+    """Return the processor (resize to a square, normalise, tokenise) that belongs to the tiny model."""
+    merges: Any = list(vocabulary.merges())  # pairs, though the library's annotation says text
+    tokenizer = CLIPTokenizer(vocab=vocabulary.vocabulary(), merges=merges, model_max_length=TEXT_LENGTH)
+    images = Sam3ImageProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, mask_size={"height": MASK_SIZE, "width": MASK_SIZE}
+    )
+    return Sam3Processor(image_processor=images, tokenizer=tokenizer)
+
+
+def write_checkpoint(folder: Path, model: Sam3Model) -> None:
+    """Write model and processor to `folder`, laid out like the Hub's facebook/sam3, weights as float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        PREFIX + name: tensor.detach().to(torch.float16).contiguous() for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only; package data is for everyone
+    config = Sam3VideoConfig(detector_config=model.config.to_dict())
+    config.architectures = ["Sam3VideoModel"]
+    # Stored as float16 to be small, computed as float32: half precision is slow on a CPU and gains nothing here.
+    config.dtype = "float32"
+    config.save_pretrained(folder)
+    new_processor().save_pretrained(folder)
+
+
+def load_checkpoint(folder: Path) -> tuple[Sam3Model, Sam3Processor]:
+    """Load what `write_checkpoint` wrote, as float32. Raise ValueError if any weight is missing or misfits."""
+    loaded: Any = Sam3Model.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    model, report = loaded
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if wrong:
+        raise ValueError(f"{folder}: the weights do not fit the model: {wrong}")
+    return model, Sam3Processor.from_pretrained(folder)
+
+
+def random_model(seed: int = 0) -> Sam3Model:
+    """Return an untrained model that finds things: some of its queries, in any image, for any prompt.
+
+    A plain random model keeps no instance at threshold 0.5, so comparing two ways of running it would prove
+    nothing. Here scores spread around the threshold and mask logits around zero, set once for the model from
+    noise images, never per image. What it finds is meaningless.
+    """
+    model = new_model(seed)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = _noise_images(32, generator)
+    encoded = new_processor().tokenizer(
+        ["person", "cat", "red circle", "a cup of coffee"] * 8,
+        padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt",
+    )  # fmt: skip
+    inputs = {"pixel_values": pixels, **encoded}
+    with torch.no_grad():
+        _keep_queries_apart(model)
+        _centre_masks(model, inputs)
+        _centre_scores(model, inputs)
+        presence = _last_layer(model.detr_decoder.presence_head)
+        presence.weight.mul_(0.1)
+        presence.bias.fill_(4.0)
+    return model
+
+
+def write_random_checkpoint(folder: Path, seed: int = 0) -> None:
+    """Write a checkpoint of `random_model(seed)` to `folder`."""
+    write_checkpoint(folder, random_model(seed))
+
+
+def _noise_images(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return colour noise of every contrast and brightness in [-1, 1], (count, 3, IMAGE_SIZE, IMAGE_SIZE)."""
+    layers = [
+        torch.nn.functional.interpolate(
+            torch.rand(count, 3, size, size, generator=generator) * 2 - 1, size=IMAGE_SIZE, mode="bilinear"
+        )
+        for size in (3, 16, 128)
+    ]
+    noise = layers[0] * 0.7 + layers[1] * 0.4 + layers[2] * 0.1
+    contrast = torch.rand(count, 1, 1, 1, generator=generator) * 1.5
+    brightness = torch.rand(count, 3, 1, 1, generator=generator) * 1.6 - 0.8
+    return (noise * contrast + brightness).clamp(-1, 1)
+
+
+def _keep_queries_apart(model: Sam3Model) -> None:
+    """Weaken what all queries of an image receive alike, else each of them ends as the same instance."""
+    for layer in model.detr_decoder.layers:
+        attention: Any
+        for attention in (layer.self_attn, layer.text_cross_attn, layer.vision_cross_attn):
+            attention.o_proj.weight.mul_(0.1)
+
+
+def _centre_masks(model: Sam3Model, inputs: dict[str, torch.Tensor]) -> None:
+    """Shift the mask features to mean zero, so that masks are neither empty nor the whole frame."""
+    projection: Any = model.mask_decoder.instance_projection
+    seen: list[torch.Tensor] = []
+    handle = projection.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model(**inputs)
+    handle.remove()
+    projection.bias.sub_(seen[0].mean(dim=(0, 2, 3)))
+
+
+def _centre_scores(model: Sam3Model, inputs: dict[str, torch.Tensor]) -> None:
+    """Score each query along the feature that differs most between queries and least between images.
+
+    Along any other feature a random model finds everything in one image and nothing in the next. The class
+    logits get a deviation of 3, half of them below zero.
+    """
+    scoring = model.dot_product_scoring
+    seen: list[torch.Tensor] = []
+    handle = scoring.query_proj.register_forward_pre_hook(lambda _module, args: seen.append(args[0][-1]))
+    model(**inputs)
+    handle.remove()
+    features = seen[0].double()  # (images, queries, WIDTH)
+    means = features.mean(dim=1)
+    within = (features - means[:, None]).flatten(0, 1).T.cov()
+    between = means.T.cov() + 1e-3 * torch.eye(WIDTH)
+    root = _inverse_root(between)
+    feature = root @ torch.linalg.eigh(root @ within @ root).eigenvectors[:, -1]
+    values = features @ feature
+    gain, level = 3 / float(values.std()), float(values.median())
+
+    # The text vector is constant but for a tenth, so that every prompt ranks the queries in nearly the same way.
+    text = torch.ones(WIDTH) / WIDTH**0.5
+    scoring.text_proj.bias.copy_(text / scoring.scale)
+    scoring.text_proj.weight.mul_(0.1)
+    scoring.query_proj.weight.copy_(torch.outer(text, (feature * gain).float()))
+    scoring.query_proj.bias.copy_(-text * gain * level)
+
+
+def _inverse_root(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric matrix whose square is the inverse of `matrix`."""
+    values, vectors = torch.linalg.eigh(matrix)
+    root: torch.Tensor = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+    return root

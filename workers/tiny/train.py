@@ -1,0 +1,215 @@
+"""Teaches the tiny model to find drawn shapes: `python -m workers.tiny.train FOLDER --minutes 85`.
+
+One process computes, another draws. State is saved to FOLDER every few minutes; the same command goes on from
+there with the same pictures in the same order. `FOLDER/curve.jsonl` records what happened. The bundled
+checkpoint is only replaced by `--export`.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, CLIPTokenizer, Sam3Model
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+from workers.tiny import architecture, evaluate, examples, losses
+from workers.tiny.files import CHECKPOINT
+
+CHECK_SEED = 7  # of the scenes that the curve's F1 is measured on: neither taught nor held out
+CHECK_SCENES = 60
+AVERAGE = 0.998  # how much of the average of the weights stays at each step
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training is made of. It ends after `steps` or `minutes`, whichever is set and first."""
+
+    seed: int = 1
+    scenes: int = 8  # a batch; with two prompts each
+    rate: float = 6e-4
+    warm_up: int = 200  # steps
+    decay: float = 1e-4
+    clip: float = 1.0
+    steps: int | None = None
+    minutes: float | None = None
+    log_every: int = 50  # steps
+    check_every: int = 500  # steps
+    save_minutes: float = 3.0
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Return how much of the training is over, 0 to 1."""
+        by_step = step / self.steps if self.steps else 0.0
+        by_time = seconds / 60 / self.minutes if self.minutes else 0.0
+        return min(1.0, max(by_step, by_time))
+
+    def rate_at(self, step: int, seconds: float) -> float:
+        """Return the learning rate: a linear rise, then half a cosine down to zero."""
+        cosine = (1 + math.cos(math.pi * self.progress(step, seconds))) / 2
+        return self.rate * min(1.0, (step + 1) / self.warm_up) * cosine
+
+
+class Training:
+    """A model with its optimiser, its averaged weights and its curve, saved in a folder."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+        # Convolutions over channels-last tensors are a tenth faster on a CPU.
+        self.model = architecture.new_model(settings.seed)
+        torch.nn.Module.to(self.model, memory_format=torch.channels_last)
+        self.average = architecture.new_model(settings.seed)
+        self.processor = architecture.new_processor()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.rate, weight_decay=settings.decay, betas=(0.9, 0.98)
+        )
+        self.step, self.seconds = 0, 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._state.exists():
+            self._restore()
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.pt"
+
+    @property
+    def over(self) -> bool:
+        return self.settings.progress(self.step, self.seconds) >= 1
+
+    def run(self) -> None:
+        """Train until the settings say that it is over; save on the way and at the end."""
+        config = self.model.config
+        sizes = examples.Sizes(self.settings.scenes, config.image_size, architecture.MASK_SIZE)
+        learned: list[dict[str, float]] = []
+        began, unsaved = time.monotonic() - self.seconds, time.monotonic()
+        with (
+            examples.stream(self.settings.seed, self.step, sizes) as batches,
+            losses.listen(self.model) as layers,
+        ):
+            while not self.over:
+                learned.append(self._learn(next(batches), layers))
+                self.seconds = time.monotonic() - began
+                if self.step % self.settings.log_every == 0:
+                    self._record(learned)
+                    learned = []
+                if time.monotonic() - unsaved > self.settings.save_minutes * 60:
+                    self.save()
+                    unsaved = time.monotonic()
+        self.save()
+
+    def _learn(self, batch: examples.Batch, layers: losses.Layers) -> dict[str, float]:
+        """Take one step; return the parts of its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate_at(self.step, self.seconds)
+        inputs = encode(batch.prompts, self.processor.tokenizer)
+        semantic = forward(self.model, pixels(batch), inputs)
+        parts = losses.losses(self.model, layers, semantic, truths(batch))
+        total = torch.stack(list(parts.values())).sum()
+        self.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        return {"loss": total.item(), **{name: value.item() for name, value in parts.items()}}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        keep = min(AVERAGE, (1 + self.step) / (10 + self.step))
+        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(now, 1 - keep)
+
+    def _record(self, learned: list[dict[str, float]]) -> None:
+        """Add the mean of the latest steps to the curve, now and then with figures measured on a few scenes."""
+        line: dict[str, Any] = {"step": self.step, "minutes": self.seconds / 60}
+        line["rate"] = self.settings.rate_at(self.step, self.seconds)
+        line |= {name: sum(parts[name] for parts in learned) / len(learned) for name in learned[0]}
+        if self.step % self.settings.check_every == 0:
+            line |= evaluate.evaluate(self.average, self.processor, CHECK_SCENES, CHECK_SEED).figures()
+        text = json.dumps({key: round(value, 5) for key, value in line.items()})
+        with (self.folder / "curve.jsonl").open("a") as curve:
+            curve.write(text + "\n")
+        print(text, flush=True)
+
+    def save(self) -> None:
+        """Write everything that a later call needs to go on, replacing the former state at once."""
+        state = {
+            "model": self.model.state_dict(), "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
+        }  # fmt: skip
+        partial = self._state.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self._state)
+        (self.folder / "settings.json").write_text(json.dumps(asdict(self.settings), indent=1) + "\n")
+
+    def _restore(self) -> None:
+        state = torch.load(self._state, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def pixels(batch: examples.Batch) -> Tensor:
+    """Return the pictures as the processor would make them, (scenes, 3, side, side) in [-1, 1]."""
+    return torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def truths(batch: examples.Batch) -> list[losses.Truth]:
+    """Return what each pair of the batch names, as tensors."""
+    return [
+        losses.Truth(torch.from_numpy(masks).float() / 255, torch.from_numpy(boxes))
+        for masks, boxes in zip(batch.masks, batch.boxes, strict=True)
+    ]
+
+
+def encode(prompts: list[str], tokenizer: CLIPTokenizer) -> BatchEncoding:
+    """Return token ids and mask, padded to the longest prompt only: padding is masked out, so it costs time alone."""
+    encoded: BatchEncoding = tokenizer(prompts, padding=True, return_tensors="pt")
+    return encoded
+
+
+def forward(model: Sam3Model, pictures: Tensor, inputs: BatchEncoding) -> Tensor:
+    """Run the model on every pair, each picture encoded once; return the semantic logits."""
+    seen = model.get_vision_features(pictures)
+    each = examples.PROMPTS_PER_SCENE
+    shared = Sam3VisionEncoderOutput(
+        fpn_hidden_states=tuple(level.repeat_interleave(each, dim=0) for level in seen.fpn_hidden_states),
+        fpn_position_encoding=tuple(level.repeat_interleave(each, dim=0) for level in seen.fpn_position_encoding),
+    )
+    text: BaseModelOutputWithPooling = model.get_text_features(**inputs)
+    output = model(vision_embeds=shared, text_embeds=text, attention_mask=inputs["attention_mask"])
+    semantic: Tensor = output.semantic_seg
+    return semantic
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, help="where state and curve are kept; the same folder resumes")
+    parser.add_argument(
+        "--minutes", type=float, help="after how long the learning rate has fallen to zero, all sittings together"
+    )
+    parser.add_argument("--steps", type=int, help="the same in steps: repeatable, unlike minutes")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", action="store_true", help="write the averaged weights as the bundled checkpoint")
+    arguments = parser.parse_args()
+    if not (arguments.minutes or arguments.steps or arguments.export):
+        parser.error("give --minutes or --steps, else the learning rate has no end to fall towards")
+    torch.set_num_threads(arguments.threads)
+    settings = Settings(seed=arguments.seed, steps=arguments.steps, minutes=arguments.minutes)
+    training = Training(arguments.folder, settings)
+    if arguments.minutes or arguments.steps:
+        training.run()
+    if arguments.export:
+        architecture.write_checkpoint(CHECKPOINT, training.average)
+        print(f"wrote step {training.step} to {CHECKPOINT}")
+
+
+if __name__ == "__main__":
+    main()
