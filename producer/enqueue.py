@@ -11,7 +11,8 @@ from db import intake, presence, views
 from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadTaken, NewRow, Source
 from db.models import RunState
 from db.session import Sessions, reading, write
-from producer.manifest import CsvManifest, FolderManifest, Survey
+from producer.folder import FolderManifest
+from producer.manifest import CsvManifest, Survey
 from workers.errors import UsageError
 
 AUTO_CHUNK_IMAGES = 256  # long enough that filling and draining the pipeline does not count
@@ -131,7 +132,7 @@ def _unchanged(known: KnownRun, manifest: Manifest) -> bool:
     """The same source as when it was last read to its end: nothing to read."""
     if known.source_sha256 is None or known.state == RunState.LOADING:
         return False
-    return (known.source_size, known.source_mtime_ns) == manifest.stat()
+    return manifest.is_still(known.source_size, known.source_mtime_ns)
 
 
 def plan(known: KnownRun, survey: Survey) -> Plan:

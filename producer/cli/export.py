@@ -55,7 +55,9 @@ def main(run: str, format: str, output: Path, threshold: float | None, select: s
 def export(found: Found, request: Request, format: str) -> Summary:
     """Write one format with a progress bar."""
     with Meter(f"exporting {format}", "images") as meter, reading(found.sessions) as session:
-        return exporter(format)(request, read_images(session, request), lambda done: meter.tell(done, request.view.images))
+        return exporter(format)(
+            request, read_images(session, request), lambda done: meter.tell(done, request.view.images)
+        )
 
 
 def exporter(format: str) -> Export:

@@ -32,7 +32,7 @@ from producer.cli.options import (
 from producer.cli.progress import Meter
 from producer.enqueue import Manifest, Request, record
 from producer.exports.common import Request as ExportRequest
-from producer.manifest import FolderManifest
+from producer.folder import FolderManifest
 from producer.retry import retry
 from producer.status import Standing, duration, told_errors
 from workers import edge

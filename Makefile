@@ -1,0 +1,41 @@
+# Two commands for a fresh machine with Python 3.11 or later: `make demo` and `make test`. Both are safe to repeat.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test check clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+install: $(INSTALLED)  ## Make the environment (a few minutes the first time: torch is large)
+
+# Editable, so that only a changed pyproject.toml needs a new install.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("sam3-queue needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'  # knows dependency groups
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group test
+	@touch $@
+
+demo: $(INSTALLED)  ## Segment 64 drawn scenes with the bundled model; results in demo/out
+	@$(BIN)/python -m workers.tiny write demo/scenes
+	@$(BIN)/sam3-run demo/scenes --prompt "red circle" --prompt square --model tiny -o demo/out
+	@$(BIN)/sam3-export demo/out --format coco -o demo/out/coco.json
+	@$(BIN)/python -m workers.tiny compare demo/scenes demo/out/coco.json
+
+test: $(INSTALLED)  ## Run the whole suite, with real servers and processes
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@.ci/deploy
+
+clean:  ## Remove the environment and the demo
+	rm -rf $(VENV) demo

@@ -1,0 +1,95 @@
+"""Which columns a CSV has and which of them are used, and what is no CSV at all. Knows no rows."""
+
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from producer.cells import UNSTORABLE, quoted
+from workers.errors import UsageError
+
+IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+OTHER_FORMATS = (  # the longer of two equal beginnings first
+    (b"\xff\xfe\0\0", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > utf8.csv"),
+    (b"\0\0\xfe\xff", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > utf8.csv"),
+    (b"\xff\xfe", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > utf8.csv"),
+    (b"\xfe\xff", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > utf8.csv"),
+    (b"\x1f\x8b", "gzip", "unpack it first: gunzip {file}"),
+    (b"BZh", "bzip2", "unpack it first: bunzip2 {file}"),
+    (b"\xfd7zXZ\0", "xz", "unpack it first: unxz {file}"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd {file}"),
+    (b"PK\3\4", "zip", "unpack it first: unzip {file}"),
+    (b"PAR1", "Parquet", "write it as CSV first, for example with pandas: to_csv(..., index=False)"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook", "save it as CSV UTF-8 first"),
+    (b"\xff\xd8\xff", "a JPEG image", "give a CSV of image paths, or the image's folder"),
+    (b"\x89PNG", "a PNG image", "give a CSV of image paths, or the image's folder"),
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The input's header, and the columns of it that are used."""
+
+    names: tuple[str, ...]
+    image: str
+    prompt: str | None
+
+
+def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None, prompt_column: str | None) -> Columns:
+    """Raises `UsageError` for a header that cannot be used."""
+    if UNSTORABLE.search("".join(names)):
+        raise UsageError(f"{shown}: its header is not valid UTF-8; convert it: {iconv('LATIN1', shown)}")
+    _refuse_other_delimiter(shown, names, image_column)
+    for name, count in Counter(names).items():
+        if count > 1:
+            which = f"column {quoted(name)}" if name else "a column without a name"
+            raise UsageError(f"{shown}: {which} appears {count} times in the header; rename all but one")
+        if name.lower().startswith("sam3_"):
+            raise UsageError(f"{shown}: column {quoted(name)} has a name of our results; rename or remove it")
+    image = _choose_image(shown, names, image_column)
+    if prompt_column is not None and prompt_column not in names:
+        raise _no_column(shown, names, prompt_column, "--prompt-column")
+    if prompt_column == image:
+        raise UsageError(f"{shown}: column {quoted(image)} cannot hold both image and prompt; name two columns")
+    return Columns(names, image, prompt_column)
+
+
+def _refuse_other_delimiter(shown: str, names: tuple[str, ...], image_column: str | None) -> None:
+    found = [(";", ";"), ("\t", "\\t"), ("|", "|")] if len(names) == 1 and image_column not in names else []
+    for delimiter, spelled in found:
+        if delimiter in names[0]:
+            program = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter='{spelled}'))"
+            raise UsageError(
+                f"{shown}: one column found, {quoted(names[0])}, with '{spelled}' between its parts; convert it "
+                f'to commas: python3 -c "{program}" < {shlex.quote(shown)} > commas.csv'
+            )
+
+
+def _choose_image(shown: str, names: tuple[str, ...], image_column: str | None) -> str:
+    if image_column is not None:
+        if image_column not in names:
+            raise _no_column(shown, names, image_column, "--image-column")
+        return image_column
+    spelled = {name.strip().lower(): name for name in reversed(names)}
+    for guess in IMAGE_COLUMNS:
+        if guess in spelled:
+            return spelled[guess]
+    for name in names:
+        if name.lower().endswith(IMAGE_SUFFIXES):
+            raise UsageError(f"{shown}: its first line holds {quoted(name)}, no column names; put a header above it")
+    raise _no_column(shown, names, None, "--image-column")
+
+
+def _no_column(shown: str, names: tuple[str, ...], wanted: str | None, flag: str) -> UsageError:
+    targets = IMAGE_COLUMNS if wanted is None else (wanted.lower(),)
+    scores = {name: max(SequenceMatcher(None, name.lower(), target).ratio() for target in targets) for name in names}
+    best = max(scores, key=scores.__getitem__)
+    missing = "no column of image paths" if wanted is None else f"no column {quoted(wanted)}"
+    listed = ", ".join(map(quoted, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    advice = f"{flag} {shlex.quote(best)}?" if scores[best] >= 0.5 else f"name it with {flag}"
+    return UsageError(f"{shown}: {missing}; columns found: {listed}; {advice}")
+
+
+def iconv(encoding: str, shown: str) -> str:
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(shown)} > utf8.csv"

@@ -1,0 +1,140 @@
+"""What all export formats share: request and summary, names of masks, safe writing. Knows no format and no SQL."""
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sqlalchemy.orm import Session
+
+from db.views import ExportedImage, ExportedInstance, ExportedResult, RunView, exported_images
+from workers.errors import UsageError
+
+LONGEST_NAME = 255  # bytes of a file name, on every common file system
+LONGEST_SLUG = 80  # characters: prompts can be sentences
+
+Progress = Callable[[int], None]  # is told how many rows have been read so far
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to write, and where.
+
+    `min_score` decides which instances are exported; whether an image counts as segmented is decided by the run's
+    own threshold, and the outline of a mask by the run's mask threshold, which its RLE has built in.
+    """
+
+    view: RunView
+    min_score: float
+    out: Path  # a file, for png a folder
+    select: str = "union"  # png: union, best (highest score) or largest instance of a result
+    masks: Path | None = None  # csv: the folder that png masks were exported to
+
+
+@dataclass(frozen=True)
+class Summary:
+    images: int  # rows in the CSV, images in COCO, done images looked at for PNG
+    instances: int  # of at least min_score, without those that duplicates repeat
+    files: int
+    path: Path
+
+
+def read_images(session: Session, request: Request) -> Iterator[ExportedImage]:
+    """The run's rows for any format.
+
+    Instances come down to the run's threshold even if `min_score` is higher, so that segmented and empty
+    can be told apart; the formats leave out what is below `min_score`.
+    """
+    return exported_images(session, request.view.id, min(request.min_score, request.view.threshold))
+
+
+def counted(images: Iterable[ExportedImage], progress: Progress) -> Iterator[ExportedImage]:
+    """Pass the images on and report after each how many are through."""
+    for count, image in enumerate(images, start=1):
+        yield image
+        progress(count)
+
+
+def wanted(request: Request, result: ExportedResult) -> list[ExportedInstance]:
+    """The instances of a result to export, highest score first."""
+    return [instance for instance in result.instances if instance.score >= request.min_score]
+
+
+def prompt_slugs(texts: Iterable[str]) -> dict[str, str]:
+    """A name for each prompt that suits files and columns: `Red car` is `red_car`; equal ones are numbered.
+
+    Earlier prompts keep their name when later ones join.
+    """
+    slugs: dict[str, str] = {}
+    taken: set[str] = set()
+    for text in dict.fromkeys(texts):
+        slug = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:LONGEST_SLUG] or "prompt"
+        slugs[text] = numbered(slug, lambda name: name in taken)
+        taken.add(slugs[text])
+    return slugs
+
+
+def numbered(name: str, is_taken: Callable[[str], bool]) -> str:
+    """`name`, or `name_2`, `name_3`, ...: the first that is free."""
+    free, number = name, 1
+    while is_taken(free):
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def mask_path(slug: str, path: str, root: str = "/") -> PurePosixPath:
+    """Where the mask of an image stands in the folder of masks, for instance `person/faces/a.jpg.png`.
+
+    Mirrors the input: `path` below the run's `root`, else the absolute path without its first slash. `..` is
+    resolved first, so that no mask can leave its folder. Paths are only compared as text: links are not followed.
+    """
+    base = os.path.normpath(os.path.join("/", root))
+    absolute = PurePosixPath(os.path.normpath(os.path.join(base, path)))
+    below = absolute.relative_to(base if absolute.is_relative_to(base) else absolute.anchor)
+    return PurePosixPath(slug) / below.parent / _mask_name(below.name)
+
+
+def _mask_name(name: str) -> str:
+    """`a.jpg` -> `a.jpg.png`. The end of a name that would get too long for a file becomes a checksum."""
+    encoded = name.encode(errors="surrogateescape")
+    if len(encoded) + len(".png") <= LONGEST_NAME:
+        return f"{name}.png"
+    return f"{encoded[:200].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}.png"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what the block wrote there takes the place of `path` if it ends well.
+
+    Makes the folders above. Raises `UsageError` when the file cannot be written; nothing is left behind then.
+    """
+    with writing(path):
+        target = Path(os.path.realpath(path))  # write through a symbolic link instead of replacing it
+        if target.is_dir():
+            raise UsageError(f"{path} is a folder: name a file to write, such as {path / 'export'}")
+        if target.exists() and not target.is_file():
+            raise UsageError(f"{path} is not an ordinary file: name another one")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".sam3-{uuid.uuid4().hex[:16]}.part")
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about `path` into a `UsageError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UsageError(f"{path}: cannot write: {reason}; choose another place or make room there") from error

@@ -1,0 +1,142 @@
+"""The run as a CSV: the input's columns unchanged and in order, then what was found. Knows no SQL and no pixels."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from db.models import ImageState
+from db.views import ExportedImage, ExportedResult, RunView
+from producer.exports.common import (
+    Progress,
+    Request,
+    Summary,
+    counted,
+    mask_path,
+    numbered,
+    prompt_slugs,
+    replacing,
+    wanted,
+)
+
+STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
+PROMPT_COLUMNS = ("instances", "score", "presence", "mask")
+ROW_PROMPTS = "prompt"
+
+
+def export_csv(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
+    """Write one line a row, duplicates and rejected rows too; `images` are those of `common.read_images`.
+
+    `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) goes by the run's threshold,
+    while instances, best score and mask go by `min_score`: with a higher one a segmented image may have 0 instances.
+    Every prompt given to the whole run has its four columns; the names get a number if the input has one of them
+    already. If rows brought prompts of their own, `prompt_*` hold the values of all prompts of a row, joined by `|`.
+    A duplicate shows what was found for its first row. Raises `UsageError` when the file cannot be written.
+    """
+    sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _mask_folder(request))
+    rows = instances = 0
+    with replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(_UnixLines(file))
+        writer.writerow(_header(request.view, sheet.slugs))
+        for image in counted(images, progress):
+            writer.writerow(sheet.line(image))
+            rows += 1
+            if image.state == ImageState.DONE:
+                instances += sum(len(wanted(request, result)) for result in image.results)
+    return Summary(rows, instances, 1, request.out)
+
+
+@dataclass(frozen=True)
+class _UnixLines:
+    """Ends lines with a plain newline. A csv.writer told so itself would leave a lone carriage return unquoted."""
+
+    file: TextIO
+
+    def write(self, line: str) -> None:
+        self.file.write(line.removesuffix("\r\n") + "\n")
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    request: Request
+    slugs: dict[str, str]  # by prompt text
+    masks: str | None  # what mask paths start with
+
+    def line(self, image: ExportedImage) -> list[str]:
+        view = self.request.view
+        by_prompt = {result.prompt_id: self._values(image, result) for result in image.results}
+        line = _input_cells(view, image)
+        line += [_status(view, image), _error(image), _number(image.width), _number(image.height)]
+        for prompt_id in view.every_image:
+            line += by_prompt.get(prompt_id, [""] * len(PROMPT_COLUMNS))
+        if _has_row_prompts(view):
+            columns = zip(*by_prompt.values(), strict=True) if by_prompt else [[]] * len(PROMPT_COLUMNS)
+            line += ["|".join(values) for values in columns]
+        return line
+
+    def _values(self, image: ExportedImage, result: ExportedResult) -> list[str]:
+        """One result as instances, best score, presence, mask path."""
+        found = wanted(self.request, result)
+        best = f"{max(instance.score for instance in found):.6f}" if found else ""
+        return [str(len(found)), best, f"{result.presence:.6f}", self._mask(image, result) if found else ""]
+
+    def _mask(self, image: ExportedImage, result: ExportedResult) -> str:
+        if self.masks is None:
+            return ""
+        view = self.request.view
+        slug = self.slugs[view.prompts[result.prompt_id]]
+        return os.path.join(self.masks, mask_path(slug, image.path, view.root))
+
+
+def _header(view: RunView, slugs: dict[str, str]) -> list[str]:
+    header = [*view.columns, *STATUS_COLUMNS]
+    blocks = [slugs[view.prompts[prompt_id]] for prompt_id in view.every_image]
+    if _has_row_prompts(view):
+        blocks.append(ROW_PROMPTS)
+    for name in blocks:
+        header += _block(name, header)
+    return header
+
+
+def _block(name: str, taken: Sequence[str]) -> list[str]:
+    """The four columns of one prompt, numbered together if one of them is taken: `person_2_instances`, ... ."""
+    free = numbered(name, lambda name: any(f"{name}_{column}" in taken for column in PROMPT_COLUMNS))
+    return [f"{free}_{column}" for column in PROMPT_COLUMNS]
+
+
+def _has_row_prompts(view: RunView) -> bool:
+    return len(view.prompts) > len(view.every_image)
+
+
+def _input_cells(view: RunView, image: ExportedImage) -> list[str]:
+    """The row as it was read; the path's own cell is stored only if it was spelled otherwise."""
+    cells = {view.image_column: image.path} | (image.cells or {})
+    return [cells.get(column, "") for column in view.columns]
+
+
+def _status(view: RunView, image: ExportedImage) -> str:
+    if image.state != ImageState.DONE:
+        return image.state
+    found = any(one.score >= view.threshold for result in image.results for one in result.instances)
+    return "segmented" if found else "empty"
+
+
+def _error(image: ExportedImage) -> str:
+    """`class: message`, on one line."""
+    if image.error_class is None:
+        return ""
+    return " ".join(f"{image.error_class}: {image.error or ''}".split()).removesuffix(":")
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _mask_folder(request: Request) -> str | None:
+    """The folder of masks as seen from the CSV if it is below the CSV's folder, else absolute."""
+    if request.masks is None:
+        return None
+    masks, folder = Path(os.path.abspath(request.masks)), Path(os.path.abspath(request.out)).parent
+    return str(masks.relative_to(folder)) if masks.is_relative_to(folder) else str(masks)

@@ -1,0 +1,114 @@
+"""Names of masks and prompts, and files that are replaced only when they are whole."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from producer.exports.common import mask_path, prompt_slugs, replacing
+from workers.errors import UsageError
+
+
+def test_slugs_are_plain_and_equal_ones_are_numbered() -> None:
+    assert prompt_slugs(["person", "Red car", "red-car", "red car!", "!", "…"]) == {
+        "person": "person",
+        "Red car": "red_car",
+        "red-car": "red_car_2",
+        "red car!": "red_car_3",
+        "!": "prompt",
+        "…": "prompt_2",
+    }
+
+
+def test_a_slug_that_looks_numbered_stays_unique() -> None:
+    assert list(prompt_slugs(["a b", "a_b_2", "a-b"]).values()) == ["a_b", "a_b_2", "a_b_3"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.jpg", "person/a.jpg.png"),
+        ("faces/b.tar.jpg", "person/faces/b.tar.jpg.png"),
+        ("./faces//b.jpg", "person/faces/b.jpg.png"),
+        ("/data/in/faces/b.jpg", "person/faces/b.jpg.png"),
+        ("/elsewhere/b.jpg", "person/elsewhere/b.jpg.png"),
+        ("//elsewhere/b.jpg", "person/elsewhere/b.jpg.png"),
+        ("../b.jpg", "person/data/b.jpg.png"),
+        ("../../../../etc/passwd", "person/etc/passwd.png"),
+        ("x/../../in/b.jpg", "person/b.jpg.png"),
+        ("/data/inside/b.jpg", "person/data/inside/b.jpg.png"),
+        ("..", "person/data.png"),
+        (".", "person/.png"),
+        ("...", "person/....png"),
+    ],
+)
+def test_masks_mirror_the_input_tree(path: str, expected: str) -> None:
+    assert mask_path("person", path, "/data/in") == PurePosixPath(expected)
+
+
+def test_names_too_long_for_a_mask_are_shortened_and_stay_different(tmp_path: Path) -> None:
+    one, other = (mask_path("person", "é" * 120 + end + ".jpg") for end in ("aaaaaaaa", "bbbbbbbb"))
+    assert one != other
+    (tmp_path / one.name).write_text("fits")
+    assert mask_path("person", "y" * 251).name == "y" * 251 + ".png"
+
+
+def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "a.csv"
+    with replacing(out) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(KeyboardInterrupt):
+        _be_interrupted_while_writing(out)
+    assert out.read_text() == "first"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def _be_interrupted_while_writing(out: Path) -> None:
+    with replacing(out) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    out.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=r"a\.csv: cannot write: File too large"), replacing(out) as temporary:
+            temporary.write_text("x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert out.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_a_device_and_a_file_in_the_way_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cases = {
+        tmp_path: "is a folder",
+        Path("/dev/null"): "not an ordinary file",
+        tmp_path / "file" / "a": "cannot write",
+    }
+    for out, message in cases.items():
+        with pytest.raises(UsageError, match=message) as error, replacing(out):
+            pass
+        assert "\n" not in str(error.value)
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    with replacing(tmp_path / "link.csv") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "real.csv").read_text() == "new"
+    assert (tmp_path / "link.csv").is_symlink()
+
+
+def test_csv_and_coco_need_no_worker_packages() -> None:
+    program = (
+        "import sys; sys.modules |= dict.fromkeys(['numpy', 'PIL', 'pycocotools', 'torch', 'celery']);"
+        "import producer.exports.csv_file, producer.exports.coco"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
