@@ -387,8 +387,9 @@ def _give_up(session: Session, chunk_id: int, error_class: str, error: str) -> N
 def finish_run(session: Session, run_id: int) -> None:
     """active -> done if nothing of the run is live."""
     # Two last chunks may end at the same moment, each not seeing the other's end: the lock makes one wait for the
-    # other and then look again. (SQLite has one writer at a time anyway and ignores it.)
-    session.execute(select(Run.id).where(Run.id == run_id).with_for_update())
+    # other and then look again. (SQLite has one writer at a time anyway and ignores it.) Not the strongest lock: both
+    # have the run locked as the key of their chunk, as PostgreSQL does for a row changed twice in one transaction.
+    session.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
     live = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE)).exists()
     session.execute(
         update(Run)

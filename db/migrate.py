@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, select
 
-from db.session import DatabaseUnusable, Sessions
+from db.session import DatabaseUnusable, Sessions, reading
 
 UPGRADE_LOCK = 0x5A3  # any number of our own
 
@@ -18,7 +18,7 @@ def ensure_schema(sessions: Sessions) -> None:
 
     Raises `DatabaseUnusable` when the schema is missing, older (PostgreSQL) or newer than this program.
     """
-    with sessions() as session:
+    with reading(sessions) as session:
         found, newest = revision(session.connection()), newest_revision()
         sqlite = session.get_bind().dialect.name == "sqlite"
     if found == newest:

@@ -133,6 +133,8 @@ class Chunk(Base):
         UniqueConstraint("run_id", "number"),
         Index("ix_chunk_state", "run_id", "state", "number"),
         Index("ix_chunk_lease", "state", "lease_until"),
+        # A deleted run's chunk ids are never given again: a late worker's fence must not fit somebody else's chunk.
+        {"sqlite_autoincrement": True},
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)

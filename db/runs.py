@@ -36,7 +36,7 @@ def reopen(session: Session, run_id: int) -> None:
 def retry_slice(session: Session, run_id: int, which: RetryFilter, *, cancelled: bool = False) -> int:
     """Move one chunk's worth of failed, or of cancelled, images into a new chunk; return how many, 0 at the end."""
     # Locked, so that it is not cancelled meanwhile and two retries do not give the same chunk number.
-    run = select(Run.chunk_size, Run.state).where(Run.id == run_id).with_for_update()
+    run = select(Run.chunk_size, Run.state).where(Run.id == run_id).with_for_update(key_share=True)
     size, state = session.execute(run).one()
     if state not in (RunState.ACTIVE, RunState.DONE):
         return 0  # cancelled meanwhile

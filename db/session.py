@@ -3,13 +3,14 @@
 import itertools
 import random
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.ext.compiler import compiles
@@ -30,9 +31,22 @@ NETWORK_FILE_SYSTEMS = (
     "gpfs",
     "glusterfs",
     "ceph",
+    "afs",
     "9p",
     "fuse.sshfs",
+    "fuse.glusterfs",
+    "fuse.ceph",
+    "fuse.juicefs",
+    "fuse.s3fs",
+    "fuse.gcsfuse",
+    "fuse.rclone",
 )
+# libpq takes passwords there too.
+SECRETS_IN_QUERY = ("password", "sslpassword", "oauth_client_secret")
+NO_TIME_LIMITS = select(
+    func.set_config("statement_timeout", "0", True), func.set_config("idle_in_transaction_session_timeout", "0", True)
+)
+WAL_TRIES = 100  # 0.1 s apart
 # Serialization failure and deadlock: PostgreSQL asks for the whole transaction again.
 RETRYABLE_SQLSTATES = ("40001", "40P01")
 WRITE_TRIES = 5
@@ -75,7 +89,7 @@ def connect(url: str, *, connections: int = 2) -> Sessions:
 def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter is about the port
         raise DatabaseUnusable(
             "SAM3_DATABASE_URL is not a database URL; use sqlite:////path/to/file.db or postgresql://user@host/name"
         ) from None
@@ -107,8 +121,22 @@ def _set_pragmas(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say, see below
     # WAL lets readers go on beside the one writer. NORMAL may lose the last commits on a power cut, never
     # consistency: the work is then simply done again. FULL costs an fsync a commit (measured: 67 -> 5.6 a second).
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
+    _switch_to_wal(connection)
+    for pragma in ("synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # The busy timeout does not hold for this: of two that open a new file at once, one may be refused.
+    for attempt in itertools.count(1):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if attempt == WAL_TRIES or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _begin_immediate(connection: Any) -> None:
@@ -160,7 +188,10 @@ def file_system(path: Path) -> str:
 def reading(sessions: Sessions) -> Iterator[Session]:
     """A session that only reads: on SQLite it takes no write lock and sees one consistent state."""
     with sessions() as session:
-        session.connection(execution_options={"read_only": True})
+        connection = session.connection(execution_options={"read_only": True})
+        if connection.dialect.name == "postgresql":
+            # A reader keeps nobody waiting, and an export writes files between two queries: it may take its time.
+            connection.execute(NO_TIME_LIMITS)
         yield session
 
 
@@ -188,6 +219,6 @@ def compact(sessions: Sessions) -> None:
 
 def describe_failure(error: OperationalError, url: str) -> str:
     """One line about a database that cannot be reached, without the password."""
-    where = make_url(url).render_as_string(hide_password=True)
+    where = make_url(url).difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
     return f"cannot reach the database {where}: {first}"

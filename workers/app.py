@@ -13,7 +13,7 @@ from workers.settings import Settings
 
 def create_app(settings: Settings) -> Celery:
     """The one configuration that producers, nodes and Flower share. Nothing is connected yet."""
-    app = Celery("sam3", set_as_current=False, include=["workers.tasks"])
+    app = Celery("sam3", set_as_current=False)
     app.conf.update(_broker(settings), **_delivery(), **_pool(), **_events(settings))
     return app
 

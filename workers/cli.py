@@ -132,4 +132,7 @@ def flower(address: str, port: int) -> int:
     conf = f"--conf={Path(flowerconfig.__file__)}"
     celery = [sys.executable, "-P", "-m", "celery", "-A", "workers.node", "flower", conf]
     os.environ["SAM3_BROKER_URL"] = settings.broker_url
+    home = settings.state_dir / "flower"  # Celery imports from the working folder first: not from the user's `db`
+    home.mkdir(parents=True, exist_ok=True)
+    os.chdir(home)
     os.execv(sys.executable, [*celery, f"--address={address}", f"--port={port}"])

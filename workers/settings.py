@@ -35,6 +35,10 @@ def _broker_url(url: str) -> str:
     if scheme == "rediss" and not re.search(r"ssl_cert_reqs=(cert_)?required", url, re.IGNORECASE):
         # kombu's default is not to verify the server at all, which makes TLS pointless.
         raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
+    try:
+        _ = urlsplit(url).port  # a / or # in a password makes nonsense of what follows
+    except ValueError:
+        raise ValueError("write redis://:password@host:6379/0, and / # ? @ in the password as %2F %23 %3F %40") from None
     return url
 
 
@@ -103,6 +107,5 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def masked(url: str) -> str:
-    """The URL without its password, fit for a log."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
+    """The URL (or several, separated by semicolons) without passwords, fit for a log, however malformed it is."""
+    return re.sub(r"(password=)[^&;]*", r"\1***", re.sub(r"(://[^:/@;]*):[^;]*@", r"\1:***@", url))

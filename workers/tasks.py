@@ -11,6 +11,7 @@ from celery import current_app, shared_task
 from celery.signals import worker_process_init
 
 from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, LeaseLost, Outcome, PromptResult
+from db.models import RunState
 from db.session import reading
 from db.views import RunView, run_view
 from workers.contract import TASK, BadMessage, Doorbell
@@ -41,8 +42,8 @@ def segment_chunk(message: Any) -> dict[str, Any]:
     worker = Worker.this()
     with reading(worker.sessions) as session:
         run = run_view(session, doorbell.run)
-    if run is None:
-        return {"skipped": "no such run"}
+    if run is None or run.state != RunState.ACTIVE:  # before its model is loaded for nothing
+        return {"skipped": "no such run" if run is None else f"run is {run.state}"}
     with worker.answering(run, doorbell.chunk):
         return _answer(worker, run, doorbell)
 

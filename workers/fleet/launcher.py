@@ -19,6 +19,7 @@ from workers.fleet.gpus import Slot
 from workers.processes import with_parent
 from workers.settings import PREFIX, Settings
 
+TASKS = "workers.tasks"  # imported by nodes only: it needs the worker extra
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending
 HOPELESS_FAILURES = 5
 # Celery warns root of pickled messages from strangers; we accept JSON only.
@@ -96,7 +97,7 @@ class Launcher:
     def _ended(self, node: Node, code: int) -> None:
         lived = time.monotonic() - node.started
         node.failures = 0 if lived >= STEADY_SECONDS else node.failures + 1
-        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (node.failures - 1)) if node.failures else 0.0
+        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(node.failures - 1, 10)) if node.failures else 0.0
         node.process, node.start_at = None, time.monotonic() + pause
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         self._say(f"{node.slot.name} ended ({reason}); starting it again in {pause:.0f} s")
@@ -119,14 +120,14 @@ class Launcher:
         name = f"{node.slot.name}@%h"
         python = [sys.executable, "-P", "-W", ROOT_WARNING]
         celery = [*python, "-m", "celery", "--quiet", "-A", "workers.node", "worker", "-n", name]
-        quiet = ["-Q", QUEUE, "--without-gossip", "--without-mingle", "-l", "WARNING"]
+        options = ["-I", TASKS, "-Q", QUEUE, "--without-gossip", "--without-mingle", "-l", "WARNING"]
         with contextlib.ExitStack() as stack:
             output = None
             if self._log_folder is not None:
                 self._log_folder.mkdir(parents=True, exist_ok=True)
                 output = stack.enter_context((self._log_folder / f"{node.slot.name}.log").open("ab"))
             node.process = subprocess.Popen(
-                with_parent([*celery, *quiet]),
+                with_parent([*celery, *options]),
                 cwd=home,
                 env=self._environment(node.slot),
                 stdin=subprocess.DEVNULL,

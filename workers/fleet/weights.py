@@ -70,8 +70,10 @@ def _from_hub(model: str, state_dir: Path) -> Path:
         raise Unreachable(
             f"no model {model} on the Hub, or not for you: check the name, run hf auth login, {local}"
         ) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        reason = "the Hub cannot be reached" if isinstance(error, errors.LocalEntryNotFoundError) else str(error)
+    except Exception as error:  # what its HTTP library raises is no business of ours
+        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            reason = "the Hub cannot be reached"
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise Unreachable(
             f"cannot download {model}: {reason.splitlines()[0]}{offline}; check the network, {local}"

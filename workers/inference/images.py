@@ -71,7 +71,7 @@ Image.MAX_IMAGE_PIXELS = None
 class ReadRules:
     """What may be opened, and how its axes are read.
 
-    With a `root`, paths below it only. Symbolic links that leave it are refused, unless `follow_symlinks`.
+    With an (absolute) `root`, paths below it only. Symbolic links that leave it are refused, unless `follow_symlinks`.
     Sizes are those in the file: `max_pixels` of width x height, `max_bytes` of the file, `min_side` pixels.
     """
 

@@ -120,7 +120,7 @@ class Sam3Segmenter:
     @torch.inference_mode()
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
         """One run of the vision encoder; the heads run once for the first prompt of all rows, once for the second of
-        those rows that have one, and so on, so memory does not grow with the number of prompts."""
+        those rows that have one, and so on: only what is kept takes more memory with more prompts."""
         vision = self._model.get_vision_features(self._to_device(batch))
         kept: list[list[_Kept]] = [[] for _ in batch]
         for number in range(max(map(len, prompts))):
@@ -140,13 +140,8 @@ class Sam3Segmenter:
         """Text features and attention mask, one row a prompt. The model accepts a missing mask, and then attends to
         the padding."""
         features, attention_masks = zip(*map(self._text_features, prompts), strict=True)
-        if len(set(prompts)) == 1:
-            rows = len(prompts)
-            expanded = features[0].expand(rows, -1, -1), attention_masks[0].expand(rows, -1)
-        else:
-            expanded = torch.cat(features), torch.cat(attention_masks)
         # forward() reads `.pooler_output`, though its signature says tensor.
-        return BaseModelOutputWithPooling(pooler_output=expanded[0]), expanded[1]
+        return BaseModelOutputWithPooling(pooler_output=torch.cat(features)), torch.cat(attention_masks)
 
     @torch.inference_mode()
     def postprocess(self, raw: _Raw, options: Options) -> list[tuple[Found, ...]]:
@@ -273,6 +268,9 @@ def _check_folder(folder: Path) -> None:
         raise ModelUnusable(f"model {folder}: a {kind} model, not SAM3")
     if not _weight_files(folder):
         raise ModelUnusable(f"model {folder}: no weights there (model.safetensors)")
+    # Without its files the library quietly makes a tokenizer that knows no words.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ModelUnusable(f"model {folder}: no tokenizer there (tokenizer.json)")
 
 
 def _weight_files(folder: Path) -> list[Path]:

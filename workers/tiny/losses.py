@@ -36,7 +36,7 @@ class Layers:
     """What the decoder layers said in the latest forward call; filled by `listen`.
 
     hidden (layers, pairs, queries, width), boxes (layers, pairs, queries, 4) as centre and size,
-    logits (layers, pairs, queries), presence (layers, pairs, 1), pixels (pairs, width, side, side).
+    logits (layers, pairs, queries), presence (layers, pairs, 1), pixels (pairs, width, side, side); all float32.
     """
 
     heard: dict[str, Any] = field(default_factory=dict)
@@ -53,15 +53,15 @@ def listen(model: Sam3Model) -> Iterator[Layers]:
 
     def decoder(_module: object, _inputs: object, output: Any) -> None:
         offsets = model.detr_decoder.box_head(output.intermediate_hidden_states)
-        layers.heard["hidden"] = output.intermediate_hidden_states
-        layers.heard["boxes"] = (torch.logit(output.reference_boxes, eps=1e-3) + offsets).sigmoid()
-        layers.heard["presence"] = output.presence_logits
+        layers.heard["hidden"] = output.intermediate_hidden_states.float()
+        layers.heard["boxes"] = (torch.logit(output.reference_boxes, eps=1e-3) + offsets).sigmoid().float()
+        layers.heard["presence"] = output.presence_logits.float()
 
     def scoring(_module: object, _inputs: object, output: Tensor) -> None:
-        layers.heard["logits"] = output.squeeze(-1)
+        layers.heard["logits"] = output.squeeze(-1).float()
 
     def projection(_module: object, _inputs: object, output: Tensor) -> None:
-        layers.heard["pixels"] = output
+        layers.heard["pixels"] = output.float()
 
     handles = [
         model.detr_decoder.register_forward_hook(decoder),

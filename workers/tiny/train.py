@@ -37,6 +37,7 @@ class Settings:
     warm_up: int = 200  # steps
     decay: float = 1e-4
     clip: float = 1.0
+    bfloat16: bool = True  # inside the model; weights, losses and optimiser stay float32
     steps: int | None = None
     minutes: float | None = None
     log_every: int = 50  # steps
@@ -107,7 +108,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_at(self.step, self.seconds)
         inputs = encode(batch.prompts, self.processor.tokenizer)
-        semantic = forward(self.model, pixels(batch), inputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
+            semantic = forward(self.model, pixels(batch), inputs).float()
         parts = losses.losses(self.model, layers, semantic, truths(batch))
         total = torch.stack(list(parts.values())).sum()
         self.optimizer.zero_grad()

@@ -105,8 +105,10 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("run_id", "number"),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("chunk", schema=None) as batch_op:
+        batch_op.create_index("ix_chunk_lease", ["state", "lease_until"], unique=False)
         batch_op.create_index("ix_chunk_state", ["run_id", "state", "number"], unique=False)
 
     op.create_table(
@@ -220,6 +222,7 @@ def downgrade() -> None:
     op.drop_table("prompt")
     with op.batch_alter_table("chunk", schema=None) as batch_op:
         batch_op.drop_index("ix_chunk_state")
+        batch_op.drop_index("ix_chunk_lease")
 
     op.drop_table("chunk")
     op.drop_table("worker")

@@ -1,0 +1,131 @@
+"""Eight processes commit to SQLite, alone and beside an enqueue of 200,000 rows: do they keep half of their rate?
+
+Run as `python -m benchmarks.sqlite_contention`. Committers never wait for a model, so this is harder than life:
+a real worker commits a few times a second. Prints commits a second, the ratio, and how many commits met an error.
+"""
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import click
+
+from db import intake, leases, presence
+from db.intake import Frozen, NewRow, Source
+from db.leases import FoundInstance, ImageDone, PromptResult
+from db.migrate import ensure_schema
+from db.session import Sessions, connect, write
+from producer.enqueue import Request, record
+from producer.manifest import CsvManifest
+from workers.processes import this_process
+
+COMMITTERS = 8
+BATCH = 8  # images of one commit
+INSTANCES = 3  # of each image
+RLE = os.urandom(1500)  # about what a portrait's mask takes
+FROZEN = Frozen("fake", 0.5, 0.5, 0.3, "library", "exif")
+
+
+@click.command()
+@click.option("--rows", default=200_000, show_default=True)
+@click.option("--seconds", default=15.0, show_default=True, help="Length of the measurement without an enqueue.")
+def main(rows: int, seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        alone = measure(Path(folder) / "alone", lambda sessions: time.sleep(seconds))
+        beside = measure(Path(folder) / "beside", lambda sessions: enqueue(sessions, Path(folder), rows))
+    kept = beside["commits_per_second"] / alone["commits_per_second"]
+    print(json.dumps({"alone": alone, "beside_enqueue": beside, "rows": rows, "kept": round(kept, 2)}, indent=2))
+
+
+def measure(folder: Path, meanwhile: object) -> dict[str, float]:
+    """Commits a second of all committers while `meanwhile(sessions)` runs."""
+    assert callable(meanwhile)
+    folder.mkdir()
+    url = f"sqlite:///{folder / 'sam3.db'}"
+    sessions = connect(url)
+    ensure_schema(sessions)
+    run_id = make_run(sessions)
+    go, stop = multiprocessing.Event(), multiprocessing.Event()
+    counts: Queue[tuple[int, int, float]] = multiprocessing.Queue()
+    processes = [
+        multiprocessing.Process(target=commit_on_and_on, args=(url, run_id, number, (go, stop), counts))
+        for number in range(COMMITTERS)
+    ]
+    for process in processes:
+        process.start()
+    time.sleep(2)  # until all have claimed
+    go.set()
+    began = time.monotonic()
+    meanwhile(sessions)
+    took = time.monotonic() - began
+    stop.set()
+    told = [counts.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    return {
+        "seconds": round(took, 1),
+        "commits_per_second": round(sum(commits for commits, _, _ in told) / took, 1),
+        "errors": sum(errors for _, errors, _ in told),
+        "longest_commit_seconds": round(max(longest for _, _, longest in told), 2),
+    }
+
+
+def make_run(sessions: Sessions) -> int:
+    """A run with one chunk a committer, each far larger than will be needed."""
+    source = Source("/none.csv", "path", ("path",), "/", False, False)
+    run_id = write(sessions, intake.create_run, "busy", source, FROZEN, ["person"], 1000)
+    for slice_ in range(COMMITTERS * 20):
+        rows = [NewRow(f"{slice_}/{number}.jpg") for number in range(1000)]
+        write(sessions, intake.add_rows, run_id, slice_ * 1000, rows)
+    write(sessions, intake.finish_load, run_id, None)
+    write(sessions, leases.ring_pending, run_id, COMMITTERS * 20)
+    return run_id
+
+
+def commit_on_and_on(
+    url: str, run_id: int, number: int, signals: tuple[Event, Event], counts: "Queue[tuple[int, int, float]]"
+) -> None:
+    go, stop = signals
+    sessions = connect(url)
+    worker = write(sessions, presence.register, f"gpu{number}@bench", this_process())
+    write(sessions, presence.report, worker, state="running")
+    commits, errors, longest = 0, 0, 0.0
+    go.wait()
+    chunk_id = number + 1
+    while not stop.is_set() and (claim := write(sessions, leases.claim, run_id, chunk_id, worker)):
+        for first in range(0, len(claim.images), BATCH):
+            outcomes = [
+                ImageDone(image.id, 1024, 1024, (PromptResult(image.prompt_ids[0], 0.9, False, masks()),))
+                for image in claim.images[first : first + BATCH]
+            ]
+            began = time.monotonic()
+            try:
+                write(sessions, leases.commit, claim, outcomes)
+                commits += 1
+            except Exception as error:
+                print(f"committer {number}: {error}")
+                errors += 1
+            longest = max(longest, time.monotonic() - began)
+            if stop.is_set():
+                break
+        chunk_id += COMMITTERS
+    counts.put((commits, errors, longest))
+
+
+def masks() -> tuple[FoundInstance, ...]:
+    return tuple(FoundInstance(0.9, (0.0, 0.0, 9.0, 9.0), 81, RLE) for _ in range(INSTANCES))
+
+
+def enqueue(sessions: Sessions, folder: Path, rows: int) -> None:
+    csv = folder / "images.csv"
+    csv.write_text("path\n" + "".join(f"images/{number:08}.jpg\n" for number in range(rows)))
+    record(sessions, CsvManifest(csv), Request("large", ("person",), FROZEN), lambda read, of: None)
+
+
+if __name__ == "__main__":
+    main()

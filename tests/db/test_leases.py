@@ -1,0 +1,420 @@
+"""The state machine of a chunk, on SQLite and on PostgreSQL."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from sqlalchemy import func, select
+
+from db import leases, runs
+from db.leases import LeaseLost, ModelUsed
+from db.models import Result
+from db.session import Sessions, reading, write
+from tests.db import scenario
+from tests.db.scenario import claim, done, failed, load, numbered
+
+
+def test_a_chunk_is_claimed_once_however_many_ask(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    [rung] = write(sessions, leases.ring_pending, run_id, 10)
+    start = Barrier(8)
+
+    def ask(worker_id: int) -> leases.Claim | None:
+        start.wait()
+        return write(sessions, leases.claim, run_id, rung.chunk_id, worker_id)
+
+    with ThreadPoolExecutor(8) as threads:
+        claims = [one for one in threads.map(ask, range(1, 9)) if one is not None]
+
+    [held] = claims
+    assert held.fence == 1
+    assert [image.path for image in held.images] == ["000001.jpg", "000002.jpg", "000003.jpg", "000004.jpg"]
+    assert scenario.run(sessions, run_id).started_at is not None
+
+
+def test_a_doorbell_says_what_is_in_the_chunk(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(6))
+
+    first, second = write(sessions, leases.ring_pending, run_id, 10)
+
+    assert first == leases.Rung(run_id, "faces", first.chunk_id, number=1, ring=1, images=4, first_path="000001.jpg")
+    assert second == leases.Rung(run_id, "faces", second.chunk_id, number=2, ring=1, images=2, first_path="000005.jpg")
+
+
+def test_no_more_doorbells_are_rung_than_asked_for_and_none_twice(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(12))
+
+    assert [one.number for one in write(sessions, leases.ring_pending, run_id, 2)] == [1, 2]
+    assert [one.number for one in write(sessions, leases.ring_pending, run_id, 2)] == [3]
+    assert write(sessions, leases.ring_pending, run_id, 2) == []
+
+
+def test_two_dispatchers_at_once_ring_different_chunks(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(80))
+    start = Barrier(4)
+
+    def ring(_: int) -> list[int]:
+        start.wait()
+        return [one.chunk_id for _ in range(3) for one in write(sessions, leases.ring_pending, run_id, 3)]
+
+    with ThreadPoolExecutor(4) as threads:
+        rung = [chunk_id for ids in threads.map(ring, range(4)) for chunk_id in ids]
+
+    assert len(rung) == len(set(rung))
+
+
+def test_a_lost_doorbell_is_rung_again_once(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    [rung] = write(sessions, leases.ring_pending, run_id, 1)
+
+    [again] = write(sessions, leases.ring_again, rung.chunk_id, rung.ring)
+
+    assert again.ring == 2
+    assert write(sessions, leases.ring_again, rung.chunk_id, rung.ring) == []
+    with reading(sessions) as session:
+        assert leases.queued_doorbells(session) == [(rung.chunk_id, 2)]
+
+
+def test_a_running_chunk_is_not_rung_again(sessions: Sessions) -> None:
+    held = claim(sessions, load(sessions, numbered(4)))
+
+    assert write(sessions, leases.ring_again, held.chunk_id, 1) == []
+
+
+def test_an_unclaimed_chunk_handed_back_is_rung_with_the_next_number(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    [rung] = write(sessions, leases.ring_pending, run_id, 1)
+
+    assert write(sessions, leases.unqueue, rung.chunk_id)
+
+    assert not write(sessions, leases.unqueue, rung.chunk_id)
+    [again] = write(sessions, leases.ring_pending, run_id, 1)
+    assert again.ring == 2
+
+
+def test_all_doorbells_are_rung_anew_after_the_broker_lost_them(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(12))
+    held = claim(sessions, run_id)
+    write(sessions, leases.ring_pending, run_id, 1)
+
+    assert write(sessions, leases.forget_doorbells) == 1
+
+    assert [one.number for one in write(sessions, leases.ring_pending, run_id, 10)] == [2, 3]
+    assert scenario.chunk(sessions, held.chunk_id).state == "running"
+
+
+def test_a_chunk_that_was_not_rung_cannot_be_claimed(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    [one] = scenario.chunks(sessions, run_id)
+
+    assert write(sessions, leases.claim, run_id, one.id, 1) is None
+
+
+def test_a_doorbell_with_the_wrong_run_claims_nothing(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    [rung] = write(sessions, leases.ring_pending, run_id, 1)
+
+    assert write(sessions, leases.claim, run_id + 1, rung.chunk_id, 1) is None
+
+
+def test_a_batch_is_recorded_once_and_counted(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    one, two, three, four = held.images
+
+    assert not scenario.commit(sessions, held, [done(one, 0.9, 0.6, 0.4), done(two, 0.4)])
+    assert scenario.commit(sessions, held, [done(three), failed(four, "truncated")])
+
+    ended = scenario.chunk(sessions, held.chunk_id)
+    assert ended.state == "done"
+    assert (ended.segmented, ended.empty, ended.failed, ended.instances) == (1, 2, 1, 2)
+    assert scenario.run(sessions, run_id).state == "done"
+    assert scenario.states(sessions, run_id) == ["done", "done", "done", "failed"]
+    assert scenario.images(sessions, run_id)[3].error == "000004.jpg: cannot be read"
+
+
+def test_the_same_batch_committed_twice_is_a_lost_lease_and_counts_once(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    batch = [done(image, 0.9) for image in held.images[:2]]
+    scenario.commit(sessions, held, batch)
+
+    with pytest.raises(LeaseLost):
+        scenario.commit(sessions, held, batch)
+
+    assert scenario.chunk(sessions, held.chunk_id).segmented == 2
+
+
+def test_a_batch_with_an_image_of_another_chunk_leaves_nothing(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(8))
+    mine, other = claim(sessions, run_id), claim(sessions, run_id)
+
+    with pytest.raises(LeaseLost):
+        scenario.commit(sessions, mine, [done(mine.images[0], 0.9), done(other.images[0], 0.9)])
+
+    assert _results(sessions) == 0
+
+
+def test_the_next_claim_takes_only_what_is_pending(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
+    write(sessions, leases.release, held)
+
+    again = claim(sessions, run_id)
+
+    assert again.fence == 2
+    assert [image.row for image in again.images] == [2, 3, 4]
+
+
+def test_a_commit_after_the_lease_is_over_leaves_nothing(sessions: Sessions) -> None:
+    held = claim(sessions, load(sessions, numbered(4)))
+    scenario.lease_runs_out(sessions, held)
+
+    with pytest.raises(LeaseLost):
+        scenario.commit_all(sessions, held, 0.9)
+
+    assert _results(sessions) == 0
+
+
+def test_a_commit_after_the_chunk_was_taken_back_leaves_nothing(sessions: Sessions) -> None:
+    held = claim(sessions, load(sessions, numbered(4)))
+    scenario.take_back(sessions, held)
+
+    with pytest.raises(LeaseLost):
+        scenario.commit_all(sessions, held, 0.9)
+
+    assert _results(sessions) == 0
+
+
+def test_an_old_owner_cannot_touch_the_chunk_of_the_next(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    old = claim(sessions, run_id, worker_id=1)
+    scenario.take_back(sessions, old)
+    new = claim(sessions, run_id, worker_id=2)
+
+    with pytest.raises(LeaseLost):
+        scenario.commit_all(sessions, old, 0.9)
+    assert not write(sessions, leases.heartbeat, old)
+    assert not write(sessions, leases.release, old)
+    assert not write(sessions, leases.fail_attempt, old, "boom")
+
+    assert scenario.commit_all(sessions, new, 0.9)
+
+
+def test_a_commit_into_a_cancelled_run_leaves_nothing(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    assert write(sessions, runs.cancel_run, run_id)
+
+    with pytest.raises(LeaseLost):
+        scenario.commit_all(sessions, held, 0.9)
+
+    assert _results(sessions) == 0
+    assert not write(sessions, leases.heartbeat, held)
+
+
+def test_a_heartbeat_renews_the_lease_even_when_it_is_just_over(sessions: Sessions) -> None:
+    held = claim(sessions, load(sessions, numbered(4)))
+    scenario.lease_runs_out(sessions, held)
+
+    assert write(sessions, leases.heartbeat, held)
+
+    assert not scenario.running(sessions)[0].lease_over
+    assert scenario.commit_all(sessions, held, 0.9)
+
+
+def test_a_commit_renews_the_lease(sessions: Sessions) -> None:
+    held = claim(sessions, load(sessions, numbered(4)))
+    before = scenario.chunk(sessions, held.chunk_id).lease_until
+
+    write(sessions, leases.commit, held, [done(held.images[0], 0.9)], 1000.0)
+
+    after = scenario.chunk(sessions, held.chunk_id).lease_until
+    assert before is not None
+    assert after is not None
+    assert after - before > 900
+
+
+def test_a_released_chunk_gets_its_attempt_back_and_is_due_at_once(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+
+    assert write(sessions, leases.release, held, "the disk is full")
+
+    released = scenario.chunk(sessions, held.chunk_id)
+    assert (released.state, released.attempts, released.releases) == ("pending", 0, 1)
+    assert released.error == "the disk is full"
+    assert claim(sessions, run_id).fence == 2
+
+
+def test_the_tenth_release_in_a_row_rests_for_five_minutes(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    for _ in range(9):
+        write(sessions, leases.release, claim(sessions, run_id))
+    [one] = scenario.chunks(sessions, run_id)
+    assert scenario.rests_for(sessions, one.id) == 0
+
+    write(sessions, leases.release, claim(sessions, run_id))
+
+    assert scenario.rests_for(sessions, one.id) == 300
+    assert scenario.try_claim(sessions, run_id) is None
+    scenario.rest_is_over(sessions, one.id)
+    assert claim(sessions, run_id).fence == 11
+
+
+def test_a_commit_between_releases_starts_the_count_again(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    for _ in range(9):
+        write(sessions, leases.release, claim(sessions, run_id))
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
+
+    write(sessions, leases.release, held)
+
+    assert scenario.rests_for(sessions, held.chunk_id) == 0
+
+
+def test_an_unexpected_error_is_tried_again_later_and_later_then_fails_the_pending_images(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
+    write(sessions, leases.release, held)
+    for seconds in (5, 10, 20, 40):
+        write(sessions, leases.fail_attempt, claim(sessions, run_id), "ValueError: boom")
+        assert scenario.rests_for(sessions, held.chunk_id) == seconds
+        assert scenario.chunk(sessions, held.chunk_id).error == "ValueError: boom"
+        scenario.rest_is_over(sessions, held.chunk_id)
+
+    write(sessions, leases.fail_attempt, claim(sessions, run_id), "ValueError: boom")
+
+    assert scenario.chunk(sessions, held.chunk_id).state == "failed"
+    assert [image.error_class for image in scenario.images(sessions, run_id)] == [None] + ["internal"] * 3
+    assert scenario.run(sessions, run_id).state == "done"
+
+
+def test_an_attempt_that_fails_after_a_commit_rests_as_after_a_first_failure(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
+
+    write(sessions, leases.fail_attempt, held, "ValueError: boom")
+
+    assert scenario.rests_for(sessions, held.chunk_id) == 5
+
+
+@pytest.mark.parametrize(("crashed", "error_class"), [(True, "crashed"), (False, "gave_up")])
+def test_the_first_crash_is_free_later_ones_rest_and_the_fifth_gives_up(
+    sessions: Sessions, crashed: bool, error_class: str
+) -> None:
+    run_id = load(sessions, numbered(4))
+    [one] = scenario.chunks(sessions, run_id)
+    for seconds in (0, 10, 20, 40):
+        scenario.take_back(sessions, claim(sessions, run_id), crashed=crashed)
+        assert scenario.rests_for(sessions, one.id) == seconds
+        scenario.rest_is_over(sessions, one.id)
+
+    scenario.take_back(sessions, claim(sessions, run_id), crashed=crashed)
+
+    assert scenario.chunk(sessions, one.id).state == "failed"
+    assert {image.error_class for image in scenario.images(sessions, run_id)} == {error_class}
+    assert scenario.run(sessions, run_id).state == "done"
+
+
+def test_a_crash_after_a_commit_is_a_first_crash_again(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    for _ in range(3):
+        held = claim(sessions, run_id)
+        scenario.take_back(sessions, held)
+        scenario.rest_is_over(sessions, held.chunk_id)
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
+
+    scenario.take_back(sessions, held)
+
+    assert scenario.rests_for(sessions, held.chunk_id) == 0
+    again = scenario.chunk(sessions, held.chunk_id)
+    assert (again.attempts, again.crashes) == (0, 1)
+
+
+def test_no_back_off_is_longer_than_five_minutes() -> None:
+    assert [leases.back_off(failures) for failures in (1, 2, 3, 7, 60)] == [5, 10, 20, 300, 300]
+
+
+def test_the_chunk_of_a_dead_owner_is_taken_back_before_its_lease_is_over(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id, worker_id=3)
+    [found] = scenario.running(sessions)
+    assert (found.owner_id, found.fence, found.lease_over) == (3, 1, False)
+
+    assert write(sessions, leases.take_back, found, crashed=True)
+
+    assert not write(sessions, leases.take_back, found, crashed=True)
+    assert scenario.chunk(sessions, held.chunk_id).state == "pending"
+
+
+def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(sessions: Sessions) -> None:
+    held = claim(sessions, load(sessions, numbered(4)))
+    scenario.lease_runs_out(sessions, held)
+    [found] = scenario.running(sessions)
+    assert found.lease_over
+    write(sessions, leases.heartbeat, held)
+
+    assert not write(sessions, leases.take_back, found, crashed=False)
+
+
+def test_a_chunk_claimed_again_meanwhile_is_not_taken_back(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    [found] = scenario.running(sessions)
+    write(sessions, leases.release, held)
+    claim(sessions, run_id)
+
+    assert not write(sessions, leases.take_back, found, crashed=True)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer: no same moment
+def test_two_last_chunks_that_end_at_the_same_moment_end_the_run(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(8))
+    one, two = claim(sessions, run_id), claim(sessions, run_id)
+    with ThreadPoolExecutor(1) as other, sessions.begin() as session:
+        assert leases.commit(session, one, [done(image, 0.9) for image in one.images])
+        # It cannot see the first chunk's end, which is not committed yet, and waits for it.
+        second = other.submit(scenario.commit_all, sessions, two, 0.9)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        session.commit()
+        assert second.result(timeout=10)
+
+    assert scenario.run(sessions, run_id).state == "done"
+
+
+def test_many_workers_end_a_run_together(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(40), chunk_size=2)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: scenario.work_off(sessions, run_id, 0.9), range(4)))
+
+    assert scenario.run(sessions, run_id).state == "done"
+    assert scenario.states(sessions, run_id) == ["done"] * 40
+
+
+def test_the_first_worker_freezes_its_model_and_the_next_sees_it(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(1))
+    first, second = ModelUsed("main", "abc", "fp32"), ModelUsed(None, "def", "bf16")
+
+    assert write(sessions, leases.agree_on_model, run_id, first) == first
+    assert write(sessions, leases.agree_on_model, run_id, second) == first
+
+
+def test_rows_with_their_own_prompts_are_claimed_with_them(sessions: Sessions) -> None:
+    run_id = load(sessions, [*numbered(1), numbered(2)[1]._replace(prompts=("dog", "cat"))], prompts=("person",))
+    held = claim(sessions, run_id)
+
+    assert [len(image.prompt_ids) for image in held.images] == [1, 2]
+    assert scenario.commit_all(sessions, held, 0.9)
+
+
+def _results(sessions: Sessions) -> int:
+    with reading(sessions) as session:
+        return session.execute(select(func.count()).select_from(Result)).scalar_one()

@@ -1,0 +1,240 @@
+"""How databases are opened, read and written: on SQLite and on PostgreSQL."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from db import session as database
+from db.models import Chunk, Run
+from db.session import DatabaseUnusable, Sessions, connect, describe_failure, file_system, now, reading, write
+from tests.db import scenario
+from tests.db.processes import run_together
+from tests.db.scenario import load, numbered
+
+# Reads the counter and writes one more: the second of two that do so at once would be refused by SQLite if both had
+# begun as readers.
+COUNT_UP = """
+import sys
+from sqlalchemy import select, update
+from db.models import Run
+from db.session import connect, write
+
+def up(session):
+    images = session.execute(select(Run.images)).scalar_one()
+    session.execute(update(Run).values(images=images + 1))
+
+sessions = connect(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(50):
+    write(sessions, up)
+"""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_four_processes_that_read_then_write_never_find_sqlite_locked(database_url: str, sessions: Sessions) -> None:
+    scenario.create(sessions)
+
+    run_together(4, COUNT_UP, database_url)
+
+    with sessions.begin() as session:
+        assert session.execute(select(Run.images)).scalar_one() == 200
+        session.execute(update(Run).values(images=0))  # what its rows say
+
+
+def test_several_may_open_a_new_sqlite_database_at_once(tmp_path: Path) -> None:
+    files, threads = 60, 4  # SQLite itself refuses about one of a hundred
+    together = Barrier(threads)
+
+    def open_new(turn: int) -> None:
+        sessions = connect(f"sqlite:///{tmp_path / f'{turn // threads}.db'}")
+        together.wait()
+        with sessions.begin() as session:
+            session.execute(text("SELECT 1"))
+        sessions.kw["bind"].dispose()
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(open_new, range(files * threads)))
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_reader_does_not_wait_for_the_writer_and_sees_one_state(sessions: Sessions) -> None:
+    run_id = scenario.create(sessions)
+    with sessions.begin() as writer:
+        writer.execute(update(Run).values(images=7))
+        with reading(sessions) as reader:
+            assert scenario.run(sessions, run_id).images == 0
+            assert reader.execute(select(Run.images)).scalar_one() == 0
+            writer.commit()
+            assert reader.execute(select(Run.images)).scalar_one() == 0
+    with sessions.begin() as writer:
+        writer.execute(update(Run).values(images=0))
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_slow_reader_is_not_thrown_out_by_postgresql_but_a_writer_is(sessions: Sessions) -> None:
+    limits = text("SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')")
+    with reading(sessions) as session:
+        assert session.execute(limits).one() == ("0", "0")
+    with sessions() as session:
+        assert session.execute(limits).one() == ("1min", "1min")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_of_two_transactions_in_a_deadlock_one_is_repeated(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(8))
+    first, second = [chunk.id for chunk in scenario.chunks(sessions, run_id)]
+    both_hold_one = Barrier(2)
+    tries: list[int] = []
+
+    def lock(session: Session, one: int, other: int) -> None:
+        tries.append(one)
+        session.execute(update(Chunk).where(Chunk.id == one).values(error="locked"))
+        if len(tries) <= 2:
+            both_hold_one.wait(10)
+        session.execute(update(Chunk).where(Chunk.id == other).values(error="locked"))
+
+    with ThreadPoolExecutor(2) as threads:
+        forth = threads.submit(write, sessions, lock, first, second)
+        back = threads.submit(write, sessions, lock, second, first)
+        forth.result(20)
+        back.result(20)
+
+    assert len(tries) == 3
+
+
+def test_other_errors_are_not_repeated(sessions: Sessions) -> None:
+    tries: list[int] = []
+
+    def work(session: Session) -> None:
+        tries.append(1)
+        session.execute(text("SELECT * FROM nothing"))
+
+    with pytest.raises(DBAPIError):
+        write(sessions, work)
+
+    assert len(tries) == 1
+
+
+def test_nothing_of_a_transaction_that_raises_is_kept(sessions: Sessions) -> None:
+    run_id = scenario.create(sessions)
+
+    def work(session: Session) -> None:
+        session.execute(update(Run).values(images=7))
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write(sessions, work)
+
+    assert scenario.run(sessions, run_id).images == 0
+
+
+def test_the_clock_is_the_seconds_since_1970_and_moves_inside_a_transaction(sessions: Sessions) -> None:
+    with sessions() as session:
+        first = session.execute(select(now())).scalar_one()
+        time.sleep(0.02)
+        second = session.execute(select(now())).scalar_one()
+
+    assert abs(first - time.time()) < 5
+    assert 0.01 < second - first < 5
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "is not a database URL"),
+        ("/data/sam3.db", "is not a database URL"),
+        ("postgresql://me:secret@host:port/sam3", "is not a database URL"),
+        ("mysql://me:secret@host/sam3", "names mysql; only sqlite and postgresql"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(DatabaseUnusable, match=says) as refused:
+        connect(url)
+
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@127.0.0.1:1/sam3",
+        "postgresql://127.0.0.1:1/sam3?user=me&password=secret",
+    ],
+)
+def test_a_server_that_does_not_answer_is_described_without_the_password(url: str) -> None:
+    sessions = connect(url)
+
+    with sessions() as session, pytest.raises(OperationalError) as failed:
+        session.connection()
+
+    said = describe_failure(failed.value, url)
+    assert "secret" not in said
+    assert "127.0.0.1:1/sam3" in said
+    assert "\n" not in said
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DatabaseUnusable, match="cannot make the database's folder"):
+        connect(f"sqlite:///{tmp_path / 'file' / 'sam3.db'}")
+
+
+def test_sqlite_makes_its_folder(tmp_path: Path) -> None:
+    connect(f"sqlite:///{tmp_path / 'new' / 'folder' / 'sam3.db'}")
+
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
+MOUNTS = r"""
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:5 / /mnt rw shared:2 - tmpfs tmpfs rw
+31 30 0:40 / /mnt/team\040photos rw shared:3 - nfs4 server:/photos rw
+32 30 0:41 / /mnt/gluster rw - fuse.glusterfs server:/volume rw
+33 22 0:42 / /mnt/home-disk rw master:1 - ext4 /dev/sdb1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/data/sam3.db", "ext4"),
+        ("/mnt/sam3.db", "tmpfs"),
+        ("/mnt/team photos/a/sam3.db", "nfs4"),
+        ("/mnt/team photos 2/sam3.db", "tmpfs"),
+        ("/mnt/gluster/sam3.db", "fuse.glusterfs"),
+    ],
+)
+def test_the_file_system_of_a_path_is_that_of_the_deepest_mount(
+    path: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: MOUNTS.strip())
+
+    assert file_system(Path(path)) == kind
+
+
+@pytest.mark.parametrize("folder", ["/mnt/team photos", "/mnt/gluster"])
+def test_sqlite_on_a_network_file_system_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: MOUNTS.strip())
+
+    with pytest.raises(DatabaseUnusable, match="SQLite needs a local disk"):
+        connect(f"sqlite:///{folder}/sam3.db")
+
+
+def test_this_machines_own_file_systems_are_known(tmp_path: Path) -> None:
+    if Path("/proc/self/mountinfo").exists():
+        assert file_system(tmp_path)
+
+
+def test_a_process_opens_no_more_connections_than_it_may(postgresql_url: str) -> None:
+    sessions = database.connect(postgresql_url, connections=2)
+    assert sessions.kw["bind"].pool.size() == 2
+    assert sessions.kw["bind"].pool._max_overflow == 0
+    sessions.kw["bind"].dispose()

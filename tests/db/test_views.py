@@ -1,0 +1,231 @@
+"""What status, workers and exports read, on SQLite and on PostgreSQL."""
+
+import pytest
+from sqlalchemy import update
+
+from db import intake, leases, presence, views
+from db.intake import NewRow
+from db.models import Run
+from db.session import Sessions, now, reading, write
+from db.views import ErrorLine, ExportedImage, ImageCounts
+from tests.db import scenario
+from tests.db.scenario import REJECTED, claim, done, failed, load, numbered, rows
+
+
+def test_progress_counts_every_state(sessions: Sessions) -> None:
+    run_id = load(sessions, [*numbered(12), *numbered(2), REJECTED])
+    held = claim(sessions, run_id)
+    one, two, three, four = held.images
+    scenario.commit(sessions, held, [done(one, 0.9, 0.8), done(two), failed(three), done(four, 0.4)])
+    claim(sessions, run_id)
+
+    with reading(sessions) as session:
+        progress = views.progress(session, run_id)
+
+    assert progress.images == ImageCounts(
+        total=15, pending=8, segmented=1, empty=2, failed=1, cancelled=0, duplicate=2, rejected=1
+    )
+    assert progress.chunks == {"pending": 1, "queued": 0, "running": 1, "done": 2, "failed": 0, "cancelled": 0}
+    assert (progress.run, progress.state, progress.instances) == ("faces", "active", 2)
+    assert progress.images_per_second is None
+    assert progress.eta_seconds is None
+
+
+def test_progress_of_a_run_without_chunks_is_all_zero(sessions: Sessions) -> None:
+    run_id = scenario.create(sessions)
+
+    with reading(sessions) as session:
+        progress = views.progress(session, run_id)
+
+    assert progress.images == ImageCounts(0, 0, 0, 0, 0, 0, 0, 0)
+    assert (progress.state, progress.next_retry_seconds) == ("loading", None)
+
+
+def test_the_rate_of_an_active_run_is_the_sum_of_its_live_workers(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    for number, state in enumerate(["running", "running", "idle"], start=1):
+        does = {"state": state, "run_id": run_id, "images_per_second": 2.0}
+        write(sessions, presence.report, scenario.worker(sessions, number), **does)
+
+    with reading(sessions) as session:
+        progress = views.progress(session, run_id)
+
+    assert (progress.images_per_second, progress.eta_seconds) == (4.0, 1.0)
+
+
+def test_the_rate_of_a_done_run_is_the_mean_over_its_time(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    scenario.work_off(sessions, run_id, 0.9)
+    with sessions.begin() as session:
+        session.execute(update(Run).values(started_at=now() - 10.0, finished_at=now() - 8.0))
+
+    with reading(sessions) as session:
+        progress = views.progress(session, run_id)
+
+    assert progress.images_per_second == pytest.approx(2.0, rel=0.1)
+    assert progress.eta_seconds is None
+
+
+def test_progress_says_when_the_first_resting_chunk_is_due(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    write(sessions, leases.fail_attempt, claim(sessions, run_id), "boom")
+
+    with reading(sessions) as session:
+        assert views.progress(session, run_id).next_retry_seconds == pytest.approx(5, abs=2)
+    scenario.rest_is_over(sessions, scenario.chunks(sessions, run_id)[0].id)
+    with reading(sessions) as session:
+        assert views.progress(session, run_id).next_retry_seconds is None
+
+
+def test_errors_are_listed_by_class_with_the_first_path(sessions: Sessions) -> None:
+    run_id = load(sessions, [*numbered(4), NewRow("bad", rejected=("bad_path", "the path leaves the root"))])
+    held = claim(sessions, run_id)
+    one, two, three, four = held.images
+    scenario.commit(sessions, held, [done(one), failed(two, "missing"), failed(three), failed(four, "missing")])
+    other = load(sessions, rows("x"), name="other")
+    of_other = claim(sessions, other)
+    scenario.commit(sessions, of_other, [failed(of_other.images[0], "missing")])
+
+    with reading(sessions) as session:
+        found = views.errors(session, run_id)
+
+    assert found == [
+        ErrorLine("missing", 2, "000002.jpg"),
+        ErrorLine("bad_path", 1, "bad"),
+        ErrorLine("truncated", 1, "000003.jpg"),
+    ]
+
+
+def test_a_run_view_has_its_settings_and_all_prompts(sessions: Sessions) -> None:
+    run_id = load(sessions, [*rows("a"), NewRow("b", prompts=("dog",))], prompts=("person", "car"))
+
+    with reading(sessions) as session:
+        view = views.run_view(session, run_id)
+        assert views.run_view(session, run_id + 1) is None
+
+    assert view is not None
+    assert (view.name, view.columns, view.threshold, view.images) == ("faces", ("path",), 0.5, 2)
+    assert list(view.prompts.values()) == ["person", "car", "dog"]
+    assert [view.prompts[id] for id in view.every_image] == ["person", "car"]
+
+
+def test_runs_models_and_work_left_are_listed(sessions: Sessions) -> None:
+    ended, active = load(sessions, rows("a"), name="one"), load(sessions, numbered(8), name="two")
+    scenario.work_off(sessions, ended, 0.9)
+
+    with reading(sessions) as session:
+        assert views.run_names(session) == ["one", "two"]
+        assert views.active_runs(session) == [active]
+        assert views.active_models(session) == ["tiny"]
+        assert views.work_left(session)
+        assert (views.live_chunks(session, ended), views.live_chunks(session, active)) == (0, 2)
+        assert views.queued_chunks(session) == 0
+
+    write(sessions, leases.ring_pending, active, 1)
+    with reading(sessions) as session:
+        assert (views.queued_chunks(session), views.queued_chunks(session, ended)) == (1, 0)
+    scenario.work_off(sessions, active)
+    write(sessions, leases.unqueue, scenario.chunks(sessions, active)[0].id)
+    scenario.work_off(sessions, active)
+    with reading(sessions) as session:
+        assert not views.work_left(session)
+
+
+def test_rows_are_exported_in_input_order_with_results_of_duplicates(sessions: Sessions) -> None:
+    run_id = load(sessions, [NewRow("a", {"label": "1"}), NewRow("b"), NewRow("a", {"label": "3"}), REJECTED])
+    held = claim(sessions, run_id)
+    a, b = held.images
+    scenario.commit(sessions, held, [done(a, 0.9, 0.4), failed(b)])
+
+    one, two, three, four = _exported(sessions, run_id, 0.5)
+
+    assert [(image.row, image.state) for image in (one, two, three, four)] == [
+        (1, "done"),
+        (2, "failed"),
+        (3, "duplicate"),
+        (4, "rejected"),
+    ]
+    assert (one.cells, three.cells) == ({"label": "1"}, {"label": "3"})
+    assert [instance.score for instance in one.results[0].instances] == [0.9]
+    assert three.results == one.results
+    assert (three.width, three.height) == (640, 480)
+    assert (two.error_class, two.results) == ("truncated", ())
+    assert four.error_class == "bad_path"
+
+
+def test_a_duplicate_of_a_failed_row_shows_its_error(sessions: Sessions) -> None:
+    run_id = load(sessions, rows("a", "a"))
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [failed(held.images[0], "missing")])
+
+    _, duplicate = _exported(sessions, run_id, 0.5)
+
+    assert (duplicate.state, duplicate.error_class, duplicate.results) == ("duplicate", "missing", ())
+
+
+@pytest.mark.parametrize(("min_score", "kept"), [(0.3, [0.9, 0.5, 0.3]), (0.5, [0.9, 0.5]), (0.95, [])])
+def test_an_export_keeps_instances_down_to_its_own_score(
+    sessions: Sessions, min_score: float, kept: list[float]
+) -> None:
+    run_id = load(sessions, rows("a"))
+    scenario.work_off(sessions, run_id, 0.9, 0.5, 0.3)
+
+    [image] = _exported(sessions, run_id, min_score)
+
+    assert [instance.score for instance in image.results[0].instances] == kept
+    assert image.results[0].presence == 0.9
+
+
+def test_results_come_in_the_order_of_the_prompts(sessions: Sessions) -> None:
+    run_id = load(sessions, [NewRow("a"), NewRow("b", prompts=("dog", "car"))], prompts=("person", "car"))
+    scenario.work_off(sessions, run_id, 0.9)
+    ids = write(sessions, intake.prompt_ids, run_id, ["person", "car", "dog"])
+
+    a, b = _exported(sessions, run_id, 0.5)
+
+    assert [result.prompt_id for result in a.results] == [ids["person"], ids["car"]]
+    assert [result.prompt_id for result in b.results] == [ids["dog"], ids["car"]]
+
+
+def test_more_rows_than_a_page_are_exported_each_once(sessions: Sessions) -> None:
+    count = views.PAGE_ROWS * 2 + 500
+    run_id = load(sessions, [*numbered(count - 1), *numbered(1)], chunk_size=512)
+    scenario.work_off(sessions, run_id, 0.9)
+
+    exported = _exported(sessions, run_id, 0.5)
+
+    assert [image.row for image in exported] == list(range(1, count + 1))
+    assert all(len(image.results) == 1 for image in exported)
+    assert exported[-1].state == "duplicate"
+
+
+def test_only_the_rows_asked_for_are_exported(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(9))
+
+    with reading(sessions) as session:
+        assert [image.row for image in views.exported_images(session, run_id, 0.5, rows=[7, 2])] == [2, 7]
+        assert list(views.exported_images(session, run_id, 0.5, rows=[])) == []
+
+
+def test_sample_rows_are_the_ones_worth_looking_at(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(6), chunk_size=6)
+    held = claim(sessions, run_id)
+    one, two, three, four, five, six = held.images
+    scenario.commit(
+        sessions,
+        held,
+        [done(one, 0.9), done(two, 0.8, 0.7, 0.6), done(three, 0.55, 0.4), done(four, 0.4), done(five), failed(six)],
+    )
+
+    with reading(sessions) as session:
+        assert views.sample_rows(session, run_id) == {
+            "most instances": [2, 1, 3],
+            "lowest score": [3, 2, 1],
+            "empty": [4, 5],
+            "failed": [6],
+        }
+
+
+def _exported(sessions: Sessions, run_id: int, min_score: float) -> list[ExportedImage]:
+    with reading(sessions) as session:
+        return list(views.exported_images(session, run_id, min_score))

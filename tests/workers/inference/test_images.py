@@ -1,0 +1,362 @@
+"""Every rule about files and formats, on real photographs and real damage."""
+
+import io
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+from skimage import data
+
+from workers.errors import ErrorClass
+from workers.inference.images import RGB, ReadRules, UnreadableImage, read_image
+
+RULES = ReadRules()
+Save = Callable[..., str]
+
+
+@pytest.fixture
+def cat(photographs: dict[str, RGB]) -> Image.Image:
+    """A photograph of 451 x 300."""
+    return Image.fromarray(photographs["chelsea"])
+
+
+def refusal(path: str | Path, rules: ReadRules = RULES) -> ErrorClass:
+    with pytest.raises(UnreadableImage) as refused:
+        read_image(str(path), rules)
+    assert refused.value.message
+    assert "\n" not in refused.value.message
+    return refused.value.error_class
+
+
+# Formats and modes
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
+def test_a_lossless_file_gives_its_pixels(cat: Image.Image, save: Save, name: str) -> None:
+    how = {"lossless": True} if name == "a.webp" else {}
+    assert np.array_equal(read_image(save(cat, name, **how), RULES), np.asarray(cat))
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_gives_what_pillow_gives(cat: Image.Image, save: Save, how: dict[str, bool]) -> None:
+    path = save(cat, "a.jpg", **how)
+    with Image.open(path) as image:
+        assert np.array_equal(read_image(path, RULES), np.asarray(image))
+
+
+def test_the_pixels_are_writable_rgb(cat: Image.Image, save: Save) -> None:
+    pixels = read_image(save(cat, "a.png"), RULES)
+    assert pixels.shape == (300, 451, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+
+
+def test_the_content_decides_not_the_extension(cat: Image.Image, save: Save, tmp_path: Path) -> None:
+    path = save(cat, "a.png")
+    os.rename(path, tmp_path / "a.jpg")
+    assert np.array_equal(read_image(str(tmp_path / "a.jpg"), RULES), np.asarray(cat))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGBA", "LA"])
+def test_other_modes_become_rgb_as_in_a_plain_script(cat: Image.Image, save: Save, mode: str) -> None:
+    converted = cat.convert(mode)
+    path = save(converted, "a.tif" if mode == "CMYK" else "a.png")
+    assert np.array_equal(read_image(path, RULES), np.asarray(converted.convert("RGB")))
+
+
+def test_a_cmyk_jpeg_is_not_inverted(cat: Image.Image, save: Save) -> None:
+    difference = read_image(save(cat.convert("CMYK"), "a.jpg"), RULES).astype(int) - np.asarray(cat)
+    assert np.abs(difference).mean() < 5
+
+
+def test_alpha_is_dropped_and_what_was_hidden_shows(cat: Image.Image, save: Save) -> None:
+    hidden = cat.copy()
+    hidden.putalpha(0)
+    assert np.array_equal(read_image(save(hidden, "a.png"), RULES), np.asarray(cat))
+
+
+def test_a_palette_with_transparency_keeps_its_colours(cat: Image.Image, save: Save) -> None:
+    path = save(cat.quantize(64), "a.png", transparency=bytes([0] * 10))
+    assert np.array_equal(read_image(path, RULES), np.asarray(cat.quantize(64).convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bit_grey_keeps_its_high_byte(cat: Image.Image, save: Save, name: str) -> None:
+    grey = np.asarray(cat.convert("L")).astype(np.uint16) * 256 + 77
+    pixels = read_image(save(Image.fromarray(grey), name), RULES)
+    assert np.array_equal(pixels, np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
+
+
+def test_16_bit_colour_keeps_its_high_byte(cat: Image.Image, tmp_path: Path) -> None:
+    deep = np.asarray(cat).astype(np.uint16) * 256 + 77
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of_16_bits(deep))
+    assert np.array_equal(read_image(str(path), RULES), np.asarray(cat))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_32_bit_samples_are_refused(cat: Image.Image, save: Save, kind: type) -> None:
+    deep = Image.fromarray(np.asarray(cat.convert("L")).astype(kind))
+    assert refusal(save(deep, "a.tif")) == ErrorClass.UNSUPPORTED
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "a.png"])
+def test_of_several_frames_the_first_is_taken(cat: Image.Image, save: Save, name: str) -> None:
+    black = Image.new("RGB", cat.size)
+    path = save(black, name, save_all=True, append_images=[cat])
+    assert not read_image(path, RULES).any()
+
+
+def test_a_multi_page_scan_gives_its_first_page() -> None:
+    folder = Path(data.__file__).parent
+    assert read_image(str(folder / "multipage.tif"), RULES).shape == (15, 10, 3)
+
+
+def test_a_picture_of_a_camera_with_a_second_one_inside_gives_the_first(cat: Image.Image, save: Save) -> None:
+    path = save(cat, "a.mpo", format="MPO", save_all=True, append_images=[Image.new("RGB", cat.size)])
+    assert read_image(path, RULES).any()
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.ico", "a.pdf", "a.avif"])
+def test_other_image_formats_are_unsupported_and_named(cat: Image.Image, save: Save, name: str) -> None:
+    path = save(cat, name)
+    with pytest.raises(UnreadableImage, match="is not opened; convert to one of JPEG") as refused:
+        read_image(path, RULES)
+    assert refused.value.error_class == ErrorClass.UNSUPPORTED
+
+
+# Orientation, EXIF and colour profiles
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_unless_raw(cat: Image.Image, save: Save, name: str, orientation: int) -> None:
+    how = {"lossless": True} if name == "a.webp" else {}
+    plain = read_image(save(cat, f"plain-{name}", **how), RULES)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(cat, name, exif=exif, **how)
+    assert np.array_equal(read_image(path, replace(RULES, orientation="raw")), plain)
+    # What EXIF says about the file's first row and first column.
+    upright = {
+        1: plain,
+        2: plain[:, ::-1],
+        3: plain[::-1, ::-1],
+        4: plain[::-1],
+        5: plain.transpose(1, 0, 2),
+        6: plain.transpose(1, 0, 2)[:, ::-1],
+        7: plain.transpose(1, 0, 2)[::-1, ::-1],
+        8: plain.transpose(1, 0, 2)[::-1],
+    }
+    assert np.array_equal(read_image(path, RULES), upright[orientation])
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's word on the damage
+def test_broken_exif_is_ignored(cat: Image.Image, save: Save, exif: bytes) -> None:
+    for name in ("a.jpg", "a.png", "a.webp"):
+        assert read_image(save(cat, name, exif=exif), RULES).shape == (300, 451, 3)
+
+
+def test_an_orientation_that_does_not_exist_is_ignored(cat: Image.Image, save: Save) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    assert read_image(save(cat, "a.jpg", exif=exif), RULES).shape == (300, 451, 3)
+
+
+def test_colour_profiles_are_not_applied_and_broken_ones_do_no_harm(cat: Image.Image, save: Save) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for icc in (profile, b"no profile at all", profile[:50]):
+        assert np.array_equal(read_image(save(cat, "a.png", icc_profile=icc), RULES), np.asarray(cat))
+
+
+# Damage
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp", "a.gif", "a.tif"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_file_is_rejected_and_named(cat: Image.Image, save: Save, name: str, part: float) -> None:
+    path = Path(save(cat, name))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * part)])
+    assert refusal(path) == ErrorClass.TRUNCATED
+
+
+def test_a_progressive_jpeg_cut_anywhere_is_truncated(cat: Image.Image, save: Save) -> None:
+    path = Path(save(cat, "a.jpg", progressive=True))
+    whole = path.read_bytes()
+    for size in (3, 20, 200, 300, len(whole) // 3, len(whole) - 50):
+        path.write_bytes(whole[:size])
+        assert refusal(path) == ErrorClass.TRUNCATED, size
+
+
+def test_damage_in_the_middle_is_a_decoder_error_and_not_a_picture(cat: Image.Image, save: Save) -> None:
+    path = Path(save(cat, "a.png"))
+    whole = bytearray(path.read_bytes())
+    middle = len(whole) // 2
+    whole[middle : middle + 100] = b"\xff" * 100
+    path.write_bytes(whole)
+    assert refusal(path) == ErrorClass.DECODER_CRASH
+
+
+def test_anything_else_that_the_decoder_raises_is_a_decoder_crash(
+    cat: Image.Image, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(image: Image.Image) -> None:
+        raise ZeroDivisionError("in the decoder")
+
+    path = save(cat, "a.png")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", explode)
+    assert refusal(path) == ErrorClass.DECODER_CRASH
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"<!DOCTYPE html><html><body>404 Not Found</body></html>", b"BMW, Audi, Volvo", bytes(5000)],
+)
+def test_what_is_no_image_is_called_that(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    assert refusal(path) == ErrorClass.NOT_AN_IMAGE
+
+
+# Limits
+
+
+def test_a_header_that_promises_too_many_pixels_is_refused_before_decoding(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(60_000, 60_000) + png_chunk(b"IDAT", zlib.compress(bytes(1000))))
+    assert refusal(path) == ErrorClass.TOO_LARGE
+
+
+def test_the_pixel_limit_is_ours_and_exact(cat: Image.Image, save: Save) -> None:
+    path = save(cat, "a.png")
+    assert read_image(path, replace(RULES, max_pixels=451 * 300)).any()
+    assert refusal(path, replace(RULES, max_pixels=451 * 300 - 1)) == ErrorClass.TOO_LARGE
+
+
+def test_a_phone_photograph_of_108_megapixels_is_within_the_limit() -> None:
+    assert RULES.max_pixels >= 12_000 * 9_000
+
+
+def test_a_file_over_the_byte_limit_is_not_even_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(3 * 1024**3)  # takes no space on disk
+    assert refusal(path) == ErrorClass.TOO_LARGE
+
+
+def test_a_text_block_that_unpacks_to_megabytes_is_too_large(cat: Image.Image, save: Save) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "a" * 5_000_000, zip=True)
+    assert refusal(save(cat, "a.png", pnginfo=info)) == ErrorClass.TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (20_000, 1)])
+def test_images_under_eight_pixels_a_side_are_too_small(save: Save, size: tuple[int, int]) -> None:
+    assert refusal(save(Image.new("RGB", size), "a.png")) == ErrorClass.TOO_SMALL
+
+
+# Files
+
+
+def test_a_missing_file_is_missing(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "a.jpg") == ErrorClass.MISSING
+    (tmp_path / "file").touch()
+    assert refusal(tmp_path / "file" / "a.jpg") == ErrorClass.MISSING
+
+
+def test_an_unreadable_file_is_a_matter_of_permission(cat: Image.Image, save: Save) -> None:
+    path = save(cat, "a.png")
+    os.chmod(path, 0)
+    me = os.geteuid()
+    try:
+        if me == 0:  # root may read everything
+            os.seteuid(65534)
+        assert refusal(path) == ErrorClass.PERMISSION
+    finally:
+        os.seteuid(me)
+
+
+def test_folders_pipes_sockets_and_devices_never_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for path in (tmp_path / "pipe.jpg", tmp_path / "folder.jpg", "/dev/zero"):
+        assert refusal(path) == ErrorClass.NOT_AN_IMAGE
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s.jpg"))
+        assert refusal(tmp_path / "s.jpg") == ErrorClass.NOT_AN_IMAGE
+
+
+def test_a_path_with_a_nul_is_a_bad_path() -> None:
+    assert refusal("/tmp/a\0b.jpg") == ErrorClass.BAD_PATH
+
+
+# The image root
+
+
+def test_below_the_root_everything_is_read_as_usual(cat: Image.Image, save: Save, tmp_path: Path) -> None:
+    path = save(cat, "a.png")
+    assert read_image(path, replace(RULES, root=str(tmp_path))).any()
+    assert read_image(path, replace(RULES, root=str(tmp_path) + "/")).any()
+    assert read_image(path, replace(RULES, root="/")).any()
+
+
+def test_paths_that_leave_the_root_are_refused(cat: Image.Image, save: Save, tmp_path: Path) -> None:
+    path = save(cat, "a.png")
+    (tmp_path / "root").mkdir()
+    rules = replace(RULES, root=str(tmp_path / "root"))
+    assert refusal(path, rules) == ErrorClass.OUTSIDE_ROOT
+    assert refusal(f"{tmp_path}/root/../a.png", rules) == ErrorClass.OUTSIDE_ROOT
+    assert refusal(f"{tmp_path}/root-of-another/a.png", rules) == ErrorClass.OUTSIDE_ROOT
+    assert refusal(path, replace(rules, follow_symlinks=True)) == ErrorClass.OUTSIDE_ROOT
+
+
+def test_a_symbolic_link_out_of_the_root_needs_permission_to_be_followed(
+    cat: Image.Image, save: Save, tmp_path: Path
+) -> None:
+    path = save(cat, "a.png")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link.png").symlink_to(path)
+    (root / "folder").symlink_to(tmp_path)
+    rules = replace(RULES, root=str(root))
+    for link in (root / "link.png", root / "folder" / "a.png"):
+        assert refusal(link, rules) == ErrorClass.OUTSIDE_ROOT
+        assert read_image(str(link), replace(rules, follow_symlinks=True)).any()
+
+
+def test_links_inside_the_root_and_a_root_that_is_a_link_are_fine(cat: Image.Image, save: Save, tmp_path: Path) -> None:
+    save(cat, "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    assert read_image(str(tmp_path / "link.png"), replace(RULES, root=str(tmp_path))).any()
+    other = tmp_path / "other-name-of-the-folder"
+    other.symlink_to(tmp_path)
+    assert read_image(str(other / "a.png"), replace(RULES, root=str(other))).any()
+
+
+def png_header(width: int, height: int, depth: int = 8) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_16_bits(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]) -> bytes:
+    """Pillow reads 16-bit colour, but cannot write it."""
+    height, width, _ = pixels.shape
+    rows = io.BytesIO()
+    for row in pixels:
+        rows.write(b"\0" + row.astype(">u2").tobytes())
+    body = png_chunk(b"IDAT", zlib.compress(rows.getvalue())) + png_chunk(b"IEND", b"")
+    return png_header(width, height, depth=16) + body

@@ -1,0 +1,187 @@
+"""The stream of outcomes, with real files and a segmenter without a model."""
+
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workers.errors import ErrorClass
+from workers.inference import masks
+from workers.inference.images import RGB, ReadRules
+from workers.inference.pipeline import READ_AHEAD, Item, Options, Outcome, Rejected, Segmented, segment
+
+ROOT = Path(__file__).parents[3]
+RULES = ReadRules()
+OPTIONS = Options()
+
+
+def items_of(paths: Iterable[str], *prompts: str) -> list[Item]:
+    return [Item(number, path, prompts or ("person",)) for number, path in enumerate(paths)]
+
+
+def run(items: list[Item], fake: Any, **how: Any) -> list[Outcome]:
+    return [outcome for batch in segment(items, fake, RULES, OPTIONS, **how) for outcome in batch]
+
+
+def our_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("sam3-", "decode"))]
+
+
+@pytest.fixture
+def broken_files(tmp_path: Path, photograph_files: list[str]) -> list[str]:
+    """One file of each kind that cannot be segmented."""
+    whole = Path(photograph_files[0]).read_bytes()
+    contents = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "page.jpg": b"<html>404</html>"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    Image.new("RGB", (4, 4)).save(tmp_path / "tiny.png")
+    return [str(tmp_path / name) for name in (*contents, "tiny.png", "missing.png")]
+
+
+def test_batches_come_in_order_and_each_item_once(fake: Any, photograph_files: list[str]) -> None:
+    items = items_of(photograph_files * 5)
+    batches = list(segment(items, fake, RULES, OPTIONS, batch_size=8, threads=3))
+    assert [len(batch) for batch in batches] == [8, 8, 4]
+    assert [outcome.id for batch in batches for outcome in batch] == list(range(20))
+    assert fake.batches == [8, 8, 4]
+
+
+def test_masks_have_the_size_and_content_of_their_own_image(
+    fake: Any, photograph_files: list[str], photographs: dict[str, RGB]
+) -> None:
+    outcomes = run(items_of(photograph_files, "cat", "a person"), fake, batch_size=3)
+    for outcome, pixels in zip(outcomes, photographs.values(), strict=True):
+        assert isinstance(outcome, Segmented)
+        assert (outcome.height, outcome.width) == pixels.shape[:2]
+        for found, level in zip(outcome.found, (30, 80), strict=True):
+            mask = masks.decode(found.instances[0].rle, outcome.height, outcome.width)
+            assert np.array_equal(mask, pixels.mean(axis=2) > level)
+
+
+@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (3, 4), (8, 2), (64, 1)])
+def test_batch_size_and_threads_change_nothing(
+    fake: Any, photograph_files: list[str], broken_files: list[str], batch_size: int, threads: int
+) -> None:
+    items = items_of((photograph_files + broken_files) * 2)
+    assert run(items, fake, batch_size=batch_size, threads=threads) == run(items, fake)
+
+
+def test_broken_images_are_rejected_and_their_neighbours_are_not_touched(
+    fake: Any, photograph_files: list[str], broken_files: list[str]
+) -> None:
+    mixed = [path for pair in zip(photograph_files * 2, broken_files, strict=False) for path in pair]
+    outcomes = run(items_of(mixed), fake, batch_size=4)
+    alone = run(items_of(photograph_files), fake)
+    assert [outcome.id for outcome in outcomes] == list(range(len(mixed)))
+    assert [replace(outcome, id=0) for outcome in outcomes[::2]] == [
+        replace(outcome, id=0) for outcome in [*alone, alone[0]]
+    ]
+    assert [outcome.error_class for outcome in outcomes[1::2] if isinstance(outcome, Rejected)] == [
+        ErrorClass.TRUNCATED,
+        ErrorClass.NOT_AN_IMAGE,
+        ErrorClass.NOT_AN_IMAGE,
+        ErrorClass.TOO_SMALL,
+        ErrorClass.MISSING,
+    ]
+
+
+def test_a_batch_of_nothing_but_broken_images_never_reaches_the_model(fake: Any, broken_files: list[str]) -> None:
+    outcomes = run(items_of(broken_files), fake, batch_size=2)
+    assert all(isinstance(outcome, Rejected) for outcome in outcomes)
+    assert len(outcomes) == len(broken_files)
+    assert fake.batches == []
+
+
+def test_the_pipeline_itself_needs_no_torch_and_no_celery() -> None:
+    wanted = "import sys, workers.inference.pipeline, workers.inference.masks"
+    forbidden = "{'torch', 'transformers', 'celery', 'sqlalchemy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{wanted}; sys.exit(bool({forbidden}))"], cwd=ROOT, check=True)
+
+
+def test_no_items_give_no_batches(fake: Any) -> None:
+    assert list(segment([], fake, RULES, OPTIONS)) == []
+
+
+def test_reading_stays_a_few_batches_ahead_of_a_slow_caller(fake: Any, photograph_files: list[str]) -> None:
+    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, batch_size=2, threads=2)
+    next(stream)
+    seen = -1
+    while seen != fake.preprocessed:  # until the stages have come to a halt
+        seen = fake.preprocessed
+        time.sleep(0.3)
+    # One batch with the caller, and one each: waiting for the caller, held by the mask stage, waiting for it, held
+    # by the forward stage; and what is read ahead while a batch is taken.
+    assert seen <= 2 * (5 + READ_AHEAD + 1)
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_closing_early_leaves_no_thread_and_starts_no_further_batch(fake: Any, photograph_files: list[str]) -> None:
+    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, batch_size=2, threads=2)
+    next(stream)
+    assert our_threads()
+    stream.close()  # type: ignore[attr-defined]
+    assert our_threads() == []
+    ran = len(fake.batches)
+    time.sleep(0.1)
+    assert len(fake.batches) == ran < 32
+
+
+def test_closing_during_a_forward_pass_waits_for_that_one_only(fake: Any, photograph_files: list[str]) -> None:
+    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, batch_size=2, threads=2)
+    next(stream)
+    fake.gate = threading.Event()
+    before = len(fake.batches)
+    closing = threading.Thread(target=stream.close)  # type: ignore[attr-defined]
+    closing.start()
+    time.sleep(0.1)
+    fake.gate.set()
+    closing.join(30)
+    assert not closing.is_alive()
+    assert len(fake.batches) <= before + 1
+    assert our_threads() == []
+
+
+def test_a_stream_that_is_dropped_unread_starts_nothing(fake: Any, photograph_files: list[str]) -> None:
+    segment(items_of(photograph_files), fake, RULES, OPTIONS)
+    assert our_threads() == []
+
+
+@pytest.mark.parametrize("verb", ["preprocess", "predict", "postprocess"])
+def test_an_error_in_a_stage_is_raised_once_with_its_traceback(
+    fake: Any, photograph_files: list[str], verb: str
+) -> None:
+    fake.fail_in[verb] = RuntimeError("the device is gone")
+    stream = segment(items_of(photograph_files * 4), fake, RULES, OPTIONS, batch_size=2)
+    with pytest.raises(RuntimeError, match="the device is gone") as raised:
+        list(stream)
+    assert "_fail" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert list(stream) == []
+    assert our_threads() == []
+
+
+def test_batches_before_an_error_are_still_delivered(
+    fake: Any, photograph_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = count(1)
+    real = fake.predict
+
+    def fails_third(*arguments: Any) -> Any:
+        if next(calls) == 3:
+            raise RuntimeError("third")
+        return real(*arguments)
+
+    monkeypatch.setattr(fake, "predict", fails_third)
+    stream = segment(items_of(photograph_files * 4), fake, RULES, OPTIONS, batch_size=2)
+    assert [outcome.id for outcome in [*next(stream), *next(stream)]] == [0, 1, 2, 3]
+    with pytest.raises(RuntimeError, match="third"):
+        next(stream)
