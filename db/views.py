@@ -8,7 +8,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.models import (
-    LIVE,
     Chunk,
     ChunkState,
     Image,
@@ -178,12 +177,10 @@ def queued_chunks(session: Session, run_id: int | None = None) -> int:
     ).scalar_one()
 
 
-def work_left(session: Session) -> bool:
-    """Whether any run still loads or has something to do."""
-    return (
-        session.execute(select(Run.id).where(Run.state.in_((RunState.ACTIVE, RunState.LOADING))).limit(1)).first()
-        is not None
-    )
+def unfinished_runs(session: Session) -> list[str]:
+    """Runs that still load or have something to do, told with their state if that is not active."""
+    rows = select(Run.name, Run.state).where(Run.state.in_((RunState.ACTIVE, RunState.LOADING))).order_by(Run.id)
+    return [name if state == RunState.ACTIVE else f"{name} ({state})" for name, state in session.execute(rows)]
 
 
 def progress(session: Session, run_id: int) -> Progress:
@@ -330,12 +327,6 @@ def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int
         found_here = tuple(instances[result.image_id, result.prompt_id])
         results[result.image_id].append(ExportedResult(result.prompt_id, result.presence, result.capped, found_here))
     return results
-
-
-def live_chunks(session: Session, run_id: int) -> int:
-    return session.execute(
-        select(func.count()).select_from(Chunk).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE))
-    ).scalar_one()
 
 
 def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:

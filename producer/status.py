@@ -12,7 +12,6 @@ from db import views
 from db.models import RunState
 from db.session import Sessions, reading
 from db.views import ErrorLine, Progress, WorkerLine
-from workers.edge import counted
 
 
 class Standing:
@@ -135,7 +134,3 @@ def duration(seconds: float) -> str:
 def told_errors(errors: list[ErrorLine]) -> str:
     """`2 truncated, 1 missing`."""
     return ", ".join(f"{error.count:,} {error.error_class}" for error in errors)
-
-
-def told_images(count: int) -> str:
-    return counted(count, "image")

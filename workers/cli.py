@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from db import views
-from db.session import reading
+from db.session import Sessions, reading
 from workers import edge, flowerconfig
 from workers.app import create_app
 from workers.edge import say
@@ -25,6 +26,7 @@ from workers.fleet.weights import check_models
 from workers.settings import Settings, masked
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+WAITING_LINE_SECONDS = 60.0
 DTYPES = ["auto", "mixed", "fp32", "bf16"]
 
 
@@ -61,6 +63,26 @@ def node_settings(**flags: Any) -> Settings:
     return settings.model_copy(update={"state_dir": settings.state_dir.absolute(), "database_url": url})
 
 
+class EmptyQueue:
+    """Notices that no run has anything left to do, and says now and then which ones have."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._next_line = time.monotonic() + WAITING_LINE_SECONDS
+
+    def over(self) -> bool:
+        with reading(self._sessions) as session:
+            unfinished = views.unfinished_runs(session)
+        if unfinished and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + WAITING_LINE_SECONDS
+            say(f"not done yet: {', '.join(unfinished)}; sam3-status RUN tells more")
+        return not unfinished
+
+
+def never() -> bool:
+    return False
+
+
 @edge.command("sam3-worker")
 @worker_flags
 @click.option("--until-empty", is_flag=True, help="End when no run has anything left to do.")
@@ -77,12 +99,7 @@ def worker(until_empty: bool, **flags: Any) -> int:
     check_models(models, settings)
     say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
 
-    def over() -> bool:
-        if not until_empty:
-            return False
-        with reading(sessions) as session:
-            return not views.work_left(session)
-
+    over = EmptyQueue(sessions).over if until_empty else never
     launcher = Launcher(settings, slots, say)
     reconciler = Reconciler(sessions, publisher(app), Doorbells(app), settings)
     asked = supervise(launcher, reconciler, settings.grace, over, say)

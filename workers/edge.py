@@ -95,8 +95,11 @@ def _read_config(context: click.Context, option: click.Parameter, path: Path | N
     if not isinstance(keys, dict | None):
         raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
     named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items()}
-    own = {parameter.name for parameter in context.command.params}
-    for key in named.keys() - own - Settings.model_fields.keys():
+    own = {parameter.name: parameter for parameter in context.command.params}
+    for key, value in named.items():
+        if isinstance(value, str) and getattr(own.get(key), "multiple", False):
+            named[key] = [value]  # `prompt: person` is one prompt
+    for key in named.keys() - own.keys() - Settings.model_fields.keys():
         if key not in (known := all_flags()):
             close = difflib.get_close_matches(key, known, n=1)
             raise UsageError(f"{path}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))

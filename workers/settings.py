@@ -36,9 +36,9 @@ def _broker_url(url: str) -> str:
         # kombu's default is not to verify the server at all, which makes TLS pointless.
         raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
     try:
-        _ = urlsplit(url).port  # a / or # in a password makes nonsense of what follows
+        _ = [urlsplit(one).port for one in url.split(";")]  # an unescaped / in a password ends up there
     except ValueError:
-        raise ValueError("write redis://:password@host:6379/0, and / # ? @ in the password as %2F %23 %3F %40") from None
+        raise ValueError("write redis://:password@host:6379/0; a password spells / # ? @ as %2F %23 %3F %40") from None
     return url
 
 
@@ -102,8 +102,9 @@ def unknown_variables(environment: Iterable[str], flags: Iterable[str] = ()) -> 
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    names = [one.removeprefix(PREFIX) for one in known]  # with it, all names look alike
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1, cutoff=0.6)
+    return f"; did you mean {PREFIX}{close[0]}?" if close else ""
 
 
 def masked(url: str) -> str:

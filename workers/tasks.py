@@ -4,7 +4,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 from celery import current_app, shared_task
@@ -76,11 +77,12 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     began = time.monotonic()
     seen: Counter[str] = Counter()
     finished = False
-    for outcomes in _outcomes(worker, run, segmenter, claim):
-        finished = worker.commit(claim, outcomes)
-        seen.update(_summary(outcomes, run.threshold))
-        if worker.draining.is_set():
-            break
+    with closing(_outcomes(worker, run, segmenter, claim)) as batches:  # closed: its threads end before the release
+        for outcomes in batches:
+            finished = worker.commit(claim, outcomes)
+            seen.update(_summary(outcomes, run.threshold))
+            if worker.draining.is_set():
+                break
     if not finished:
         worker.release(claim)
         seen["released"] = len(claim.images) - seen["images"]
@@ -89,7 +91,7 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     return {"run": run.name, "chunk": claim.number, **seen, "seconds": round(seconds, 1)}
 
 
-def _outcomes(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> Iterator[list[Outcome]]:
+def _outcomes(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> Generator[list[Outcome]]:
     """Each of the claim's images once, a batch at a time; those whose own prompts the model cannot take come first."""
     own = {prompt_id for image in claim.images for prompt_id in image.prompt_ids} - set(run.every_image)
     bad = segmenter.check_prompts(sorted(run.prompts[prompt_id] for prompt_id in own))

@@ -51,9 +51,9 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     sessions = edge.open_database(settings.database_url)
     with Meter(f"recording {name}", "rows") as meter:
         recorded = record(sessions, manifest, request, meter.tell)
-    queued = dispatch(sessions, publisher(app), [recorded.run_id])
     with reading(sessions) as session:
         now = progress(session, recorded.run_id)
+    queued = dispatch(sessions, publisher(app), [recorded.run_id])
     ended = now.images.segmented + now.images.empty + now.images.failed
     facts = {
         "run": name,

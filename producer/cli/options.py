@@ -41,10 +41,6 @@ class Found:
     folder: Path | None  # the sam3-run folder it was named by: such a run has no broker to ring
 
 
-def run_argument(function: Function) -> Function:
-    return click.argument("run")(function)
-
-
 def json_flag(function: Function) -> Function:
     return click.option("--json", is_flag=True, help="Print one JSON object.")(function)
 
@@ -150,15 +146,22 @@ def run_name(given: str | None, source: Path) -> str:
     return safe
 
 
+def read_run_file(path: Path) -> tuple[str, Path]:
+    """The run's name and state folder, as sam3-run wrote them."""
+    try:
+        facts = yaml.safe_load(path.read_text())
+        return str(facts["run"]), Path(facts["state_dir"])
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        raise UsageError(f"{path}: not as sam3-run wrote it; run the same sam3-run command again") from None
+
+
 def find_run(run: str, **flags: Any) -> Found:
     """The run called `run`, or the one in a sam3-run folder. Raises `NoSuchRun`, naming runs that there are."""
     folder = Path(run) if (Path(run) / RUN_FILE).is_file() else None
     settings = edge.settings(**flags)
     if folder is not None:
-        facts = yaml.safe_load((folder / RUN_FILE).read_text())
-        state_dir = Path(facts["state_dir"])
+        run, state_dir = read_run_file(folder / RUN_FILE)
         settings = edge.settings(state_dir=state_dir, database_url=f"sqlite:///{state_dir / 'sam3.db'}", **flags)
-        run = facts["run"]
     sessions = edge.open_database(settings.database_url)
     with reading(sessions) as session:
         run_id = run_id_of(session, run)

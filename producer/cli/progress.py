@@ -40,10 +40,10 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
 
-    def tell(self, done: int, total: int, note: str | None = None) -> None:
-        """Show `done` of `total`; with a `note` the plain line says that instead."""
+    def tell(self, done: int, total: int, note: str | None = None, waiting: str | None = None) -> None:
+        """Show `done` of `total`; plain lines say `note` instead, and the bar is headed by what is waited for."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=self._what)
+            self._bar.update(self._task, completed=done, total=total, description=waiting or self._what)
         elif time.monotonic() - self._last >= LINE_SECONDS:
             self._last = time.monotonic()
             say(note or f"{self._what}: {done:,}/{total:,} {self._unit}")

@@ -192,7 +192,7 @@ class Watch:
         standing = Standing(self._found.sessions, self._found.run_id)
         images = standing.progress.images
         total = images.total - images.duplicate - images.rejected
-        self._meter.tell(total - images.pending, total, standing.one_line())
+        self._meter.tell(total - images.pending, total, standing.one_line(), standing.waiting_for())
         if standing.over:
             return True
         logs = self._found.settings.state_dir / "logs"

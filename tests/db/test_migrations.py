@@ -1,10 +1,13 @@
 """The migrations make exactly the tables of the models, and only when they should."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, inspect, text
@@ -99,6 +102,27 @@ def test_a_database_of_a_later_release_is_refused(sessions: Sessions) -> None:
 
 def test_several_processes_may_upgrade_at_once(database_url: str) -> None:
     run_together(4, UPGRADE, database_url)
+
+
+def test_an_upgrade_waits_for_one_that_has_not_committed(empty: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, go_on = Event(), Event()
+    real = command.upgrade
+
+    def hold_open(*args: Any) -> None:
+        real(*args)
+        made.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(command, "upgrade", hold_open)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(upgrade, empty)
+        assert made.wait(20)
+        second = threads.submit(upgrade, empty)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        go_on.set()
+        first.result(20)
+        second.result(20)
 
 
 def _described(engine: Engine) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from threading import Barrier
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from db import intake, leases, runs
 from db.leases import LeaseLost
@@ -101,39 +102,62 @@ def test_failed_images_of_a_running_chunk_can_be_retried_beside_it(sessions: Ses
     assert scenario.run(sessions, run_id).state == "done"
 
 
-def test_two_retries_of_different_classes_at_once_both_work(sessions: Sessions) -> None:
+def test_two_retries_at_once_do_not_give_the_same_chunk_number(sessions: Sessions) -> None:
     run_id = _with_failures(sessions)
-    start = Barrier(2)
-
-    def retry(error_class: str) -> int:
-        start.wait()
-        return _retry(sessions, run_id, RetryFilter(error_class=error_class))
-
-    with ThreadPoolExecutor(2) as threads:
-        assert list(threads.map(retry, ["missing", "truncated"])) == [2, 2]
+    with ThreadPoolExecutor(1) as other, sessions.begin() as session:
+        assert runs.retry_slice(session, run_id, RetryFilter(error_class="missing")) == 2
+        second = other.submit(_retry, sessions, run_id, RetryFilter(error_class="truncated"))
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        session.commit()
+        assert second.result(timeout=20) == 2
 
     assert [chunk.number for chunk in scenario.chunks(sessions, run_id)] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("turn", range(3))
-def test_a_retry_while_the_last_chunk_ends_leaves_nothing_behind(sessions: Sessions, turn: int) -> None:
+@pytest.mark.parametrize("retry_is_first", [True, False])
+def test_a_retry_beside_the_end_of_the_last_chunk_leaves_the_run_active(
+    sessions: Sessions, retry_is_first: bool
+) -> None:
     run_id = load(sessions, numbered(8))
     one, two = claim(sessions, run_id), claim(sessions, run_id)
     scenario.commit(sessions, one, [failed(image) for image in one.images])
-    scenario.commit(sessions, two, [failed(two.images[0])])
+
+    def retry(session: Session) -> None:
+        assert runs.retry_slice(session, run_id, EVERYTHING) == 4
+
+    def end(session: Session) -> None:
+        assert leases.commit(session, two, [done(image, 0.9) for image in two.images])
+
+    first, then = (retry, end) if retry_is_first else (end, retry)
+    with ThreadPoolExecutor(1) as other, sessions.begin() as session:
+        first(session)
+        second = other.submit(write, sessions, then)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        session.commit()
+        second.result(timeout=20)
+
+    assert scenario.run(sessions, run_id).state == "active"
+
+
+def test_a_retry_out_of_a_chunk_that_ends_at_the_same_moment_leaves_the_run_active(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [failed(held.images[0])])
     start = Barrier(2)
 
     def retry() -> int:
         start.wait()
-        return write(sessions, runs.retry_slice, run_id, EVERYTHING)
+        return _retry(sessions, run_id, EVERYTHING)
 
     def end() -> bool:
         start.wait()
-        return scenario.commit(sessions, two, [done(image, 0.9) for image in two.images[1:]])
+        return scenario.commit(sessions, held, [done(image, 0.9) for image in held.images[1:]])
 
     with ThreadPoolExecutor(2) as threads:
         retried, ended = threads.submit(retry), threads.submit(end)
-        assert retried.result(20) == 4
+        assert retried.result(20) == 1
         assert ended.result(20)
 
     assert scenario.run(sessions, run_id).state == "active"

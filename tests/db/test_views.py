@@ -109,7 +109,7 @@ def test_a_run_view_has_its_settings_and_all_prompts(sessions: Sessions) -> None
     assert [view.prompts[id] for id in view.every_image] == ["person", "car"]
 
 
-def test_runs_models_and_work_left_are_listed(sessions: Sessions) -> None:
+def test_runs_models_and_unfinished_runs_are_listed(sessions: Sessions) -> None:
     ended, active = load(sessions, rows("a"), name="one"), load(sessions, numbered(8), name="two")
     scenario.work_off(sessions, ended, 0.9)
 
@@ -117,8 +117,7 @@ def test_runs_models_and_work_left_are_listed(sessions: Sessions) -> None:
         assert views.run_names(session) == ["one", "two"]
         assert views.active_runs(session) == [active]
         assert views.active_models(session) == ["tiny"]
-        assert views.work_left(session)
-        assert (views.live_chunks(session, ended), views.live_chunks(session, active)) == (0, 2)
+        assert views.unfinished_runs(session) == ["two"]
         assert views.queued_chunks(session) == 0
 
     write(sessions, leases.ring_pending, active, 1)
@@ -128,7 +127,7 @@ def test_runs_models_and_work_left_are_listed(sessions: Sessions) -> None:
     write(sessions, leases.unqueue, scenario.chunks(sessions, active)[0].id)
     scenario.work_off(sessions, active)
     with reading(sessions) as session:
-        assert not views.work_left(session)
+        assert not views.unfinished_runs(session)
 
 
 def test_rows_are_exported_in_input_order_with_results_of_duplicates(sessions: Sessions) -> None:

@@ -124,7 +124,9 @@ class BundledBroker:
         """Return when the server answers. Raises `Unreachable` if it does not, `UsageError` if its port is taken."""
         binary = server_binary()
         if self._kept and _answers(self.port):  # else we would take the other one's answers for our server's
-            raise UsageError(f"port {self.port} is in use: choose another --port, or set SAM3_BROKER_URL to what is there")
+            raise UsageError(
+                f"port {self.port} is in use: choose another --port, or set SAM3_BROKER_URL to what is there"
+            )
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         log = self.folder / "broker.log"
         with log.open("ab") as output:

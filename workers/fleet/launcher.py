@@ -139,7 +139,10 @@ class Launcher:
 
     def _environment(self, slot: Slot) -> dict[str, str]:
         own = self._settings.model_dump(exclude={"node", "device"}, exclude_none=True)
+        # Nodes on one CPU share its cores, unless told otherwise.
+        cores = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(self._slots)))}
         return {
+            **(cores if slot.device == "cpu" else {}),
             **os.environ,
             **{PREFIX + name.upper(): str(value) for name, value in own.items()},
             f"{PREFIX}NODE": slot.name,

@@ -10,6 +10,7 @@ import time
 from sqlalchemy.exc import DBAPIError
 
 from db import leases, presence, runs
+from db.presence import Process
 from db.session import Sessions, reading, write
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import Publish, dispatch, ring
@@ -19,6 +20,7 @@ from workers.settings import Settings
 log = logging.getLogger(__name__)
 
 LEASE = "reconciler"
+LOOK_SECONDS = 1.0  # between two looks whether the workers of this machine still live
 LEASE_SECONDS = 45.0  # three rounds: one slow round does not hand the lease over
 
 
@@ -31,6 +33,7 @@ class Reconciler:
         self._doorbells = doorbells
         self._settings = settings
         self._me = this_process()
+        self._here: list[Process] = []  # live workers of this machine, when we last looked
         self._absent: dict[tuple[int, int], float] = {}  # (chunk, ring) -> when its doorbell was first missed
 
     def run(self, stop: threading.Event) -> None:
@@ -41,9 +44,19 @@ class Reconciler:
             except Exception as error:  # whatever it is, the next round looks at everything again
                 level = logging.WARNING if isinstance(error, DBAPIError) else logging.ERROR
                 log.log(level, "reconciling failed: %s", str(error).splitlines()[0], exc_info=level == logging.ERROR)
-            if stop.wait(self._settings.reconcile_seconds):
+            if self._wait(stop):
                 self._leave()
                 return
+
+    def _wait(self, stop: threading.Event) -> bool:
+        """Wait for the next round, or for the death of a worker on this machine; true if asked to stop."""
+        due = time.monotonic() + self._settings.reconcile_seconds
+        while time.monotonic() < due:
+            if stop.wait(min(LOOK_SECONDS, self._settings.reconcile_seconds)):
+                return True
+            if any(is_dead(process) for process in self._here):
+                return False
+        return False
 
     def step(self) -> bool:
         """One round; false if another reconciler acts."""
@@ -76,6 +89,7 @@ class Reconciler:
             here = presence.registered_on(session, self._me.host, self._me.boot)
             held = leases.running_chunks(session)
         dead = {worker.worker_id for worker in here if is_dead(worker.process)}
+        self._here = [worker.process for worker in here if worker.worker_id not in dead]
         alive = {worker.worker_id for worker in here} - dead
         for worker_id in dead:
             write(self._sessions, presence.bury, worker_id)
