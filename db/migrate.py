@@ -62,6 +62,7 @@ def _known_revisions() -> set[str]:
 
 def _config(connection: Connection | None = None) -> Config:
     config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    folder = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", folder.replace("%", "%%"))  # it is read as a template
     config.set_main_option("path_separator", "os")
     return config

@@ -132,7 +132,7 @@ class Chunk(Base):
     __table_args__ = (
         UniqueConstraint("run_id", "number"),
         Index("ix_chunk_state", "run_id", "state", "number"),
-        Index("ix_chunk_lease", "state", "lease_until"),
+        Index("ix_chunk_live", "state"),
         # A deleted run's chunk ids are never given again: a late worker's fence must not fit somebody else's chunk.
         {"sqlite_autoincrement": True},
     )

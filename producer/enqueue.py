@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy.exc import IntegrityError
 
-from db import intake, presence, views
-from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadTaken, NewRow, Source
+from db import intake, presence
+from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadCancelled, LoadTaken, Source
 from db.models import RunState
 from db.session import Sessions, reading, write
 from producer.folder import FolderManifest
@@ -77,7 +77,15 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         _create(sessions, source, request, survey.rows)
         known = _find(sessions, request.name)
         assert known is not None
-    return _load(sessions, manifest, known, survey, request, tell)
+    try:
+        return _load(sessions, manifest, known, survey, request, tell)
+    except LoadCancelled:
+        name = request.name
+        raise UsageError(
+            f"run {name} was cancelled while it was loaded; sam3-retry {name} takes up what it had"
+        ) from None
+    except LoadTaken:
+        raise _taken(request.name) from None
 
 
 def _find(sessions: Sessions, name: str) -> KnownRun | None:
@@ -171,20 +179,11 @@ def _add_rows(sessions: Sessions, manifest: Manifest, known: KnownRun, how: Plan
     rows = itertools.islice(manifest.rows(how.skip), max(0, wanted - how.skip))
     while slice_ := list(itertools.islice(rows, min(SLICE_ROWS, whole_chunks))):
         began = time.monotonic()
-        new += _add_slice(sessions, known, read, slice_, how)
+        new += write(sessions, intake.add_rows, known.id, read, slice_, matching=how.matching)
         _leave_room(sessions, time.monotonic() - began)
         read += len(slice_)
         tell(read, wanted)
     return new
-
-
-def _add_slice(sessions: Sessions, known: KnownRun, before: int, rows: list[NewRow], how: Plan) -> int:
-    try:
-        return write(sessions, intake.add_rows, known.id, before, rows, matching=how.matching)
-    except LoadTaken:
-        with reading(sessions) as session:
-            run = views.run_view(session, known.id)
-        raise _taken(run.name if run else "this run") from None
 
 
 def _taken(name: str) -> UsageError:

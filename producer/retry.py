@@ -8,21 +8,27 @@ from db.models import RunState
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.views import run_view
+from workers.errors import UsageError
 
 Tell = Callable[[int], None]  # called with how many images have been handled
 
 
 def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = lambda done: None) -> int:
-    """Move failed images, and of a cancelled run the cancelled ones, into new chunks; return how many."""
+    """Move failed images, and without a choice the cancelled ones too, into new chunks; return how many.
+
+    Raises `UsageError` for a run that is still loading.
+    """
     with reading(sessions) as session:
         run = run_view(session, run_id)
-        cancelled = run is not None and run.state == RunState.CANCELLED
         left = runs.count_retryable(session, run_id, which)
-    if cancelled:
+    if run is not None and run.state == RunState.LOADING:
+        raise UsageError(f"run {run.name} is still loading; retry it when its sam3-enqueue has ended")
+    everything = which == RetryFilter()
+    if run is not None and run.state == RunState.CANCELLED and (left or everything):
         write(sessions, runs.reopen, run_id)
     # Only as many as had failed when we began: what fails again meanwhile is for the next retry.
     moved = _slices(left, lambda: write(sessions, runs.retry_slice, run_id, which), tell)
-    if cancelled and which == RetryFilter():
+    if everything:
         while count := write(sessions, runs.retry_slice, run_id, which, cancelled=True):
             moved += count
             tell(moved)

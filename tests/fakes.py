@@ -38,9 +38,7 @@ class FakeSegmenter:
         time.sleep(self._seconds * len(batch))
         return list(zip(batch, prompts, strict=True))
 
-    def postprocess(
-        self, raw: list[tuple[Pixels, tuple[str, ...]]], options: Options
-    ) -> list[tuple[Found, ...]]:
+    def postprocess(self, raw: list[tuple[Pixels, tuple[str, ...]]], options: Options) -> list[tuple[Found, ...]]:
         return [tuple(self._found(pixels.data, options) for _ in prompts) for pixels, prompts in raw]
 
     def _found(self, image: RGB, options: Options) -> Found:

@@ -133,7 +133,8 @@ def _item(run: RunView, image: ClaimedImage) -> Item:
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
     """What inference says, in the words of the database."""
     if isinstance(outcome, Rejected):
-        return ImageFailed(outcome.id, outcome.error_class, outcome.message)
+        # A decoder may quote the file's own bytes, and PostgreSQL stores no NUL.
+        return ImageFailed(outcome.id, outcome.error_class, outcome.message.replace("\0", "\\0"))
     results = tuple(
         PromptResult(
             prompt_id,

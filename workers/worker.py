@@ -141,7 +141,7 @@ class Worker:
         write(self.sessions, leases.release, claim)
 
     def fail(self, claim: Claim, error: Exception) -> None:
-        write(self.sessions, leases.fail_attempt, claim, f"{type(error).__name__}: {error}"[:500])
+        write(self.sessions, leases.fail_attempt, claim, f"{type(error).__name__}: {error}"[:500].replace("\0", "\\0"))
 
     def unqueue(self, chunk_id: int) -> None:
         """Hand a rung chunk back unclaimed, so that it is rung again at once and not when the doorbell is missed."""

@@ -108,7 +108,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("chunk", schema=None) as batch_op:
-        batch_op.create_index("ix_chunk_lease", ["state", "lease_until"], unique=False)
+        batch_op.create_index("ix_chunk_live", ["state"], unique=False)
         batch_op.create_index("ix_chunk_state", ["run_id", "state", "number"], unique=False)
 
     op.create_table(
@@ -222,7 +222,7 @@ def downgrade() -> None:
     op.drop_table("prompt")
     with op.batch_alter_table("chunk", schema=None) as batch_op:
         batch_op.drop_index("ix_chunk_state")
-        batch_op.drop_index("ix_chunk_lease")
+        batch_op.drop_index("ix_chunk_live")
 
     op.drop_table("chunk")
     op.drop_table("worker")
