@@ -17,8 +17,8 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("sam3-queue needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'  # knows dependency groups
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group test
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'  # knows dependency groups
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[all]' --group test
 	@touch $@
 
 demo: $(INSTALLED)  ## Segment 64 drawn scenes with the bundled model; results in demo/out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from db import views
 from db.session import Sessions, reading
@@ -71,8 +72,11 @@ class EmptyQueue:
         self._next_line = time.monotonic() + WAITING_LINE_SECONDS
 
     def over(self) -> bool:
-        with reading(self._sessions) as session:
-            unfinished = views.unfinished_runs(session)
+        try:
+            with reading(self._sessions) as session:
+                unfinished = views.unfinished_runs(session)
+        except SQLAlchemyError:  # away for now: the reconciler says so, and everybody waits for it
+            return False
         if unfinished and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + WAITING_LINE_SECONDS
             say(f"not done yet: {', '.join(unfinished)}; sam3-status RUN tells more")
@@ -149,6 +153,7 @@ def flower(address: str, port: int) -> int:
     conf = f"--conf={Path(flowerconfig.__file__)}"
     celery = [sys.executable, "-P", "-m", "celery", "-A", "workers.node", "flower", conf]
     os.environ["SAM3_BROKER_URL"] = settings.broker_url
+    os.environ.pop("FLOWER_PORT", None)  # ours is --port; a linked service called flower sets it to tcp://...
     home = settings.state_dir / "flower"  # Celery imports from the working folder first: not from the user's `db`
     home.mkdir(parents=True, exist_ok=True)
     os.chdir(home)

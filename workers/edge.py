@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from db.migrate import ensure_schema
 from db.session import DatabaseUnusable, Sessions, connect, describe_failure
 from workers.errors import Sam3Error, Unreachable, UsageError
-from workers.settings import PREFIX, Settings, load_settings, unknown_variables
+from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
 
 INTERRUPTED = 130
 _CONFIG = "sam3.config"  # where a context keeps the config file's keys
@@ -50,6 +50,8 @@ class Sam3Command(click.Command):
         """Run as a program. The wrapped function's return value is the exit code; None means 0."""
         given = list(sys.argv[1:] if args is None else args)
         prog = prog_name or Path(sys.argv[0]).name
+        for name in linked_services(os.environ):
+            del os.environ[name]
         debug = "--debug" in given or os.environ.get(f"{PREFIX}DEBUG", "") not in ("", "0", "false")
         try:
             code = super().main(

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ PREFIX = "SAM3_"
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 # What container engines inject for linked services: not settings of ours.
 _LINK_VARIABLE = re.compile(r"_PORT(_|$)|_SERVICE_")
+_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 def default_state_dir() -> Path:
@@ -88,6 +89,12 @@ def load_settings(**flags: Any) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = f"{PREFIX}{str(first['loc'][0]).upper()}: " if first["loc"] else ""
         raise UsageError(name + first["msg"].removeprefix("Value error, ")) from None
+
+
+def linked_services(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like flags of ours but come from the container engine: a service called sam3 sets SAM3_PORT
+    to tcp://10.0.0.1:6379."""
+    return [name for name, value in environment.items() if name.startswith(PREFIX) and _LINK_VALUE.match(value)]
 
 
 def unknown_variables(environment: Iterable[str], flags: Iterable[str] = ()) -> list[str]:

@@ -70,8 +70,8 @@ class Worker:
         """
         self.draining.clear()
         before = signal.signal(signal.SIGTERM, lambda number, frame: self.draining.set())
-        self._report(state="loading", run_id=run.id, chunk_id=chunk_id, message=None)
         try:
+            self._report(state="loading", run_id=run.id, chunk_id=chunk_id, message=None)
             yield
         finally:
             signal.signal(signal.SIGTERM, before)

@@ -37,10 +37,13 @@ def check_broker(app: Celery) -> list[str]:
         raise UsageError(f"SAM3_BROKER_URL={masked(app.conf.broker_url)}: {error}") from None
     except (OperationalError, redis.RedisError, OSError) as error:
         url = masked(app.conf.broker_url)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise Unreachable(
-            f"cannot reach the broker {url}: {reason}; start one with sam3-broker, or set SAM3_BROKER_URL"
+            f"cannot reach the broker {url}: {_first_line(error)}; start one with sam3-broker, or set SAM3_BROKER_URL"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _redis(connection: Any) -> Any:
@@ -59,7 +62,7 @@ def _policy_warnings(client: Any) -> list[str]:
 
 
 class Doorbells:
-    """The doorbells that the broker holds: in the queue, or just taken by a node."""
+    """The doorbells that the broker holds: in the queue, or just taken by a node. Raises `Unreachable`."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -80,8 +83,11 @@ class Doorbells:
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
-        with self._app.connection_for_read() as connection:
-            yield _redis(connection)
+        try:
+            with self._app.connection_for_read() as connection:
+                yield _redis(connection)
+        except (OperationalError, redis.RedisError, OSError) as error:
+            raise Unreachable(f"the broker cannot be reached: {_first_line(error)}") from None
 
 
 def _loads(raw: Any) -> Any:

@@ -89,4 +89,4 @@ def _indices(gpus: str) -> list[int]:
 def _visible(count: int) -> list[str]:
     """What the driver calls our GPUs: a scheduler may have given us only some of the machine's."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",") if given else [str(index) for index in range(count)]
+    return [name.strip() for name in given.split(",")] if given else [str(index) for index in range(count)]

@@ -64,13 +64,15 @@ class Launcher:
         """Start nodes that are due and notice those that ended."""
         for node in self._nodes:
             if node.process is not None and (code := node.process.poll()) is not None:
-                self._ended(node, code)
+                self._ended(node, node.process, code)
             if node.process is None and time.monotonic() >= node.start_at:
                 self._spawn(node)
 
     def drain(self) -> None:
         """Ask every node to commit the batch in hand and end. Returns at once; `running` tells when they have."""
-        self._signal(signal.SIGTERM)
+        for node in self._nodes:
+            if node.process is not None and node.process.poll() is None:
+                _signal_group(node.process, signal.SIGTERM)
 
     def running(self) -> int:
         return sum(node.process is not None and node.process.poll() is None for node in self._nodes)
@@ -81,20 +83,15 @@ class Launcher:
 
     def kill(self) -> None:
         """End whatever still runs, and free the slots. Leases bring back what was in hand."""
-        self._signal(signal.SIGKILL)
         for node in self._nodes:
             if node.process is not None:
+                _signal_group(node.process, signal.SIGKILL)
                 node.process.wait()
             node.lock.release()
         self._nodes = []
 
-    def _signal(self, number: signal.Signals) -> None:
-        for node in self._nodes:
-            if node.process is not None and node.process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(node.process.pid, number)  # the Celery parent, and the child that works
-
-    def _ended(self, node: Node, code: int) -> None:
+    def _ended(self, node: Node, process: subprocess.Popen[bytes], code: int) -> None:
+        _signal_group(process, signal.SIGKILL)  # a child that outlived its Celery parent still has the GPU's memory
         lived = time.monotonic() - node.started
         node.failures = 0 if lived >= STEADY_SECONDS else node.failures + 1
         pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(node.failures - 1, 10)) if node.failures else 0.0
@@ -149,3 +146,9 @@ class Launcher:
             f"{PREFIX}DEVICE": slot.device,
             "CUDA_VISIBLE_DEVICES": slot.visible or "",
         }
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal the Celery parent and the child that works."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -7,11 +7,12 @@ import logging
 import threading
 import time
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from db import leases, presence, runs
 from db.presence import Process
 from db.session import Sessions, reading, write
+from workers.errors import Unreachable
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import Publish, dispatch, ring
 from workers.processes import is_dead, this_process
@@ -41,9 +42,12 @@ class Reconciler:
         while True:
             try:
                 self.step()
-            except Exception as error:  # whatever it is, the next round looks at everything again
-                level = logging.WARNING if isinstance(error, DBAPIError) else logging.ERROR
-                log.log(level, "reconciling failed: %s", str(error).splitlines()[0], exc_info=level == logging.ERROR)
+            except SQLAlchemyError as error:
+                log.warning("reconciling waits for the database: %s", _first_line(error))
+            except Unreachable as error:
+                log.warning("lost doorbells are not looked for: %s", error)
+            except Exception:  # whatever it is, the next round looks at everything again
+                log.exception("reconciling failed")
             if self._wait(stop):
                 self._leave()
                 return
@@ -74,8 +78,8 @@ class Reconciler:
         try:
             self._bury_dead()
             write(self._sessions, presence.release_lease, LEASE, self._me)
-        except DBAPIError as error:
-            log.warning("the database cannot be reached: %s", str(error.orig).strip())
+        except SQLAlchemyError as error:
+            log.warning("leaving without a last look, the database cannot be reached: %s", _first_line(error))
 
     def _lead(self) -> bool:
         with reading(self._sessions) as session:
@@ -91,12 +95,12 @@ class Reconciler:
         dead = {worker.worker_id for worker in here if is_dead(worker.process)}
         self._here = [worker.process for worker in here if worker.worker_id not in dead]
         alive = {worker.worker_id for worker in here} - dead
-        for worker_id in dead:
-            write(self._sessions, presence.bury, worker_id)
         for chunk in held:
             if chunk.lease_over or chunk.owner_id in dead:
                 crashed = chunk.owner_id not in alive  # an owner that lives but lets its lease run out is stuck
                 write(self._sessions, leases.take_back, chunk, crashed=crashed)
+        for worker_id in dead:  # last: once buried, nobody looks for its chunk any more
+            write(self._sessions, presence.bury, worker_id)
 
     def _ring_lost(self) -> None:
         """Ring chunks again whose doorbell was missing twice: one look can miss a message that is moving."""
@@ -112,3 +116,7 @@ class Reconciler:
         for (chunk, number), since in self._absent.items():
             if seen - since >= self._settings.absent_seconds:
                 ring(self._publish, write(self._sessions, leases.ring_again, chunk, number))
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    return str(error).strip().splitlines()[0]

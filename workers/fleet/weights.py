@@ -14,7 +14,7 @@ from workers.tiny.files import CHECKPOINT
 TINY = "tiny"
 # The Hub's repository also holds the weights in other formats, which we never open.
 NEEDED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt")
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 
 
 def model_folder(model: str, state_dir: Path) -> Path:
@@ -26,7 +26,7 @@ def model_folder(model: str, state_dir: Path) -> Path:
     if model == TINY:
         return CHECKPOINT
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return folder.absolute()
     if not _HUB_ID.match(model):
         raise UsageError(f"model {model}: no such folder, nor a name like facebook/sam3; try --model tiny")

@@ -7,7 +7,8 @@ import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Queue
+from itertools import count
+from queue import Full, Queue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from PIL import Image
 from workers.tiny import scenes
 
 PROMPTS_PER_SCENE = 2  # of the four kinds; the picture is encoded once for both
+# How often each kind is asked. Telling shapes apart takes the model much longer than telling colours.
+CHOICE = {"colour and shape": 0.3, "shape": 0.4, "colour": 0.15, "anything": 0.15}
 QUEUED = 8  # batches drawn ahead
 
 
@@ -32,11 +35,13 @@ class Sizes:
 class Batch:
     """Pictures and what the prompts name in them; pair i belongs to picture i // PROMPTS_PER_SCENE.
 
-    images: (scenes, image, image, 3) uint8. For each pair, masks: (objects, mask, mask) uint8, 255 where a cell
+    images: (scenes, image, image, 3) uint8; shapes: (scenes, mask, mask), 1 + the number of the shape seen there
+    or 0. For each pair, masks: (objects, mask, mask) uint8, 255 where a cell
     is wholly covered; boxes: (objects, 4) as centre x, centre y, width, height in [0, 1].
     """
 
     images: NDArray[np.uint8]
+    shapes: NDArray[np.int64]
     prompts: list[str]
     masks: list[NDArray[np.uint8]]
     boxes: list[NDArray[np.float32]]
@@ -45,18 +50,27 @@ class Batch:
 def batch(seed: int, number: int, sizes: Sizes) -> Batch:
     """Draw batch `number` of the endless series `seed`."""
     rng = np.random.default_rng([seed, number])
-    images, texts, masks, boxes = [], [], [], []
+    images, shapes, texts, masks, boxes = [], [], [], [], []
     for _ in range(sizes.scenes):
         scene = scenes.draw_scene(rng)
         picture = Image.fromarray(scene.image)
         images.append(np.asarray(picture.resize((sizes.image, sizes.image), Image.Resampling.BILINEAR)))
-        for text in rng.choice(scenes.prompts(scene, rng), PROMPTS_PER_SCENE, replace=False):
+        shapes.append(_shape_map(scene, sizes.mask))
+        asked = rng.choice(scenes.prompts(scene, rng), PROMPTS_PER_SCENE, replace=False, p=list(CHOICE.values()))
+        for text in asked:
             named = [mask for mask in scene.truth(str(text)) if mask.any()]
             texts.append(str(text))
             small = [_shrink(mask, sizes.mask) for mask in named]
             masks.append(np.array(small, dtype=np.uint8).reshape(-1, sizes.mask, sizes.mask))
             boxes.append(np.array([_box(mask) for mask in named], dtype=np.float32).reshape(-1, 4))
-    return Batch(np.stack(images), texts, masks, boxes)
+    return Batch(np.stack(images), np.stack(shapes), texts, masks, boxes)
+
+
+def _shape_map(scene: scenes.Scene, side: int) -> NDArray[np.int64]:
+    shapes = np.zeros((side, side), dtype=np.int64)
+    for drawn in scene.objects:
+        shapes[_shrink(drawn.mask, side) > 127] = 1 + scenes.SHAPES.index(drawn.shape)
+    return shapes
 
 
 def _shrink(mask: scenes.Mask, side: int) -> NDArray[np.uint8]:
@@ -73,10 +87,18 @@ def _box(mask: scenes.Mask) -> tuple[float, float, float, float]:
 
 
 def _draw(queue: "Queue[Batch]", seed: int, first: int, sizes: Sizes) -> None:
-    number = first
-    while True:
-        queue.put(batch(seed, number, sizes))
-        number += 1
+    """Draw until the process that asked for it is gone, killed perhaps."""
+    parent = multiprocessing.parent_process()
+    for number in count(first):
+        drawn = batch(seed, number, sizes)
+        while parent is None or parent.is_alive():
+            try:
+                queue.put(drawn, timeout=5)
+                break
+            except Full:
+                continue
+        else:
+            return
 
 
 @contextmanager

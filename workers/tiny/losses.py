@@ -16,7 +16,16 @@ from torch.nn import functional
 from transformers import Sam3Model
 
 # How much each part of the loss counts, and how much each part of the matching cost.
-WEIGHTS = {"class": 2.0, "l1": 5.0, "giou": 2.0, "mask": 5.0, "dice": 5.0, "presence": 2.0, "semantic": 2.0}
+WEIGHTS = {
+    "class": 2.0,
+    "l1": 5.0,
+    "giou": 2.0,
+    "mask": 5.0,
+    "dice": 5.0,
+    "presence": 2.0,
+    "semantic": 2.0,
+    "shape": 4.0,
+}
 # A query that answers an object weighs 2; one that answers nothing weighs three times what it claims, because
 # second answers for the same object are this model's commonest mistake.
 POSITIVE, NEGATIVE = 2.0, 3.0
@@ -217,3 +226,15 @@ def _semantic_loss(semantic: Tensor, truths: list[Truth]) -> Tensor:
     goal = torch.stack([truth.masks.sum(dim=0).clamp(max=1).flatten() for truth in truths])
     error = functional.binary_cross_entropy_with_logits(logits, goal)
     return error + _dice(logits.sigmoid(), goal).mean()
+
+
+def shape_loss(guesses: Tensor, shapes: Tensor) -> Tensor:
+    """Teach the vision encoder to tell shapes apart, whatever is asked: the prompts alone take long to do it.
+
+    guesses: logits (scenes, 1 + shapes, side, side); shapes: (scenes, larger, larger), 0 for the background.
+    """
+    step = shapes.shape[-1] // guesses.shape[-1]
+    goal = shapes[:, step // 2 :: step, step // 2 :: step]
+    weight = torch.ones(guesses.shape[1])
+    weight[0] = 0.2  # most of a picture is background
+    return WEIGHTS["shape"] * functional.cross_entropy(guesses, goal, weight)

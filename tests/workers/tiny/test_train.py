@@ -10,7 +10,7 @@ import torch
 
 from workers.tiny import evaluate, examples, losses, train
 
-FEW = train.Settings(seed=5, scenes=2, steps=12, warm_up=2, log_every=2, check_every=1000)
+FEW = train.Settings(seed=5, scenes=2, steps=12, warm_up=2, look_first=4, log_every=2, check_every=1000)
 SIZES = examples.Sizes(scenes=2, image=128, mask=64)
 
 
@@ -19,7 +19,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_few_steps_on_the_same_pictures_lower_the_loss(tmp_path: Path) -> None:
-    training = train.Training(tmp_path, replace(FEW, rate=1e-3))
+    training = train.Training(tmp_path, replace(FEW, rate=1e-3, look_first=0))
     batch = examples.batch(1, 0, SIZES)
     with losses.listen(training.model) as layers:
         values = [training._learn(batch, layers)["loss"] for _ in range(12)]
@@ -55,6 +55,16 @@ def test_the_learning_rate_rises_then_falls_to_zero_with_steps_or_minutes() -> N
     assert by_minute.progress(5000, 600) == 1
 
 
+def test_the_first_steps_teach_the_vision_encoder_alone(tmp_path: Path) -> None:
+    training = train.Training(tmp_path, FEW)
+    before = {name: weights.clone() for name, weights in training.model.named_parameters()}
+    with losses.listen(training.model) as layers:
+        assert set(training._learn(examples.batch(1, 0, SIZES), layers)) == {"loss", "shape"}
+    moved = {name for name, weights in training.model.named_parameters() if not torch.equal(weights, before[name])}
+    assert moved
+    assert all(name.startswith("vision_encoder.") for name in moved)
+
+
 def test_a_batch_shows_each_picture_with_two_prompts_and_tight_boxes() -> None:
     batch = examples.batch(3, 0, SIZES)
     assert batch.images.shape == (2, 128, 128, 3)
@@ -79,7 +89,7 @@ def test_the_training_forward_is_the_library_forward(tmp_path: Path) -> None:
     batch = examples.batch(2, 0, SIZES)
     model, processor = training.model, training.processor
     with torch.inference_mode(), losses.listen(model) as layers:
-        shared = train.forward(model, train.pixels(batch), train.encode(batch.prompts, processor.tokenizer))
+        shared, _ = train.forward(model, train.pixels(batch), train.encode(batch.prompts, processor.tokenizer))
         last = layers.logits[-1], losses._corners(layers.boxes[-1])
         inputs = processor(images=list(batch.images.repeat(2, axis=0)), text=batch.prompts, return_tensors="pt")
         plain = model(**inputs)

@@ -1,0 +1,172 @@
+"""Looking at doorbells on a real broker, and the bundled server: its password, its port, its end."""
+
+import os
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Connection
+
+from db.leases import Rung
+from tests.terminals import Terminal, wait_until
+from workers.app import create_app
+from workers.errors import Unreachable, UsageError
+from workers.fleet.broker import BundledBroker, Doorbells, check_broker
+from workers.fleet.dispatch import publisher
+from workers.settings import Settings
+
+
+def app_on(url: str) -> Celery:
+    return create_app(Settings(broker_url=url))
+
+
+def ring(app: Celery, *chunks: int) -> None:
+    for chunk in chunks:
+        publisher(app)(Rung(1, "faces", chunk, chunk, 1, 4, "a.jpg"))
+
+
+@contextmanager
+def taken(url: str) -> Iterator[Any]:
+    """The oldest message, taken by a consumer that has not acknowledged it yet."""
+    with Connection(url) as connection, connection.SimpleQueue("sam3") as queue:
+        yield queue.get(timeout=5)
+
+
+def test_waiting_and_taken_doorbells_are_seen(broker_url: str) -> None:
+    app = app_on(broker_url)
+    doorbells = Doorbells(app)
+    assert (doorbells.count(), doorbells.chunks()) == (0, set())
+    ring(app, 7, 8, 9)
+    with taken(broker_url) as message:
+        assert (doorbells.count(), doorbells.chunks()) == (3, {7, 8, 9})
+        message.ack()
+        assert (doorbells.count(), doorbells.chunks()) == (2, {8, 9})
+
+
+def test_a_doorbell_that_a_killed_node_took_a_minute_ago_does_not_count(broker_url: str) -> None:
+    app = app_on(broker_url)
+    ring(app, 7)
+    with taken(broker_url), redis.Redis.from_url(broker_url) as client:
+        for tag in client.zrange("unacked_index", 0, -1):
+            client.zadd("unacked_index", {tag: time.time() - 61})
+        doorbells = Doorbells(app)
+        assert (doorbells.count(), doorbells.chunks()) == (0, set())
+
+
+def test_garbage_among_the_doorbells_is_ignored(broker_url: str) -> None:
+    app = app_on(broker_url)
+    ring(app, 7)
+    garbage = ["", "{", "null", "[]", '"text"', "{}", '{"body": "?", "properties": {}}', '{"body": 7, "properties": 7}']
+    with redis.Redis.from_url(broker_url) as client:
+        for number, text in enumerate([*garbage, b"\xff"]):
+            client.rpush("sam3", text)
+            client.hset("unacked", str(number), text)
+            client.zadd("unacked_index", {str(number): time.time()})
+        client.zadd("unacked_index", {"no such": time.time()})
+    assert Doorbells(app).chunks() == {7}
+
+
+def test_the_bundled_server_asks_for_a_password(broker_url: str) -> None:
+    assert check_broker(app_on(broker_url)) == []
+    port = broker_url.rpartition(":")[2]
+    with redis.Redis.from_url(f"redis://127.0.0.1:{port}") as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    with pytest.raises(Unreachable) as refused:
+        check_broker(app_on(f"redis://:canary@127.0.0.1:{port}"))
+    assert "\n" not in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
+def test_the_bundled_server_shows_its_password_in_no_process_list_log_or_file(tmp_path: Path) -> None:
+    broker = BundledBroker(tmp_path / "broker")
+    broker.start()
+    try:
+        password = broker.url.removeprefix("redis://:").partition("@")[0]
+        assert len(password) >= 24
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert "valkey" in listed
+        assert password not in listed
+        files = [path for path in broker.folder.rglob("*") if path.is_file()]
+        assert files
+        assert all(password.encode() not in path.read_bytes() for path in files)
+        assert stat.S_IMODE(broker.folder.stat().st_mode) == 0o700
+    finally:
+        broker.stop()
+
+
+def test_the_bundled_server_listens_on_loopback_only(broker_url: str) -> None:
+    with redis.Redis.from_url(broker_url) as client:
+        assert client.config_get("bind") == {"bind": "127.0.0.1"}
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_sam3_broker_keeps_its_queue_over_a_restart_and_refuses_a_taken_port(terminal: Terminal) -> None:
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    first = terminal.start("sam3-broker", "--port", str(port))
+    wait_until(lambda: "Next:" in first.output(), "the broker")
+    ring(app_on(url), 7)
+
+    second = terminal.run("sam3-broker", "--port", str(port), "--state-dir", "elsewhere", code=2)
+    assert second.stderr.count("\n") == 1
+    assert f"port {port} is in use" in second.stderr
+
+    first.interrupt()
+    assert first.wait().endswith("stopped\n")
+    again = terminal.start("sam3-broker", "--port", str(port))
+    wait_until(lambda: "Next:" in again.output(), "the broker")
+    assert Doorbells(app_on(url)).chunks() == {7}
+
+    again.kill_group()  # the server is in a group of its own, and ends with its parent
+    wait_until(lambda: not _answers(port), "the end of the server", seconds=5)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_broker_that_is_not_there_is_one_line_that_says_how_to_start_one() -> None:
+    with pytest.raises(Unreachable) as refused:
+        check_broker(app_on("redis://:canary@127.0.0.1:1/0"))
+    said = str(refused.value)
+    assert said.startswith("cannot reach the broker redis://:***@127.0.0.1:1/0: ")
+    assert said.endswith("start one with sam3-broker, or set SAM3_BROKER_URL")
+    assert "\n" not in said
+    assert "canary" not in said
+
+
+@pytest.mark.parametrize("url", ["redis://:canary@localhost:1/abc", "redis://localhost:1/0?password=canary"])
+def test_a_broker_url_that_makes_no_sense_is_one_line(url: str) -> None:
+    with pytest.raises(UsageError, match="SAM3_BROKER_URL") as refused:
+        check_broker(app_on(url))
+    assert "canary" not in str(refused.value)
+
+
+def test_a_broker_that_throws_keys_away_when_full_is_warned_about(broker_url: str) -> None:
+    with redis.Redis.from_url(broker_url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    [warning] = check_broker(app_on(broker_url))
+    assert "allkeys-lru" in warning
+    assert "noeviction" in warning
+
+
+def test_a_server_program_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM3_VALKEY_BINARY", os.fspath(tmp_path / "nothing"))
+    with pytest.raises((Unreachable, UsageError)) as refused:
+        BundledBroker(tmp_path / "broker").start()
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,131 @@
+"""Which chunks are rung, in which order things happen, and what a doorbell looks like on the broker."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from db import intake, leases, runs
+from db.leases import Rung
+from db.session import Sessions, write
+from tests.db import scenario
+from workers.app import create_app
+from workers.fleet.dispatch import SMALLEST_WINDOW, dispatch, publisher
+from workers.settings import Settings
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+class Bells:
+    """Keeps what is rung; fails from the one after `working`."""
+
+    def __init__(self, working: int = 10_000) -> None:
+        self.rung: list[Rung] = []
+        self._working = working
+
+    def __call__(self, rung: Rung) -> None:
+        if len(self.rung) >= self._working:
+            raise OperationalError("connection refused")
+        self.rung.append(rung)
+
+
+def states(sessions: Sessions, run_id: int) -> list[str]:
+    return [chunk.state for chunk in scenario.chunks(sessions, run_id)]
+
+
+def test_a_run_is_rung_up_to_its_window_and_no_further(sessions: Sessions) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW + 10), chunk_size=1)
+    bells = Bells()
+    assert dispatch(sessions, bells) == SMALLEST_WINDOW
+    assert [rung.number for rung in bells.rung] == list(range(1, SMALLEST_WINDOW + 1))
+    assert dispatch(sessions, bells) == 0
+    scenario.claim(sessions, run_id, bells.rung[0].chunk_id)
+    assert dispatch(sessions, Bells()) == 0  # the claim above rang all that were due
+
+
+def test_a_claimed_chunk_makes_room_for_one_more(sessions: Sessions) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW + 10), chunk_size=1)
+    bells = Bells()
+    dispatch(sessions, bells)
+    write(sessions, leases.claim, run_id, bells.rung[0].chunk_id, scenario.worker(sessions))
+    assert dispatch(sessions, bells) == 1
+
+
+def test_many_live_workers_widen_the_window(sessions: Sessions) -> None:
+    scenario.load(sessions, scenario.numbered(100), chunk_size=1)
+    for pid in range(1, 12):
+        scenario.worker(sessions, pid)
+    assert dispatch(sessions, Bells()) == 8 * 11
+
+
+def test_every_active_run_gets_its_own_window_and_others_get_none(sessions: Sessions) -> None:
+    first = scenario.load(sessions, scenario.numbered(3), "first", chunk_size=1)
+    second = scenario.load(sessions, scenario.numbered(2), "second", chunk_size=1)
+    cancelled = scenario.load(sessions, scenario.numbered(2), "cancelled", chunk_size=1)
+    write(sessions, runs.cancel_run, cancelled)
+    while write(sessions, runs.cancel_slice, cancelled) is not None:
+        pass
+    loading = scenario.create(sessions, "loading")
+    write(sessions, intake.begin_reading, loading, 1, 1, ["path"])
+    scenario.add(sessions, loading, scenario.numbered(2))
+    bells = Bells()
+    assert dispatch(sessions, bells) == 5
+    assert {rung.run_id for rung in bells.rung} == {first, second}
+
+
+def test_only_the_asked_for_run_is_rung(sessions: Sessions) -> None:
+    first = scenario.load(sessions, scenario.numbered(3), "first", chunk_size=1)
+    second = scenario.load(sessions, scenario.numbered(2), "second", chunk_size=1)
+    assert dispatch(sessions, Bells(), [second]) == 2
+    assert states(sessions, first) == ["pending"] * 3
+
+
+def test_a_chunk_is_committed_as_queued_before_its_doorbell_is_rung(sessions: Sessions) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(2), chunk_size=1)
+    seen: list[list[str]] = []
+    dispatch(sessions, lambda rung: seen.append(states(sessions, run_id)))
+    assert seen == [["queued", "queued"]] * 2
+
+
+def test_a_broker_that_fails_leaves_rows_to_ring_again(sessions: Sessions, caplog: pytest.LogCaptureFixture) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(3), chunk_size=1)
+    bells = Bells(working=1)
+    assert dispatch(sessions, bells) == 1
+    assert states(sessions, run_id) == ["queued"] * 3
+    assert "doorbells are rung again later" in caplog.text
+
+
+def test_a_real_broker_that_is_away_is_one_warning_without_its_password(
+    sessions: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(3), chunk_size=1)
+    app = create_app(Settings(broker_url="redis://:canary@127.0.0.1:1/0"))
+    assert dispatch(sessions, publisher(app)) == 0
+    assert states(sessions, run_id) == ["queued"] * 3
+    assert len(caplog.records) == 1
+    assert "canary" not in caplog.text
+
+
+def test_a_doorbell_on_the_broker_is_readable_in_flower_and_names_no_file_in_its_body(
+    sessions: Sessions, broker_url: str
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(3), chunk_size=3)
+    [chunk] = scenario.chunks(sessions, run_id)
+    assert dispatch(sessions, publisher(create_app(Settings(broker_url=broker_url)))) == 1
+    with redis.Redis.from_url(broker_url) as client:
+        [raw] = client.lrange("sam3", 0, -1)
+    message: dict[str, Any] = json.loads(raw)
+    headers = message["headers"]
+    assert headers["id"] == "faces-00001.1"
+    assert headers["task"] == "sam3.segment_chunk"
+    assert headers["argsrepr"] == "run=faces chunk=1 images=3 first=000001.jpg"
+    assert headers["kwargsrepr"] == "{}"
+    assert headers["eta"] is None  # a message with one waits in a worker's memory
+    assert headers["timelimit"] == [None, None]
+    assert message["content-type"] == "application/json"
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    assert args == [{"v": 1, "run": run_id, "chunk": chunk.id, "ring": 1}]
+    assert kwargs == {}

@@ -1,0 +1,204 @@
+"""Nodes as processes: locks, restarts, stopping. Small programs stand for Celery here; real nodes are in
+tests/integration."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.terminals import wait_until
+from workers.errors import UsageError
+from workers.fleet import launcher as module
+from workers.fleet.gpus import Slot
+from workers.fleet.launcher import HOPELESS_FAILURES, LONGEST_PAUSE_SECONDS, Launcher
+from workers.settings import Settings
+
+CPU0, CPU1 = Slot("cpu0", None), Slot("cpu1", None)
+# Two processes in the group, as a Celery parent and its child; each writes its number.
+WAITS = "echo $$ >> pids; sh -c 'echo $$ >> pids; exec sleep 60' & wait"
+DEAF = "trap '' TERM; echo $$ >> pids; while :; do sleep 1; done"
+
+Start = Callable[..., Launcher]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """A launcher whose nodes run a shell script."""
+    started: list[Launcher] = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))  # locks of GPUs that we do not have
+
+    def begin(script: str = WAITS, *slots: Slot, say: Callable[[str], None] = print) -> Launcher:
+        monkeypatch.setattr(module, "with_parent", lambda command: ["/bin/sh", "-c", script])
+        settings = Settings(state_dir=tmp_path, database_url=f"sqlite:///{tmp_path}/sam3.db", batch_size=4)
+        launcher = Launcher(settings, list(slots) or [CPU0], say, tmp_path / "logs")
+        started.append(launcher)
+        launcher.start()
+        return launcher
+
+    yield begin
+    for launcher in started:
+        launcher.kill()
+
+
+def pids(tmp_path: Path, count: int) -> list[int]:
+    """The numbers that the node's processes wrote, once all have."""
+    file = tmp_path / "nodes" / "pids"
+    wait_until(lambda: file.exists() and len(file.read_text().split()) == count, "the node", seconds=10)
+    return [int(pid) for pid in file.read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def test_a_slot_belongs_to_one_launcher_until_it_is_killed(start: Start) -> None:
+    first = start(WAITS, CPU0)
+    with pytest.raises(UsageError, match="cpu0 is in use by another sam3-worker or sam3-run of yours"):
+        start(WAITS, CPU1, CPU0)
+    assert first.running() == 1
+    first.kill()
+    assert start(WAITS, CPU1, CPU0).running() == 2  # cpu1 was given back too
+
+
+def test_a_gpu_belongs_to_one_launcher_of_the_machine_whatever_its_state_folder(start: Start, tmp_path: Path) -> None:
+    gpu = Slot("gpu0", "0")
+    start(WAITS, gpu)
+    elsewhere = Settings(state_dir=tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="gpu0 is in use"):
+        Launcher(elsewhere, [gpu], print).start()
+    other = Launcher(elsewhere, [CPU0], print)
+    other.start()
+    assert other.running() == 1
+    other.kill()
+
+
+def test_a_node_is_told_its_slot_its_settings_and_its_gpu(start: Start, tmp_path: Path) -> None:
+    launcher = start("env > env.$SAM3_NODE; pwd > pwd.$SAM3_NODE", CPU0, Slot("gpu6", "6"))
+    wait_until(lambda: launcher.running() == 0, "the nodes", seconds=10)
+    said = {}
+    for node in ("cpu0", "gpu6"):
+        lines = (tmp_path / "nodes" / f"env.{node}").read_text().splitlines()
+        said[node] = dict(line.partition("=")[::2] for line in lines)
+        assert (tmp_path / "nodes" / f"pwd.{node}").read_text().strip() == str(tmp_path / "nodes")
+    assert (said["cpu0"]["SAM3_DEVICE"], said["cpu0"]["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
+    assert (said["gpu6"]["SAM3_DEVICE"], said["gpu6"]["CUDA_VISIBLE_DEVICES"]) == ("cuda", "6")
+    assert said["gpu6"]["SAM3_BATCH_SIZE"] == "4"
+    assert said["gpu6"]["SAM3_DATABASE_URL"] == f"sqlite:///{tmp_path}/sam3.db"
+    assert "SAM3_SEGMENTER" not in said["gpu6"]
+
+
+def test_no_secret_is_on_the_command_line_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def keep(command: list[str]) -> list[str]:
+        seen.append(command)
+        return [sys.executable, "-c", ""]
+
+    monkeypatch.setattr(module, "with_parent", keep)
+    settings = Settings(
+        state_dir=tmp_path, broker_url="redis://:canary@localhost/0", database_url="postgresql://sam3:canary@db/sam3"
+    )
+    launcher = Launcher(settings, [CPU0], print)
+    launcher.start()
+    launcher.kill()
+    assert "canary" not in " ".join(seen[0])
+    assert "cpu0@%h" in seen[0]
+
+
+def test_what_a_node_says_goes_to_its_own_log(start: Start, tmp_path: Path) -> None:
+    launcher = start("echo to stdout; echo to stderr >&2")
+    wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
+    assert (tmp_path / "logs" / "cpu0.log").read_text() == "to stdout\nto stderr\n"
+
+
+def test_a_node_that_ends_is_started_again_after_a_pause_that_doubles(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    launcher = start("exit 3", say=said.append)
+    clock = [time.monotonic()]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for _ in range(8):
+        while launcher.running():
+            os.sched_yield()
+        launcher.tend()
+        launcher.tend()
+        assert launcher.running() == 0, "started again without a pause"
+        clock[0] += LONGEST_PAUSE_SECONDS
+        launcher.tend()
+    assert said[0] == "cpu0 ended (exit code 3); starting it again in 1 s"
+    assert [int(line.split()[-2]) for line in said] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert launcher.failing()
+
+
+def test_a_node_that_has_failed_for_days_is_still_started_again(start: Start) -> None:
+    launcher = start("exit 3")
+    launcher._nodes[0].failures = 5000
+    wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
+    launcher.tend()
+    assert launcher.failing()
+
+
+def test_a_node_that_lived_long_is_started_again_at_once(start: Start, tmp_path: Path) -> None:
+    said: list[str] = []
+    launcher = start(WAITS, say=said.append)
+    first, _ = pids(tmp_path, 2)
+    launcher._nodes[0].started -= 61
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: launcher.running() == 0, "the end of the node", seconds=10)
+    launcher.tend()
+    assert said == ["cpu0 ended (signal 9); starting it again in 0 s"]
+    assert launcher.running() == 1
+    assert not launcher.failing()
+
+
+def test_all_nodes_must_fail_before_a_launcher_is_hopeless(start: Start) -> None:
+    launcher = start(WAITS, CPU0, CPU1)
+    launcher._nodes[0].failures = HOPELESS_FAILURES
+    assert not launcher.failing()
+
+
+def test_draining_asks_the_whole_group_of_a_node(start: Start, tmp_path: Path) -> None:
+    launcher = start(WAITS)
+    both = pids(tmp_path, 2)
+    launcher.drain()
+    wait_until(lambda: all(map(gone, both)), "the end of both processes", seconds=10)
+    assert launcher.running() == 0
+
+
+def test_killing_ends_a_deaf_node_and_frees_its_slot(start: Start, tmp_path: Path) -> None:
+    launcher = start(DEAF)
+    [pid] = pids(tmp_path, 1)
+    launcher.drain()
+    assert launcher.running() == 1
+    launcher.kill()
+    assert gone(pid)
+    assert launcher.running() == 0
+    assert start(WAITS).running() == 1
+
+
+def test_a_child_that_outlives_its_node_is_ended_before_the_node_starts_again(start: Start, tmp_path: Path) -> None:
+    launcher = start(WAITS)
+    parent, child = pids(tmp_path, 2)
+    os.kill(parent, signal.SIGKILL)
+    wait_until(lambda: launcher.running() == 0, "the end of the node", seconds=10)
+    launcher.tend()
+    wait_until(lambda: gone(child), "the end of the child", seconds=10)
+
+
+def test_killing_ends_also_what_an_ended_node_left_behind(start: Start, tmp_path: Path) -> None:
+    launcher = start(WAITS)
+    parent, child = pids(tmp_path, 2)
+    os.kill(parent, signal.SIGKILL)
+    wait_until(lambda: launcher.running() == 0, "the end of the node", seconds=10)
+    launcher.kill()
+    wait_until(lambda: gone(child), "the end of the child", seconds=10)

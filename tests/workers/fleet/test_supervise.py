@@ -1,0 +1,82 @@
+"""Keeping nodes going until the work is over or somebody asks to stop, with real signals to this process."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from workers.fleet import launcher as module
+from workers.fleet.gpus import Slot
+from workers.fleet.launcher import Launcher
+from workers.fleet.reconcile import Reconciler
+from workers.fleet.supervise import supervise
+from workers.settings import Settings
+
+POLITE = "exec sleep 60"
+DEAF = "trap '' TERM; while :; do sleep 1; done"
+
+Run = Callable[..., tuple[signal.Signals | None, float]]
+
+
+class Idle:
+    """A reconciler with nothing to do."""
+
+    stopped = False
+
+    def run(self, stop: threading.Event) -> None:
+        stop.wait()
+        self.stopped = True
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Supervise one node until it is over; return the signal that ended it and how long that took."""
+    idle = Idle()
+
+    def supervised(
+        script: str, *signals: tuple[float, signal.Signals], grace: float = 30, over: Callable[[], bool] = lambda: False
+    ) -> tuple[signal.Signals | None, float]:
+        monkeypatch.setattr(module, "with_parent", lambda command: ["/bin/sh", "-c", script])
+        launcher = Launcher(Settings(state_dir=tmp_path), [Slot("cpu0", None)], print)
+        timers = [threading.Timer(delay, os.kill, (os.getpid(), number)) for delay, number in signals]
+        for timer in timers:
+            timer.start()
+        began = time.monotonic()
+        asked = supervise(launcher, cast(Reconciler, idle), grace, over, print)
+        assert idle.stopped
+        assert launcher.running() == 0
+        return asked, time.monotonic() - began
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield supervised
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_it_ends_by_itself_when_the_work_is_over(run: Run) -> None:
+    looks = iter([False, False, True])
+    asked, _ = run(POLITE, over=lambda: next(looks))
+    assert asked is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_drains_the_nodes_and_is_told(run: Run, number: signal.Signals) -> None:
+    asked, seconds = run(POLITE, (0.3, number))
+    assert asked is number
+    assert seconds < 5
+
+
+def test_a_second_signal_ends_deaf_nodes_at_once(run: Run) -> None:
+    asked, seconds = run(DEAF, (0.3, signal.SIGINT), (0.8, signal.SIGINT))
+    assert asked is signal.SIGINT
+    assert 0.7 < seconds < 5
+
+
+def test_deaf_nodes_are_ended_when_the_grace_is_over(run: Run) -> None:
+    asked, seconds = run(DEAF, (0.3, signal.SIGTERM), grace=0.5)
+    assert asked is signal.SIGTERM
+    assert 0.7 < seconds < 5

@@ -1,0 +1,56 @@
+"""Small runs of real image files for the tests of workers, and what became of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image as Picture
+from sqlalchemy import func, select
+
+from db import intake, leases
+from db.intake import NewRow
+from db.leases import Rung
+from db.models import Result
+from db.session import Sessions, reading, write
+from tests.db import scenario
+from workers.contract import Doorbell
+
+
+def pictures(folder: Path, count: int) -> list[NewRow]:
+    """Bright images in `folder`, and the rows that name them."""
+    folder.mkdir(exist_ok=True, parents=True)
+    for number in range(count):
+        Picture.new("RGB", (40 + number, 30), "white").save(folder / f"{number:04}.png")
+    return scenario.rows(*(f"{number:04}.png" for number in range(count)))
+
+
+def load(
+    sessions: Sessions,
+    folder: Path,
+    rows: Sequence[NewRow],
+    name: str = "faces",
+    chunk_size: int = 4,
+    model: str = "fake",
+) -> int:
+    """An active run of these rows, whose paths start from `folder`."""
+    source = replace(scenario.SOURCE, root=str(folder))
+    frozen = replace(scenario.FROZEN, model=model)
+    run_id = write(sessions, intake.create_run, name, source, frozen, ("person",), chunk_size)
+    write(sessions, intake.begin_reading, run_id, 1, 1, ["path"])
+    scenario.add(sessions, run_id, rows)
+    scenario.finish(sessions, run_id)
+    return run_id
+
+
+def ring(sessions: Sessions, run_id: int, count: int = 1000) -> list[Rung]:
+    """pending -> queued, without a message."""
+    return write(sessions, leases.ring_pending, run_id, count)
+
+
+def message(rung: Rung) -> dict[str, int]:
+    return Doorbell(rung.run_id, rung.chunk_id, rung.ring).to_message()
+
+
+def results(sessions: Sessions) -> int:
+    with reading(sessions) as session:
+        return session.execute(select(func.count()).select_from(Result)).scalar_one()

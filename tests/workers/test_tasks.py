@@ -1,0 +1,337 @@
+"""The task, called as Celery calls it: what it does with a doorbell, good, late, doubled or bad."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import celery._state
+import pytest
+import redis
+from celery import Celery
+
+from db import leases
+from db.intake import NewRow
+from db.runs import cancel_run
+from db.session import Sessions, write
+from tests.db import scenario
+from tests.fakes import FakeSegmenter
+from tests.workers import runs
+from workers.app import create_app
+from workers.contract import Doorbell
+from workers.fleet.broker import Doorbells
+from workers.inference.pipeline import Options, Pixels
+from workers.settings import load_settings
+from workers.tasks import segment_chunk
+from workers.worker import Worker
+
+# The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+Work = Callable[[], None]
+
+
+class Segmenter(FakeSegmenter):
+    """Does something of the test's before each forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[int, Work] = {}  # by the number of the forward pass, from 1
+
+    def predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Pixels, tuple[str, ...]]]:
+        self.before.get(len(self.forwards) + 1, lambda: None)()
+        return super().predict(batch, prompts, options)
+
+
+@pytest.fixture
+def app(broker_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """The current application of this process, as in a node; batches are of two images."""
+    for name in [name for name in os.environ if name.startswith("SAM3_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "BROKER_URL": broker_url,
+        "DATABASE_URL": database_url,
+        "BATCH_SIZE": "2",
+        "DECODE_THREADS": "1",
+        "LEASE_SECONDS": "3000",
+        "HEARTBEAT_SECONDS": "1000",
+        "NODE": "cpu0",
+    }.items():
+        monkeypatch.setenv(f"SAM3_{name}", value)
+    app = create_app(load_settings())
+    app.set_current()
+    yield app
+    celery._state._set_current_app(None)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
+    """The model that this process's worker loads."""
+    segmenter = Segmenter()
+    monkeypatch.setattr(Worker, "_this", None)
+    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: segmenter)
+    return segmenter
+
+
+def answer(message: Any) -> dict[str, Any]:
+    done = segment_chunk(message)
+    assert isinstance(done, dict)
+    return done
+
+
+@pytest.mark.parametrize("message", [None, "canary", {"v": 99}, {"v": 1, "run": "canary", "chunk": 1, "ring": 1}])
+def test_a_bad_message_is_dropped_and_its_content_is_not_logged(
+    segmenter: Segmenter, caplog: pytest.LogCaptureFixture, message: Any
+) -> None:
+    assert list(answer(message)) == ["dropped"]
+    assert "dropped a doorbell" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_a_doorbell_of_an_unknown_run_or_chunk_does_nothing(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    assert answer(Doorbell(run_id + 1, 1, 1).to_message()) == {"skipped": "no such run"}
+    assert answer(Doorbell(run_id, 999, 1).to_message()) == {"skipped": "not queued"}
+    assert scenario.states(sessions, run_id) == ["pending", "pending"]
+
+
+def test_an_answered_doorbell_segments_its_chunk_and_tells_flower_in_a_small_summary(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    rows = [*runs.pictures(tmp_path, 3), NewRow("nowhere.png")]
+    run_id = runs.load(sessions, tmp_path, rows)
+    [rung] = runs.ring(sessions, run_id)
+    told = answer(runs.message(rung))
+    assert told.pop("seconds") >= 0
+    assert told == {
+        "run": "faces",
+        "chunk": 1,
+        "images": 4,
+        "segmented": 3,
+        "empty": 0,
+        "failed": 1,
+        "instances": 3,
+    }
+    assert scenario.states(sessions, run_id) == ["done", "done", "done", "failed"]
+    assert segmenter.forwards == [2, 1]
+    assert scenario.run(sessions, run_id).state == "done"
+
+
+def test_a_doorbell_that_comes_twice_is_answered_once(segmenter: Segmenter, sessions: Sessions, tmp_path: Path) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=2)
+    first, second = runs.ring(sessions, run_id)
+    answer(runs.message(first))
+    assert answer(runs.message(first)) == {"skipped": "not queued"}
+    answer(runs.message(second))
+    assert answer(runs.message(second)) == {"skipped": "run is done"}
+    assert segmenter.forwards == [2, 2]
+    assert runs.results(sessions) == 4
+
+
+def test_a_doorbell_of_a_chunk_that_somebody_works_on_does_nothing(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    held = write(sessions, leases.claim, run_id, rung.chunk_id, scenario.worker(sessions))
+    assert held is not None
+    assert answer(runs.message(rung)) == {"skipped": "not queued"}
+    assert scenario.commit_all(sessions, held, 0.9)
+
+
+def test_an_old_doorbell_of_a_chunk_that_waits_again_is_as_good_as_a_new_one(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [old] = runs.ring(sessions, run_id)
+    [new] = write(sessions, leases.ring_again, old.chunk_id, old.ring)
+    assert answer(runs.message(old))["segmented"] == 2
+    assert answer(runs.message(new)) == {"skipped": "run is done"}
+
+
+def test_a_doorbell_of_a_finished_run_does_not_load_its_model(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    answer(runs.message(rung))
+    monkeypatch.setattr(Worker, "segmenter_for", lambda *_: pytest.fail("the model was loaded"))
+    assert answer(runs.message(rung)) == {"skipped": "run is done"}
+
+
+def test_a_declined_run_leaves_its_chunk_queued_and_costs_no_attempt(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    write(sessions, leases.agree_on_model, run_id, leases.ModelUsed(None, "f" * 64, "bf16"))
+    assert list(answer(runs.message(rung))) == ["declined"]
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.state, chunk.attempts, segmenter.forwards) == ("queued", 0, [])
+
+
+def fail(message: str) -> None:
+    raise RuntimeError(message)
+
+
+def test_an_unexpected_error_keeps_what_is_committed_and_lets_the_rest_wait(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
+    [rung] = runs.ring(sessions, run_id)
+    segmenter.before[2] = lambda: fail("CUDA error: device-side assert")
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        segment_chunk(runs.message(rung))
+    assert scenario.states(sessions, run_id) == ["done", "done", "pending", "pending"]
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.state, chunk.error) == ("pending", "RuntimeError: CUDA error: device-side assert")
+    assert scenario.rests_for(sessions, rung.chunk_id) in (4, 5)
+    assert runs.ring(sessions, run_id) == []
+
+    segmenter.before.clear()
+    scenario.rest_is_over(sessions, rung.chunk_id)
+    [again] = runs.ring(sessions, run_id)
+    assert answer(runs.message(again))["images"] == 2
+    assert scenario.run(sessions, run_id).state == "done"
+
+
+def test_the_fifth_unexpected_error_without_progress_fails_the_images(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    segmenter.before[1] = lambda: fail("always")
+    for _ in range(leases.MAX_ATTEMPTS):
+        for rung in runs.ring(sessions, run_id):
+            with pytest.raises(RuntimeError, match="always"):
+                segment_chunk(runs.message(rung))
+        scenario.rest_is_over(sessions, rung.chunk_id)
+    assert {(image.state, image.error_class) for image in scenario.images(sessions, run_id)} == {("failed", "internal")}
+    assert scenario.run(sessions, run_id).state == "done"
+
+
+def test_a_lost_lease_stops_the_work_quietly_and_commits_nothing_more(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
+    [rung] = runs.ring(sessions, run_id)
+
+    def take_away() -> None:
+        [held] = scenario.running(sessions)
+        scenario.change_chunk(sessions, held.chunk_id, lease_until=1.0)
+        write(sessions, leases.take_back, replace(held, lease_over=True), crashed=False)
+
+    segmenter.before[2] = take_away
+    assert answer(runs.message(rung)) == {"lost": 1}
+    assert "chunk 1 of faces is no longer ours" in caplog.text
+    done = scenario.states(sessions, run_id).count("done")
+    assert done in (0, 2)  # the first batch may or may not have been committed before
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert chunk.error is None
+    answer(Doorbell(run_id, chunk.id, chunk.ring).to_message())
+    assert runs.results(sessions) == 4
+
+
+def test_a_run_that_is_cancelled_meanwhile_stops_the_work_quietly(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
+    [rung] = runs.ring(sessions, run_id)
+    segmenter.before[2] = lambda: assert_true(write(sessions, cancel_run, run_id))
+    assert answer(runs.message(rung)) == {"lost": 1}
+    assert scenario.states(sessions, run_id).count("pending") >= 2
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
+def test_a_prompt_of_one_row_that_the_model_cannot_take_fails_only_that_image(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    good, bad, mixed, plain = runs.pictures(tmp_path, 4)
+    long = "a " * 40 + "dog"
+    rows = [
+        NewRow(good.path, prompts=("red car",)),
+        NewRow(bad.path, prompts=(long,)),
+        NewRow(mixed.path, prompts=("red car", long)),
+        plain,
+    ]
+    run_id = runs.load(sessions, tmp_path, rows)
+    [rung] = runs.ring(sessions, run_id)
+    assert answer(runs.message(rung))["failed"] == 2
+    images = scenario.images(sessions, run_id)
+    assert [image.state for image in images] == ["done", "failed", "failed", "done"]
+    assert images[1].error_class == "prompt"
+    assert "too many words" in str(images[1].error)
+
+
+def test_an_image_is_asked_for_its_own_prompts(segmenter: Segmenter, sessions: Sessions, tmp_path: Path) -> None:
+    first, second = runs.pictures(tmp_path, 2)
+    run_id = runs.load(sessions, tmp_path, [NewRow(first.path, prompts=("dog", "cat", "car")), second])
+    [rung] = runs.ring(sessions, run_id)
+    assert answer(runs.message(rung))["instances"] == 4
+    assert runs.results(sessions) == 4
+
+
+def ask_to_stop() -> None:
+    """SIGTERM, as the launcher sends it to the whole group."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_asked_to_stop_while_the_model_loads_the_chunk_is_given_back_unclaimed(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: Celery
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+
+    def load(model: str, settings: object) -> Segmenter:
+        ask_to_stop()
+        return segmenter
+
+    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    before = signal.getsignal(signal.SIGTERM)
+    assert answer(runs.message(rung)) == {"skipped": "draining"}
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.state, chunk.attempts, chunk.fence) == ("pending", 0, 0)
+    assert Doorbells(app).count() == 0  # a worker that stops rings for nobody
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_asked_to_stop_at_work_the_batch_in_hand_is_committed_and_the_rest_given_back(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 20), chunk_size=20)
+    [rung] = runs.ring(sessions, run_id)
+    segmenter.before[2] = ask_to_stop
+    told = answer(runs.message(rung))
+    assert 2 <= told["images"] <= 8
+    assert told["images"] + told["released"] == 20
+    assert scenario.states(sessions, run_id).count("done") == told["images"]
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.state, chunk.attempts, chunk.releases) == ("pending", 0, 1)
+
+
+def test_the_end_of_a_chunk_rings_the_next_ones(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, app: Celery
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 6), chunk_size=2)
+    [first] = runs.ring(sessions, run_id, 1)
+    answer(runs.message(first))
+    assert [chunk.state for chunk in scenario.chunks(sessions, run_id)] == ["done", "queued", "queued"]
+    assert Doorbells(app).chunks() == {chunk.id for chunk in scenario.chunks(sessions, run_id)[1:]}
+
+
+def test_a_broker_that_is_away_at_the_end_of_a_chunk_takes_nothing_from_its_result(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, app: Celery
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=2)
+    [first] = runs.ring(sessions, run_id, 1)
+    redis.Redis.from_url(app.conf.broker_url).config_set("maxmemory", 1)  # it refuses every write
+    assert answer(runs.message(first))["segmented"] == 2
+    assert [chunk.state for chunk in scenario.chunks(sessions, run_id)] == ["done", "queued"]

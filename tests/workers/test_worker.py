@@ -1,0 +1,198 @@
+"""One process as a worker: what it serves, what it declines and why, and what it reports."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.session import Sessions, reading
+from db.views import RunView, WorkerLine, run_view, workers
+from tests.db import scenario
+from tests.fakes import FakeSegmenter
+from tests.workers import runs
+from workers.errors import Unreachable
+from workers.processes import this_process
+from workers.settings import Settings
+from workers.worker import Declined, Worker, make_segmenter
+
+# The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start(sessions: Sessions, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start a worker in this process; `segmenter` is what its model turns out to be, or fails with."""
+    started: list[Worker] = []
+
+    def begin(segmenter: FakeSegmenter | Exception | None = None, **settings: Any) -> Worker:
+        def load(model: str, settings: Settings) -> FakeSegmenter:
+            if isinstance(segmenter, Exception):
+                raise segmenter
+            return segmenter or FakeSegmenter(model)
+
+        monkeypatch.setattr("workers.worker.make_segmenter", load)
+        calm: dict[str, Any] = {"heartbeat_seconds": 1000, "lease_seconds": 3000, "node": "cpu0"}
+        started.append(Worker(Settings(database_url=database_url, **(calm | settings))))
+        return started[-1]
+
+    yield begin
+    for worker in started:
+        worker._report = retire  # type: ignore[method-assign]
+
+
+def retire(**_: object) -> None:
+    threading.Event().wait()  # the heartbeat's thread ends with the tests
+
+
+def view(sessions: Sessions, run_id: int) -> RunView:
+    with reading(sessions) as session:
+        found = run_view(session, run_id)
+    assert found is not None
+    return found
+
+
+def reported(sessions: Sessions) -> WorkerLine:
+    with reading(sessions) as session:
+        [line] = workers(session)
+    return line
+
+
+def other_weights() -> FakeSegmenter:
+    segmenter = FakeSegmenter()
+    segmenter.facts = replace(segmenter.facts, weights_sha256="f" * 64)
+    return segmenter
+
+
+def test_a_worker_introduces_itself_by_slot_and_host(start: Start, sessions: Sessions) -> None:
+    start(node="gpu3")
+    line = reported(sessions)
+    assert (line.node, line.state) == (f"gpu3@{this_process().host}", "idle")
+
+
+def test_the_first_worker_freezes_its_model_into_the_run(start: Start, sessions: Sessions) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    start().segmenter_for(view(sessions, run_id))
+    run = view(sessions, run_id)
+    assert (run.weights_sha256, run.dtype) == ("0" * 64, "fp32")
+
+
+@pytest.mark.parametrize("difference", ["weights", "dtype"])
+def test_a_worker_with_another_model_declines_the_run_and_says_so_once(
+    start: Start, sessions: Sessions, caplog: pytest.LogCaptureFixture, difference: str
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    [rung] = runs.ring(sessions, run_id)
+    start().segmenter_for(view(sessions, run_id))
+    other = other_weights()
+    if difference == "dtype":
+        other.facts = replace(FakeSegmenter().facts, dtype="bf16")
+    second = start(other, node="cpu1")
+    for _ in range(2):
+        with second.answering(view(sessions, run_id), rung.chunk_id), pytest.raises(Declined, match="it began with"):
+            second.segmenter_for(view(sessions, run_id))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert "run faces is not served by this worker" in caplog.text
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.state, chunk.attempts) == ("queued", 0)
+    with reading(sessions) as session:
+        line = next(line for line in workers(session) if line.node.startswith("cpu1"))
+    assert line.state == "declined"
+    assert line.message is not None
+    assert "it began with weights 000000000000 in fp32" in line.message
+
+
+def test_a_model_that_cannot_be_loaded_declines_the_run(start: Start, sessions: Sessions) -> None:
+    run = view(sessions, scenario.load(sessions, scenario.numbered(4)))
+    with pytest.raises(Declined, match="no access to facebook/sam3"):
+        start(Unreachable("no access to facebook/sam3: accept the licence")).segmenter_for(run)
+    assert view(sessions, run.id).weights_sha256 is None
+
+
+def test_a_prompt_of_the_run_that_is_too_long_for_the_model_declines_it(start: Start, sessions: Sessions) -> None:
+    prompt = "a " * 40 + "dog"
+    run = view(sessions, scenario.load(sessions, scenario.numbered(4), prompts=(prompt,)))
+    with pytest.raises(Declined, match="sam3-cancel it and enqueue again with a shorter prompt"):
+        start().segmenter_for(run)
+
+
+def test_declining_one_run_is_no_reason_not_to_serve_the_next(start: Start, sessions: Sessions) -> None:
+    long = view(sessions, scenario.load(sessions, scenario.numbered(4), name="long", prompts=("a " * 40,)))
+    short = view(sessions, scenario.load(sessions, scenario.numbered(4), name="short"))
+    worker = start()
+    with worker.answering(long, 1), pytest.raises(Declined):
+        worker.segmenter_for(long)
+    with worker.answering(short, 2):
+        worker.segmenter_for(short)
+        assert reported(sessions).message is None
+    assert reported(sessions).state == "idle"
+
+
+def test_a_model_is_loaded_once_and_given_up_before_another_one_is_loaded(
+    start: Start, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (view(sessions, runs.load(sessions, tmp_path, scenario.numbered(2), name, model=name)) for name in "ab")
+    worker = start()
+    held: list[tuple[str, object]] = []
+
+    def load(model: str, settings: Settings) -> FakeSegmenter:
+        held.append((model, worker._segmenter))
+        return FakeSegmenter(model)
+
+    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    for run in (one, one, two, two, one):
+        assert worker.segmenter_for(run).facts.model == run.model
+    assert held == [("a", None), ("b", None), ("a", None)]
+
+
+def test_the_rate_counts_the_images_between_the_first_and_the_last_commit(
+    start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("workers.worker.time", Clock(clock))
+    worker = start()
+    run_id = scenario.load(sessions, scenario.numbered(12), chunk_size=12)
+    [rung] = runs.ring(sessions, run_id)
+    claim = worker.claim(run_id, rung.chunk_id)
+    assert claim is not None
+    rates = []
+    for first in (0, 4, 8):
+        worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images[first : first + 4]])
+        rates.append(reported(sessions).images_per_second)
+        clock[0] += 2.0
+    assert rates == [0.0, 2.0, 2.0]
+
+
+class Clock:
+    """The time module, with a clock that only moves when told to."""
+
+    def __init__(self, now: Sequence[float]) -> None:
+        self._now = now
+        self.sleep = time.sleep
+
+    def monotonic(self) -> float:
+        return self._now[0]
+
+
+def test_the_heartbeat_keeps_a_claim_that_takes_longer_than_its_lease(start: Start, sessions: Sessions) -> None:
+    worker = start(heartbeat_seconds=0.3, lease_seconds=1.2)
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    [rung] = runs.ring(sessions, run_id)
+    claim = worker.claim(run_id, rung.chunk_id)
+    assert claim is not None
+    time.sleep(2)
+    assert [chunk.lease_over for chunk in scenario.running(sessions)] == [False]
+    assert worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
+
+
+@pytest.mark.usefixtures("database_url")
+def test_a_stand_in_for_the_model_is_named_by_module_and_factory() -> None:
+    segmenter = make_segmenter("any", Settings(segmenter="tests.fakes:FakeSegmenter"))
+    assert type(segmenter).__name__ == "FakeSegmenter"
+    assert segmenter.facts.model == "any"
