@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from db import intake, leases, presence
+from db import doorbells, intake, leases, presence
 from db.intake import Frozen, NewRow, Source
 from db.leases import FoundInstance, ImageDone, PromptResult
 from db.migrate import ensure_schema
@@ -83,7 +83,7 @@ def make_run(sessions: Sessions) -> int:
         rows = [NewRow(f"{slice_}/{number}.jpg") for number in range(1000)]
         write(sessions, intake.add_rows, run_id, slice_ * 1000, rows)
     write(sessions, intake.finish_load, run_id, None)
-    write(sessions, leases.ring_pending, run_id, COMMITTERS * 20)
+    write(sessions, doorbells.ring_pending, run_id, COMMITTERS * 20)
     return run_id
 
 

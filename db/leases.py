@@ -1,4 +1,4 @@
-"""The state machine of a chunk: ring, claim, heartbeat, commit, release, fail, take back.
+"""The state machine of a chunk: claim, heartbeat, commit, release, fail, take back.
 
 Every transition is one compare-and-set on the chunk's row; whoever finds no row to change has lost and does nothing.
 Knows no Celery, no processes and no pixels. Functions take the caller's session and never commit.
@@ -24,19 +24,6 @@ LONGEST_BACK_OFF_SECONDS = 300
 
 class LeaseLost(Exception):
     """The chunk is no longer this claim's: its lease ran out, somebody else claimed it, or its run was cancelled."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A chunk whose doorbell is to be rung."""
-
-    run_id: int
-    run_name: str
-    chunk_id: int
-    number: int
-    ring: int
-    images: int
-    first_path: str
 
 
 @dataclass(frozen=True)
@@ -112,60 +99,6 @@ class RunningChunk:
     lease_over: bool
 
 
-def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
-    """pending -> queued for up to `limit` due chunks of an active run; the caller commits, then publishes."""
-    due = (
-        select(Chunk.id)
-        .join(Run, Run.id == Chunk.run_id)
-        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Run.state == RunState.ACTIVE)
-        .where(Chunk.not_before.is_(None) | (Chunk.not_before <= now()))
-        .order_by(Chunk.number)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=Chunk)
-    )
-    ids = list(session.execute(due).scalars())
-    _ring(session, Chunk.id.in_(ids), Chunk.state == ChunkState.PENDING)
-    return rung(session, ids)
-
-
-def ring_again(session: Session, chunk_id: int, ring: int) -> list[Rung]:
-    """queued -> queued with a new doorbell, if `ring` is still the last one; empty if it is not."""
-    changed = _ring(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, Chunk.ring == ring)
-    return rung(session, [chunk_id]) if changed else []
-
-
-def _ring(session: Session, *where: ColumnElement[bool]) -> int:
-    return _change(session, *where, state=ChunkState.QUEUED, ring=Chunk.ring + 1, rung_at=now(), not_before=None)
-
-
-def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
-    """What the doorbells of these chunks say, in the order of their numbers."""
-    first_path = select(Image.path).where(Image.chunk_id == Chunk.id).order_by(Image.row).limit(1).scalar_subquery()
-    rows = (
-        select(Run.id, Run.name, Chunk.id, Chunk.number, Chunk.ring, Chunk.images, first_path)
-        .join(Run, Run.id == Chunk.run_id)
-        .where(Chunk.id.in_(chunk_ids))
-        .order_by(Chunk.number)
-    )
-    return [Rung(*row) for row in session.execute(rows)]
-
-
-def queued_doorbells(session: Session) -> list[tuple[int, int]]:
-    """(chunk id, ring) of every queued chunk: the doorbells that should be on the broker."""
-    queued = select(Chunk.id, Chunk.ring).where(Chunk.state == ChunkState.QUEUED)
-    return [(row.id, row.ring) for row in session.execute(queued)]
-
-
-def forget_doorbells(session: Session) -> int:
-    """queued -> pending for every chunk: the broker was started anew and holds nothing."""
-    return _change(session, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
-
-
-def unqueue(session: Session, chunk_id: int) -> bool:
-    """queued -> pending: the worker that answered the doorbell will not claim the chunk."""
-    return bool(_change(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING))
-
-
 def agree_on_model(session: Session, run_id: int, mine: ModelUsed) -> ModelUsed:
     """Freeze `mine` into a run that has no model yet; return what the run has."""
     session.execute(update(Run).where(Run.id == run_id, Run.weights_sha256.is_(None)).values(**asdict(mine)))
@@ -217,7 +150,7 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
 def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECONDS) -> bool:
     """Renew the lease; false if the claim is lost. A lease that is over but not taken back yet can be renewed."""
     held = (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING)
-    return bool(_change(session, *held, _run_not_cancelled(claim.run_id), lease_until=now() + lease_seconds))
+    return bool(change_chunks(session, *held, _run_not_cancelled(claim.run_id), lease_until=now() + lease_seconds))
 
 
 def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_seconds: float = LEASE_SECONDS) -> bool:
@@ -246,7 +179,7 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
     _end_images(session, claim, done, failed)
     _insert_results(session, claim, done)
     if changed == 0:
-        _change(session, Chunk.id == claim.chunk_id, state=ChunkState.DONE, lease_until=None, error=None)
+        change_chunks(session, Chunk.id == claim.chunk_id, state=ChunkState.DONE, lease_until=None, error=None)
         finish_run(session, claim.run_id)
     return changed == 0
 
@@ -298,7 +231,7 @@ def _end_images(session: Session, claim: Claim, done: Sequence[ImageDone], faile
 def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
     """running -> pending with the attempt given back: the worker drains, or its surroundings failed, not the chunk."""
     return bool(
-        _change(
+        change_chunks(
             session,
             *_fenced(claim),
             state=ChunkState.PENDING,
@@ -357,7 +290,7 @@ def back_off(failures: int) -> int:
 
 
 def _wait(session: Session, chunk_id: int, seconds: int) -> None:
-    _change(
+    change_chunks(
         session,
         Chunk.id == chunk_id,
         state=ChunkState.PENDING,
@@ -373,7 +306,7 @@ def _give_up(session: Session, chunk_id: int, error_class: str, error: str) -> N
         .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
         .values(state=ImageState.FAILED, error_class=error_class, error=error),
     )
-    _change(
+    change_chunks(
         session,
         Chunk.id == chunk_id,
         state=ChunkState.FAILED,
@@ -410,7 +343,7 @@ def _run_not_cancelled(run_id: int) -> ColumnElement[bool]:
     return select(Run.id).where(Run.id == run_id, Run.state != RunState.CANCELLED).exists()
 
 
-def _change(session: Session, *where: ColumnElement[bool], **values: Any) -> int:
+def change_chunks(session: Session, *where: ColumnElement[bool], **values: Any) -> int:
     return _rowcount(session, update(Chunk).where(*where).values(**values))
 
 

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from workers.errors import UsageError
 
 PREFIX = "SAM3_"
-BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
 # What container engines inject for linked services: not settings of ours.
 _LINK_VARIABLE = re.compile(r"_PORT(_|$)|_SERVICE_")
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")

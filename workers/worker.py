@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import leases, presence
+from db import doorbells, leases, presence
 from db.leases import Claim, Outcome
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, write
@@ -101,6 +101,10 @@ class Worker:
                 self._segmenter = (model, make_segmenter(model, self.settings))
             except Sam3Error as error:
                 raise Declined(str(error)) from None
+            except Exception as error:
+                log.exception("loading %s failed", model)
+                reason = (str(error).strip().splitlines() or [""])[0]
+                raise Declined(f"{model} cannot be loaded: {type(error).__name__}: {reason}") from None
         return self._segmenter[1]
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
@@ -145,7 +149,7 @@ class Worker:
 
     def unqueue(self, chunk_id: int) -> None:
         """Hand a rung chunk back unclaimed, so that it is rung again at once and not when the doorbell is missed."""
-        write(self.sessions, leases.unqueue, chunk_id)
+        write(self.sessions, doorbells.unqueue, chunk_id)
 
     def _rate(self) -> float:
         """Images per second over the last minute, or since the first commit of this stretch of work."""

@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +13,14 @@ import click
 import yaml
 from filelock import FileLock, Timeout
 
-from db import leases
+from db import doorbells
 from db.runs import RetryFilter
-from db.session import Sessions, write
+from db.session import Sessions, reading, write
 from producer.cli.enqueue import open_csv
 from producer.cli.export import export, view_of
 from producer.cli.options import (
     RUN_FILE,
+    STATE_FOLDER,
     Found,
     exit_code,
     exit_flags,
@@ -50,6 +52,16 @@ from workers.fleet.weights import check_models
 from workers.settings import Settings
 
 POLL_SECONDS = 0.5
+KEPT_FLAGS = (  # those that run.yaml repeats as they were given
+    "image_column",
+    "prompt_column",
+    "follow_symlinks",
+    "chunk_size",
+    "limit",
+    "gpus",
+    "num_gpus",
+    "select",
+)
 FILES = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
 
 
@@ -69,10 +81,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
     """
     prompts = read_prompts(flags["prompt"])
     manifest = open_source(source, output, prompts, flags)
-    flags["state_dir"] = flags["state_dir"] or output / ".sam3"
-    settings = node_settings(**flags)
-    check_models([settings.model], settings)  # its licence first: nothing works without it
-    slots = local_slots(flags["gpus"], flags["num_gpus"])
+    settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
     request = Request(
         name=run_name(flags["run"], manifest.source),
         prompts=prompts,
@@ -80,6 +89,9 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
     )
+    make_folders(output, settings.state_dir)
+    check_models([settings.model], settings)  # its licence first: nothing works without it
+    slots = local_slots(flags["gpus"], flags["num_gpus"])
     with only_one(settings.state_dir):
         database = f"sqlite:///{settings.state_dir / 'sam3.db'}"
         broker = BundledBroker(settings.state_dir / "broker")
@@ -94,8 +106,8 @@ def main(source: Path, output: Path, **flags: Any) -> int:
 def open_source(source: Path, output: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> Manifest:
     if not source.is_dir():
         return open_csv(source, prompts, flags)
-    if flags["prompt_column"] or flags["image_column"]:
-        raise UsageError(f"{source} is a folder: --prompt-column and --image-column are for CSV files")
+    if flags["prompt_column"] or flags["image_column"] or flags["image_root"]:
+        raise UsageError(f"{source} is a folder: --prompt-column, --image-column and --image-root are for CSV files")
     if not prompts:
         raise UsageError("nothing to look for: give --prompt TEXT")
     return FolderManifest(source, follow_symlinks=flags["follow_symlinks"], exclude=output)
@@ -112,11 +124,19 @@ def local_slots(gpus: str, count: int | None) -> list[Slot]:
         return choose_slots("cpu", None)
 
 
+def make_folders(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot write there: {error.strerror}; choose another folder") from None
+
+
 class only_one:
-    """Refuse a second sam3-run in the same folder."""
+    """Refuse a second sam3-run with the same state."""
 
     def __init__(self, state_dir: Path) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True)
         self._folder = state_dir
         self._lock = FileLock(state_dir / "run.lock")
 
@@ -124,9 +144,7 @@ class only_one:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(
-                f"another sam3-run works in {self._folder.parent}; wait for it, or use another -o"
-            ) from None
+            raise UsageError(f"another sam3-run works with {self._folder}; wait for it, or use another -o") from None
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -149,11 +167,12 @@ def record_run(
         "run": request.name,
         "prompt": list(request.prompts),
         **asdict(request.frozen),
-        **{key: flags[key] for key in ("prompt_column", "gpus", "num_gpus", "select") if flags[key] is not None},
+        **{key: flags[key] for key in KEPT_FLAGS},
         "image_root": str(manifest.root) if manifest.confined else None,
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,
-        "state_dir": str(settings.state_dir),
+        "grace": settings.grace,
+        "state_dir": str(settings.state_dir) if flags["state_dir"] else None,  # else it moves with the folder
     }
     kept = {key: value for key, value in effective.items() if value is not None}
     (output / RUN_FILE).write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
@@ -165,7 +184,7 @@ def work_off(found: Found, broker: BundledBroker, slots: list[Slot]) -> signal.S
     if Standing(found.sessions, found.run_id).over:
         return None
     settings = found.settings
-    write(found.sessions, leases.forget_doorbells)  # our broker is a new one each time
+    write(found.sessions, doorbells.forget_doorbells)  # our broker is a new one each time
     broker.start()
     try:
         app = create_app(settings)
@@ -189,7 +208,7 @@ class Watch:
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + POLL_SECONDS
-        standing = Standing(self._found.sessions, self._found.run_id)
+        standing = Standing(self._found.sessions, self._found.run_id, "its nodes are starting")
         images = standing.progress.images
         total = images.total - images.duplicate - images.rejected
         self._meter.tell(total - images.pending, total, standing.one_line(), standing.waiting_for())
@@ -208,7 +227,7 @@ def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, se
     """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
-        say(standing.one_line())
+        say(standing.one_line(waiting=False))
         say("Next: the same command again goes on from here")
         return edge.INTERRUPTED if asked is not None else 1
     written = write_files(found, flags["select"])
@@ -218,9 +237,10 @@ def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, se
     else:
         summarise(standing, seconds, written)
         if images.failed + images.cancelled:
-            say(f"Next: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])} --retry-failed")
+            given = [argument for argument in sys.argv[1:] if argument != "--retry-failed"]
+            say(f"Next: {shlex.join([Path(sys.argv[0]).name, *given, '--retry-failed'])}")
         else:
-            say(f"Next: sam3-export {found.folder} --format coco -o {found.folder}/coco.json")
+            say(f"Next: sam3-export {found.argument} --format coco -o {shlex.quote(f'{found.folder}/coco.json')}")
     return exit_code(images.failed + images.rejected, images.total, flags["max_failures"], flags["exit_zero"])
 
 
@@ -240,7 +260,7 @@ def write_files(found: Found, select: str) -> dict[str, str]:
     )
     export(found, request, "png")
     export(found, ExportRequest(view, view.threshold, Path(written["results"]), select, request.masks), "csv")
-    with found.sessions() as session:
+    with reading(found.sessions) as session:
         write_preview(view, session, Path(written["preview"]))
     return written
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from db import intake, leases, presence
+from db import doorbells, intake, leases, presence
 from db.intake import Frozen, NewRow, Source
 from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, PromptResult
 from db.models import Chunk, Image, Run
@@ -77,12 +77,12 @@ def claim(sessions: Sessions, run_id: int, chunk_id: int | None = None, worker_i
 
 def try_claim(sessions: Sessions, run_id: int, chunk_id: int | None = None, worker_id: int = 1) -> Claim | None:
     if chunk_id is None:
-        rung = write(sessions, leases.ring_pending, run_id, 1)
+        rung = write(sessions, doorbells.ring_pending, run_id, 1)
         if not rung:
             return None
         chunk_id = rung[0].chunk_id
     else:
-        write(sessions, leases.ring_pending, run_id, 1000)
+        write(sessions, doorbells.ring_pending, run_id, 1000)
     return write(sessions, leases.claim, run_id, chunk_id, worker_id)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from db import intake, leases, runs
+from db import doorbells, intake, leases, runs
 from db.intake import LoadCancelled, LoadTaken, NewRow
 from db.session import Sessions, reading, write
 from tests.db import scenario
@@ -46,7 +46,7 @@ def test_nothing_of_a_loading_run_is_rung_or_claimed(sessions: Sessions) -> None
     add(sessions, run_id, numbered(4))
     [one] = scenario.chunks(sessions, run_id)
 
-    assert write(sessions, leases.ring_pending, run_id, 10) == []
+    assert write(sessions, doorbells.ring_pending, run_id, 10) == []
     assert write(sessions, leases.claim, run_id, one.id, 1) is None
     finish(sessions, run_id)
 

@@ -6,7 +6,7 @@ from threading import Barrier
 import pytest
 from sqlalchemy import func, select
 
-from db import leases, runs
+from db import doorbells, leases, runs
 from db.leases import LeaseLost, ModelUsed
 from db.models import Result
 from db.session import Sessions, reading, write
@@ -16,7 +16,7 @@ from tests.db.scenario import claim, done, failed, load, numbered
 
 def test_a_chunk_is_claimed_once_however_many_ask(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
-    [rung] = write(sessions, leases.ring_pending, run_id, 10)
+    [rung] = write(sessions, doorbells.ring_pending, run_id, 10)
     start = Barrier(8)
 
     def ask(worker_id: int) -> leases.Claim | None:
@@ -35,18 +35,20 @@ def test_a_chunk_is_claimed_once_however_many_ask(sessions: Sessions) -> None:
 def test_a_doorbell_says_what_is_in_the_chunk(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(6))
 
-    first, second = write(sessions, leases.ring_pending, run_id, 10)
+    first, second = write(sessions, doorbells.ring_pending, run_id, 10)
 
-    assert first == leases.Rung(run_id, "faces", first.chunk_id, number=1, ring=1, images=4, first_path="000001.jpg")
-    assert second == leases.Rung(run_id, "faces", second.chunk_id, number=2, ring=1, images=2, first_path="000005.jpg")
+    assert first == doorbells.Rung(run_id, "faces", first.chunk_id, number=1, ring=1, images=4, first_path="000001.jpg")
+    assert second == doorbells.Rung(
+        run_id, "faces", second.chunk_id, number=2, ring=1, images=2, first_path="000005.jpg"
+    )
 
 
 def test_no_more_doorbells_are_rung_than_asked_for_and_none_twice(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(12))
 
-    assert [one.number for one in write(sessions, leases.ring_pending, run_id, 2)] == [1, 2]
-    assert [one.number for one in write(sessions, leases.ring_pending, run_id, 2)] == [3]
-    assert write(sessions, leases.ring_pending, run_id, 2) == []
+    assert [one.number for one in write(sessions, doorbells.ring_pending, run_id, 2)] == [1, 2]
+    assert [one.number for one in write(sessions, doorbells.ring_pending, run_id, 2)] == [3]
+    assert write(sessions, doorbells.ring_pending, run_id, 2) == []
 
 
 def test_two_dispatchers_at_once_ring_different_chunks(sessions: Sessions) -> None:
@@ -55,7 +57,7 @@ def test_two_dispatchers_at_once_ring_different_chunks(sessions: Sessions) -> No
 
     def ring(_: int) -> list[int]:
         start.wait()
-        return [one.chunk_id for _ in range(3) for one in write(sessions, leases.ring_pending, run_id, 3)]
+        return [one.chunk_id for _ in range(3) for one in write(sessions, doorbells.ring_pending, run_id, 3)]
 
     with ThreadPoolExecutor(4) as threads:
         rung = [chunk_id for ids in threads.map(ring, range(4)) for chunk_id in ids]
@@ -65,41 +67,41 @@ def test_two_dispatchers_at_once_ring_different_chunks(sessions: Sessions) -> No
 
 def test_a_lost_doorbell_is_rung_again_once(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
-    [rung] = write(sessions, leases.ring_pending, run_id, 1)
+    [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
 
-    [again] = write(sessions, leases.ring_again, rung.chunk_id, rung.ring)
+    [again] = write(sessions, doorbells.ring_again, rung.chunk_id, rung.ring)
 
     assert again.ring == 2
-    assert write(sessions, leases.ring_again, rung.chunk_id, rung.ring) == []
+    assert write(sessions, doorbells.ring_again, rung.chunk_id, rung.ring) == []
     with reading(sessions) as session:
-        assert leases.queued_doorbells(session) == [(rung.chunk_id, 2)]
+        assert doorbells.queued_doorbells(session) == [(rung.chunk_id, 2)]
 
 
 def test_a_running_chunk_is_not_rung_again(sessions: Sessions) -> None:
     held = claim(sessions, load(sessions, numbered(4)))
 
-    assert write(sessions, leases.ring_again, held.chunk_id, 1) == []
+    assert write(sessions, doorbells.ring_again, held.chunk_id, 1) == []
 
 
 def test_an_unclaimed_chunk_handed_back_is_rung_with_the_next_number(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
-    [rung] = write(sessions, leases.ring_pending, run_id, 1)
+    [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
 
-    assert write(sessions, leases.unqueue, rung.chunk_id)
+    assert write(sessions, doorbells.unqueue, rung.chunk_id)
 
-    assert not write(sessions, leases.unqueue, rung.chunk_id)
-    [again] = write(sessions, leases.ring_pending, run_id, 1)
+    assert not write(sessions, doorbells.unqueue, rung.chunk_id)
+    [again] = write(sessions, doorbells.ring_pending, run_id, 1)
     assert again.ring == 2
 
 
 def test_all_doorbells_are_rung_anew_after_the_broker_lost_them(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(12))
     held = claim(sessions, run_id)
-    write(sessions, leases.ring_pending, run_id, 1)
+    write(sessions, doorbells.ring_pending, run_id, 1)
 
-    assert write(sessions, leases.forget_doorbells) == 1
+    assert write(sessions, doorbells.forget_doorbells) == 1
 
-    assert [one.number for one in write(sessions, leases.ring_pending, run_id, 10)] == [2, 3]
+    assert [one.number for one in write(sessions, doorbells.ring_pending, run_id, 10)] == [2, 3]
     assert scenario.chunk(sessions, held.chunk_id).state == "running"
 
 
@@ -112,7 +114,7 @@ def test_a_chunk_that_was_not_rung_cannot_be_claimed(sessions: Sessions) -> None
 
 def test_a_doorbell_with_the_wrong_run_claims_nothing(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
-    [rung] = write(sessions, leases.ring_pending, run_id, 1)
+    [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
 
     assert write(sessions, leases.claim, run_id + 1, rung.chunk_id, 1) is None
 

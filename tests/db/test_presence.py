@@ -6,7 +6,7 @@ from threading import Barrier
 
 from sqlalchemy import update
 
-from db import leases, presence, views
+from db import doorbells, presence, views
 from db.models import Lease, Worker
 from db.presence import Process
 from db.session import Sessions, now, reading, write
@@ -47,7 +47,7 @@ def test_a_worker_that_is_silent_for_a_minute_is_not_live(sessions: Sessions) ->
 
 def test_a_chunk_whose_doorbell_a_dead_worker_had_answered_is_rung_again(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(8))
-    answered, unanswered = write(sessions, leases.ring_pending, run_id, 10)
+    answered, unanswered = write(sessions, doorbells.ring_pending, run_id, 10)
     worker_id = write(sessions, presence.register, "gpu0@here", ME)
     write(sessions, presence.report, worker_id, state="loading", run_id=run_id, chunk_id=answered.chunk_id)
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db import intake, leases, runs
+from db import doorbells, intake, leases, runs
 from db.leases import LeaseLost
 from db.models import Base
 from db.runs import RetryFilter
@@ -191,11 +191,11 @@ def test_a_running_chunk_of_a_cancelled_run_loses_its_lease(sessions: Sessions) 
 
 def test_nothing_of_a_cancelled_run_is_rung_or_claimed(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(8))
-    [rung] = write(sessions, leases.ring_pending, run_id, 1)
+    [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
     write(sessions, runs.cancel_run, run_id)
 
     assert write(sessions, leases.claim, run_id, rung.chunk_id, 1) is None
-    assert write(sessions, leases.ring_pending, run_id, 10) == []
+    assert write(sessions, doorbells.ring_pending, run_id, 10) == []
     _cancel(sessions, run_id)
 
 

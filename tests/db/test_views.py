@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import update
 
-from db import intake, leases, presence, views
+from db import doorbells, intake, leases, presence, views
 from db.intake import NewRow
 from db.models import Run
 from db.session import Sessions, now, reading, write
@@ -120,11 +120,11 @@ def test_runs_models_and_unfinished_runs_are_listed(sessions: Sessions) -> None:
         assert views.unfinished_runs(session) == ["two"]
         assert views.queued_chunks(session) == 0
 
-    write(sessions, leases.ring_pending, active, 1)
+    write(sessions, doorbells.ring_pending, active, 1)
     with reading(sessions) as session:
         assert (views.queued_chunks(session), views.queued_chunks(session, ended)) == (1, 0)
     scenario.work_off(sessions, active)
-    write(sessions, leases.unqueue, scenario.chunks(sessions, active)[0].id)
+    write(sessions, doorbells.unqueue, scenario.chunks(sessions, active)[0].id)
     scenario.work_off(sessions, active)
     with reading(sessions) as session:
         assert not views.unfinished_runs(session)

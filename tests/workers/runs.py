@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image as Picture
 from sqlalchemy import func, select
 
-from db import intake, leases
+from db import doorbells, intake
+from db.doorbells import Rung
 from db.intake import NewRow
-from db.leases import Rung
 from db.models import Result
 from db.session import Sessions, reading, write
 from tests.db import scenario
@@ -44,7 +44,7 @@ def load(
 
 def ring(sessions: Sessions, run_id: int, count: int = 1000) -> list[Rung]:
     """pending -> queued, without a message."""
-    return write(sessions, leases.ring_pending, run_id, count)
+    return write(sessions, doorbells.ring_pending, run_id, count)
 
 
 def message(rung: Rung) -> dict[str, int]:

@@ -120,8 +120,8 @@ def test_variables_that_container_engines_set_for_linked_services_are_ignored() 
         ("redis://:canary@canary@broker/0", "redis://:***@broker/0"),
         ("redis://:canary/canary@broker/0", "redis://:***@broker/0"),
         (
-            "sentinel://:canary@one:26379;sentinel://:canary@two:26379",
-            "sentinel://:***@one:26379;sentinel://:***@two:26379",
+            "redis://:canary@one:6379;redis://:canary@two:6379",
+            "redis://:***@one:6379;redis://:***@two:6379",
         ),
         ("redis://broker/0?password=canary&health=1", "redis://broker/0?password=***&health=1"),
         ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),

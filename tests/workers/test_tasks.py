@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery
 
-from db import leases
+from db import doorbells, leases
 from db.intake import NewRow
 from db.runs import cancel_run
 from db.session import Sessions, write
@@ -150,7 +150,7 @@ def test_an_old_doorbell_of_a_chunk_that_waits_again_is_as_good_as_a_new_one(
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     [old] = runs.ring(sessions, run_id)
-    [new] = write(sessions, leases.ring_again, old.chunk_id, old.ring)
+    [new] = write(sessions, doorbells.ring_again, old.chunk_id, old.ring)
     assert answer(runs.message(old))["segmented"] == 2
     assert answer(runs.message(new)) == {"skipped": "run is done"}
 

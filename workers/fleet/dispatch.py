@@ -7,8 +7,8 @@ from typing import Protocol
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from db import leases, presence, views
-from db.leases import Rung
+from db import doorbells, presence, views
+from db.doorbells import Rung
 from db.session import Sessions, reading, write
 from workers.contract import QUEUE, TASK, Doorbell, task_id
 
@@ -52,8 +52,14 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None
         window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
         runs = views.active_runs(session) if run_ids is None else list(run_ids)
         room = {run_id: window - views.queued_chunks(session, run_id) for run_id in runs}
-    chosen = (write(sessions, leases.ring_pending, run_id, count) for run_id, count in room.items() if count > 0)
-    return sum(ring(publish, chunks) for chunks in chosen)
+    total = 0
+    for run_id, count in room.items():
+        chunks = write(sessions, doorbells.ring_pending, run_id, count) if count > 0 else []
+        rung = ring(publish, chunks)
+        total += rung
+        if rung < len(chunks):
+            break  # the broker is away: more rows to ring again would not help anybody
+    return total
 
 
 def ring(publish: Callable[[Rung], None], chunks: Iterable[Rung]) -> int:

@@ -9,7 +9,7 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import leases, presence, runs
+from db import doorbells, leases, presence, runs
 from db.presence import Process
 from db.session import Sessions, reading, write
 from workers.errors import Unreachable
@@ -105,7 +105,7 @@ class Reconciler:
     def _ring_lost(self) -> None:
         """Ring chunks again whose doorbell was missing twice: one look can miss a message that is moving."""
         with reading(self._sessions) as session:
-            queued = leases.queued_doorbells(session)
+            queued = doorbells.queued_doorbells(session)
         if len(queued) <= self._doorbells.count():
             self._absent.clear()
             return
@@ -115,7 +115,7 @@ class Reconciler:
         self._absent = {key: self._absent.get(key, seen) for key in missing}
         for (chunk, number), since in self._absent.items():
             if seen - since >= self._settings.absent_seconds:
-                ring(self._publish, write(self._sessions, leases.ring_again, chunk, number))
+                ring(self._publish, write(self._sessions, doorbells.ring_again, chunk, number))
 
 
 def _first_line(error: SQLAlchemyError) -> str:

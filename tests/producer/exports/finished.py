@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from db import intake, leases, views
+from db import doorbells, intake, leases, views
 from db.migrate import ensure_schema
 from db.presence import Process, register
 from db.session import Sessions, connect, reading
@@ -95,7 +95,7 @@ def _work(sessions: Sessions, run_id: int, ends: Ends) -> None:
         view = views.run_view(session, run_id)
         assert view is not None
         texts = view.prompts
-        for rung in leases.ring_pending(session, run_id, 100):
+        for rung in doorbells.ring_pending(session, run_id, 100):
             claim = leases.claim(session, run_id, rung.chunk_id, worker)
             assert claim is not None
             leases.commit(

@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 from kombu import Connection
 
-from db.leases import Rung
+from db.doorbells import Rung
 from tests.terminals import Terminal, wait_until
 from workers.app import create_app
 from workers.errors import Unreachable, UsageError

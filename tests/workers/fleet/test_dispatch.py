@@ -9,7 +9,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from db import intake, leases, runs
-from db.leases import Rung
+from db.doorbells import Rung
 from db.session import Sessions, write
 from tests.db import scenario
 from workers.app import create_app

@@ -1,0 +1,84 @@
+"""Which chunks are rung: pending -> queued, and back when nobody came. Publishes nothing itself.
+
+A doorbell is a message on the broker that says a chunk may be claimed. Functions take the caller's session and never
+commit; the caller commits first and publishes afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from db.leases import change_chunks
+from db.models import Chunk, ChunkState, Image, Run, RunState
+from db.session import now
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A chunk whose doorbell is to be rung."""
+
+    run_id: int
+    run_name: str
+    chunk_id: int
+    number: int
+    ring: int
+    images: int
+    first_path: str
+
+
+def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
+    """pending -> queued for up to `limit` due chunks of an active run; the caller commits, then publishes."""
+    due = (
+        select(Chunk.id)
+        .join(Run, Run.id == Chunk.run_id)
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Run.state == RunState.ACTIVE)
+        .where(Chunk.not_before.is_(None) | (Chunk.not_before <= now()))
+        .order_by(Chunk.number)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Chunk)
+    )
+    ids = list(session.execute(due).scalars())
+    _ring(session, Chunk.id.in_(ids), Chunk.state == ChunkState.PENDING)
+    return rung(session, ids)
+
+
+def ring_again(session: Session, chunk_id: int, ring: int) -> list[Rung]:
+    """queued -> queued with a new doorbell, if `ring` is still the last one; empty if it is not."""
+    changed = _ring(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, Chunk.ring == ring)
+    return rung(session, [chunk_id]) if changed else []
+
+
+def _ring(session: Session, *where: ColumnElement[bool]) -> int:
+    return change_chunks(session, *where, state=ChunkState.QUEUED, ring=Chunk.ring + 1, rung_at=now(), not_before=None)
+
+
+def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
+    """What the doorbells of these chunks say, in the order of their numbers."""
+    first_path = select(Image.path).where(Image.chunk_id == Chunk.id).order_by(Image.row).limit(1).scalar_subquery()
+    rows = (
+        select(Run.id, Run.name, Chunk.id, Chunk.number, Chunk.ring, Chunk.images, first_path)
+        .join(Run, Run.id == Chunk.run_id)
+        .where(Chunk.id.in_(chunk_ids))
+        .order_by(Chunk.number)
+    )
+    return [Rung(*row) for row in session.execute(rows)]
+
+
+def queued_doorbells(session: Session) -> list[tuple[int, int]]:
+    """(chunk id, ring) of every queued chunk: the doorbells that should be on the broker."""
+    queued = select(Chunk.id, Chunk.ring).where(Chunk.state == ChunkState.QUEUED)
+    return [(row.id, row.ring) for row in session.execute(queued)]
+
+
+def forget_doorbells(session: Session) -> int:
+    """queued -> pending for every chunk: the broker was started anew and holds nothing."""
+    return change_chunks(session, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
+
+
+def unqueue(session: Session, chunk_id: int) -> bool:
+    """queued -> pending: the worker that answered the doorbell will not claim the chunk."""
+    return bool(
+        change_chunks(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
+    )
