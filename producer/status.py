@@ -17,7 +17,9 @@ from db.views import ErrorLine, Progress, WorkerLine
 class Standing:
     """Everything that status shows of one run, read at one moment."""
 
-    def __init__(self, sessions: Sessions, run_id: int) -> None:
+    def __init__(self, sessions: Sessions, run_id: int, begin: str = "start sam3-worker") -> None:
+        """`begin` says how workers are brought to the run."""
+        self._begin = begin
         with reading(sessions) as session:
             self.progress: Progress = views.progress(session, run_id)
             self.errors: list[ErrorLine] = views.errors(session, run_id) if self.progress.images.failed else []
@@ -44,7 +46,7 @@ class Standing:
             "waiting_for": self.waiting_for(),
         }
 
-    def one_line(self) -> str:
+    def one_line(self, *, waiting: bool = True) -> str:
         """For logs and pipes: `faces: 128/300 images (43 %), 12.3 images/s, failed 1, 0:20 left`."""
         images = self.progress.images
         counted_in = images.total - images.duplicate - images.rejected
@@ -57,7 +59,7 @@ class Standing:
             parts.append(f"failed {images.failed:,}")
         if self.progress.eta_seconds and not self.over:
             parts.append(f"{duration(self.progress.eta_seconds)} left")
-        if reason := self.waiting_for():
+        if waiting and (reason := self.waiting_for()):
             parts.append(reason)
         return ", ".join(parts)
 
@@ -78,7 +80,7 @@ class Standing:
         if progress.next_retry_seconds:
             return f"a chunk rests for {duration(progress.next_retry_seconds)} after failed attempts"
         if not self.workers:
-            return "no worker is running: start sam3-worker"
+            return f"no worker is running: {self._begin}"
         busy = sorted({worker.run for worker in self.workers if worker.run})
         return f"workers are busy with {', '.join(busy)}" if busy else "waiting for a worker"
 

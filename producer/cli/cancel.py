@@ -21,5 +21,8 @@ def main(run: str, json: bool) -> int:
         edge.print_json({"run": found.name, "cancelled": cancelled})
         return 0
     click.echo(f"run {found.name}: {counted(cancelled, 'image')} cancelled")
-    say(f"Next: sam3-retry {found.name} takes them up again; sam3-delete {found.name} forgets the run")
+    if cancelled:
+        say(f"Next: sam3-retry {found.argument} takes them up again; sam3-delete {found.argument} forgets the run")
+    else:
+        say("nothing was pending")
     return 0

@@ -68,9 +68,10 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
         edge.print_json(facts)
     else:
         click.echo(told(facts, recorded))
-        say(
-            f"Next: sam3-status {name} --watch" if now.images.pending else f"Next: sam3-export {name} --format csv -o -"
-        )
+        if now.images.rejected and recorded.new_rows:
+            say("Rejected rows: the same command with --dry-run names them")
+        export = f"sam3-export {name} --format csv -o {name}.csv"
+        say(f"Next: sam3-status {name} --watch" if now.images.pending else f"Next: {export}")
     return 1 if now.images.rejected and recorded.new_rows else 0
 
 
@@ -89,12 +90,10 @@ def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvM
 
 
 def told(facts: dict[str, Any], recorded: Recorded) -> str:
-    """`run faces: 10,000 images in 40 chunks, 40 queued, 3 duplicates`."""
+    """`run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
     parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
-    parts.append(f"{facts['queued']:,} queued now")
-    parts += [
-        f"{facts[key]:,} {key.replace('_', ' ')}" for key in ("already_done", "duplicates", "rejected") if facts[key]
-    ]
+    words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate", "rejected": "rejected"}
+    parts += [f"{facts[key]:,} {word}" for key, word in words.items() if facts[key]]
     if recorded.new_rows != facts["images"]:
         parts.append(f"{recorded.new_rows:,} new")
     if recorded.gone_rows:

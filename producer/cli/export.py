@@ -8,7 +8,7 @@ import click
 from db import views
 from db.session import reading
 from db.views import ExportedImage, RunView
-from producer.cli.options import Found, find_run, json_flag
+from producer.cli.options import Found, Share, find_run, json_flag
 from producer.cli.progress import Meter
 from producer.exports.common import Request, Summary, read_images
 from workers import edge
@@ -22,9 +22,7 @@ Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Sum
 @click.argument("run")
 @click.option("--format", type=click.Choice(["csv", "coco", "png"]), required=True)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file; for png a folder.")
-@click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Another score threshold, down to the run's score floor."
-)
+@click.option("--threshold", type=Share(), help="Another score threshold, down to the run's score floor.")
 @click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
 @json_flag
 def main(run: str, format: str, output: Path, threshold: float | None, select: str, json: bool) -> int:
@@ -33,6 +31,8 @@ def main(run: str, format: str, output: Path, threshold: float | None, select: s
     csv is the input with added columns; coco has every instance as RLE; png has one mask per image and prompt,
     in folders like those of the input (--select: all instances together, the best, or the largest).
     """
+    if str(output) == "-":
+        raise UsageError("-o -: an export is a file that is renamed into place when it is whole; give its name")
     found = find_run(run)
     view = view_of(found)
     if threshold is not None and threshold < view.score_floor:

@@ -1,5 +1,7 @@
 """Flags that several commands share, the same everywhere, and how RUN names a run; does no work itself."""
 
+import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 LONGEST_PROMPT_WORDS = 30
 RUN_FILE = "run.yaml"
+STATE_FOLDER = ".sam3"  # in the folder of a sam3-run, unless it was told another
 
 
 class Phrase(click.ParamType[str]):
@@ -28,6 +31,26 @@ class Phrase(click.ParamType[str]):
 
     name = "text"
     envvar_list_splitter = "|"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not isinstance(value, str):  # YAML reads a bare yes or 7 as something else
+            self.fail(f"{value!r} is no text; put it in quotes", param, ctx)
+        return value
+
+
+class Share(click.FloatRange):
+    """A number from 0 to 1. Click's range alone lets NaN through, which equals nothing, not even itself."""
+
+    name = "number"
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range 0<=x<=1", param, ctx)
+        return float(number)
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,11 @@ class Found:
     name: str
     settings: Settings
     folder: Path | None  # the sam3-run folder it was named by: such a run has no broker to ring
+
+    @property
+    def argument(self) -> str:
+        """RUN as the next command needs it."""
+        return shlex.quote(self.name if self.folder is None else str(self.folder))
 
 
 def json_flag(function: Function) -> Function:
@@ -57,7 +85,7 @@ def exit_flags(function: Function) -> Function:
 
 def _read_max_failures(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
     number = (text or "0").removesuffix("%")
-    if not number.replace(".", "", 1).isdigit():
+    if not number.replace(".", "", 1).isdecimal():
         raise click.BadParameter(f"{text!r} is neither a number nor a percentage")
     return text
 
@@ -75,7 +103,6 @@ def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool
 
 def run_flags(function: Function) -> Function:
     """What a run is made of: prompts and frozen settings."""
-    between = click.FloatRange(0, 1)
     flags = [
         click.option("--prompt", type=Phrase(), multiple=True, help="What to look for, such as person; repeatable."),
         click.option("--prompt-column", metavar="C", help="CSV column with each row's own prompts, joined by |."),
@@ -88,9 +115,9 @@ def run_flags(function: Function) -> Function:
         click.option("--follow-symlinks", is_flag=True, help="Let links lead out of --image-root."),
         click.option("--run", metavar="NAME", help="Name of the run (default: that of the input)."),
         click.option("--model", metavar="M", help="Hub id, folder, or tiny (bundled)."),
-        click.option("--threshold", type=between, default=0.5, show_default=True, help="Score that counts as found."),
-        click.option("--mask-threshold", type=between, default=0.5, show_default=True, help="Pixel probability."),
-        click.option("--score-floor", type=between, default=0.3, show_default=True, help="Instances kept for export."),
+        click.option("--threshold", type=Share(), default=0.5, show_default=True, help="Score that counts as found."),
+        click.option("--mask-threshold", type=Share(), default=0.5, show_default=True, help="Pixel probability."),
+        click.option("--score-floor", type=Share(), default=0.3, show_default=True, help="Instances kept for export."),
         click.option("--mask-rule", type=click.Choice(["library", "meta"]), default="library", show_default=True),
         click.option("--orientation", type=click.Choice(["exif", "raw"]), default="exif", show_default=True),
         click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
@@ -118,7 +145,7 @@ def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
 def read_chunk_size(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or not 1 <= int(text) <= 1000:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
         raise UsageError(f"--chunk-size {text}: give auto or a number from 1 to 1000")
     return int(text)
 
@@ -147,11 +174,11 @@ def run_name(given: str | None, source: Path) -> str:
 
 
 def read_run_file(path: Path) -> tuple[str, Path]:
-    """The run's name and state folder, as sam3-run wrote them."""
+    """The run's name and state folder, as sam3-run wrote them; a folder that was moved took its state along."""
     try:
         facts = yaml.safe_load(path.read_text())
-        return str(facts["run"]), Path(facts["state_dir"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return str(facts["run"]), Path(facts.get("state_dir") or path.parent.absolute() / STATE_FOLDER)
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path}: not as sam3-run wrote it; run the same sam3-run command again") from None
 
 
@@ -168,5 +195,6 @@ def find_run(run: str, **flags: Any) -> Found:
         names = views.run_names(session)
     if run_id is None:
         there = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
-        raise NoSuchRun(f"no run called {run}; {there}")
+        hint = f"; the folder {run} holds no {RUN_FILE}" if folder is None and Path(run).is_dir() else ""
+        raise NoSuchRun(f"no run called {run}; {there}{hint}")
     return Found(sessions, run_id, run, settings, folder)

@@ -31,20 +31,25 @@ def main(run: str | None, watch: bool, wait: bool, errors: bool, json: bool, **c
     if run is None:
         return all_runs(json)
     found = find_run(run)
+    begin = "start sam3-worker" if found.folder is None else "the same sam3-run command goes on"
+
+    def read() -> Standing:
+        return Standing(found.sessions, found.run_id, begin)
+
     if watch and not json:
-        follow(lambda: Standing(found.sessions, found.run_id), errors)
+        follow(read, errors)
     elif watch or wait:
-        while not Standing(found.sessions, found.run_id).over:
+        while not read().over:
             time.sleep(WATCH_SECONDS)
-    standing = Standing(found.sessions, found.run_id)
+    standing = read()
     if json:
         edge.print_json(standing.as_json())
     else:
         Console().print(standing.table(errors=errors))
-        next_step(standing)
+        next_step(standing, found.argument)
     images = standing.progress.images
     # Whether images failed is the answer only of a run that is over; before, the question was how far it is.
-    return exit_code(images.failed, images.total, **code) if standing.over else 0
+    return exit_code(images.failed + images.rejected, images.total, **code) if standing.over else 0
 
 
 def all_runs(json: bool) -> int:
@@ -67,9 +72,12 @@ def follow(read: Callable[[], Standing], errors: bool) -> None:
     console = Console(stderr=True)
     standing = read()
     if not console.is_terminal:
+        next_line = 0.0
         while not standing.over:
-            say(standing.one_line())
-            time.sleep(LINE_SECONDS)
+            if time.monotonic() >= next_line:
+                next_line = time.monotonic() + LINE_SECONDS
+                say(standing.one_line())
+            time.sleep(WATCH_SECONDS)
             standing = read()
         return
     with Live(standing.table(errors=errors), console=console, transient=True) as live:
@@ -79,9 +87,9 @@ def follow(read: Callable[[], Standing], errors: bool) -> None:
             live.update(standing.table(errors=errors))
 
 
-def next_step(standing: Standing) -> None:
-    name, images = standing.progress.run, standing.progress.images
+def next_step(standing: Standing, run: str) -> None:
+    images = standing.progress.images
     if standing.over and images.failed + images.cancelled:
-        say(f"Next: sam3-retry {name}")
+        say(f"Next: sam3-retry {run}")
     elif standing.over:
-        say(f"Next: sam3-export {name} --format csv -o {name}.csv")
+        say(f"Next: sam3-export {run} --format csv -o {standing.progress.run}.csv")

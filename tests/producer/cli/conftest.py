@@ -1,0 +1,92 @@
+"""A person at a shell whose commands run in this process: quick, and with a real SQLite database."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from db.migrate import upgrade
+from db.session import Sessions, connect, reading
+from tests.db.recount import differences
+from workers.edge import Sam3Command
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed."""
+
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line of an error; nothing else may have been printed."""
+        assert not self.out
+        [line] = self.err.splitlines()
+        return line
+
+
+@dataclass(frozen=True)
+class Shell:
+    """An empty folder, with the database `sessions` in the environment, and nothing of ours besides."""
+
+    home: Path
+    sessions: Sessions
+    capture: pytest.CaptureFixture[str]
+
+    def __call__(self, command: Sam3Command, *given: object, code: int = 0) -> Answer:
+        """Run a command and check its exit code."""
+        with pytest.raises(SystemExit) as end:
+            command.main([str(argument) for argument in given])
+        printed = self.capture.readouterr()
+        assert end.value.code == code, f"ended with {end.value.code}:\n{printed.out}{printed.err}"
+        return Answer(printed.out, printed.err)
+
+
+def noted(engines: list[Engine], engine: Engine) -> Engine:
+    engines.append(engine)
+    return engine
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> Iterator[Shell]:
+    """However the test ends, the counters are then counted again from the rows, and any difference fails it."""
+    for name in [name for name in os.environ if name.startswith("SAM3_")]:
+        monkeypatch.delenv(name)
+    url = f"sqlite:///{tmp_path / 'sam3.db'}"
+    monkeypatch.setenv("SAM3_DATABASE_URL", url)
+    monkeypatch.setenv("SAM3_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("SAM3_BROKER_URL", "redis://localhost:1/0")  # nobody listens there
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("sys.argv", ["sam3"])
+    opened: list[Engine] = []
+    monkeypatch.setattr("db.session.create_engine", lambda *given, **kept: noted(opened, create_engine(*given, **kept)))
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    sessions = connect(url)
+    upgrade(sessions)
+    yield Shell(home, sessions, capsys)
+    with reading(sessions) as session:
+        found = differences(session)
+    for engine in opened:  # a process of its own would close them by ending
+        engine.dispose()
+    assert not found, "the rows do not agree with each other:\n" + "\n".join(found)
+
+
+@pytest.fixture
+def broker(shell: Shell, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A real broker, known to the shell's commands."""
+    monkeypatch.setenv("SAM3_BROKER_URL", broker_url)
+    return broker_url

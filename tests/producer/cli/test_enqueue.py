@@ -1,0 +1,181 @@
+"""`sam3-enqueue` as it is typed: what it prints, how it ends, and what the broker then holds."""
+
+from pathlib import Path
+
+import pytest
+
+from producer.cli.enqueue import main as enqueue
+from producer.cli.status import main as status
+from tests.db import scenario
+from tests.producer.cli.conftest import Shell
+from workers.app import create_app
+from workers.fleet.broker import Doorbells
+from workers.settings import load_settings
+
+
+def write_csv(shell: Shell, *rows: str, header: str = "path", name: str = "faces.csv") -> Path:
+    path = shell.home / name
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def photographs(count: int) -> list[str]:
+    return [f"photos/{number:03}.jpg" for number in range(count)]
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_new_run_is_recorded_and_rung_and_the_json_begins_as_promised(shell: Shell) -> None:
+    write_csv(shell, *photographs(20), "photos/000.jpg", "")
+
+    first = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", "--chunk-size", "8", "--json")
+
+    assert list(first.json.items()) == [
+        ("schema", 1),
+        ("run", "faces"),
+        ("images", 21),
+        ("chunks", 3),
+        ("queued", 3),
+        ("already_done", 0),
+        ("duplicates", 1),
+        ("rejected", 0),
+    ]
+    assert Doorbells(create_app(load_settings())).chunks() == {1, 2, 3}
+
+
+@pytest.mark.usefixtures("broker")
+def test_the_same_command_again_adds_nothing_and_ends_well(shell: Shell) -> None:
+    write_csv(shell, *photographs(3))
+    given = ("--csv", "faces.csv", "--prompt", "person")
+    first = shell(enqueue, *given)
+    assert first.out == "run faces: 3 images in 1 chunk, 1 queued now\n"
+    assert first.err == "Next: sam3-status faces --watch\n"
+
+    assert shell(enqueue, *given).out == "run faces: 3 images in 1 chunk, 0 new\n"
+
+    scenario.commit_all(shell.sessions, scenario.claim(shell.sessions, 1, 1), 0.9)
+    last = shell(enqueue, *given)
+    assert last.out == "run faces: 3 images in 1 chunk, 3 already done, 0 new\n"
+    assert last.err == "Next: sam3-export faces --format csv -o faces.csv\n"
+
+
+@pytest.mark.usefixtures("broker")
+def test_rejected_rows_end_with_1_once_and_are_named_by_a_dry_run(shell: Shell) -> None:
+    write_csv(shell, "a.jpg,1", "b.jpg", "http://x/c.jpg,3", header="path,id")
+    given = ("--csv", "faces.csv", "--prompt", "person")
+
+    first = shell(enqueue, *given, code=1)
+    assert first.out == "run faces: 3 images in 1 chunk, 1 queued now, 2 rejected\n"
+    assert first.err.splitlines()[0] == "Rejected rows: the same command with --dry-run names them"
+
+    assert shell(enqueue, *given).out == "run faces: 3 images in 1 chunk, 2 rejected, 0 new\n"
+    named = shell(enqueue, *given, "--dry-run", code=1).err
+    assert "  rejected: faces.csv:3: 1 column, the header has 2" in named
+    assert "  rejected: faces.csv:4: 'http://' is a URL" in named
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_run_is_continued_with_more_rows_and_not_with_other_settings(shell: Shell) -> None:
+    write_csv(shell, *photographs(5))
+    given = ("--csv", "faces.csv", "--prompt", "person")
+
+    assert shell(enqueue, *given, "--limit", 2).out.startswith("run faces: 2 images")
+    assert shell(enqueue, *given).out == "run faces: 5 images in 2 chunks, 1 queued now, 3 new\n"
+    refused = shell(enqueue, *given, "--threshold", "0.7", code=2)
+
+    assert refused.error == (
+        "sam3: error: run faces exists with other settings: threshold 0.5 there, 0.7 here. "
+        "Give this one another name with --run, or the same settings"
+    )
+
+
+@pytest.mark.usefixtures("broker")
+def test_rows_that_left_the_csv_are_kept_and_counted(shell: Shell) -> None:
+    write_csv(shell, *photographs(5))
+    given = ("--csv", "faces.csv", "--prompt", "person")
+    shell(enqueue, *given)
+    write_csv(shell, "new.jpg", *photographs(3))
+
+    out = shell(enqueue, *given).out
+
+    assert out == "run faces: 6 images in 2 chunks, 1 queued now, 1 new, 2 no longer in the CSV (kept)\n"
+
+
+def test_a_dry_run_needs_neither_broker_nor_database(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM3_DATABASE_URL", "postgresql://user:secret@localhost:1/nowhere")
+    write_csv(shell, *photographs(20), "")
+
+    told = shell(enqueue, "--csv", "faces.csv", "--prompt", " person ", "--prompt", "a  dog", "--dry-run")
+    assert told.out == 'would record run faces: 20 images in 3 chunks; prompts: ["person", "a dog"]\n'
+
+    facts = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", "--dry-run", "--json", "--limit", 9).json
+    assert list(facts)[:8] == [
+        *("schema", "run", "images", "chunks", "queued", "already_done", "duplicates", "rejected")
+    ]
+    assert (facts["images"], facts["chunks"], facts["dry_run"]) == (9, 2, True)
+
+
+def test_a_dry_run_names_five_rejected_rows_and_counts_the_others(shell: Shell) -> None:
+    write_csv(shell, *(f"http://x/{number}" for number in range(7)))
+
+    lines = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", "--dry-run", code=1).err.splitlines()
+
+    assert len(lines) == 6
+    assert lines[-1] == "  ... and 2 more"
+
+
+def test_without_a_broker_it_ends_with_3_before_anything_is_recorded(shell: Shell) -> None:
+    write_csv(shell, *photographs(3))
+
+    error = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", code=3).error
+
+    assert error.startswith("sam3: error: cannot reach the broker redis://localhost:1/0: ")
+    assert error.endswith("; start one with sam3-broker, or set SAM3_BROKER_URL")
+    assert shell(status, "--json").json == {"schema": 1, "runs": []}
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ((), "nothing to look for: give --prompt TEXT, or --prompt-column C"),
+        (("--prompt", " "), "--prompt is empty; give a short noun phrase such as --prompt person"),
+        (("--prompt", "w " * 31), "has 31 words; the model takes short noun phrases of at most 30"),
+        (("--prompt", "a", "--chunk-size", "0"), "--chunk-size 0: give auto or a number from 1 to 1000"),
+        (("--prompt", "a", "--chunk-size", "²"), "--chunk-size ²: give auto or a number from 1 to 1000"),
+        (("--prompt", "a", "--threshold", "nan"), "'--threshold': nan is not in the range 0<=x<=1"),
+        (("--prompt", "a", "--threshold", "high"), "'--threshold': 'high' is not a valid number"),
+        (("--prompt", "a", "--run", "a b"), "--run 'a b': use letters, digits, dots, dashes and underscores, such as"),
+        (("--prompt", "a", "--run", "."), "--run: give the run a name of 1 to 100 letters and digits"),
+        (("--prompt", "a", "--prompt-column", "p"), "faces.csv: no column 'p'; columns found: 'path'"),
+        (("--prompt", "a", "--image-column", "p"), "faces.csv: no column 'p'; columns found: 'path'"),
+        (("--prompt", "a", "--csv", "none.csv"), "none.csv: not found; check the path"),
+        (("--prompt", "a", "--limit", "0"), "'--limit': 0 is not in the range x>=1"),
+    ],
+)
+def test_a_wrong_flag_ends_with_2_and_one_line_that_names_it(shell: Shell, given: tuple[str, ...], fault: str) -> None:
+    write_csv(shell, *photographs(3))
+
+    assert fault in shell(enqueue, "--csv", "faces.csv", *given, "--dry-run", code=2).error
+
+
+def test_flags_come_from_the_command_line_then_the_environment_then_the_config_file(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(shell, *photographs(64))
+    (shell.home / "config.yaml").write_text("csv: faces.csv\nprompt: person\nchunk-size: 16\nlimit: 63\nrun: seven\n")
+    monkeypatch.setenv("SAM3_CHUNK_SIZE", "32")
+    given = ("--config", "config.yaml", "--dry-run", "--json")
+
+    assert shell(enqueue, *given).json["chunks"] == 2
+    assert shell(enqueue, *given, "--chunk-size", "64").json["chunks"] == 1
+    monkeypatch.delenv("SAM3_CHUNK_SIZE")
+    facts = shell(enqueue, *given).json
+    assert (facts["run"], facts["images"], facts["chunks"]) == ("seven", 63, 4)
+
+
+def test_a_prompt_that_yaml_does_not_read_as_text_is_asked_to_be_quoted(shell: Shell) -> None:
+    write_csv(shell, *photographs(3))
+    (shell.home / "config.yaml").write_text("csv: faces.csv\nprompt: [person, no]\n")
+
+    error = shell(enqueue, "--config", "config.yaml", "--dry-run", code=2).error
+
+    assert "Invalid value for '--prompt': False is no text; put it in quotes" in error

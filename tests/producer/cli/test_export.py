@@ -1,0 +1,78 @@
+"""`sam3-export` as it is typed; what the files hold is told by the tests of the formats."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from producer.cli.export import main as export
+from tests.db.scenario import claim, commit, done, failed, load, numbered
+from tests.producer.cli.conftest import Shell
+
+
+@pytest.fixture(autouse=True)
+def faces(shell: Shell) -> None:
+    """Two images with scores of 0.9 and 0.6, and a broken one."""
+    run_id = load(shell.sessions, numbered(3))
+    held = claim(shell.sessions, run_id)
+    commit(shell.sessions, held, [done(held.images[0], 0.9, 0.6), done(held.images[1], 0.6), failed(held.images[2])])
+
+
+def test_a_csv_has_a_row_for_each_row_of_the_input(shell: Shell) -> None:
+    told = shell(export, "faces", "--format", "csv", "-o", "out/results.csv")
+
+    assert (told.out, told.err) == ("", "out/results.csv: 3 images, 3 instances\n")
+    with (shell.home / "out/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sam3_status"] for row in rows] == ["segmented", "segmented", "failed"]
+
+
+def test_the_json_says_what_was_written_where(shell: Shell) -> None:
+    assert shell(export, "faces", "--format", "coco", "-o", "coco.json", "--json").json == {
+        "schema": 1,
+        "run": "faces",
+        "format": "coco",
+        "path": "coco.json",
+        "images": 2,
+        "instances": 3,
+        "files": 1,
+    }
+    assert len(json.loads(Path("coco.json").read_text())["annotations"]) == 3
+
+
+def test_another_score_threshold_can_be_chosen_down_to_the_floor(shell: Shell) -> None:
+    told = shell(export, "faces", "--format", "coco", "-o", "coco.json", "--threshold", "0.8", "--json")
+    assert told.json["instances"] == 1
+
+    error = shell(export, "faces", "--format", "coco", "-o", "low.json", "--threshold", "0.2", code=2).error
+    assert error == "sam3: error: --threshold 0.2: the run keeps instances down to 0.3 only"
+    assert not Path("low.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "fault"),
+    [
+        (("nope", "--format", "csv", "-o", "x"), 4, "no run called nope; there are: faces"),
+        (("faces", "--format", "pdf", "-o", "x"), 2, "'pdf' is not one of 'csv', 'coco', 'png'"),
+        (("faces", "--format", "csv"), 2, "Missing option '-o' / '--output'"),
+        (("faces", "--format", "csv", "-o", "-"), 2, "-o -: an export is a file that is renamed into place"),
+        (("faces", "--format", "csv", "-o", "."), 2, ". is a folder: name a file to write"),
+        (("faces", "--format", "csv", "-o", "/proc/x.csv"), 2, "/proc/x.csv: cannot write"),
+        (("faces", "--format", "coco", "-o", "x", "--threshold", "nan"), 2, "nan is not in the range 0<=x<=1"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(shell: Shell, given: tuple[str, ...], code: int, fault: str) -> None:
+    assert fault in shell(export, *given, code=code).error
+
+
+def test_a_format_whose_libraries_are_missing_says_what_to_install(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "producer.exports.png", raising=False)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+
+    error = shell(export, "faces", "--format", "png", "-o", "masks", code=2).error
+
+    assert error == "sam3: error: png export needs numpy: pip install 'sam3-queue[worker]'"

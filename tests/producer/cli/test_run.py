@@ -1,0 +1,166 @@
+"""`sam3-run` as a person uses it: one folder in, one folder out, again, interrupted, mended, moved."""
+
+import csv
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from skimage import data
+
+from producer.cli.run import main as run
+from tests.producer.cli.conftest import Shell
+from tests.terminals import Background, Terminal, wait_until
+
+FAKE = ("--prompt", "person", "--model", "any/model", "--gpus", "cpu")
+SLOW = {"FAKE_SECONDS_PER_IMAGE": "0.25"}
+
+
+@pytest.fixture
+def here(terminal: Terminal) -> Terminal:
+    """State in the output folder, as without any setting, beside a package of the user's that is called like ours."""
+    del terminal.environment["SAM3_STATE_DIR"]
+    (terminal.home / "db").mkdir()
+    (terminal.home / "db" / "__init__.py").write_text("raise SystemExit('the db of the working folder was taken')")
+    (terminal.home / "photos" / "more").mkdir(parents=True)
+    return terminal
+
+
+def photographs(home: Path) -> list[str]:
+    """Four photographs below `home`, in no order."""
+    pictures = {"c.png": data.coffee(), "a.jpg": data.astronaut(), "more/b.jpg": data.chelsea(), "d.jpg": data.rocket()}
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(home / "photos" / name)
+    return list(pictures)
+
+
+def squares(here: Terminal, count: int) -> None:
+    for number in range(count):
+        Image.new("RGB", (40, 40), "white").save(here.home / "photos" / f"{number:03}.png")
+
+
+def test_four_photographs_in_a_csv_become_masks_a_table_and_a_preview(here: Terminal) -> None:
+    del here.environment["SAM3_SEGMENTER"]  # the bundled checkpoint
+    names = photographs(here.home)
+    with (here.home / "pictures.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["picture", "title"], *([f"photos/{name}", f"the {name}"] for name in names)])
+
+    given = ("pictures.csv", "--image-column", "picture", "--prompt", "red circle", "--model", "tiny")
+    told = here.run("sam3-run", *given, "--gpus", "cpu", "-o", "out", "--score-floor", "0.2")
+
+    assert told.stdout.startswith("run pictures: 4 images in 0:")
+    assert "\n  4 segmented, 0 empty; " in told.stdout
+    assert told.stderr.endswith("Next: sam3-export out --format coco -o out/coco.json\n")
+    with (here.home / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("picture", "title", "sam3_status", "sam3_error", "sam3_width", "sam3_height"),
+        *("red_circle_instances", "red_circle_score", "red_circle_presence", "red_circle_mask"),
+    ]
+    assert [row["title"] for row in rows] == [f"the {name}" for name in names]
+    for name, row in zip(names, rows, strict=True):
+        assert row["sam3_status"] == "segmented"
+        assert row["red_circle_mask"] == f"masks/red_circle/photos/{name}.png"
+        with Image.open(here.home / "photos" / name) as photograph:
+            size = photograph.size
+        with Image.open(here.home / "out" / row["red_circle_mask"]) as mask:
+            assert mask.size == size == (int(row["sam3_width"]), int(row["sam3_height"]))
+            assert mask.getextrema() == (0, 255)
+    with Image.open(here.home / "out" / "preview.jpg") as preview:
+        assert preview.format == "JPEG"
+
+    again = here.run("sam3-run", "--config", "out/run.yaml", "--json")
+    assert '"segmented": 4' in again.stdout
+    assert yaml.safe_load((here.home / "out" / "run.yaml").read_text())["score_floor"] == 0.2
+    assert here.json("sam3-export", "out", "--format", "coco", "-o", "coco.json")["images"] == 4
+
+
+def test_a_broken_image_ends_with_1_and_is_tried_again_once_it_is_mended(here: Terminal) -> None:
+    squares(here, 3)
+    broken = here.home / "photos" / "001.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    command = ("sam3-run", "photos", *FAKE, "-o", "photos/out")
+
+    told = here.run(*command, code=1)
+    assert told.stdout.splitlines()[1:3] == [
+        "  2 segmented, 0 empty, 1 failed; 2 instances",
+        "  errors: 1 truncated",
+    ]
+    assert told.stderr.endswith(f"Next: {' '.join(command)} --retry-failed\n")
+    assert "2 segmented, 0 empty, 1 failed" in here.run(*command, "--max-failures", "1").stdout
+
+    Image.new("RGB", (40, 40), "white").save(broken)
+    mended = here.run(*command, "--retry-failed")
+    assert "1 image to try again" in mended.stderr
+    assert "  3 segmented, 0 empty; 3 instances" in mended.stdout
+
+    (here.home / "photos" / "out").rename(here.home / "moved")
+    status = here.run("sam3-status", "moved")
+    assert "3 total, 3 segmented" in status.stdout
+    assert status.stderr == "Next: sam3-export moved --format csv -o photos.csv\n"
+
+
+def segmented(here: Terminal, running: Background) -> int:
+    if not (here.home / "out" / "run.yaml").exists():
+        return 0
+    assert running.process.poll() is None, running.output()
+    return int(here.json("sam3-status", "out")["images"]["segmented"])
+
+
+def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_on(here: Terminal) -> None:
+    squares(here, 40)
+    command = ("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "8")
+
+    running = here.start(*command, **SLOW)
+    wait_until(lambda: segmented(here, running) >= 2, "the first batch")
+    second = here.run(*command, code=2)
+    assert second.stderr.startswith("sam3-run: error: another sam3-run works with ")
+    began = time.monotonic()
+    running.interrupt()
+    said = running.wait(code=130).splitlines()
+    assert time.monotonic() - began < 30
+
+    assert "stopping: the batch in hand is finished first; once more to stop at once" in said
+    assert said[-1] == "Next: the same command again goes on from here"
+    status = here.json("sam3-status", "out")
+    kept = status["images"]["segmented"]
+    assert 2 <= kept < 40
+    assert status["chunks"]["running"] == 0
+    assert status["waiting_for"] == "no worker is running: the same sam3-run command goes on"
+    assert not (here.home / "out" / "results.csv").exists()
+
+    running = here.start(*command, **SLOW)
+    wait_until(lambda: segmented(here, running) > kept, "one more batch")
+    running.kill_group()
+
+    assert "  40 segmented, 0 empty; 40 instances" in here.run(*command).stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "fault"),
+    [
+        (("nowhere",), 2, "nowhere: not found; check the path"),
+        (("photos", "--image-column", "path"), 2, "photos is a folder: --prompt-column, --image-column and"),
+        (("photos", "--image-root", "."), 2, "photos is a folder: --prompt-column, --image-column and"),
+        (("photos", "--run", "a b"), 2, "--run 'a b': use letters, digits, dots, dashes and underscores"),
+        (("photos", "--model", "nowhere"), 2, "model nowhere: no such folder, nor a name like facebook/sam3"),
+        (("photos", "--model", "facebook/sam3"), 3, "cannot download facebook/sam3: "),
+        (("photos", "--model", "tiny", "--gpus", "cpu", "-o", "/proc/out"), 2, "/proc/out: cannot write there"),
+        (("photos", "-o", "/proc/out"), 2, "/proc/out: cannot write there"),
+        (("photos", "-o", "photos"), 2, "photos: is the output folder too; choose another with -o"),
+        (("empty",), 2, "empty: no images in it or below it; give a folder with .jpg"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line_before_anything_is_recorded(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], code: int, fault: str
+) -> None:
+    monkeypatch.delenv("SAM3_STATE_DIR")
+    (shell.home / "empty").mkdir()
+    (shell.home / "photos").mkdir()
+    (shell.home / "photos" / "a.jpg").touch()
+
+    assert fault in shell(run, "-o", "out", "--prompt", "person", *given, code=code).error
+
+    assert not list(shell.home.glob("**/run.yaml"))
+    assert not list(shell.home.glob("**/sam3.db"))
