@@ -18,6 +18,7 @@ class RetryFilter:
 
     error_class: str | None = None
     chunk_number: int | None = None
+    last_chunk_id: int | None = None  # not those that were moved to later chunks meanwhile, and failed anew
 
 
 def run_id_of(session: Session, name: str) -> int | None:
@@ -31,6 +32,14 @@ def reopen(session: Session, run_id: int) -> None:
         .where(Run.id == run_id, Run.state.in_((RunState.DONE, RunState.CANCELLED)))
         .values(state=RunState.ACTIVE, finished_at=None)
     )
+
+
+def reopen_for(session: Session, run_id: int, which: RetryFilter, kinds: Sequence[bool]) -> None:
+    """Reopen a cancelled run if it has images to retry: failed ones (False) or cancelled ones (True)."""
+    for cancelled in kinds:
+        first = select(Image.id).where(*retryable(run_id, which, cancelled=cancelled)).limit(1)
+        if session.execute(first).first() is not None:
+            reopen(session, run_id)
 
 
 def retry_slice(session: Session, run_id: int, which: RetryFilter, *, cancelled: bool = False) -> int:
@@ -72,6 +81,8 @@ def retryable(run_id: int, which: RetryFilter, *, cancelled: bool) -> tuple[Colu
         where += (Image.error_class == which.error_class,)
     elif not cancelled:
         where += (Image.error_class.is_not(None),)  # always true, and what the partial index is made for
+    if which.last_chunk_id is not None:
+        where += (Image.chunk_id <= which.last_chunk_id,)
     if which.chunk_number is not None:
         chunk = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.number == which.chunk_number)
         where += (Image.chunk_id == chunk.scalar_subquery(),)
@@ -145,9 +156,8 @@ def delete_run(session: Session, run_id: int) -> None:
     session.execute(delete(Run).where(Run.id == run_id))
 
 
-def count_retryable(session: Session, run_id: int, which: RetryFilter) -> int:
-    where = retryable(run_id, which, cancelled=False)
-    return session.execute(select(func.count()).select_from(Image).where(*where)).scalar_one()
+def last_chunk_id(session: Session, run_id: int) -> int | None:
+    return session.execute(select(func.max(Chunk.id)).where(Chunk.run_id == run_id)).scalar_one()
 
 
 def repair(session: Session) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
@@ -217,8 +217,8 @@ def compact(sessions: Sessions) -> None:
             connection.connection.driver_connection.execute("VACUUM")
 
 
-def describe_failure(error: OperationalError, url: str) -> str:
+def describe_failure(error: DatabaseError, url: str) -> str:
     """One line about a database that cannot be reached, without the password."""
     where = make_url(url).difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-    return f"cannot reach the database {where}: {first}"
+    return f"cannot use the database {where}: {first}; check SAM3_DATABASE_URL"

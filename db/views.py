@@ -229,7 +229,10 @@ def _next_retry(session: Session, run_id: int) -> float | None:
 
 
 def errors(session: Session, run_id: int) -> list[ErrorLine]:
-    """Failed and rejected rows by class, the most frequent first, each with the first path as an example."""
+    """Failed and rejected rows by class, the most frequent first, each with the first path as an example.
+
+    A row without a path is shown by its error, which names the line.
+    """
     grouped = (
         select(Image.error_class, func.count().label("count"), func.min(Image.row).label("row"))
         .where(Image.run_id == run_id, Image.error_class.is_not(None))
@@ -237,11 +240,11 @@ def errors(session: Session, run_id: int) -> list[ErrorLine]:
         .subquery()
     )
     rows = session.execute(
-        select(grouped.c.error_class, grouped.c.count, Image.path)
+        select(grouped.c.error_class, grouped.c.count.label("count"), Image.path, Image.error)
         .join(Image, (Image.row == grouped.c.row) & (Image.run_id == run_id))
         .order_by(grouped.c.count.desc(), grouped.c.error_class)
     )
-    return [ErrorLine(*row) for row in rows]
+    return [ErrorLine(error_class, count, path or error) for error_class, count, path, error in rows]
 
 
 def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:

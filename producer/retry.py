@@ -1,9 +1,9 @@
 """Retry, cancel and delete a run, slice by slice, so that workers go on meanwhile. Rings no doorbell."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from db import runs
-from db.leases import finish_run
 from db.models import RunState
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
@@ -20,27 +20,18 @@ def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = lamb
     """
     with reading(sessions) as session:
         run = run_view(session, run_id)
-        left = runs.count_retryable(session, run_id, which)
+        # What fails again while we are at it is for the next retry.
+        limited = replace(which, last_chunk_id=runs.last_chunk_id(session, run_id))
     if run is not None and run.state == RunState.LOADING:
         raise UsageError(f"run {run.name} is still loading; retry it when its sam3-enqueue has ended")
-    everything = which == RetryFilter()
-    if run is not None and run.state == RunState.CANCELLED and (left or everything):
-        write(sessions, runs.reopen, run_id)
-    # Only as many as had failed when we began: what fails again meanwhile is for the next retry.
-    moved = _slices(left, lambda: write(sessions, runs.retry_slice, run_id, which), tell)
-    if everything:
-        while count := write(sessions, runs.retry_slice, run_id, which, cancelled=True):
+    kinds = (False, True) if which == RetryFilter() else (False,)  # failed ones, then cancelled ones
+    if run is not None and run.state == RunState.CANCELLED:
+        write(sessions, runs.reopen_for, run_id, limited, kinds)
+    moved = 0
+    for cancelled in kinds:
+        while count := write(sessions, runs.retry_slice, run_id, limited, cancelled=cancelled):
             moved += count
             tell(moved)
-    write(sessions, finish_run, run_id)
-    return moved
-
-
-def _slices(left: int, move: Callable[[], int], tell: Tell) -> int:
-    moved = 0
-    while moved < left and (count := move()):
-        moved += count
-        tell(moved)
     return moved
 
 

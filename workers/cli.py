@@ -43,9 +43,6 @@ def worker_flags(function: Function) -> Function:
         click.option(
             "--grace", type=click.FloatRange(min=0), metavar="S", help="Seconds to finish a batch (default 60)."
         ),
-        click.option(
-            "--state-dir", type=click.Path(path_type=Path), help="Folder for locks, logs and the broker's files."
-        ),
     ]
     for flag in reversed(flags):
         function = flag(function)
@@ -113,10 +110,9 @@ def worker(until_empty: bool, **flags: Any) -> int:
 
 @edge.command("sam3-broker")
 @click.option("--port", type=click.IntRange(1, 65535), default=6379, show_default=True)
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Folder for the queue's file.")
-def broker(port: int, state_dir: Path | None) -> int:
+def broker(port: int) -> int:
     """Run the bundled Valkey server on this machine's loopback address until Ctrl-C."""
-    settings = edge.settings(state_dir=state_dir)
+    settings = edge.settings()
     server = BundledBroker(settings.state_dir.absolute() / "broker", port)
     server.start()
     say(f"broker on {server.url}, its queue in {server.folder}")

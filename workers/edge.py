@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 import yaml
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from db.migrate import ensure_schema
 from db.session import DatabaseUnusable, Sessions, connect, describe_failure
@@ -77,7 +77,7 @@ def _explain(error: Exception) -> tuple[int, str]:
             return UsageError.exit_code, str(error)
         case click.UsageError():
             hint = f"; see {error.ctx.info_name} --help" if error.ctx is not None else ""
-            return UsageError.exit_code, error.format_message().replace("\n", " ") + hint
+            return UsageError.exit_code, error.format_message().replace("\n", " ").rstrip(".") + hint
         case click.ClickException():
             return UsageError.exit_code, error.format_message()
         case OperationalError():
@@ -139,7 +139,7 @@ def open_database(url: str) -> Sessions:
     sessions = connect(url)
     try:
         ensure_schema(sessions)
-    except OperationalError as error:
+    except DatabaseError as error:  # not there, not ours to open, or no database at all
         raise Unreachable(describe_failure(error, url)) from None
     return sessions
 

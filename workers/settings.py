@@ -25,8 +25,8 @@ def default_state_dir() -> Path:
     return platformdirs.user_state_path("sam3-queue")
 
 
-def default_database_url() -> str:
-    return f"sqlite:///{default_state_dir() / 'sam3.db'}"
+def _default_database_url(fields: dict[str, Any]) -> str:
+    return f"sqlite:///{fields['state_dir'] / 'sam3.db'}"
 
 
 def _broker_url(url: str) -> str:
@@ -49,8 +49,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     broker_url: Annotated[str, AfterValidator(_broker_url)] = "redis://localhost:6379/0"
-    database_url: str = Field(default_factory=default_database_url)
-    state_dir: Path = Field(default_factory=default_state_dir)  # locks, and the bundled broker's files
+    state_dir: Path = Field(default_factory=default_state_dir)  # SQLite, locks, the bundled broker's files
+    database_url: str = Field(default_factory=_default_database_url)
     model: str = "facebook/sam3"
 
     # of a worker

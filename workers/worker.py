@@ -183,7 +183,7 @@ def make_segmenter(model: str, settings: Settings) -> Segmenter:
         return cast(Segmenter, getattr(importlib.import_module(module), factory)(model, settings))
     from workers.inference.sam3_model import Sam3Segmenter  # torch: only here, in a worker's own process
 
-    folder = model_folder(model, settings.state_dir)
+    folder = model_folder(model)
     return Sam3Segmenter(
         folder, model_name=model, revision=revision_of(folder), device=settings.device, dtype=settings.dtype
     )

@@ -70,6 +70,9 @@ FILES = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Result folder.")
 @run_flags
 @worker_flags
+@click.option(
+    "--state-dir", type=click.Path(path_type=Path), help="Folder for database, logs and broker instead of -o."
+)
 @click.option("--retry-failed", is_flag=True, help="Also try again what failed before.")
 @click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
 @exit_flags

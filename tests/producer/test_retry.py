@@ -52,7 +52,6 @@ def test_only_what_is_asked_for_is_retried(sessions: Sessions) -> None:
     assert retry(sessions, run_id, RetryFilter("missing", 1)) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="images that fail again are taken before those not yet retried")
 def test_what_fails_again_meanwhile_is_left_for_the_next_retry(sessions: Sessions) -> None:
     run_id = with_failures(sessions)
 

@@ -76,7 +76,7 @@ def test_the_json_has_its_keys_in_the_promised_order(sessions: Sessions) -> None
     ]
     assert told["instances"] == 2
     assert told["errors"] == [
-        {"error_class": "bad_path", "count": 1, "example": ""},
+        {"error_class": "bad_path", "count": 1, "example": "the cell is empty"},
         {"error_class": "truncated", "count": 1, "example": "000003.jpg"},
     ]
     assert list(told["workers"][0])[:6] == ["node", "state", "run", "chunk", "images_per_second", "heartbeat"]

@@ -1,5 +1,6 @@
 """From a model id to a folder on this machine: bundled, local, or downloaded once; loads nothing into memory."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterable
@@ -12,12 +13,13 @@ from workers.settings import Settings
 from workers.tiny.files import CHECKPOINT
 
 TINY = "tiny"
+NO_WORKER_EXTRA = "running a model needs: pip install 'sam3-queue[worker]'"
 # The Hub's repository also holds the weights in other formats, which we never open.
 NEEDED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt")
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 
 
-def model_folder(model: str, state_dir: Path) -> Path:
+def model_folder(model: str) -> Path:
     """The folder with the model's files, downloading them if they are not here yet.
 
     `model` is "tiny" (bundled), a folder, or a Hub id such as facebook/sam3. Raises `UsageError` for a folder that
@@ -30,14 +32,17 @@ def model_folder(model: str, state_dir: Path) -> Path:
         return folder.absolute()
     if not _HUB_ID.match(model):
         raise UsageError(f"model {model}: no such folder, nor a name like facebook/sam3; try --model tiny")
-    return _from_hub(model, state_dir)
+    return _from_hub(model)
 
 
 def check_models(models: Iterable[str], settings: Settings) -> None:
-    """Have these models here before anything is claimed. Raises as `model_folder` does."""
-    if settings.segmenter is None:  # a stand-in has no weights
-        for model in models:
-            model_folder(model, settings.state_dir)
+    """Have these models here before anything is claimed. Raises as `model_folder` does, and where torch is missing."""
+    if settings.segmenter is not None:
+        return  # a stand-in has no weights
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(NO_WORKER_EXTRA)
+    for model in models:
+        model_folder(model)
 
 
 def absolute_model(model: str) -> str:
@@ -51,12 +56,12 @@ def revision_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _from_hub(model: str, state_dir: Path) -> Path:
+def _from_hub(model: str) -> Path:
     try:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import constants, errors, snapshot_download
     except ImportError:
-        raise UsageError("running a model needs: pip install 'sam3-queue[worker]'") from None
-    lock = state_dir / "locks" / f"model-{model.replace('/', '--')}.lock"
+        raise UsageError(NO_WORKER_EXTRA) from None
+    lock = Path(constants.HF_HUB_CACHE) / ".locks" / f"sam3-queue--{model.replace('/', '--')}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     local = f"or use a copy on disk: --model DIR ({TINY} is bundled)"
     try:

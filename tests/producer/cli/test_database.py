@@ -25,7 +25,7 @@ def test_a_database_out_of_reach_is_named_without_its_password(shell: Shell, mon
 
     error = shell(database, "upgrade", code=3).error
 
-    assert error.startswith("sam3: error: cannot reach the database postgresql://user:***@localhost:1/sam3: ")
+    assert error.startswith("sam3: error: cannot use the database postgresql://user:***@localhost:1/sam3: ")
 
 
 def test_another_action_is_refused(shell: Shell) -> None:

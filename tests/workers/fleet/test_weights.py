@@ -7,7 +7,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from workers.errors import Unreachable, UsageError
 from workers.fleet.weights import absolute_model, check_models, model_folder, revision_of
@@ -18,8 +18,9 @@ Answer = Callable[[Exception], list[dict[str, object]]]
 
 
 @pytest.fixture
-def hub_answers(monkeypatch: pytest.MonkeyPatch) -> Answer:
+def hub_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
     """Let every download fail with an error; return the calls."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # where the lock of a download lies
 
     def fail(error: Exception) -> list[dict[str, object]]:
         calls: list[dict[str, object]] = []
@@ -43,23 +44,23 @@ class Timeout(Exception):
     """As the Hub's HTTP library raises it: of no class that the Hub's own errors share."""
 
 
-def refused(model: str, tmp_path: Path) -> str:
+def refused(model: str) -> str:
     with pytest.raises(Unreachable) as error:
-        model_folder(model, tmp_path)
+        model_folder(model)
     said = str(error.value)
     assert "\n" not in said
     assert said.endswith("or use a copy on disk: --model DIR (tiny is bundled)")
     return said
 
 
-def test_tiny_is_bundled(tmp_path: Path) -> None:
-    assert model_folder("tiny", tmp_path) == CHECKPOINT
+def test_tiny_is_bundled() -> None:
+    assert model_folder("tiny") == CHECKPOINT
 
 
 def test_a_folder_is_used_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert model_folder("weights", tmp_path) == tmp_path / "weights"
+    assert model_folder("weights") == tmp_path / "weights"
     assert absolute_model("weights") == str(tmp_path / "weights")
     assert absolute_model("facebook/sam3") == "facebook/sam3"
     assert absolute_model("tiny") == "tiny"
@@ -68,20 +69,20 @@ def test_a_folder_is_used_where_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("model", ["no-such-folder", "/no/such/folder", "a/b/c", "", "../weights"])
 def test_what_is_neither_a_folder_nor_a_name_on_the_hub_is_one_line(tmp_path: Path, model: str) -> None:
     with pytest.raises(UsageError, match="no such folder, nor a name like facebook/sam3") as error:
-        model_folder(model, tmp_path)
+        model_folder(model)
     assert "\n" not in str(error.value)
 
 
 def test_a_model_behind_a_licence_says_how_to_accept_it(tmp_path: Path, hub_answers: Answer) -> None:
     hub_answers(http_error(errors.GatedRepoError, 403))
-    said = refused("facebook/sam3", tmp_path)
+    said = refused("facebook/sam3")
     assert "accept the licence at https://huggingface.co/facebook/sam3" in said
     assert "hf auth login" in said
 
 
 def test_a_model_that_the_hub_does_not_know_says_to_check_its_name(tmp_path: Path, hub_answers: Answer) -> None:
     hub_answers(http_error(errors.RepositoryNotFoundError, 404))
-    assert "no model facebook/sam33 on the Hub" in refused("facebook/sam33", tmp_path)
+    assert "no model facebook/sam33 on the Hub" in refused("facebook/sam33")
 
 
 @pytest.mark.parametrize("offline", ["", "1"])
@@ -90,7 +91,7 @@ def test_without_a_network_and_without_a_copy_it_says_that_the_hub_is_away(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     hub_answers(errors.LocalEntryNotFoundError("a long story\nabout caches"))
-    said = refused("facebook/sam3", tmp_path)
+    said = refused("facebook/sam3")
     assert "the Hub cannot be reached" in said
     assert ("HF_HUB_OFFLINE is set" in said) == bool(offline)
 
@@ -109,12 +110,12 @@ def test_a_download_that_fails_in_any_other_way_is_one_line_too(
     tmp_path: Path, hub_answers: Answer, error: Exception
 ) -> None:
     hub_answers(error)
-    assert refused("facebook/sam3", tmp_path).startswith("cannot download facebook/sam3: ")
+    assert refused("facebook/sam3").startswith("cannot download facebook/sam3: ")
 
 
 def test_only_files_that_are_read_are_downloaded_and_pickles_never(tmp_path: Path, hub_answers: Answer) -> None:
     calls = hub_answers(OSError("stop"))
-    refused("facebook/sam3", tmp_path)
+    refused("facebook/sam3")
     [call] = calls
     assert call["repo_id"] == "facebook/sam3"
     patterns = call["allow_patterns"]
