@@ -71,6 +71,8 @@ class Training:
         self.processor = architecture.new_processor()
         # Only a help while training: names the shape at each patch from what the vision encoder sees there.
         self.shape_head = torch.nn.Conv2d(architecture.WIDTH, 1 + len(scenes.SHAPES), 1)
+        torch.nn.init.zeros_(self.shape_head.weight)
+        torch.nn.init.zeros_(self.shape_head.bias)
         self.parameters = [*self.model.parameters(), *self.shape_head.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.rate, weight_decay=settings.decay, betas=(0.9, 0.98)

@@ -143,7 +143,7 @@ def test_waiting_with_json_prints_nothing_but_the_json(shell: Shell) -> None:
         (
             "postgresql://user:secret@localhost:1/db",
             3,
-            "cannot reach the database postgresql://user:***@localhost:1/db",
+            "cannot use the database postgresql://user:***@localhost:1/db",
         ),
         ("sqlite:////proc/nowhere/sam3.db", 2, "/proc/nowhere: cannot make the database's folder"),
     ],
