@@ -121,7 +121,7 @@ def test_sam3_broker_keeps_its_queue_over_a_restart_and_refuses_a_taken_port(ter
     wait_until(lambda: "Next:" in first.output(), "the broker")
     ring(app_on(url), 7)
 
-    second = terminal.run("sam3-broker", "--port", str(port), "--state-dir", "elsewhere", code=2)
+    second = terminal.run("sam3-broker", "--port", str(port), code=2, SAM3_STATE_DIR="elsewhere")
     assert second.stderr.count("\n") == 1
     assert f"port {port} is in use" in second.stderr
 
