@@ -67,8 +67,9 @@ def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
 
 
 def queued_doorbells(session: Session) -> list[tuple[int, int]]:
-    """(chunk id, ring) of every queued chunk: the doorbells that should be on the broker."""
-    queued = select(Chunk.id, Chunk.ring).where(Chunk.state == ChunkState.QUEUED)
+    """(chunk id, ring) of every queued chunk of an active run: the doorbells that should be on the broker."""
+    active = select(Run.id).where(Run.state == RunState.ACTIVE)
+    queued = select(Chunk.id, Chunk.ring).where(Chunk.state == ChunkState.QUEUED, Chunk.run_id.in_(active))
     return [(row.id, row.ring) for row in session.execute(queued)]
 
 

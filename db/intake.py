@@ -49,6 +49,7 @@ class Source:
     root: str
     confined: bool
     follow_symlinks: bool
+    prompt_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,19 @@ def begin_matching(session: Session, run_id: int, size: int, mtime_ns: int, colu
     _update_run(session, run_id, load=Run.load + 1, source_rows=0)
 
 
-def add_rows(session: Session, run_id: int, read_before: int, rows: Sequence[NewRow], *, matching: bool = False) -> int:
+def add_rows(
+    session: Session,
+    run_id: int,
+    read_before: int,
+    rows: Sequence[NewRow],
+    *,
+    matching: bool = False,
+    reopens: bool = False,
+) -> int:
     """Record one slice of the source and return how many of its rows are new.
 
     `read_before` is how many rows were read before this slice; raises `LoadTaken` if somebody else read on meanwhile,
-    `LoadCancelled` if the run was cancelled after rows of this load had come.
+    `LoadCancelled` if the run was cancelled: unless it was before this load began, which then `reopens` it.
     With `matching`, rows that an earlier load brought keep their number and only get their other cells updated.
     """
     run = session.execute(
@@ -152,7 +161,7 @@ def add_rows(session: Session, run_id: int, read_before: int, rows: Sequence[New
     ).one_or_none()
     if run is None:
         raise LoadTaken
-    if run.state == RunState.CANCELLED and run.images > run.load_start:
+    if run.state == RunState.CANCELLED and not (reopens and run.images == run.load_start):
         raise LoadCancelled
     texts = {text for row in rows for text in row.prompts or ()}
     ids = prompt_ids(session, run_id, texts)
@@ -297,10 +306,12 @@ def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated])
         raise LoadCancelled
     mark = (
         update(Image.__table__)  # type: ignore[arg-type]
-        .where(Image.id == bindparam("late"))
+        .where(Image.id == bindparam("late"), Image.state == ImageState.PENDING)
         .values(state=ImageState.DUPLICATE, chunk_id=None, same_as=bindparam("first"))
     )
-    session.connection().execute(mark, [{"late": row.image_id, "first": row.first_id} for row in repeated])
+    late = [{"late": row.image_id, "first": row.first_id} for row in repeated]
+    if session.connection().execute(mark, late).rowcount != len(late):
+        raise LoadTaken  # somebody else marked some of them
     for chunk_id, count in Counter(row.chunk_id for row in repeated).items():
         session.execute(update(Chunk).where(Chunk.id == chunk_id).values(images=Chunk.images - count))
 

@@ -85,6 +85,7 @@ class Run(Base):
     # where the rows come from, and how far that source has been read
     source: Mapped[str]  # absolute path of the CSV or folder
     image_column: Mapped[str]
+    prompt_column: Mapped[str | None]
     columns: Mapped[list[str]] = mapped_column(JsonText)  # the CSV's header, in order
     root: Mapped[str]  # absolute folder that relative image paths start from
     confined: Mapped[bool]  # a root was asked for: no path may leave it
@@ -205,7 +206,8 @@ class Result(Base):
     __tablename__ = "result"
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
-    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), primary_key=True)
+    # No foreign key: deleting a prompt would have to look through all results of all runs.
+    prompt_id: Mapped[int] = mapped_column(primary_key=True)
     fence: Mapped[int]  # of the claim that committed it
     presence: Mapped[float]  # probability that anything of the prompt is in the image
     instances: Mapped[int]  # with a score of at least the run's threshold
@@ -218,7 +220,7 @@ class Instance(Base):
     __tablename__ = "instance"
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
-    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(primary_key=True)
     rank: Mapped[int] = mapped_column(Integer, primary_key=True)  # 0 has the highest score
     score: Mapped[float]
     x1: Mapped[float]

@@ -110,6 +110,12 @@ def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, d
     return True
 
 
+def renew_lease(session: Session, name: str, me: Process, seconds: float) -> bool:
+    """Hold on to a named lease; false if it is not ours any more."""
+    renewed = update(Lease).where(Lease.name == name, _holds(me)).values(until=now() + seconds)
+    return session.execute(renewed.returning(Lease.name)).first() is not None
+
+
 def release_lease(session: Session, name: str, me: Process) -> None:
     session.execute(delete(Lease).where(Lease.name == name, _holds(me)))
 

@@ -86,6 +86,11 @@ def connect(url: str, *, connections: int = 2) -> Sessions:
     return sessionmaker(_postgresql_engine(parsed, connections), expire_on_commit=False)
 
 
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file, whatever its name holds."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)

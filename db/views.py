@@ -1,7 +1,7 @@
 """What workers, status and export read, as frozen values. Changes nothing, knows no files and no pixels."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -48,7 +48,7 @@ class RunView:
     weights_sha256: str | None
     dtype: str | None
     images: int
-    prompts: dict[int, str]  # all of the run, by id
+    prompts: dict[int, str]  # by id
     every_image: tuple[int, ...]  # ids of those that rows without their own have
 
 
@@ -78,6 +78,7 @@ class Progress:
     created_at: float
     finished_at: float | None
     next_retry_seconds: float | None  # until the first resting chunk is due, if nothing else can go on
+    resting_error: str | None  # and why that chunk rests
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,13 @@ class ExportedImage:
     results: tuple[ExportedResult, ...]  # in the order of the row's own prompts, else of the run's; none unless done
 
 
-def run_view(session: Session, run_id: int) -> RunView | None:
+def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunView | None:
+    """The run, or None. Without `row_prompts` only the prompts of every image: rows may bring very many."""
     run = session.get(Run, run_id)
     if run is None:
         return None
-    prompts = session.execute(
-        select(Prompt.id, Prompt.text, Prompt.every_image).where(Prompt.run_id == run_id).order_by(Prompt.id)
-    ).all()
+    wanted = select(Prompt.id, Prompt.text, Prompt.every_image).where(Prompt.run_id == run_id).order_by(Prompt.id)
+    prompts = session.execute(wanted if row_prompts else wanted.where(Prompt.every_image)).all()
     plain = {
         field: getattr(run, field)
         for field in RunView.__dataclass_fields__
@@ -150,6 +151,18 @@ def run_view(session: Session, run_id: int) -> RunView | None:
     )
 
 
+def prompt_texts(session: Session, ids: Collection[int]) -> dict[int, str]:
+    rows = select(Prompt.id, Prompt.text).where(Prompt.id.in_(ids))
+    return {row.id: row.text for row in session.execute(rows)}
+
+
+def some_done_path(session: Session, run_id: int) -> str | None:
+    """The path of an image of the run that was read; None if there is none yet."""
+    chunk = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.segmented + Chunk.empty > 0).limit(1).scalar_subquery()
+    done = select(Image.path).where(Image.chunk_id == chunk, Image.state == ImageState.DONE).limit(1)
+    return session.execute(done).scalar_one_or_none()
+
+
 def run_names(session: Session) -> list[str]:
     """All runs, the newest last."""
     return list(session.execute(select(Run.name).order_by(Run.id)).scalars())
@@ -160,10 +173,11 @@ def run_ids(session: Session) -> list[int]:
     return list(session.execute(select(Run.id).order_by(Run.id)).scalars())
 
 
-def active_models(session: Session) -> list[str]:
-    """Models that unfinished runs need."""
+def active_models(session: Session) -> list[tuple[str, str]]:
+    """Unfinished runs with the model that each needs, the oldest first."""
     unfinished = Run.state.in_((RunState.ACTIVE, RunState.LOADING))
-    return list(session.execute(select(Run.model).where(unfinished).distinct()).scalars())
+    rows = session.execute(select(Run.name, Run.model).where(unfinished).order_by(Run.id))
+    return [(row.name, row.model) for row in rows]
 
 
 def active_runs(session: Session) -> list[int]:
@@ -197,6 +211,7 @@ def progress(session: Session, run_id: int) -> Progress:
     )
     pending = in_chunks - segmented - empty - failed - cancelled
     rate = _rate(session, run, segmented + empty + failed)
+    resting, error = _resting(session, run_id) if not chunks["queued"] + chunks["running"] else (None, None)
     return Progress(
         run=run.name,
         state=run.state,
@@ -207,7 +222,8 @@ def progress(session: Session, run_id: int) -> Progress:
         eta_seconds=pending / rate if rate and pending else None,
         created_at=run.created_at,
         finished_at=run.finished_at,
-        next_retry_seconds=_next_retry(session, run_id) if not chunks["queued"] + chunks["running"] else None,
+        next_retry_seconds=resting,
+        resting_error=error,
     )
 
 
@@ -222,10 +238,16 @@ def _rate(session: Session, run: Run, ended: int) -> float | None:
     ).scalar_one()
 
 
-def _next_retry(session: Session, run_id: int) -> float | None:
-    pending = (Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING)
-    first = session.execute(select(func.min(func.coalesce(Chunk.not_before, 0.0)) - now()).where(*pending)).scalar_one()
-    return None if first is None or first <= 0 else float(first)
+def _resting(session: Session, run_id: int) -> tuple[float | None, str | None]:
+    """Seconds until the first pending chunk is due, and its last error; nothing if one is due already."""
+    first = (
+        select(func.coalesce(Chunk.not_before, 0.0) - now(), Chunk.error)
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING)
+        .order_by(func.coalesce(Chunk.not_before, 0.0))
+        .limit(1)
+    )
+    row = session.execute(first).one_or_none()
+    return (None, None) if row is None or row[0] <= 0 else (float(row[0]), row[1])
 
 
 def errors(session: Session, run_id: int) -> list[ErrorLine]:

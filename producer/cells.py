@@ -6,6 +6,7 @@ from functools import lru_cache
 from workers.errors import ErrorClass
 
 PROMPT_WORDS = 30  # the model reads 32 tokens, two of which mark start and end
+PROMPT_BYTES = 1000  # PostgreSQL's index of prompts takes up to 2700
 PATH_BYTES, NAME_BYTES = 2600, 255  # Linux opens up to 4096, PostgreSQL's index of paths takes up to 2700
 SHORT = NAME_BYTES // 4  # characters that no path is too long with, in any script
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are not UTF-8
@@ -28,6 +29,10 @@ def prompt_fault(prompt: str) -> str | None:
         return "empty prompt; write a word, or remove it"
     if words > PROMPT_WORDS:
         return f"prompt of {words} words; shorten it to {PROMPT_WORDS} words"
+    if UNSTORABLE.search(prompt):
+        return "prompt with a character that is no text; write it in UTF-8"
+    if (size := len(prompt.encode())) > PROMPT_BYTES:
+        return f"prompt of {size:,} bytes; shorten it to {PROMPT_BYTES:,} bytes"
     return None
 
 

@@ -3,9 +3,12 @@
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from db import intake, presence
 from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadCancelled, LoadTaken, Source
@@ -14,12 +17,17 @@ from db.session import Sessions, reading, write
 from producer.folder import FolderManifest
 from producer.manifest import CsvManifest, Survey
 from workers.errors import UsageError
+from workers.processes import is_dead, this_process
 
 AUTO_CHUNK_IMAGES = 256  # long enough that filling and draining the pipeline does not count
 SMALLEST_AUTO_CHUNK = 8
 CHUNKS_FOR_EACH_WORKER = 4  # in a small run, so that all workers end at about the same time
 
+LOAD_LEASE_SECONDS = 60.0
+
 Manifest = CsvManifest | FolderManifest
+Value = TypeVar("Value")
+Args = ParamSpec("Args")
 
 
 Tell = Callable[[int, int], None]  # called with how many rows have been read, of how many
@@ -62,6 +70,7 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
     source = Source(
         source=str(manifest.source),
         image_column=manifest.columns.image,
+        prompt_column=manifest.columns.prompt,
         columns=manifest.columns.names,
         root=str(manifest.root),
         confined=manifest.confined,
@@ -72,20 +81,57 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         refuse_other_settings(known, source, request)
         if _unchanged(known, manifest):
             return Recorded(known.id, 0, 0)
-    survey = manifest.survey(known.source_size, known.source_sha256) if known else manifest.survey()
-    if known is None:
-        _create(sessions, source, request, survey.rows)
-        known = _find(sessions, request.name)
-        assert known is not None
+        survey = None
+    else:
+        survey = manifest.survey()
+        known = _create(sessions, source, request, survey.rows)
     try:
-        return _load(sessions, manifest, known, survey, request, tell)
+        with Loader(sessions, known.id) as loader:
+            return _load(loader, manifest, survey, request, tell)
     except LoadCancelled:
         name = request.name
         raise UsageError(
             f"run {name} was cancelled while it was loaded; sam3-retry {name} takes up what it had"
         ) from None
     except LoadTaken:
-        raise _taken(request.name) from None
+        raise UsageError(
+            f"run {request.name} is being loaded by another sam3-enqueue; run this again when that has ended"
+        ) from None
+
+
+class Loader:
+    """The right to load a run alone, held by a lease: every slice renews it, in the transaction that brings rows.
+
+    A loader that was killed on this machine is not waited for. Raises `LoadTaken`.
+    """
+
+    def __init__(self, sessions: Sessions, run_id: int) -> None:
+        self.sessions, self.run_id = sessions, run_id
+        self._name, self._me = f"load {run_id}", this_process()
+
+    def __enter__(self) -> Self:
+        with reading(self.sessions) as session:
+            holder = presence.lease_holder(session, self._name)
+        dead = holder if holder is not None and is_dead(holder) else None
+        if not write(self.sessions, presence.acquire_lease, self._name, self._me, LOAD_LEASE_SECONDS, dead=dead):
+            raise LoadTaken
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(SQLAlchemyError):  # else it runs out by itself
+            write(self.sessions, presence.release_lease, self._name, self._me)
+
+    def write(
+        self, work: Callable[Concatenate[Session, int, Args], Value], *args: Args.args, **kwargs: Args.kwargs
+    ) -> Value:
+        """Run `work(session, run_id, ...)` in one transaction, if the load is still ours."""
+
+        def renewed(session: Session) -> Value:
+            if not presence.renew_lease(session, self._name, self._me, LOAD_LEASE_SECONDS):
+                raise LoadTaken
+            return work(session, self.run_id, *args, **kwargs)
+
+        return write(self.sessions, renewed)
 
 
 def _find(sessions: Sessions, name: str) -> KnownRun | None:
@@ -93,13 +139,16 @@ def _find(sessions: Sessions, name: str) -> KnownRun | None:
         return intake.find_run(session, name)
 
 
-def _create(sessions: Sessions, source: Source, request: Request, rows: int) -> None:
+def _create(sessions: Sessions, source: Source, request: Request, rows: int) -> KnownRun:
     with reading(sessions) as session:
         size = request.chunk_size or auto_chunk_size(rows, presence.live_workers(session))
-    try:
+    # Lost the race for the name: then the other one's run is known now.
+    with suppress(IntegrityError):
         write(sessions, intake.create_run, request.name, source, request.frozen, request.prompts, size)
-    except IntegrityError:
-        raise _taken(request.name) from None
+    known = _find(sessions, request.name)
+    assert known is not None
+    refuse_other_settings(known, source, request)
+    return known
 
 
 def auto_chunk_size(rows: int, workers: int) -> int:
@@ -127,7 +176,8 @@ def _identity(source: Source) -> dict[str, object]:
     return {
         "source": source.source,
         "image_column": source.image_column,
-        "image_root": source.root,
+        "prompt_column": source.prompt_column or "none",
+        "image_root": source.root if source.confined else "none",
         "follow_symlinks": source.follow_symlinks,
     }
 
@@ -156,38 +206,39 @@ def plan(known: KnownRun, survey: Survey) -> Plan:
     return Plan(0, matching=True, restart=True)
 
 
-def _load(
-    sessions: Sessions, manifest: Manifest, known: KnownRun, survey: Survey, request: Request, tell: Tell
-) -> Recorded:
+def _load(loader: Loader, manifest: Manifest, survey: Survey | None, request: Request, tell: Tell) -> Recorded:
+    known = _find(loader.sessions, request.name)  # as it is now that nobody else changes it
+    assert known is not None
+    if _unchanged(known, manifest):
+        return Recorded(known.id, 0, 0)
+    if survey is None or known.source_sha256 is not None:  # the one we have was not made to compare with that
+        survey = manifest.survey(known.source_size, known.source_sha256)
     how = plan(known, survey)
     begin = intake.begin_matching if how.restart else intake.begin_reading
-    write(sessions, begin, known.id, survey.size, survey.mtime_ns, manifest.columns.names)
+    loader.write(begin, survey.size, survey.mtime_ns, manifest.columns.names)
     wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    new = _add_rows(sessions, manifest, known, how, wanted, tell)
+    new = _add_rows(loader, manifest, known, how, wanted, tell)
     if new or known.state == RunState.LOADING:
-        _mark_duplicates(sessions, known.id)
+        _mark_duplicates(loader)
     read_to_end = wanted == survey.rows
-    write(sessions, intake.finish_load, known.id, survey.sha256 if read_to_end else None)
-    with reading(sessions) as session:
+    loader.write(intake.finish_load, survey.sha256 if read_to_end else None)
+    with reading(loader.sessions) as session:
         gone = intake.gone_rows(session, known.id) if how.matching and read_to_end else 0
     return Recorded(known.id, new, gone)
 
 
-def _add_rows(sessions: Sessions, manifest: Manifest, known: KnownRun, how: Plan, wanted: int, tell: Tell) -> int:
+def _add_rows(loader: Loader, manifest: Manifest, known: KnownRun, how: Plan, wanted: int, tell: Tell) -> int:
     new, read = 0, how.skip
+    reopens = known.state == RunState.CANCELLED
     whole_chunks = max(1, SLICE_ROWS // known.chunk_size) * known.chunk_size
     rows = itertools.islice(manifest.rows(how.skip), max(0, wanted - how.skip))
     while slice_ := list(itertools.islice(rows, min(SLICE_ROWS, whole_chunks))):
         began = time.monotonic()
-        new += write(sessions, intake.add_rows, known.id, read, slice_, matching=how.matching)
-        _leave_room(sessions, time.monotonic() - began)
+        new += loader.write(intake.add_rows, read, slice_, matching=how.matching, reopens=reopens)
+        _leave_room(loader.sessions, time.monotonic() - began)
         read += len(slice_)
         tell(read, wanted)
     return new
-
-
-def _taken(name: str) -> UsageError:
-    return UsageError(f"run {name} is being loaded by another sam3-enqueue; run this again when that has ended")
 
 
 def _leave_room(sessions: Sessions, seconds: float) -> None:
@@ -198,8 +249,8 @@ def _leave_room(sessions: Sessions, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def _mark_duplicates(sessions: Sessions, run_id: int) -> None:
-    with reading(sessions) as session:
-        repeated = intake.repeated_rows(session, run_id)
+def _mark_duplicates(loader: Loader) -> None:
+    with reading(loader.sessions) as session:
+        repeated = intake.repeated_rows(session, loader.run_id)
         while slice_ := list(itertools.islice(repeated, SLICE_ROWS)):
-            write(sessions, intake.mark_duplicates, run_id, slice_)
+            loader.write(intake.mark_duplicates, slice_)

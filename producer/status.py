@@ -78,7 +78,8 @@ class Standing:
         if progress.chunks["running"]:
             return "a worker that no longer answers holds a chunk; it is taken back when its lease ends"
         if progress.next_retry_seconds:
-            return f"a chunk rests for {duration(progress.next_retry_seconds)} after failed attempts"
+            why = f": {progress.resting_error}" if progress.resting_error else ""
+            return f"a chunk rests for {duration(progress.next_retry_seconds)} after failed attempts{why}"
         if not self.workers:
             return f"no worker is running: {self._begin}"
         busy = sorted({worker.run for worker in self.workers if worker.run})

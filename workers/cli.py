@@ -12,11 +12,11 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import views
-from db.session import Sessions, reading
+from db.session import Sessions, parse_url, reading
 from workers import edge, flowerconfig
 from workers.app import create_app
 from workers.edge import say
-from workers.errors import UsageError
+from workers.errors import Sam3Error, UsageError
 from workers.fleet.broker import BundledBroker, Doorbells, check_broker
 from workers.fleet.dispatch import publisher
 from workers.fleet.gpus import choose_slots
@@ -54,11 +54,16 @@ def node_settings(**flags: Any) -> Settings:
     settings = edge.settings(
         **{name: flags.get(name) for name in ("batch_size", "dtype", "grace", "state_dir", "model")}
     )
-    url = settings.database_url
-    path = url.removeprefix("sqlite:///")
-    if path != url:
-        url = f"sqlite:///{os.path.abspath(path)}"
-    return settings.model_copy(update={"state_dir": settings.state_dir.absolute(), "database_url": url})
+    paths = {"state_dir": settings.state_dir.absolute(), "database_url": absolute_sqlite(settings.database_url)}
+    return settings.model_copy(update=paths)
+
+
+def absolute_sqlite(url: str) -> str:
+    """The URL with its file spelled from the root; that of a server as it is. Raises `DatabaseUnusable`."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return url
+    return parsed.set(database=os.path.abspath(parsed.database)).render_as_string()
 
 
 class EmptyQueue:
@@ -84,6 +89,31 @@ def never() -> bool:
     return False
 
 
+def check_runs(sessions: Sessions, settings: Settings) -> None:
+    """Have the models of unfinished runs here, and warn of each run whose model cannot be had.
+
+    If that is every run there is, raises the first one's `UsageError` or `Unreachable` with the run's name.
+    """
+    check_models([], settings)
+    with reading(sessions) as session:
+        runs = views.active_models(session)
+    faults: dict[str, Sam3Error] = {}
+    for model in dict.fromkeys(model for _, model in runs):
+        try:
+            check_models([model], settings)
+        except Sam3Error as error:
+            faults[model] = error
+    declined = [
+        type(fault)(f"run {name} cannot be served here: {fault}; sam3-cancel {name} if it is not wanted")
+        for name, model in runs
+        if (fault := faults.get(model)) is not None
+    ]
+    if declined and len(declined) == len(runs):
+        raise declined[0]
+    for warning in declined:
+        say(f"warning: {warning}")
+
+
 @edge.command("sam3-worker")
 @worker_flags
 @click.option("--until-empty", is_flag=True, help="End when no run has anything left to do.")
@@ -94,10 +124,8 @@ def worker(until_empty: bool, **flags: Any) -> int:
     app = create_app(settings)
     for warning in check_broker(app):
         say(f"warning: {warning}")
-    sessions = edge.open_database(settings.database_url)
-    with reading(sessions) as session:
-        models = views.active_models(session)
-    check_models(models, settings)
+    sessions = edge.open_database(settings.database_url, connections=1)
+    check_runs(sessions, settings)
     say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
 
     over = EmptyQueue(sessions).over if until_empty else never

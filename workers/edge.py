@@ -90,10 +90,7 @@ def _read_config(context: click.Context, option: click.Parameter, path: Path | N
     _warn_of_unknown_variables(context)
     if path is None:
         return
-    try:
-        keys = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
+    keys = _load_yaml(path)
     if not isinstance(keys, dict | None):
         raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
     named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items()}
@@ -107,6 +104,24 @@ def _read_config(context: click.Context, option: click.Parameter, path: Path | N
             raise UsageError(f"{path}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))
     context.meta[_CONFIG] = named
     context.default_map = named
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter: not UTF-8, or a date like 2024-99-99
+        raise UsageError(_yaml_fault(path, error)) from None
+
+
+def _yaml_fault(path: Path, error: Exception) -> str:
+    """Where the file is no YAML and why, without a word of what it holds: that may be a password."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f"{path}:{mark.line + 1}" if mark else f"{path}"
+    # What a problem cites from the file stands in quotes; a colon is all that this one has there.
+    cites = problem and "'" in problem and problem != "could not find expected ':'"
+    return f"{place}: not a readable YAML file" + (f": {problem}" if problem and not cites else "")
 
 
 def _warn_of_unknown_variables(context: click.Context) -> None:
@@ -134,9 +149,12 @@ def settings(**flags: Any) -> Settings:
     return load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
 
 
-def open_database(url: str) -> Sessions:
-    """Connect and bring the schema up to date (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`."""
-    sessions = connect(url)
+def open_database(url: str, connections: int = 2) -> Sessions:
+    """Connect and bring the schema up to date (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`.
+
+    `connections` is the most that this process holds open on PostgreSQL.
+    """
+    sessions = connect(url, connections=connections)
     try:
         ensure_schema(sessions)
     except DatabaseError as error:  # not there, not ours to open, or no database at all

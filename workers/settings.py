@@ -12,6 +12,7 @@ import platformdirs
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from db.session import sqlite_url
 from workers.errors import UsageError
 
 PREFIX = "SAM3_"
@@ -26,7 +27,7 @@ def default_state_dir() -> Path:
 
 
 def _default_database_url(fields: dict[str, Any]) -> str:
-    return f"sqlite:///{fields['state_dir'] / 'sam3.db'}"
+    return sqlite_url(fields["state_dir"] / "sam3.db")
 
 
 def _broker_url(url: str) -> str:

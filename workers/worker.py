@@ -119,7 +119,7 @@ class Worker:
             )
         every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
         for prompt, reason in segmenter.check_prompts(every_image).items():
-            raise Declined(f"prompt {prompt!r}: {reason}; sam3-cancel it and enqueue again with a shorter prompt")
+            raise Declined(f"prompt {prompt!r}: {reason}; sam3-delete the run and enqueue it with a shorter prompt")
 
     def claim(self, run_id: int, chunk_id: int) -> Claim | None:
         claim = write(self.sessions, leases.claim, run_id, chunk_id, self.id, self.settings.lease_seconds)
@@ -141,11 +141,11 @@ class Worker:
 
         return write(self.sessions, work)
 
-    def release(self, claim: Claim) -> None:
-        write(self.sessions, leases.release, claim)
+    def release(self, claim: Claim, reason: str | None = None) -> None:
+        write(self.sessions, leases.release, claim, None if reason is None else _storable(reason))
 
     def fail(self, claim: Claim, error: Exception) -> None:
-        write(self.sessions, leases.fail_attempt, claim, f"{type(error).__name__}: {error}"[:500].replace("\0", "\\0"))
+        write(self.sessions, leases.fail_attempt, claim, _storable(f"{type(error).__name__}: {error}"))
 
     def unqueue(self, chunk_id: int) -> None:
         """Hand a rung chunk back unclaimed, so that it is rung again at once and not when the doorbell is missed."""
@@ -174,6 +174,11 @@ class Worker:
                     write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds)
             except SQLAlchemyError as error:
                 log.warning("heartbeat: the database cannot be reached: %s", str(error).strip().splitlines()[0])
+
+
+def _storable(error: str) -> str:
+    """One short line, fit for PostgreSQL, which stores no NUL."""
+    return " ".join(error.split())[:500].replace("\0", "\\0")
 
 
 def make_segmenter(model: str, settings: Settings) -> Segmenter:

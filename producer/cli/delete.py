@@ -1,15 +1,17 @@
 """`sam3-delete`: forget a run and give its space back."""
 
+import sqlite3
 import sys
 
 import click
+from sqlalchemy.exc import OperationalError
 
 from db.session import compact
 from producer.cli.options import find_run, json_flag
 from producer.cli.progress import Meter
 from producer.retry import delete
 from workers import edge
-from workers.edge import counted
+from workers.edge import counted, say
 from workers.errors import UsageError
 
 
@@ -26,7 +28,10 @@ def main(run: str, yes: bool, json: bool) -> int:
         click.confirm(f"Delete run {found.name} and all its results?", abort=True, err=True)
     with Meter(f"deleting {found.name}", "images") as meter:
         deleted = delete(found.sessions, found.run_id, lambda done: meter.tell(done, done))
-    compact(found.sessions)
+    try:
+        compact(found.sessions)
+    except (sqlite3.OperationalError, OperationalError) as error:  # the run is gone all the same
+        say(f"its space is given back by a later sam3-delete: {getattr(error, 'orig', error)}")
     if json:
         edge.print_json({"run": found.name, "deleted": deleted})
     else:

@@ -9,6 +9,8 @@ import click
 from db.session import reading
 from db.views import progress
 from producer.cli.options import (
+    exit_code,
+    exit_flags,
     frozen_settings,
     json_flag,
     read_chunk_size,
@@ -31,6 +33,7 @@ from workers.fleet.dispatch import dispatch, publisher
 @click.option("--csv", required=True, type=click.Path(path_type=Path), help="CSV file with a column of image paths.")
 @run_flags
 @click.option("--dry-run", is_flag=True, help="Read and check everything, record and queue nothing.")
+@exit_flags
 @json_flag
 def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     """Record a run of image paths and queue it for the workers.
@@ -42,9 +45,10 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     settings = edge.settings(model=flags["model"])
     name = run_name(flags["run"], csv)
     frozen = frozen_settings(settings, flags)
+    warn_of_absent_model(frozen.model)
     request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"])
     if dry_run:
-        return report_dry_run(manifest, request, as_json=flags["json"])
+        return report_dry_run(manifest, request, flags)
     app = create_app(settings)
     for warning in check_broker(app):
         say(f"warning: {warning}")
@@ -72,7 +76,15 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
             say("Rejected rows: the same command with --dry-run names them")
         export = f"sam3-export {name} --format csv -o {name}.csv"
         say(f"Next: sam3-status {name} --watch" if now.images.pending else f"Next: {export}")
-    return 1 if now.images.rejected and recorded.new_rows else 0
+    rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
+    return exit_code(rejected, now.images.total, flags["max_failures"], flags["exit_zero"])
+
+
+def warn_of_absent_model(model: str) -> None:
+    """A path says where the model is; that this machine does not have it need not mean that no worker does."""
+    folder = Path(model).expanduser()
+    if folder.is_absolute() and not folder.is_dir():
+        say(f"warning: model {model}: no such folder on this machine; the workers need it under this path")
 
 
 def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvManifest:
@@ -101,7 +113,7 @@ def told(facts: dict[str, Any], recorded: Recorded) -> str:
     return f"run {facts['run']}: {', '.join(parts)}"
 
 
-def report_dry_run(manifest: Manifest, request: Request, *, as_json: bool) -> int:
+def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any]) -> int:
     """Read all rows and say what recording them would do. Needs neither broker nor database nor model."""
     survey = manifest.survey()
     wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
@@ -124,7 +136,7 @@ def report_dry_run(manifest: Manifest, request: Request, *, as_json: bool) -> in
         "duplicates": 0,
         "rejected": len(rejected),
     }
-    if as_json:
+    if flags["json"]:
         edge.print_json(facts | {"dry_run": True})
     else:
         click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {json.dumps(request.prompts)}")
@@ -132,4 +144,4 @@ def report_dry_run(manifest: Manifest, request: Request, *, as_json: bool) -> in
             say(f"  rejected: {message}")
         if len(rejected) > 5:
             say(f"  ... and {len(rejected) - 5:,} more")
-    return 1 if rejected else 0
+    return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])

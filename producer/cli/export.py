@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,28 +25,40 @@ Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Sum
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file; for png a folder.")
 @click.option("--threshold", type=Share(), help="Another score threshold, down to the run's score floor.")
 @click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
+@click.option(
+    "--masks",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For csv: the folder that png masks were exported to (default: that of a sam3-run folder).",
+)
 @json_flag
-def main(run: str, format: str, output: Path, threshold: float | None, select: str, json: bool) -> int:
+def main(run: str, format: str, output: Path, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
 
-    csv is the input with added columns; coco has every instance as RLE; png has one mask per image and prompt,
-    in folders like those of the input (--select: all instances together, the best, or the largest).
+    csv is the input with added columns (--masks fills those of the masks); coco has every instance as RLE; png has
+    one mask per image and prompt, in folders like those of the input (--select: all instances together, the best,
+    or the largest).
     """
     if str(output) == "-":
         raise UsageError("-o -: an export is a file that is renamed into place when it is whole; give its name")
+    masks, threshold = flags["masks"], flags["threshold"]
+    if masks is not None and format != "csv":
+        raise UsageError(f"--masks {masks}: only --format csv has columns for masks")
     found = find_run(run)
     view = view_of(found)
+    if masks is None and found.folder is not None:
+        masks = found.folder / "masks"
     if threshold is not None and threshold < view.score_floor:
         raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.score_floor} only")
     request = Request(
         view=view,
         min_score=view.threshold if threshold is None else threshold,
         out=output,
-        select=select,
-        masks=found.folder / "masks" if found.folder is not None else None,
+        select=flags["select"],
+        masks=masks,
     )
     summary = export(found, request, format)
-    if json:
+    if flags["json"]:
         edge.print_json({"run": found.name, "format": format, "path": str(summary.path)} | counts(summary))
     else:
         say(f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}")

@@ -13,7 +13,8 @@ import yaml
 from db import views
 from db.intake import Frozen
 from db.runs import run_id_of
-from db.session import Sessions, reading
+from db.session import Sessions, reading, sqlite_url
+from producer.cells import one_line, prompt_fault
 from workers import edge
 from workers.errors import NoSuchRun, UsageError
 from workers.fleet.weights import absolute_model
@@ -21,7 +22,6 @@ from workers.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-LONGEST_PROMPT_WORDS = 30
 RUN_FILE = "run.yaml"
 STATE_FOLDER = ".sam3"  # in the folder of a sam3-run, unless it was told another
 
@@ -74,11 +74,13 @@ def json_flag(function: Function) -> Function:
 
 
 def exit_flags(function: Function) -> Function:
-    function = click.option("--exit-zero", is_flag=True, help="End with 0 even if some images failed.")(function)
+    function = click.option("--exit-zero", is_flag=True, help="End with 0 even if some images or rows failed.")(
+        function
+    )
     return click.option(
         "--max-failures",
         metavar="N|N%",
-        help="End with 0 if at most so many images failed.",
+        help="End with 0 if at most so many images or rows failed.",
         callback=_read_max_failures,
     )(function)
 
@@ -134,11 +136,9 @@ def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
     for prompt in trimmed:
         if not prompt:
             raise UsageError("--prompt is empty; give a short noun phrase such as --prompt person")
-        if len(prompt.split()) > LONGEST_PROMPT_WORDS:
-            raise UsageError(
-                f"--prompt {prompt[:40]!r}... has {len(prompt.split())} words; "
-                f"the model takes short noun phrases of at most {LONGEST_PROMPT_WORDS}"
-            )
+        if fault := prompt_fault(prompt):
+            shown = one_line(prompt)
+            raise UsageError(f"--prompt '{shown[:40]}{'...' * (len(shown) > 40)}': {fault}")
     return trimmed
 
 
@@ -188,7 +188,7 @@ def find_run(run: str, **flags: Any) -> Found:
     settings = edge.settings(**flags)
     if folder is not None:
         run, state_dir = read_run_file(folder / RUN_FILE)
-        settings = edge.settings(state_dir=state_dir, database_url=f"sqlite:///{state_dir / 'sam3.db'}", **flags)
+        settings = edge.settings(state_dir=state_dir, database_url=sqlite_url(state_dir / "sam3.db"), **flags)
     sessions = edge.open_database(settings.database_url)
     with reading(sessions) as session:
         run_id = run_id_of(session, run)

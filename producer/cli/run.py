@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from db import doorbells
 from db.runs import RetryFilter
-from db.session import Sessions, reading, write
+from db.session import Sessions, reading, sqlite_url, write
 from producer.cli.enqueue import open_csv
 from producer.cli.export import export, view_of
 from producer.cli.options import (
@@ -96,7 +96,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
     check_models([settings.model], settings)  # its licence first: nothing works without it
     slots = local_slots(flags["gpus"], flags["num_gpus"])
     with only_one(settings.state_dir):
-        database = f"sqlite:///{settings.state_dir / 'sam3.db'}"
+        database = sqlite_url(settings.state_dir / "sam3.db")
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
         sessions = edge.open_database(database)

@@ -1,9 +1,9 @@
 """What all export formats share: request and summary, names of masks, safe writing. Knows no format and no SQL."""
 
+import fcntl
 import hashlib
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -111,7 +111,8 @@ def _mask_name(name: str) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what the block wrote there takes the place of `path` if it ends well.
 
-    Makes the folders above. Raises `UsageError` when the file cannot be written; nothing is left behind then.
+    Makes the folders above. Raises `UsageError` when the file cannot be written, or is being written by
+    another process; nothing is left behind then.
     """
     with writing(path):
         target = Path(os.path.realpath(path))  # write through a symbolic link instead of replacing it
@@ -120,14 +121,47 @@ def replacing(path: Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             raise UsageError(f"{path} is not an ordinary file: name another one")
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".sam3-{uuid.uuid4().hex[:16]}.part")
+        # Always the same name, so that the next export takes what a killed one left behind.
+        name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]
+        temporary = target.with_name(f".sam3-{name}.part")
+        with _held(temporary, path):
+            try:
+                yield temporary
+                os.replace(temporary, target)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+
+
+@contextmanager
+def _held(temporary: Path, path: Path) -> Iterator[None]:
+    """Make `temporary`, or take what is there, and keep others from writing `path` until the block ends."""
+    while True:
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
-            yield temporary
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+            _lock(file, path)
+            if _is_at(temporary, file):  # else whoever held it has just ended and renamed it
+                yield
+                return
+        finally:
+            os.close(file)
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{path}: another export is writing it; wait for that one, or name another file") from None
+    except OSError:
+        return  # a file system without locks
+
+
+def _is_at(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

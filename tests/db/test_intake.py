@@ -154,7 +154,7 @@ def test_a_cancelled_run_that_grows_is_active_again_with_only_the_new_rows(sessi
         pass
 
     write(sessions, intake.begin_reading, run_id, 2, 2, ["path"])
-    add(sessions, run_id, numbered(6)[4:], read=4)
+    write(sessions, intake.add_rows, run_id, 4, numbered(6)[4:], reopens=True)
     finish(sessions, run_id)
 
     assert scenario.run(sessions, run_id).state == "active"

@@ -116,7 +116,7 @@ def test_runs_models_and_unfinished_runs_are_listed(sessions: Sessions) -> None:
     with reading(sessions) as session:
         assert views.run_names(session) == ["one", "two"]
         assert views.active_runs(session) == [active]
-        assert views.active_models(session) == ["tiny"]
+        assert views.active_models(session) == [("two", "tiny")]
         assert views.unfinished_runs(session) == ["two"]
         assert views.queued_chunks(session) == 0
 

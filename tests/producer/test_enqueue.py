@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 
 from db import presence
 from db.models import Chunk, Image
+from db.presence import Process
 from db.session import Sessions, reading, write
 from producer.enqueue import Recorded, Request, auto_chunk_size, record
 from producer.folder import FolderManifest
@@ -246,8 +247,12 @@ def test_another_file_or_another_way_to_read_it_is_refused(sessions: Sessions, f
         load(sessions, other)
     with pytest.raises(UsageError, match="image-column path there, note here"):
         record(sessions, CsvManifest(faces, image_column="note"), REQUEST, lambda done, total: None)
-    with pytest.raises(UsageError, match=f"image-root {tmp_path} there, {tmp_path / 'images'} here"):
+    with pytest.raises(UsageError, match=f"image-root none there, {tmp_path / 'images'} here"):
         record(sessions, CsvManifest(faces, root=tmp_path / "images"), REQUEST, lambda done, total: None)
+    with pytest.raises(UsageError, match=f"image-root none there, {tmp_path} here"):  # the same folder, but confined
+        record(sessions, CsvManifest(faces, root=tmp_path), REQUEST, lambda done, total: None)
+    with pytest.raises(UsageError, match="prompt-column none there, note here"):
+        record(sessions, CsvManifest(faces, prompt_column="note"), REQUEST, lambda done, total: None)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +293,7 @@ def test_of_two_loaders_at_once_one_records_every_row_and_the_other_says_so(sess
     assert seen(sessions, second[0].run_id) == list(enumerate(paths(MANY), start=1))
 
 
-def test_of_two_that_create_the_same_run_one_is_told_to_come_again(sessions: Sessions, faces: Path) -> None:
+def test_of_two_that_create_the_same_run_the_later_finds_everything_done(sessions: Sessions, faces: Path) -> None:
     write_csv(faces, paths(5))
 
     class Slow(CsvManifest):
@@ -296,10 +301,30 @@ def test_of_two_that_create_the_same_run_one_is_told_to_come_again(sessions: Ses
             load(sessions, faces)  # somebody else, while we read the file
             return super().survey(known_size, known_sha256)
 
-    with pytest.raises(UsageError, match="run faces is being loaded by another sam3-enqueue"):
-        record(sessions, Slow(faces), REQUEST, lambda done, total: None)
+    assert record(sessions, Slow(faces), REQUEST, lambda done, total: None).new_rows == 0
+    assert len(scenario.states(sessions, 1)) == 5
 
-    assert load(sessions, faces).new_rows == 0
+
+def test_while_one_loads_a_run_another_is_refused_at_every_moment(sessions: Sessions, faces: Path) -> None:
+    write_csv(faces, [*paths(MANY), *paths(MANY)])  # with duplicates to be found
+    refused = []
+
+    def another(done: int, total: int) -> None:
+        with pytest.raises(UsageError, match="run faces is being loaded by another sam3-enqueue") as error:
+            record_elsewhere(sessions, faces)
+        refused.append(error)
+
+    record(sessions, CsvManifest(faces), REQUEST, another)
+
+    assert len(refused) > 1
+    assert scenario.states(sessions, 1).count("duplicate") == MANY
+
+
+def record_elsewhere(sessions: Sessions, faces: Path) -> None:
+    """As another process would: the lease tells processes apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("producer.enqueue.this_process", lambda: Process("elsewhere", "boot", 1, 1))
+        record(sessions, CsvManifest(faces), REQUEST, lambda done, total: None)
 
 
 def test_a_load_whose_run_is_cancelled_stops_and_says_how_to_go_on(sessions: Sessions, faces: Path) -> None:

@@ -397,6 +397,16 @@ def test_c25_prompts_of_a_cell_are_split_trimmed_and_counted_once() -> None:
     ]
 
 
+def test_a_prompt_longer_than_the_index_of_databases_is_rejected_and_named() -> None:
+    path = write(f"path,what\na.jpg,{'w' * 1000}\nb.jpg,{'w' * 9000}\nc.jpg,{'é' * 501}\n")
+    good, *bad = CsvManifest(path, prompt_column="what").rows()
+    assert good.prompts == ("w" * 1000,)
+    assert [row.rejected for row in bad] == [
+        ("prompt", "images.csv:3: prompt of 9,000 bytes; shorten it to 1,000 bytes"),
+        ("prompt", "images.csv:4: prompt of 1,002 bytes; shorten it to 1,000 bytes"),
+    ]
+
+
 def test_a_row_without_a_prompt_is_rejected_if_the_run_has_none() -> None:
     path = write("path,what\na.jpg,cat\nb.jpg, \n")
     good, bad = CsvManifest(path, prompt_column="what", needs_prompt=True).rows()

@@ -193,7 +193,7 @@ def test_a_chunk_that_rests_after_failed_attempts_says_for_how_long(sessions: Se
         scenario.rest_is_over(sessions, held.chunk_id)
 
     assert sentence in {
-        f"a chunk rests for {duration(seconds)} after failed attempts" for seconds in (rests, rests - 1)
+        f"a chunk rests for {duration(seconds)} after failed attempts: boom" for seconds in (rests, rests - 1)
     }
 
 

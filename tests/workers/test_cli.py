@@ -1,11 +1,23 @@
 """The commands of this package at their edge; what they do at work is told in tests/integration."""
 
+from pathlib import Path
+
 import pytest
 
-from db.session import connect
+from db.session import Sessions, connect
+from tests.db import scenario
 from tests.terminals import Terminal
-from workers.cli import EmptyQueue, node_settings
-from workers.edge import command
+from tests.workers import runs
+from workers.app import create_app
+from workers.cli import EmptyQueue, absolute_sqlite, check_runs, node_settings
+from workers.edge import command, open_database
+from workers.errors import UsageError
+from workers.fleet.broker import Doorbells
+from workers.fleet.dispatch import publisher
+from workers.fleet.reconcile import Reconciler
+from workers.settings import Settings
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def test_a_worker_without_a_gpu_is_one_line_that_names_the_cpu(terminal: Terminal) -> None:
@@ -38,6 +50,63 @@ def test_a_database_that_is_away_does_not_look_like_an_empty_queue() -> None:
     away = connect("postgresql://nobody@127.0.0.1:1/nothing")
     assert not EmptyQueue(away).over()
     away.kw["bind"].dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_launcher_does_with_one_connection(sessions: Sessions, database_url: str, broker_url: str) -> None:
+    runs.ring(sessions, scenario.load(sessions, scenario.numbered(8)))
+    others = scenario.load(sessions, scenario.numbered(8), name="others")
+    scenario.lease_runs_out(sessions, scenario.claim(sessions, others, worker_id=scenario.worker(sessions)))
+    one = open_database(database_url, connections=1)
+    app = create_app(settings := Settings(broker_url=broker_url))
+    reconciler = Reconciler(one, publisher(app), Doorbells(app), settings)
+
+    try:
+        assert one.kw["bind"].pool.size() == 1
+        for _ in range(5):
+            assert reconciler.step()
+            assert not EmptyQueue(one).over()
+    finally:
+        one.kw["bind"].dispose()
+
+
+@on_sqlite
+def test_a_run_whose_model_is_not_here_is_a_warning_beside_one_whose_model_is(
+    sessions: Sessions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.load(sessions, tmp_path, scenario.numbered(1), name="away", model="/no/such/folder")
+    with pytest.raises(UsageError) as refused:
+        check_runs(sessions, Settings())
+    assert str(refused.value) == (
+        "run away cannot be served here: model /no/such/folder: no such folder, nor a name like facebook/sam3; "
+        "try --model tiny; sam3-cancel away if it is not wanted"
+    )
+
+    runs.load(sessions, tmp_path, scenario.numbered(1), name="here", model="tiny")
+    check_runs(sessions, Settings())
+    assert capsys.readouterr().err == f"warning: {refused.value}\n"
+
+
+@on_sqlite
+def test_without_a_run_there_is_no_model_to_check(sessions: Sessions) -> None:
+    check_runs(sessions, Settings())
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("sqlite:///faces.db", "sqlite:///{here}/faces.db"),
+        ("sqlite+pysqlite:///faces.db", "sqlite+pysqlite:///{here}/faces.db"),
+        ("sqlite:////data/faces.db", "sqlite:////data/faces.db"),
+        ("sqlite:////data/what%3F.db", "sqlite:////data/what%3F.db"),
+        ("postgresql://me:canary@db/sam3", "postgresql://me:canary@db/sam3"),
+    ],
+)
+def test_the_path_of_an_sqlite_url_becomes_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, absolute: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_sqlite(url) == absolute.format(here=tmp_path)
 
 
 def test_nodes_work_in_another_folder_so_their_paths_are_absolute(

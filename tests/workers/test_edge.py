@@ -229,7 +229,9 @@ def test_a_prompt_variable_keeps_its_blanks_and_is_split_at_bars(run: Runner, mo
         ("qqqq: 4", "unknown key qqqq"),
         ("- person", "expected keys and values"),
         ("person", "expected keys and values"),
-        ("a: [", "not a readable YAML file"),
+        ("a: [", "run.yaml:1: not a readable YAML file"),
+        ("gpus: cpu\nbatch_size: 4: 5", "run.yaml:2: not a readable YAML file: mapping values are not allowed here"),
+        ("gpus: cpu\nbatch_size\n", "run.yaml:3: not a readable YAML file: could not find expected ':'"),
         ("batch_size: many", "--batch-size"),
     ],
 )
@@ -252,6 +254,35 @@ def test_a_config_file_in_another_encoding_or_that_is_not_there_is_one_line(run:
     ended = run(probe, "--config", str(config))
     assert (ended.code, ended.stderr.count("\n")) == (2, 1)
     assert "run.yaml" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "broker_url: redis://:canary@broker: {",
+        "broker_url: *canary",
+        "broker_url: !canary x",
+        'broker_url: "\\canary"',
+        "canary: &canary x\nb: &canary y",
+        "broker_url: @canary",
+        "broker_url: [redis://:canary@broker",
+        "%canary",
+    ],
+)
+def test_a_broken_config_file_is_named_without_a_word_of_what_it_holds(run: Runner, tmp_path: Path, text: str) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(text)
+    ended = run(probe, "--config", str(config))
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert f"{config}:" in ended.stderr
+    assert "canary" not in ended.stderr
+    assert "@" not in ended.stderr
+
+
+def test_a_date_that_does_not_exist_is_no_yaml(run: Runner, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("run: 2024-99-99")
+    assert run(probe, "--config", str(config)).stderr == f"sam3-probe: error: {config}: not a readable YAML file\n"
 
 
 def test_one_config_file_serves_all_commands(run: Runner, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """What a process reads from its environment, and what it says about a wrong value."""
 
 import os
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from db.session import connect
 from workers.errors import UsageError
 from workers.settings import load_settings, masked, unknown_variables
 
@@ -34,6 +37,15 @@ def test_a_flag_beats_the_environment_and_one_that_is_not_given_does_not(monkeyp
     monkeypatch.setenv("SAM3_BATCH_SIZE", "4")
     assert load_settings(batch_size=None).batch_size == 4
     assert load_settings(batch_size=16).batch_size == 16
+
+
+def test_a_state_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "what? 100%23 #1 é"
+    sessions = connect(load_settings(state_dir=folder).database_url)
+    with sessions.begin() as session:
+        session.execute(text("SELECT 1"))
+    sessions.kw["bind"].dispose()
+    assert (folder / "sam3.db").is_file()
 
 
 @pytest.mark.parametrize(

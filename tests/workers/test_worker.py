@@ -118,7 +118,7 @@ def test_a_model_that_cannot_be_loaded_declines_the_run(start: Start, sessions: 
 def test_a_prompt_of_the_run_that_is_too_long_for_the_model_declines_it(start: Start, sessions: Sessions) -> None:
     prompt = "a " * 40 + "dog"
     run = view(sessions, scenario.load(sessions, scenario.numbered(4), prompts=(prompt,)))
-    with pytest.raises(Declined, match="sam3-cancel it and enqueue again with a shorter prompt"):
+    with pytest.raises(Declined, match="sam3-delete the run and enqueue it with a shorter prompt"):
         start().segmenter_for(run)
 
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LEASE = "reconciler"
 LOOK_SECONDS = 1.0  # between two looks whether the workers of this machine still live
+ROUNDS_BETWEEN_LOOKS = 4
 LEASE_SECONDS = 45.0  # three rounds: one slow round does not hand the lease over
 
 
@@ -35,6 +36,7 @@ class Reconciler:
         self._settings = settings
         self._me = this_process()
         self._here: list[Process] = []  # live workers of this machine, when we last looked
+        self._rounds = 0
         self._absent: dict[tuple[int, int], float] = {}  # (chunk, ring) -> when its doorbell was first missed
 
     def run(self, stop: threading.Event) -> None:
@@ -106,8 +108,9 @@ class Reconciler:
         """Ring chunks again whose doorbell was missing twice: one look can miss a message that is moving."""
         with reading(self._sessions) as session:
             queued = doorbells.queued_doorbells(session)
-        if len(queued) <= self._doorbells.count():
-            self._absent.clear()
+        self._rounds += 1
+        # Doorbells of chunks that just began to run are counted too, so now and then we look whatever the count says.
+        if len(queued) <= self._doorbells.count() and self._rounds % ROUNDS_BETWEEN_LOOKS:
             return
         present = self._doorbells.chunks()
         missing = {(chunk, ring) for chunk, ring in queued if chunk not in present}

@@ -161,25 +161,29 @@ class _Predicted:
     raw: Raw  # None if no image of the batch could be read
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How a stream runs, which changes nothing about its outcomes."""
+
+    batch_size: int = 8  # images of one forward pass
+    threads: int | None = None  # that decode; by default one a core, at most 4
+    stopped: Callable[[], bool] = lambda: False  # once true, no further batch is begun
+
+
 def segment(
-    items: Sequence[Item],
-    segmenter: Segmenter,
-    rules: ReadRules,
-    options: Options,
-    *,
-    batch_size: int = 8,
-    threads: int | None = None,
+    items: Sequence[Item], segmenter: Segmenter, rules: ReadRules, options: Options, pace: Pace = Pace()
 ) -> Iterator[list[Outcome]]:
     """Yield one list of outcomes a batch, in the order of `items`, each item exactly once.
 
     A batch with unreadable images is that much smaller for the model. Whatever else goes wrong in a stage is raised
     here, with its traceback; the first error wins. Closing the generator stops all stages: it waits for what is in
-    their hands, starts nothing new and leaves no thread behind. `threads` decode; by default one a core, at most 4.
+    their hands, starts nothing new and leaves no thread behind. A stopped `pace` lets the batches in hand come through
+    and then ends early.
     """
     predicted: _Channel[_Predicted] = _Channel(capacity=1)
     outcomes: _Channel[list[Outcome]] = _Channel(capacity=1)
-    pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), thread_name_prefix="decode")
-    decoded = _decode(items, partial(_read, segmenter=segmenter, rules=rules), pool, batch_size)
+    pool = ThreadPoolExecutor(pace.threads or min(4, os.cpu_count() or 1), thread_name_prefix="decode")
+    decoded = _decode(items, partial(_read, segmenter=segmenter, rules=rules), pool, pace)
     stages = [
         _stage("forward", decoded, partial(_predict, segmenter=segmenter, options=options), predicted),
         _stage("masks", predicted, partial(_postprocess, segmenter=segmenter, options=options), outcomes),
@@ -195,9 +199,10 @@ def segment(
 
 
 def _decode(
-    items: Sequence[Item], read: Callable[[Item], Pixels | Rejected], pool: ThreadPoolExecutor, batch_size: int
+    items: Sequence[Item], read: Callable[[Item], Pixels | Rejected], pool: ThreadPoolExecutor, pace: Pace
 ) -> Iterator[_Decoded]:
     """Batches in order, while the pool works on the next ones."""
+    batch_size = pace.batch_size
     todo = iter(items)
     ahead: deque[tuple[Item, Future[Pixels | Rejected]]] = deque()
 
@@ -205,7 +210,7 @@ def _decode(
         ahead.extend((item, pool.submit(read, item)) for item in islice(todo, count))
 
     submit(READ_AHEAD * batch_size)
-    while ahead:
+    while ahead and not pace.stopped():
         submit(batch_size)
         batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
         yield _Decoded([item for item, _ in batch], [future.result() for _, future in batch])
@@ -214,9 +219,13 @@ def _decode(
 def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> Pixels | Rejected:
     try:
         image = read_image(item.path, rules)
+        return segmenter.preprocess(image)
     except UnreadableImage as error:
         return Rejected(item.id, error.error_class, error.message)
-    return segmenter.preprocess(image)
+    except MemoryError:
+        return Rejected(item.id, ErrorClass.OUT_OF_MEMORY, "does not fit into memory")
+    except Exception as error:  # whatever one image does to us, its neighbours are fine
+        return Rejected(item.id, ErrorClass.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def _predict(batch: _Decoded, segmenter: Segmenter, options: Options) -> _Predicted:

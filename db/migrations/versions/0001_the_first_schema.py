@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Float(precision=53), nullable=True),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("image_column", sa.Text(), nullable=False),
+        sa.Column("prompt_column", sa.Text(), nullable=True),
         sa.Column("columns", sa.Text(), nullable=False),
         sa.Column("root", sa.Text(), nullable=False),
         sa.Column("confined", sa.Boolean(), nullable=False),
@@ -165,7 +166,7 @@ def upgrade() -> None:
     op.create_table(
         "instance",
         sa.Column("image_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("prompt_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("prompt_id", sa.BigInteger(), nullable=False),
         sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("score", sa.Float(precision=53), nullable=False),
         sa.Column("x1", sa.Float(precision=53), nullable=False),
@@ -178,16 +179,12 @@ def upgrade() -> None:
             ["image_id"],
             ["image.id"],
         ),
-        sa.ForeignKeyConstraint(
-            ["prompt_id"],
-            ["prompt.id"],
-        ),
         sa.PrimaryKeyConstraint("image_id", "prompt_id", "rank"),
     )
     op.create_table(
         "result",
         sa.Column("image_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("prompt_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("prompt_id", sa.BigInteger(), nullable=False),
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("presence", sa.Float(precision=53), nullable=False),
         sa.Column("instances", sa.BigInteger(), nullable=False),
@@ -195,10 +192,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["image_id"],
             ["image.id"],
-        ),
-        sa.ForeignKeyConstraint(
-            ["prompt_id"],
-            ["prompt.id"],
         ),
         sa.PrimaryKeyConstraint("image_id", "prompt_id"),
     )

@@ -4,7 +4,7 @@ from io import StringIO
 
 import pytest
 
-from db.session import reading
+from db.session import Sessions, compact, reading
 from producer.cli.delete import main as delete
 from producer.cli.status import main as status
 from tests.db import scenario
@@ -66,6 +66,26 @@ def test_the_space_goes_back_to_the_disk(shell: Shell) -> None:
     shell(delete, "faces", "--yes")
 
     assert pages(shell) < before / 2
+
+
+@pytest.mark.usefixtures("faces")
+def test_a_database_in_use_keeps_its_space_for_now_and_the_run_is_gone_all_the_same(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compact_beside_a_writer(sessions: Sessions) -> None:
+        with sessions.kw["bind"].connect() as connection:
+            connection.exec_driver_sql("PRAGMA busy_timeout=100")  # instead of 30 s
+        with shell.sessions.begin() as session:
+            session.connection()
+            compact(sessions)
+
+    monkeypatch.setattr("producer.cli.delete.compact", compact_beside_a_writer)
+
+    told = shell(delete, "faces", "--yes")
+
+    assert told.out == "run faces: 8 images deleted\n"
+    assert told.err == "its space is given back by a later sam3-delete: database is locked\n"
+    assert shell(status, "--json").json["runs"] == []
 
 
 def pages(shell: Shell) -> int:

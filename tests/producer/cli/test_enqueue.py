@@ -114,6 +114,37 @@ def test_a_dry_run_needs_neither_broker_nor_database(shell: Shell, monkeypatch: 
     assert (facts["images"], facts["chunks"], facts["dry_run"]) == (9, 2, True)
 
 
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (("--exit-zero",), 0),
+        (("--max-failures", "1"), 0),
+        (("--max-failures", "33.4%"), 0),
+        (("--max-failures", "33%"), 1),
+    ],
+)
+def test_so_many_rejected_rows_as_are_put_up_with_do_not_end_with_1(
+    shell: Shell, given: tuple[str, ...], code: int
+) -> None:
+    write_csv(shell, "a.jpg", "b.jpg", "http://x/c.jpg")
+    command = ("--csv", "faces.csv", "--prompt", "person", *given)
+
+    assert "1 rejected" in shell(enqueue, *command, "--dry-run", code=code).out
+    assert "1 rejected" in shell(enqueue, *command, code=code).out
+
+
+def test_a_model_folder_that_only_the_workers_have_is_a_warning(shell: Shell) -> None:
+    write_csv(shell, *photographs(3))
+    command = ("--csv", "faces.csv", "--prompt", "person", "--dry-run", "--model")
+
+    assert shell(enqueue, *command, "/no/such/folder").err.splitlines()[0] == (
+        "warning: model /no/such/folder: no such folder on this machine; the workers need it under this path"
+    )
+    assert shell(enqueue, *command, shell.home).err == ""
+    assert shell(enqueue, *command, "facebook/sam3").err == ""
+
+
 def test_a_dry_run_names_five_rejected_rows_and_counts_the_others(shell: Shell) -> None:
     write_csv(shell, *(f"http://x/{number}" for number in range(7)))
 
@@ -138,7 +169,9 @@ def test_without_a_broker_it_ends_with_3_before_anything_is_recorded(shell: Shel
     [
         ((), "nothing to look for: give --prompt TEXT, or --prompt-column C"),
         (("--prompt", " "), "--prompt is empty; give a short noun phrase such as --prompt person"),
-        (("--prompt", "w " * 31), "has 31 words; the model takes short noun phrases of at most 30"),
+        (("--prompt", "w " * 31), "w ...': prompt of 31 words; shorten it to 30 words"),
+        (("--prompt", "w" * 9000), "www...': prompt of 9,000 bytes; shorten it to 1,000 bytes"),
+        (("--prompt", "caf\udce9"), "--prompt 'caf\\xe9': prompt with a character that is no text; write it in UTF-8"),
         (("--prompt", "a", "--chunk-size", "0"), "--chunk-size 0: give auto or a number from 1 to 1000"),
         (("--prompt", "a", "--chunk-size", "²"), "--chunk-size ²: give auto or a number from 1 to 1000"),
         (("--prompt", "a", "--threshold", "nan"), "'--threshold': nan is not in the range 0<=x<=1"),

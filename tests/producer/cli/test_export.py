@@ -29,6 +29,14 @@ def test_a_csv_has_a_row_for_each_row_of_the_input(shell: Shell) -> None:
     assert [row["sam3_status"] for row in rows] == ["segmented", "segmented", "failed"]
 
 
+def test_a_csv_names_the_masks_of_the_folder_that_they_were_exported_to(shell: Shell) -> None:
+    shell(export, "faces", "--format", "csv", "--masks", "out/masks", "-o", "out/results.csv")
+
+    with (shell.home / "out/results.csv").open(newline="") as file:
+        masks = [row["person_mask"] for row in csv.DictReader(file)]
+    assert masks == ["masks/person/000001.jpg.png", "masks/person/000002.jpg.png", ""]
+
+
 def test_the_json_says_what_was_written_where(shell: Shell) -> None:
     assert shell(export, "faces", "--format", "coco", "-o", "coco.json", "--json").json == {
         "schema": 1,
@@ -56,6 +64,11 @@ def test_another_score_threshold_can_be_chosen_down_to_the_floor(shell: Shell) -
     [
         (("nope", "--format", "csv", "-o", "x"), 4, "no run called nope; there are: faces"),
         (("faces", "--format", "pdf", "-o", "x"), 2, "'pdf' is not one of 'csv', 'coco', 'png'"),
+        (
+            ("faces", "--format", "coco", "-o", "x", "--masks", "m"),
+            2,
+            "--masks m: only --format csv has columns for masks",
+        ),
         (("faces", "--format", "csv"), 2, "Missing option '-o' / '--output'"),
         (("faces", "--format", "csv", "-o", "-"), 2, "-o -: an export is a file that is renamed into place"),
         (("faces", "--format", "csv", "-o", "."), 2, ". is a folder: name a file to write"),

@@ -1,6 +1,7 @@
 """Names of masks and prompts, and files that are replaced only when they are whole."""
 
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -69,6 +70,41 @@ def _be_interrupted_while_writing(out: Path) -> None:
     with replacing(out) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from producer.exports.common import replacing
+
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half, and longer than what comes later")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_export_left_is_used_up_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / ("é" * 127)  # 254 bytes: nothing can be appended to such a name
+    assert subprocess.run([sys.executable, "-c", KILLED, out], check=False).returncode == -signal.SIGKILL
+    [left] = tmp_path.iterdir()
+    assert left != out
+
+    with replacing(out) as temporary:
+        temporary.write_text("whole")
+
+    assert list(tmp_path.iterdir()) == [out]
+    assert out.read_text() == "whole"
+
+
+def test_two_files_are_written_at_once_but_one_only_by_one(tmp_path: Path) -> None:
+    one, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    with replacing(one) as first, replacing(other) as second:
+        first.write_text("one")
+        second.write_text("other")
+        with pytest.raises(UsageError, match=r"a\.csv: another export is writing it"), replacing(one):
+            pass
+    assert (one.read_text(), other.read_text()) == ("one", "other")
+    assert sorted(tmp_path.iterdir()) == [one, other]
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from workers.errors import ErrorClass
 from workers.inference import masks
 from workers.inference.images import RGB, ReadRules
-from workers.inference.pipeline import READ_AHEAD, Item, Options, Outcome, Rejected, Segmented, segment
+from workers.inference.pipeline import READ_AHEAD, Item, Options, Outcome, Pace, Rejected, Segmented, segment
 
 ROOT = Path(__file__).parents[3]
 RULES = ReadRules()
@@ -30,7 +30,7 @@ def items_of(paths: Iterable[str], *prompts: str) -> list[Item]:
 
 
 def run(items: list[Item], fake: Any, **how: Any) -> list[Outcome]:
-    return [outcome for batch in segment(items, fake, RULES, OPTIONS, **how) for outcome in batch]
+    return [outcome for batch in segment(items, fake, RULES, OPTIONS, Pace(**how)) for outcome in batch]
 
 
 def our_threads() -> list[str]:
@@ -50,7 +50,7 @@ def broken_files(tmp_path: Path, photograph_files: list[str]) -> list[str]:
 
 def test_batches_come_in_order_and_each_item_once(fake: Any, photograph_files: list[str]) -> None:
     items = items_of(photograph_files * 5)
-    batches = list(segment(items, fake, RULES, OPTIONS, batch_size=8, threads=3))
+    batches = list(segment(items, fake, RULES, OPTIONS, Pace(batch_size=8, threads=3)))
     assert [len(batch) for batch in batches] == [8, 8, 4]
     assert [outcome.id for batch in batches for outcome in batch] == list(range(20))
     assert fake.batches == [8, 8, 4]
@@ -113,7 +113,7 @@ def test_no_items_give_no_batches(fake: Any) -> None:
 
 
 def test_reading_stays_a_few_batches_ahead_of_a_slow_caller(fake: Any, photograph_files: list[str]) -> None:
-    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, batch_size=2, threads=2)
+    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, Pace(batch_size=2, threads=2))
     next(stream)
     seen = -1
     while seen != fake.preprocessed:  # until the stages have come to a halt
@@ -126,7 +126,7 @@ def test_reading_stays_a_few_batches_ahead_of_a_slow_caller(fake: Any, photograp
 
 
 def test_closing_early_leaves_no_thread_and_starts_no_further_batch(fake: Any, photograph_files: list[str]) -> None:
-    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, batch_size=2, threads=2)
+    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, Pace(batch_size=2, threads=2))
     next(stream)
     assert our_threads()
     stream.close()  # type: ignore[attr-defined]
@@ -137,7 +137,7 @@ def test_closing_early_leaves_no_thread_and_starts_no_further_batch(fake: Any, p
 
 
 def test_closing_during_a_forward_pass_waits_for_that_one_only(fake: Any, photograph_files: list[str]) -> None:
-    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, batch_size=2, threads=2)
+    stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, Pace(batch_size=2, threads=2))
     next(stream)
     fake.gate = threading.Event()
     before = len(fake.batches)
@@ -156,16 +156,37 @@ def test_a_stream_that_is_dropped_unread_starts_nothing(fake: Any, photograph_fi
     assert our_threads() == []
 
 
-@pytest.mark.parametrize("verb", ["preprocess", "predict", "postprocess"])
+@pytest.mark.parametrize("verb", ["predict", "postprocess"])
 def test_an_error_in_a_stage_is_raised_once_with_its_traceback(
     fake: Any, photograph_files: list[str], verb: str
 ) -> None:
     fake.fail_in[verb] = RuntimeError("the device is gone")
-    stream = segment(items_of(photograph_files * 4), fake, RULES, OPTIONS, batch_size=2)
+    stream = segment(items_of(photograph_files * 4), fake, RULES, OPTIONS, Pace(batch_size=2))
     with pytest.raises(RuntimeError, match="the device is gone") as raised:
         list(stream)
     assert "_fail" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
     assert list(stream) == []
+    assert our_threads() == []
+
+
+@pytest.mark.parametrize(("error", "error_class"), [(MemoryError(), "out_of_memory"), (ValueError("odd"), "internal")])
+def test_what_one_image_does_to_preprocessing_is_its_own_failure(
+    fake: Any, photograph_files: list[str], error: Exception, error_class: str
+) -> None:
+    fake.fail_in["preprocess"] = error
+    outcomes = run(items_of(photograph_files), fake)
+    assert [outcome.error_class for outcome in outcomes if isinstance(outcome, Rejected)] == [error_class] * len(
+        outcomes
+    )
+
+
+def test_a_stopped_stream_lets_the_batches_in_hand_come_through(fake: Any, photograph_files: list[str]) -> None:
+    seen: list[list[Outcome]] = []
+    pace = Pace(batch_size=1, stopped=lambda: bool(seen))
+    for batch in segment(items_of(photograph_files * 8), fake, RULES, OPTIONS, pace):
+        seen.append(batch)
+    assert 1 <= len(seen) < len(photograph_files * 8)
+    assert [outcome.id for batch in seen for outcome in batch] == list(range(len(seen)))
     assert our_threads() == []
 
 
@@ -181,7 +202,7 @@ def test_batches_before_an_error_are_still_delivered(
         return real(*arguments)
 
     monkeypatch.setattr(fake, "predict", fails_third)
-    stream = segment(items_of(photograph_files * 4), fake, RULES, OPTIONS, batch_size=2)
+    stream = segment(items_of(photograph_files * 4), fake, RULES, OPTIONS, Pace(batch_size=2))
     assert [outcome.id for outcome in [*next(stream), *next(stream)]] == [0, 1, 2, 3]
     with pytest.raises(RuntimeError, match="third"):
         next(stream)

@@ -21,7 +21,7 @@ from transformers import Sam3Model, Sam3Processor
 
 from workers.inference import masks, sam3_model
 from workers.inference.images import RGB, ReadRules
-from workers.inference.pipeline import Found, Item, Options, Segmented, segment
+from workers.inference.pipeline import Found, Item, Options, Pace, Segmented, segment
 from workers.inference.sam3_model import ModelUnusable, Sam3Segmenter
 
 OPTIONS = Options(threshold=0.5, score_floor=0.3)
@@ -139,7 +139,7 @@ def test_real_photographs_give_what_the_library_gives(
     segmenter: Sam3Segmenter, library: Library, pictures: list[RGB], picture_files: list[str], batch_size: int
 ) -> None:
     items = [Item(number, path, ("person",)) for number, path in enumerate(picture_files)]
-    batches = segment(items, segmenter, ReadRules(), OPTIONS, batch_size=batch_size, threads=2)
+    batches = segment(items, segmenter, ReadRules(), OPTIONS, Pace(batch_size=batch_size, threads=2))
     outcomes = [outcome for batch in batches for outcome in batch]
     for outcome, pixels in zip(outcomes, pictures, strict=True):
         assert isinstance(outcome, Segmented)
@@ -209,7 +209,7 @@ def test_sixteen_images_at_batch_size_eight_are_two_forward_calls(
 ) -> None:
     items = [Item(number, path, ("a dog",)) for number, path in enumerate(picture_files * 2)]
     with counted(segmenter) as calls:
-        batches = list(segment(items, segmenter, ReadRules(), OPTIONS, batch_size=8))
+        batches = list(segment(items, segmenter, ReadRules(), OPTIONS, Pace(batch_size=8)))
     assert [len(batch) for batch in batches] == [8, 8]
     assert calls == {"heads": 2, "vision": 2, "text": 1}
 

@@ -1,0 +1,111 @@
+"""A claim's images as a stream of outcomes in the database's words. Commits nothing, knows no Celery and no torch."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult
+from db.views import RunView
+from workers.errors import ErrorClass
+from workers.inference import pipeline
+from workers.inference.images import ReadRules
+from workers.inference.pipeline import Item, Options, Pace, Rejected, Segmenter
+from workers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one attempt at a chunk needs. `prompts`: texts by id, of the claim's images."""
+
+    run: RunView
+    claim: Claim
+    prompts: dict[int, str]
+    segmenter: Segmenter
+    settings: Settings
+    stopped: Callable[[], bool]  # once true, no further batch is begun
+
+
+def outcomes(work: Work) -> Generator[list[Outcome]]:
+    """Each of the claim's images once, a batch at a time; those whose own prompts the model cannot take come first."""
+    run, claim = work.run, work.claim
+    own = {text for prompt_id, text in work.prompts.items() if prompt_id not in run.every_image}
+    bad = work.segmenter.check_prompts(sorted(own))
+    items = [_item(work, image) for image in claim.images]
+    refused = [_refused(item, bad) for item in items if bad.keys() & set(item.prompts)]
+    if refused:
+        yield list(refused)
+    prompt_ids = {image.id: image.prompt_ids for image in claim.images}
+    batches = pipeline.segment(
+        [item for item in items if not bad.keys() & set(item.prompts)],
+        work.segmenter,
+        _rules(run),
+        _options(run),
+        Pace(work.settings.batch_size, work.settings.decode_threads, work.stopped),
+    )
+    for batch in batches:
+        yield [_record(outcome, prompt_ids[outcome.id]) for outcome in batch]
+
+
+def _rules(run: RunView) -> ReadRules:
+    return ReadRules(
+        orientation="raw" if run.orientation == "raw" else "exif",
+        root=run.root if run.confined else None,
+        follow_symlinks=run.follow_symlinks,
+    )
+
+
+def _options(run: RunView) -> Options:
+    return Options(
+        threshold=run.threshold,
+        mask_threshold=run.mask_threshold,
+        score_floor=run.score_floor,
+        mask_rule="meta" if run.mask_rule == "meta" else "library",
+    )
+
+
+def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
+    reasons = [f"{prompt!r}: {bad[prompt]}" for prompt in item.prompts if prompt in bad]
+    return ImageFailed(item.id, ErrorClass.PROMPT, "; ".join(reasons))
+
+
+def _item(work: Work, image: ClaimedImage) -> Item:
+    prompts = tuple(work.prompts[prompt_id] for prompt_id in image.prompt_ids)
+    return Item(image.id, absolute(work.run, image.path), prompts)
+
+
+def absolute(run: RunView, path: str) -> str:
+    return os.path.join(run.root, path)
+
+
+def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
+    """What inference says, in the words of the database."""
+    if isinstance(outcome, Rejected):
+        # A decoder may quote the file's own bytes, and PostgreSQL stores no NUL.
+        return ImageFailed(outcome.id, outcome.error_class, outcome.message.replace("\0", "\\0"))
+    results = tuple(
+        PromptResult(
+            prompt_id,
+            found.presence,
+            found.capped,
+            tuple(FoundInstance(one.score, one.box, one.area, one.rle) for one in found.instances),
+        )
+        for prompt_id, found in zip(prompt_ids, outcome.found, strict=True)
+    )
+    return ImageDone(outcome.id, outcome.width, outcome.height, results)
+
+
+def summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
+    seen: Counter[str] = Counter(images=len(outcomes), segmented=0, empty=0, failed=0, instances=0)
+    for outcome in outcomes:
+        if isinstance(outcome, ImageFailed):
+            seen["failed"] += 1
+            continue
+        found = sum(one.score >= threshold for result in outcome.results for one in result.instances)
+        seen["instances"] += found
+        seen["segmented" if found else "empty"] += 1
+    return seen
+
+
+def told(seen: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in seen.items() if count or name == "images")
