@@ -210,6 +210,8 @@ def _found(kept: _Kept, height: int, width: int, options: Options) -> Found:
 
 def _encode(logits: torch.Tensor, height: int, width: int, options: Options) -> Iterator[bytes]:
     """The RLEs of masks of shape (n, h, w), enlarged to the image's size a slice at a time."""
+    if not len(logits):
+        return  # nothing found; there would be one empty slice, which cannot be enlarged
     for part in torch.split(logits, max(1, SLICE_PIXELS // (height * width))):
         for mask in _enlarge(part, height, width, options).cpu().numpy():
             yield masks.encode(mask.T)

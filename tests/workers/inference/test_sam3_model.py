@@ -161,6 +161,15 @@ def test_a_threshold_below_the_floor_lowers_it(segmenter: Sam3Segmenter, picture
     assert any(0.05 < one.score < 0.3 for one in found.instances)
 
 
+def test_where_nothing_is_found_the_result_is_empty_and_its_presence_is_kept(
+    segmenter: Sam3Segmenter, pictures: list[RGB]
+) -> None:
+    nothing = Options(threshold=1.0, score_floor=1.0)
+    answers = ours(segmenter, pictures[:2], [("person",)] * 2, nothing)
+    assert [[len(found.instances) for found in of_image] for of_image in answers] == [[0], [0]]
+    assert all(found.presence > 0 for (found,) in answers)
+
+
 def test_pixels_arrive_as_the_librarys_processor_makes_them(
     segmenter: Sam3Segmenter, library: Library, pictures: list[RGB]
 ) -> None:
