@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500, help="how many scenes to ask about")
     parser.add_argument("--seed", type=int, default=HELD_OUT, help="which series of scenes")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # more only wait for each other in a model this small
     folder = CHECKPOINT if arguments.model == "tiny" else Path(arguments.model)
     report = evaluate(*load_checkpoint(folder), arguments.scenes, arguments.seed)
     print(json.dumps({"scenes": arguments.scenes, "prompts": report.prompts, **_rounded(report.figures())}))

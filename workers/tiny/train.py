@@ -36,8 +36,8 @@ class Settings:
     rate: float = 6e-4
     warm_up: int = 200  # steps
     # In the first steps only the vision encoder learns, to name shapes: with the prompts' larger losses beside it,
-    # it learned colours within 1,000 steps and no shape within 3,500.
-    look_first: int = 1000
+    # it learned colours within 1,500 steps and no shape within 2,600.
+    look_first: int = 2500
     decay: float = 1e-4
     clip: float = 1.0
     bfloat16: bool = True  # inside the model; weights, losses and optimiser stay float32
@@ -71,8 +71,8 @@ class Training:
         self.processor = architecture.new_processor()
         # Only a help while training: names the shape at each patch from what the vision encoder sees there.
         self.shape_head = torch.nn.Conv2d(architecture.WIDTH, 1 + len(scenes.SHAPES), 1)
-        torch.nn.init.zeros_(self.shape_head.weight)
-        torch.nn.init.zeros_(self.shape_head.bias)
+        for weights in self.shape_head.parameters():
+            torch.nn.init.zeros_(weights)
         self.parameters = [*self.model.parameters(), *self.shape_head.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.rate, weight_decay=settings.decay, betas=(0.9, 0.98)

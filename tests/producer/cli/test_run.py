@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from skimage import data
 
 from producer.cli.run import main as run
 from tests.producer.cli.conftest import Shell
 from tests.terminals import Background, Terminal, wait_until
+from workers.tiny.demo import write_demo
 
 FAKE = ("--prompt", "person", "--model", "any/model", "--gpus", "cpu")
 SLOW = {"FAKE_SECONDS_PER_IMAGE": "0.25"}
@@ -27,12 +27,14 @@ def here(terminal: Terminal) -> Terminal:
     return terminal
 
 
-def photographs(home: Path) -> list[str]:
-    """Four photographs below `home`, in no order."""
-    pictures = {"c.png": data.coffee(), "a.jpg": data.astronaut(), "more/b.jpg": data.chelsea(), "d.jpg": data.rocket()}
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(home / "photos" / name)
-    return list(pictures)
+def pictures(home: Path) -> list[str]:
+    """Four scenes with a red circle below `home`, JPEG and PNG, one of them in a folder of its own, in no order."""
+    truth = write_demo(home / "photos", count=40, seed=11)
+    drawn = sorted((name for name in truth if truth[name]["red circle"]), reverse=True)[:4]
+    for name in truth.keys() - set(drawn):
+        (home / "photos" / name).unlink()
+    (home / "photos" / drawn[1]).rename(home / "photos" / "more" / drawn[1])
+    return [drawn[0], f"more/{drawn[1]}", drawn[3], drawn[2]]
 
 
 def squares(here: Terminal, count: int) -> None:
@@ -40,9 +42,9 @@ def squares(here: Terminal, count: int) -> None:
         Image.new("RGB", (40, 40), "white").save(here.home / "photos" / f"{number:03}.png")
 
 
-def test_four_photographs_in_a_csv_become_masks_a_table_and_a_preview(here: Terminal) -> None:
+def test_four_pictures_in_a_csv_become_masks_a_table_and_a_preview(here: Terminal) -> None:
     del here.environment["SAM3_SEGMENTER"]  # the bundled checkpoint
-    names = photographs(here.home)
+    names = pictures(here.home)
     with (here.home / "pictures.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["picture", "title"], *([f"photos/{name}", f"the {name}"] for name in names)])
 
@@ -62,8 +64,8 @@ def test_four_photographs_in_a_csv_become_masks_a_table_and_a_preview(here: Term
     for name, row in zip(names, rows, strict=True):
         assert row["sam3_status"] == "segmented"
         assert row["red_circle_mask"] == f"masks/red_circle/photos/{name}.png"
-        with Image.open(here.home / "photos" / name) as photograph:
-            size = photograph.size
+        with Image.open(here.home / "photos" / name) as picture:
+            size = picture.size
         with Image.open(here.home / "out" / row["red_circle_mask"]) as mask:
             assert mask.size == size == (int(row["sam3_width"]), int(row["sam3_height"]))
             assert mask.getextrema() == (0, 255)

@@ -61,7 +61,7 @@ def test_a_folder_without_some_weights_is_refused(tmp_path: Path) -> None:
         architecture.load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_random_checkpoint_finds_several_partial_masks_in_every_photograph(tmp_path: Path, seed: int) -> None:
     architecture.write_random_checkpoint(tmp_path, seed)
     model, processor = architecture.load_checkpoint(tmp_path)

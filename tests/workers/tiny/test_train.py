@@ -10,7 +10,7 @@ import torch
 
 from workers.tiny import evaluate, examples, losses, train
 
-FEW = train.Settings(seed=5, scenes=2, steps=12, warm_up=2, look_first=4, log_every=2, check_every=1000)
+FEW = train.Settings(seed=5, scenes=2, steps=6, warm_up=2, look_first=2, log_every=1, check_every=1000)
 SIZES = examples.Sizes(scenes=2, image=128, mask=64)
 
 
@@ -19,7 +19,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_few_steps_on_the_same_pictures_lower_the_loss(tmp_path: Path) -> None:
-    training = train.Training(tmp_path, replace(FEW, rate=1e-3, look_first=0))
+    training = train.Training(tmp_path, replace(FEW, rate=1e-3, steps=24, look_first=0))
     batch = examples.batch(1, 0, SIZES)
     with losses.listen(training.model) as layers:
         values = [training._learn(batch, layers)["loss"] for _ in range(12)]
@@ -30,17 +30,17 @@ def test_an_interrupted_training_continues_the_same_curve(tmp_path: Path) -> Non
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.Training(whole, FEW).run()
 
-    def stop_after_six(training: train.Training) -> bool:
-        return training.step >= 6
+    def stop_after_three(training: train.Training) -> bool:
+        return training.step >= 3
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Training, "over", property(stop_after_six))
+        patch.setattr(train.Training, "over", property(stop_after_three))
         train.Training(parts, FEW).run()
     resumed = train.Training(parts, FEW)
-    assert resumed.step == 6
+    assert resumed.step == 3
     resumed.run()
 
-    assert [line["step"] for line in curve(parts)] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in curve(parts)] == [1, 2, 3, 4, 5, 6]
     for straight, interrupted in zip(curve(whole), curve(parts), strict=True):
         assert interrupted["loss"] == pytest.approx(straight["loss"], rel=1e-3)
 
