@@ -5,7 +5,7 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,9 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
         sessions = edge.open_database(database)
         found = record_run(sessions, manifest, request, settings, output, flags)
-        began = time.monotonic()
+        before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots)
-        return finish(found, flags, asked, time.monotonic() - began)
+        return finish(found, flags, asked, Spent(time.monotonic() - began, before))
 
 
 def open_source(source: Path, output: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> Manifest:
@@ -226,7 +226,20 @@ class Watch:
         return False
 
 
-def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, seconds: float) -> int:
+@dataclass(frozen=True)
+class Spent:
+    """How long this sitting took, and how many images earlier ones had ended."""
+
+    seconds: float
+    images_before: int
+
+
+def ended_images(standing: Standing) -> int:
+    images = standing.progress.images
+    return images.segmented + images.empty + images.failed
+
+
+def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, spent: Spent) -> int:
     """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
@@ -236,9 +249,9 @@ def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, se
     written = write_files(found, flags["select"])
     images = standing.progress.images
     if flags["json"]:
-        edge.print_json(standing.as_json() | {"seconds": round(seconds, 1), "files": written})
+        edge.print_json(standing.as_json() | {"seconds": round(spent.seconds, 1), "files": written})
     else:
-        summarise(standing, seconds, written)
+        summarise(standing, spent, written)
         if images.failed + images.cancelled:
             given = [argument for argument in sys.argv[1:] if argument != "--retry-failed"]
             say(f"Next: {shlex.join([Path(sys.argv[0]).name, *given, '--retry-failed'])}")
@@ -268,11 +281,13 @@ def write_files(found: Found, select: str) -> dict[str, str]:
     return written
 
 
-def summarise(standing: Standing, seconds: float, written: dict[str, str]) -> None:
+def summarise(standing: Standing, spent: Spent, written: dict[str, str]) -> None:
     progress, images = standing.progress, standing.progress.images
-    ended = images.segmented + images.empty + images.failed
-    speed = f" ({ended / seconds:.1f} images/s)" if seconds > 1 and ended else ""
-    click.echo(f"run {progress.run}: {counted(images.total, 'image')} in {duration(seconds)}{speed}")
+    now = ended_images(standing) - spent.images_before
+    speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
+    some = f"{counted(now, 'image')} of " if spent.images_before else ""
+    worked = f"{some}{counted(images.total, 'image')} in {duration(spent.seconds)}{speed}"
+    click.echo(f"run {progress.run}: {worked if now > 0 else counted(images.total, 'image') + ', nothing left to do'}")
     parts = [f"{images.segmented:,} segmented", f"{images.empty:,} empty"]
     parts += [
         f"{getattr(images, name):,} {name}"
