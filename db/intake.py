@@ -171,14 +171,8 @@ def add_rows(
     if values:
         _insert_images(session, run_id, run.load, run.images, run.chunk_size, values)
         rejected = sum(row["state"] == ImageState.REJECTED for row in values)
-        _update_run(
-            session,
-            run_id,
-            state=RunState.LOADING,
-            finished_at=None,
-            images=Run.images + len(values),
-            rejected=Run.rejected + rejected,
-        )
+        totals = {"images": Run.images + len(values), "rejected": Run.rejected + rejected}
+        _update_run(session, run_id, state=RunState.LOADING, finished_at=None, **totals)
     return len(values)
 
 

@@ -68,16 +68,20 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
         "duplicates": now.images.duplicate,
         "rejected": now.images.rejected,
     }
+    rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
     if flags["json"]:
         edge.print_json(facts)
     else:
         click.echo(told(facts, recorded))
-        if now.images.rejected and recorded.new_rows:
-            say("Rejected rows: the same command with --dry-run names them")
-        export = f"sam3-export {name} --format csv -o {name}.csv"
-        say(f"Next: sam3-status {name} --watch" if now.images.pending else f"Next: {export}")
-    rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
+        tell_next(name, rejected, pending=now.images.pending)
     return exit_code(rejected, now.images.total, flags["max_failures"], flags["exit_zero"])
+
+
+def tell_next(name: str, rejected: int, pending: int) -> None:
+    if rejected:
+        say("Rejected rows: the same command with --dry-run names them")
+    export = f"sam3-export {name} --format csv -o {name}.csv"
+    say(f"Next: sam3-status {name} --watch" if pending else f"Next: {export}")
 
 
 def warn_of_absent_model(model: str) -> None:
