@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import CursorResult, bindparam, case, func, insert, select, update
+from sqlalchemy import CursorResult, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.leases import finish_run
@@ -126,9 +126,8 @@ def create_run(
 
 def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
     """The source is read on from where the last reading stopped."""
-    # A killed load goes on: the rows that it brought still wait for the duplicate pass.
-    load_start = case((Run.state == RunState.LOADING, Run.load_start), else_=Run.images)
-    _update_run(session, run_id, source_sha256=None, columns=list(columns), load_start=load_start)
+    # load_start stays: rows that a load brought which broke off still wait for their duplicate pass.
+    _update_run(session, run_id, source_sha256=None, columns=list(columns))
     _update_run(session, run_id, source_size=size, source_mtime_ns=mtime_ns)
 
 
@@ -317,7 +316,7 @@ def finish_load(session: Session, run_id: int, sha256: str | None) -> None:
         .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.images == 0)
         .values(state=ChunkState.DONE)
     )
-    _update_run(session, run_id, source_sha256=sha256)
+    _update_run(session, run_id, source_sha256=sha256, load_start=Run.images)
     session.execute(update(Run).where(Run.id == run_id, Run.state == RunState.LOADING).values(state=RunState.ACTIVE))
     finish_run(session, run_id)
 

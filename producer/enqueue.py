@@ -96,6 +96,7 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
     except LoadTaken:
         raise UsageError(
             f"run {request.name} is being loaded by another sam3-enqueue; run this again when that has ended"
+            " (or in a minute, if it was killed on another machine)"
         ) from None
 
 

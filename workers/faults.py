@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Sequence
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from db.leases import ImageFailed, Outcome
 from db.session import Sessions, reading
@@ -23,10 +23,13 @@ def is_infrastructure(error: BaseException) -> bool:
     """Whether another attempt, elsewhere or later, may well succeed with the same images."""
     if isinstance(error, OSError):
         return error.errno in DISK_FAULTS
-    return isinstance(error, Infrastructure | SQLAlchemyError) or _is_gpu_fault(error)
+    if isinstance(error, IntegrityError | DataError):
+        return False  # the database is well: it refuses what we gave it, and will again
+    return isinstance(error, Infrastructure | SQLAlchemyError) or is_gpu_fault(error)
 
 
-def _is_gpu_fault(error: BaseException) -> bool:
+def is_gpu_fault(error: BaseException) -> bool:
+    """Whether the GPU failed in a way that the process does not recover from: its CUDA context is broken."""
     # By its text: the class differs between releases of torch, which this process may not even have.
     said = str(error)
     return isinstance(error, RuntimeError) and "CUDA" in said and "out of memory" not in said

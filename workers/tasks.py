@@ -14,7 +14,7 @@ from db.models import RunState
 from db.session import reading
 from db.views import RunView, prompt_texts, run_view
 from workers.contract import TASK, BadMessage, Doorbell
-from workers.faults import check_mount, is_infrastructure
+from workers.faults import check_mount, is_gpu_fault, is_infrastructure
 from workers.fleet.dispatch import dispatch, publisher
 from workers.inference.pipeline import Segmenter
 from workers.stream import Work, outcomes, summary, told
@@ -82,6 +82,8 @@ def _end_attempt(worker: Worker, claim: Claim, error: Exception) -> None:
     """Give the chunk back: its attempt too, if not the chunk but the surroundings failed."""
     if is_infrastructure(error):
         worker.release(claim, str(error))
+        if is_gpu_fault(error):
+            worker.end_process(error)
         worker.draining.wait(FAULT_PAUSE_SECONDS)
     else:
         worker.fail(claim, error)

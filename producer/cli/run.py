@@ -220,9 +220,9 @@ class Watch:
         logs = self._found.settings.state_dir / "logs"
         if self._launcher.failing():
             raise Unreachable(f"the nodes end right after they start: see {logs}")
-        here = [worker for worker in standing.workers if worker.state != "idle"]
-        if here and all(worker.state == "declined" for worker in here):
-            raise Unreachable(f"run {standing.progress.run} cannot be served: {here[0].message}")
+        run, workers = standing.progress.run, standing.workers
+        if workers and all(worker.state == "declined" and worker.run == run for worker in workers):
+            raise Unreachable(f"run {run} cannot be served: {workers[0].message}")
         return False
 
 

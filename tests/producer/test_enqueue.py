@@ -12,11 +12,12 @@ from sqlalchemy import func, select
 from db import presence
 from db.models import Chunk, Image
 from db.presence import Process
+from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from producer.enqueue import Recorded, Request, auto_chunk_size, record
 from producer.folder import FolderManifest
 from producer.manifest import CsvManifest, Survey
-from producer.retry import cancel
+from producer.retry import cancel, retry
 from tests.db import scenario
 from workers.errors import UsageError
 
@@ -338,6 +339,20 @@ def test_a_load_whose_run_is_cancelled_stops_and_says_how_to_go_on(sessions: Ses
 
     assert str(stopped.value) == ("run faces was cancelled while it was loaded; sam3-retry faces takes up what it had")
     assert set(scenario.states(sessions, 1)) == {"cancelled"}
+
+
+def test_duplicates_are_found_in_a_load_that_was_cancelled_and_taken_up_again(sessions: Sessions, faces: Path) -> None:
+    write_csv(faces, [*paths(MANY), *paths(MANY)])
+
+    def cancel_it(done: int, total: int) -> None:
+        cancel(sessions, 1)
+
+    with pytest.raises(UsageError):
+        record(sessions, CsvManifest(faces), REQUEST, cancel_it)
+    retry(sessions, 1, RetryFilter())
+    load(sessions, faces)
+
+    assert scenario.states(sessions, 1).count("duplicate") == MANY
 
 
 def test_rows_of_their_own_prompts_are_told_apart_when_duplicates_are_looked_for(

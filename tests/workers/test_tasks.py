@@ -208,9 +208,12 @@ def test_a_fault_of_the_surroundings_gives_the_attempt_back(
     monkeypatch.setattr("workers.tasks.FAULT_PAUSE_SECONDS", 0)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
+    ended: list[Exception] = []
+    monkeypatch.setattr(Worker, "end_process", lambda worker, error: ended.append(error))  # it would end the tests
     segmenter.before[2] = lambda: fail("CUDA error: device-side assert")
     with pytest.raises(RuntimeError, match="CUDA error"):
         segment_chunk(runs.message(rung))
+    assert [str(error) for error in ended] == ["CUDA error: device-side assert"]  # a broken CUDA context stays broken
     chunk = scenario.chunk(sessions, rung.chunk_id)
     assert (chunk.attempts, chunk.crashes, chunk.releases) == (0, 0, 1)
     assert scenario.states(sessions, run_id) == ["done", "done", "pending", "pending"]

@@ -67,6 +67,7 @@ class Reconciler:
     def step(self) -> bool:
         """One round; false if another reconciler acts."""
         if not self._lead():
+            self._here = []  # somebody else looks after them
             return False
         self._bury_dead()
         write(self._sessions, runs.repair)

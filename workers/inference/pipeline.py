@@ -8,6 +8,7 @@ Each stage waits for the next one when it is that far ahead, so memory stays bou
 Threads only: a worker is a daemonic process, which may have no children.
 """
 
+import math
 import os
 import threading
 from collections import deque
@@ -243,9 +244,15 @@ def _predict(batch: _Decoded, segmenter: Segmenter, options: Options) -> _Predic
 def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options) -> list[Outcome]:
     found = iter([] if predicted.raw is None else segmenter.postprocess(predicted.raw, options))
     return [
-        result if isinstance(result, Rejected) else Segmented(item.id, result.width, result.height, next(found))
+        result if isinstance(result, Rejected) else _segmented(item, result, next(found))
         for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True)
     ]
+
+
+def _segmented(item: Item, pixels: Pixels, found: tuple[Found, ...]) -> Outcome:
+    if not all(math.isfinite(one.presence) for one in found):  # NaN compares with nothing, and no database stores it
+        return Rejected(item.id, ErrorClass.INTERNAL, "the model gave no number for it; try --dtype fp32")
+    return Segmented(item.id, pixels.width, pixels.height, found)
 
 
 class _Closed(Exception):

@@ -180,6 +180,22 @@ def test_what_one_image_does_to_preprocessing_is_its_own_failure(
     )
 
 
+def test_a_result_that_is_no_number_fails_its_image_only(
+    fake: Any, photograph_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fake.postprocess
+
+    def first_is_nan(raw: Any, options: Options) -> Any:
+        first, *rest = real(raw, options)
+        return [tuple(replace(found, presence=float("nan")) for found in first), *rest]
+
+    monkeypatch.setattr(fake, "postprocess", first_is_nan)
+    first, *rest = run(items_of(photograph_files), fake)
+    assert isinstance(first, Rejected)
+    assert first.error_class == ErrorClass.INTERNAL
+    assert all(isinstance(outcome, Segmented) for outcome in rest)
+
+
 def test_a_stopped_stream_lets_the_batches_in_hand_come_through(fake: Any, photograph_files: list[str]) -> None:
     seen: list[list[Outcome]] = []
     pace = Pace(batch_size=1, stopped=lambda: bool(seen))
