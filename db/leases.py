@@ -157,7 +157,7 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
     """Record one batch; true if nothing of the chunk is pending any more. Raises `LeaseLost`: then roll back."""
     done = [outcome for outcome in outcomes if isinstance(outcome, ImageDone)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, ImageFailed)]
-    found = [sum(_above(result, claim.threshold) for result in image.results) for image in done]
+    found = [sum(above(result, claim.threshold) for result in image.results) for image in done]
     segmented = sum(count > 0 for count in found)
     changed = session.execute(
         update(Chunk)
@@ -184,7 +184,8 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
     return changed == 0
 
 
-def _above(result: PromptResult, threshold: float) -> int:
+def above(result: PromptResult, threshold: float) -> int:
+    """How many instances of a result count as found."""
     return sum(instance.score >= threshold for instance in result.instances)
 
 
@@ -197,7 +198,7 @@ def _insert_results(session: Session, claim: Claim, done: Sequence[ImageDone]) -
             results.append(
                 key
                 | {"fence": claim.fence, "presence": result.presence, "capped": result.capped}
-                | {"instances": _above(result, claim.threshold)}
+                | {"instances": above(result, claim.threshold)}
             )
             for rank, found in enumerate(result.instances):
                 x1, y1, x2, y2 = found.box

@@ -17,7 +17,7 @@ from db.session import Sessions, reading, write
 from producer.folder import FolderManifest
 from producer.manifest import CsvManifest, Survey
 from workers.errors import UsageError
-from workers.processes import is_dead, this_process
+from workers.processes import take_lease, this_process
 
 AUTO_CHUNK_IMAGES = 256  # long enough that filling and draining the pipeline does not count
 SMALLEST_AUTO_CHUNK = 8
@@ -28,8 +28,6 @@ LOAD_LEASE_SECONDS = 60.0
 Manifest = CsvManifest | FolderManifest
 Value = TypeVar("Value")
 Args = ParamSpec("Args")
-
-
 Tell = Callable[[int, int], None]  # called with how many rows have been read, of how many
 
 
@@ -111,10 +109,7 @@ class Loader:
         self._name, self._me = f"load {run_id}", this_process()
 
     def __enter__(self) -> Self:
-        with reading(self.sessions) as session:
-            holder = presence.lease_holder(session, self._name)
-        dead = holder if holder is not None and is_dead(holder) else None
-        if not write(self.sessions, presence.acquire_lease, self._name, self._me, LOAD_LEASE_SECONDS, dead=dead):
+        if not take_lease(self.sessions, self._name, self._me, LOAD_LEASE_SECONDS):
             raise LoadTaken
         return self
 

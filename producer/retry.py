@@ -19,7 +19,7 @@ def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = lamb
     Raises `UsageError` for a run that is still loading.
     """
     with reading(sessions) as session:
-        run = run_view(session, run_id)
+        run = run_view(session, run_id, row_prompts=False)
         # What fails again while we are at it is for the next retry.
         limited = replace(which, last_chunk_id=runs.last_chunk_id(session, run_id))
     if run is not None and run.state == RunState.LOADING:

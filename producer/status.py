@@ -22,9 +22,9 @@ class Standing:
         self._begin = begin
         with reading(sessions) as session:
             self.progress: Progress = views.progress(session, run_id)
-            self.errors: list[ErrorLine] = views.errors(session, run_id) if self.progress.images.failed else []
-            if self.progress.images.rejected and not self.errors:
-                self.errors = views.errors(session, run_id)
+            images = self.progress.images
+            bad = images.failed + images.rejected
+            self.errors: list[ErrorLine] = views.errors(session, run_id) if bad else []
             self.workers: list[WorkerLine] = views.workers(session)
 
     @property

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from db.migrate import ensure_schema
 from db.session import DatabaseUnusable, Sessions, connect, describe_failure
-from workers.errors import Sam3Error, Unreachable, UsageError
+from workers.errors import Sam3Error, Unreachable, UsageError, first_line
 from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
 
 INTERRUPTED = 130
@@ -82,8 +82,7 @@ def _explain(error: Exception) -> tuple[int, str]:
             return UsageError.exit_code, error.format_message()
         case OperationalError():
             return Unreachable.exit_code, f"the database cannot be used: {str(error.orig).strip().splitlines()[0]}"
-    said = (str(error).strip().splitlines() or [""])[0]
-    return 1, f"unexpected {type(error).__name__}: {said}; run it again with --debug for the traceback"
+    return 1, f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback"
 
 
 def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
@@ -189,6 +188,6 @@ def command(name: str) -> Callable[[Callable[..., int | None]], Sam3Command]:
     return click.command(name, cls=Sam3Command, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-def counted(count: int, singular: str, plural: Iterable[str] | str | None = None) -> str:
-    """ "1 image", "12,000 images"."""
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """`1 image`, `12,000 images`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

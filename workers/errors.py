@@ -45,3 +45,8 @@ class NoSuchRun(Sam3Error):
     """The named run does not exist."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; empty if it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]

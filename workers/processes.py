@@ -10,7 +10,9 @@ import socket
 import sys
 from pathlib import Path
 
+from db import presence
 from db.presence import Process
+from db.session import Sessions, reading, write
 
 _PR_SET_PDEATHSIG = 1
 
@@ -26,6 +28,14 @@ def is_dead(process: Process) -> bool:
     if not me.boot or (process.host, process.boot) != (me.host, me.boot):
         return False
     return _start_time(process.pid) != process.started
+
+
+def take_lease(sessions: Sessions, name: str, me: Process, seconds: float) -> bool:
+    """Take or renew a named lease; a holder that died on this machine is not waited for."""
+    with reading(sessions) as session:
+        holder = presence.lease_holder(session, name)
+    dead = holder if holder is not None and is_dead(holder) else None
+    return write(sessions, presence.acquire_lease, name, me, seconds, dead=dead)
 
 
 def _boot() -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult
+from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult, above
 from db.views import RunView
 from workers.errors import ErrorClass
 from workers.inference import pipeline
@@ -101,7 +101,7 @@ def summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
         if isinstance(outcome, ImageFailed):
             seen["failed"] += 1
             continue
-        found = sum(one.score >= threshold for result in outcome.results for one in result.instances)
+        found = sum(above(result, threshold) for result in outcome.results)
         seen["instances"] += found
         seen["segmented" if found else "empty"] += 1
     return seen

@@ -19,7 +19,7 @@ from db.leases import Claim, Outcome
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, write
 from db.views import RunView
-from workers.errors import Sam3Error
+from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import model_folder, revision_of
 from workers.inference.pipeline import Segmenter
 from workers.processes import this_process
@@ -104,8 +104,7 @@ class Worker:
                 raise Declined(str(error)) from None
             except Exception as error:
                 log.exception("loading %s failed", model)
-                reason = (str(error).strip().splitlines() or [""])[0]
-                raise Declined(f"{model} cannot be loaded: {type(error).__name__}: {reason}") from None
+                raise Declined(f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}") from None
         return self._segmenter[1]
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
@@ -180,7 +179,7 @@ class Worker:
                 if (claim := self._claim) is not None:
                     write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds)
             except SQLAlchemyError as error:
-                log.warning("heartbeat: the database cannot be reached: %s", str(error).strip().splitlines()[0])
+                log.warning("heartbeat: the database cannot be reached: %s", first_line(error))
 
 
 def _storable(error: str) -> str:

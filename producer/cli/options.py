@@ -192,7 +192,7 @@ def find_run(run: str, **flags: Any) -> Found:
     sessions = edge.open_database(settings.database_url)
     with reading(sessions) as session:
         run_id = run_id_of(session, run)
-        names = views.run_names(session)
+        names = views.run_names(session) if run_id is None else []
     if run_id is None:
         there = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
         hint = f"; the folder {run} holds no {RUN_FILE}" if folder is None and Path(run).is_dir() else ""

@@ -18,7 +18,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from workers.contract import QUEUE
-from workers.errors import Unreachable, UsageError
+from workers.errors import Unreachable, UsageError, first_line
 from workers.processes import with_parent
 from workers.settings import masked
 
@@ -38,16 +38,16 @@ def check_broker(app: Celery) -> list[str]:
     except (OperationalError, redis.RedisError, OSError) as error:
         url = masked(app.conf.broker_url)
         raise Unreachable(
-            f"cannot reach the broker {url}: {_first_line(error)}; start one with sam3-broker, or set SAM3_BROKER_URL"
+            f"cannot reach the broker {url}: {_reason(error)}; start one with sam3-broker, or set SAM3_BROKER_URL"
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _reason(error: Exception) -> str:
+    return (first_line(error) or type(error).__name__).rstrip(".")
 
 
 def _redis(connection: Any) -> Any:
-    """The Redis client below kombu's channel: it already speaks TLS, sockets and Sentinel as the URL says."""
+    """The Redis client below kombu's channel: it already speaks TLS or a socket as the URL says."""
     return connection.default_channel.client
 
 
@@ -87,7 +87,7 @@ class Doorbells:
             with self._app.connection_for_read() as connection:
                 yield _redis(connection)
         except (OperationalError, redis.RedisError, OSError) as error:
-            raise Unreachable(f"the broker cannot be reached: {_first_line(error)}") from None
+            raise Unreachable(f"the broker cannot be reached: {_reason(error)}") from None
 
 
 def _loads(raw: Any) -> Any:

@@ -12,10 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import doorbells, leases, presence, runs
 from db.presence import Process
 from db.session import Sessions, reading, write
-from workers.errors import Unreachable
+from workers.errors import Unreachable, first_line
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import Publish, dispatch, ring
-from workers.processes import is_dead, this_process
+from workers.processes import is_dead, take_lease, this_process
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Reconciler:
             try:
                 self.step()
             except SQLAlchemyError as error:
-                log.warning("reconciling waits for the database: %s", _first_line(error))
+                log.warning("reconciling waits for the database: %s", first_line(error))
             except Unreachable as error:
                 log.warning("lost doorbells are not looked for: %s", error)
             except Exception:  # whatever it is, the next round looks at everything again
@@ -66,7 +66,7 @@ class Reconciler:
 
     def step(self) -> bool:
         """One round; false if another reconciler acts."""
-        if not self._lead():
+        if not take_lease(self._sessions, LEASE, self._me, LEASE_SECONDS):
             self._here = []  # somebody else looks after them
             return False
         self._bury_dead()
@@ -82,13 +82,7 @@ class Reconciler:
             self._bury_dead()
             write(self._sessions, presence.release_lease, LEASE, self._me)
         except SQLAlchemyError as error:
-            log.warning("leaving without a last look, the database cannot be reached: %s", _first_line(error))
-
-    def _lead(self) -> bool:
-        with reading(self._sessions) as session:
-            holder = presence.lease_holder(session, LEASE)
-        dead = holder if holder is not None and is_dead(holder) else None
-        return write(self._sessions, presence.acquire_lease, LEASE, self._me, LEASE_SECONDS, dead=dead)
+            log.warning("leaving without a last look, the database cannot be reached: %s", first_line(error))
 
     def _bury_dead(self) -> None:
         """Take back chunks whose lease is over, and at once those whose owner died on this machine."""
@@ -120,7 +114,3 @@ class Reconciler:
         for (chunk, number), since in self._absent.items():
             if seen - since >= self._settings.absent_seconds:
                 ring(self._publish, write(self._sessions, doorbells.ring_again, chunk, number))
-
-
-def _first_line(error: SQLAlchemyError) -> str:
-    return str(error).strip().splitlines()[0]
