@@ -1,11 +1,6 @@
-"""Who this process is, whether another one still lives, and how to die with one's parent; knows no work.
+"""Who this process is, whether another one still lives, and how to start one that dies with us; knows no work."""
 
-Run as `python -m workers.processes PARENT COMMAND ...` it becomes COMMAND, which then ends with that parent.
-"""
-
-import ctypes
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -13,8 +8,6 @@ from pathlib import Path
 from db import presence
 from db.presence import Process
 from db.session import Sessions, reading, write
-
-_PR_SET_PDEATHSIG = 1
 
 
 def this_process() -> Process:
@@ -59,16 +52,4 @@ def _start_time(pid: int) -> int | None:
 
 def with_parent(command: list[str]) -> list[str]:
     """`command` as one that is killed when the calling process's main thread ends. It must be started from there."""
-    return [sys.executable, "-P", "-m", "workers.processes", str(os.getpid()), *command]
-
-
-def main(parent: int, command: list[str]) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before we could ask
-            sys.exit(1)
-    os.execv(command[0], command)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    return [sys.executable, "-P", "-m", "workers.parent", str(os.getpid()), *command]
