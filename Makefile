@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check chaos clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -36,6 +36,13 @@ check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@.ci/deploy
+
+MINUTES ?= 10
+SEED ?= 1
+DATABASE ?= sqlite
+
+chaos: $(INSTALLED)  ## Kill, stop and disconnect at random: MINUTES=10 SEED=1 DATABASE=sqlite or postgresql
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --database $(DATABASE)
 
 clean:  ## Remove the environment and the demo
 	rm -rf $(VENV) demo

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from db.leases import change_chunks
+from db.chunks import change_chunks
 from db.models import Chunk, ChunkState, Image, Run, RunState
 from db.session import now
 

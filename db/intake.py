@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import CursorResult, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.leases import finish_run
+from db.chunks import add_chunks, finish_run
 from db.models import Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
 from db.session import now
 
@@ -213,26 +213,6 @@ def _insert_images(
         for value in pack:
             value["chunk_id"] = chunk_id
     session.execute(insert(Image), values)
-
-
-def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: int | None = None) -> list[int]:
-    """Add pending chunks of these sizes with the run's next numbers and return their ids."""
-    if not sizes:
-        return []
-    last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one()
-    first = 1 if last is None else last + 1
-    rows = [
-        {
-            "run_id": run_id,
-            "number": number,
-            "state": ChunkState.PENDING,
-            "images": size,
-            "parent_id": parent_id,
-        }
-        for number, size in enumerate(sizes, start=first)
-    ]
-    returning = insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True)
-    return list(session.execute(returning, rows).scalars())
 
 
 def _unknown(session: Session, run_id: int, load: int, values: list[dict[str, Any]]) -> list[dict[str, Any]]:

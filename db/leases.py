@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, case, insert, select, update
+from sqlalchemy import ColumnElement, case, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.chunks import NO_RANGE, change_chunks, finish_run, rowcount
+from db.models import Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
 from db.session import now
+from db.splits import split_off
 
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 5  # attempts in a row without one commit
+CRASHES_BEFORE_SPLIT = 2  # the first may have been bad luck
 MAX_RELEASES = 10  # then something is wrong that handing the chunk round will not cure ...
 RELEASE_PAUSE_SECONDS = 300.0  # ... so it rests for five minutes
 LONGEST_BACK_OFF_SECONDS = 300
@@ -44,6 +47,7 @@ class Claim:
     fence: int
     threshold: float
     images: tuple[ClaimedImage, ...]
+    serial: bool = False  # somebody died of this chunk: one batch at a time, each announced by `begin_range`
 
 
 @dataclass(frozen=True)
@@ -109,25 +113,30 @@ def agree_on_model(session: Session, run_id: int, mine: ModelUsed) -> ModelUsed:
 def claim(
     session: Session, run_id: int, chunk_id: int, worker_id: int, lease_seconds: float = LEASE_SECONDS
 ) -> Claim | None:
-    """queued -> running. None: somebody else has it, it is finished, or its run is not active."""
+    """queued -> running. None: somebody else has it, it is finished, or its run is not active. May be repeated."""
     active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE).exists()
+    queued = (Chunk.state == ChunkState.QUEUED) & active
+    # A worker has one chunk at a time: one that it holds already is the same claim, whose answer it never got.
+    mine = (Chunk.state == ChunkState.RUNNING) & (Chunk.owner_id == worker_id)
     row = session.execute(
         update(Chunk)
-        .where(Chunk.id == chunk_id, Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED, active)
+        .where(Chunk.id == chunk_id, Chunk.run_id == run_id, queued | mine)
         .values(
             state=ChunkState.RUNNING,
             fence=Chunk.fence + 1,
-            attempts=Chunk.attempts + 1,
+            attempts=Chunk.attempts + case((queued, 1), else_=0),
             owner_id=worker_id,
             lease_until=now() + lease_seconds,
+            **NO_RANGE,
         )
-        .returning(Chunk.number, Chunk.fence)
+        .returning(Chunk.number, Chunk.fence, Chunk.crashes)
     ).one_or_none()
     if row is None:
         return None
     session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
     threshold = session.execute(select(Run.threshold).where(Run.id == run_id)).scalar_one()
-    return Claim(chunk_id, run_id, row.number, row.fence, threshold, _pending_images(session, run_id, chunk_id))
+    images = _pending_images(session, run_id, chunk_id)
+    return Claim(chunk_id, run_id, row.number, row.fence, threshold, images, serial=row.crashes > 0)
 
 
 def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[ClaimedImage, ...]:
@@ -153,6 +162,15 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECON
     return bool(change_chunks(session, *held, _run_not_cancelled(claim.run_id), lease_until=now() + lease_seconds))
 
 
+def begin_range(
+    session: Session, claim: Claim, first_row: int, last_row: int, lease_seconds: float = LEASE_SECONDS
+) -> None:
+    """Write down which rows are opened next, so that a crash has suspects. Raises `LeaseLost`."""
+    rows = {"inflight_first": first_row, "inflight_last": last_row}
+    if not change_chunks(session, *_held(claim), lease_until=now() + lease_seconds, **rows):
+        raise LeaseLost
+
+
 def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_seconds: float = LEASE_SECONDS) -> bool:
     """Record one batch; true if nothing of the chunk is pending any more. Raises `LeaseLost`: then roll back."""
     done = [outcome for outcome in outcomes if isinstance(outcome, ImageDone)]
@@ -167,6 +185,7 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
             attempts=0,
             crashes=0,
             releases=0,
+            **NO_RANGE,
             segmented=Chunk.segmented + segmented,
             empty=Chunk.empty + len(done) - segmented,
             failed=Chunk.failed + len(failed),
@@ -182,6 +201,21 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
         change_chunks(session, Chunk.id == claim.chunk_id, state=ChunkState.DONE, lease_until=None, error=None)
         finish_run(session, claim.run_id)
     return changed == 0
+
+
+def landed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool | None:
+    """What became of a commit whose answer was lost: None if nothing, else whether it finished the chunk."""
+    chunk = session.execute(select(Chunk.state, Chunk.fence).where(Chunk.id == claim.chunk_id)).one_or_none()
+    if chunk is None or chunk.fence != claim.fence:
+        return None
+    done = [outcome.image_id for outcome in outcomes if isinstance(outcome, ImageDone)]
+    failed = {outcome.image_id: outcome.error_class for outcome in outcomes if isinstance(outcome, ImageFailed)}
+    ours = select(Result.image_id).where(Result.image_id.in_(done), Result.fence == claim.fence).distinct()
+    of_class = select(Image.id, Image.error_class).where(Image.id.in_(failed), Image.state == ImageState.FAILED)
+    stored = {image.id: image.error_class for image in session.execute(of_class)}
+    if len(session.execute(ours).all()) < len(done) or stored != failed:
+        return None
+    return bool(chunk.state == ChunkState.DONE)
 
 
 def above(result: PromptResult, threshold: float) -> int:
@@ -222,7 +256,7 @@ def _end_images(session: Session, claim: Claim, done: Sequence[ImageDone], faile
     }
     pending = (Image.chunk_id == claim.chunk_id, Image.state == ImageState.PENDING)
     ended = sum(
-        _rowcount(session, update(Image).where(Image.id == image_id, *pending).values(**values))
+        rowcount(session, update(Image).where(Image.id == image_id, *pending).values(**values))
         for image_id, values in ends.items()
     )
     if ended != len(done) + len(failed):
@@ -241,6 +275,7 @@ def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
             not_before=case((Chunk.releases + 1 >= MAX_RELEASES, now() + RELEASE_PAUSE_SECONDS)),
             lease_until=None,
             error=reason,
+            **NO_RANGE,
         )
     )
 
@@ -267,7 +302,10 @@ def running_chunks(session: Session) -> list[RunningChunk]:
 
 
 def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
-    """running -> pending or failed, because the owner is dead (`crashed`) or its lease is over."""
+    """running -> pending or failed, because the owner is dead (`crashed`) or its lease is over.
+
+    At the second crash without a commit the rows that were in hand, if they are known, become chunks of their own.
+    """
     row = session.execute(
         update(Chunk)
         .where(Chunk.id == held.chunk_id, Chunk.fence == held.fence, Chunk.state == ChunkState.RUNNING)
@@ -277,6 +315,8 @@ def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
     ).one_or_none()
     if row is None:
         return False
+    if row.crashes >= CRASHES_BEFORE_SPLIT and split_off(session, held.chunk_id, crashed=crashed):
+        return True
     if row.attempts >= MAX_ATTEMPTS:
         why = "crashed" if crashed else "gave_up"
         _give_up(session, held.chunk_id, why, f"{row.attempts} attempts without progress")
@@ -297,11 +337,12 @@ def _wait(session: Session, chunk_id: int, seconds: int) -> None:
         state=ChunkState.PENDING,
         lease_until=None,
         not_before=now() + seconds if seconds else None,
+        **NO_RANGE,
     )
 
 
 def _give_up(session: Session, chunk_id: int, error_class: str, error: str) -> None:
-    failed = _rowcount(
+    failed = rowcount(
         session,
         update(Image)
         .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
@@ -314,22 +355,9 @@ def _give_up(session: Session, chunk_id: int, error_class: str, error: str) -> N
         lease_until=None,
         error=error,
         failed=Chunk.failed + failed,
+        **NO_RANGE,
     )
     finish_run(session, session.execute(select(Chunk.run_id).where(Chunk.id == chunk_id)).scalar_one())
-
-
-def finish_run(session: Session, run_id: int) -> None:
-    """active -> done if nothing of the run is live."""
-    # Two last chunks may end at the same moment, each not seeing the other's end: the lock makes one wait for the
-    # other and then look again. (SQLite has one writer at a time anyway and ignores it.) Not the strongest lock: both
-    # have the run locked as the key of their chunk, as PostgreSQL does for a row changed twice in one transaction.
-    session.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
-    live = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE)).exists()
-    session.execute(
-        update(Run)
-        .where(Run.id == run_id, Run.state == RunState.ACTIVE, ~live)
-        .values(state=RunState.DONE, finished_at=now())
-    )
 
 
 def _fenced(claim: Claim) -> tuple[ColumnElement[bool], ...]:
@@ -342,13 +370,3 @@ def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 
 def _run_not_cancelled(run_id: int) -> ColumnElement[bool]:
     return select(Run.id).where(Run.id == run_id, Run.state != RunState.CANCELLED).exists()
-
-
-def change_chunks(session: Session, *where: ColumnElement[bool], **values: Any) -> int:
-    return _rowcount(session, update(Chunk).where(*where).values(**values))
-
-
-def _rowcount(session: Session, statement: Any) -> int:
-    result = session.execute(statement, execution_options={"synchronize_session": False})
-    assert isinstance(result, CursorResult)
-    return result.rowcount

@@ -56,10 +56,28 @@ def busy_workers(session: Session) -> bool:
 
 def registered_on(session: Session, host: str, boot: str) -> list[Registered]:
     """Workers of one start of one machine that nobody has declared dead yet."""
+    return _registered(session, host, boot, Worker.state != "dead")
+
+
+def _registered(session: Session, host: str, boot: str, *where: ColumnElement[bool]) -> list[Registered]:
     rows = select(Worker.id, Worker.node, Worker.host, Worker.boot, Worker.pid, Worker.started).where(
-        Worker.host == host, Worker.boot == boot, Worker.state != "dead"
+        Worker.host == host, Worker.boot == boot, *where
     )
     return [Registered(row.id, row.node, Process(*row[2:])) for row in session.execute(rows)]
+
+
+def without_lease(session: Session, host: str, boot: str) -> list[Registered]:
+    """Workers of one start of one machine that say they work on a chunk, but do not hold its lease (any more).
+
+    For a moment that is true of everyone who ends a chunk; a worker that stays so hangs.
+    """
+    held = select(Chunk.id).where(
+        Chunk.id == Worker.chunk_id,
+        Chunk.state == ChunkState.RUNNING,
+        Chunk.owner_id == Worker.id,
+        Chunk.lease_until > now(),
+    )
+    return _registered(session, host, boot, Worker.state == "running", ~held.exists())
 
 
 def bury(session: Session, worker_id: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
@@ -47,13 +47,18 @@ NO_TIME_LIMITS = select(
     func.set_config("statement_timeout", "0", True), func.set_config("idle_in_transaction_session_timeout", "0", True)
 )
 WAL_TRIES = 100  # 0.1 s apart
-# Serialization failure and deadlock: PostgreSQL asks for the whole transaction again.
-RETRYABLE_SQLSTATES = ("40001", "40P01")
-WRITE_TRIES = 5
+RETRY_SECONDS = 30.0
+# Serialization failure, deadlock, lock timeout, lost or refused connections, a server that stops or starts, no
+# connection left: the whole transaction may well succeed a moment later.
+RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300")
 
 
 class DatabaseUnusable(Exception):
     """The database cannot be used; the message is one line, without a password, and says what to do."""
+
+
+class OutcomeUnknown(Exception):
+    """The connection broke while a transaction was being committed: it may be in the database or not."""
 
 
 class now(FunctionElement[float]):
@@ -203,16 +208,78 @@ def reading(sessions: Sessions) -> Iterator[Session]:
 def write(
     sessions: Sessions, work: Callable[Concatenate[Session, Args], Value], *args: Args.args, **kwargs: Args.kwargs
 ) -> Value:
-    """Run `work(session, ...)` in one transaction, again if PostgreSQL reports a deadlock or serialization failure."""
+    """Run `work(session, ...)` in one transaction, and again while the database only asks for patience.
+
+    `work` must bear repetition even after its commit: a connection that breaks at that moment leaves it unknown whether
+    the transaction is in. Compare-and-sets do: the second time they find nothing to change.
+    """
+
+    def once() -> Value:
+        with sessions.begin() as session:
+            return work(session, *args, **kwargs)
+
+    return _patiently(once)
+
+
+def write_once(
+    sessions: Sessions, work: Callable[Concatenate[Session, Args], Value], *args: Args.args, **kwargs: Args.kwargs
+) -> Value:
+    """`write` for work that must not be repeated: raises `OutcomeUnknown` if the connection breaks in the commit."""
+
+    def once() -> Value:
+        with sessions() as session:
+            value = work(session, *args, **kwargs)
+            session.flush()
+            try:
+                session.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise OutcomeUnknown("the connection to the database broke in the middle of a commit") from error
+                raise
+            return value
+
+    return _patiently(once)
+
+
+def read(
+    sessions: Sessions, work: Callable[Concatenate[Session, Args], Value], *args: Args.args, **kwargs: Args.kwargs
+) -> Value:
+    """The value of `work(session, ...)`, which only reads; again while the database only asks for patience."""
+
+    def once() -> Value:
+        with reading(sessions) as session:
+            return work(session, *args, **kwargs)
+
+    return _patiently(once)
+
+
+def _patiently(once: Callable[[], Value]) -> Value:
+    deadline = time.monotonic() + RETRY_SECONDS
     for attempt in itertools.count(1):
         try:
-            with sessions.begin() as session:
-                return work(session, *args, **kwargs)
+            return once()
         except DBAPIError as error:
-            if attempt == WRITE_TRIES or getattr(error.orig, "sqlstate", None) not in RETRYABLE_SQLSTATES:
+            if not _passes(error) or time.monotonic() > deadline:
                 raise
-            time.sleep(random.uniform(0.05, 0.1) * 2**attempt)
+            time.sleep(random.uniform(0.05, 0.1) * 2 ** min(attempt, 4))
     raise AssertionError("unreachable")
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed a moment later."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return is_busy(error)
+    code = getattr(error.orig, "sqlstate", None)
+    if code is not None:
+        return bool(code.startswith(RETRYABLE_SQLSTATES))
+    # Without a code it did not come from the server: the connection broke, or a new one could not be made.
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def is_busy(error: DBAPIError) -> bool:
+    """Whether another process kept SQLite's write lock for longer than we wait."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) or 0
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def compact(sessions: Sessions) -> None:
@@ -225,5 +292,7 @@ def compact(sessions: Sessions) -> None:
 def describe_failure(error: DatabaseError, url: str) -> str:
     """One line about a database that cannot be reached, without the password."""
     where = make_url(url).difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
+    if is_busy(error):
+        return f"the database {where} is held by another process for too long; end that one or try again later"
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
     return f"cannot use the database {where}: {first}; check SAM3_DATABASE_URL"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from db import intake, presence
 from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadCancelled, LoadTaken, Source
 from db.models import RunState
-from db.session import Sessions, reading, write
+from db.session import Sessions, reading, write, write_once
 from producer.folder import FolderManifest
 from producer.manifest import CsvManifest, Survey
 from workers.errors import UsageError
@@ -127,7 +127,7 @@ class Loader:
                 raise LoadTaken
             return work(session, self.run_id, *args, **kwargs)
 
-        return write(self.sessions, renewed)
+        return write_once(self.sessions, renewed)
 
 
 def _find(sessions: Sessions, name: str) -> KnownRun | None:

@@ -38,8 +38,11 @@ class FakeSegmenter:
         time.sleep(self._seconds * len(batch))
         return list(zip(batch, prompts, strict=True))
 
-    def postprocess(self, raw: list[tuple[Pixels, tuple[str, ...]]], options: Options) -> list[tuple[Found, ...]]:
-        return [tuple(self._found(pixels.data, options) for _ in prompts) for pixels, prompts in raw]
+    def postprocess(
+        self, raw: list[tuple[Pixels, tuple[str, ...]]], rows: range, options: Options
+    ) -> list[tuple[Found, ...]]:
+        chosen = raw[rows.start : rows.stop]
+        return [tuple(self._found(pixels.data, options) for _ in prompts) for pixels, prompts in chosen]
 
     def _found(self, image: RGB, options: Options) -> Found:
         mask = np.asarray(image.mean(axis=2) > 128)

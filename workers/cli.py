@@ -130,7 +130,7 @@ def worker(until_empty: bool, **flags: Any) -> int:
 
     over = EmptyQueue(sessions).over if until_empty else never
     launcher = Launcher(settings, slots, say)
-    reconciler = Reconciler(sessions, publisher(app), Doorbells(app), settings)
+    reconciler = Reconciler(sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
     asked = supervise(launcher, reconciler, settings.grace, over, say)
     say("stopped; what was in hand is committed or back in the queue" if asked else "nothing left to do")
     return edge.INTERRUPTED if asked is signal.SIGINT else 0

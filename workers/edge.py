@@ -16,7 +16,7 @@ import yaml
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from db.migrate import ensure_schema
-from db.session import DatabaseUnusable, Sessions, connect, describe_failure
+from db.session import DatabaseUnusable, OutcomeUnknown, Sessions, connect, describe_failure, is_busy
 from workers.errors import Sam3Error, Unreachable, UsageError, first_line
 from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
 
@@ -80,6 +80,10 @@ def _explain(error: Exception) -> tuple[int, str]:
             return UsageError.exit_code, error.format_message().replace("\n", " ").rstrip(".") + hint
         case click.ClickException():
             return UsageError.exit_code, error.format_message()
+        case OutcomeUnknown():
+            return Unreachable.exit_code, f"{error}; the same command again goes on from there"
+        case OperationalError() if is_busy(error):
+            return Unreachable.exit_code, "another process holds the database for too long; end that one or try again"
         case OperationalError():
             return Unreachable.exit_code, f"the database cannot be used: {str(error.orig).strip().splitlines()[0]}"
     return 1, f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback"

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from db.leases import ImageFailed, Outcome
-from db.session import Sessions, reading
+from db.session import Sessions, read
 from db.views import RunView, some_done_path
 from workers.errors import ErrorClass
 from workers.stream import absolute
 
-GONE = (ErrorClass.MISSING, ErrorClass.PERMISSION)
+GONE = (ErrorClass.MISSING, ErrorClass.PERMISSION, ErrorClass.TIMEOUT)
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -42,8 +42,7 @@ def check_mount(sessions: Sessions, run: RunView, batch: Sequence[Outcome]) -> N
     """
     if not all(isinstance(outcome, ImageFailed) and outcome.error_class in GONE for outcome in batch):
         return
-    with reading(sessions) as session:
-        read_before = some_done_path(session, run.id)
+    read_before = read(sessions, some_done_path, run.id)
     if read_before is None:
         return
     path = absolute(run, read_before)

@@ -60,12 +60,15 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "mixed", "fp32", "bf16"] = "auto"
     segmenter: str | None = None  # module:factory instead of the real model
     grace: float = Field(60, ge=0)  # seconds for the batch in hand when asked to stop
+    decode_seconds: float = Field(60, gt=0)  # an image that takes longer to read fails with timeout
 
     # clocks, in seconds
     lease_seconds: float = Field(60, gt=0)
     heartbeat_seconds: float = Field(10, gt=0)
     reconcile_seconds: float = Field(15, gt=0)
     absent_seconds: float = Field(30, gt=0)  # a doorbell missing twice, this far apart, is rung again
+    stall_seconds: float = Field(600, gt=0)  # a worker that finishes nothing for so long loses its chunk
+    fault_pause_seconds: float = Field(10, ge=0)  # after a fault of the surroundings, before the next claim
     visibility_seconds: int = Field(24 * 3600, ge=1)  # when the broker hands out an unacknowledged message again
 
     # set by the launcher for each node

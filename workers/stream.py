@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult, above
@@ -11,7 +11,6 @@ from workers.errors import ErrorClass
 from workers.inference import pipeline
 from workers.inference.images import ReadRules
 from workers.inference.pipeline import Item, Options, Pace, Rejected, Segmenter
-from workers.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Work:
     claim: Claim
     prompts: dict[int, str]
     segmenter: Segmenter
-    settings: Settings
-    stopped: Callable[[], bool]  # once true, no further batch is begun
+    pace: Pace
+    begin_range: Callable[[int, int], None]  # told the first and last row of a batch before any of its files is opened
 
 
 def outcomes(work: Work) -> Generator[list[Outcome]]:
@@ -36,15 +35,26 @@ def outcomes(work: Work) -> Generator[list[Outcome]]:
     if refused:
         yield list(refused)
     prompt_ids = {image.id: image.prompt_ids for image in claim.images}
-    batches = pipeline.segment(
-        [item for item in items if not bad.keys() & set(item.prompts)],
-        work.segmenter,
-        _rules(run),
-        _options(run),
-        Pace(work.settings.batch_size, work.settings.decode_threads, work.stopped),
-    )
-    for batch in batches:
-        yield [_record(outcome, prompt_ids[outcome.id]) for outcome in batch]
+    good = [item for item in items if not bad.keys() & set(item.prompts)]
+    for part in _one_by_one(work, good) if claim.serial else [good]:
+        for batch in pipeline.segment(part, work.segmenter, _rules(run), _options(run), work.pace):
+            yield [_record(outcome, prompt_ids[outcome.id]) for outcome in batch]
+
+
+def _one_by_one(work: Work, items: list[Item]) -> Iterator[list[Item]]:
+    """One batch at a time, none begun before the last is committed: the process may die, and of one of these.
+
+    A process that worked on this chunk has died before. The batch is written down first, so that whoever finds us dead
+    knows the suspects.
+    """
+    rows = {image.id: image.row for image in work.claim.images}
+    size = work.pace.batch_size
+    for start in range(0, len(items), size):
+        if work.pace.stopped():
+            return
+        part = items[start : start + size]
+        work.begin_range(rows[part[0].id], rows[part[-1].id])
+        yield part
 
 
 def _rules(run: RunView) -> ReadRules:

@@ -4,34 +4,40 @@ import logging
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from celery import current_app, shared_task
 from celery.signals import worker_process_init
+from sqlalchemy.exc import SQLAlchemyError
 
 from db.leases import Claim, LeaseLost
 from db.models import RunState
-from db.session import reading
+from db.session import DatabaseUnusable, read
 from db.views import RunView, prompt_texts, run_view
+from workers.breaker import Breaker
 from workers.contract import TASK, BadMessage, Doorbell
+from workers.errors import first_line
 from workers.faults import check_mount, is_gpu_fault, is_infrastructure
 from workers.fleet.dispatch import dispatch, publisher
-from workers.inference.pipeline import Segmenter
+from workers.inference.pipeline import Pace, Segmenter
+from workers.settings import load_settings
 from workers.stream import Work, outcomes, summary, told
 from workers.worker import Declined, Worker
 
 log = logging.getLogger(__name__)
 
-# After a fault of the surroundings, before the next claim: other workers may be luckier, and handing the chunk round at
-# full speed would only use up its releases.
-FAULT_PAUSE_SECONDS = 10.0
+breaker = Breaker()
 
 
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
     """Show the node in sam3-status before its first chunk, and a line for each of its chunks."""
     logging.getLogger("workers").setLevel(logging.INFO)  # Celery's own lines matter only as warnings
-    Worker.this()
+    try:
+        Worker.this()
+    except (SQLAlchemyError, DatabaseUnusable) as error:  # the first doorbell tries again
+        log.warning("the database cannot be reached: %s", first_line(error))
 
 
 @shared_task(name=TASK)
@@ -42,23 +48,44 @@ def segment_chunk(message: Any) -> dict[str, Any]:
     except BadMessage as error:
         log.warning("dropped a doorbell: %s", error)
         return {"dropped": str(error)}
+    if breaker.open:
+        return {"skipped": "this node stops"}  # the chunk stays queued: it is rung again when its doorbell is missed
+    try:
+        return _answer(doorbell)
+    except Exception as error:
+        if is_infrastructure(error):
+            _fault(first_line(error) or type(error).__name__)
+        if isinstance(error, MemoryError):  # Celery would end the whole node
+            raise RuntimeError("out of memory") from error
+        raise
+
+
+def _fault(reason: str) -> None:
+    breaker.fault(reason)
+    if not breaker.open and not Worker.asked_to_end():
+        # Other workers may be luckier, and handing chunks round at full speed would only use up their releases.
+        time.sleep(load_settings().fault_pause_seconds)
+
+
+def _answer(doorbell: Doorbell) -> dict[str, Any]:
     worker = Worker.this()
-    with reading(worker.sessions) as session:
-        run = run_view(session, doorbell.run, row_prompts=False)
+    run = read(worker.sessions, run_view, doorbell.run, row_prompts=False)
     if run is None:
         return {"skipped": "no such run"}
     if run.state != RunState.ACTIVE:  # before its model is loaded for nothing
         worker.unqueue(doorbell.chunk)
         return {"skipped": f"run is {run.state}"}
-    with worker.answering(run, doorbell.chunk):
-        return _answer(worker, run, doorbell)
-
-
-def _answer(worker: Worker, run: RunView, doorbell: Doorbell) -> dict[str, Any]:
     try:
-        segmenter = worker.segmenter_for(run)  # before the claim: a slow or failing load costs no attempt
+        with worker.answering(run, doorbell.chunk):
+            # Before the claim: a slow or failing load costs no attempt.
+            return _claimed(worker, run, worker.segmenter_for(run), doorbell)
     except Declined as reason:
+        if reason.fault:
+            _fault(str(reason))
         return {"declined": str(reason)}
+
+
+def _claimed(worker: Worker, run: RunView, segmenter: Segmenter, doorbell: Doorbell) -> dict[str, Any]:
     claim = None if worker.draining.is_set() else worker.claim(doorbell.run, doorbell.chunk)
     if claim is None:
         worker.unqueue(doorbell.chunk)  # if it is still queued, it is to be rung again when it can be claimed
@@ -70,21 +97,21 @@ def _answer(worker: Worker, run: RunView, doorbell: Doorbell) -> dict[str, Any]:
         return {"lost": claim.number}
     except Exception as error:
         _end_attempt(worker, claim, error)
-        if isinstance(error, MemoryError):  # Celery would end the whole node
-            raise RuntimeError("out of memory") from error
         raise
     finally:
+        worker.let_go()
         if not worker.draining.is_set():
             dispatch(worker.sessions, publisher(current_app), [run.id])
 
 
 def _end_attempt(worker: Worker, claim: Claim, error: Exception) -> None:
     """Give the chunk back: its attempt too, if not the chunk but the surroundings failed."""
+    if is_gpu_fault(error):
+        # Not given back: if an image of the chunk did it, it would go round for ever. A GPU that is really broken
+        # fails the test of the next process before it claims anything.
+        worker.end_process(error)
     if is_infrastructure(error):
         worker.release(claim, str(error))
-        if is_gpu_fault(error):
-            worker.end_process(error)
-        worker.draining.wait(FAULT_PAUSE_SECONDS)
     else:
         worker.fail(claim, error)
 
@@ -93,14 +120,17 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     began = time.monotonic()
     seen: Counter[str] = Counter()
     finished = False
-    with reading(worker.sessions) as session:
-        prompts = prompt_texts(session, {prompt_id for image in claim.images for prompt_id in image.prompt_ids})
-    work = Work(run, claim, prompts, segmenter, worker.settings, worker.draining.is_set)
+    asked = {prompt_id for image in claim.images for prompt_id in image.prompt_ids}
+    prompts = read(worker.sessions, prompt_texts, asked)
+    work = Work(run, claim, prompts, segmenter, _pace(worker, claim), partial(worker.begin_range, claim))
     with closing(outcomes(work)) as batches:  # closed: its threads end before the release
         for batch in batches:
             check_mount(worker.sessions, run, batch)
             finished = worker.commit(claim, batch)
+            breaker.success()
             seen.update(summary(batch, run.threshold))
+    if not finished and worker.has_lost(claim):
+        raise LeaseLost
     if not finished and not worker.draining.is_set():
         raise RuntimeError(f"chunk {claim.number} has images that its claim does not know")
     if not finished:
@@ -109,3 +139,15 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     seconds = time.monotonic() - began
     log.info("%s chunk %d: %s in %.1f s", run.name, claim.number, told(seen), seconds)
     return {"run": run.name, "chunk": claim.number, **seen, "seconds": round(seconds, 1)}
+
+
+def _pace(worker: Worker, claim: Claim) -> Pace:
+    settings = worker.settings
+    return Pace(
+        batch_size=settings.batch_size,
+        threads=settings.decode_threads,
+        stopped=partial(worker.stopped, claim),
+        caps=worker.caps,
+        progressed=worker.progressed,
+        decode_seconds=settings.decode_seconds,
+    )

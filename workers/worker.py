@@ -15,13 +15,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import doorbells, leases, presence
-from db.leases import Claim, Outcome
+from db.leases import Claim, LeaseLost, Outcome
 from db.migrate import ensure_schema
-from db.session import Sessions, connect, write
+from db.session import Sessions, connect, read, write
 from db.views import RunView
 from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import model_folder, revision_of
+from workers.inference import selftest
+from workers.inference.caps import Caps
 from workers.inference.pipeline import Segmenter
+from workers.inference.selftest import SelfTestFailed
 from workers.processes import this_process
 from workers.settings import Settings, load_settings
 
@@ -31,7 +34,14 @@ RATE_SECONDS = 60.0  # images per second are those of the last minute
 
 
 class Declined(Exception):
-    """This worker does not serve the run, and why; another one may, or this one after a restart."""
+    """This worker does not serve the run, and why; another one may, or this one after a restart.
+
+    `fault`: not because of the run, but because its model cannot be had here.
+    """
+
+    def __init__(self, reason: str, *, fault: bool = False) -> None:
+        super().__init__(reason)
+        self.fault = fault
 
 
 class Worker:
@@ -47,10 +57,13 @@ class Worker:
         node = f"{settings.node}@{me.host}"
         self.id = write(self.sessions, presence.register, node, me)
         self.draining = threading.Event()
+        self.caps = Caps()  # what fits into memory with the model that is loaded
         self._claim: Claim | None = None
+        self._lost: Claim | None = None  # the last one that the heartbeat found gone
+        self._progress = time.monotonic()
         self._does: dict[str, Any] = {"state": "idle"}
         self._segmenter: tuple[str, Segmenter] | None = None  # (model, what serves it)
-        self._declined: dict[int, str] = {}
+        self._declined: dict[int, Declined] = {}
         self._images = 0
         self._recent: deque[tuple[float, int]] = deque()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
@@ -61,6 +74,11 @@ class Worker:
         if Worker._this is None:
             Worker._this = cls(load_settings())
         return cast(Self, Worker._this)
+
+    @classmethod
+    def asked_to_end(cls) -> bool:
+        """Whether this process drains; false too if it has not got as far as being a worker."""
+        return Worker._this is not None and Worker._this.draining.is_set()
 
     @contextmanager
     def answering(self, run: RunView, chunk_id: int) -> Iterator[None]:
@@ -76,21 +94,25 @@ class Worker:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-            self._claim = None
-            if self._does["state"] != "declined":
-                self._report(state="idle", run_id=None, chunk_id=None, images_per_second=None)
+            if self._does["state"] not in ("declined", "idle"):
+                self.let_go()
+
+    def let_go(self) -> None:
+        """The chunk in hand is no longer ours to work on, however that ended."""
+        self._claim = None
+        self._report(state="idle", run_id=None, chunk_id=None, images_per_second=None)
 
     def segmenter_for(self, run: RunView) -> Segmenter:
         """The run's model, loaded now if another one is. Raises `Declined` if this worker cannot serve the run."""
         try:
             if run.id in self._declined:
-                raise Declined(self._declined[run.id])
+                raise self._declined[run.id]
             segmenter = self._load(run.model)
             self._agree(run, segmenter)
         except Declined as reason:
             if run.id not in self._declined:
                 log.error("run %s is not served by this worker: %s", run.name, reason)
-            self._declined[run.id] = str(reason)
+            self._declined[run.id] = reason
             self._report(state="declined", chunk_id=None, message=str(reason))
             raise
         return segmenter
@@ -99,12 +121,15 @@ class Worker:
         if self._segmenter is None or self._segmenter[0] != model:
             self._segmenter = None  # two models need not fit at once
             try:
-                self._segmenter = (model, make_segmenter(model, self.settings))
-            except Sam3Error as error:
-                raise Declined(str(error)) from None
+                segmenter = make_segmenter(model, self.settings)
+                selftest.check(segmenter)  # a broken GPU must not find out with somebody's images
+            except (Sam3Error, SelfTestFailed) as error:
+                raise Declined(str(error), fault=True) from None
             except Exception as error:
                 log.exception("loading %s failed", model)
-                raise Declined(f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}") from None
+                reason = f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}"
+                raise Declined(reason, fault=True) from None
+            self._segmenter, self.caps = (model, segmenter), Caps()
         return self._segmenter[1]
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
@@ -124,9 +149,25 @@ class Worker:
     def claim(self, run_id: int, chunk_id: int) -> Claim | None:
         claim = write(self.sessions, leases.claim, run_id, chunk_id, self.id, self.settings.lease_seconds)
         if claim is not None:
+            self.progressed()
             self._claim = claim
             self._report(state="running")
         return claim
+
+    def begin_range(self, claim: Claim, first_row: int, last_row: int) -> None:
+        """Record which rows are opened next: should this process die of one, they are the suspects."""
+        write(self.sessions, leases.begin_range, claim, first_row, last_row, self.settings.lease_seconds)
+
+    def progressed(self) -> None:
+        """Some stage finished something. The lease is renewed only while that happens now and then."""
+        self._progress = time.monotonic()
+
+    def stopped(self, claim: Claim) -> bool:
+        """Whether no further batch of the claim is to be begun: we drain, or it is no longer ours."""
+        return self.draining.is_set() or self.has_lost(claim)
+
+    def has_lost(self, claim: Claim) -> bool:
+        return self._lost is claim
 
     def commit(self, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
         """Record one batch; true if it finished the chunk. Raises `LeaseLost`."""
@@ -139,10 +180,22 @@ class Worker:
             presence.report(session, self.id, **self._does)
             return finished
 
-        return write(self.sessions, work)
+        try:
+            finished = write(self.sessions, work)
+        except LeaseLost:  # or the answer to our own commit was, with the connection
+            landed = read(self.sessions, leases.landed, claim, outcomes)
+            if landed is None:
+                raise
+            finished = landed
+        self.progressed()
+        return finished
 
     def release(self, claim: Claim, reason: str | None = None) -> None:
-        write(self.sessions, leases.release, claim, None if reason is None else _storable(reason))
+        """Give the chunk back with its attempt; if the database is away, the end of the lease does it."""
+        try:
+            write(self.sessions, leases.release, claim, None if reason is None else _storable(reason))
+        except SQLAlchemyError as error:
+            log.warning("chunk %d comes back when its lease is over: %s", claim.number, first_line(error))
 
     def fail(self, claim: Claim, error: Exception) -> None:
         write(self.sessions, leases.fail_attempt, claim, _storable(f"{type(error).__name__}: {error}"))
@@ -171,15 +224,22 @@ class Worker:
         write(self.sessions, presence.report, self.id, **self._does)
 
     def _beat(self) -> None:
-        """Renew the worker's row and its lease. A lost lease needs nothing here: the next commit finds out."""
+        """Renew the worker's row and its lease, unless the work stands still: then somebody else gets the chunk."""
         while True:
             time.sleep(self.settings.heartbeat_seconds)
             try:
                 self._report()
-                if (claim := self._claim) is not None:
-                    write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds)
+                if (claim := self._claim) is not None and not self._stalled():
+                    self._renew(claim)
             except SQLAlchemyError as error:
                 log.warning("heartbeat: the database cannot be reached: %s", first_line(error))
+
+    def _stalled(self) -> bool:
+        return time.monotonic() - self._progress > self.settings.stall_seconds
+
+    def _renew(self, claim: Claim) -> None:
+        if not write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds):
+            self._lost = claim  # or it just ended: nobody asks for it any more then
 
 
 def _storable(error: str) -> str:

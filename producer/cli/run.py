@@ -192,7 +192,7 @@ def work_off(found: Found, broker: BundledBroker, slots: list[Slot]) -> signal.S
     try:
         app = create_app(settings)
         launcher = Launcher(settings, slots, say, log_folder=settings.state_dir / "logs")
-        reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app), settings)
+        reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
         with Meter(f"segmenting {found.name} on {', '.join(slot.name for slot in slots)}", "images") as meter:
             watch = Watch(found, launcher, meter)
             return supervise(launcher, reconciler, settings.grace, watch.over, say)

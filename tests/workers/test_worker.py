@@ -1,6 +1,7 @@
 """One process as a worker: what it serves, what it declines and why, and what it reports."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
-from db.session import Sessions, reading
+from db.leases import LeaseLost
+from db.session import Sessions, reading, write
 from db.views import RunView, WorkerLine, run_view, workers
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
+from tests.terminals import wait_until
 from tests.workers import runs
 from workers.errors import Unreachable
+from workers.inference.images import RGB
+from workers.inference.pipeline import Found, Options
 from workers.processes import this_process
 from workers.settings import Settings
 from workers.worker import Declined, Worker, make_segmenter
@@ -115,6 +121,23 @@ def test_a_model_that_cannot_be_loaded_declines_the_run(start: Start, sessions: 
     assert view(sessions, run.id).weights_sha256 is None
 
 
+class Broken(FakeSegmenter):
+    """Loads, but computes no numbers."""
+
+    def _found(self, image: RGB, options: Options) -> Found:
+        return Found(presence=math.nan, instances=())
+
+
+def test_a_model_that_computes_nonsense_declines_the_run_before_anything_is_claimed(
+    start: Start, sessions: Sessions
+) -> None:
+    run = view(sessions, scenario.load(sessions, scenario.numbered(4)))
+    with pytest.raises(Declined) as declined:
+        start(Broken()).segmenter_for(run)
+    assert declined.value.fault
+    assert view(sessions, run.id).weights_sha256 is None
+
+
 def test_a_prompt_of_the_run_that_is_too_long_for_the_model_declines_it(start: Start, sessions: Sessions) -> None:
     prompt = "a " * 40 + "dog"
     run = view(sessions, scenario.load(sessions, scenario.numbered(4), prompts=(prompt,)))
@@ -189,6 +212,62 @@ def test_the_heartbeat_keeps_a_claim_that_takes_longer_than_its_lease(start: Sta
     time.sleep(2)
     assert [chunk.lease_over for chunk in scenario.running(sessions)] == [False]
     assert worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
+
+
+def test_a_worker_that_stands_still_lets_its_lease_run_out(start: Start, sessions: Sessions) -> None:
+    worker = start(heartbeat_seconds=0.1, lease_seconds=0.5, stall_seconds=0.3)
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    [rung] = runs.ring(sessions, run_id)
+    claim = worker.claim(run_id, rung.chunk_id)
+    assert claim is not None
+    wait_until(lambda: [chunk.lease_over for chunk in scenario.running(sessions)] == [True], "the end of the lease")
+    with pytest.raises(LeaseLost):
+        worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
+
+
+def test_progress_keeps_the_lease_however_long_the_chunk_takes(start: Start, sessions: Sessions) -> None:
+    worker = start(heartbeat_seconds=0.1, lease_seconds=0.9, stall_seconds=0.5)
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    [rung] = runs.ring(sessions, run_id)
+    claim = worker.claim(run_id, rung.chunk_id)
+    assert claim is not None
+    for _ in range(20):
+        time.sleep(0.1)
+        worker.progressed()
+    assert worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
+
+
+def test_a_claim_that_somebody_else_has_by_now_is_noticed_by_the_heartbeat(start: Start, sessions: Sessions) -> None:
+    worker = start(heartbeat_seconds=0.1, lease_seconds=100)
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    [rung] = runs.ring(sessions, run_id)
+    claim = worker.claim(run_id, rung.chunk_id)
+    assert claim is not None
+    assert not worker.stopped(claim)
+    assert scenario.take_back(sessions, claim)
+    wait_until(lambda: worker.stopped(claim), "the heartbeat")
+    assert worker.has_lost(claim)
+    assert not worker.draining.is_set()
+
+
+def test_a_commit_whose_answer_was_lost_is_found_to_have_landed(
+    start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start()
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    [rung] = runs.ring(sessions, run_id)
+    claim = worker.claim(run_id, rung.chunk_id)
+    assert claim is not None
+
+    def twice(sessions: Sessions, work: Callable[[Session], bool]) -> bool:
+        write(sessions, work)  # it got there, the connection broke, and it is tried again
+        return write(sessions, work)
+
+    monkeypatch.setattr("workers.worker.write", twice)
+    first, rest = claim.images[:1], claim.images[1:]
+    assert not worker.commit(claim, [scenario.done(image, 0.9) for image in first])
+    assert worker.commit(claim, [scenario.done(image, 0.9) for image in rest])
+    assert runs.results(sessions) == 4
 
 
 @pytest.mark.usefixtures("database_url")

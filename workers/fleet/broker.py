@@ -64,18 +64,21 @@ def _policy_warnings(client: Any) -> list[str]:
 class Doorbells:
     """The doorbells that the broker holds: in the queue, or just taken by a node. Raises `Unreachable`."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, taken_seconds: float = TAKEN_SECONDS) -> None:
         self._app = app
+        self._taken_seconds = taken_seconds
 
     def count(self) -> int:
-        """How many wait or were taken in the last minute. Those of killed nodes stay unacknowledged for a day."""
+        """How many wait or were just taken. Those of killed nodes stay unacknowledged for a day."""
         with self._client() as client:
-            return int(client.llen(QUEUE)) + int(client.zcount("unacked_index", time.time() - TAKEN_SECONDS, "+inf"))
+            return int(client.llen(QUEUE)) + int(
+                client.zcount("unacked_index", time.time() - self._taken_seconds, "+inf")
+            )
 
     def chunks(self) -> set[int]:
-        """Ids of the chunks that a doorbell waits for, or was taken for in the last minute."""
+        """Ids of the chunks that a doorbell waits for, or was just taken for."""
         with self._client() as client:
-            taken = client.zrangebyscore("unacked_index", time.time() - TAKEN_SECONDS, "+inf")
+            taken = client.zrangebyscore("unacked_index", time.time() - self._taken_seconds, "+inf")
             waiting = [_loads(raw) for raw in client.lrange(QUEUE, 0, -1)]
             in_hand = [_loads(raw) for raw in client.hmget("unacked", taken)] if taken else []
         messages = waiting + [entry[0] for entry in in_hand if isinstance(entry, list) and entry]

@@ -1,7 +1,8 @@
 """Chooses the chunks whose turn it is, commits that, then rings their doorbells; runs no chunk itself."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from typing import Protocol
 
 from celery import Celery
@@ -52,14 +53,13 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None
         window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
         runs = views.active_runs(session) if run_ids is None else list(run_ids)
         room = {run_id: window - views.queued_chunks(session, run_id) for run_id in runs}
-    total = 0
-    for run_id, count in room.items():
-        chunks = write(sessions, doorbells.ring_pending, run_id, count) if count > 0 else []
-        rung = ring(publish, chunks)
-        total += rung
-        if rung < len(chunks):
-            break  # the broker is away: more rows to ring again would not help anybody
-    return total
+    chunks = [write(sessions, doorbells.ring_pending, run_id, count) for run_id, count in room.items() if count > 0]
+    return ring(publish, _in_turn(chunks))
+
+
+def _in_turn(chunks: Iterable[list[Rung]]) -> Iterator[Rung]:
+    """One of each run after the other, since the broker hands doorbells out in the order they were rung."""
+    return (rung for turn in zip_longest(*chunks) for rung in turn if rung is not None)
 
 
 def ring(publish: Callable[[Rung], None], chunks: Iterable[Rung]) -> int:

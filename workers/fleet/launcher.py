@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from workers import breaker
 from workers.contract import QUEUE
 from workers.errors import UsageError
 from workers.fleet.gpus import Slot
@@ -93,10 +94,13 @@ class Launcher:
     def _ended(self, node: Node, process: subprocess.Popen[bytes], code: int) -> None:
         _signal_group(process, signal.SIGKILL)  # a child that outlived its Celery parent still has the GPU's memory
         lived = time.monotonic() - node.started
-        node.failures = 0 if lived >= STEADY_SECONDS else node.failures + 1
+        broke = code == breaker.EXIT_CODE
+        steady = lived >= STEADY_SECONDS * (10 if broke else 1)  # three faults in a row take their time
+        node.failures = int(broke) if steady else node.failures + 1
         pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(node.failures - 1, 10)) if node.failures else 0.0
         node.process, node.start_at = None, time.monotonic() + pause
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        reason = "repeated faults, told above" if broke else reason
         self._say(f"{node.slot.name} ended ({reason}); starting it again in {pause:.0f} s")
 
     def _take(self, slot: Slot) -> FileLock:

@@ -3,7 +3,10 @@
 One reconciler acts at a time, whichever process it lives in. Knows no model and no pixels.
 """
 
+import contextlib
 import logging
+import os
+import signal
 import threading
 import time
 
@@ -23,7 +26,7 @@ log = logging.getLogger(__name__)
 LEASE = "reconciler"
 LOOK_SECONDS = 1.0  # between two looks whether the workers of this machine still live
 ROUNDS_BETWEEN_LOOKS = 4
-LEASE_SECONDS = 45.0  # three rounds: one slow round does not hand the lease over
+LEASE_ROUNDS = 3  # one slow round does not hand the lease over
 
 
 class Reconciler:
@@ -36,6 +39,7 @@ class Reconciler:
         self._settings = settings
         self._me = this_process()
         self._here: list[Process] = []  # live workers of this machine, when we last looked
+        self._stuck: dict[int, float] = {}  # worker -> since when it works without a lease
         self._rounds = 0
         self._absent: dict[tuple[int, int], float] = {}  # (chunk, ring) -> when its doorbell was first missed
 
@@ -66,7 +70,8 @@ class Reconciler:
 
     def step(self) -> bool:
         """One round; false if another reconciler acts."""
-        if not take_lease(self._sessions, LEASE, self._me, LEASE_SECONDS):
+        self._end_stuck()  # everybody does this: only here can our processes be ended
+        if not take_lease(self._sessions, LEASE, self._me, LEASE_ROUNDS * self._settings.reconcile_seconds):
             self._here = []  # somebody else looks after them
             return False
         self._bury_dead()
@@ -83,6 +88,18 @@ class Reconciler:
             write(self._sessions, presence.release_lease, LEASE, self._me)
         except SQLAlchemyError as error:
             log.warning("leaving without a last look, the database cannot be reached: %s", first_line(error))
+
+    def _end_stuck(self) -> None:
+        """Kill workers of this machine that lost their lease and do not even notice: they hang."""
+        with reading(self._sessions) as session:
+            found = presence.without_lease(session, self._me.host, self._me.boot)
+        seen = time.monotonic()
+        self._stuck = {worker.worker_id: self._stuck.get(worker.worker_id, seen) for worker in found}
+        for worker in found:
+            if seen - self._stuck[worker.worker_id] >= self._settings.lease_seconds and not is_dead(worker.process):
+                log.error("%s hangs: its process %d is ended and started anew", worker.node, worker.process.pid)
+                with contextlib.suppress(OSError):  # it ended by itself, or is somebody else's
+                    os.kill(worker.process.pid, signal.SIGKILL)
 
     def _bury_dead(self) -> None:
         """Take back chunks whose lease is over, and at once those whose owner died on this machine."""

@@ -10,16 +10,17 @@ Threads only: a worker is a daemonic process, which may have no children.
 
 import math
 import os
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from itertools import groupby, islice
+from typing import Any, Literal, Protocol, TypeVar
 
 from workers.errors import ErrorClass
+from workers.inference.caps import Cap, Caps
+from workers.inference.channel import Channel, Closed, stage
 from workers.inference.images import RGB, ReadRules, UnreadableImage, read_image
 
 T = TypeVar("T")
@@ -144,8 +145,12 @@ class Segmenter(Protocol):
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> Raw:
         """Run the model once on the whole batch; row i is asked for `prompts[i]`. Keeps what `options` ask for."""
 
-    def postprocess(self, raw: Raw, options: Options) -> list[tuple[Found, ...]]:
-        """Masks at the images' own sizes, for each row one `Found` a prompt. Memory is bounded."""
+    def postprocess(self, raw: Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
+        """Masks at the images' own sizes, for each of these rows of the batch one `Found` a prompt."""
+
+
+class OutOfMemory(Exception):
+    """Raised by `predict` and `postprocess`, with everything they had made let go: fewer images may fit."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,10 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class _Predicted:
+    """A batch after its forward passes. `raws`: of each readable image, in order, the one it is in, if it fitted."""
+
     batch: _Decoded
-    raw: Raw  # None if no image of the batch could be read
+    raws: Sequence[Raw | OutOfMemory]
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,9 @@ class Pace:
     batch_size: int = 8  # images of one forward pass
     threads: int | None = None  # that decode; by default one a core, at most 4
     stopped: Callable[[], bool] = lambda: False  # once true, no further batch is begun
+    progressed: Callable[[], None] = lambda: None  # told whenever a stage has finished an item
+    decode_seconds: float = 60.0  # an image that takes longer is rejected
+    caps: Caps = field(default_factory=Caps)  # outlives the stream: what does not fit now will not fit later
 
 
 def segment(
@@ -181,40 +191,76 @@ def segment(
     their hands, starts nothing new and leaves no thread behind. A stopped `pace` lets the batches in hand come through
     and then ends early.
     """
-    predicted: _Channel[_Predicted] = _Channel(capacity=1)
-    outcomes: _Channel[list[Outcome]] = _Channel(capacity=1)
-    pool = ThreadPoolExecutor(pace.threads or min(4, os.cpu_count() or 1), thread_name_prefix="decode")
-    decoded = _decode(items, partial(_read, segmenter=segmenter, rules=rules), pool, pace)
-    stages = [
-        _stage("forward", decoded, partial(_predict, segmenter=segmenter, options=options), predicted),
-        _stage("masks", predicted, partial(_postprocess, segmenter=segmenter, options=options), outcomes),
-    ]
+    predicted: Channel[_Predicted] = Channel(capacity=1)
+    outcomes: Channel[list[Outcome]] = Channel(capacity=1)
+    decoders = _Decoders(items, partial(_read, segmenter=segmenter, rules=rules), pace)
+    forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
+    masks = partial(_postprocess, segmenter=segmenter, options=options, pace=pace)
+    threads = [stage("forward", decoders.batches(), forward, predicted), stage("masks", predicted, masks, outcomes)]
     try:
         yield from outcomes
     finally:
         for channel in (predicted, outcomes):
             channel.close()
-        pool.shutdown(cancel_futures=True)  # before the stages: forward may be waiting for a decode
-        for stage in stages:
-            stage.join()
+        decoders.close()  # before the stages: forward may be waiting for a decode
+        for thread in threads:
+            thread.join()
 
 
-def _decode(
-    items: Sequence[Item], read: Callable[[Item], Pixels | Rejected], pool: ThreadPoolExecutor, pace: Pace
-) -> Iterator[_Decoded]:
-    """Batches in order, while the pool works on the next ones."""
-    batch_size = pace.batch_size
-    todo = iter(items)
-    ahead: deque[tuple[Item, Future[Pixels | Rejected]]] = deque()
+class _Decoders:
+    """Threads that decode `items` in order, some batches ahead."""
 
-    def submit(count: int) -> None:
-        ahead.extend((item, pool.submit(read, item)) for item in islice(todo, count))
+    def __init__(self, items: Sequence[Item], read: Callable[[Item], Pixels | Rejected], pace: Pace) -> None:
+        self._todo, self._read, self._pace = iter(items), read, pace
+        self._ahead: deque[tuple[Item, Future[Pixels | Rejected]]] = deque()
+        self._pool = self._new_pool()
+        self._closed = False
 
-    submit(READ_AHEAD * batch_size)
-    while ahead and not pace.stopped():
-        submit(batch_size)
-        batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
-        yield _Decoded([item for item, _ in batch], [future.result() for _, future in batch])
+    def batches(self) -> Iterator[_Decoded]:
+        """All of them, or those begun before a stop."""
+        batch_size = self._pace.batch_size
+        self._submit(READ_AHEAD * batch_size)
+        while self._ahead and not self._pace.stopped():
+            self._submit(batch_size)
+            items = [item for item, _ in islice(self._ahead, batch_size)]
+            yield _Decoded(items, [self._next() for _ in items])
+
+    def close(self) -> None:
+        """Start nothing more, and wait for what is in hand, but not for ever."""
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        in_hand = [future for _, future in list(self._ahead) if not future.cancelled()]
+        stuck = wait(in_hand, timeout=self._pace.decode_seconds).not_done
+        if not stuck:
+            self._pool.shutdown()
+
+    def _next(self) -> Pixels | Rejected:
+        item, future = self._ahead.popleft()
+        seconds = self._pace.decode_seconds
+        try:
+            # All before it are done, so by now it is in a thread's hands.
+            result = future.result(seconds)
+        except TimeoutError:
+            self._leave_stuck_threads()
+            result = Rejected(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {seconds:g} s")
+        self._pace.progressed()
+        return result
+
+    def _leave_stuck_threads(self) -> None:
+        """Go on with fresh threads: one cannot be ended, and waits for its file as long as that takes."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._closed:
+            raise Closed
+        self._pool = self._new_pool()
+        for number, (item, future) in enumerate(self._ahead):
+            if future.cancelled() or not future.done():
+                self._ahead[number] = (item, self._pool.submit(self._read, item))
+
+    def _submit(self, count: int) -> None:
+        self._ahead.extend((item, self._pool.submit(self._read, item)) for item in islice(self._todo, count))
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._pace.threads or min(4, os.cpu_count() or 1), thread_name_prefix="decode")
 
 
 def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> Pixels | Rejected:
@@ -229,104 +275,62 @@ def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> Pixels | Reject
         return Rejected(item.id, ErrorClass.INTERNAL, f"{type(error).__name__}: {error}")
 
 
-def _predict(batch: _Decoded, segmenter: Segmenter, options: Options) -> _Predicted:
-    rows = [
+def _predict(batch: _Decoded, segmenter: Segmenter, options: Options, pace: Pace) -> _Predicted:
+    images = [
         (pixels, item.prompts)
         for item, pixels in zip(batch.items, batch.results, strict=True)
         if isinstance(pixels, Pixels)
     ]
-    if not rows:
-        return _Predicted(batch, None)
-    pixels, prompts = zip(*rows, strict=True)
-    return _Predicted(batch, segmenter.predict(pixels, prompts, options))
+
+    def work(rows: range) -> list[Raw]:
+        pixels, prompts = zip(*images[rows.start : rows.stop], strict=True)
+        return [segmenter.predict(pixels, prompts, options)] * len(rows)
+
+    raws = _fitting(len(images), pace.caps.forward, work)
+    pace.progressed()
+    return _Predicted(batch, raws)
 
 
-def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options) -> list[Outcome]:
-    found = iter([] if predicted.raw is None else segmenter.postprocess(predicted.raw, options))
+def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options, pace: Pace) -> list[Outcome]:
+    found: list[tuple[Found, ...] | OutOfMemory] = []
+    for _, group in groupby(predicted.raws, key=id):
+        raws = list(group)
+        if isinstance(raws[0], OutOfMemory):
+            found += raws
+        else:
+            found += _fitting(len(raws), pace.caps.masks, partial(segmenter.postprocess, raws[0], options=options))
+    answers = iter(found)
+    pace.progressed()
     return [
-        result if isinstance(result, Rejected) else _segmented(item, result, next(found))
+        result if isinstance(result, Rejected) else _segmented(item, result, next(answers))
         for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True)
     ]
 
 
-def _segmented(item: Item, pixels: Pixels, found: tuple[Found, ...]) -> Outcome:
+def _fitting(count: int, cap: Cap, work: Callable[[range], Sequence[T]]) -> list[T | OutOfMemory]:
+    """The results of `work` on `count` rows, in as many steps as memory asks for."""
+    done: list[T | OutOfMemory] = []
+    while len(done) < count:
+        rows = range(len(done), min(count, len(done) + (cap.most or count)))
+        try:
+            done += work(rows)
+        except (OutOfMemory, MemoryError):
+            fits = False
+        else:
+            fits = True
+        # Only here is the error gone with its traceback, whose frames hold on to what did not fit.
+        if fits:
+            cap.held(len(rows))
+        elif len(rows) > 1:
+            cap.fell(len(rows))
+        else:
+            done.append(OutOfMemory())
+    return done
+
+
+def _segmented(item: Item, pixels: Pixels, found: tuple[Found, ...] | OutOfMemory) -> Outcome:
+    if isinstance(found, OutOfMemory):
+        return Rejected(item.id, ErrorClass.OUT_OF_MEMORY, "does not fit into the model's memory, even alone")
     if not all(math.isfinite(one.presence) for one in found):  # NaN compares with nothing, and no database stores it
         return Rejected(item.id, ErrorClass.INTERNAL, "the model gave no number for it; try --dtype fp32")
     return Segmented(item.id, pixels.width, pixels.height, found)
-
-
-class _Closed(Exception):
-    """The reader of a channel has gone."""
-
-
-class _Channel(Generic[T]):
-    """A bounded queue between two threads that can be closed from the reading end and carries an error along.
-
-    (`queue.Queue` cannot wake a waiting writer for good; `Queue.shutdown` needs Python 3.13.)
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._values: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._finished = self._closed = False
-        self._error: BaseException | None = None
-
-    def put(self, value: T) -> None:
-        """Add a value, waiting for room. Raises `_Closed` if nobody will read it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._values) < self._capacity)
-            if self._closed:
-                raise _Closed
-            self._values.append(value)
-            self._changed.notify_all()
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """Nothing follows; after the values in the queue, the reader gets the error, if any."""
-        with self._changed:
-            self._finished, self._error = True, error
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Stop both ends: waiting values are dropped."""
-        with self._changed:
-            self._closed = True
-            self._values.clear()
-            self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._values or self._finished or self._closed)
-                if not self._values:
-                    break
-                value = self._values.popleft()
-                self._changed.notify_all()
-            yield value
-        if self._error is not None and not self._closed:
-            raise self._error
-
-
-def _stage(name: str, source: Iterable[S], work: Callable[[S], T], out: _Channel[T]) -> threading.Thread:
-    """Start a thread that puts `work(value)` of every value of `source` into `out`, errors included."""
-
-    def run() -> None:
-        try:
-            for value in source:
-                if out.closed:
-                    return
-                out.put(work(value))
-        except _Closed:
-            return
-        except BaseException as error:
-            out.finish(error)
-        else:
-            out.finish()
-
-    thread = threading.Thread(target=run, name=f"sam3-{name}", daemon=True)
-    thread.start()
-    return thread

@@ -6,11 +6,11 @@ encoder runs once a prompt, the vision encoder once an image, and masks are enla
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,12 +22,14 @@ from transformers.utils import logging as transformers_logging
 from workers.errors import Unreachable
 from workers.inference import masks
 from workers.inference.images import RGB
-from workers.inference.pipeline import Found, Instance, ModelFacts, Options, Pixels
+from workers.inference.pipeline import Found, Instance, ModelFacts, Options, OutOfMemory, Pixels
 
+T = TypeVar("T")
 Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
 CACHED_PROMPTS = 1024  # 32 kB each
 SLICE_PIXELS = 8_000_000  # of masks enlarged at a time: about 60 MB. A mask that is larger goes alone.
+NO_HOST_MEMORY = "can't allocate memory"  # what torch says on a CPU
 NEARLY_ALL = 0.95  # of the queries kept: 190 of SAM3's 200. More objects than queries cannot be told apart.
 
 
@@ -117,9 +119,13 @@ class Sam3Segmenter:
         resized = self._images.resize(planes, self._images.size, self._images.resample)
         return Pixels(resized.numpy(), height, width)
 
-    @torch.inference_mode()
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
-        """One run of the vision encoder; the heads run once for the first prompt of all rows, once for the second of
+        """One run of the vision encoder for the whole batch. Raises `OutOfMemory`."""
+        return _within_memory(partial(self._predict, batch, prompts, options))
+
+    @torch.inference_mode()
+    def _predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
+        """The heads run once for the first prompt of all rows, once for the second of
         those rows that have one, and so on: only what is kept takes more memory with more prompts."""
         vision = self._model.get_vision_features(self._to_device(batch))
         kept: list[list[_Kept]] = [[] for _ in batch]
@@ -143,13 +149,34 @@ class Sam3Segmenter:
         # forward() reads `.pooler_output`, though its signature says tensor.
         return BaseModelOutputWithPooling(pooler_output=torch.cat(features)), torch.cat(attention_masks)
 
-    @torch.inference_mode()
-    def postprocess(self, raw: _Raw, options: Options) -> list[tuple[Found, ...]]:
-        """What `post_process_instance_segmentation` gives, as RLE. An empty mask stays, with area 0, as there."""
-        return [
-            tuple(_found(kept, height, width, options) for kept in of_image)
-            for (height, width), of_image in zip(raw.sizes, raw.kept, strict=True)
-        ]
+    def postprocess(self, raw: _Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
+        """What `post_process_instance_segmentation` gives, as RLE. An empty mask stays, with area 0, as there.
+
+        Raises `OutOfMemory`.
+        """
+        return _within_memory(partial(_postprocess, raw, rows, options))
+
+
+def _within_memory(work: Callable[[], T]) -> T:
+    """The value of `work`. Raises `OutOfMemory` once nothing of what did not fit is held any more."""
+    try:
+        return work()
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU the class says nothing
+        if not isinstance(error, torch.OutOfMemoryError) and NO_HOST_MEMORY not in str(error):
+            raise
+    # Not inside the block above: the error's traceback holds the frames, and those the tensors.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise OutOfMemory
+
+
+@torch.inference_mode()
+def _postprocess(raw: _Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
+    chosen = slice(rows.start, rows.stop)
+    return [
+        tuple(_found(kept, height, width, options) for kept in of_image)
+        for (height, width), of_image in zip(raw.sizes[chosen], raw.kept[chosen], strict=True)
+    ]
 
 
 def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -76,6 +76,15 @@ def test_every_active_run_gets_its_own_window_and_others_get_none(sessions: Sess
     assert {rung.run_id for rung in bells.rung} == {first, second}
 
 
+def test_runs_take_turns(sessions: Sessions) -> None:
+    for name, count in (("first", 4), ("second", 2), ("third", 1)):
+        scenario.load(sessions, scenario.numbered(count), name, chunk_size=1)
+    bells = Bells()
+    dispatch(sessions, bells)
+    names = [rung.run_name for rung in bells.rung]
+    assert names == ["first", "second", "third", "first", "second", "first", "first"]
+
+
 def test_only_the_asked_for_run_is_rung(sessions: Sessions) -> None:
     first = scenario.load(sessions, scenario.numbered(3), "first", chunk_size=1)
     second = scenario.load(sessions, scenario.numbered(2), "second", chunk_size=1)

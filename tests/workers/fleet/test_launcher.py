@@ -124,7 +124,7 @@ def test_a_node_that_ends_is_started_again_after_a_pause_that_doubles(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    launcher = start("exit 3", say=said.append)
+    launcher = start("exit 1", say=said.append)
     clock = [time.monotonic()]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     for _ in range(8):
@@ -135,13 +135,13 @@ def test_a_node_that_ends_is_started_again_after_a_pause_that_doubles(
         assert launcher.running() == 0, "started again without a pause"
         clock[0] += LONGEST_PAUSE_SECONDS
         launcher.tend()
-    assert said[0] == "cpu0 ended (exit code 3); starting it again in 1 s"
+    assert said[0] == "cpu0 ended (exit code 1); starting it again in 1 s"
     assert [int(line.split()[-2]) for line in said] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert launcher.failing()
 
 
 def test_a_node_that_has_failed_for_days_is_still_started_again(start: Start) -> None:
-    launcher = start("exit 3")
+    launcher = start("exit 1")
     launcher._nodes[0].failures = 5000
     wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
     launcher.tend()
@@ -159,6 +159,16 @@ def test_a_node_that_lived_long_is_started_again_at_once(start: Start, tmp_path:
     assert said == ["cpu0 ended (signal 9); starting it again in 0 s"]
     assert launcher.running() == 1
     assert not launcher.failing()
+
+
+def test_a_node_that_took_minutes_to_meet_three_faults_pauses_all_the_same(start: Start) -> None:
+    said: list[str] = []
+    launcher = start("exit 3", say=said.append)
+    wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
+    launcher._nodes[0].started -= 120
+    launcher._nodes[0].failures = 3
+    launcher.tend()
+    assert said == ["cpu0 ended (repeated faults, told above); starting it again in 8 s"]
 
 
 def test_all_nodes_must_fail_before_a_launcher_is_hopeless(start: Start) -> None:

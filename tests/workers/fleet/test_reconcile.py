@@ -24,7 +24,7 @@ from workers.errors import Unreachable
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import publisher
 from workers.fleet.reconcile import LEASE, Reconciler
-from workers.processes import this_process
+from workers.processes import is_dead, this_process
 from workers.settings import Settings
 
 ABSENT_SECONDS = 0.2
@@ -103,6 +103,27 @@ def test_the_chunk_of_a_dead_process_is_taken_over_at_once(
         assert presence.registered_on(session, other.identity.host, other.identity.boot) == []
     with pytest.raises(leases.LeaseLost):
         scenario.commit_all(sessions, claim)
+
+
+@on_sqlite
+def test_a_worker_that_hangs_loses_its_chunk_and_then_its_process(
+    reconciler: Reconciler, sessions: Sessions, other: Other, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    claim = claimed_by(sessions, run_id, other.identity)
+    reconciler._settings = reconciler._settings.model_copy(update={"lease_seconds": 0.3})
+    reconciler.step()
+    time.sleep(0.4)
+    reconciler.step()
+    assert not is_dead(other.identity)  # its lease is good
+    scenario.lease_runs_out(sessions, claim)
+    reconciler.step()
+    assert scenario.chunk(sessions, claim.chunk_id).state == "queued"
+    assert not is_dead(other.identity)  # it may still notice by itself
+    time.sleep(0.4)
+    reconciler.step()
+    wait_until(lambda: is_dead(other.identity), "its end")
+    assert "cpu0@here hangs: its process" in caplog.text
 
 
 @on_sqlite

@@ -13,7 +13,7 @@ from skimage import data
 
 from workers.inference import masks
 from workers.inference.images import RGB
-from workers.inference.pipeline import Found, Instance, ModelFacts, Options, Pixels
+from workers.inference.pipeline import Found, Instance, ModelFacts, Options, OutOfMemory, Pixels
 from workers.tiny.architecture import write_random_checkpoint
 
 torch.set_num_threads(1)
@@ -50,9 +50,11 @@ class FakeSegmenter:
         self._fail("predict")
         return list(zip(batch, prompts, strict=True))
 
-    def postprocess(self, raw: Any, options: Options) -> list[tuple[Found, ...]]:
+    def postprocess(self, raw: Any, rows: range, options: Options) -> list[tuple[Found, ...]]:
         self._fail("postprocess")
-        return [tuple(self._found(pixels, prompt) for prompt in prompts) for pixels, prompts in raw]
+        return [
+            tuple(self._found(pixels, prompt) for prompt in prompts) for pixels, prompts in raw[rows.start : rows.stop]
+        ]
 
     def _fail(self, verb: str) -> None:
         if verb in self.fail_in:
@@ -63,6 +65,33 @@ class FakeSegmenter:
         mask = pixels.data.mean(axis=2) > len(prompt) * 10
         box = (0.0, 0.0, float(pixels.width), float(pixels.height))
         return Found(1.0, (Instance(0.9, box, int(mask.sum()), masks.encode(mask)),))
+
+
+class Cramped(FakeSegmenter):
+    """A segmenter whose device holds so many images in each stage; an image wider than `widest` never fits."""
+
+    def __init__(self, forward: int = 99, masks: int = 99, widest: int = 10_000) -> None:
+        super().__init__()
+        self.room = {"forward": forward, "masks": masks}
+        self.widest = widest
+        self.masked: list[int] = []
+
+    def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> Any:
+        raw = super().predict(batch, prompts, options)
+        if len(batch) > self.room["forward"] or any(pixels.width > self.widest for pixels in batch):
+            raise OutOfMemory
+        return raw
+
+    def postprocess(self, raw: Any, rows: range, options: Options) -> list[tuple[Found, ...]]:
+        self.masked.append(len(rows))
+        if len(rows) > self.room["masks"]:
+            raise MemoryError
+        return super().postprocess(raw, rows, options)
+
+
+@pytest.fixture
+def cramped() -> type[Cramped]:
+    return Cramped
 
 
 @pytest.fixture

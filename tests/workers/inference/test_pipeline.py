@@ -17,8 +17,18 @@ from PIL import Image
 
 from workers.errors import ErrorClass
 from workers.inference import masks
-from workers.inference.images import RGB, ReadRules
-from workers.inference.pipeline import READ_AHEAD, Item, Options, Outcome, Pace, Rejected, Segmented, segment
+from workers.inference.caps import GOOD_BATCHES, Cap, Caps
+from workers.inference.images import RGB, ReadRules, read_image
+from workers.inference.pipeline import (
+    READ_AHEAD,
+    Item,
+    Options,
+    Outcome,
+    Pace,
+    Rejected,
+    Segmented,
+    segment,
+)
 
 ROOT = Path(__file__).parents[3]
 RULES = ReadRules()
@@ -185,8 +195,8 @@ def test_a_result_that_is_no_number_fails_its_image_only(
 ) -> None:
     real = fake.postprocess
 
-    def first_is_nan(raw: Any, options: Options) -> Any:
-        first, *rest = real(raw, options)
+    def first_is_nan(raw: Any, rows: range, options: Options) -> Any:
+        first, *rest = real(raw, rows, options)
         return [tuple(replace(found, presence=float("nan")) for found in first), *rest]
 
     monkeypatch.setattr(fake, "postprocess", first_is_nan)
@@ -222,3 +232,80 @@ def test_batches_before_an_error_are_still_delivered(
     assert [outcome.id for outcome in [*next(stream), *next(stream)]] == [0, 1, 2, 3]
     with pytest.raises(RuntimeError, match="third"):
         next(stream)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_stream_remembers(
+    fake: Any, cramped: Any, photograph_files: list[str]
+) -> None:
+    items = items_of(photograph_files * 4)
+    small, caps = cramped(forward=3), Caps()
+    assert run(items, small, batch_size=8, caps=caps) == run(items, fake, batch_size=8)
+    assert small.batches == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert (caps.forward.most, caps.masks.most) == (2, None)
+    small.batches.clear()
+    run(items, small, batch_size=8, caps=caps)
+    assert small.batches == [2] * 8
+
+
+def test_masks_that_do_not_fit_are_made_in_smaller_parts_of_the_same_forward_pass(
+    fake: Any, cramped: Any, photograph_files: list[str]
+) -> None:
+    items = items_of(photograph_files * 2)
+    small, caps = cramped(masks=2), Caps()
+    assert run(items, small, batch_size=8, caps=caps) == run(items, fake, batch_size=8)
+    assert small.batches == [8]
+    assert small.masked == [8, 4, 2, 2, 2, 2]
+    assert (caps.forward.most, caps.masks.most) == (None, 2)
+
+
+def test_only_the_image_that_does_not_even_fit_alone_is_out_of_memory(
+    fake: Any, cramped: Any, photograph_files: list[str], photographs: dict[str, RGB]
+) -> None:
+    widths = [pixels.shape[1] for pixels in photographs.values()]
+    items = items_of(photograph_files * 2)
+    outcomes = run(items, cramped(widest=sorted(set(widths))[-2]), batch_size=8)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
+    assert {widths[outcome.id % 4] for outcome in refused} == {max(widths)}
+    assert {outcome.error_class for outcome in refused} == {ErrorClass.OUT_OF_MEMORY}
+    whole = run(items, fake, batch_size=8)
+    assert [one for one in outcomes if isinstance(one, Segmented)] == [
+        one for one in whole if one.id not in {outcome.id for outcome in refused}
+    ]
+
+
+def test_a_cap_grows_back_by_one_after_many_batches_that_fitted() -> None:
+    cap = Cap("forward pass")
+    cap.fell(8)
+    for _ in range(GOOD_BATCHES - 1):
+        cap.held(4)
+    cap.held(3)  # a small batch proves nothing
+    assert cap.most == 4
+    cap.held(4)
+    assert cap.most == 5
+
+
+def test_an_image_that_takes_too_long_to_read_fails_alone_and_holds_nobody_up(
+    fake: Any, photograph_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = threading.Event()
+
+    def read(path: str, rules: ReadRules) -> RGB:
+        if path == "hangs":
+            hung.wait(30)
+        return read_image(path, rules)
+
+    monkeypatch.setattr("workers.inference.pipeline.read_image", read)
+    paths = [*photograph_files[:2], "hangs", "hangs", *photograph_files]
+    outcomes = run(items_of(paths), fake, batch_size=2, threads=1, decode_seconds=0.3)
+    hung.set()
+    assert [outcome.id for outcome in outcomes] == list(range(8))
+    assert [one.id for one in outcomes if isinstance(one, Rejected)] == [2, 3]
+    assert isinstance(outcomes[2], Rejected)
+    assert outcomes[2].error_class == ErrorClass.TIMEOUT
+    assert outcomes[2].message == "reading it took longer than 0.3 s"
+
+
+def test_every_stage_tells_that_it_got_on(fake: Any, photograph_files: list[str]) -> None:
+    told: list[int] = []
+    run(items_of(photograph_files), fake, batch_size=2, progressed=lambda: told.append(1))
+    assert len(told) == 4 + 2 + 2  # images read, forward passes, batches of masks

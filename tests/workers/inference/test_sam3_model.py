@@ -21,7 +21,7 @@ from transformers import Sam3Model, Sam3Processor
 
 from workers.inference import masks, sam3_model
 from workers.inference.images import RGB, ReadRules
-from workers.inference.pipeline import Found, Item, Options, Pace, Segmented, segment
+from workers.inference.pipeline import Found, Item, Options, OutOfMemory, Pace, Segmented, segment
 from workers.inference.sam3_model import ModelUnusable, Sam3Segmenter
 
 OPTIONS = Options(threshold=0.5, score_floor=0.3)
@@ -82,7 +82,7 @@ def ours(
 ) -> list[tuple[Found, ...]]:
     """What one batch gives."""
     batch = [segmenter.preprocess(pixels) for pixels in pictures]
-    return segmenter.postprocess(segmenter.predict(batch, prompts, options), options)
+    return segmenter.postprocess(segmenter.predict(batch, prompts, options), range(len(batch)), options)
 
 
 def assert_equal_to_library(found: Found, theirs: dict[str, torch.Tensor], threshold: float = 0.5) -> int:
@@ -417,3 +417,36 @@ def test_a_folder_that_holds_no_usable_model_is_refused_in_one_line(
         Sam3Segmenter(folder, model_name="tiny")
     assert "\n" not in str(refused.value)
     assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_running_out_of_memory_lets_go_of_everything_before_it_is_said(
+    segmenter: Sam3Segmenter, photographs: dict[str, RGB], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def features(pixels: torch.Tensor) -> None:
+        held.append(weakref.ref(pixels))
+        raise error
+
+    monkeypatch.setattr(segmenter._model, "get_vision_features", features)
+    batch = [segmenter.preprocess(image) for image in photographs.values()]
+    with pytest.raises(OutOfMemory) as raised:
+        segmenter.predict(batch, [("person",)] * len(batch), OPTIONS)
+    error.__traceback__ = None  # this test holds the error itself; pytest's own raise would not
+    assert raised.value.__context__ is None
+    assert held[0]() is None
+
+
+def test_another_error_of_the_device_comes_through(
+    segmenter: Sam3Segmenter, photographs: dict[str, RGB], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def features(pixels: torch.Tensor) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(segmenter._model, "get_vision_features", features)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        segmenter.predict([segmenter.preprocess(photographs["coffee"])], [("person",)], OPTIONS)

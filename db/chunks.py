@@ -1,0 +1,58 @@
+"""What several of the modules here do to chunk rows: add, change, and end a run with its last one. Decides nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, CursorResult, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from db.models import LIVE, Chunk, ChunkState, Run, RunState
+from db.session import now
+
+NO_RANGE: dict[str, Any] = {"inflight_first": None, "inflight_last": None}  # no rows are known to be in hand
+
+
+def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: int | None = None) -> list[int]:
+    """Add pending chunks of these sizes with the run's next numbers and return their ids."""
+    if not sizes:
+        return []
+    last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one()
+    first = 1 if last is None else last + 1
+    rows = [
+        {
+            "run_id": run_id,
+            "number": number,
+            "state": ChunkState.PENDING,
+            "images": size,
+            "parent_id": parent_id,
+        }
+        for number, size in enumerate(sizes, start=first)
+    ]
+    returning = insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True)
+    return list(session.execute(returning, rows).scalars())
+
+
+def finish_run(session: Session, run_id: int) -> None:
+    """active -> done if nothing of the run is live."""
+    # Two last chunks may end at the same moment, each not seeing the other's end: the lock makes one wait for the
+    # other and then look again. (SQLite has one writer at a time anyway and ignores it.) Not the strongest lock: both
+    # have the run locked as the key of their chunk, as PostgreSQL does for a row changed twice in one transaction.
+    session.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
+    live = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE)).exists()
+    session.execute(
+        update(Run)
+        .where(Run.id == run_id, Run.state == RunState.ACTIVE, ~live)
+        .values(state=RunState.DONE, finished_at=now())
+    )
+
+
+def change_chunks(session: Session, *where: ColumnElement[bool], **values: Any) -> int:
+    """Update chunk rows; how many there were."""
+    return rowcount(session, update(Chunk).where(*where).values(**values))
+
+
+def rowcount(session: Session, statement: Any) -> int:
+    """Execute an update; how many rows it changed."""
+    result = session.execute(statement, execution_options={"synchronize_session": False})
+    assert isinstance(result, CursorResult)
+    return result.rowcount

@@ -1,0 +1,36 @@
+"""The test that a model passes before it may touch anybody's images."""
+
+import math
+from typing import Any
+
+import pytest
+
+from workers.inference.pipeline import Found, Instance
+from workers.inference.selftest import SelfTestFailed, check
+
+
+def test_a_model_that_answers_passes(fake: Any) -> None:
+    check(fake)
+    assert fake.batches == [1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([], "did not give one answer"),
+        ([()], "did not give one answer"),
+        ([(Found(math.nan, ()),)], "holds no numbers; try --dtype fp32"),
+        ([(Found(1.0, (Instance(math.inf, (0.0, 0.0, 1.0, 1.0), 1, b""),)),)], "holds no numbers"),
+        ([(Found(1.0, (Instance(0.9, (0.0, math.nan, 1.0, 1.0), 1, b""),)),)], "holds no numbers"),
+    ],
+)
+def test_an_answer_that_is_none_fails(fake: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, said: str) -> None:
+    monkeypatch.setattr(fake, "postprocess", lambda raw, rows, options: answer)
+    with pytest.raises(SelfTestFailed, match=said):
+        check(fake)
+
+
+def test_what_the_model_raises_comes_through(fake: Any) -> None:
+    fake.fail_in["predict"] = RuntimeError("CUDA error: no kernel image is available")
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        check(fake)

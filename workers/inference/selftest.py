@@ -1,0 +1,29 @@
+"""Whether a freshly loaded model computes at all, tried on a made-up image. Knows nothing of what it should find."""
+
+import math
+
+import numpy as np
+
+from workers.inference.pipeline import Options, Segmenter
+
+PROMPT = "person"
+SIDE = 64  # pixels; it is brought to the model's size anyway
+
+
+class SelfTestFailed(Exception):
+    """The model ran but gave no usable answer; one line."""
+
+
+def check(segmenter: Segmenter) -> None:
+    """Raise `SelfTestFailed` for a malformed answer, or whatever the segmenter raises."""
+    ramp = np.linspace(0, 255, SIDE, dtype=np.uint8)
+    image = np.stack([np.broadcast_to(ramp, (SIDE, SIDE))] * 3, axis=-1)
+    options = Options()
+    raw = segmenter.predict([segmenter.preprocess(image)], [(PROMPT,)], options)
+    answers = segmenter.postprocess(raw, range(1), options)
+    if len(answers) != 1 or len(answers[0]) != 1:
+        raise SelfTestFailed("the model's self-test failed: one image and one prompt did not give one answer")
+    [found] = answers[0]
+    numbers = [found.presence, *(number for one in found.instances for number in (one.score, *one.box))]
+    if not all(map(math.isfinite, numbers)):
+        raise SelfTestFailed("the model's self-test failed: its answer holds no numbers; try --dtype fp32")
