@@ -1,14 +1,17 @@
 """Stand-ins for what cannot exist everywhere: a segmenter without weights or torch, as slow as its environment says."""
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from tests import failpoints
 from workers.inference.images import RGB
 from workers.inference.masks import encode
-from workers.inference.pipeline import Found, Instance, ModelFacts, Options, Pixels
+from workers.inference.pipeline import Found, Instance, ModelFacts, Options, OutOfMemory, Pixels
 from workers.settings import Settings
 
 LONGEST_PROMPT_WORDS = 32
@@ -52,3 +55,39 @@ class FakeSegmenter:
         box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
         rle = encode(mask)
         return Found(presence=0.9, instances=(Instance(0.8, box, int(mask.sum()), rle),))
+
+
+KILLS, HANGS, BREAKS_GPU, TOO_LARGE = (255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 0)
+"""What an image of this colour does to a `FaultySegmenter`."""
+
+
+class FaultySegmenter(FakeSegmenter):
+    """A `FakeSegmenter` whose images may kill, hang or break it. It needs no torch, and says so if there is any.
+
+    FAKE_LOG names a file that gets a line for each forward pass: process and images. FAKE_ROOM is how many images fit.
+    FAKE_FAILPOINT names a function of `tests.failpoints` to call first.
+    """
+
+    def __init__(self, model: str, settings: Settings) -> None:
+        super().__init__(model, settings)
+        assert "torch" not in sys.modules
+        self._log = os.environ.get("FAKE_LOG", os.devnull)
+        self._room = int(os.environ.get("FAKE_ROOM", "1000"))
+        if failpoint := os.environ.get("FAKE_FAILPOINT"):
+            getattr(failpoints, failpoint)()
+
+    def predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Pixels, tuple[str, ...]]]:
+        with open(self._log, "a") as log:
+            log.write(f"{os.getpid()} {len(batch)}\n")
+        colours = {tuple(int(value) for value in pixels.data[0, 0]) for pixels in batch}
+        if KILLS in colours:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if HANGS in colours:
+            time.sleep(3600)
+        if BREAKS_GPU in colours:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if len(batch) > self._room or TOO_LARGE in colours:
+            raise OutOfMemory
+        return super().predict(batch, prompts, options)

@@ -57,6 +57,7 @@ def _pool() -> dict[str, Any]:
         "worker_pool": "prefork",  # solo loses its task on shutdown and is deaf while it works
         "worker_concurrency": 1,  # one GPU, one process, one model
         "worker_pool_start_method": "spawn",  # CUDA cannot be used in a forked process
+        "worker_lost_wait": 1,  # nothing that a dead child said late is needed: the default idles the GPU for 10 s
         "worker_proc_alive_timeout": 600,  # a restarted child may be slow to import; the default kills it after 4 s
     }
 

@@ -1,0 +1,128 @@
+"""Faults at one exact point of our own code, put there from outside: each function wraps something of this process."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event, text
+
+from db import leases
+from db.leases import Claim
+from db.session import Sessions
+
+
+def _once(name: str) -> bool:
+    """True for the first process that asks: each fault is to happen once, however often processes start."""
+    try:
+        (Path(os.environ["FAKE_MARKERS"]) / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def killed_after_a_commit() -> None:
+    """SIGKILL once a batch is in the database and before Celery hears of it."""
+    from workers.worker import Worker
+
+    commit = Worker.commit
+
+    def then_die(self: Worker, claim: Claim, outcomes: Sequence[Any]) -> bool:
+        finished = commit(self, claim, outcomes)
+        if finished and _once("killed_after_a_commit"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return finished
+
+    Worker.commit = then_die  # type: ignore[method-assign]
+
+
+def killed_before_a_commit() -> None:
+    """SIGKILL with a batch computed and not in the database."""
+    from workers.worker import Worker
+
+    commit = Worker.commit
+
+    def or_die(self: Worker, claim: Claim, outcomes: Sequence[Any]) -> bool:
+        if _once("killed_before_a_commit"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return commit(self, claim, outcomes)
+
+    Worker.commit = or_die  # type: ignore[method-assign]
+
+
+def terminated_in_a_commit() -> None:
+    """PostgreSQL ends our backend just before a batch's COMMIT arrives there."""
+    _in_a_batch(_terminate_before_commit)
+
+
+def answer_lost_in_a_commit() -> None:
+    """A batch's COMMIT succeeds, and the connection breaks before we hear of it."""
+    _in_a_batch(_lose_the_answer)
+
+
+def two_hours_ahead() -> None:
+    """This process's clocks of the day are wrong."""
+    import time
+
+    right = time.time
+    time.time = lambda: right() + 7200
+
+
+def killed_between_commit_and_publish() -> None:
+    """SIGKILL when chunks are queued in the database and none of their doorbells is on the broker."""
+    from workers.fleet import dispatch
+
+    def die(*_: object) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    dispatch.ring = die  # type: ignore[assignment]
+
+
+def killed_after_so_many_slices() -> None:
+    """SIGKILL of a producer in the middle of a load, after FAKE_SLICES transactions."""
+    from db import intake
+
+    add_rows, left = intake.add_rows, [int(os.environ["FAKE_SLICES"])]
+
+    def count(*args: Any, **kwargs: Any) -> int:
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return add_rows(*args, **kwargs)
+
+    intake.add_rows = count
+
+
+def _in_a_batch(break_it: Callable[[Any], None]) -> None:
+    """Call `break_it` with the connection that commits a batch's results, once."""
+    insert_results = leases._insert_results
+    inserting: list[bool] = []
+
+    def note(*args: Any) -> None:
+        inserting.append(True)
+        insert_results(*args)
+
+    leases._insert_results = note  # type: ignore[assignment]
+
+    @event.listens_for(Engine, "commit")
+    def committing(connection: Any) -> None:
+        if inserting and _once("in_a_batch"):
+            break_it(connection)
+        inserting.clear()
+
+
+def _terminate_before_commit(connection: Any) -> None:
+    from workers.worker import Worker
+
+    pid = connection.connection.driver_connection.info.backend_pid
+    sessions: Sessions = Worker.this().sessions
+    with sessions.kw["bind"].connect() as other:
+        other.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
+
+
+def _lose_the_answer(connection: Any) -> None:
+    driver = connection.connection.driver_connection
+    driver.execute("COMMIT")
+    driver.pgconn.finish()

@@ -1,0 +1,28 @@
+"""A terminal whose workers have a faulty model without torch, and clocks that run twenty times as fast."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.terminals import Terminal
+
+
+@pytest.fixture
+def here(terminal: Terminal, database_url: str, broker_url: str, tmp_path: Path) -> Terminal:
+    (tmp_path / "markers").mkdir()
+    terminal.environment |= {
+        "SAM3_DATABASE_URL": database_url,
+        "SAM3_BROKER_URL": broker_url,
+        "SAM3_SEGMENTER": "tests.fakes:FaultySegmenter",
+        "SAM3_BATCH_SIZE": "4",
+        "SAM3_DECODE_THREADS": "1",
+        "SAM3_LEASE_SECONDS": "3",
+        "SAM3_HEARTBEAT_SECONDS": "0.5",
+        "SAM3_RECONCILE_SECONDS": "0.5",
+        "SAM3_ABSENT_SECONDS": "1",
+        "SAM3_FAULT_PAUSE_SECONDS": "0.2",
+        "SAM3_STALL_SECONDS": "2",
+        "FAKE_LOG": str(tmp_path / "forwards.log"),
+        "FAKE_MARKERS": str(tmp_path / "markers"),
+    }
+    return terminal

@@ -1,0 +1,158 @@
+"""Runs of coloured images, workers that are to suffer, and the verdict on what became of every image."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image as Picture
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.leases import MAX_ATTEMPTS
+from db.models import LIVE, Chunk, Image, ImageState, Result, Worker
+from db.session import Sessions, read
+from tests.db import scenario
+from tests.integration.processes import parent_of
+from tests.terminals import Background, Terminal, wait_until
+from tests.workers import runs
+
+WHITE = (255, 255, 255)
+Colour = tuple[int, int, int]
+
+
+def load(
+    sessions: Sessions, folder: Path, count: int, special: dict[int, Colour] | None = None, chunk_size: int = 16
+) -> int:
+    """An active run of `count` images, white but for the `special` ones, by row from 1."""
+    folder.mkdir(exist_ok=True)
+    for row in range(1, count + 1):
+        Picture.new("RGB", (32, 24), (special or {}).get(row, WHITE)).save(folder / f"{row:04}.png")
+    return runs.load(
+        sessions, folder, scenario.rows(*(f"{row:04}.png" for row in range(1, count + 1))), "faces", chunk_size
+    )
+
+
+def start(here: Terminal, name: str = "one", *flags: str, slow: float = 0.02, **environment: str) -> Background:
+    """A launcher with nodes of its own, as on another machine."""
+    return here.start(
+        "sam3-worker",
+        "--gpus",
+        "cpu",
+        *flags,
+        SAM3_STATE_DIR=str(here.home / name),
+        FAKE_SECONDS_PER_IMAGE=str(slow),
+        **environment,
+    )
+
+
+def busy_child(sessions: Sessions, *, but: Sequence[int] = ()) -> int:
+    """The process that works on a chunk, once there is one."""
+    found: list[int] = []
+
+    def look() -> bool:
+        rows = read(
+            sessions, lambda session: session.execute(select(Worker.pid).where(Worker.state == "running")).all()
+        )
+        found[:] = [row.pid for row in rows if row.pid not in but]
+        return bool(found)
+
+    wait_until(look, "a worker with a chunk")
+    return found[0]
+
+
+def results(sessions: Sessions) -> int:
+    return read(sessions, lambda session: session.execute(select(func.count()).select_from(Result)).scalar_one())
+
+
+def some_results(sessions: Sessions, more: int = 1) -> None:
+    """Wait until so many more images are done."""
+    before = results(sessions)
+    wait_until(lambda: results(sessions) >= before + more, "commits")
+
+
+def is_over(sessions: Sessions, run_id: int) -> bool:
+    return scenario.run(sessions, run_id).state in ("done", "cancelled")
+
+
+def finish(sessions: Sessions, run_id: int, seconds: float = 60) -> None:
+    wait_until(lambda: is_over(sessions, run_id), "the run", seconds)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Jepsen's words, in images: rows that came in, that ended, that did not, results too many, and of nobody."""
+
+    attempted: int
+    acknowledged: int
+    lost: int
+    duplicated: int
+    unexpected: int
+
+
+def judge(session: Session, run_id: int) -> Verdict:
+    states = Counter(session.execute(select(Image.state).where(Image.run_id == run_id)).scalars())
+    per_image = session.execute(
+        select(Image.state, func.count(Result.image_id), func.max(Result.fence), Chunk.fence)
+        .join(Result, Result.image_id == Image.id)
+        .join(Chunk, Chunk.id == Image.chunk_id)
+        .where(Image.run_id == run_id)
+        .group_by(Image.id, Chunk.id)
+    ).all()
+    return Verdict(
+        attempted=sum(states.values()),
+        acknowledged=sum(states.values()) - states[ImageState.PENDING],
+        lost=states[ImageState.PENDING],
+        duplicated=sum(count > 1 for _, count, _, _ in per_image),
+        unexpected=sum(state != ImageState.DONE or fence > newest for state, _, fence, newest in per_image),
+    )
+
+
+def check(sessions: Sessions, run_id: int, failed: dict[int, str] | None = None) -> None:
+    """Nothing lost, nothing twice, and only these rows failed, of this. (The counters are recounted by `sessions`.)"""
+    verdict = read(sessions, judge, run_id)
+    assert verdict == Verdict(verdict.attempted, verdict.attempted, 0, 0, 0)
+    images = scenario.images(sessions, run_id)
+    assert {image.row: image.error_class for image in images if image.state == "failed"} == (failed or {})
+    assert {image.state for image in images} <= {"done", "failed"}
+    chunks = scenario.chunks(sessions, run_id)
+    assert not [chunk.number for chunk in chunks if chunk.state in LIVE]
+    assert max(chunk.attempts for chunk in chunks) <= MAX_ATTEMPTS
+
+
+def end(worker: Background, code: int | None = 130) -> str:
+    """Ctrl-C; what it said."""
+    worker.interrupt()
+    said = worker.wait(code=code)
+    assert "Traceback" not in said or code is None, said
+    return said
+
+
+def signal_all(launcher: Background, number: signal.Signals) -> None:
+    """Signal a launcher and everything that it started, as if its machine stood still."""
+    for pid in [launcher.process.pid, *descendants(launcher.process.pid)]:
+        os.kill(pid, number)
+
+
+def descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                children.setdefault(parent_of(int(entry.name)), []).append(int(entry.name))
+            except OSError:
+                continue
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def forwards(here: Terminal) -> int:
+    """Images that went through a forward pass, the one of each self-test included."""
+    lines = Path(here.environment["FAKE_LOG"]).read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines)

@@ -1,0 +1,73 @@
+"""Images that take their process with them: they are found, and all others finish."""
+
+from pathlib import Path
+
+import pytest
+
+from db.session import Sessions
+from tests.db import scenario
+from tests.fakes import BREAKS_GPU, HANGS, KILLS, TOO_LARGE
+from tests.integration.faults import farm
+from tests.terminals import Terminal
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def crashes(said: str) -> int:
+    return said.count("WorkerLostError: Worker exited prematurely")
+
+
+def test_one_image_that_kills_its_process_fails_alone(here: Terminal, sessions: Sessions, tmp_path: Path) -> None:
+    """F31. A batch of four holds it: 2 (1 + log2 4) deaths at most, and one for the attempt before the split."""
+    run_id = farm.load(sessions, tmp_path / "in", 40, {22: KILLS}, chunk_size=20)
+    worker = farm.start(here, "one", "--until-empty")
+    said = worker.wait()
+    farm.check(sessions, run_id, failed={22: "crashed"})
+    assert 2 <= crashes(said) <= 2 * (1 + 2) + 1
+    image = next(image for image in scenario.images(sessions, run_id) if image.row == 22)
+    assert image.error == "its process died twice of it"
+
+
+def test_two_such_images_first_and_last_of_their_chunk_are_both_found(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """F32."""
+    run_id = farm.load(sessions, tmp_path / "in", 12, {1: KILLS, 12: KILLS}, chunk_size=12)
+    farm.start(here, "one", "--until-empty").wait()
+    farm.check(sessions, run_id, failed={1: "crashed", 12: "crashed"})
+
+
+def test_an_image_that_breaks_the_gpu_is_found_like_one_that_kills(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """F33 is its sibling: what the operating system ends for its memory looks the same to us."""
+    run_id = farm.load(sessions, tmp_path / "in", 8, {3: BREAKS_GPU}, chunk_size=8)
+    said = farm.start(here, "one", "--until-empty").wait()
+    farm.check(sessions, run_id, failed={3: "crashed"})
+    assert "this process cannot go on: CUDA error" in said
+
+
+def test_an_image_that_does_not_fit_into_memory_fails_alone_without_a_crash(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """F33, where the allocation fails instead."""
+    run_id = farm.load(sessions, tmp_path / "in", 12, {7: TOO_LARGE}, chunk_size=12)
+    said = farm.start(here, "one", "--until-empty").wait()
+    farm.check(sessions, run_id, failed={7: "out_of_memory"})
+    assert crashes(said) == 0
+    assert "out of memory with 4 images in the forward pass; now at most 2" in said
+    assert scenario.chunks(sessions, run_id)[0].fence == 1
+
+
+def test_an_image_that_hangs_its_process_loses_it_the_lease_and_then_itself_its_turn(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """F34. Alone in its chunk: each hang costs stall, lease and the launcher's patience."""
+    run_id = farm.load(sessions, tmp_path / "in", 5, {5: HANGS}, chunk_size=4)
+    said = farm.start(
+        here, "one", "--until-empty", SAM3_STALL_SECONDS="1", SAM3_LEASE_SECONDS="1.5", SAM3_HEARTBEAT_SECONDS="0.3"
+    ).wait()
+    images = scenario.images(sessions, run_id)
+    assert [image.state for image in images] == ["done"] * 4 + ["failed"]
+    assert images[4].error_class in ("gave_up", "crashed")
+    assert "hangs: its process" in said
