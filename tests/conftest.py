@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -25,12 +26,15 @@ from tests.terminals import Terminal
 from workers.fleet.broker import BundledBroker
 
 # The shell holds the server on a leash: its standard input ends when the tests do, however they end, and then it
-# stops the server and removes its files. An own session keeps the terminal's Ctrl-C away from both.
+# stops the server and removes its files. A line makes it end the server at once and start it again. An own session
+# keeps the terminal's Ctrl-C away from both.
 LEASH = """
 folder=$1; programs=$2
 "$programs/initdb" -D "$folder/data" -U postgres -A trust --encoding=UTF8 --locale=C --no-sync || exit 1
-"$programs/postgres" -D "$folder/data" -k "$folder" -h '' -F &
-read end_of_tests
+while "$programs/postgres" -D "$folder/data" -k "$folder" -h '' -F & read again; do
+  kill -QUIT $!
+  wait $!
+done
 kill -QUIT $!
 wait
 rm -rf "$folder"
@@ -38,8 +42,27 @@ rm -rf "$folder"
 START_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Postgresql:
+    """A running server: its URL, and the shell that holds it."""
+
+    url: str
+    leash: "subprocess.Popen[bytes]"
+
+    def restart(self) -> None:
+        """As `pg_ctl restart -m immediate`: every connection breaks, what was not committed is gone."""
+        assert self.leash.stdin is not None
+        self.leash.stdin.write(b"again\n")
+        self.leash.stdin.flush()
+
+
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
+def postgresql_url(postgresql: Postgresql) -> str:
+    return postgresql.url
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
     """A real PostgreSQL server of this test process: on a Unix socket, without fsync, gone with the tests."""
     folder = Path(tempfile.mkdtemp(prefix="sam3-pg-"))
     # PostgreSQL refuses to run as root.
@@ -63,7 +86,7 @@ def postgresql_url() -> Iterator[str]:
         if not _answers(url, leash):
             log.seek(0)
             pytest.fail(f"PostgreSQL did not start:\n{log.read()}")
-        yield url
+        yield Postgresql(url, leash)
     finally:
         leash.communicate(timeout=START_SECONDS)
         log.close()
