@@ -1,0 +1,205 @@
+"""Any interleaving of owners, reconcilers and operators that Hypothesis can make up: nothing lost, nothing twice."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+from sqlalchemy import select
+
+from db import doorbells, leases, runs
+from db.leases import MAX_ATTEMPTS, Claim, LeaseLost, Outcome
+from db.migrate import upgrade
+from db.models import LIVE, Result
+from db.runs import RetryFilter
+from db.session import Sessions, connect, now, read, write
+from tests.db import scenario
+from tests.db.recount import differences
+
+pytestmark = pytest.mark.timeout(600)  # a failure is made smaller before it is told
+
+IMAGES = 9
+CHUNK = 4
+OWNERS = st.integers(1, 3)
+MANY = 400  # more steps than working everything off ever takes
+
+
+class Leases(RuleBasedStateMachine):
+    """Three workers, each as confused as possible: they keep claims for ever and use any of them at any time."""
+
+    claims = Bundle("claims")
+
+    @initialize()
+    def load(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.sessions: Sessions = connect(f"sqlite:///{Path(self.folder.name) / 'sam3.db'}")
+        upgrade(self.sessions)
+        self.workers = [scenario.worker(self.sessions, pid) for pid in (1, 2, 3)]
+        self.run_id = scenario.load(self.sessions, scenario.numbered(IMAGES), chunk_size=CHUNK)
+        self.fences: dict[int, int] = {}
+        self.committed: dict[int, int] = {}  # image -> fence of the commit that was accepted
+
+    @rule(target=claims, owner=OWNERS, which=st.integers(0, 2), rung=st.booleans())
+    def claim(self, owner: int, which: int, rung: bool) -> MultipleResults[Claim]:
+        """Any chunk that is not over, whether its doorbell rang or not."""
+        if rung:
+            self.time_passes()
+            write(self.sessions, doorbells.ring_pending, self.run_id, 100)
+        ids = [chunk.id for chunk in scenario.chunks(self.sessions, self.run_id) if chunk.state in LIVE]
+        if not ids:
+            return multiple()
+        worker_id = self.workers[owner - 1]
+        held = write(self.sessions, leases.claim, self.run_id, ids[which % len(ids)], worker_id)
+        return multiple() if held is None else multiple(held)
+
+    @rule(held=claims, first=st.integers(0, CHUNK - 1), count=st.integers(1, CHUNK), fails=st.booleans())
+    def commit(self, held: Claim, first: int, count: int, fails: bool) -> None:
+        """Some of what the claim was for, perhaps for the second time, perhaps long after it was lost."""
+        part = held.images[first : first + count]
+        if not part:
+            return
+        outcomes: Sequence[Outcome] = [
+            scenario.failed(image) if fails and image is part[0] else scenario.done(image, 0.9) for image in part
+        ]
+        newest = scenario.chunk(self.sessions, held.chunk_id).fence
+        try:
+            write(self.sessions, leases.commit, held, outcomes)
+        except LeaseLost:
+            return
+        assert held.fence == newest, "an old owner's commit was accepted"
+        for image in part:
+            assert image.id not in self.committed, "an image was committed twice"
+            self.committed[image.id] = held.fence
+
+    @rule(held=claims, first=st.integers(0, CHUNK - 1), count=st.integers(1, CHUNK))
+    def begin_range(self, held: Claim, first: int, count: int) -> None:
+        part = held.images[first : first + count]
+        if not part:
+            return
+        try:
+            write(self.sessions, leases.begin_range, held, part[0].row, part[-1].row)
+        except LeaseLost:
+            return
+        assert held.fence == scenario.chunk(self.sessions, held.chunk_id).fence
+
+    @rule(held=claims)
+    def heartbeat(self, held: Claim) -> None:
+        write(self.sessions, leases.heartbeat, held)
+
+    @rule(held=consumes(claims))
+    def release(self, held: Claim) -> None:
+        write(self.sessions, leases.release, held)
+
+    @rule(held=claims)
+    def fail(self, held: Claim) -> None:
+        write(self.sessions, leases.fail_attempt, held, "a bug")
+
+    @rule(crashed=st.booleans(), lease_over=st.booleans())
+    def take_back(self, crashed: bool, lease_over: bool) -> None:
+        """Whoever runs is found dead, or too late."""
+        for held in scenario.running(self.sessions):
+            if lease_over:
+                scenario.change_chunk(self.sessions, held.chunk_id, lease_until=now() - 1.0)
+        for held in scenario.running(self.sessions):
+            write(self.sessions, leases.take_back, held, crashed=crashed)
+
+    @rule()
+    def time_passes(self) -> None:
+        for chunk in scenario.chunks(self.sessions, self.run_id):
+            if chunk.not_before is not None:
+                scenario.rest_is_over(self.sessions, chunk.id)
+
+    @rule(whole=st.booleans(), really=st.integers(0, 4))
+    def cancel(self, whole: bool, really: int) -> None:
+        """Perhaps interrupted half-way. Not too often, since little happens to a run that is cancelled."""
+        if really:
+            return
+        write(self.sessions, runs.cancel_run, self.run_id)
+        while write(self.sessions, runs.cancel_slice, self.run_id) is not None and whole:
+            pass
+
+    @rule()
+    def retry(self) -> None:
+        cancelled = scenario.run(self.sessions, self.run_id).state == "cancelled"
+        if cancelled:
+            while write(self.sessions, runs.cancel_slice, self.run_id) is not None:
+                pass
+            write(self.sessions, runs.reopen_for, self.run_id, RetryFilter(), (False, True))
+        retried = [image.id for image in scenario.images(self.sessions, self.run_id) if image.state == "failed"]
+        for kind in (False, True):
+            while write(self.sessions, runs.retry_slice, self.run_id, RetryFilter(), cancelled=kind):
+                pass
+        for image_id in retried:
+            self.committed.pop(image_id, None)
+
+    @invariant()
+    def the_rows_agree(self) -> None:
+        state = scenario.run(self.sessions, self.run_id).state
+        found = read(self.sessions, differences)
+        # A cancel that was interrupted has live chunks until it is finished, by whoever asks again.
+        assert state == "cancelled" or not found, found
+
+    @invariant()
+    def fences_grow_and_attempts_do_not(self) -> None:
+        for chunk in scenario.chunks(self.sessions, self.run_id):
+            assert chunk.fence >= self.fences.get(chunk.id, 0)
+            self.fences[chunk.id] = chunk.fence
+            assert chunk.attempts <= MAX_ATTEMPTS
+
+    @invariant()
+    def results_are_those_that_were_accepted(self) -> None:
+        rows = read(self.sessions, lambda session: session.execute(select(Result.image_id, Result.fence)).all())
+        stored = {row.image_id: row.fence for row in rows}
+        assert len(stored) == len(rows)
+        assert stored.items() <= self.committed.items()
+
+    def teardown(self) -> None:
+        """Reasonable workers take over: everything ends, in one state, whatever went before."""
+        if not hasattr(self, "sessions"):
+            return
+        try:
+            self._work_off()
+        finally:
+            self.sessions.kw["bind"].dispose()
+            self.folder.cleanup()
+
+    def _work_off(self) -> None:
+        if scenario.run(self.sessions, self.run_id).state == "cancelled":
+            while write(self.sessions, runs.cancel_slice, self.run_id) is not None:
+                pass
+        for _ in range(MANY):
+            if not [chunk for chunk in scenario.chunks(self.sessions, self.run_id) if chunk.state in LIVE]:
+                break
+            self.take_back(crashed=False, lease_over=True)
+            self.time_passes()
+            write(self.sessions, doorbells.ring_pending, self.run_id, 100)
+            for chunk in scenario.chunks(self.sessions, self.run_id):
+                held = write(self.sessions, leases.claim, self.run_id, chunk.id, self.workers[0])
+                if held is not None:
+                    write(self.sessions, leases.commit, held, [scenario.done(image) for image in held.images])
+        assert scenario.run(self.sessions, self.run_id).state in ("done", "cancelled")
+        assert set(scenario.states(self.sessions, self.run_id)) <= {"done", "failed", "cancelled"}
+        assert not read(self.sessions, differences)
+
+
+Leases.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestLeases = Leases.TestCase
