@@ -17,6 +17,7 @@ from db.migrate import upgrade
 from db.session import Sessions, connect, write
 from tests.db import scenario
 from tests.integration.faults import farm
+from tests.postgresql import Postgresql
 from tests.terminals import Terminal, wait_until
 
 IMAGES = 48
@@ -31,7 +32,7 @@ def run_id(sessions: Sessions, tmp_path: Path) -> int:
 
 @on_postgresql
 def test_a_server_that_restarts_in_the_middle_is_waited_for(
-    here: Terminal, sessions: Sessions, run_id: int, postgresql: Any
+    here: Terminal, sessions: Sessions, run_id: int, postgresql: Postgresql
 ) -> None:
     """F21, twice."""
     worker = farm.start(here, "one", "--until-empty", slow=0.1)
