@@ -59,4 +59,7 @@ def _noting(asked: list[signal.Signals]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # Who was asked to stop is about to exit, and one signal too many must not make that look like a death.
+            # Ctrl-C works again, should anything that takes time follow.
+            ending = bool(asked) and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if ending else handler)

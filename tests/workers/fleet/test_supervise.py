@@ -14,7 +14,7 @@ from workers.fleet import launcher as module
 from workers.fleet.gpus import Slot
 from workers.fleet.launcher import Launcher
 from workers.fleet.reconcile import Reconciler
-from workers.fleet.supervise import supervise
+from workers.fleet.supervise import STOP_SIGNALS, supervise
 from workers.settings import Settings
 
 POLITE = "exec sleep 60"
@@ -52,15 +52,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         assert launcher.running() == 0
         return asked, time.monotonic() - began
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield supervised
-    assert signal.getsignal(signal.SIGTERM) is before
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_it_ends_by_itself_when_the_work_is_over(run: Run) -> None:
     looks = iter([False, False, True])
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     asked, _ = run(POLITE, over=lambda: next(looks))
     assert asked is None
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -68,6 +71,14 @@ def test_a_signal_drains_the_nodes_and_is_told(run: Run, number: signal.Signals)
     asked, seconds = run(POLITE, (0.3, number))
     assert asked is number
     assert seconds < 5
+
+
+def test_a_signal_too_many_does_not_kill_the_process_on_its_way_out(run: Run) -> None:
+    run(POLITE, (0.3, signal.SIGTERM))
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_second_signal_ends_deaf_nodes_at_once(run: Run) -> None:
