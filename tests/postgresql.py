@@ -21,9 +21,10 @@ import psycopg
 # stops the server and removes its files. A line makes it end the server at once and start it again. An own session
 # keeps the terminal's Ctrl-C away from both.
 LEASH = """
-folder=$1; programs=$2
+folder=$1; programs=$2; address=$3
 "$programs/initdb" -D "$folder/data" -U postgres -A trust --encoding=UTF8 --locale=C --no-sync || exit 1
-while "$programs/postgres" -D "$folder/data" -k "$folder" -h '' -F & read again; do
+echo 'host all all samenet trust' >> "$folder/data/pg_hba.conf"
+while "$programs/postgres" -D "$folder/data" -k "$folder" -h "$address" -F & read again; do
   kill -QUIT $!
   wait $!
 done
@@ -49,8 +50,11 @@ class Postgresql:
 
 
 @contextmanager
-def serve() -> Iterator[Postgresql]:
-    """A running server. Raises `RuntimeError` with what it said if it does not start."""
+def serve(address: str = "", within: tuple[str, ...] = ()) -> Iterator[Postgresql]:
+    """A running server. Raises `RuntimeError` with what it said if it does not start.
+
+    With an `address` it listens there too; `within` stands before its command, to run it on another host.
+    """
     folder = Path(tempfile.mkdtemp(prefix="sam3-pg-"))
     # PostgreSQL refuses to run as root.
     user = "nobody" if os.geteuid() == 0 else None
@@ -59,13 +63,11 @@ def serve() -> Iterator[Postgresql]:
         shutil.chown(folder, user)
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the server
     leash = subprocess.Popen(
-        ["/bin/sh", "-c", LEASH, "leash", folder, programs],
+        [*within, *_as(user), "/bin/sh", "-c", LEASH, "leash", folder, programs, address],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
         start_new_session=True,
-        user=user,
-        extra_groups=None if user is None else [],
         cwd="/",
     )
     try:
@@ -78,6 +80,11 @@ def serve() -> Iterator[Postgresql]:
         leash.communicate(timeout=START_SECONDS)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as(user: str | None) -> tuple[str, ...]:
+    """What stands before a command to run it as `user`, once it is where it is to run."""
+    return () if user is None else ("setpriv", f"--reuid={user}", "--clear-groups")
 
 
 def _postgresql_programs(folder: Path, user: str | None) -> Path:

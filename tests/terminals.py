@@ -65,12 +65,12 @@ class Terminal:
     def json(self, *command: str, code: int = 0) -> Any:
         return json.loads(self.run(*command, "--json", code=code).stdout)
 
-    def start(self, *command: str, **environment: str) -> Background:
-        """Start a command in a process group of its own, as a shell does."""
+    def start(self, *command: str, within: tuple[str, ...] = (), **environment: str) -> Background:
+        """Start a command in a process group of its own, as a shell does; `within` stands before it."""
         log = self.home / f"{len(self._started):02}-{command[0]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [BIN / command[0], *command[1:]],
+                [*within, BIN / command[0], *command[1:]],
                 cwd=self.home,
                 env=self.environment | environment,
                 stdin=subprocess.DEVNULL,

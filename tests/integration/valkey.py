@@ -17,14 +17,17 @@ from workers.processes import with_parent
 
 
 class Valkey:
-    """Keeps its queue over a restart, like the server of `sam3-broker`. `within`: a command that runs another one."""
+    """Keeps its queue over a restart, like the server of `sam3-broker`. `within`: what stands before its command."""
 
     def __init__(self, folder: Path, address: str = "127.0.0.1", within: tuple[str, ...] = ()) -> None:
         folder.mkdir()
         self.folder, self.address, self._within = folder, address, within
         self.port = 6379 if within else free_port()  # a namespace of its own has all ports free
         self.url = f"redis://{address}:{self.port}/0"
-        self.client: Any = redis.Redis(address, self.port, socket_connect_timeout=1, socket_timeout=5)
+        self._socket = folder / "s"  # the way to it from here, wherever its address is
+        self.client: Any = redis.Redis(
+            unix_socket_path=str(self._socket), socket_connect_timeout=1, socket_timeout=5, retry=None
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -48,6 +51,7 @@ class Valkey:
                 f"bind {self.address}",
                 "protected-mode no",
                 f"port {self.port}",
+                f"unixsocket {json.dumps(str(self._socket))}",
                 f"dir {json.dumps(str(self.folder))}",
                 'save ""',
                 "appendonly yes",

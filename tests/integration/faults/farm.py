@@ -24,24 +24,37 @@ Colour = tuple[int, int, int]
 
 
 def load(
-    sessions: Sessions, folder: Path, count: int, special: dict[int, Colour] | None = None, chunk_size: int = 16
+    sessions: Sessions,
+    folder: Path,
+    count: int,
+    special: dict[int, Colour] | None = None,
+    chunk_size: int = 16,
+    name: str = "faces",
 ) -> int:
     """An active run of `count` images, white but for the `special` ones, by row from 1."""
     folder.mkdir(exist_ok=True)
     for row in range(1, count + 1):
         Picture.new("RGB", (32, 24), (special or {}).get(row, WHITE)).save(folder / f"{row:04}.png")
     return runs.load(
-        sessions, folder, scenario.rows(*(f"{row:04}.png" for row in range(1, count + 1))), "faces", chunk_size
+        sessions, folder, scenario.rows(*(f"{row:04}.png" for row in range(1, count + 1))), name, chunk_size
     )
 
 
-def start(here: Terminal, name: str = "one", *flags: str, slow: float = 0.02, **environment: str) -> Background:
-    """A launcher with nodes of its own, as on another machine."""
+def start(
+    here: Terminal,
+    name: str = "one",
+    *flags: str,
+    slow: float = 0.02,
+    within: tuple[str, ...] = (),
+    **environment: str,
+) -> Background:
+    """A launcher with nodes of its own, as on another machine, or `within` one."""
     return here.start(
         "sam3-worker",
         "--gpus",
         "cpu",
         *flags,
+        within=within,
         SAM3_STATE_DIR=str(here.home / name),
         FAKE_SECONDS_PER_IMAGE=str(slow),
         **environment,
