@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Terminal:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SAM3_")}
         self.environment = inherited | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"} | environment
         self._started: list[Background] = []
+        self._within: tuple[str, ...] = ()
 
     def run(self, *command: str, code: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end and check its exit code."""
@@ -65,12 +67,18 @@ class Terminal:
     def json(self, *command: str, code: int = 0) -> Any:
         return json.loads(self.run(*command, "--json", code=code).stdout)
 
-    def start(self, *command: str, within: tuple[str, ...] = (), **environment: str) -> Background:
-        """Start a command in a process group of its own, as a shell does; `within` stands before it."""
+    def on(self, within: tuple[str, ...]) -> "Terminal":
+        """The same terminal on another host: `within` stands before each command that it starts."""
+        other = copy(self)
+        other._within = within
+        return other
+
+    def start(self, *command: str, **environment: str) -> Background:
+        """Start a command in a process group of its own, as a shell does."""
         log = self.home / f"{len(self._started):02}-{command[0]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*within, BIN / command[0], *command[1:]],
+                [*self._within, BIN / command[0], *command[1:]],
                 cwd=self.home,
                 env=self.environment | environment,
                 stdin=subprocess.DEVNULL,

@@ -25,9 +25,7 @@ class Valkey:
         self.port = 6379 if within else free_port()  # a namespace of its own has all ports free
         self.url = f"redis://{address}:{self.port}/0"
         self._socket = folder / "s"  # the way to it from here, wherever its address is
-        self.client: Any = redis.Redis(
-            unix_socket_path=str(self._socket), socket_connect_timeout=1, socket_timeout=5, retry=None
-        )
+        self.client: Any = redis.Redis(unix_socket_path=str(self._socket), socket_connect_timeout=1, socket_timeout=5)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

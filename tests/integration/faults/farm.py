@@ -40,21 +40,13 @@ def load(
     )
 
 
-def start(
-    here: Terminal,
-    name: str = "one",
-    *flags: str,
-    slow: float = 0.02,
-    within: tuple[str, ...] = (),
-    **environment: str,
-) -> Background:
-    """A launcher with nodes of its own, as on another machine, or `within` one."""
+def start(here: Terminal, name: str = "one", *flags: str, slow: float = 0.02, **environment: str) -> Background:
+    """A launcher with nodes of its own, as on another machine."""
     return here.start(
         "sam3-worker",
         "--gpus",
         "cpu",
         *flags,
-        within=within,
         SAM3_STATE_DIR=str(here.home / name),
         FAKE_SECONDS_PER_IMAGE=str(slow),
         **environment,

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -203,7 +204,7 @@ def test_doorbells_handed_out_again_while_their_chunk_still_runs_are_dropped(
     worker = start(here, slow=0.2, SAM3_VISIBILITY_SECONDS="1")
     seen = 0
     with create_app(Settings(broker_url=server.url, visibility_seconds=1)).connection_for_read() as connection:
-        channel = connection.default_channel
+        channel: Any = connection.default_channel
         while not farm.is_over(sessions, run_id):
             channel.qos.restore_visible(num=100, interval=1)
             seen += repeated(server)

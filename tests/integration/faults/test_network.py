@@ -91,12 +91,12 @@ def test_a_broker_behind_a_dead_wire_is_left_alone_and_found_again(
 ) -> None:
     """F18. Neither side hears of it; our sockets give up after fifteen seconds."""
     far, near, wire = hosts
-    cut_off = farm.start(there, "far", slow=0.1, within=far.within)
+    cut_off = farm.start(there.on(far.within), "far", slow=0.1)
     wait_until(lambda: holds_a_chunk(sessions, far), "the far worker's chunk")
     wire.cut(BROKER_PORT)
     before = wire.dropped
     farm.some_results(sessions)  # what it has in hand needs no broker
-    other = farm.start(there, "near", within=near.within)
+    other = farm.start(there.on(near.within), "near")
     farm.finish(sessions, run_id)
     wait_until(lambda: "lost doorbells are not looked for" in cut_off.output(), "the far worker to notice")
     assert wire.dropped > before
@@ -117,10 +117,10 @@ def test_a_worker_cut_off_from_its_database_is_replaced_and_commits_nothing_late
 ) -> None:
     """F19. Its host is another one: only the end of its lease says that it is gone."""
     far, near, wire = hosts
-    cut_off = farm.start(there, "far", slow=0.2, within=far.within)
+    cut_off = farm.start(there.on(far.within), "far", slow=0.2)
     wait_until(lambda: holds_a_chunk(sessions, far), "the far worker's chunk")
     wire.cut(DATABASE_PORT)
-    other = farm.start(there, "near", within=near.within)
+    other = farm.start(there.on(near.within), "near")
     farm.finish(sessions, run_id)
     farm.check(sessions, run_id)
     fences = [chunk.fence for chunk in scenario.chunks(sessions, run_id)]
@@ -141,8 +141,8 @@ def test_a_slow_and_lossy_wire_makes_the_run_slower_and_nothing_else(
     """F20. Broker and database are behind it."""
     far, _, wire = hosts
     wire.spoil(delay=0.015, jitter=0.01, loss=0.02)
-    clocks = {"SAM3_LEASE_SECONDS": "30", "SAM3_HEARTBEAT_SECONDS": "5", "SAM3_STALL_SECONDS": "60"}
-    farm.start(there, "far", "--until-empty", "--batch-size", "8", within=far.within, **clocks).wait()
+    there.environment |= {"SAM3_LEASE_SECONDS": "30", "SAM3_HEARTBEAT_SECONDS": "5", "SAM3_STALL_SECONDS": "60"}
+    farm.start(there.on(far.within), "far", "--until-empty", "--batch-size", "8").wait()
     farm.check(sessions, run_id)
     assert wire.dropped > 0
     assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
