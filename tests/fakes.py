@@ -1,6 +1,7 @@
 """Stand-ins for what cannot exist everywhere: a segmenter without weights or torch, as slow as its environment says."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -58,14 +59,15 @@ class FakeSegmenter:
 
 
 KILLS, HANGS, BREAKS_GPU, TOO_LARGE = (255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 0)
+HUNGRY = (255, 0, 255)
 """What an image of this colour does to a `FaultySegmenter`."""
 
 
 class FaultySegmenter(FakeSegmenter):
     """A `FakeSegmenter` whose images may kill, hang or break it. It needs no torch, and says so if there is any.
 
-    FAKE_LOG names a file that gets a line for each forward pass: process and images. FAKE_ROOM is how many images fit.
-    FAKE_FAILPOINT names a function of `tests.failpoints` to call first.
+    FAKE_LOG names a file that gets a line for each forward pass: process and images. FAKE_ROOM is how many images fit,
+    FAKE_MEMORY how many bytes the process may have. FAKE_FAILPOINT names a function of `tests.failpoints` to call first.
     """
 
     def __init__(self, model: str, settings: Settings) -> None:
@@ -73,6 +75,8 @@ class FaultySegmenter(FakeSegmenter):
         assert "torch" not in sys.modules
         self._log = os.environ.get("FAKE_LOG", os.devnull)
         self._room = int(os.environ.get("FAKE_ROOM", "1000"))
+        if memory := os.environ.get("FAKE_MEMORY"):
+            resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
         if failpoint := os.environ.get("FAKE_FAILPOINT"):
             getattr(failpoints, failpoint)()
 
@@ -88,6 +92,8 @@ class FaultySegmenter(FakeSegmenter):
             time.sleep(3600)
         if BREAKS_GPU in colours:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if HUNGRY in colours:
+            np.ones(resource.getrlimit(resource.RLIMIT_AS)[0], np.uint8)
         if len(batch) > self._room or TOO_LARGE in colours:
             raise OutOfMemory
         return super().predict(batch, prompts, options)

@@ -6,7 +6,7 @@ import pytest
 
 from db.session import Sessions
 from tests.db import scenario
-from tests.fakes import BREAKS_GPU, HANGS, KILLS, TOO_LARGE
+from tests.fakes import BREAKS_GPU, HANGS, HUNGRY, KILLS, TOO_LARGE
 from tests.integration.faults import farm
 from tests.terminals import Terminal
 
@@ -40,7 +40,7 @@ def test_two_such_images_first_and_last_of_their_chunk_are_both_found(
 def test_an_image_that_breaks_the_gpu_is_found_like_one_that_kills(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F33 is its sibling: what the operating system ends for its memory looks the same to us."""
+    """Its class of error is all that tells: the process cannot be trusted with another image."""
     run_id = farm.load(sessions, tmp_path / "in", 8, {3: BREAKS_GPU}, chunk_size=8)
     said = farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id, failed={3: "crashed"})
@@ -50,13 +50,23 @@ def test_an_image_that_breaks_the_gpu_is_found_like_one_that_kills(
 def test_an_image_that_does_not_fit_into_memory_fails_alone_without_a_crash(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F33, where the allocation fails instead."""
+    """What a GPU's allocator says."""
     run_id = farm.load(sessions, tmp_path / "in", 12, {7: TOO_LARGE}, chunk_size=12)
     said = farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id, failed={7: "out_of_memory"})
     assert crashes(said) == 0
     assert "out of memory with 4 images in the forward pass; now at most 2" in said
     assert scenario.chunks(sessions, run_id)[0].fence == 1
+
+
+def test_an_image_that_takes_more_memory_than_the_process_may_have_fails_alone(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """F33. (A process that the kernel ends for its memory dies of SIGKILL, as above.)"""
+    run_id = farm.load(sessions, tmp_path / "in", 12, {7: HUNGRY}, chunk_size=12)
+    said = farm.start(here, "one", "--until-empty", FAKE_MEMORY=str(2 << 30)).wait()
+    farm.check(sessions, run_id, failed={7: "out_of_memory"})
+    assert crashes(said) == 0
 
 
 def test_an_image_that_hangs_its_process_loses_it_the_lease_and_then_itself_its_turn(
