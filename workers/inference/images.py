@@ -9,14 +9,15 @@ The rules, the same for every format:
   `convert("RGB")`, so that results equal those of a plain script.
 - 16-bit samples keep their high byte: 0..65535 becomes 0..255, for every image alike. 32-bit samples have no
   agreed range and are refused.
-- A damaged EXIF block or colour profile is ignored. Missing pixels, and damage that the decoder notices, are refused.
+- A damaged EXIF block or colour profile is ignored. Missing pixels, and damage that the decoder notices or warns of,
+  are refused.
 """
 
-import errno
 import io
 import os
 import stat
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,6 +67,27 @@ _TURNED_BACK = _UPRIGHT | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTA
 # Ours replaces Pillow's limit, which up to twice its value only warns.
 Image.MAX_IMAGE_PIXELS = None
 
+# What Pillow may warn of without harm: hints beside the picture, and frames behind the first. (In a TIFF the picture
+# depends on tags, but without one that it needs Pillow does not recognise the file.)
+_HARMLESS = (
+    "(Possibly c|C)orrupt EXIF",
+    "Metadata Warning",
+    "Tag data larger than file",
+    "Tag offset too large",
+    "Invalid APNG",
+    "Image appears to be a malformed MPO",
+)
+
+
+def refuse_what_pillow_warns_of() -> None:
+    """Make its warnings errors, for this whole process: a filter of one thread alone there is not."""
+    warnings.filterwarnings("error", module=r"PIL\.")
+    for beginning in _HARMLESS:
+        warnings.filterwarnings("ignore", beginning, module=r"PIL\.")
+
+
+refuse_what_pillow_warns_of()
+
 
 @dataclass(frozen=True)
 class ReadRules:
@@ -102,7 +124,8 @@ def _read_file(path: str, rules: ReadRules) -> bytes:
     try:
         if rules.root is not None and not _is_below(os.path.normpath(path), os.path.normpath(rules.root)):
             raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"the path leaves {rules.root}")
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait forever.
+        _check_regular(os.stat(path))  # already the opening of a device may do something
+        # O_NONBLOCK: should it be a pipe by now, opening it would wait for somebody to write.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _check_opened(descriptor, path, rules)
@@ -115,8 +138,6 @@ def _read_file(path: str, rules: ReadRules) -> bytes:
     except ValueError as error:  # a NUL in the path
         raise UnreadableImage(ErrorClass.BAD_PATH, f"cannot name a file: {error}") from None
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket, or a device without its hardware
-            raise UnreadableImage(ErrorClass.NOT_AN_IMAGE, NOT_REGULAR) from None
         # ESTALE, EIO and ENOTCONN among others: how a lost mount says that the file is gone.
         raise UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}") from None
     if len(data) > rules.max_bytes:
@@ -132,10 +153,14 @@ def _check_opened(descriptor: int, path: str, rules: ReadRules) -> None:
         if not _is_below(real, os.path.realpath(rules.root)):
             raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise UnreadableImage(ErrorClass.NOT_AN_IMAGE, NOT_REGULAR)
+    _check_regular(status)
     if status.st_size > rules.max_bytes:
         raise UnreadableImage(ErrorClass.TOO_LARGE, f"{status.st_size:,} bytes, over the limit of {rules.max_bytes:,}")
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage(ErrorClass.NOT_AN_IMAGE, NOT_REGULAR)
 
 
 def _is_below(path: str, root: str) -> bool:
@@ -213,10 +238,11 @@ def _unidentified(data: bytes) -> UnreadableImage:
 
 
 def _undecodable(data: bytes, error: Exception) -> UnreadableImage:
-    said = f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    if "data too large" in said.lower():  # a text block or colour profile that unpacks to more than Pillow allows
+    said = " ".join((f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}").split())
+    # A text block or colour profile, or all of them together, that unpacks to more than Pillow allows.
+    if "data too large" in said.lower() or "too much memory" in said.lower():
         return UnreadableImage(ErrorClass.TOO_LARGE, said)
-    if "truncated" in said.lower() or _ends_early(data):
+    if "truncated" in said.lower() or "not enough image data" in said.lower() or _ends_early(data):
         return UnreadableImage(ErrorClass.TRUNCATED, f"the file ends before its picture does ({said})")
     return UnreadableImage(ErrorClass.DECODER_CRASH, f"cannot be decoded ({said})")
 
