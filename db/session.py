@@ -113,7 +113,12 @@ def parse_url(url: str) -> URL:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    path = Path(url.database or "").absolute()
+    if not url.database or url.database == ":memory:":
+        raise DatabaseUnusable(
+            "SAM3_DATABASE_URL names no file, and a database in memory is seen by one process only; "
+            "use sqlite:////path/to/file.db"
+        )
+    path = Path(url.database).absolute()
     kind = file_system(path)
     if kind.startswith(NETWORK_FILE_SYSTEMS):
         raise DatabaseUnusable(f"{path}: SQLite needs a local disk (found {kind}); use PostgreSQL or another folder")

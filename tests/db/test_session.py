@@ -152,6 +152,8 @@ def test_the_clock_is_the_seconds_since_1970_and_moves_inside_a_transaction(sess
         ("/data/sam3.db", "is not a database URL"),
         ("postgresql://me:secret@host:port/sam3", "is not a database URL"),
         ("mysql://me:secret@host/sam3", "names mysql; only sqlite and postgresql"),
+        ("sqlite://", "names no file, and a database in memory is seen by one process only; use sqlite:////path"),
+        ("sqlite:///:memory:", "names no file, and a database in memory is seen by one process only"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_its_password(url: str, says: str) -> None:
