@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -31,23 +31,30 @@ def _default_database_url(fields: dict[str, Any]) -> str:
 
 
 def _broker_url(url: str) -> str:
-    scheme = url.partition("://")[0]
-    if scheme not in BROKER_SCHEMES:
-        raise ValueError(f"only {', '.join(name + '://' for name in BROKER_SCHEMES)} are supported")
-    if scheme == "rediss" and not re.search(r"ssl_cert_reqs=(cert_)?required", url, re.IGNORECASE):
-        # kombu's default is not to verify the server at all, which makes TLS pointless.
-        raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
-    try:
-        _ = [urlsplit(one).port for one in url.split(";")]  # an unescaped / in a password ends up there
-    except ValueError:
-        raise ValueError("write redis://:password@host:6379/0; a password spells / # ? @ as %2F %23 %3F %40") from None
+    """Several brokers that stand in for each other are separated by semicolons."""
+    for one in url.split(";"):
+        if one.partition("://")[0] not in BROKER_SCHEMES:
+            raise ValueError(f"only {', '.join(name + '://' for name in BROKER_SCHEMES)} are supported")
+        try:
+            parts = urlsplit(one)
+            _ = parts.port  # an unescaped / in a password ends up there
+        except ValueError:
+            raise ValueError(
+                "write redis://:password@host:6379/0; a password spells / # ? @ as %2F %23 %3F %40"
+            ) from None
+        # kombu's default is not to verify the server at all, which makes TLS pointless. Of several values it takes one.
+        asked = parse_qs(parts.query).get("ssl_cert_reqs", [""])
+        if parts.scheme == "rediss" and not {value.lower() for value in asked} <= {"required", "cert_required"}:
+            raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
     return url
 
 
 class Settings(BaseSettings):
     """Flags of the commands override these; the launcher hands its own on to its nodes."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     broker_url: Annotated[str, AfterValidator(_broker_url)] = "redis://localhost:6379/0"
     state_dir: Path = Field(default_factory=default_state_dir)  # SQLite, locks, the bundled broker's files
@@ -86,13 +93,19 @@ class Settings(BaseSettings):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The settings of this process; a flag given as None does not count. Raises `UsageError` naming the setting."""
+    """The settings of this process; a flag given as None does not count. Raises `UsageError` naming all wrong ones."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = f"{PREFIX}{str(first['loc'][0]).upper()}: " if first["loc"] else ""
-        raise UsageError(name + first["msg"].removeprefix("Value error, ")) from None
+        faults = error.errors(include_url=False, include_input=False)
+        # A default that is made of another setting is no fault of its own.
+        said = [_fault(**fault) for fault in faults if fault["type"] != "default_factory_not_called"]
+        raise UsageError("; ".join(said)) from None
+
+
+def _fault(loc: tuple[int | str, ...], msg: str, **_: Any) -> str:
+    name = f"{PREFIX}{str(loc[0]).upper()}: " if loc else ""
+    return name + msg.removeprefix("Value error, ")
 
 
 def linked_services(environment: Mapping[str, str]) -> list[str]:

@@ -1,12 +1,14 @@
 """What a process reads from its environment, and what it says about a wrong value."""
 
 import os
+import ssl
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from db.session import connect
+from workers.app import create_app
 from workers.errors import UsageError
 from workers.settings import load_settings, masked, unknown_variables
 
@@ -48,59 +50,80 @@ def test_a_state_folder_may_have_any_name(tmp_path: Path) -> None:
     assert (folder / "sam3.db").is_file()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("SAM3_BATCH_SIZE", "many"),
-        ("SAM3_BATCH_SIZE", "0"),
-        ("SAM3_DTYPE", "fp8"),
-        ("SAM3_GRACE", "-1"),
-        ("SAM3_LEASE_SECONDS", "nan"),
-        ("SAM3_BROKER_URL", "amqp://localhost"),
-        ("SAM3_BROKER_URL", "localhost:6379"),
-        ("SAM3_VISIBILITY_SECONDS", "0"),
-    ],
-)
+SCHEMES = "only redis://, rediss://, redis+socket:// are supported"
+SPELL = "write redis://:password@host:6379/0; a password spells / # ? @ as %2F %23 %3F %40"
+WRONG = {
+    "G2 text": ("BATCH_SIZE", "many", "Input should be a valid integer, unable to parse string as an integer"),
+    "G2 zero": ("BATCH_SIZE", "0", "Input should be greater than or equal to 1"),
+    "G2 huge": ("BATCH_SIZE", "1000000000", "Input should be less than or equal to 256"),
+    "G2 an exponent": ("BATCH_SIZE", "1e9", "Input should be a valid integer, unable to parse string as an integer"),
+    "G2 another type": ("DTYPE", "fp8", "Input should be 'auto', 'mixed', 'fp32' or 'bf16'"),
+    "G2 negative": ("GRACE", "-1", "Input should be greater than or equal to 0"),
+    "G2 NaN": ("LEASE_SECONDS", "nan", "Input should be a finite number"),
+    "G2 infinite": ("LEASE_SECONDS", "inf", "Input should be a finite number"),
+    "G2 no time": ("VISIBILITY_SECONDS", "0", "Input should be greater than or equal to 1"),
+    "G4 amqp": ("BROKER_URL", "amqp://localhost", SCHEMES),
+    "G4 sqs": ("BROKER_URL", "sqs://key:canary@queue", SCHEMES),
+    "G4 a cluster": ("BROKER_URL", "redis+cluster://:canary@broker", SCHEMES),
+    "G4 the second of two": ("BROKER_URL", "redis://one;amqp://:canary@two", SCHEMES),
+    "G4 no scheme": ("BROKER_URL", "localhost:6379", SCHEMES),
+    "G4 port": ("BROKER_URL", "redis://:canary@broker:99999/0", SPELL),
+    "G6 password with a bare slash": ("BROKER_URL", "redis://:canary/canary@broker:6379/0", SPELL),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "fault"), WRONG.values(), ids=WRONG)
 def test_a_wrong_value_is_refused_in_one_line_that_names_its_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, fault: str
 ) -> None:
-    monkeypatch.setenv(name, value)
-    assert refusal().startswith(f"{name}: ")
+    monkeypatch.setenv(f"SAM3_{name}", value)
+    assert refusal() == f"SAM3_{name}: {fault}"
 
 
-def test_another_kind_of_broker_is_told_which_ones_work() -> None:
-    assert "redis://, rediss://" in refusal(broker_url="sqs://queue")
-
-
-@pytest.mark.parametrize("query", ["", "?ssl_cert_reqs=none", "?ssl_cert_reqs=optional", "?ssl_cert_reqs=CERT_NONE"])
-def test_tls_without_verification_is_refused(query: str) -> None:
-    assert refusal(broker_url=f"rediss://broker:6380/0{query}") == (
-        "SAM3_BROKER_URL: rediss:// needs ?ssl_cert_reqs=required"
+def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM3_BATCH_SIZE", "0")
+    monkeypatch.setenv("SAM3_BROKER_URL", "amqp://:canary@broker")
+    monkeypatch.setenv("SAM3_GRACE", "-1")
+    assert refusal() == (
+        f"SAM3_BROKER_URL: {SCHEMES}; SAM3_BATCH_SIZE: Input should be greater than or equal to 1; "
+        "SAM3_GRACE: Input should be greater than or equal to 0"
     )
 
 
+UNVERIFIED = {
+    "nothing said": "rediss://broker:6380/0",
+    "none": "rediss://broker:6380/0?ssl_cert_reqs=none",
+    "optional": "rediss://broker:6380/0?ssl_cert_reqs=optional",
+    "CERT_NONE": "rediss://broker:6380/0?ssl_cert_reqs=CERT_NONE",
+    "both": "rediss://broker:6380/0?ssl_cert_reqs=required&ssl_cert_reqs=none",
+    "said in the fragment": "rediss://broker:6380/0?ssl_cert_reqs=none#ssl_cert_reqs=required",
+    "said in the password": "rediss://:ssl_cert_reqs=required@broker:6380/0",
+    "only the first of two": "rediss://one/0?ssl_cert_reqs=required;rediss://two/0",
+    "only the second of two": "redis://one/0;rediss://two/0",
+}
+
+
+@pytest.mark.parametrize("url", UNVERIFIED.values(), ids=UNVERIFIED)
+def test_g5_tls_without_verification_is_refused(url: str) -> None:
+    assert refusal(broker_url=url) == "SAM3_BROKER_URL: rediss:// needs ?ssl_cert_reqs=required"
+
+
 @pytest.mark.parametrize("value", ["required", "CERT_REQUIRED"])
-def test_tls_with_verification_is_taken(value: str) -> None:
-    url = f"rediss://broker:6380/0?ssl_cert_reqs={value}"
-    assert load_settings(broker_url=url).broker_url == url
+def test_g5_tls_with_verification_is_taken_and_reaches_the_connection(value: str) -> None:
+    one = f"rediss://broker:6380/0?ssl_cert_reqs={value}"
+    for url in (one, f"{one};{one}"):
+        with create_app(load_settings(broker_url=url)).connection_for_read() as connection:
+            assert connection.ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 
 
-def test_a_password_with_a_bare_slash_is_explained_and_not_shown() -> None:
-    said = refusal(broker_url="redis://:canary/horse@broker:6379/0")
-    assert said.startswith("SAM3_BROKER_URL: ")
-    assert "%2F" in said
-    assert "canary" not in said
-    assert "horse" not in said
-
-
-def test_a_lease_must_outlast_three_heartbeats() -> None:
-    said = refusal(lease_seconds=20, heartbeat_seconds=10)
-    assert "SAM3_LEASE_SECONDS=20" in said
-    assert "SAM3_HEARTBEAT_SECONDS=10" in said
+def test_g3_a_lease_must_outlast_three_heartbeats() -> None:
+    assert refusal(lease_seconds=20, heartbeat_seconds=10) == (
+        "SAM3_LEASE_SECONDS=20 must be at least three times SAM3_HEARTBEAT_SECONDS=10"
+    )
     assert load_settings(lease_seconds=30, heartbeat_seconds=10).lease_seconds == 30
 
 
-def test_a_misspelled_variable_is_answered_with_a_suggestion() -> None:
+def test_g1_a_misspelled_variable_is_answered_with_a_suggestion() -> None:
     assert unknown_variables(["SAM3_BATCHSIZE", "SAM3_BATCH_SIZE", "HOME"]) == [
         "unknown setting SAM3_BATCHSIZE; did you mean SAM3_BATCH_SIZE?"
     ]
