@@ -99,21 +99,52 @@ def _read_config(context: click.Context, option: click.Parameter, path: Path | N
     named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items()}
     own = {parameter.name: parameter for parameter in context.command.params}
     for key, value in named.items():
-        if isinstance(value, str) and getattr(own.get(key), "multiple", False):
-            named[key] = [value]  # `prompt: person` is one prompt
-    for key in named.keys() - own.keys() - Settings.model_fields.keys():
-        if key not in (known := all_flags()):
+        if key in own or key in Settings.model_fields:
+            named[key] = _as_typed(f"{path}: {key}", value, multiple=getattr(own.get(key), "multiple", False))
+        elif key not in (known := all_flags()):
             close = difflib.get_close_matches(key, known, n=1)
             raise UsageError(f"{path}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))
     context.meta[_CONFIG] = named
     context.default_map = named
 
 
+def _as_typed(where: str, value: Any, *, multiple: bool) -> Any:
+    """A value of the config file as if it had been typed, so that the flag itself judges it."""
+    if multiple:
+        values = value if isinstance(value, list) else [value]  # `prompt: person` is one prompt
+        if values != [None] and any(isinstance(one, list | dict | None) for one in values):
+            raise UsageError(f"{where}: give texts, such as [person, red car]")
+        return [] if values == [None] else values  # of whatever type: the flag asks for quotes around a bare yes
+    if isinstance(value, list | dict):
+        raise UsageError(f"{where}: give one value, not a list")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice: the first one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(problem="a key comes twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _load_yaml(path: Path) -> Any:
+    if not path.is_file():  # a pipe may never answer, and a device never end
+        raise UsageError(f"{path}: is no regular file; give a YAML file")
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a readable YAML file: too deeply nested") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter: not UTF-8, or a date like 2024-99-99
         raise UsageError(_yaml_fault(path, error)) from None
 
@@ -147,7 +178,9 @@ def settings(**flags: Any) -> Settings:
     context = click.get_current_context()
     config = context.meta.get(_CONFIG, {})
     below = {
-        key: config[key] for key in Settings.model_fields if key in config and PREFIX + key.upper() not in os.environ
+        key: config[key]
+        for key in Settings.model_fields
+        if key in config and not os.environ.get(PREFIX + key.upper())  # an empty variable counts as not set
     }
     return load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
 
@@ -166,8 +199,13 @@ def open_database(url: str, connections: int = 2) -> Sessions:
 
 
 def say(line: str) -> None:
-    """Tell the person something: never data."""
-    click.echo(line, err=True)
+    """Tell the person something, in one line whatever it quotes: never data."""
+    click.echo("".join(char if char.isprintable() else _spelled(char) for char in line), err=True)
+
+
+def _spelled(char: str) -> str:
+    """What would end the line or command the terminal, as `\\n` or `\\x1b`."""
+    return char.encode("unicode_escape").decode()
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -105,6 +105,11 @@ def test_an_unexpected_error_is_one_line_too_and_says_how_to_see_more(run: Runne
     )
 
 
+def test_what_an_error_quotes_neither_breaks_its_line_nor_commands_the_terminal(run: Runner) -> None:
+    ended = run(failing(UsageError("no run called a\x1b[2J\r\nb\udcff")))
+    assert ended.stderr == "sam3-probe: error: no run called a\\x1b[2J\\r\\nb\\udcff\n"
+
+
 def test_ctrl_c_ends_with_130_and_without_a_traceback(run: Runner) -> None:
     ended = run(failing(KeyboardInterrupt()))
     assert ended.code == 130
@@ -232,7 +237,20 @@ def test_a_prompt_variable_keeps_its_blanks_and_is_split_at_bars(run: Runner, mo
         ("a: [", "run.yaml:1: not a readable YAML file"),
         ("gpus: cpu\nbatch_size: 4: 5", "run.yaml:2: not a readable YAML file: mapping values are not allowed here"),
         ("gpus: cpu\nbatch_size\n", "run.yaml:3: not a readable YAML file: could not find expected ':'"),
-        ("batch_size: many", "--batch-size"),
+        ("batch_size: many", "Invalid value for '--batch-size': 'many' is not a valid integer range"),
+        ("batch_size: 4.5", "Invalid value for '--batch-size': '4.5' is not a valid integer range"),
+        ("batch_size: yes", "Invalid value for '--batch-size': 'true' is not a valid integer range"),
+        ("batch_size: [4]", "run.yaml: batch_size: give one value, not a list"),
+        ("broker_url: {redis: canary}", "run.yaml: broker_url: give one value, not a list"),
+        ("until_empty: [yes]", "run.yaml: until_empty: give one value, not a list"),
+        ("until_empty: 7", "Invalid value for '--until-empty': '7' is not a valid boolean"),
+        ("threshold: .nan.", "Invalid value for '--threshold': '.nan.' is not a valid float"),
+        ("prompt: [person, null]", "run.yaml: prompt: give texts, such as [person, red car]"),
+        ("prompt: {person: 1}", "run.yaml: prompt: give texts, such as [person, red car]"),
+        ("prompt: person\nprompt: dog", "run.yaml:2: not a readable YAML file: a key comes twice"),
+        ("prompt: " + 2000 * "[" + 2000 * "]", "run.yaml: not a readable YAML file: too deeply nested"),
+        ('"a\\nb\\x1b[2J": 4', "unknown key a\\nb\\x1b[2J"),
+        ("!!python/object/apply:os.system [canary]", "run.yaml:1: not a readable YAML file\n"),
     ],
 )
 def test_a_wrong_config_file_is_one_line_that_says_what_to_change(
@@ -279,6 +297,22 @@ def test_a_broken_config_file_is_named_without_a_word_of_what_it_holds(run: Runn
     assert "@" not in ended.stderr
 
 
+def test_a_config_file_that_would_never_answer_or_never_end_is_refused(run: Runner, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        assert run(probe, "--config", str(path)) == Ended(
+            2, "", f"sam3-probe: error: {path}: is no regular file; give a YAML file\n"
+        )
+
+
+def test_values_of_a_config_file_count_as_if_they_had_been_typed(run: Runner, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("until_empty: yes\nthreshold: 1\nbatch_size: null\nprompt:\nmodel: 7\n")
+    facts = effective(run, "--config", str(config))
+    assert (facts["until_empty"], facts["threshold"], facts["batch_size"]) == (True, 1.0, None)
+    assert (facts["prompt"], facts["model"]) == ([], "7")
+
+
 def test_a_date_that_does_not_exist_is_no_yaml(run: Runner, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("run: 2024-99-99")
@@ -287,8 +321,16 @@ def test_a_date_that_does_not_exist_is_no_yaml(run: Runner, tmp_path: Path) -> N
 
 def test_one_config_file_serves_all_commands(run: Runner, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text("chunk-size: 64\nmask_rule: meta\ngpus: cpu\nbatch-size: 4\n")
+    config.write_text("chunk-size: 64\nmask_rule: meta\ngpus: cpu\nbatch-size: 4\nlimit: [not, ours]\n")
     assert effective(run, "--config", str(config))["effective"] == 4
+
+
+def test_an_empty_variable_counts_as_not_set(run: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: tiny\nbatch_size: 16\n")
+    for name in ("SAM3_MODEL", "SAM3_BATCH_SIZE", "SAM3_BROKER_URL", "SAM3_STATE_DIR"):
+        monkeypatch.setenv(name, "")
+    facts = effective(run, "--config", str(tmp_path / "run.yaml"))
+    assert (facts["model"], facts["effective"]) == ("tiny", 16)
 
 
 def test_an_unknown_variable_is_a_warning_with_a_suggestion_and_no_error(
