@@ -32,7 +32,10 @@ def check_broker(app: Celery) -> list[str]:
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-            return _policy_warnings(_redis(connection))
+            client = _redis(connection)
+            # Changes nothing, but is refused to whoever may not write here.
+            client.pipeline().llen(QUEUE).lrem(QUEUE, 1, "").execute()
+            return _policy_warnings(client)
     except (ValueError, TypeError) as error:
         raise UsageError(f"SAM3_BROKER_URL={masked(app.conf.broker_url)}: {error}") from None
     except (OperationalError, redis.RedisError, OSError) as error:

@@ -69,21 +69,18 @@ def tiff(width: int, height: int, *other: Tag, packing: int = 1, strip: tuple[in
     Data of tags are put behind them; a number is taken as it is, also where it should say where the data are.
     """
     offset, length = strip or (8, width * height * 3)
-    tags: dict[int, Tag] = {
-        number: (number, kind, count, value)
-        for number, kind, count, value in (
-            (256, LONGS, 1, width),
-            (257, LONGS, 1, height),
-            (258, SHORTS, 3, struct.pack("<HHH", 8, 8, 8)),
-            (259, SHORTS, 1, packing),
-            (262, SHORTS, 1, 2),
-            (273, LONGS, 1, offset),
-            (277, SHORTS, 1, 3),
-            (278, LONGS, 1, height),
-            (279, LONGS, 1, length & 0xFFFFFFFF),
-            *other,
-        )
-    }
+    own: list[Tag] = [
+        (256, LONGS, 1, width),
+        (257, LONGS, 1, height),
+        (258, SHORTS, 3, struct.pack("<HHH", 8, 8, 8)),
+        (259, SHORTS, 1, packing),
+        (262, SHORTS, 1, 2),
+        (273, LONGS, 1, offset),
+        (277, SHORTS, 1, 3),
+        (278, LONGS, 1, height),
+        (279, LONGS, 1, length & 0xFFFFFFFF),
+    ]
+    tags = {tag[0]: tag for tag in [*own, *other]}
     entries, data, behind = b"", b"", 8 + 2 + 12 * len(tags) + 4
     for number, kind, count, value in sorted(tags.values()):
         if isinstance(value, bytes):
