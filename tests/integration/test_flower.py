@@ -1,12 +1,5 @@
 """Flower, really running: what it shows of nodes and runs, to whom, and what it never shows."""
 
-import base64
-import json
-import socket
-import urllib.error
-import urllib.parse
-import urllib.request
-from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +8,15 @@ from sqlalchemy.engine import make_url
 
 from db.session import Sessions
 from tests.db import scenario
+from tests.integration.browser import Browser
 from tests.integration.processes import command_lines
+from tests.integration.valkey import free_port
 from tests.terminals import Terminal, wait_until
 from tests.workers import runs
 from workers.processes import this_process
 
 LOGIN = "me:flower-canary"
 DATABASE_PASSWORD = "database-canary"
-COLUMNS = ["uuid", "state", "args", "result", "received", "started", "runtime", "worker"]
-
-
-class Browser:
-    """Somebody who looks at Flower's pages."""
-
-    def __init__(self, port: int, login: str | None) -> None:
-        self._start = f"http://127.0.0.1:{port}"
-        self._headers = {} if login is None else {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
-        self.seen = ""
-
-    def get(self, page: str, form: dict[str, str] | None = None) -> str:
-        data = None if form is None else urllib.parse.urlencode(form).encode()
-        request = urllib.request.Request(self._start + page, data, self._headers)
-        with urllib.request.urlopen(request, timeout=20) as response:
-            assert isinstance(response, HTTPResponse)
-            text = response.read().decode()
-        self.seen += text
-        return text
-
-    def status(self, page: str) -> int:
-        try:
-            self.get(page)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code
-        except urllib.error.URLError:
-            return 0
-        return 200
-
-    def tasks(self) -> list[dict[str, Any]]:
-        """The rows of the tasks page, asked for as the page itself does."""
-        form = {"draw": "1", "start": "0", "length": "50", "search[value]": "", "order[0][column]": "0"}
-        form |= {"order[0][dir]": "asc"} | {f"columns[{n}][data]": name for n, name in enumerate(COLUMNS)}
-        rows = json.loads(self.get("/tasks/datatable", form))["data"]
-        assert isinstance(rows, list)
-        return rows
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
