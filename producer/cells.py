@@ -11,6 +11,7 @@ PATH_BYTES, NAME_BYTES = 2600, 255  # Linux opens up to 4096, PostgreSQL's index
 SHORT = NAME_BYTES // 4  # characters that no path is too long with, in any script
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are not UTF-8
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+_NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # the same, without white space
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/|data:\w+/", re.IGNORECASE)
 
 
@@ -29,7 +30,7 @@ def prompt_fault(prompt: str) -> str | None:
         return "empty prompt; write a word, or remove it"
     if words > PROMPT_WORDS:
         return f"prompt of {words} words; shorten it to {PROMPT_WORDS} words"
-    if UNSTORABLE.search(prompt):
+    if _NO_TEXT.search(prompt):
         return "prompt with a character that is no text; write it in UTF-8"
     if (size := len(prompt.encode())) > PROMPT_BYTES:
         return f"prompt of {size:,} bytes; shorten it to {PROMPT_BYTES:,} bytes"

@@ -154,6 +154,47 @@ def test_a_dry_run_names_five_rejected_rows_and_counts_the_others(shell: Shell) 
     assert lines[-1] == "  ... and 2 more"
 
 
+NO_CSV = {
+    "C2 header only": (b"path\n", " has no data rows: write one image path a line below the header"),
+    "C4 duplicate header": (
+        b"path,path\na.jpg,b.jpg\n",
+        ": column 'path' appears 2 times in the header; rename all but one",
+    ),
+    "C7 quote open to the end": (
+        b'path\na.jpg\n"b.jpg\nc.jpg\n',
+        ':3: quote opened and never closed; close it, or write a quote inside a cell as ""',
+    ),
+    "C8 long cell far down": (
+        b"path\n" + 5000 * b"a.jpg\n" + 200_000 * b"y" + b"\n",
+        ":5002: cell longer than 131072 characters; shorten it or remove its column",
+    ),
+    "C24 gzip": (b"\x1f\x8b\x08\0", ": is gzip, not CSV text; unpack it first: gunzip faces.csv"),
+}
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize(("content", "fault"), NO_CSV.values(), ids=NO_CSV)
+def test_a_file_that_is_no_csv_ends_with_2_and_nothing_is_recorded(shell: Shell, content: bytes, fault: str) -> None:
+    (shell.home / "faces.csv").write_bytes(content)
+
+    error = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", code=2).error
+
+    assert error == f"sam3: error: faces.csv{fault}"
+    assert shell(status, "--json").json == {"schema": 1, "runs": []}
+
+
+def test_a_prompt_that_would_command_the_terminal_is_refused(shell: Shell) -> None:
+    write_csv(shell, "a.jpg,cat", "b.jpg,c\x1b[2J", header="path,what")
+    given = ("--csv", "faces.csv", "--dry-run")
+
+    assert shell(enqueue, *given, "--prompt", "c\x1b[2J", code=2).error == (
+        "sam3: error: --prompt 'c\\x1b[2J': prompt with a character that is no text; write it in UTF-8"
+    )
+    assert shell(enqueue, *given, "--prompt-column", "what", code=1).err == (
+        "  rejected: faces.csv:3: prompt with a character that is no text; write it in UTF-8\n"
+    )
+
+
 def test_without_a_broker_it_ends_with_3_before_anything_is_recorded(shell: Shell) -> None:
     write_csv(shell, *photographs(3))
 

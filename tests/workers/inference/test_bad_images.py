@@ -18,6 +18,7 @@ from tests.workers.inference import handmade
 from workers.errors import ErrorClass
 from workers.inference import images
 from workers.inference.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
+from workers.inference.pipeline import Item, Options, Pace, Rejected, segment
 
 RULES = ReadRules()
 CAT = Image.fromarray(data.chelsea())
@@ -192,6 +193,20 @@ def test_m1_m13_and_m15_files_that_cannot_be_had_say_why(tmp_path: Path) -> None
 def test_m5_pixels_that_unpack_to_more_than_the_picture_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(handmade.png(pixels=handmade.packed_zeros(100)))
     assert read_image(str(tmp_path / "a.png"), RULES).shape == (100, 100, 3)
+
+
+def test_every_bad_image_fails_alone_and_its_neighbours_are_segmented(tmp_path: Path, fake: Any) -> None:
+    items, expected = [], {}
+    for number, (content, error_class, _) in enumerate(REFUSED.values()):
+        good, bad = tmp_path / f"{number}-good.png", tmp_path / f"{number}-bad.jpg"
+        Image.new("RGB", (20, 20), "white").save(good)
+        bad.write_bytes(content())
+        items += [Item(2 * number, str(good), ("cat",)), Item(2 * number + 1, str(bad), ("cat",))]
+        expected |= {2 * number: None, 2 * number + 1: error_class}
+    batches = segment(items, fake, RULES, Options(), Pace(batch_size=4))
+    outcomes = [outcome for batch in batches for outcome in batch]
+    assert [outcome.id for outcome in outcomes] == list(expected)
+    assert {one.id: one.error_class if isinstance(one, Rejected) else None for one in outcomes} == expected
 
 
 # Warnings
