@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from workers.settings import PREFIX, Settings
 TASKS = "workers.tasks"  # imported by nodes only: it needs the worker extra
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending
 HOPELESS_FAILURES = 5
-# Celery warns root of pickled messages from strangers; we accept JSON only.
+# Celery warns root of pickled messages from strangers; we accept JSON only, and a container has one user.
 ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 STEADY_SECONDS = 60.0  # a node that lived this long starts again at once
 
@@ -108,6 +109,9 @@ class Launcher:
         shared = Path(tempfile.gettempdir()) / f"sam3-queue-{os.getuid()}"
         folder = self._settings.state_dir / "locks" if slot.device == "cpu" else shared
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # locks in there could be anybody's files
+            raise UsageError(f"{folder} is not a folder of yours: remove it, or set TMPDIR to another place")
         lock = FileLock(folder / f"{slot.name}.lock")
         try:
             lock.acquire(timeout=0)

@@ -3,6 +3,7 @@ tests/integration."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -212,3 +213,21 @@ def test_killing_ends_also_what_an_ended_node_left_behind(start: Start, tmp_path
     wait_until(lambda: launcher.running() == 0, "the end of the node", seconds=10)
     launcher.kill()
     wait_until(lambda: gone(child), "the end of the child", seconds=10)
+
+
+def test_locks_are_not_put_where_somebody_else_could_have_put_links(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / f"sam3-queue-{os.getuid()}"
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError) as refused:
+        start(WAITS, Slot("gpu0", "0"))
+    assert str(refused.value) == f"{folder} is not a folder of yours: remove it, or set TMPDIR to another place"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(("flags", "warned"), [((), True), (("-W", module.ROOT_WARNING), False)])
+def test_g13_celerys_warning_to_root_is_left_out_since_we_take_json_only(flags: tuple[str, ...], warned: bool) -> None:
+    """Celery's own check, in a process that believes to be root's."""
+    check = "import os; os.getuid = os.geteuid = lambda: 0; import celery.platforms as p; p.check_privileges(['json'])"
+    asked = subprocess.run([sys.executable, *flags, "-c", check], capture_output=True, text=True, check=True)
+    assert ("superuser" in asked.stderr) is warned
