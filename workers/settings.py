@@ -40,7 +40,7 @@ def _broker_url(url: str) -> str:
             _ = parts.port  # an unescaped / in a password ends up there
         except ValueError:
             raise ValueError(
-                "write redis://:password@host:6379/0; a password spells / # ? @ as %2F %23 %3F %40"
+                "write redis://:password@host:6379/0; a password spells / # ? @ ; as %2F %23 %3F %40 %3B"
             ) from None
         # kombu's default is not to verify the server at all, which makes TLS pointless. Of several values it takes one.
         asked = parse_qs(parts.query).get("ssl_cert_reqs", [""])

@@ -51,7 +51,7 @@ def test_a_state_folder_may_have_any_name(tmp_path: Path) -> None:
 
 
 SCHEMES = "only redis://, rediss://, redis+socket:// are supported"
-SPELL = "write redis://:password@host:6379/0; a password spells / # ? @ as %2F %23 %3F %40"
+SPELL = "write redis://:password@host:6379/0; a password spells / # ? @ ; as %2F %23 %3F %40 %3B"
 WRONG = {
     "G2 text": ("BATCH_SIZE", "many", "Input should be a valid integer, unable to parse string as an integer"),
     "G2 zero": ("BATCH_SIZE", "0", "Input should be greater than or equal to 1"),

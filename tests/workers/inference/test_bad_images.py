@@ -196,7 +196,8 @@ def test_m5_pixels_that_unpack_to_more_than_the_picture_are_left_alone(tmp_path:
 
 
 def test_every_bad_image_fails_alone_and_its_neighbours_are_segmented(tmp_path: Path, fake: Any) -> None:
-    items, expected = [], {}
+    items: list[Item] = []
+    expected: dict[int, ErrorClass | None] = {}
     for number, (content, error_class, _) in enumerate(REFUSED.values()):
         good, bad = tmp_path / f"{number}-good.png", tmp_path / f"{number}-bad.jpg"
         Image.new("RGB", (20, 20), "white").save(good)
