@@ -25,9 +25,7 @@ def test_two_nodes_share_a_run_whose_doorbells_all_come_five_times_among_garbage
     run_id = runs.load(sessions, tmp_path / "pictures", runs.pictures(tmp_path / "pictures", IMAGES), chunk_size=4)
     rung = runs.ring(sessions, run_id) * TIMES
     random.Random(7).shuffle(rung)
-    publish = publisher(create_app(Settings(broker_url=broker_url)))
-    for one in rung:
-        publish(one)
+    publisher(create_app(Settings(broker_url=broker_url)))(rung)
     stranger = create_app(Settings(broker_url=broker_url))
     for message in ({"v": 99, "canary": "canary"}, "canary", {"v": 1, "run": run_id, "chunk": 10**9, "ring": 1}):
         stranger.send_task("sam3.segment_chunk", args=[message], queue="sam3")

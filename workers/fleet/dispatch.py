@@ -1,12 +1,13 @@
 """Chooses the chunks whose turn it is, commits that, then rings their doorbells; runs no chunk itself."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from itertools import zip_longest
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, zip_longest
 from typing import Protocol
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu import Producer
+from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]  # as new as batch
 
 from db import doorbells, presence, views
 from db.doorbells import Rung
@@ -20,28 +21,49 @@ log = logging.getLogger(__name__)
 SMALLEST_WINDOW = 64
 CHUNKS_PER_WORKER = 8
 
+DOORBELLS_PER_ROUND_TRIP = 256  # about 500 kB
+COMMANDS_PER_ROUND_TRIP = 2 * DOORBELLS_PER_ROUND_TRIP  # each is a message, and an event for Flower
+
 
 class Publish(Protocol):
-    """Rings one doorbell; raises kombu's OperationalError when the broker cannot be reached."""
+    """Rings these doorbells, all or perhaps some; raises kombu's OperationalError when the broker cannot be reached."""
 
-    def __call__(self, rung: Rung) -> None: ...
+    def __call__(self, chunks: Sequence[Rung], /) -> None: ...
 
 
 def publisher(app: Celery) -> Publish:
-    """Ring through `app`'s broker. The task's id and arguments are made for people who look at Flower."""
+    """Ring through `app`'s broker, all doorbells in one round trip."""
 
-    def publish(rung: Rung) -> None:
-        said = f"run={rung.run_name} chunk={rung.number} images={rung.images} first={rung.first_path}"
-        app.send_task(
-            TASK,
-            args=[Doorbell(rung.run_id, rung.chunk_id, rung.ring).to_message()],
-            queue=QUEUE,
-            task_id=task_id(rung.run_name, rung.number, rung.ring),
-            argsrepr=said,
-            kwargsrepr="{}",
-        )
+    def publish(chunks: Sequence[Rung]) -> None:
+        with app.producer_or_acquire() as producer:
+            # Repeated as a whole when the connection broke in the middle: a doorbell that rings twice is harmless.
+            ensured = producer.connection.ensure(producer, _send_all, **app.conf.task_publish_retry_policy)
+            ensured(app, producer, chunks)
 
     return publish
+
+
+def _send_all(app: Celery, producer: Producer, chunks: Sequence[Rung]) -> None:
+    try:
+        with producer.batch(max_size=COMMANDS_PER_ROUND_TRIP):  # type: ignore[attr-defined]  # newer than its types
+            for rung in chunks:
+                _send(app, producer, rung)
+    except BatchPublishError as error:
+        # What broke the connection says whether to try again.
+        raise (error.__cause__ or error) from None
+
+
+def _send(app: Celery, producer: Producer, rung: Rung) -> None:
+    """The task's id and arguments are made for people who look at Flower."""
+    app.send_task(
+        TASK,
+        args=[Doorbell(rung.run_id, rung.chunk_id, rung.ring).to_message()],
+        queue=QUEUE,
+        task_id=task_id(rung.run_name, rung.number, rung.ring),
+        argsrepr=f"run={rung.run_name} chunk={rung.number} images={rung.images} first={rung.first_path}",
+        kwargsrepr="{}",
+        producer=producer,
+    )
 
 
 def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None = None) -> int:
@@ -62,14 +84,14 @@ def _in_turn(chunks: Iterable[list[Rung]]) -> Iterator[Rung]:
     return (rung for turn in zip_longest(*chunks) for rung in turn if rung is not None)
 
 
-def ring(publish: Callable[[Rung], None], chunks: Iterable[Rung]) -> int:
-    """Publish doorbells of committed rows; stop at the first that fails, since the broker is then away."""
-    count = 0
-    for chunk in chunks:
+def ring(publish: Publish, chunks: Iterable[Rung]) -> int:
+    """Publish doorbells of committed rows; stop at the first that fail, since the broker is then away."""
+    count, left = 0, iter(chunks)
+    while batch := list(islice(left, DOORBELLS_PER_ROUND_TRIP)):
         try:
-            publish(chunk)
+            publish(batch)
         except OperationalError as error:
             log.warning("the broker cannot be reached (%s); doorbells are rung again later", error)
             break
-        count += 1
+        count += len(batch)
     return count

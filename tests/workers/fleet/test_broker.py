@@ -30,8 +30,7 @@ def app_on(url: str) -> Celery:
 
 
 def ring(app: Celery, *chunks: int) -> None:
-    for chunk in chunks:
-        publisher(app)(Rung(1, "faces", chunk, chunk, 1, 4, "a.jpg"))
+    publisher(app)([Rung(1, "faces", chunk, chunk, 1, 4, "a.jpg") for chunk in chunks])
 
 
 @contextmanager

@@ -2,17 +2,21 @@
 
 import base64
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from kombu.exceptions import OperationalError
+from redis.connection import Connection
 
 from db import intake, leases, runs
 from db.doorbells import Rung
 from db.session import Sessions, write
 from tests.db import scenario
 from workers.app import create_app
+from workers.fleet.broker import BundledBroker
 from workers.fleet.dispatch import SMALLEST_WINDOW, dispatch, publisher
 from workers.settings import Settings
 
@@ -26,10 +30,10 @@ class Bells:
         self.rung: list[Rung] = []
         self._working = working
 
-    def __call__(self, rung: Rung) -> None:
-        if len(self.rung) >= self._working:
+    def __call__(self, chunks: Sequence[Rung]) -> None:
+        if len(self.rung) + len(chunks) > self._working:
             raise OperationalError("connection refused")
-        self.rung.append(rung)
+        self.rung += chunks
 
 
 def states(sessions: Sessions, run_id: int) -> list[str]:
@@ -95,15 +99,18 @@ def test_only_the_asked_for_run_is_rung(sessions: Sessions) -> None:
 def test_a_chunk_is_committed_as_queued_before_its_doorbell_is_rung(sessions: Sessions) -> None:
     run_id = scenario.load(sessions, scenario.numbered(2), chunk_size=1)
     seen: list[list[str]] = []
-    dispatch(sessions, lambda rung: seen.append(states(sessions, run_id)))
-    assert seen == [["queued", "queued"]] * 2
+    dispatch(sessions, lambda chunks: seen.append(states(sessions, run_id)))
+    assert seen == [["queued", "queued"]]
 
 
-def test_a_broker_that_fails_leaves_rows_to_ring_again(sessions: Sessions, caplog: pytest.LogCaptureFixture) -> None:
-    run_id = scenario.load(sessions, scenario.numbered(3), chunk_size=1)
-    bells = Bells(working=1)
-    assert dispatch(sessions, bells) == 1
-    assert states(sessions, run_id) == ["queued"] * 3
+def test_a_broker_that_fails_leaves_rows_to_ring_again(
+    sessions: Sessions, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(5), chunk_size=1)
+    monkeypatch.setattr("workers.fleet.dispatch.DOORBELLS_PER_ROUND_TRIP", 2)
+    bells = Bells(working=3)
+    assert dispatch(sessions, bells) == 2
+    assert states(sessions, run_id) == ["queued"] * 5
     assert "doorbells are rung again later" in caplog.text
 
 
@@ -138,3 +145,41 @@ def test_a_doorbell_on_the_broker_is_readable_in_flower_and_names_no_file_in_its
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
     assert args == [{"v": 1, "run": run_id, "chunk": chunk.id, "ring": 1}]
     assert kwargs == {}
+
+
+def test_many_doorbells_and_their_events_are_one_round_trip(
+    sessions: Sessions, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW), chunk_size=1)
+    ring = publisher(create_app(Settings(broker_url=broker_url)))
+    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg")])  # connects
+    sent: list[bytes] = []
+    send = Connection.send_packed_command
+
+    def count(self: Connection, command: Any, *args: Any, **kwargs: Any) -> None:
+        sent.append(b"".join([command] if isinstance(command, bytes) else command))
+        send(self, command, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(Connection, "send_packed_command", count)
+    assert dispatch(sessions, ring) == SMALLEST_WINDOW
+    assert len(sent) == 1
+    assert (sent[0].count(b"LPUSH\r\n"), sent[0].count(b"PUBLISH\r\n")) == (SMALLEST_WINDOW, SMALLEST_WINDOW)
+
+
+def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
+    sessions: Sessions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenario.load(sessions, scenario.numbered(3), chunk_size=1)
+    broker = BundledBroker(tmp_path / "broker")
+    broker.start()
+    ring = publisher(create_app(Settings(broker_url=broker.url)))
+    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg")])
+    broker.stop()
+    broker.start()
+    try:
+        assert dispatch(sessions, ring) == 3
+        with redis.Redis.from_url(broker.url) as client:
+            assert client.llen("sam3") == 3
+        assert not caplog.records
+    finally:
+        broker.stop()
