@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, func, insert, select, update
+from sqlalchemy import ColumnElement, CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
-from db.models import LIVE, Chunk, ChunkState, Run, RunState
+from db.bulk import insert_rows
+from db.models import LIVE, Base, Chunk, ChunkState, Run, RunState
 from db.session import now
 
+CHUNKS = Base.metadata.tables["chunk"]
 NO_RANGE: dict[str, Any] = {"inflight_first": None, "inflight_last": None}  # no rows are known to be in hand
 
 
@@ -19,17 +21,11 @@ def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: i
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one()
     first = 1 if last is None else last + 1
     rows = [
-        {
-            "run_id": run_id,
-            "number": number,
-            "state": ChunkState.PENDING,
-            "images": size,
-            "parent_id": parent_id,
-        }
-        for number, size in enumerate(sizes, start=first)
+        (run_id, number, ChunkState.PENDING.value, size, parent_id) for number, size in enumerate(sizes, start=first)
     ]
-    returning = insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True)
-    return list(session.execute(returning, rows).scalars())
+    insert_rows(session, CHUNKS, ("run_id", "number", "state", "images", "parent_id"), rows)
+    added = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.number >= first).order_by(Chunk.number)
+    return list(session.execute(added).scalars())
 
 
 def finish_run(session: Session, run_id: int) -> None:

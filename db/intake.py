@@ -7,16 +7,24 @@ so that a killed load goes on where it stopped. Functions take the caller's sess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
-from sqlalchemy import CursorResult, bindparam, func, insert, select, update
+from sqlalchemy import CursorResult, Row, Text, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.orm import Session
 
-from db.chunks import add_chunks, finish_run
-from db.models import Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
+from db.bulk import insert_rows
+from db.chunks import CHUNKS, add_chunks, finish_run
+from db.models import Base, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState, cells_to_json, to_json
 from db.session import now
 
 SLICE_ROWS = 1000  # the most rows of one transaction: short, so that workers' commits on SQLite are not held up
+
+IMAGES = Base.metadata.tables["image"]
+IMAGE_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts", "state", "chunk_id", "error_class", "error")
+PENDING, REJECTED = ImageState.PENDING.value, ImageState.REJECTED.value  # plain text, which drivers take faster
+
+_Spelled = dict[tuple[str, ...] | None, str | None]  # row prompts -> the JSON of their ids
 
 
 class LoadTaken(Exception):
@@ -162,17 +170,22 @@ def add_rows(
         raise LoadTaken
     if run.state == RunState.CANCELLED and not (reopens and run.images == run.load_start):
         raise LoadCancelled
-    texts = {text for row in rows for text in row.prompts or ()}
-    ids = prompt_ids(session, run_id, texts)
-    values = [_image_values(row, ids) for row in rows]
+    prompts = _spelled_prompts(session, run_id, rows)
     if matching:
-        values = _unknown(session, run_id, run.load, values)
-    if values:
-        _insert_images(session, run_id, run.load, run.images, run.chunk_size, values)
-        rejected = sum(row["state"] == ImageState.REJECTED for row in values)
-        totals = {"images": Run.images + len(values), "rejected": Run.rejected + rejected}
+        rows = _unknown(session, run_id, run.load, rows, prompts)
+    if rows:
+        _insert_images(session, run_id, run, rows, prompts)
+        rejected = sum(row.rejected is not None for row in rows)
+        totals = {"images": Run.images + len(rows), "rejected": Run.rejected + rejected}
         _update_run(session, run_id, state=RunState.LOADING, finished_at=None, **totals)
-    return len(values)
+    return len(rows)
+
+
+def _spelled_prompts(session: Session, run_id: int, rows: Sequence[NewRow]) -> _Spelled:
+    """The JSON of the prompt ids of every list of prompts that these rows have."""
+    asked = {row.prompts for row in rows if row.prompts is not None}
+    ids = prompt_ids(session, run_id, set(chain.from_iterable(asked)))
+    return {None: None} | {texts: to_json([ids[text] for text in dict.fromkeys(texts)]) for texts in asked}
 
 
 def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str, int]:
@@ -189,52 +202,40 @@ def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str,
     return known
 
 
-def _image_values(row: NewRow, ids: dict[str, int]) -> dict[str, Any]:
-    error_class, error = row.rejected or (None, None)
-    return {
-        "path": row.path,
-        "cells": row.cells,
-        "prompts": None if row.prompts is None else [ids[text] for text in dict.fromkeys(row.prompts)],
-        "state": ImageState.REJECTED if row.rejected else ImageState.PENDING,
-        "error_class": error_class,
-        "error": error,
-    }
-
-
 def _insert_images(
-    session: Session, run_id: int, load: int, last_row: int, chunk_size: int, values: list[dict[str, Any]]
+    session: Session, run_id: int, run: Row[*tuple[Any, ...]], rows: Sequence[NewRow], prompts: _Spelled
 ) -> None:
-    """Number the rows on from `last_row` and pack the good ones into new chunks."""
-    for row, value in enumerate(values, start=last_row + 1):
-        value |= {"run_id": run_id, "load": load, "row": row, "chunk_id": None}
-    good = [value for value in values if value["state"] == ImageState.PENDING]
-    packs = [good[start : start + chunk_size] for start in range(0, len(good), chunk_size)]
-    for pack, chunk_id in zip(packs, add_chunks(session, run_id, [len(pack) for pack in packs]), strict=True):
-        for value in pack:
-            value["chunk_id"] = chunk_id
-    session.execute(insert(Image), values)
+    """Number the rows on from the run's last one and pack the good ones into new chunks."""
+    good = sum(row.rejected is None for row in rows)
+    sizes = [min(run.chunk_size, good - first) for first in range(0, good, run.chunk_size)]
+    chunk_ids = chain.from_iterable(map(repeat, add_chunks(session, run_id, sizes), sizes))
+    load, values = run.load, []
+    for number, (path, cells, texts, rejected) in enumerate(rows, start=run.images + 1):
+        row = (run_id, number, load, path, None if cells is None else cells_to_json(cells), prompts[texts])
+        end = (PENDING, next(chunk_ids), None, None) if rejected is None else (REJECTED, None, *rejected)
+        values.append(row + end)
+    insert_rows(session, IMAGES, IMAGE_COLUMNS, values)
 
 
-def _unknown(session: Session, run_id: int, load: int, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _unknown(session: Session, run_id: int, load: int, rows: Sequence[NewRow], prompts: _Spelled) -> list[NewRow]:
     """Mark the rows that an earlier load brought as seen in this one, and return the others."""
-    paths = {value["path"] for value in values}
-    rows = session.execute(
-        select(Image.id, Image.path, Image.prompts, Image.state == ImageState.REJECTED)
-        .where(Image.run_id == run_id, Image.path.in_(paths), Image.load < load)
+    found = session.execute(
+        select(Image.id, Image.path, type_coerce(Image.prompts, Text), Image.state == ImageState.REJECTED)
+        .where(Image.run_id == run_id, Image.path.in_({row.path for row in rows}), Image.load < load)
         .order_by(Image.row)
     )
     known: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for id, path, prompts, rejected in rows:
-        known[path, tuple(prompts or ()), bool(rejected)].append(id)
+    for id, *key in found:
+        known[tuple(key)].append(id)
     seen, unknown = [], []
-    for value in values:
-        ids = known[value["path"], tuple(value["prompts"] or ()), value["state"] == ImageState.REJECTED]
+    for row in rows:
+        ids = known[row.path, prompts[row.prompts], row.rejected is not None]
         if ids:
-            seen.append({"image_id": ids.pop(0), "new_cells": value["cells"]})
+            seen.append({"image_id": ids.pop(0), "new_cells": row.cells})
         else:
-            unknown.append(value)
+            unknown.append(row)
     if seen:
-        mark = update(Image.__table__).where(Image.id == bindparam("image_id"))  # type: ignore[arg-type]
+        mark = update(IMAGES).where(Image.id == bindparam("image_id"))
         session.connection().execute(mark.values(load=load, cells=bindparam("new_cells")), seen)
     return unknown
 
@@ -247,9 +248,12 @@ def gone_rows(session: Session, run_id: int) -> int:
 
 
 def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
-    """Rows of the current load whose path and prompts an earlier row has, found in one sorted pass."""
-    start = select(Run.load_start).where(Run.id == run_id).scalar_subquery()
-    loaded = select(Image.path).where(Image.run_id == run_id, Image.row > start)
+    """Rows of the current load whose path and prompts an earlier row has, in the order of their numbers."""
+    start = session.execute(select(Run.load_start).where(Run.id == run_id)).scalar_one()
+    of_run = select(Image.path).where(Image.run_id == run_id)
+    # What was there before has no duplicates left, so a later load looks at its own paths. The first one counts all
+    # of them in their index, where equal ones stand together: few are left to be sorted.
+    paths = of_run.where(Image.row > start) if start else of_run.group_by(Image.path).having(func.count() > 1)
     ordered = (
         select(
             Image.id,
@@ -260,12 +264,14 @@ def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
             .over(partition_by=(Image.path, Image.prompts), order_by=Image.row)
             .label("first_id"),
         )
-        .where(Image.run_id == run_id, Image.path.in_(loaded))
+        .where(Image.run_id == run_id, Image.path.in_(paths))
         .where(Image.state.not_in((ImageState.DUPLICATE, ImageState.REJECTED)))
         .subquery()
     )
-    late = select(ordered.c.id, ordered.c.chunk_id, ordered.c.first_id).where(
-        ordered.c.id != ordered.c.first_id, ordered.c.row > start, ordered.c.state == ImageState.PENDING
+    late = (
+        select(ordered.c.id, ordered.c.chunk_id, ordered.c.first_id)
+        .where(ordered.c.id != ordered.c.first_id, ordered.c.row > start, ordered.c.state == ImageState.PENDING)
+        .order_by(ordered.c.row)  # so that a slice of them touches few chunks
     )
     for row in session.execute(late.execution_options(yield_per=SLICE_ROWS)):
         yield Repeated(*row)
@@ -278,15 +284,16 @@ def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated])
     if session.execute(counted.values(duplicates=Run.duplicates + len(repeated)).returning(Run.id)).first() is None:
         raise LoadCancelled
     mark = (
-        update(Image.__table__)  # type: ignore[arg-type]
+        update(IMAGES)
         .where(Image.id == bindparam("late"), Image.state == ImageState.PENDING)
         .values(state=ImageState.DUPLICATE, chunk_id=None, same_as=bindparam("first"))
     )
     late = [{"late": row.image_id, "first": row.first_id} for row in repeated]
     if session.connection().execute(mark, late).rowcount != len(late):
         raise LoadTaken  # somebody else marked some of them
-    for chunk_id, count in Counter(row.chunk_id for row in repeated).items():
-        session.execute(update(Chunk).where(Chunk.id == chunk_id).values(images=Chunk.images - count))
+    counts = Counter(row.chunk_id for row in repeated)
+    leave = update(CHUNKS).where(Chunk.id == bindparam("chunk")).values(images=Chunk.images - bindparam("count"))
+    session.connection().execute(leave, [{"chunk": id, "count": count} for id, count in counts.items()])
 
 
 def finish_load(session: Session, run_id: int, sha256: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from sqlalchemy import (
@@ -53,14 +54,24 @@ class ImageState(StrEnum):
     REJECTED = "rejected"  # a bad row; these last two belong to no chunk
 
 
+def to_json(value: Any) -> str:
+    """One spelling for each value, so that equal values compare equal in SQL."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def cells_to_json(cells: dict[str, str]) -> str:
+    """The same spelling in a quarter of the time, which counts when there are a million."""
+    return "{" + ",".join([f"{_quoted(name)}:{_quoted(cell)}" for name, cell in cells.items()]) + "}"
+
+
 class JsonText(TypeDecorator[Any]):
-    """JSON in a text column: one spelling for each value, so that equal values compare equal in SQL."""
+    """JSON in a text column."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return None if value is None else to_json(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)

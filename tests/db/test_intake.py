@@ -1,6 +1,9 @@
 """How rows come in: loaded, continued, appended, matched, found twice; on SQLite and on PostgreSQL."""
 
+from collections import Counter
+
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from db import doorbells, intake, leases, runs
@@ -321,6 +324,36 @@ def test_cells_and_paths_keep_every_character(sessions: Sessions) -> None:
     [image] = scenario.images(sessions, run_id)
 
     assert (image.path, image.cells) == (odd, {odd: odd, "": ""})
+
+
+def test_a_slice_takes_the_same_few_statements_however_many_rows_it_has(sessions: Sessions) -> None:
+    run_id = create(sessions, chunk_size=100)
+    sent: list[str] = []
+    event.listen(sessions.kw["bind"], "before_cursor_execute", lambda *args: sent.append(args[2].split()[0]))
+    new = [NewRow(f"{row}.jpg", {"label": "x"}, ("dog", "cat")) for row in range(1000)]
+
+    add(sessions, run_id, new[:10])
+    few = sent[:]
+    sent.clear()
+    add(sessions, run_id, new[10:], read=10)
+
+    postgresql = sessions.kw["bind"].dialect.name == "postgresql"  # whose COPYs are not seen here
+    inserts = [] if postgresql else ["INSERT", "INSERT"]
+    assert Counter(sent) - Counter(["BEGIN"]) == Counter(["UPDATE", "SELECT", "SELECT", "SELECT", "UPDATE", *inserts])
+    assert len(few) == len(sent) + 2  # its prompts were new
+    finish(sessions, run_id)
+
+
+def test_repeated_rows_come_in_the_order_of_the_file(sessions: Sessions) -> None:
+    run_id = create(sessions)
+    add(sessions, run_id, rows("c", "b", "a", "b", "a", "c", "b"))
+
+    with reading(sessions) as session:
+        found = list(intake.repeated_rows(session, run_id))
+
+    images = {image.id: image.row for image in scenario.images(sessions, run_id)}
+    assert [(images[one.image_id], images[one.first_id]) for one in found] == [(4, 2), (5, 3), (6, 1), (7, 2)]
+    finish(sessions, run_id)
 
 
 def test_more_rows_than_a_slice_are_loaded_and_deduplicated(sessions: Sessions) -> None:
