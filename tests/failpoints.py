@@ -83,7 +83,9 @@ def killed_between_commit_and_publish() -> None:
 def killed_after_so_many_slices() -> None:
     """SIGKILL of a producer in the middle of a load, after FAKE_SLICES transactions."""
     from db import intake
+    from producer import enqueue
 
+    enqueue.IDLE_SLICE_ROWS = 1000  # so that a small table has several
     add_rows, left = intake.add_rows, [int(os.environ["FAKE_SLICES"])]
 
     def count(*args: Any, **kwargs: Any) -> int:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from db import presence
+from db.intake import SLICE_ROWS
 from db.models import Chunk, Image
 from db.presence import Process
 from db.runs import RetryFilter
@@ -35,6 +36,12 @@ class Unread(CsvManifest):
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
         raise AssertionError("the file was read again")
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while workers are busy, so that a small file has several."""
+    monkeypatch.setattr("producer.enqueue.IDLE_SLICE_ROWS", SLICE_ROWS)
 
 
 @pytest.fixture
@@ -398,6 +405,21 @@ def test_loading_pauses_after_each_slice_only_while_workers_are_busy(
 
     assert len(pauses) == (3 if state == "running" else 0)
     assert all(seconds > 0 for seconds in pauses)
+
+
+@only_sqlite
+@pytest.mark.parametrize(("state", "told"), [("idle", [2304, 2500]), ("running", [768, 1536, 2304, 2500])])
+def test_slices_are_small_only_while_workers_are_busy_and_end_with_a_whole_chunk(
+    sessions: Sessions, faces: Path, monkeypatch: pytest.MonkeyPatch, state: str, told: list[int]
+) -> None:
+    write(sessions, presence.report, scenario.worker(sessions), state=state)
+    monkeypatch.setattr("producer.enqueue.IDLE_SLICE_ROWS", 2400)
+    write_csv(faces, paths(MANY))
+    seen: list[int] = []
+
+    record(sessions, CsvManifest(faces), replace(REQUEST, chunk_size=256), lambda done, total: seen.append(done))
+
+    assert seen == told
 
 
 @only_sqlite
