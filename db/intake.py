@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import CursorResult, Row, Text, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ IMAGES = Base.metadata.tables["image"]
 IMAGE_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts", "state", "chunk_id", "error_class", "error")
 PENDING, REJECTED = ImageState.PENDING.value, ImageState.REJECTED.value  # plain text, which drivers take faster
 
+Value = TypeVar("Value")
 _Spelled = dict[tuple[str, ...] | None, str | None]  # row prompts -> the JSON of their ids
 
 
@@ -172,7 +173,8 @@ def add_rows(
         raise LoadCancelled
     prompts = _spelled_prompts(session, run_id, rows)
     if matching:
-        rows = _unknown(session, run_id, run.load, rows, prompts)
+        parts = _named_at_once(rows)
+        rows = [row for part in parts for row in _unknown(session, run_id, run.load, part, prompts)]
     if rows:
         _insert_images(session, run_id, run, rows, prompts)
         rejected = sum(row.rejected is not None for row in rows)
@@ -190,16 +192,21 @@ def _spelled_prompts(session: Session, run_id: int, rows: Sequence[NewRow]) -> _
 
 def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str, int]:
     """Ids of the run's prompts with these texts, adding those that it does not have yet."""
-    wanted = sorted(texts)
-    if not wanted:
-        return {}
-    of_run = select(Prompt.text, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(wanted))
-    known: dict[str, int] = {row.text: row.id for row in session.execute(of_run)}
-    missing = [{"run_id": run_id, "text": text, "every_image": False} for text in wanted if text not in known]
-    if missing:
-        session.execute(insert(Prompt), missing)
-        known = {row.text: row.id for row in session.execute(of_run)}
-    return known
+    ids: dict[str, int] = {}
+    for wanted in _named_at_once(sorted(texts)):
+        of_run = select(Prompt.text, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(wanted))
+        known: dict[str, int] = {row.text: row.id for row in session.execute(of_run)}
+        missing = [{"run_id": run_id, "text": text, "every_image": False} for text in wanted if text not in known]
+        if missing:
+            session.execute(insert(Prompt), missing)
+            known = {row.text: row.id for row in session.execute(of_run)}
+        ids |= known
+    return ids
+
+
+def _named_at_once(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
+    """Parts of `values` whose members one statement can name: SQLite takes 32,766 parameters."""
+    return (values[first : first + SLICE_ROWS] for first in range(0, len(values), SLICE_ROWS))
 
 
 def _insert_images(

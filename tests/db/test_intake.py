@@ -1,5 +1,6 @@
 """How rows come in: loaded, continued, appended, matched, found twice; on SQLite and on PostgreSQL."""
 
+import sqlite3
 from collections import Counter
 
 import pytest
@@ -342,6 +343,20 @@ def test_a_slice_takes_the_same_few_statements_however_many_rows_it_has(sessions
     assert Counter(sent) - Counter(["BEGIN"]) == Counter(["UPDATE", "SELECT", "SELECT", "SELECT", "UPDATE", *inserts])
     assert len(few) == len(sent) + 2  # its prompts were new
     finish(sessions, run_id)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_one_slice_may_name_more_paths_and_prompts_than_a_statement_has_parameters(sessions: Sessions) -> None:
+    few = (sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 1100)  # by default 32,766, and a slice may have 30,000 rows
+    event.listen(sessions.kw["bind"], "checkout", lambda connection, *_: connection.setlimit(*few))
+    new = [NewRow(f"{row}.jpg", prompts=(f"number {row}",)) for row in range(2500)]
+    run_id = create(sessions, chunk_size=1000)
+    assert write(sessions, intake.add_rows, run_id, 0, new) == len(new)
+
+    write(sessions, intake.begin_matching, run_id, 2, 2, ["path"])
+
+    assert write(sessions, intake.add_rows, run_id, 0, [*reversed(new), new[0]], matching=True) == 1
+    assert finish(sessions, run_id) == 1
 
 
 def test_repeated_rows_come_in_the_order_of_the_file(sessions: Sessions) -> None:
