@@ -21,7 +21,7 @@ from db.session import now
 SLICE_ROWS = 1000  # the most rows of one transaction: short, so that workers' commits on SQLite are not held up
 
 IMAGES = Base.metadata.tables["image"]
-IMAGE_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts", "state", "chunk_id", "error_class", "error")
+ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts", "state")
 PENDING, REJECTED = ImageState.PENDING.value, ImageState.REJECTED.value  # plain text, which drivers take faster
 
 Value = TypeVar("Value")
@@ -216,12 +216,19 @@ def _insert_images(
     good = sum(row.rejected is None for row in rows)
     sizes = [min(run.chunk_size, good - first) for first in range(0, good, run.chunk_size)]
     chunk_ids = chain.from_iterable(map(repeat, add_chunks(session, run_id, sizes), sizes))
-    load, values = run.load, []
-    for number, (path, cells, texts, rejected) in enumerate(rows, start=run.images + 1):
+    pending: list[tuple[Any, ...]] = []
+    rejected: list[tuple[Any, ...]] = []
+    load = run.load
+    for number, (path, cells, texts, reason) in enumerate(rows, start=run.images + 1):
         row = (run_id, number, load, path, None if cells is None else cells_to_json(cells), prompts[texts])
-        end = (PENDING, next(chunk_ids), None, None) if rejected is None else (REJECTED, None, *rejected)
-        values.append(row + end)
-    insert_rows(session, IMAGES, IMAGE_COLUMNS, values)
+        if reason is None:
+            pending.append((*row, PENDING, next(chunk_ids)))
+        else:
+            rejected.append((*row, REJECTED, *reason))
+    # Apart, because columns that are empty in nearly every row cost a fifth of the time.
+    insert_rows(session, IMAGES, (*ROW_COLUMNS, "chunk_id"), pending)
+    if rejected:
+        insert_rows(session, IMAGES, (*ROW_COLUMNS, "error_class", "error"), rejected)
 
 
 def _unknown(session: Session, run_id: int, load: int, rows: Sequence[NewRow], prompts: _Spelled) -> list[NewRow]:
