@@ -18,7 +18,7 @@ from db.chunks import CHUNKS, add_chunks, finish_run
 from db.models import Base, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState, cells_to_json, to_json
 from db.session import now
 
-SLICE_ROWS = 1000  # the most rows of one transaction: short, so that workers' commits on SQLite are not held up
+SLICE_ROWS = 1000  # the most rows of one transaction beside workers, whose commits on SQLite it holds up
 
 IMAGES = Base.metadata.tables["image"]
 ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts", "state")
@@ -266,7 +266,7 @@ def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
     start = session.execute(select(Run.load_start).where(Run.id == run_id)).scalar_one()
     of_run = select(Image.path).where(Image.run_id == run_id)
     # What was there before has no duplicates left, so a later load looks at its own paths. The first one counts all
-    # of them in their index, where equal ones stand together: few are left to be sorted.
+    # paths in one sorted pass, on SQLite in their index: only rows of those that come twice are read and sorted.
     paths = of_run.where(Image.row > start) if start else of_run.group_by(Image.path).having(func.count() > 1)
     ordered = (
         select(

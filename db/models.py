@@ -60,7 +60,7 @@ def to_json(value: Any) -> str:
 
 
 def cells_to_json(cells: dict[str, str]) -> str:
-    """The same spelling in a quarter of the time, which counts when there are a million."""
+    """The same spelling in less than half of the time, which counts when there are a million."""
     return "{" + ",".join([f"{_quoted(name)}:{_quoted(cell)}" for name, cell in cells.items()]) + "}"
 
 
