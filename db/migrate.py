@@ -7,8 +7,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy.orm import Session
 
-from db.session import DatabaseUnusable, Sessions, reading
+from db.session import DatabaseUnusable, Sessions, reading, write
 
 UPGRADE_LOCK = 0x5A3  # any number of our own
 
@@ -35,12 +36,15 @@ def ensure_schema(sessions: Sessions) -> None:
 
 def upgrade(sessions: Sessions) -> None:
     """Bring the schema to the newest revision, in one transaction."""
-    with sessions.begin() as session:
-        connection = session.connection()
-        if connection.dialect.name == "postgresql":  # one upgrade at a time; on SQLite it is the only writer anyway
-            connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
-        if revision(connection) != newest_revision():  # another process may have done it while we waited
-            command.upgrade(_config(connection), "head")
+    write(sessions, _upgrade)
+
+
+def _upgrade(session: Session) -> None:
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":  # one upgrade at a time; on SQLite it is the only writer anyway
+        connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+    if revision(connection) != newest_revision():  # another process may have done it while we waited
+        command.upgrade(_config(connection), "head")
 
 
 def revision(connection: Connection) -> str | None:

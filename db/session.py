@@ -48,9 +48,10 @@ NO_TIME_LIMITS = select(
 )
 WAL_TRIES = 100  # 0.1 s apart
 RETRY_SECONDS = 30.0
+LOCK_SECONDS = 10  # to wait for another's lock before the transaction is begun anew: less, so that there is a next time
 # Serialization failure, deadlock, lock timeout, lost or refused connections, a server that stops or starts, no
-# connection left: the whole transaction may well succeed a moment later.
-RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300")
+# connection left, a process that stood still in the middle: the whole transaction may well succeed a moment later.
+RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300", "25P03")
 
 
 class DatabaseUnusable(Exception):
@@ -126,7 +127,7 @@ def _sqlite_engine(url: URL) -> Engine:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseUnusable(f"{path.parent}: cannot make the database's folder: {error.strerror}") from None
-    engine = create_engine(url.set(database=str(path)), connect_args={"timeout": 30})
+    engine = create_engine(url.set(database=str(path)), connect_args={"timeout": LOCK_SECONDS})
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin_immediate)
     return engine
@@ -137,7 +138,7 @@ def _set_pragmas(connection: Any, record: Any) -> None:
     # WAL lets readers go on beside the one writer. NORMAL may lose the last commits on a power cut, never
     # consistency: the work is then simply done again. FULL costs an fsync a commit (measured: 67 -> 5.6 a second).
     _switch_to_wal(connection)
-    for pragma in ("synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
+    for pragma in ("synchronous=NORMAL", f"busy_timeout={1000 * LOCK_SECONDS}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -176,7 +177,8 @@ def _postgresql_engine(url: URL, connections: int) -> Engine:
                 "application_name": "sam3-queue",
                 "keepalives_idle": 30,
                 "tcp_user_timeout": 30_000,
-                "options": "-c statement_timeout=60s -c lock_timeout=30s -c idle_in_transaction_session_timeout=60s",
+                "options": "-c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
+                f" -c lock_timeout={LOCK_SECONDS}s",
             },
         )
     except ModuleNotFoundError:

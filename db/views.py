@@ -79,6 +79,7 @@ class Progress:
     finished_at: float | None
     next_retry_seconds: float | None  # until the first resting chunk is due, if nothing else can go on
     resting_error: str | None  # and why that chunk rests
+    last_fault: str | None  # of the surroundings, for which a chunk that now waits for a worker was handed back
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def progress(session: Session, run_id: int) -> Progress:
         finished_at=run.finished_at,
         next_retry_seconds=resting,
         resting_error=error,
+        last_fault=_last_fault(session, run_id) if chunks["queued"] else None,
     )
 
 
@@ -248,6 +250,12 @@ def _resting(session: Session, run_id: int) -> tuple[float | None, str | None]:
     )
     row = session.execute(first).one_or_none()
     return (None, None) if row is None or row[0] <= 0 else (float(row[0]), row[1])
+
+
+def _last_fault(session: Session, run_id: int) -> str | None:
+    """Looks at queued chunks only: they are few, and what was handed back is soon among them."""
+    handed_back = select(Chunk.error).where(Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED)
+    return session.execute(handed_back.where(Chunk.releases > 0, Chunk.error.is_not(None)).limit(1)).scalar()
 
 
 def errors(session: Session, run_id: int) -> list[ErrorLine]:

@@ -80,10 +80,10 @@ class Standing:
         if progress.next_retry_seconds:
             why = f": {progress.resting_error}" if progress.resting_error else ""
             return f"a chunk rests for {duration(progress.next_retry_seconds)} after failed attempts{why}"
-        if not self.workers:
-            return f"no worker is running: {self._begin}"
-        busy = sorted({worker.run for worker in self.workers if worker.run})
-        return f"workers are busy with {', '.join(busy)}" if busy else "waiting for a worker"
+        if busy := sorted({worker.run for worker in self.workers if worker.run}):
+            return f"workers are busy with {', '.join(busy)}"
+        why = f" (last fault: {progress.last_fault})" if progress.last_fault else ""
+        return f"waiting for a worker{why}" if self.workers else f"no worker is running: {self._begin}{why}"
 
     def table(self, *, errors: bool = False) -> RenderableType:
         """What `sam3-status RUN` shows on a terminal."""

@@ -67,7 +67,8 @@ class FaultySegmenter(FakeSegmenter):
     """A `FakeSegmenter` whose images may kill, hang or break it. It needs no torch, and says so if there is any.
 
     FAKE_LOG names a file that gets a line for each forward pass: process and images. FAKE_ROOM is how many images fit,
-    FAKE_MEMORY how many bytes the process may have. FAKE_FAILPOINT names a function of `tests.failpoints` to call first.
+    FAKE_MEMORY how many bytes the process may have. FAKE_FAILPOINT names a function of `tests.failpoints` to call
+    first.
     """
 
     def __init__(self, model: str, settings: Settings) -> None:

@@ -1,7 +1,10 @@
 """Tells faults of the surroundings - database, disk, GPU, a lost mount - from those of a chunk. Handles none itself."""
 
 import errno
+import os
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
@@ -35,10 +38,11 @@ def is_gpu_fault(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "CUDA" in said and "out of memory" not in said
 
 
-def check_mount(sessions: Sessions, run: RunView, batch: Sequence[Outcome]) -> None:
-    """Raise `Infrastructure` if a whole batch is gone and so is a file that this run has read before.
+def check_mount(sessions: Sessions, run: RunView, batch: Sequence[Outcome], seconds: float) -> None:
+    """Raise `Infrastructure` if a whole batch is gone and so is a file that this run has read before, with its folder.
 
-    Without the second condition a folder that was simply deleted would never come to an end.
+    Without the second condition a folder that was simply deleted would never come to an end, without the third one
+    somebody who deletes what is done. A mount that does not answer within `seconds` is lost too.
     """
     if not all(isinstance(outcome, ImageFailed) and outcome.error_class in GONE for outcome in batch):
         return
@@ -46,7 +50,24 @@ def check_mount(sessions: Sessions, run: RunView, batch: Sequence[Outcome]) -> N
     if read_before is None:
         return
     path = absolute(run, read_before)
+    answers: list[OSError | None] = []
+    # In a thread of its own, because nothing else ends the wait for a mount that hangs.
+    asking = threading.Thread(target=lambda: answers.append(_gone(path)), name="mount", daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if not answers:
+        raise Infrastructure(f"{path} was read before and no longer answers: does a mount hang?")
+    if (error := answers[0]) is not None:
+        raise Infrastructure(f"{path} was read before and is gone ({error.strerror}): is a mount lost?")
+
+
+def _gone(path: str) -> OSError | None:
+    """Why the file cannot be opened; None if it can, or if other files are still where it was."""
     try:
-        open(path, "rb").close()
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
-        raise Infrastructure(f"{path} was read before and is gone ({error.strerror}): is a mount lost?") from None
+        with suppress(OSError), os.scandir(os.path.dirname(path)) as others:
+            if any(others):
+                return None
+        return error
+    return None

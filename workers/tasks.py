@@ -125,7 +125,7 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     work = Work(run, claim, prompts, segmenter, _pace(worker, claim), partial(worker.begin_range, claim))
     with closing(outcomes(work)) as batches:  # closed: its threads end before the release
         for batch in batches:
-            check_mount(worker.sessions, run, batch)
+            check_mount(worker.sessions, run, batch, worker.settings.decode_seconds)
             finished = worker.commit(claim, batch)
             breaker.success()
             seen.update(summary(batch, run.threshold))

@@ -12,7 +12,18 @@ from sqlalchemy.orm import Session
 
 from db import session as database
 from db.models import Chunk, Run
-from db.session import DatabaseUnusable, Sessions, connect, describe_failure, file_system, now, reading, write
+from db.session import (
+    LOCK_SECONDS,
+    RETRY_SECONDS,
+    DatabaseUnusable,
+    Sessions,
+    connect,
+    describe_failure,
+    file_system,
+    now,
+    reading,
+    write,
+)
 from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.scenario import load, numbered
@@ -107,6 +118,47 @@ def test_of_two_transactions_in_a_deadlock_one_is_repeated(sessions: Sessions) -
         back.result(20)
 
     assert len(tries) == 3
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_process_that_stood_still_in_a_transaction_begins_it_anew(sessions: Sessions) -> None:
+    run_id = scenario.create(sessions)
+    tries: list[int] = []
+
+    def work(session: Session) -> None:
+        tries.append(1)
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))
+        if len(tries) == 1:
+            time.sleep(0.5)
+        session.execute(update(Run).values(model="other"))
+
+    write(sessions, work)
+
+    assert len(tries) == 2
+    assert scenario.run(sessions, run_id).model == "other"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_lock_that_is_not_had_in_time_is_asked_for_again(sessions: Sessions) -> None:
+    run_id = scenario.create(sessions)
+    tries: list[int] = []
+
+    def work(session: Session) -> None:
+        tries.append(1)
+        session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        if len(tries) == 3:
+            other.rollback()
+        session.execute(update(Run).values(model="other"))
+
+    with sessions() as other:
+        other.execute(select(Run).where(Run.id == run_id).with_for_update())
+        write(sessions, work)
+
+    assert len(tries) == 3
+
+
+def test_waiting_for_a_lock_leaves_time_to_ask_again() -> None:
+    assert 2 * LOCK_SECONDS < RETRY_SECONDS
 
 
 def test_other_errors_are_not_repeated(sessions: Sessions) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from db import intake, leases, presence
+from db import doorbells, intake, leases, presence
 from db.intake import NewRow
 from db.session import Sessions, write
 from db.views import ErrorLine
@@ -153,6 +153,16 @@ def test_without_a_worker_it_says_how_to_start_one(sessions: Sessions) -> None:
     assert waiting_for(sessions, run_id) == "no worker is running: start sam3-worker"
     again = Standing(sessions, run_id, "the same sam3-run command goes on")
     assert again.waiting_for() == "no worker is running: the same sam3-run command goes on"
+
+
+def test_a_chunk_that_was_handed_back_for_a_fault_says_which(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    write(sessions, leases.release, held, "/mnt/a.jpg was read before and is gone")
+    write(sessions, doorbells.ring_pending, run_id, 10)
+
+    said = "no worker is running: start sam3-worker (last fault: /mnt/a.jpg was read before and is gone)"
+    assert waiting_for(sessions, run_id) == said
 
 
 def test_a_worker_that_declines_the_run_is_named_with_its_reason(sessions: Sessions) -> None:

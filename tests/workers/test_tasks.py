@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,17 @@ from celery import Celery
 
 from db import doorbells, leases
 from db.intake import NewRow
+from db.leases import ImageFailed
 from db.runs import cancel_run
-from db.session import Sessions, write
+from db.session import Sessions, read, write
+from db.views import run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
 from workers.app import create_app
 from workers.breaker import Breaker
 from workers.contract import Doorbell
-from workers.faults import Infrastructure
+from workers.faults import Infrastructure, check_mount
 from workers.fleet.broker import Doorbells
 from workers.inference.images import RGB, ReadRules, read_image
 from workers.inference.pipeline import Options, Pixels
@@ -347,6 +350,35 @@ def test_a_lost_mount_fails_no_image_and_a_deleted_file_only_itself(
         (tmp_path / name).unlink()
     answer(runs.message(third))
     assert scenario.states(sessions, run_id) == ["done"] * 2 + ["pending"] * 2 + ["failed"] * 2
+
+
+def test_whoever_deletes_the_images_that_are_done_loses_no_mount(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    names = [row.path for row in runs.pictures(tmp_path, 6)]
+    run_id = runs.load(sessions, tmp_path, [NewRow(name) for name in names], chunk_size=2)
+    first, second, _ = runs.ring(sessions, run_id)
+    answer(runs.message(first))
+    for name in names[:4]:
+        (tmp_path / name).unlink()
+    answer(runs.message(second))
+    assert scenario.states(sessions, run_id) == ["done"] * 2 + ["failed"] * 2 + ["pending"] * 2
+
+
+def test_a_mount_that_hangs_is_lost_too_and_does_not_hang_the_worker(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: opening the file that was read before never comes back."""
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2), chunk_size=2)
+    [first] = runs.ring(sessions, run_id)
+    answer(runs.message(first))
+    released = threading.Event()
+    monkeypatch.setattr("workers.faults._gone", lambda path: released.wait())
+    run = read(sessions, run_view, run_id)
+    assert run is not None
+    with pytest.raises(Infrastructure, match=r"was read before and no longer answers: does a mount hang\?"):
+        check_mount(sessions, run, [ImageFailed(3, "timeout", "took too long")], seconds=0.2)
+    released.set()
 
 
 def test_the_fifth_unexpected_error_without_progress_fails_the_images(

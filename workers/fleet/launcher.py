@@ -39,7 +39,8 @@ class Node:
     lock: FileLock
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    failures: int = 0
+    failures: int = 0  # in a row: it ended soon after its start
+    faults: int = 0  # in a row: it ended because everything around it failed
     start_at: float = field(default_factory=time.monotonic)
 
 
@@ -80,7 +81,7 @@ class Launcher:
         return sum(node.process is not None and node.process.poll() is None for node in self._nodes)
 
     def failing(self) -> bool:
-        """Whether every node has ended again and again, right after its start."""
+        """Whether every node has ended again and again, right after its start. Faults around it may pass."""
         return bool(self._nodes) and all(node.failures >= HOPELESS_FAILURES for node in self._nodes)
 
     def kill(self) -> None:
@@ -97,8 +98,12 @@ class Launcher:
         lived = time.monotonic() - node.started
         broke = code == breaker.EXIT_CODE
         steady = lived >= STEADY_SECONDS * (10 if broke else 1)  # three faults in a row take their time
-        node.failures = int(broke) if steady else node.failures + 1
-        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(node.failures - 1, 10)) if node.failures else 0.0
+        if broke:
+            node.failures, node.faults = 0, 1 if steady else node.faults + 1
+        else:
+            node.failures, node.faults = 0 if steady else node.failures + 1, 0
+        in_a_row = node.failures + node.faults
+        pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(in_a_row - 1, 10)) if in_a_row else 0.0
         node.process, node.start_at = None, time.monotonic() + pause
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         reason = "repeated faults, told above" if broke else reason

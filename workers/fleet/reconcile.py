@@ -91,12 +91,17 @@ class Reconciler:
 
     def _end_stuck(self) -> None:
         """Kill workers of this machine that lost their lease and do not even notice: they hang."""
+        here, patience = (self._me.host, self._me.boot), self._settings.lease_seconds
         with reading(self._sessions) as session:
-            found = presence.without_lease(session, self._me.host, self._me.boot)
+            stalled = presence.without_lease(session, *here, cancelled=False)
+            cancelled = presence.without_lease(session, *here, cancelled=True)
+        # Who stalled has been waited for already; whose run was cancelled may only have a long batch in hand.
+        longer = patience + self._settings.stall_seconds
+        found = dict.fromkeys(stalled, patience) | dict.fromkeys(cancelled, longer)
         seen = time.monotonic()
         self._stuck = {worker.worker_id: self._stuck.get(worker.worker_id, seen) for worker in found}
-        for worker in found:
-            if seen - self._stuck[worker.worker_id] >= self._settings.lease_seconds and not is_dead(worker.process):
+        for worker, patience in found.items():
+            if seen - self._stuck[worker.worker_id] >= patience and not is_dead(worker.process):
                 log.error("%s hangs: its process %d is ended and started anew", worker.node, worker.process.pid)
                 with contextlib.suppress(OSError):  # it ended by itself, or is somebody else's
                     os.kill(worker.process.pid, signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Keeps nodes and a reconciler going until the work is over or somebody asks to stop; knows no flags and no runs."""
 
+import os
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from workers.fleet.launcher import Launcher, Say
 from workers.fleet.reconcile import Reconciler
 
 TICK_SECONDS = 0.2
+LEAVE_SECONDS = 10.0  # for the reconciler's last look; its database may stand still
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -19,7 +21,8 @@ def supervise(
     """Run the nodes until `over()`; return the signal that ended it earlier, if one did.
 
     The first signal drains: batches in hand are committed, the rest is handed back. A second one, or `grace`
-    seconds, ends the nodes at once; their leases then bring the work back.
+    seconds, ends the nodes at once; their leases then bring the work back. A third one ends this process, whatever
+    it waits for, and with it the nodes.
     """
     asked: list[signal.Signals] = []
     stop = threading.Event()
@@ -38,7 +41,7 @@ def supervise(
             launcher.kill()
             stop.set()
             if reconciling.is_alive():
-                reconciling.join()
+                reconciling.join(LEAVE_SECONDS)
     return asked[0] if asked else None
 
 
@@ -52,9 +55,13 @@ def _drain(launcher: Launcher, grace: float, asked: list[signal.Signals]) -> Non
 @contextmanager
 def _noting(asked: list[signal.Signals]) -> Iterator[None]:
     """Collect stop signals instead of being ended by them."""
-    before = {
-        number: signal.signal(number, lambda got, frame: asked.append(signal.Signals(got))) for number in STOP_SIGNALS
-    }
+
+    def note(number: int, frame: object) -> None:
+        asked.append(signal.Signals(number))
+        if len(asked) > 2:
+            os._exit(128 + number)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -105,7 +105,8 @@ def test_three_signals_end_a_worker_at_once_and_cost_no_image(here: Terminal, se
     for _ in range(3):
         first.process.terminate()
         time.sleep(0.1)
-    first.wait(seconds=10)
+    first.wait(code=None, seconds=10)
+    assert first.process.returncode in (0, 128 + signal.SIGTERM)  # the third one may come when the second was enough
     farm.start(here, "two", "--until-empty").wait()
     farm.check(sessions, run_id)
 

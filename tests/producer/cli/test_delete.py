@@ -74,7 +74,7 @@ def test_a_database_in_use_keeps_its_space_for_now_and_the_run_is_gone_all_the_s
 ) -> None:
     def compact_beside_a_writer(sessions: Sessions) -> None:
         with sessions.kw["bind"].connect() as connection:
-            connection.exec_driver_sql("PRAGMA busy_timeout=100")  # instead of 30 s
+            connection.exec_driver_sql("PRAGMA busy_timeout=100")  # instead of 10 s
         with shell.sessions.begin() as session:
             session.connection()
             compact(sessions)

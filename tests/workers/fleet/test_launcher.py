@@ -167,9 +167,10 @@ def test_a_node_that_took_minutes_to_meet_three_faults_pauses_all_the_same(start
     launcher = start("exit 3", say=said.append)
     wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
     launcher._nodes[0].started -= 120
-    launcher._nodes[0].failures = 3
+    launcher._nodes[0].faults = HOPELESS_FAILURES
     launcher.tend()
-    assert said == ["cpu0 ended (repeated faults, told above); starting it again in 8 s"]
+    assert said == ["cpu0 ended (repeated faults, told above); starting it again in 32 s"]
+    assert not launcher.failing()  # what surrounds it may get well again
 
 
 def test_all_nodes_must_fail_before_a_launcher_is_hopeless(start: Start) -> None:

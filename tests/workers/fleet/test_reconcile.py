@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from db import leases, presence
 from db.leases import Claim
 from db.presence import Process
+from db.runs import cancel_run, cancel_slice
 from db.session import Sessions, reading, write
 from tests.db import scenario
 from tests.terminals import wait_until
@@ -124,6 +125,25 @@ def test_a_worker_that_hangs_loses_its_chunk_and_then_its_process(
     reconciler.step()
     wait_until(lambda: is_dead(other.identity), "its end")
     assert "cpu0@here hangs: its process" in caplog.text
+
+
+@on_sqlite
+def test_a_worker_whose_run_was_cancelled_may_finish_a_long_batch_before_it_counts_as_hanging(
+    reconciler: Reconciler, sessions: Sessions, other: Other
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    claimed_by(sessions, run_id, other.identity)
+    write(sessions, cancel_run, run_id)
+    while write(sessions, cancel_slice, run_id) is not None:
+        pass
+    reconciler._settings = reconciler._settings.model_copy(update={"lease_seconds": 0.1, "stall_seconds": 600})
+    for _ in range(2):
+        reconciler.step()
+        time.sleep(0.3)
+    assert not is_dead(other.identity)
+    reconciler._settings = reconciler._settings.model_copy(update={"stall_seconds": 0.1})
+    reconciler.step()
+    wait_until(lambda: is_dead(other.identity), "its end")
 
 
 @on_sqlite

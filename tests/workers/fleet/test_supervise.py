@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import cast
 import pytest
 
 from workers.fleet import launcher as module
+from workers.fleet import supervise as supervising
 from workers.fleet.gpus import Slot
 from workers.fleet.launcher import Launcher
 from workers.fleet.reconcile import Reconciler
@@ -33,14 +36,26 @@ class Idle:
         self.stopped = True
 
 
+class Stuck(Idle):
+    """A reconciler whose database stands still, and it with it."""
+
+    def run(self, stop: threading.Event) -> None:
+        self.stopped = True
+        threading.Event().wait()
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Supervise one node until it is over; return the signal that ended it and how long that took."""
-    idle = Idle()
 
     def supervised(
-        script: str, *signals: tuple[float, signal.Signals], grace: float = 30, over: Callable[[], bool] = lambda: False
+        script: str,
+        *signals: tuple[float, signal.Signals],
+        grace: float = 30,
+        over: Callable[[], bool] = lambda: False,
+        reconciler: type[Idle] = Idle,
     ) -> tuple[signal.Signals | None, float]:
+        idle = reconciler()
         monkeypatch.setattr(module, "with_parent", lambda command: ["/bin/sh", "-c", script])
         launcher = Launcher(Settings(state_dir=tmp_path), [Slot("cpu0", None)], print)
         timers = [threading.Timer(delay, os.kill, (os.getpid(), number)) for delay, number in signals]
@@ -79,6 +94,24 @@ def test_a_signal_too_many_does_not_kill_the_process_on_its_way_out(run: Run) ->
     os.kill(os.getpid(), signal.SIGHUP)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_reconciler_whose_database_stands_still_is_not_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervising, "LEAVE_SECONDS", 0.2)
+    asked, seconds = run(POLITE, (0.3, signal.SIGTERM), reconciler=Stuck)
+    assert asked is signal.SIGTERM
+    assert seconds < 5
+
+
+def test_a_third_signal_ends_the_process_whatever_it_waits_for() -> None:
+    script = (
+        "import os, signal, threading; from workers.fleet import supervise as s\n"
+        "with s._noting([]):\n"
+        "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    threading.Event().wait()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, timeout=30)
+    assert ended.returncode == 128 + signal.SIGTERM
 
 
 def test_a_second_signal_ends_deaf_nodes_at_once(run: Run) -> None:
