@@ -224,8 +224,7 @@ def test_doorbells_ten_times_in_any_order_with_old_rings_and_for_other_runs_clai
     doorbells += [replace(one, run_id=wrong) for one in rung for wrong in (other, 10**9)]
     random.Random(7).shuffle(doorbells)
     publish = publisher(create_app(Settings(broker_url=server.url)))
-    for one in doorbells:
-        publish(one)
+    publish(doorbells)
     worker = start(here, slow=0.02)
     farm.finish(sessions, other)
     said = finish(sessions, run_id, worker)
