@@ -15,6 +15,7 @@ from skimage import data
 
 from tests.workers.inference import handmade
 from workers.errors import ErrorClass
+from workers.inference import images
 from workers.inference.images import (
     RGB,
     ReadRules,
@@ -61,6 +62,40 @@ def test_a_jpeg_gives_what_pillow_gives(cat: Image.Image, save: Save, how: dict[
     path = save(cat, "a.jpg", **how)
     with Image.open(path) as image:
         assert np.array_equal(read_image(path, RULES), np.asarray(image))
+
+
+JPEGS: dict[str, tuple[str, dict[str, object]]] = {  # a kind of JPEG: Pillow's mode and how to save it
+    "4:4:4": ("RGB", {"subsampling": 0}),
+    "4:2:2": ("RGB", {"subsampling": 1}),
+    "4:2:0": ("RGB", {"subsampling": 2}),
+    "4:1:1": ("RGB", {"subsampling": "4:1:1"}),
+    "progressive": ("RGB", {"progressive": True, "quality": 30}),
+    "restart markers": ("RGB", {"restart_marker_blocks": 8, "quality": 95}),
+    "RGB inside": ("RGB", {"keep_rgb": True}),
+    "grey": ("L", {}),
+    "grey, progressive": ("L", {"progressive": True}),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("cut", [(0, 0), (1, 0), (0, 1), (7, 13)])
+def test_the_fast_decoder_gives_pillows_pixels_to_the_last_bit(
+    photographs: dict[str, RGB], kind: str, cut: tuple[int, int]
+) -> None:
+    mode, how = JPEGS[kind]
+    for pixels in photographs.values():
+        height, width = pixels.shape[:2]
+        jpeg = as_jpeg(Image.fromarray(pixels[: height - cut[0], : width - cut[1]]).convert(mode), **how)
+        with Image.open(io.BytesIO(jpeg)) as image:
+            fast = images._fast_pixels(image, jpeg)
+            assert fast is not None
+            assert np.array_equal(fast, np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_is_left_to_pillow(cat: Image.Image) -> None:
+    jpeg = as_jpeg(cat.convert("CMYK"))
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert images._fast_pixels(image, jpeg) is None
 
 
 def test_the_pixels_are_writable_rgb(cat: Image.Image, save: Save) -> None:
@@ -192,6 +227,21 @@ def test_a_truncated_file_is_rejected_and_named(cat: Image.Image, save: Save, na
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * part)])
     assert refusal(path) == ErrorClass.TRUNCATED
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's word on damaged EXIF
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_damaged_at_random_has_the_outcome_that_pillow_gives_it(
+    cat: Image.Image, monkeypatch: pytest.MonkeyPatch, progressive: bool
+) -> None:
+    rng = np.random.default_rng(progressive)
+    whole = as_jpeg(cat, progressive=progressive)
+    damaged = [damage(whole, rng) for _ in range(150)]
+    ours = [outcome(jpeg) for jpeg in damaged]
+    monkeypatch.setattr(images, "_fast_pixels", lambda image, data: None)
+    pillows = [outcome(jpeg) for jpeg in damaged]
+    assert ours == pillows
+    assert len({type(one) for one in ours}) == 2  # some were pictures still, some were refused
 
 
 def test_a_progressive_jpeg_cut_anywhere_is_truncated(cat: Image.Image, save: Save) -> None:
@@ -371,6 +421,35 @@ def test_links_inside_the_root_and_a_root_that_is_a_link_are_fine(cat: Image.Ima
     other = tmp_path / "other-name-of-the-folder"
     other.symlink_to(tmp_path)
     assert read_image(str(other / "a.png"), replace(RULES, root=str(other))).any()
+
+
+def as_jpeg(image: Image.Image, **how: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **how)
+    return file.getvalue()
+
+
+def damage(jpeg: bytes, rng: np.random.Generator) -> bytes:
+    """Cut, flip a bit, insert, blank, append or drop some bytes."""
+    at = int(rng.integers(2, len(jpeg)))
+    some = rng.bytes(int(rng.integers(1, 50)))
+    flipped = bytes([jpeg[at] ^ 1 << int(rng.integers(8))])
+    return [
+        jpeg[:at],
+        jpeg[:at] + flipped + jpeg[at + 1 :],
+        jpeg[:at] + some + jpeg[at:],
+        jpeg[:at] + bytes(len(some)) + jpeg[at + len(some) :],
+        jpeg + some,
+        jpeg[:at] + jpeg[at + len(some) :],
+    ][int(rng.integers(6))]
+
+
+def outcome(jpeg: bytes) -> bytes | tuple[ErrorClass, str]:
+    """The picture, or why it was refused."""
+    try:
+        return images._decode(jpeg, RULES).tobytes()
+    except UnreadableImage as refused:
+        return refused.error_class, refused.message
 
 
 def png_of_16_bits(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]) -> bytes:
