@@ -1,18 +1,23 @@
 """SAM3 as a `Segmenter`: the only module that touches torch and transformers. Knows no files but the model's.
 
 Equal to the plain library loop (processor, model, `post_process_instance_segmentation`), with less work: the text
-encoder runs once a prompt, the vision encoder once an image, and masks are enlarged a few at a time, never as int64.
+encoder runs once a prompt, the vision encoder once an image, and masks are never enlarged: their RLE comes from the
+model's own low resolution. The device is never waited for inside a forward pass, only for what leaves it: `predict`
+returns while the device still works, so that the next batch can be handed over meanwhile.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import Sam3Model, Sam3Processor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -28,7 +33,7 @@ T = TypeVar("T")
 Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
 CACHED_PROMPTS = 1024  # 32 kB each
-SLICE_PIXELS = 8_000_000  # of masks enlarged at a time: about 60 MB. A mask that is larger goes alone.
+SMALLEST = 1 / float(np.finfo(np.float32).max)  # probability in fp32: below it sigmoid gives 0
 NO_HOST_MEMORY = "can't allocate memory"  # what torch says on a CPU
 NEARLY_ALL = 0.95  # of the queries kept: 190 of SAM3's 200. More objects than queries cannot be told apart.
 
@@ -37,21 +42,36 @@ class ModelUnusable(Unreachable):
     """A folder that does not hold a SAM3 which can be loaded; one line that says what is wrong."""
 
 
+Row = tuple[int, int]
+"""What the heads are asked: an image of the batch, by its number, and which of its prompts."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Heads:
+    """What one run of the heads left on the device. r rows, q queries:"""
+
+    rows: list[Row]
+    numbers: torch.Tensor  # (r, 1 + 5 q) presence, scores, boxes as x1, y1, x2, y2 in fractions of the image; fp32
+    masks: torch.Tensor  # (r, q, h, w) logits at the model's mask size
+
+
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """What one prompt keeps of one image, best score first, on the device. n instances:"""
+    """What one prompt keeps of one image, best score first. n instances:"""
 
-    presence: torch.Tensor  # ()
-    scores: torch.Tensor  # (n,)
-    boxes: torch.Tensor  # (n, 4) x1, y1, x2, y2 as fractions of the image
-    masks: torch.Tensor  # (n, h, w) logits at the model's mask size
+    presence: float
+    scores: npt.NDArray[np.float32]  # (n,)
+    boxes: npt.NDArray[np.float32]  # (n, 4)
+    masks: list[torch.Tensor]  # n of (h, w), logits, on the device
     capped: bool
 
 
 @dataclass(frozen=True, eq=False)
 class _Raw:
     sizes: list[tuple[int, int]]  # (height, width) of each image
-    kept: list[list[_Kept]]  # an image, a prompt
+    kept: dict[Row, _Kept]  # of all runs of the heads but the last one,
+    last: _Heads  # which may still be under way,
+    done: torch.cuda.Event | None  # until then; on a GPU only
 
 
 class Sam3Segmenter:
@@ -82,6 +102,10 @@ class Sam3Segmenter:
         )
         self._set_precision(dtype)
         self._model.to(self._device)
+        self._model.detr_encoder.register_forward_hook(_keep_shapes_on_host, with_kwargs=True)
+        self._copies: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         # Not a method of ours: that would be a cycle, and a model no longer wanted should leave the GPU at once.
         encode = partial(_encode_text, model=self._model, tokenizer=self._tokenizer)
         self._text_features = lru_cache(CACHED_PROMPTS)(encode)
@@ -113,11 +137,15 @@ class Sam3Segmenter:
         return bad
 
     def preprocess(self, image: RGB) -> Pixels:
-        """Resize by the library's processor: the aspect ratio is not kept, bilinear, antialiased, in uint8."""
+        """Resize by the library's processor: the aspect ratio is not kept, bilinear, antialiased, in uint8.
+
+        The colours of a pixel stay together, as they were decoded; taking them apart first would cost more than the
+        resize, and the device does it for nothing.
+        """
         height, width = image.shape[:2]
-        planes = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        planes = torch.from_numpy(image).permute(2, 0, 1)
         resized = self._images.resize(planes, self._images.size, self._images.resample)
-        return Pixels(resized.numpy(), height, width)
+        return Pixels(resized.permute(1, 2, 0).numpy(), height, width)
 
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
         """One run of the vision encoder for the whole batch. Raises `OutOfMemory`."""
@@ -125,36 +153,84 @@ class Sam3Segmenter:
 
     @torch.inference_mode()
     def _predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
-        """The heads run once for the first prompt of all rows, once for the second of
-        those rows that have one, and so on: only what is kept takes more memory with more prompts."""
+        """The heads run as often as it takes to ask everything with at most as many rows as there are images, so more
+        prompts take hardly more memory: all but what is kept of a run is let go before the next one."""
         vision = self._model.get_vision_features(self._to_device(batch))
-        kept: list[list[_Kept]] = [[] for _ in batch]
-        for number in range(max(map(len, prompts))):
-            rows = [row for row, asked in enumerate(prompts) if len(asked) > number]
-            text, attention_mask = self._text_of([prompts[row][number] for row in rows])
-            output = self._model(vision_embeds=_rows_of(vision, rows), text_embeds=text, attention_mask=attention_mask)
-            for row, found in zip(rows, _keep(output, options.floor), strict=True):
-                kept[row].append(found)
-        return _Raw([(pixels.height, pixels.width) for pixels in batch], kept)
+        kept: dict[Row, _Kept] = {}
+        heads: _Heads | None = None
+        for rows in self._runs(prompts):
+            if heads is not None:
+                kept |= _keep(heads, options.floor, copy=True)
+            heads = self._run_heads(vision, rows, [prompts[image][number] for image, number in rows])
+        assert heads is not None, "an item has at least one prompt"
+        done = None if self._copies is None else torch.cuda.current_stream(self._device).record_event()
+        return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, heads, done)
 
     def _to_device(self, batch: Sequence[Pixels]) -> torch.Tensor:
-        """The batch normalised, of shape (rows, 3, height, width). It travels as uint8, a quarter of the bytes."""
-        pixels = torch.from_numpy(np.stack([pixels.data for pixels in batch])).to(self._device)
-        return pixels.to(torch.float32).sub_(self._mean).div_(self._std)
+        """The batch normalised, of shape (rows, 3, height, width). It travels as uint8, a quarter of the bytes; to a
+        GPU from pinned memory, so that nobody waits for it."""
+        shape = (len(batch), *batch[0].data.shape)
+        stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        np.stack([pixels.data for pixels in batch], out=stacked.numpy())
+        planes = stacked.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        pixels = planes.to(torch.float32, memory_format=torch.contiguous_format)
+        return pixels.sub_(self._mean).div_(self._std)
 
-    def _text_of(self, prompts: Sequence[str]) -> tuple[BaseModelOutputWithPooling, torch.Tensor]:
-        """Text features and attention mask, one row a prompt. The model accepts a missing mask, and then attends to
-        the padding."""
-        features, attention_masks = zip(*map(self._text_features, prompts), strict=True)
-        # forward() reads `.pooler_output`, though its signature says tensor.
-        return BaseModelOutputWithPooling(pooler_output=torch.cat(features)), torch.cat(attention_masks)
+    def _runs(self, prompts: Sequence[tuple[str, ...]]) -> list[list[Row]]:
+        """What to ask in each run of the heads: prompts of one length together, where that costs no further run."""
+        rows = [(image, number) for image, asked in enumerate(prompts) for number in range(len(asked))]
+        rows.sort(key=lambda row: (self._text_features(prompts[row[0]][row[1]]).shape[1], row[1], row[0]))
+        return [rows[start : start + len(prompts)] for start in range(0, len(rows), len(prompts))]
+
+    def _run_heads(self, vision: Any, rows: list[Row], prompts: list[str]) -> _Heads:
+        text, attention_mask = self._text_of(prompts)
+        output = self._model(
+            vision_embeds=_rows_of(vision, [image for image, _ in rows]),
+            text_embeds=BaseModelOutputWithPooling(pooler_output=text),  # forward() reads this, though it says tensor
+            attention_mask=attention_mask,
+        )
+        presence = output.presence_logits.float().sigmoid()  # (rows, 1)
+        scores = output.pred_logits.float().sigmoid() * presence  # (rows, queries)
+        numbers = torch.cat((presence, scores, output.pred_boxes.float().flatten(1)), dim=1)
+        return _Heads(rows, numbers, output.pred_masks)
+
+    def _text_of(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Text features, one row a prompt, and their attention mask if they differ in length. Without a mask the model
+        does not have to look for padding, for which it would wait for the device three times."""
+        features = [self._text_features(prompt)[0] for prompt in prompts]
+        lengths = torch.tensor([len(tokens) for tokens in features])
+        if (lengths == lengths[0]).all():
+            return torch.stack(features), None
+        attention_mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return torch.nn.utils.rnn.pad_sequence(features, batch_first=True), attention_mask.to(self._device)
 
     def postprocess(self, raw: _Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
         """What `post_process_instance_segmentation` gives, as RLE. An empty mask stays, with area 0, as there.
 
-        Raises `OutOfMemory`.
+        Masks leave the device in the model's own size; the rest is the CPU's. Raises `OutOfMemory`.
         """
-        return _within_memory(partial(_postprocess, raw, rows, options))
+        return _within_memory(partial(self._postprocess, raw, rows, options))
+
+    @torch.inference_mode()
+    def _postprocess(self, raw: _Raw, images: range, options: Options) -> list[tuple[Found, ...]]:
+        with self._beside_the_next_batch(raw.done):
+            kept = raw.kept | _keep(raw.last, options.floor)
+            wanted = {row: kept[row] for row in sorted(kept) if row[0] in images}
+            small = iter(_to_host([mask for one in wanted.values() for mask in one.masks], options))
+        found: dict[int, list[Found]] = {image: [] for image in images}
+        for (image, _), one in wanted.items():
+            found[image].append(_found(one, small, raw.sizes[image], options))
+        return [tuple(of_image) for of_image in found.values()]
+
+    @contextmanager
+    def _beside_the_next_batch(self, done: torch.cuda.Event | None) -> Iterator[None]:
+        """On a GPU: work on a stream of its own, which waits until `done` and not for what was launched since."""
+        if self._copies is None or done is None:
+            yield
+            return
+        self._copies.wait_event(done)
+        with torch.cuda.stream(self._copies):
+            yield
 
 
 def _within_memory(work: Callable[[], T]) -> T:
@@ -170,15 +246,6 @@ def _within_memory(work: Callable[[], T]) -> T:
     raise OutOfMemory
 
 
-@torch.inference_mode()
-def _postprocess(raw: _Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
-    chosen = slice(rows.start, rows.stop)
-    return [
-        tuple(_found(kept, height, width, options) for kept in of_image)
-        for (height, width), of_image in zip(raw.sizes[chosen], raw.kept[chosen], strict=True)
-    ]
-
-
 def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Cast the weights only. `module.to(dtype)` would also round the tables of positions, which the library keeps
     in fp32."""
@@ -190,68 +257,79 @@ def _prompt_tokens(model: Any) -> int:
     return int(model.config.text_config.max_position_embeddings)
 
 
-def _encode_text(prompt: str, *, model: Any, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Text features (1, tokens, width) and attention mask (1, tokens), padded as the library's processor pads."""
+def _encode_text(prompt: str, *, model: Any, tokenizer: Any) -> torch.Tensor:
+    """Text features (1, tokens, width). Padded for the text encoder as the library's processor pads, then trimmed."""
     tokens = tokenizer([prompt], padding="max_length", max_length=_prompt_tokens(model), return_tensors="pt")
+    length = int(tokens.attention_mask.sum())
     tokens = tokens.to(model.device)
-    features = model.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask)
-    return features.pooler_output, tokens.attention_mask
+    features = model.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+    return cast(torch.Tensor, features[:, :length].clone())
 
 
-def _rows_of(vision: Any, rows: list[int]) -> Any:
-    """The vision features of these rows, without a copy if they are all."""
-    if len(rows) == len(vision.fpn_hidden_states[0]):
+def _keep_shapes_on_host(encoder: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    """Each layer of the decoder asks for the size of the encoder's features twice, and waits for the device if that is
+    where the numbers are."""
+    if "vision_features" in kwargs:
+        output.spatial_shapes = torch.tensor([features.shape[-2:] for features in kwargs["vision_features"]])
+    return output
+
+
+def _rows_of(vision: Any, images: list[int]) -> Any:
+    """The vision features of these images, without a copy if they are all. Positions are every image's."""
+    if images == list(range(len(vision.fpn_hidden_states[0]))):
         return vision
     return Sam3VisionEncoderOutput(
-        fpn_hidden_states=tuple(level[rows] for level in vision.fpn_hidden_states),
-        fpn_position_encoding=tuple(level[rows] for level in vision.fpn_position_encoding),
+        fpn_hidden_states=tuple(level[images] for level in vision.fpn_hidden_states),
+        fpn_position_encoding=tuple(level[: len(images)] for level in vision.fpn_position_encoding),
     )
 
 
-def _keep(output: Any, floor: float) -> Iterator[_Kept]:
-    """Row by row, the instances that score above `floor`, in fp32 from here on."""
-    presence = output.presence_logits.float().sigmoid()  # (rows, 1)
-    scores = output.pred_logits.float().sigmoid() * presence  # (rows, queries)
-    for row, row_scores in enumerate(scores):
-        queries = (row_scores > floor).nonzero().squeeze(1)
-        queries = queries[row_scores[queries].argsort(descending=True, stable=True)]
-        yield _Kept(
-            presence[row, 0],
-            row_scores[queries],
-            output.pred_boxes[row, queries].float(),
-            output.pred_masks[row, queries].float(),
-            capped=len(queries) >= NEARLY_ALL * len(row_scores),
-        )
+def _keep(heads: _Heads, floor: float, copy: bool = False) -> dict[Row, _Kept]:
+    """Of each row the instances that score above `floor`. A `copy` of their masks lets all the others go."""
+    numbers = heads.numbers.cpu().numpy()
+    queries = heads.masks.shape[1]
+    kept = {}
+    for row, masks_of_row, line in zip(heads.rows, heads.masks, numbers, strict=True):
+        presence, scores, boxes = line[0], line[1 : 1 + queries], line[1 + queries :].reshape(queries, 4)
+        chosen = np.flatnonzero(scores > floor)
+        chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+        small = [masks_of_row[query] for query in chosen]
+        if copy and small:
+            small = list(torch.stack(small))
+        capped = len(chosen) >= NEARLY_ALL * queries
+        kept[row] = _Kept(float(presence), scores[chosen], boxes[chosen], small, capped)
+    return kept
 
 
-def _found(kept: _Kept, height: int, width: int, options: Options) -> Found:
-    scale = torch.tensor([width, height, width, height], device=kept.boxes.device)
-    boxes = (kept.boxes * scale).tolist()
-    rles = _encode(kept.masks, height, width, options)
-    instances = tuple(
-        Instance(score, (x1, y1, x2, y2), masks.area(rle, height, width), rle)
-        for score, (x1, y1, x2, y2), rle in zip(kept.scores.tolist(), boxes, rles, strict=True)
-    )
-    return Found(kept.presence.item(), instances, kept.capped)
+def _to_host(logits: list[torch.Tensor], options: Options) -> npt.NDArray[np.float32]:
+    """Masks (n, h, w) as they are enlarged: probabilities by the library's rule, logits by Meta's. One copy for all."""
+    if not logits:
+        return np.empty((0, 1, 1), np.float32)
+    small = torch.stack(logits).float()
+    if options.mask_rule == "library":
+        small.sigmoid_()
+    return cast(npt.NDArray[np.float32], small.cpu().numpy())
 
 
-def _encode(logits: torch.Tensor, height: int, width: int, options: Options) -> Iterator[bytes]:
-    """The RLEs of masks of shape (n, h, w), enlarged to the image's size a slice at a time."""
-    if not len(logits):
-        return  # nothing found; there would be one empty slice, which cannot be enlarged
-    for part in torch.split(logits, max(1, SLICE_PIXELS // (height * width))):
-        for mask in _enlarge(part, height, width, options).cpu().numpy():
-            yield masks.encode(mask.T)
+def _found(kept: _Kept, small: Iterator[Any], size: tuple[int, int], options: Options) -> Found:
+    height, width = size
+    boxes = kept.boxes * np.array([width, height, width, height], np.float32)
+    cut = _cut(options)
+    instances = []
+    for score, (x1, y1, x2, y2) in zip(kept.scores.tolist(), boxes.tolist(), strict=True):
+        rle = masks.encode_enlarged(next(small), height, width, cut)
+        instances.append(Instance(score, (x1, y1, x2, y2), masks.area(rle, height, width), rle))
+    return Found(kept.presence, tuple(instances), kept.capped)
 
 
-def _enlarge(logits: torch.Tensor, height: int, width: int, options: Options) -> torch.Tensor:
-    """Binary masks of shape (n, width, height): transposed on the device, because runs go down the columns."""
-    early = options.mask_rule == "library"
-    small = (logits.sigmoid() if early else logits)[None]
-    large = torch.nn.functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)[0]
-    inside = (large if early else large.sigmoid_()) > options.mask_threshold
-    del large
-    return inside.transpose(1, 2).contiguous().view(torch.uint8)
+def _cut(options: Options) -> float:
+    """What an enlarged pixel must exceed to be inside. Meta enlarges logits, and then asks for their probability."""
+    threshold = options.mask_threshold
+    if options.mask_rule == "library":
+        return threshold
+    if threshold >= 1:
+        return math.inf
+    return math.log(max(threshold, SMALLEST) / (1 - threshold))
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

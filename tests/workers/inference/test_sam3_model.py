@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import tracemalloc
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -247,56 +248,61 @@ def test_empty_prompts_and_prompts_over_the_token_limit_are_named(segmenter: Sam
     assert "takes 32" in bad[long]
 
 
-# Bounded memory
+# What is kept, and in how much memory
 
 
-def kept(logits: torch.Tensor) -> Any:
-    count = len(logits)
-    return sam3_model._Kept(
-        torch.tensor(0.9), torch.linspace(0.9, 0.4, count), torch.rand(count, 4), logits, capped=False
-    )
+def heads(logits: torch.Tensor, scores: torch.Tensor) -> Any:
+    """One row of the heads' output, every box a quarter of the image."""
+    boxes = torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(len(scores))
+    numbers = torch.cat((torch.tensor([0.9]), scores, boxes))
+    return sam3_model._Heads([(0, 0)], numbers[None], logits[None])
 
 
-def test_a_hundred_masks_of_twelve_megapixels_are_enlarged_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = 0
-    enlarge = sam3_model._enlarge
+def postprocessed(segmenter: Sam3Segmenter, logits: torch.Tensor, height: int, width: int) -> Found:
+    raw = sam3_model._Raw([(height, width)], {}, heads(logits, torch.linspace(0.9, 0.4, len(logits))), None)
+    ((found,),) = segmenter.postprocess(raw, range(1), OPTIONS)
+    return found
 
-    def watched(logits: torch.Tensor, height: int, width: int, options: Options) -> torch.Tensor:
-        nonlocal largest
-        large = enlarge(logits, height, width, options)
-        largest = max(largest, large.numel())
-        assert large.element_size() == 1
-        return large
 
-    monkeypatch.setattr(sam3_model, "_enlarge", watched)
-    logits = torch.nn.functional.interpolate(torch.randn(1, 100, 8, 8), size=64, mode="bicubic")[0] * 5
-    found = sam3_model._found(kept(logits), 3000, 4000, OPTIONS)
+def test_a_hundred_masks_of_twelve_megapixels_take_less_memory_than_one_of_them(segmenter: Sam3Segmenter) -> None:
+    logits = torch.nn.functional.interpolate(torch.randn(1, 100, 8, 8), size=288, mode="bicubic")[0] * 5
+    tracemalloc.start()
+    try:
+        found = postprocessed(segmenter, logits, 3000, 4000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert len(found.instances) == 100
-    assert largest == 3000 * 4000
+    assert peak < 3000 * 4000
 
 
-def test_slices_give_the_same_masks_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    instances = kept(torch.nn.functional.interpolate(torch.randn(1, 7, 8, 8), size=64, mode="bicubic")[0])
-    at_once = sam3_model._found(instances, 123, 457, OPTIONS)
-    monkeypatch.setattr(sam3_model, "SLICE_PIXELS", 2 * 123 * 457)
-    assert sam3_model._found(instances, 123, 457, OPTIONS) == at_once
-
-
-def test_an_empty_mask_stays_as_in_the_library_with_area_zero() -> None:
-    found = sam3_model._found(kept(torch.full((1, 8, 8), -9.0)), 20, 30, OPTIONS)
+def test_an_empty_mask_stays_as_in_the_library_with_area_zero(segmenter: Sam3Segmenter) -> None:
+    found = postprocessed(segmenter, torch.full((1, 8, 8), -9.0), 20, 30)
     assert [one.area for one in found.instances] == [0]
     assert not masks.decode(found.instances[0].rle, 20, 30).any()
 
 
+def test_rows_asked_for_one_by_one_give_what_they_give_together(segmenter: Sam3Segmenter, pictures: list[RGB]) -> None:
+    batch = [segmenter.preprocess(pixels) for pixels in pictures[:3]]
+    raw = segmenter.predict(batch, [("person",), ("cat", "person"), ("person", "a red circle", "cat")], OPTIONS)
+    together = segmenter.postprocess(raw, range(3), OPTIONS)
+    assert [found for row in range(3) for found in segmenter.postprocess(raw, range(row, row + 1), OPTIONS)] == together
+
+
+def test_of_all_runs_of_the_heads_but_the_last_only_what_is_kept_stays_in_memory(
+    segmenter: Sam3Segmenter, pictures: list[RGB]
+) -> None:
+    raw = segmenter.predict([segmenter.preprocess(pictures[0])], [("person", "cat", "a red circle")], OPTIONS)
+    assert len(raw.kept) == 2
+    for kept in raw.kept.values():
+        (storage,) = {mask.untyped_storage()._cdata: mask.untyped_storage() for mask in kept.masks}.values()
+        assert storage.nbytes() == sum(mask.nbytes for mask in kept.masks) < raw.last.masks.nbytes
+
+
 @pytest.mark.parametrize(("found", "capped"), [(189, False), (190, True), (200, True)])
 def test_a_result_that_took_nearly_all_queries_is_flagged(found: int, capped: bool) -> None:
-    class Output:
-        presence_logits = torch.tensor([[9.0]])
-        pred_logits = torch.tensor([[9.0] * found + [-9.0] * (200 - found)])
-        pred_boxes = torch.zeros(1, 200, 4)
-        pred_masks = torch.zeros(1, 200, 4, 4)
-
-    (only,) = sam3_model._keep(Output(), 0.3)
+    scores = torch.tensor([0.9] * found + [0.0] * (200 - found))
+    (only,) = sam3_model._keep(heads(torch.zeros(200, 4, 4), scores), 0.3).values()
     assert len(only.scores) == found
     assert only.capped is capped
 
