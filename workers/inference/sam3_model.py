@@ -161,6 +161,7 @@ class Sam3Segmenter:
         for rows in self._runs(prompts):
             if heads is not None:
                 kept |= _keep(heads, options.floor, copy=True)
+                heads = None  # before the next ones are made
             heads = self._run_heads(vision, rows, [prompts[image][number] for image, number in rows])
         assert heads is not None, "an item has at least one prompt"
         done = None if self._copies is None else torch.cuda.current_stream(self._device).record_event()

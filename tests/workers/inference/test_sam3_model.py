@@ -248,6 +248,33 @@ def test_empty_prompts_and_prompts_over_the_token_limit_are_named(segmenter: Sam
     assert "takes 32" in bad[long]
 
 
+@pytest.mark.parametrize("prompt", ["cat", "a red circle"])
+def test_a_prompt_without_its_padding_gives_what_the_library_gives_with_it(
+    segmenter: Sam3Segmenter, library: Library, pictures: list[RGB], prompt: str
+) -> None:
+    raw = segmenter.predict([segmenter.preprocess(pictures[0])], [(prompt,)], OPTIONS)
+    with torch.no_grad():
+        inputs = library.processor(images=Image.fromarray(pictures[0]), text=prompt, return_tensors="pt")
+        assert inputs.attention_mask.sum() < inputs.attention_mask.numel()
+        output = library.model(**inputs)
+    presence = output.presence_logits.sigmoid()
+    scores = output.pred_logits.sigmoid() * presence
+    expected = torch.cat((presence, scores, output.pred_boxes.flatten(1)), dim=1)
+    assert (raw.last.numbers - expected).abs().max() <= 1e-6
+    assert (raw.last.masks.sigmoid() - output.pred_masks.sigmoid()).abs().max() <= 1e-5
+
+
+def test_prompts_of_one_length_need_no_mask_and_are_asked_together(
+    segmenter: Sam3Segmenter, pictures: list[RGB]
+) -> None:
+    prompts = [("person", "a red circle"), ("a red circle", "person")]
+    segmenter.predict([segmenter.preprocess(pixels) for pixels in pictures[:2]], prompts, OPTIONS)
+    asked = [[prompts[image][number] for image, number in rows] for rows in segmenter._runs(prompts)]
+    assert asked == [["person", "person"], ["a red circle", "a red circle"]]
+    assert [segmenter._text_of(together)[1] for together in asked] == [None, None]
+    assert segmenter._text_of(["person", "a red circle"])[1] is not None
+
+
 # What is kept, and in how much memory
 
 
@@ -329,6 +356,27 @@ def test_lower_precisions_run_and_find_nearly_the_same(
     for (one,), (other,) in zip(exact, ours(lower, pictures, [("person",)] * 8), strict=True):
         assert abs(len(one.instances) - len(other.instances)) <= 2
         assert one.instances[0].score == pytest.approx(other.instances[0].score, abs=0.05)
+
+
+def test_mixed_keeps_every_box_apart_and_nearer_to_its_place_than_bf16(
+    checkpoint: Path, segmenter: Sam3Segmenter, pictures: list[RGB]
+) -> None:
+    """Boxes in pixels of an image 1920 wide. What is left in mixed is the encoder's rounding, not the boxes' own."""
+
+    def different(boxes: torch.Tensor) -> int:
+        return len(set(boxes.flatten().tolist()))
+
+    def boxes(of: Sam3Segmenter) -> torch.Tensor:
+        last = of.predict([of.preprocess(pixels) for pixels in pictures], [("person",)] * len(pictures), OPTIONS).last
+        return last.numbers[:, 1 + last.masks.shape[1] :] * 1920
+
+    exact = boxes(segmenter)
+    mixed, bf16 = (boxes(Sam3Segmenter(checkpoint, model_name="tiny", dtype=dtype)) for dtype in ("mixed", "bf16"))
+    assert different(mixed) > 0.99 * different(exact)
+    assert different(bf16) < 0.5 * different(exact)
+    off, far_off = (mixed - exact).abs(), (bf16 - exact).abs()
+    assert off.median() < 0.1 * far_off.median()
+    assert off.max() < 0.2 * far_off.max()
 
 
 # What is loaded, and what is not
