@@ -1,0 +1,211 @@
+"""For people with a GPU and the weights: is it right, how fast is it, how far from the limit; ours and the plain loop.
+
+Run as `python -m benchmarks.gpu --model facebook/sam3 --batch-size 1,4,8,16`. Parity comes first: if a photograph's
+masks differ from the library's, no speed is printed. On a CPU it runs too (`--device cpu --model tiny`), and what only
+a GPU has is n/a.
+"""
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data
+
+from benchmarks.architecture import plain_loop, segmenter_of
+from benchmarks.counting import count_ours
+from benchmarks.timing import Row, table
+from workers.fleet.weights import model_folder
+from workers.inference import masks
+from workers.inference.images import ReadRules
+from workers.inference.pipeline import Item, Options, Pace, Segmented, segment
+from workers.inference.sam3_model import Precision, Sam3Segmenter, _load
+
+NOT_HERE = "n/a"
+OPTIONS = Options(threshold=0.5, score_floor=0.5)
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+LEAST_IOU = {"fp32": 0.999, "mixed": 0.95, "bf16": 0.9}  # of a mask with the library's in fp32
+# Dense bf16 in TFLOP/s, as the vendor gives it; half of it is what the best known code reaches.
+PEAK_TFLOPS = {"A100": 312, "H100": 989, "H200": 989, "RTX 4090": 165, "L4": 121}
+EVERYTHING = Options(threshold=0.0, score_floor=0.0)
+COMPARED = 5  # instances of each photograph
+
+
+@dataclass
+class Machine:
+    """The device, and what it says of itself while it works."""
+
+    device: str
+    shares: list[int] = field(default_factory=list)
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether there is anything to ask."""
+        return self.device.startswith("cuda")
+
+    def watched(self, work: Callable[[], Any]) -> tuple[float, float | str, float | str]:
+        """Seconds of `work`, the most GPU memory in GB, and the mean utilisation in percent as the driver gives it."""
+        if not self.is_gpu:
+            return _seconds(work), NOT_HERE, NOT_HERE
+        torch.cuda.reset_peak_memory_stats()
+        self.shares.clear()
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over,))
+        watcher.start()
+        try:
+            seconds = _seconds(work)
+        finally:
+            over.set()
+            watcher.join()
+        memory = torch.cuda.max_memory_allocated() / 1e9
+        return seconds, memory, statistics.mean(self.shares) if self.shares else NOT_HERE
+
+    def _watch(self, over: threading.Event) -> None:
+        while not over.wait(0.2):
+            try:
+                self.shares.append(torch.cuda.utilization())
+            except (ImportError, RuntimeError):  # without the package nvidia-ml-py there is nothing to see
+                return
+
+    def floor(self, flops: int) -> float | None:
+        """Seconds an image at half of the GPU's peak, if its name is known."""
+        if not self.is_gpu:
+            return None
+        name = torch.cuda.get_device_name()
+        peaks = [peak for known, peak in PEAK_TFLOPS.items() if known in name]
+        return flops / (peaks[0] * 1e12 * 0.5) if peaks else None
+
+
+def measure(
+    model: str, batch_sizes: Sequence[int], device: str, dtype: Precision = "auto", images: int = 64
+) -> tuple[list[Row], list[Row]]:
+    """Rows of parity, and rows of speed: for each batch size the plain loop and ours. No speed without parity."""
+    machine = Machine(device)
+    folder = model_folder(model)
+    segmenter = Sam3Segmenter(folder, model_name=model, device=device, dtype=dtype)
+    library, processor = _load(folder)
+    library.to(device)
+    with tempfile.TemporaryDirectory() as name:
+        paths = _photographs(Path(name), images)
+        parity = measure_parity(segmenter, library, processor, paths[: len(PHOTOGRAPHS)])
+        if min(row["least IoU"] for row in parity) < LEAST_IOU[segmenter.facts.dtype]:
+            return parity, []
+        flops = count_flops(folder)
+        ways: dict[str, Callable[[int], object]] = {
+            "plain loop": lambda batch_size: _plain(library, processor, paths, batch_size),
+            "ours": lambda batch_size: list(_outcomes(segmenter, paths, batch_size)),
+        }
+        rows: list[Row] = []
+        for batch_size in batch_sizes:
+            for way, work in ways.items():
+                work(batch_size)  # what happens once
+                seconds, memory, share = machine.watched(lambda work=work, size=batch_size: work(size))  # type: ignore[misc]
+                rows.append(_row(way, batch_size, seconds / images, memory, share))
+    slowest, floor = rows[0]["seconds an image"], machine.floor(flops)
+    for row in rows:
+        row["speed-up"] = slowest / row["seconds an image"]
+        row["of the counted floor"] = NOT_HERE if floor is None else floor / row["seconds an image"]
+        row["hours for 10,000"] = row["seconds an image"] * 10_000 / 3600
+    return parity, rows
+
+
+def measure_parity(segmenter: Sam3Segmenter, library: Any, processor: Any, paths: Sequence[str]) -> list[Row]:
+    """One row a photograph: the library's best instances, whatever their score, and the worst match among ours."""
+    rows: list[Row] = []
+    for path, outcome in zip(paths, _outcomes(segmenter, paths, len(paths), EVERYTHING), strict=True):
+        ours = outcome.found[0].instances
+        cut = (ours[COMPARED - 1].score + ours[COMPARED].score) / 2
+        with Image.open(path) as image:
+            (theirs,) = plain_loop(library, processor, [image.convert("RGB")], "person", cut)
+        matches = []
+        for score, mask in zip(theirs["scores"].tolist(), theirs["masks"].cpu().numpy(), strict=True):
+            rle = masks.encode(mask.astype(np.uint8))
+            match = [(masks.iou(one.rle, rle, outcome.height, outcome.width), abs(one.score - score)) for one in ours]
+            matches.append(max(match))
+        rows.append(
+            {
+                "photograph": Path(path).stem,
+                "instances compared": len(matches),
+                "least IoU": min((iou for iou, _ in matches), default=0.0),
+                "largest difference of a score": max((difference for _, difference in matches), default=1.0),
+            }
+        )
+    return rows
+
+
+def count_flops(folder: Path) -> int:
+    """Of one image with one prompt, counted on the meta device for this model."""
+    model, processor = _load(folder)
+    return count_ours(segmenter_of(model.to("meta"), processor, "meta"), 1, ("person",), found=1).flops
+
+
+def _row(way: str, batch_size: int, seconds: float, memory: float | str, share: float | str) -> Row:
+    return {
+        "": way,
+        "batch size": batch_size,
+        "GPU memory, GB": memory,
+        "GPU utilisation, %": share,
+        "seconds an image": seconds,
+    }
+
+
+def _photographs(folder: Path, count: int) -> list[str]:
+    paths = []
+    for number in range(count):
+        name = PHOTOGRAPHS[number % len(PHOTOGRAPHS)]
+        paths.append(str(folder / f"{name}-{number}.jpg"))
+        Image.fromarray(getattr(data, name)()).resize((1920, 1080)).save(paths[-1], quality=90)
+    return paths
+
+
+def _outcomes(
+    segmenter: Sam3Segmenter, paths: Sequence[str], batch_size: int, options: Options = OPTIONS
+) -> list[Segmented]:
+    items = [Item(number, path, ("person",)) for number, path in enumerate(paths)]
+    batches = segment(items, segmenter, ReadRules(), options, Pace(batch_size=batch_size))
+    outcomes = [outcome for batch in batches for outcome in batch]
+    assert all(isinstance(outcome, Segmented) for outcome in outcomes), outcomes
+    return outcomes  # type: ignore[return-value]  # as just checked
+
+
+def _plain(library: Any, processor: Any, paths: Sequence[str], batch_size: int) -> None:
+    """Read, forward, post-process, encode, one after the other."""
+    for start in range(0, len(paths), batch_size):
+        pictures = [Image.open(path).convert("RGB") for path in paths[start : start + batch_size]]
+        for result in plain_loop(library, processor, pictures, "person", OPTIONS.threshold):
+            for mask in result["masks"].cpu().numpy().astype(np.uint8):
+                masks.encode(mask)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()  # ends with its results on the host, so nothing is left to wait for
+    return time.perf_counter() - started
+
+
+@click.command()
+@click.option("--model", default="facebook/sam3", show_default=True, help="tiny, a folder, or a name on the Hub.")
+@click.option("--batch-size", "batch_sizes", default="1,4,8,16", show_default=True)
+@click.option("--device", default="cuda", show_default=True)
+@click.option("--dtype", type=click.Choice(["auto", "mixed", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--images", default=64, show_default=True)
+def main(model: str, batch_sizes: str, device: str, dtype: Precision, images: int) -> None:
+    """Print parity with the library, then the speeds."""
+    sizes = [int(size) for size in batch_sizes.split(",")]
+    parity, speeds = measure(model, sizes, device, dtype, images)
+    print(table(parity), "", sep="\n")
+    if not speeds:
+        raise click.ClickException("masks differ from the library's; speeds would mean nothing")
+    print(table(speeds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The model's part: counts at full size, equality of every shortcut, and times on this CPU.
+
+Run as `python -m benchmarks.model`; the full-size architecture has random weights, takes about five minutes and 6 GB.
+Counts come from the meta device (see `benchmarks.counting`), times from one CPU core: ratios, not a GPU's speed.
+"""
+
+import gc
+import io
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+from skimage import data
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from benchmarks.architecture import full_size, segmenter_of
+from benchmarks.counting import Counts, count_ours, count_plain, make_position_tables
+from benchmarks.timing import Row, interleaved, table
+from workers.inference import images
+from workers.inference.pipeline import Options, Pixels
+from workers.inference.sam3_model import Sam3Segmenter, _load
+from workers.tiny.architecture import new_processor, random_model
+
+PROMPTS = ("cat", "dog", "car", "person", "a red circle", "sky", "tree", "a cup", "road", "house")
+FOUND = 10
+OPTIONS = Options()
+SIZES = {"640x480": (640, 480), "1080p": (1920, 1080), "12 MP": (4000, 3000)}
+Features = Callable[..., Any]
+
+
+def measure_counts() -> list[Row]:
+    """What a batch asks of its device at full size, exactly. Peaks are without weights and tables of positions."""
+    plain = count_plain(*full_size("meta"), images=1, found=FOUND)
+    rows = [_counted("plain loop", 1, 1, plain, plain)]
+    segmenter = segmenter_of(*full_size("meta"), "meta")
+    for batch, prompts in ((1, 1), (8, 1), (1, 5), (1, 10)):
+        counts = count_ours(segmenter, batch, PROMPTS[:prompts], FOUND)
+        rows.append(_counted("ours", batch, prompts, counts, plain))
+    mixed = segmenter_of(*full_size("meta"), "meta", "mixed")
+    rows.append(_counted("ours, mixed", 1, 1, count_ours(mixed, 1, PROMPTS[:1], FOUND), plain))
+    return rows
+
+
+def _counted(name: str, batch: int, prompts: int, counts: Counts, plain: Counts) -> Row:
+    return {
+        "": name,
+        "images": batch,
+        "prompts": prompts,
+        "GFLOP an image": counts.flops / batch / 1e9,
+        "of the plain loop": counts.flops / batch / plain.flops,
+        "kernels a batch": counts.kernels,
+        "host waits a batch": counts.waits,
+        "MB to the device an image": counts.bytes_to_device / batch / 1e6,
+        "MB back an image": counts.bytes_from_device / batch / 1e6,
+        "peak MB an image": counts.peak_bytes / batch / 1e6,
+    }
+
+
+def measure_equality(architecture: str, model: Any, processor: Any) -> tuple[list[Row], list[Row]]:
+    """Rows of the largest differences, and rows of seconds an image, of real forward passes in fp32."""
+    segmenter = segmenter_of(model, processor, "cpu")
+    first, second = (segmenter.preprocess(np.array(picture())) for picture in (data.chelsea, data.astronaut))
+    prompt = PROMPTS[:1]
+    encode = model.get_vision_features
+    vision: list[Any] = []
+
+    def watched(pixels: torch.Tensor) -> Any:
+        vision.append(encode(pixels))
+        return vision[-1]
+
+    with mock.patch.object(model, "get_vision_features", watched):
+        one, one_seconds = _timed(lambda: _numbers(segmenter, [first], prompt))
+    plain, plain_seconds = _timed(partial(_plain, segmenter, first, prompt[0]))
+    cached, heads_seconds = _timed(partial(_plain, segmenter, first, prompt[0], vision=vision[0]))
+    pair, pair_seconds = _timed(lambda: _numbers(segmenter, [first, second], prompt))
+    differences = {
+        "text and vision cached, against uncached (0 is bit-equal)": _furthest(cached, plain),
+        "prompt trimmed to its tokens, against padded": float((one - plain[0]).abs().max()),
+        "batch of 2, against of 1": float((pair[:1] - one).abs().max()),
+    }
+    times: Row = {"architecture": architecture, "plain, 1 prompt": plain_seconds, "ours, 1 prompt": one_seconds}
+    for count in (5, 10):
+        _, times[f"ours, {count} prompts"] = _timed(partial(_numbers, segmenter, [first], PROMPTS[:count]))
+    times |= {"heads alone": heads_seconds, "ours, batch of 2": pair_seconds / 2}
+    rows = [
+        {"architecture": architecture, "largest difference": what, "": value} for what, value in differences.items()
+    ]
+    return rows, [times]
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
+
+
+def _numbers(segmenter: Sam3Segmenter, batch: list[Pixels], prompts: tuple[str, ...]) -> torch.Tensor:
+    """Presence, scores and boxes (in fractions of the image) of the last prompt, one row an image."""
+    numbers: torch.Tensor = segmenter.predict(batch, [prompts] * len(batch), OPTIONS).last.numbers
+    return numbers
+
+
+@torch.inference_mode()
+def _plain(segmenter: Sam3Segmenter, pixels: Pixels, prompt: str, vision: Any = None) -> tuple[torch.Tensor, ...]:
+    """Numbers as above and mask logits of the library's own forward; with `vision` its text is made beforehand too."""
+    model = segmenter._model
+    tokens = segmenter._tokenizer([prompt], padding="max_length", max_length=32, return_tensors="pt")
+    if vision is None:
+        output = model(pixel_values=segmenter._to_device([pixels]), **tokens)
+    else:
+        text = model.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask)
+        text = BaseModelOutputWithPooling(pooler_output=text.pooler_output)
+        output = model(vision_embeds=vision, text_embeds=text, attention_mask=tokens.attention_mask)
+    presence = output.presence_logits.sigmoid()
+    scores = output.pred_logits.sigmoid() * presence
+    return torch.cat((presence, scores, output.pred_boxes.flatten(1)), dim=1), output.pred_masks
+
+
+def _furthest(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> float:
+    return max(float((left - right).abs().max()) for left, right in zip(one, other, strict=True))
+
+
+def measure_reading(repeats: int = 7) -> list[Row]:
+    """Milliseconds from bytes to RGB and from RGB to the model's size, each against the plain way."""
+    segmenter, processor = segmenter_of(random_model(), new_processor(), "cpu"), full_size("meta")[1].image_processor
+    segmenter._images = processor  # facebook/sam3's: 1008 x 1008
+    rows = []
+    for name, size in SIZES.items():
+        photograph = Image.fromarray(data.astronaut()).resize(size)
+        file = io.BytesIO()
+        photograph.save(file, "JPEG", quality=90)
+        jpeg, pixels = file.getvalue(), np.array(photograph)
+        ways = {
+            "Pillow": partial(_pillow, jpeg),
+            "simplejpeg": partial(simplejpeg.decode_jpeg, jpeg, "RGB"),
+            "ours": partial(images._decode, jpeg, images.ReadRules()),
+            "processor": partial(processor, images=photograph, return_tensors="pt"),
+            "resize": partial(segmenter.preprocess, pixels),
+        }
+        times = interleaved(ways, repeats)
+        rows.append(
+            {
+                "JPEG": name,
+                **{f"{way}, ms": taken.text for way, taken in times.items()},
+                "decode, times faster": times["Pillow"].median / times["ours"].median,
+                "preprocess, times faster": times["processor"].median / times["resize"].median,
+                "pixels that differ": int((_pillow(jpeg) != images._decode(jpeg, images.ReadRules())).sum()),
+            }
+        )
+    return rows
+
+
+def _pillow(jpeg: bytes) -> images.RGB:
+    return np.array(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def measure_position_tables(repeats: int = 3) -> list[Row]:
+    """What a batch of another size costs because the library's tables of positions are made anew: no reason to pad."""
+    model, _ = full_size("meta")
+    sizes = iter(range(1, 100))
+    times = interleaved({"tables": lambda: make_position_tables(model, 1 + next(sizes) % 2, "cpu")}, repeats)
+    return [{"tables of positions made anew for 1 or 2 images, ms": times["tables"].text}]
+
+
+@click.command()
+@click.option("--full-size/--no-full-size", "full", default=True, show_default=True, help="Five minutes and 6 GB.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Also for the model in this folder.")
+def main(full: bool, checkpoint: Path | None) -> None:
+    """Print the tables."""
+    torch.set_num_threads(1)
+    print(table(measure_counts()), table(measure_reading()), table(measure_position_tables()), sep="\n\n")
+    models: dict[str, Callable[[], tuple[Any, Any]]] = {"tiny, random": lambda: (random_model(), new_processor())}
+    if checkpoint:
+        models[checkpoint.name] = lambda: _load(checkpoint)
+    if full:
+        models["full size, random"] = lambda: full_size("cpu")
+    for name, make in models.items():
+        if name.startswith("full"):
+            torch.set_num_threads(2)
+        equality, times = measure_equality(name, *make())
+        print("", table(equality), "", "Seconds an image:", table(times), sep="\n")
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()

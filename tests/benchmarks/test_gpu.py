@@ -1,0 +1,27 @@
+"""The benchmark for people with a GPU, here with the bundled model on the CPU: that it runs, not how fast."""
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import gpu
+
+
+def test_on_a_cpu_it_shows_parity_first_and_what_only_a_gpu_has_as_not_available() -> None:
+    parity, speeds = gpu.measure("tiny", [1, 2], "cpu", images=4)
+    assert len(parity) == 4
+    assert all(row["instances compared"] == gpu.COMPARED and row["least IoU"] > 0.999 for row in parity)
+    assert [(row[""], row["batch size"]) for row in speeds] == [
+        ("plain loop", 1), ("ours", 1), ("plain loop", 2), ("ours", 2)
+    ]  # fmt: skip
+    for row in speeds:
+        assert row["seconds an image"] > 0
+        assert {row[name] for name in ("GPU memory, GB", "GPU utilisation, %", "of the counted floor")} == {"n/a"}
+
+
+def test_without_parity_there_are_no_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gpu.LEAST_IOU, "fp32", 1.1)
+    run = CliRunner().invoke(gpu.main, "--model tiny --device cpu --batch-size 1 --images 4")
+    assert run.exit_code == 1
+    assert "least IoU" in run.output
+    assert "seconds an image" not in run.output
+    assert "speeds would mean nothing" in run.output
