@@ -9,8 +9,8 @@ The rules, the same for every format:
   `convert("RGB")`, so that results equal those of a plain script.
 - 16-bit samples keep their high byte: 0..65535 becomes 0..255, for every image alike. 32-bit samples have no
   agreed range and are refused.
-- JPEGs are decoded by simplejpeg, to the pixels that Pillow gives, in a third of the time; Pillow decodes the rest,
-  and judges whatever simplejpeg is not content with.
+- JPEGs are decoded by simplejpeg, to the pixels that Pillow gives and sooner; Pillow decodes the rest, and judges
+  whatever simplejpeg is not content with.
 - A damaged EXIF block or colour profile is ignored. Missing pixels, and damage that the decoder notices or warns of,
   are refused.
 """
