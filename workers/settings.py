@@ -63,7 +63,7 @@ class Settings(BaseSettings):
 
     # of a worker
     batch_size: int = Field(8, ge=1, le=256)  # images of one forward pass
-    decode_threads: int = Field(default_factory=lambda: max(2, min(8, (os.cpu_count() or 2) - 1)), ge=1, le=64)
+    decode_threads: int | None = Field(None, ge=1, le=64)  # by default as many as the node has cores, 2 to 8
     dtype: Literal["auto", "mixed", "fp32", "bf16"] = "auto"
     segmenter: str | None = None  # module:factory instead of the real model
     grace: float = Field(60, ge=0)  # seconds for the batch in hand when asked to stop
@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     # set by the launcher for each node
     node: str = "worker"  # gpu0, cpu1, ...
     device: Literal["cuda", "cpu"] = "cpu"
+    cores: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1)  # the node's share of the machine's
 
     @model_validator(mode="after")
     def _heartbeat_fits_lease(self) -> Self:

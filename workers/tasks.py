@@ -145,7 +145,7 @@ def _pace(worker: Worker, claim: Claim) -> Pace:
     settings = worker.settings
     return Pace(
         batch_size=settings.batch_size,
-        threads=settings.decode_threads,
+        threads=settings.decode_threads or min(8, max(2, settings.cores)),
         stopped=partial(worker.stopped, claim),
         caps=worker.caps,
         progressed=worker.progressed,

@@ -29,7 +29,7 @@ from workers.contract import Doorbell
 from workers.faults import Infrastructure, check_mount
 from workers.fleet.broker import Doorbells
 from workers.inference.images import RGB, ReadRules, read_image
-from workers.inference.pipeline import Options, Pixels
+from workers.inference.pipeline import Options, Pace, Pixels
 from workers.settings import load_settings
 from workers.tasks import segment_chunk
 from workers.worker import Worker
@@ -107,6 +107,30 @@ def test_a_bad_message_is_dropped_and_its_content_is_not_logged(
     assert list(answer(message)) == ["dropped"]
     assert "dropped a doorbell" in caplog.text
     assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (6, 6), (64, 8)])
+def test_threads_follow_the_cores_of_the_node_unless_they_are_set(
+    segmenter: Segmenter,
+    sessions: Sessions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    threads: int,
+) -> None:
+    paces: list[Pace] = []
+
+    def pace(**how: Any) -> Pace:
+        paces.append(Pace(**how))
+        return paces[-1]
+
+    monkeypatch.setenv("SAM3_CORES", str(cores))
+    monkeypatch.delenv("SAM3_DECODE_THREADS")
+    monkeypatch.setattr("workers.tasks.Pace", pace)
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    answer(runs.message(rung))
+    assert [one.threads for one in paces] == [threads]
 
 
 def test_a_doorbell_of_an_unknown_run_or_chunk_does_nothing(

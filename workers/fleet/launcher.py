@@ -148,15 +148,16 @@ class Launcher:
         node.started = time.monotonic()
 
     def _environment(self, slot: Slot) -> dict[str, str]:
-        own = self._settings.model_dump(exclude={"node", "device"}, exclude_none=True)
-        # Nodes on one CPU share its cores, unless told otherwise.
-        cores = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(self._slots)))}
+        own = self._settings.model_dump(exclude={"node", "device", "cores"}, exclude_none=True)
+        cores = max(1, self._settings.cores // len(self._slots))
         return {
-            **(cores if slot.device == "cpu" else {}),
+            # Of one step on the CPU: a model there takes all it can get. Beside a GPU many small steps run at once.
+            "OMP_NUM_THREADS": str(cores if slot.device == "cpu" else 1),
             **os.environ,
             **{PREFIX + name.upper(): str(value) for name, value in own.items()},
             f"{PREFIX}NODE": slot.name,
             f"{PREFIX}DEVICE": slot.device,
+            f"{PREFIX}CORES": str(cores),
             "CUDA_VISIBLE_DEVICES": slot.visible or "",
         }
 

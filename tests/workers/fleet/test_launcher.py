@@ -97,6 +97,15 @@ def test_a_node_is_told_its_slot_its_settings_and_its_gpu(start: Start, tmp_path
     assert "SAM3_SEGMENTER" not in said["gpu6"]
 
 
+def test_nodes_share_the_cores(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM3_CORES", "9")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launcher = start('echo $SAM3_CORES $OMP_NUM_THREADS > "$SAM3_NODE"', CPU0, Slot("gpu6", "6"))
+    wait_until(lambda: launcher.running() == 0, "the nodes", seconds=10)
+    assert (tmp_path / "nodes" / "cpu0").read_text() == "4 4\n"
+    assert (tmp_path / "nodes" / "gpu6").read_text() == "4 1\n"
+
+
 def test_no_secret_is_on_the_command_line_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 

@@ -7,12 +7,14 @@ import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from workers.errors import ErrorClass
@@ -78,12 +80,15 @@ def test_masks_have_the_size_and_content_of_their_own_image(
             assert np.array_equal(mask, pixels.mean(axis=2) > level)
 
 
-@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (3, 4), (8, 2), (64, 1)])
-def test_batch_size_and_threads_change_nothing(
-    fake: Any, photograph_files: list[str], broken_files: list[str], batch_size: int, threads: int
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch_size=st.integers(1, 9), threads=st.integers(1, 4), cuts=st.sets(st.integers(1, 15)))
+def test_batch_size_chunking_and_threads_change_nothing(
+    fake: Any, photograph_files: list[str], broken_files: list[str], batch_size: int, threads: int, cuts: set[int]
 ) -> None:
-    items = items_of((photograph_files + broken_files) * 2)
-    assert run(items, fake, batch_size=batch_size, threads=threads) == run(items, fake)
+    items = items_of([*photograph_files, *broken_files[:4]] * 2, "cat", "a person")
+    chunks = [items[start:end] for start, end in pairwise([0, *sorted(cuts), len(items)])]
+    outcomes = [outcome for chunk in chunks for outcome in run(chunk, fake, batch_size=batch_size, threads=threads)]
+    assert outcomes == run(items, fake, batch_size=1, threads=1)
 
 
 def test_broken_images_are_rejected_and_their_neighbours_are_not_touched(
