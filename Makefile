@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check chaos clean
+.PHONY: help install demo test check chaos bench clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -43,6 +43,10 @@ DATABASE ?= sqlite
 
 chaos: $(INSTALLED)  ## Kill, stop and disconnect at random: MINUTES=10 SEED=1 DATABASE=sqlite or postgresql
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --database $(DATABASE)
+
+bench: $(INSTALLED)  ## Measure everything that docs/performance.md shows, and write it (about 25 minutes)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group bench
+	@$(BIN)/python -m benchmarks
 
 clean:  ## Remove the environment and the demo
 	rm -rf $(VENV) demo

@@ -30,6 +30,7 @@ import psycopg
 from sqlalchemy import Engine, event, text
 from sqlalchemy.engine import make_url
 
+from benchmarks.timing import as_rows, table
 from db import doorbells, intake, leases, presence
 from db.chunks import add_chunks
 from db.intake import Frozen, Source
@@ -106,8 +107,7 @@ def main(rows: int, database: tuple[str, ...], repeats: int) -> None:
     sizes = [size for size in (10_000, 100_000) if size < rows] + [rows]
     for kind in database or ("sqlite", "postgresql"):
         growth, aftermath = measure(kind, sizes, repeats)
-        print_table(growth)
-        print_table(aftermath)
+        print(table(as_rows(growth)), table(as_rows(aftermath)), sep="\n\n", end="\n\n", flush=True)
 
 
 def measure(kind: str, sizes: list[int], repeats: int = REPEATS) -> tuple[list[Growth], list[Aftermath]]:
@@ -333,21 +333,6 @@ def again(url: str, table: Path) -> float:
         finally:
             broker.stop()
         return time.perf_counter() - began
-
-
-def print_table(rows: list[Any]) -> None:
-    names = list(rows[0].__dataclass_fields__)
-    shown = [[_shown(getattr(row, name)) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *shown, strict=True)]
-    for line in [names, *shown]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    print(flush=True)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":

@@ -188,17 +188,24 @@ def main(full: bool, checkpoint: Path | None) -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     print(table(measure_counts()), table(measure_reading()), table(measure_position_tables()), sep="\n\n")
-    models: dict[str, Callable[[], tuple[Any, Any]]] = {"tiny, random": lambda: (random_model(), new_processor())}
+    measured = [measure_random(name) for name in (RANDOM if full else [*RANDOM][:1])]
     if checkpoint:
-        models[checkpoint.name] = lambda: _load(checkpoint)
-    if full:
-        models["full size, random"] = lambda: full_size("cpu")
-    for name, make in models.items():
-        if name.startswith("full"):
-            torch.set_num_threads(2)
-        equality, times = measure_equality(name, *make())
+        measured.append(measure_equality(checkpoint.name, *_load(checkpoint)))
+    for equality, times in measured:
         print("", table(equality), "", "Seconds an image:", table(times), sep="\n")
-        gc.collect()
+
+
+RANDOM: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "tiny, random weights": lambda: (random_model(), new_processor()),
+    "full size, random weights": lambda: full_size("cpu"),
+}
+
+
+def measure_random(name: str) -> tuple[list[Row], list[Row]]:
+    """`measure_equality` of one of the architectures in `RANDOM`."""
+    gc.collect()
+    torch.set_num_threads(2 if name.startswith("full") else 1)
+    return measure_equality(name, *RANDOM[name]())
 
 
 if __name__ == "__main__":

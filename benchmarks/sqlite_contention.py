@@ -4,7 +4,6 @@ Run as `python -m benchmarks.sqlite_contention`. Committers never wait for a mod
 a real worker commits a few times a second. Prints commits a second, the ratio, and how many commits met an error.
 """
 
-import json
 import multiprocessing
 import os
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.timing import Row, table
 from db import doorbells, intake, leases, presence
 from db.intake import Frozen, NewRow, Source
 from db.leases import FoundInstance, ImageDone, PromptResult
@@ -35,11 +35,19 @@ FROZEN = Frozen("fake", 0.5, 0.5, 0.3, "library", "exif")
 @click.option("--rows", default=200_000, show_default=True)
 @click.option("--seconds", default=15.0, show_default=True, help="Length of the measurement without an enqueue.")
 def main(rows: int, seconds: float) -> None:
+    print(table(compare(rows, seconds)))
+
+
+def compare(rows: int = 200_000, seconds: float = 15.0) -> list[Row]:
+    """Two rows: the committers alone, and beside an enqueue of so many rows."""
     with tempfile.TemporaryDirectory() as folder:
         alone = measure(Path(folder) / "alone", lambda sessions: time.sleep(seconds))
         beside = measure(Path(folder) / "beside", lambda sessions: enqueue(sessions, Path(folder), rows))
     kept = beside["commits_per_second"] / alone["commits_per_second"]
-    print(json.dumps({"alone": alone, "beside_enqueue": beside, "rows": rows, "kept": round(kept, 2)}, indent=2))
+    return [
+        {"eight committers": "alone"} | alone | {"kept": 1.0},
+        {"eight committers": "beside"} | beside | {"kept": kept},
+    ]
 
 
 def measure(folder: Path, meanwhile: object) -> dict[str, float]:

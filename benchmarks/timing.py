@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 Row = dict[str, Any]
@@ -35,8 +35,18 @@ def interleaved(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
     return {name: Times(statistics.median(taken), min(taken), max(taken)) for name, taken in seconds.items()}
 
 
+def as_rows(measured: Sequence[Any]) -> list[Row]:
+    """Dataclasses as rows, their fields' names in words."""
+    return [{name.replace("_", " "): value for name, value in asdict(one).items()} for one in measured]
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows, which have the same keys, as a Markdown table."""
-    lines = [list(rows[0]), ["-" * len(name) for name in rows[0]]]
-    lines += [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

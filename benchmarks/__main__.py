@@ -1,0 +1,106 @@
+"""`make bench`: runs every benchmark and writes docs/performance.md with its plots. Measures nothing itself.
+
+Each part has a fresh process of its own, one after the other.
+"""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from string import Template
+from typing import Any, TypeVar
+
+from benchmarks import bars, enqueue, model, pipeline, plots, postprocess, sqlite_contention
+from benchmarks.bars import Results
+from benchmarks.timing import as_rows, table
+
+DOCS = Path(__file__).parent.parent / "docs"
+TEMPLATE = Path(__file__).with_name("performance.template.md")
+SIZES = [10_000, 100_000, 1_000_000]
+PACKAGES = ("torch", "transformers", "pillow", "simplejpeg", "celery", "sqlalchemy", "psycopg", "ray")
+Value = TypeVar("Value")
+
+
+def main() -> None:
+    began, load = time.monotonic(), os.getloadavg()[0]
+    results = measure()
+    plots.shares(results.rows, DOCS / "performance-device.svg")
+    plots.growth(results.growth, DOCS / "performance-growth.svg")
+    minutes = (time.monotonic() - began) / 60
+    text = Template(TEMPLATE.read_text()).substitute(tables(results), machine=machine(minutes, load))
+    (DOCS / "performance.md").write_text(text)
+    print(f"\n{bars.table(results)}\n\nwrote {DOCS / 'performance.md'} after {minutes:.0f} minutes")
+
+
+def measure() -> Results:
+    rows, streams = fresh("simulated accelerator", pipeline.everything)
+    databases = [fresh(f"rows into {kind}", enqueue.measure, kind, SIZES, 2) for kind in ("sqlite", "postgresql")]
+    return Results(
+        rows=rows,
+        streams=streams,
+        growth=[row for growth, _ in databases for row in growth],
+        aftermath=[row for _, aftermath in databases for row in aftermath],
+        contention=fresh("commits beside an enqueue", sqlite_contention.compare),
+        masks=fresh("masks", postprocess.measure),
+        masks_memory=fresh("memory of masks", postprocess.measure_memory),
+        counts=fresh("counts", model.measure_counts),
+        reading=fresh("JPEGs", model.measure_reading),
+        random=[fresh(name, model.measure_random, name) for name in model.RANDOM],
+    )
+
+
+def fresh(what: str, work: Callable[..., Value], *args: Any) -> Value:
+    """The answer of `work` in a process of its own, with a line of progress."""
+    began = time.monotonic()
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        value = pool.submit(work, *args).result()
+    print(f"{what}: {time.monotonic() - began:.0f} s", flush=True)
+    return value
+
+
+def machine(minutes: float, load: float) -> str:
+    """What the figures were measured on, in one paragraph."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"{date.today()}, commit {commit.stdout.strip() or 'unknown'}, {minutes:.0f} minutes. {_cpu()}, {os.cpu_count()} "
+        f"cores, {_memory_gb():.0f} GB, {platform.system()} {platform.release()}, Python {platform.python_version()}, "
+        f"{versions}. The machine is shared; its load before the start was {load:.1f}."
+    )
+
+
+def tables(results: Results) -> dict[str, str]:
+    """The figures, by the template's names for them."""
+    return {
+        "bars": bars.table(results),
+        "device": pipeline.table(results.rows),
+        "stream": pipeline.stream_table(results.streams),
+        "counts": table(results.counts),
+        "equality": table([row for differences, _ in results.random for row in differences]),
+        "times": table([row for _, times in results.random for row in times]),
+        "reading": table(results.reading),
+        "masks": table(results.masks),
+        "masks_memory": table(results.masks_memory),
+        "growth": table(as_rows(results.growth)),
+        "aftermath": table(as_rows(results.aftermath)),
+        "contention": table(results.contention),
+    }
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What the figures are held against: each bar, what was measured, and whether it holds. Measures nothing itself."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import timing
+from benchmarks.enqueue import Aftermath, Growth
+from benchmarks.pipeline import Row, Stream
+from benchmarks.timing import Row as Figures
+
+OURS, LIMIT = "ours", "limit"
+FLOPS = {1: 1.00, 5: 1.30, 10: 1.66}  # of one forward of the library, by the number of prompts
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that `make bench` measures, by the functions that measured it."""
+
+    rows: list[Row]
+    streams: list[Stream]
+    growth: list[Growth]
+    aftermath: list[Aftermath]
+    contention: list[Figures]
+    masks: list[Figures]
+    masks_memory: list[Figures]
+    counts: list[Figures]
+    reading: list[Figures]
+    random: list[tuple[list[Figures], list[Figures]]]  # differences and times, an architecture each
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`measured` is the worst of all that the bar is about."""
+
+    what: str
+    bar: str
+    measured: str
+    holds: bool
+
+
+def bars(results: Results) -> Iterator[Bar]:
+    """In the order of the document."""
+    yield from _device(results)
+    yield from _model(results)
+    yield from _database(results)
+
+
+def _device(results: Results) -> Iterator[Bar]:
+    ours = [row for row in results.rows if row.system == OURS]
+    yield _least("device: ours, of the limit or the CPU's bound", 0.95, [row.of_bound for row in ours])
+    seconds = {(row.kind, row.image_ms): row.seconds for row in ours}
+    peers = [row for row in results.rows if row.system not in (OURS, LIMIT)]
+    faster = [row.seconds / seconds[row.kind, row.image_ms] for row in peers]
+    yield _least("device: the fastest peer's time, in ours", 1.0, faster)
+    yield _most("device: tax of Celery, broker and SQL", 0.03, [one.tax for one in results.streams])
+    yield _most("device: idle in a stream of four chunks", 0.02, [one.idle for one in results.streams])
+
+
+def _model(results: Results) -> Iterator[Bar]:
+    for prompts, most in FLOPS.items():
+        shares = [row["of the plain loop"] for row in results.counts[1:] if row["prompts"] == prompts]
+        yield _most(f"model: FLOPs of {prompts} prompts, of one plain forward", most, shares)
+    yield _most(
+        "model: host waits a batch (plain loop: 17)", 5, [row["host waits a batch"] for row in results.counts[1:]]
+    )
+    differences = [row for equal, _ in results.random for row in equal]
+    yield _most("model: cached against uncached", 0, _of(differences, "cached"))
+    yield _most("model: batch of 2 against of 1", 1e-5, _of(differences, "batch of 2"))
+    yield _least("masks: times faster, 10 objects at 1080p", 10, [results.masks[0]["times faster"]])
+    yield _most("masks: pixels that differ", 0, [row["pixels that differ"] for row in results.masks])
+    yield _most("masks: MB for 100 at 12 MP", 300, [row["ours, peak MB over base"] for row in results.masks_memory])
+
+
+def _of(differences: Sequence[Figures], word: str) -> list[float]:
+    return [row[""] for row in differences if word in row["largest difference"]]
+
+
+def _database(results: Results) -> Iterator[Bar]:
+    largest = max(one.rows for one in results.growth)
+    at_large = [one for one in results.growth if one.rows == largest]
+    yield _least(f"enqueue: of a bare load of {largest:,} rows", 0.4, [one.ratio for one in at_large])
+    yield _most("enqueue: MB over the start", 150, [one.megabytes for one in results.growth])
+    small = {one.database: one.cpu for one in results.growth if one.rows == 100_000}
+    yield _most(
+        "enqueue: CPU a row, of that at 100,000 rows", 1.25, [one.cpu / small[one.database] for one in at_large]
+    )
+    finished = [one for one in results.aftermath if one.rows == largest]
+    yield _most("enqueue: seconds of the same command again", 2.0, [one.again_seconds for one in finished])
+    yield _most("status: seconds of its queries", 0.5, [one.status_ms / 1000 for one in finished])
+    statements = {one.database: set[tuple[int, int]]() for one in results.aftermath}
+    for one in results.aftermath:
+        statements[one.database].add((one.claim_statements, one.commit_statements))
+    yield _most(
+        "database: different numbers of statements a claim or commit", 1, [len(each) for each in statements.values()]
+    )
+    yield _least("SQLite: commits kept beside an enqueue", 0.5, [results.contention[1]["kept"]])
+    yield _most("SQLite: errors", 0, [row["errors"] for row in results.contention])
+
+
+def _least(what: str, bar: float, measured: Sequence[float]) -> Bar:
+    return Bar(what, f"at least {bar:g}", f"{min(measured):.3g}", min(measured) >= bar)
+
+
+def _most(what: str, bar: float, measured: Sequence[float]) -> Bar:
+    return Bar(what, f"at most {bar:g}", f"{max(measured):.3g}", max(measured) <= bar)
+
+
+def table(results: Results) -> str:
+    """Markdown."""
+    rows: list[dict[str, Any]] = [
+        {"what": one.what, "bar": one.bar, "measured": one.measured, "": "holds" if one.holds else "**missed**"}
+        for one in bars(results)
+    ]
+    return timing.table(rows)
