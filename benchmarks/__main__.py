@@ -67,12 +67,13 @@ def fresh(what: str, work: Callable[..., Value], *args: Any) -> Value:
 def machine(minutes: float, load: float) -> str:
     """What the figures were measured on, in one paragraph."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"{date.today()}, commit {commit.stdout.strip() or 'unknown'}, {minutes:.0f} minutes. {_cpu()}, {os.cpu_count()} "
-        f"cores, {_memory_gb():.0f} GB, {platform.system()} {platform.release()}, Python {platform.python_version()}, "
-        f"{versions}. The machine is shared; its load before the start was {load:.1f}."
-    )
+    facts = [
+        f"{date.today()}, commit {commit.stdout.strip() or 'unknown'}, {minutes:.0f} minutes; {_cpu()}",
+        f"{os.cpu_count()} cores, {_memory_gb():.0f} GB, {platform.system()} {platform.release()}",
+        f"Python {platform.python_version()}",
+        *(f"{name} {version(name)}" for name in PACKAGES),
+    ]
+    return f"{', '.join(facts)}. The machine is shared; its load before the start was {load:.1f}."
 
 
 def tables(results: Results) -> dict[str, str]:

@@ -12,6 +12,7 @@ Threads only: a worker is a daemonic process, which may have no children.
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -209,12 +210,24 @@ def segment(
             thread.join()
 
 
+@dataclass(eq=False)
+class _Reading:
+    """One image on its way through a decode thread."""
+
+    item: Item
+    future: "Future[Pixels | Rejected]" = field(default_factory=Future)
+    began: float | None = None  # when a thread took it
+
+    def spent(self) -> float:
+        return 0.0 if self.began is None else time.monotonic() - self.began
+
+
 class _Decoders:
     """Threads that decode `items` in order, some batches ahead."""
 
     def __init__(self, items: Sequence[Item], read: Callable[[Item], Pixels | Rejected], pace: Pace) -> None:
         self._todo, self._read, self._pace = iter(items), read, pace
-        self._ahead: deque[tuple[Item, Future[Pixels | Rejected]]] = deque()
+        self._ahead: deque[_Reading] = deque()
         self._pool = self._new_pool()
         self._closed = False
 
@@ -224,27 +237,27 @@ class _Decoders:
         self._submit(READ_AHEAD * batch_size)
         while self._ahead and not self._pace.stopped():
             self._submit(batch_size)
-            items = [item for item, _ in islice(self._ahead, batch_size)]
+            items = [reading.item for reading in islice(self._ahead, batch_size)]
             yield _Decoded(items, [self._next() for _ in items])
 
     def close(self) -> None:
         """Start nothing more, and wait for what is in hand, but not for ever."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        in_hand = [future for _, future in list(self._ahead) if not future.cancelled()]
+        in_hand = [reading.future for reading in list(self._ahead) if not reading.future.cancelled()]
         stuck = wait(in_hand, timeout=self._pace.decode_seconds).not_done
         if not stuck:
             self._pool.shutdown()
 
     def _next(self) -> Pixels | Rejected:
-        item, future = self._ahead.popleft()
+        reading = self._ahead.popleft()
         seconds = self._pace.decode_seconds
         try:
-            # All before it are done, so by now it is in a thread's hands.
-            result = future.result(seconds)
+            # All before it are done or given up, so by now it is in a thread's hands.
+            result = reading.future.result(seconds - reading.spent())
         except TimeoutError:
             self._leave_stuck_threads()
-            result = Rejected(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {seconds:g} s")
+            result = Rejected(reading.item.id, ErrorClass.TIMEOUT, f"reading it took longer than {seconds:g} s")
         self._pace.progressed()
         return result
 
@@ -254,12 +267,21 @@ class _Decoders:
         if self._closed:
             raise Closed
         self._pool = self._new_pool()
-        for number, (item, future) in enumerate(self._ahead):
-            if future.cancelled() or not future.done():
-                self._ahead[number] = (item, self._pool.submit(self._read, item))
+        for reading in self._ahead:
+            if reading.future.cancelled():  # the others have threads, which may come through yet
+                self._begin(reading)
 
     def _submit(self, count: int) -> None:
-        self._ahead.extend((item, self._pool.submit(self._read, item)) for item in islice(self._todo, count))
+        for item in islice(self._todo, count):
+            self._ahead.append(_Reading(item))
+            self._begin(self._ahead[-1])
+
+    def _begin(self, reading: "_Reading") -> None:
+        def read() -> Pixels | Rejected:
+            reading.began = time.monotonic()
+            return self._read(reading.item)
+
+        reading.future = self._pool.submit(read)
 
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._pace.threads or min(4, os.cpu_count() or 1), thread_name_prefix="decode")

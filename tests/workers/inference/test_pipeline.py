@@ -310,6 +310,29 @@ def test_an_image_that_takes_too_long_to_read_fails_alone_and_holds_nobody_up(
     assert outcomes[2].message == "reading it took longer than 0.3 s"
 
 
+def test_many_images_that_hang_are_each_begun_once_and_leave_a_thread_each(
+    fake: Any, photograph_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, begun = threading.Event(), []
+
+    def read(path: str, rules: ReadRules) -> RGB:
+        begun.append(path)
+        if path.startswith("hangs"):
+            released.wait(60)
+        return read_image(path, rules)
+
+    monkeypatch.setattr("workers.inference.pipeline.read_image", read)
+    hanging = [f"hangs{number}" for number in range(6)]
+    paths = [path for pair in zip(hanging, photograph_files * 2, strict=False) for path in pair]
+    before = threading.active_count()
+    outcomes = run(items_of(paths), fake, batch_size=2, threads=3, decode_seconds=0.3)
+    left = threading.active_count() - before
+    released.set()
+    assert [isinstance(outcome, Rejected) for outcome in outcomes] == [True, False] * 6
+    assert sorted(begun) == sorted(paths)
+    assert left <= len(hanging)
+
+
 def test_every_stage_tells_that_it_got_on(fake: Any, photograph_files: list[str]) -> None:
     told: list[int] = []
     run(items_of(photograph_files), fake, batch_size=2, progressed=lambda: told.append(1))
