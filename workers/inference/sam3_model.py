@@ -34,7 +34,8 @@ Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
 CACHED_PROMPTS = 1024  # 32 kB each
 SMALLEST = 1 / float(np.finfo(np.float32).max)  # probability in fp32: below it sigmoid gives 0
-NO_HOST_MEMORY = "can't allocate memory"  # what torch says on a CPU
+# What says that memory is short without being a torch.OutOfMemoryError: torch on a CPU, the driver, CUDA's libraries.
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 NEARLY_ALL = 0.95  # of the queries kept: 190 of SAM3's 200. More objects than queries cannot be told apart.
 
 
@@ -238,8 +239,8 @@ def _within_memory(work: Callable[[], T]) -> T:
     """The value of `work`. Raises `OutOfMemory` once nothing of what did not fit is held any more."""
     try:
         return work()
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU the class says nothing
-        if not isinstance(error, torch.OutOfMemoryError) and NO_HOST_MEMORY not in str(error):
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
             raise
     # Not inside the block above: the error's traceback holds the frames, and those the tensors.
     if torch.cuda.is_available():

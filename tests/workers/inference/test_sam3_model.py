@@ -475,7 +475,13 @@ def test_a_folder_that_holds_no_usable_model_is_refused_in_one_line(
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
 )
 def test_running_out_of_memory_lets_go_of_everything_before_it_is_said(
     segmenter: Sam3Segmenter, photographs: dict[str, RGB], monkeypatch: pytest.MonkeyPatch, error: Exception
