@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -16,43 +17,69 @@ from pathlib import Path
 from string import Template
 from typing import Any, TypeVar
 
+import click
+
 from benchmarks import bars, enqueue, model, pipeline, plots, postprocess, sqlite_contention
 from benchmarks.bars import Results
+from benchmarks.device import IMAGE_MS
 from benchmarks.timing import as_rows, table
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEMPLATE = Path(__file__).with_name("performance.template.md")
-SIZES = [10_000, 100_000, 1_000_000]
 PACKAGES = ("torch", "transformers", "pillow", "simplejpeg", "celery", "sqlalchemy", "psycopg", "ray")
 Value = TypeVar("Value")
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    images: int
+    repeats: int
+    rows: list[int]
+    contention_rows: int
+    architectures: list[str]
+
+
+FULL = Sizes(120, 3, [10_000, 100_000, 1_000_000], 200_000, [*model.RANDOM])
+QUICK = Sizes(16, 1, [10_000, 100_000], 20_000, [*model.RANDOM][:1])
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A few minutes, to see whether everything runs; its figures mean nothing.")
+@click.option("--output", type=click.Path(path_type=Path), default=DOCS, show_default=True, help="The folder to write.")
+def main(quick: bool, output: Path) -> None:
+    """Measure everything, write performance.md with its plots, and print what it is held against."""
     began, load = time.monotonic(), os.getloadavg()[0]
-    results = measure()
-    plots.shares(results.rows, DOCS / "performance-device.svg")
-    plots.growth(results.growth, DOCS / "performance-growth.svg")
+    results = measure(QUICK if quick else FULL)
     minutes = (time.monotonic() - began) / 60
-    text = Template(TEMPLATE.read_text()).substitute(tables(results), machine=machine(minutes, load))
-    (DOCS / "performance.md").write_text(text)
-    print(f"\n{bars.table(results)}\n\nwrote {DOCS / 'performance.md'} after {minutes:.0f} minutes")
+    write(results, machine(minutes, load), output)
+    print(f"\n{bars.table(results)}\n\nwrote {output / 'performance.md'} after {minutes:.0f} minutes")
 
 
-def measure() -> Results:
-    rows, streams = fresh("simulated accelerator", pipeline.everything)
-    databases = [fresh(f"rows into {kind}", enqueue.measure, kind, SIZES, 2) for kind in ("sqlite", "postgresql")]
+def measure(sizes: Sizes) -> Results:
+    rows, streams = fresh("simulated accelerator", pipeline.everything, sizes.images, IMAGE_MS, sizes.repeats)
+    databases = [fresh(f"rows into {kind}", enqueue.measure, kind, sizes.rows, 2) for kind in ("sqlite", "postgresql")]
     return Results(
         rows=rows,
         streams=streams,
         growth=[row for growth, _ in databases for row in growth],
         aftermath=[row for _, aftermath in databases for row in aftermath],
-        contention=fresh("commits beside an enqueue", sqlite_contention.compare),
+        contention=fresh("commits beside an enqueue", sqlite_contention.compare, sizes.contention_rows),
         masks=fresh("masks", postprocess.measure),
         masks_memory=fresh("memory of masks", postprocess.measure_memory),
         counts=fresh("counts", model.measure_counts),
         reading=fresh("JPEGs", model.measure_reading),
-        random=[fresh(name, model.measure_random, name) for name in model.RANDOM],
+        random=[fresh(name, model.measure_random, name) for name in sizes.architectures],
     )
+
+
+def write(results: Results, measured_on: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.shares(results.rows, folder / "performance-device.svg")
+    plots.growth(results.growth, folder / "performance-growth.svg")
+    text = Template(TEMPLATE.read_text()).substitute(tables(results), machine=measured_on)
+    (folder / "performance.md").write_text(text)
 
 
 def fresh(what: str, work: Callable[..., Value], *args: Any) -> Value:

@@ -61,9 +61,8 @@ def _model(results: Results) -> Iterator[Bar]:
     for prompts, most in FLOPS.items():
         shares = [row["of the plain loop"] for row in results.counts[1:] if row["prompts"] == prompts]
         yield _most(f"model: FLOPs of {prompts} prompts, of one plain forward", most, shares)
-    yield _most(
-        "model: host waits a batch (plain loop: 17)", 5, [row["host waits a batch"] for row in results.counts[1:]]
-    )
+    waits = [row["host waits a batch"] / row["prompts"] for row in results.counts[1:]]
+    yield _most("model: host waits a forward", 5, waits)
     differences = [row for equal, _ in results.random for row in equal]
     yield _most("model: cached against uncached", 0, _of(differences, "cached"))
     yield _most("model: batch of 2 against of 1", 1e-5, _of(differences, "batch of 2"))
