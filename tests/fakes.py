@@ -67,8 +67,7 @@ class FaultySegmenter(FakeSegmenter):
     """A `FakeSegmenter` whose images may kill, hang or break it. It needs no torch, and says so if there is any.
 
     FAKE_LOG names a file that gets a line for each forward pass: process and images. FAKE_ROOM is how many images fit,
-    FAKE_MEMORY how many bytes the process may have. FAKE_FAILPOINT names a function of `tests.failpoints` to call
-    first.
+    FAKE_MEMORY how many bytes the process may have. FAKE_FAILPOINT is a function of `tests.failpoints` to call first.
     """
 
     def __init__(self, model: str, settings: Settings) -> None:
@@ -97,4 +96,15 @@ class FaultySegmenter(FakeSegmenter):
             np.ones(resource.getrlimit(resource.RLIMIT_AS)[0], np.uint8)
         if len(batch) > self._room or TOO_LARGE in colours:
             raise OutOfMemory
+        return super().predict(batch, prompts, options)
+
+
+class BrokenGpu(FaultySegmenter):
+    """Manages the self-test of a fresh process, and nothing after it."""
+
+    def predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Pixels, tuple[str, ...]]]:
+        if self.forwards:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return super().predict(batch, prompts, options)

@@ -1,4 +1,7 @@
-"""Ends a node whose surroundings fail again and again, so that it stops taking work. Judges no error itself."""
+"""Ends a node whose surroundings fail again and again, so that it stops taking work. Judges no error itself.
+
+The process that works counts its faults and tells its Celery parent, which outlives it: a fault may end the process.
+"""
 
 import logging
 import os
@@ -7,36 +10,51 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-MOST_FAULTS = 3  # in a row, without one commit
+MOST_FAULTS = 3  # in a row, without one image segmented and committed
 EXIT_CODE = 3  # of the node: its launcher starts it again, after a pause that grows
-STOP_SIGNAL = signal.SIGUSR2  # from the process that works to its Celery parent, which ends once the task has
+
+# From the process that works to its Celery parent. Celery has a use of its own for SIGUSR1.
+FAULT_SIGNAL = signal.SIGUSR2
+WELL_SIGNAL = signal.SIGURG
+
+FAULTS = "_SAM3_FAULTS"  # how many so far: a variable that the Celery parent keeps for the processes that it starts
 
 
-def stop_node() -> None:
-    """Ask our Celery parent to end the node with `EXIT_CODE`."""
-    os.kill(os.getppid(), STOP_SIGNAL)
+def tell_parent(number: signal.Signals) -> None:
+    os.kill(os.getppid(), number)
+
+
+def faults_so_far() -> int:
+    return int(os.environ.get(FAULTS, "0"))
 
 
 class Breaker:
-    """Counts faults in a row. Once open it stays open: what follows is a fresh process."""
+    """Counts faults in a row, from those of this process's predecessors on. Once open it stays open: the parent ends
+    the node as soon as the task has ended, and what follows is a fresh node."""
 
-    def __init__(self, trip: Callable[[], None] = stop_node) -> None:
-        self._trip = trip
-        self._faults = 0
+    def __init__(self, tell: Callable[[signal.Signals], None] = tell_parent) -> None:
+        self._tell = tell
+        self._faults = faults_so_far()
 
     @property
     def open(self) -> bool:
         return self._faults >= MOST_FAULTS
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether this node has done no work since its last fault."""
+        return self._faults > 0
+
     def fault(self, reason: str) -> None:
-        """Something around the work failed: the model would not load, the database, the disk or a mount was away."""
+        """Something around the work failed: the model would not load, the GPU, the database, the disk or a mount."""
         self._faults += 1
+        self._tell(FAULT_SIGNAL)
         log.warning("fault %d of %d in a row: %s", self._faults, MOST_FAULTS, reason)
         if self._faults == MOST_FAULTS:
             log.error("this node stops, nothing it tries succeeds; last: %s", reason)
-            self._trip()
 
     def success(self) -> None:
-        """A batch was committed: the surroundings are well."""
-        if not self.open:
+        """Images were segmented and committed: the surroundings are well."""
+        if self.suspicious and not self.open:
             self._faults = 0
+            self._tell(WELL_SIGNAL)

@@ -1,5 +1,6 @@
 """The Celery application of a node or of Flower, as `celery -A workers.node`: `workers.app`, and how a node breaks."""
 
+import os
 import signal
 from typing import Any
 
@@ -7,7 +8,7 @@ import celery.worker.state
 from celery.signals import worker_init
 
 from workers.app import create_app
-from workers.breaker import EXIT_CODE, STOP_SIGNAL
+from workers.breaker import EXIT_CODE, FAULT_SIGNAL, FAULTS, MOST_FAULTS, WELL_SIGNAL, faults_so_far
 from workers.settings import load_settings
 
 app = create_app(load_settings())
@@ -15,10 +16,18 @@ app.set_current()
 
 
 @worker_init.connect
-def _end_when_told(**_: Any) -> None:
-    """In the Celery parent only: end with an exit code of our own, as SIGTERM would with 0."""
+def _count_faults(**_: Any) -> None:
+    """In the Celery parent only: count what its children report, and end with an exit code of our own when it is
+    enough, as SIGTERM would with 0."""
 
-    def stop(number: int, frame: object) -> None:
-        celery.worker.state.should_stop = EXIT_CODE  # type: ignore[assignment]
+    def fault(number: int, frame: object) -> None:
+        os.environ[FAULTS] = str(faults_so_far() + 1)
+        if faults_so_far() >= MOST_FAULTS:
+            celery.worker.state.should_stop = EXIT_CODE  # type: ignore[assignment]
 
-    signal.signal(STOP_SIGNAL, stop)
+    def well(number: int, frame: object) -> None:
+        os.environ[FAULTS] = "0"
+
+    os.environ[FAULTS] = "0"
+    signal.signal(FAULT_SIGNAL, fault)
+    signal.signal(WELL_SIGNAL, well)

@@ -15,7 +15,6 @@ from db.leases import Claim, LeaseLost
 from db.models import RunState
 from db.session import DatabaseUnusable, read
 from db.views import RunView, prompt_texts, run_view
-from workers.breaker import Breaker
 from workers.contract import TASK, BadMessage, Doorbell
 from workers.errors import first_line
 from workers.faults import check_mount, is_gpu_fault, is_infrastructure
@@ -26,8 +25,6 @@ from workers.stream import Work, outcomes, summary, told
 from workers.worker import Declined, Worker
 
 log = logging.getLogger(__name__)
-
-breaker = Breaker()
 
 
 @worker_process_init.connect
@@ -48,7 +45,7 @@ def segment_chunk(message: Any) -> dict[str, Any]:
     except BadMessage as error:
         log.warning("dropped a doorbell: %s", error)
         return {"dropped": str(error)}
-    if breaker.open:
+    if Worker.breaker.open:
         return {"skipped": "this node stops"}  # the chunk stays queued: it is rung again when its doorbell is missed
     try:
         return _answer(doorbell)
@@ -61,8 +58,8 @@ def segment_chunk(message: Any) -> dict[str, Any]:
 
 
 def _fault(reason: str) -> None:
-    breaker.fault(reason)
-    if not breaker.open and not Worker.asked_to_end():
+    Worker.breaker.fault(reason)
+    if not Worker.breaker.open and not Worker.asked_to_end():
         # Other workers may be luckier, and handing chunks round at full speed would only use up their releases.
         time.sleep(load_settings().fault_pause_seconds)
 
@@ -107,9 +104,11 @@ def _claimed(worker: Worker, run: RunView, segmenter: Segmenter, doorbell: Doorb
 def _end_attempt(worker: Worker, claim: Claim, error: Exception) -> None:
     """Give the chunk back: its attempt too, if not the chunk but the surroundings failed."""
     if is_gpu_fault(error):
-        # Not given back: if an image of the chunk did it, it would go round for ever. A GPU that is really broken
-        # fails the test of the next process before it claims anything.
-        worker.end_process(error)
+        # A GPU that was seen to work may have been broken by an image of the chunk: not given back, that is found out.
+        # Any other is the suspect itself. The next process tests it thoroughly before it claims anything.
+        if not worker.gpu_works:
+            worker.release(claim, str(error))
+        worker.end_process(first_line(error))
     if is_infrastructure(error):
         worker.release(claim, str(error))
     else:
@@ -127,7 +126,6 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
         for batch in batches:
             check_mount(worker.sessions, run, batch, worker.settings.decode_seconds)
             finished = worker.commit(claim, batch)
-            breaker.success()
             seen.update(summary(batch, run.threshold))
     if not finished and worker.has_lost(claim):
         raise LeaseLost

@@ -9,16 +9,17 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import doorbells, leases, presence
-from db.leases import Claim, LeaseLost, Outcome
+from db.leases import Claim, ImageDone, LeaseLost, Outcome
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, read, write
 from db.views import RunView
+from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import model_folder, revision_of
 from workers.inference import selftest
@@ -31,6 +32,7 @@ from workers.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 RATE_SECONDS = 60.0  # images per second are those of the last minute
+THOROUGH_PASSES = 8  # of the self-test after a fault: a GPU may well manage one
 
 
 class Declined(Exception):
@@ -47,6 +49,7 @@ class Declined(Exception):
 class Worker:
     """One a process. Uses two database connections: the task's, and the heartbeat thread's."""
 
+    breaker: ClassVar[Breaker] = Breaker()  # of the process: it counts also while no worker can be made of it
     _this: "Worker | None" = None
 
     def __init__(self, settings: Settings) -> None:
@@ -58,6 +61,7 @@ class Worker:
         self.id = write(self.sessions, presence.register, node, me)
         self.draining = threading.Event()
         self.caps = Caps()  # what fits into memory with the model that is loaded
+        self.gpu_works = False  # as seen by this process, which ends at the first sign that it does not
         self._claim: Claim | None = None
         self._lost: Claim | None = None  # the last one that the heartbeat found gone
         self._progress = time.monotonic()
@@ -122,7 +126,7 @@ class Worker:
             self._segmenter = None  # two models need not fit at once
             try:
                 segmenter = make_segmenter(model, self.settings)
-                selftest.check(segmenter)  # a broken GPU must not find out with somebody's images
+                self._test(segmenter)
             except (Sam3Error, SelfTestFailed) as error:
                 raise Declined(str(error), fault=True) from None
             except Exception as error:
@@ -131,6 +135,12 @@ class Worker:
                 raise Declined(reason, fault=True) from None
             self._segmenter, self.caps = (model, segmenter), Caps()
         return self._segmenter[1]
+
+    def _test(self, segmenter: Segmenter) -> None:
+        """A broken GPU must not find out with somebody's images."""
+        thorough = self.breaker.suspicious
+        selftest.check(segmenter, THOROUGH_PASSES if thorough else 1)
+        self.gpu_works |= thorough
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
         """The first worker freezes what it loaded into the run; others must have loaded the same."""
@@ -187,6 +197,9 @@ class Worker:
             if landed is None:
                 raise
             finished = landed
+        if any(isinstance(outcome, ImageDone) for outcome in outcomes):
+            self.gpu_works = True
+            self.breaker.success()
         self.progressed()
         return finished
 
@@ -200,9 +213,10 @@ class Worker:
     def fail(self, claim: Claim, error: Exception) -> None:
         write(self.sessions, leases.fail_attempt, claim, _storable(f"{type(error).__name__}: {error}"))
 
-    def end_process(self, error: Exception) -> None:
-        """End at once, without a word to Celery, which starts a fresh process in our place."""
-        log.error("this process cannot go on: %s", error)
+    def end_process(self, reason: str) -> None:
+        """End at once, without a word to Celery, which starts a fresh process in our place. It is a fault."""
+        log.error("this process cannot go on: %s", reason)
+        self.breaker.fault(reason)
         logging.shutdown()
         os._exit(1)
 

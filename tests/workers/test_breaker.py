@@ -1,27 +1,39 @@
-"""Three faults in a row open the breaker, once."""
+"""Three faults in a row open the breaker, whichever processes of the node they end."""
 
-from workers.breaker import Breaker
+import signal
+
+import pytest
+
+from workers.breaker import FAULT_SIGNAL, FAULTS, WELL_SIGNAL, Breaker
 
 
-def test_it_opens_at_the_third_fault_in_a_row_and_trips_once() -> None:
-    trips: list[int] = []
-    breaker = Breaker(trip=lambda: trips.append(1))
+def test_it_opens_at_the_third_fault_in_a_row_and_tells_the_parent_of_each() -> None:
+    told: list[signal.Signals] = []
+    breaker = Breaker(tell=told.append)
     for _ in range(2):
         breaker.fault("the disk is full")
     assert not breaker.open
-    breaker.success()
     for _ in range(2):
-        breaker.fault("the disk is full")
-    assert not breaker.open
-    for _ in range(2):
+        breaker.success()
+    assert not breaker.suspicious
+    for _ in range(3):
+        assert not breaker.open
         breaker.fault("the disk is full")
     assert breaker.open
-    assert trips == [1]
+    assert told == [FAULT_SIGNAL] * 2 + [WELL_SIGNAL] + [FAULT_SIGNAL] * 3
 
 
 def test_once_open_it_stays_open() -> None:
-    breaker = Breaker(trip=lambda: None)
+    breaker = Breaker(tell=lambda number: None)
     for _ in range(3):
         breaker.fault("no model")
     breaker.success()
+    assert breaker.open
+
+
+def test_it_goes_on_counting_where_the_process_before_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FAULTS, "2")
+    breaker = Breaker(tell=lambda number: None)
+    assert breaker.suspicious
+    breaker.fault("CUDA error")
     assert breaker.open

@@ -82,16 +82,18 @@ def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) 
     segmenter = Segmenter()
     monkeypatch.setattr(Worker, "_this", None)
     monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: segmenter)
-    monkeypatch.setattr("workers.worker.selftest.check", lambda segmenter: None)  # its forward pass is told elsewhere
+    monkeypatch.setattr(
+        "workers.worker.selftest.check", lambda segmenter, passes: None
+    )  # its forward pass is told elsewhere
     return segmenter
 
 
 @pytest.fixture(autouse=True)
-def stopped(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Grows when the node is asked to end; the parent of this process is not a node."""
-    stopped: list[bool] = []
-    monkeypatch.setattr("workers.tasks.breaker", Breaker(trip=lambda: stopped.append(True)))
-    return stopped
+def breaker(monkeypatch: pytest.MonkeyPatch) -> Breaker:
+    """A breaker that tells nobody: the parent of this process is not a node."""
+    breaker = Breaker(tell=lambda number: None)
+    monkeypatch.setattr(Worker, "breaker", breaker)
+    return breaker
 
 
 def answer(message: Any) -> dict[str, Any]:
@@ -247,7 +249,7 @@ def disk_full() -> None:
 
 
 def test_a_fault_of_the_surroundings_gives_the_attempt_back(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, stopped: list[bool]
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
@@ -257,20 +259,20 @@ def test_a_fault_of_the_surroundings_gives_the_attempt_back(
     chunk = scenario.chunk(sessions, rung.chunk_id)
     assert (chunk.attempts, chunk.crashes, chunk.releases) == (0, 0, 1)
     assert scenario.states(sessions, run_id) == ["done", "done", "pending", "pending"]
-    assert not stopped
+    assert not breaker.open
 
 
 def test_three_faults_in_a_row_end_the_node_which_takes_nothing_more(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, stopped: list[bool], caplog: pytest.LogCaptureFixture
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     segmenter.before[1] = disk_full
     [rung] = runs.ring(sessions, run_id)
     for _ in range(3):
-        assert not stopped
+        assert not breaker.open
         with pytest.raises(OSError, match="No space left"):
             segment_chunk(runs.message(rung))
-    assert stopped == [True]
+    assert breaker.open
     assert "this node stops, nothing it tries succeeds; last: [Errno 28] No space left on device" in caplog.text
     assert answer(runs.message(rung)) == {"skipped": "this node stops"}
     chunk = scenario.chunk(sessions, rung.chunk_id)
@@ -278,7 +280,7 @@ def test_three_faults_in_a_row_end_the_node_which_takes_nothing_more(
 
 
 def test_a_commit_between_faults_shows_that_the_node_is_well(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, stopped: list[bool]
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 10), chunk_size=10)
     [rung] = runs.ring(sessions, run_id)
@@ -287,11 +289,11 @@ def test_a_commit_between_faults_shows_that_the_node_is_well(
         segmenter.before = {2 if commits_first else 1: disk_full}
         with pytest.raises(OSError, match="No space left"):
             segment_chunk(runs.message(rung))
-    assert not stopped
+    assert not breaker.open
 
 
 def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, stopped: list[bool], monkeypatch: pytest.MonkeyPatch
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(model: str, settings: object) -> Segmenter:
         raise RuntimeError("CUDA error: no kernel image is available")
@@ -301,29 +303,66 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
     [rung] = runs.ring(sessions, run_id)
     for _ in range(3):
         assert "CUDA error" in answer(runs.message(rung))["declined"]
-    assert stopped == [True]
+    assert breaker.open
     chunk = scenario.chunk(sessions, rung.chunk_id)
     assert (chunk.state, chunk.attempts, chunk.fence) == ("queued", 0, 0)
 
 
-def test_a_broken_cuda_context_ends_the_process_and_counts_as_a_crash_of_the_chunk(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows when the process ends, here by an exception instead."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", lambda code: exit_with(ended, code))
+    monkeypatch.setattr("workers.worker.logging.shutdown", lambda: None)
+    return ended
+
+
+def exit_with(ended: list[int], code: int) -> None:
+    ended.append(code)
+    raise SystemExit(code)
+
+
+def test_a_broken_cuda_context_ends_the_process_and_counts_as_a_crash_of_the_chunk_if_the_gpu_worked_before(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, ended: list[int]
 ) -> None:
-    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
-    [rung] = runs.ring(sessions, run_id)
-
-    def end(worker: Worker, error: Exception) -> None:
-        assert "device-side assert" in str(error)
-        raise SystemExit  # what os._exit would do to us, but for these tests
-
-    monkeypatch.setattr(Worker, "end_process", end)
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=2)
+    first, second = runs.ring(sessions, run_id)
+    answer(runs.message(first))
     segmenter.before[2] = lambda: fail("CUDA error: device-side assert")
     with pytest.raises(SystemExit):
-        segment_chunk(runs.message(rung))
+        segment_chunk(runs.message(second))
+    assert ended == [1]
+    assert breaker.suspicious
     [held] = scenario.running(sessions)
     assert write(sessions, leases.take_back, held, crashed=True)  # not given back: the reconciler finds it
-    chunk = scenario.chunk(sessions, rung.chunk_id)
+    chunk = scenario.chunk(sessions, second.chunk_id)
     assert (chunk.state, chunk.crashes, chunk.releases) == ("pending", 1, 0)
+
+
+def test_a_gpu_that_has_done_nothing_yet_is_the_suspect_and_not_the_chunk(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, ended: list[int]
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    segmenter.before[1] = lambda: fail("CUDA error: device-side assert")
+    with pytest.raises(SystemExit):
+        segment_chunk(runs.message(rung))
+    assert ended == [1]
+    assert breaker.suspicious
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.attempts, chunk.crashes, chunk.releases) == (0, 0, 1)
+
+
+def test_images_that_cannot_be_read_do_not_show_that_the_gpu_works(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker
+) -> None:
+    run_id = runs.load(sessions, tmp_path, [NewRow("here.png"), NewRow("there.png")], chunk_size=1)
+    first, second = runs.ring(sessions, run_id)
+    assert answer(runs.message(first))["failed"] == 1
+    assert not Worker.this().gpu_works
+    breaker.fault("CUDA error")
+    assert answer(runs.message(second))["failed"] == 1
+    assert breaker.suspicious
 
 
 def test_after_a_crash_a_chunk_goes_one_batch_at_a_time_each_written_down_before_its_first_file_is_opened(

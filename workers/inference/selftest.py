@@ -14,8 +14,13 @@ class SelfTestFailed(Exception):
     """The model ran but gave no usable answer; one line."""
 
 
-def check(segmenter: Segmenter) -> None:
+def check(segmenter: Segmenter, passes: int = 1) -> None:
     """Raise `SelfTestFailed` for a malformed answer, or whatever the segmenter raises."""
+    for _ in range(passes):
+        _check_once(segmenter)
+
+
+def _check_once(segmenter: Segmenter) -> None:
     ramp = np.linspace(0, 255, SIDE, dtype=np.uint8)
     image = np.stack([np.broadcast_to(ramp, (SIDE, SIDE))] * 3, axis=-1)
     options = Options()

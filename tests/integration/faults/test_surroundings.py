@@ -1,0 +1,37 @@
+"""A GPU or a model that fails its worker: no image suffers for it, and what can be done is done."""
+
+from pathlib import Path
+
+import pytest
+
+from db.session import Sessions
+from tests.db import scenario
+from tests.fakes import BREAKS_GPU
+from tests.integration.faults import farm
+from tests.terminals import Terminal, wait_until
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def test_a_gpu_that_passes_its_test_and_fails_at_work_fails_no_image_and_ends_its_node(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Each fault ends its process, so it is the Celery parent that counts to three."""
+    run_id = farm.load(sessions, tmp_path / "in", 8, chunk_size=4)
+    broken = farm.start(here, "one", SAM3_SEGMENTER="tests.fakes:BrokenGpu")
+    wait_until(lambda: broken.output().count("repeated faults, told above") == 2, "the breaker, twice")
+    assert "this node stops, nothing it tries succeeds; last: " in broken.output()
+    assert {(chunk.attempts, chunk.crashes) for chunk in scenario.chunks(sessions, run_id)} == {(0, 0)}
+    farm.start(here, "two", "--until-empty").wait()
+    farm.check(sessions, run_id)
+    assert len(scenario.chunks(sessions, run_id)) == 2
+    farm.end(broken, code=None)
+
+
+def test_the_only_image_of_a_run_can_be_found_to_break_the_gpu(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Nothing else can be tried that would show that the GPU works: its thorough test does."""
+    run_id = farm.load(sessions, tmp_path / "in", 1, {1: BREAKS_GPU})
+    farm.start(here, "one", "--until-empty").wait()
+    farm.check(sessions, run_id, failed={1: "crashed"})
