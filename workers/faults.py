@@ -15,6 +15,7 @@ from workers.errors import ErrorClass
 from workers.stream import absolute
 
 GONE = (ErrorClass.MISSING, ErrorClass.PERMISSION, ErrorClass.TIMEOUT)
+GPU_WORDS = ("CUDA", "cuDNN", "CUDNN", "cuBLAS", "CUBLAS", "NCCL")
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -32,10 +33,12 @@ def is_infrastructure(error: BaseException) -> bool:
 
 
 def is_gpu_fault(error: BaseException) -> bool:
-    """Whether the GPU failed in a way that the process does not recover from: its CUDA context is broken."""
+    """Whether the GPU failed in a way that the process may not recover from: its CUDA context is suspect.
+
+    Where running out of memory can be mended, that has been tried before an error gets here.
+    """
     # By its text: the class differs between releases of torch, which this process may not even have.
-    said = str(error)
-    return isinstance(error, RuntimeError) and "CUDA" in said and "out of memory" not in said
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in GPU_WORDS)
 
 
 def check_mount(sessions: Sessions, run: RunView, batch: Sequence[Outcome], seconds: float) -> None:

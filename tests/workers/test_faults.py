@@ -2,9 +2,10 @@
 
 import errno
 
+import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from workers.faults import is_infrastructure
+from workers.faults import is_gpu_fault, is_infrastructure
 
 
 def test_what_the_database_refuses_is_no_fault_of_the_surroundings() -> None:
@@ -12,4 +13,42 @@ def test_what_the_database_refuses_is_no_fault_of_the_surroundings() -> None:
     assert not is_infrastructure(refused)
     assert is_infrastructure(OperationalError("insert", {}, Exception("server closed the connection")))
     assert is_infrastructure(OSError(errno.ENOSPC, "No space left on device"))
-    assert not is_infrastructure(RuntimeError("CUDA out of memory"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k)`",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuBLAS error: the library was not initialized",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "GET was unable to find an engine to execute this computation: CUDNN_STATUS_NOT_SUPPORTED",
+        "NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1691, unhandled system error",
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":838',
+    ],
+)
+def test_what_the_gpu_and_its_libraries_say_is_a_fault_of_the_gpu(said: str) -> None:
+    assert is_gpu_fault(RuntimeError(said))
+    assert is_infrastructure(RuntimeError(said))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+        RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        ValueError("CUDA is not a prompt"),
+    ],
+    ids=str,
+)
+def test_a_bug_of_ours_is_no_fault_of_the_gpu(error: Exception) -> None:
+    assert not is_gpu_fault(error)
+    assert not is_infrastructure(error)
