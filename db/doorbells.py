@@ -78,8 +78,8 @@ def forget_doorbells(session: Session) -> int:
     return change_chunks(session, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
 
 
-def unqueue(session: Session, chunk_id: int) -> bool:
-    """queued -> pending: the worker that answered the doorbell will not claim the chunk."""
-    return bool(
-        change_chunks(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
-    )
+def unqueue(session: Session, chunk_id: int, rest: float = 0) -> bool:
+    """queued -> pending: the worker that answered the doorbell will not claim the chunk. Rung again in `rest` s."""
+    not_before = now() + rest if rest else None
+    queued = (Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED)
+    return bool(change_chunks(session, *queued, state=ChunkState.PENDING, not_before=not_before))

@@ -26,6 +26,8 @@ from workers.worker import Declined, Worker
 
 log = logging.getLogger(__name__)
 
+DECLINED_PAUSES = 6  # of those after a fault: so long a chunk rests whose model cannot be had here
+
 
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
@@ -78,8 +80,15 @@ def _answer(doorbell: Doorbell) -> dict[str, Any]:
             return _claimed(worker, run, worker.segmenter_for(run), doorbell)
     except Declined as reason:
         if reason.fault:
-            _fault(str(reason))
+            _hand_on(worker, doorbell.chunk, reason)
         return {"declined": str(reason)}
+
+
+def _hand_on(worker: Worker, chunk_id: int, reason: Declined) -> None:
+    """A model cannot be had here: its chunk leaves the front of the queue, where it keeps others from us."""
+    worker.unqueue(chunk_id, DECLINED_PAUSES * worker.settings.fault_pause_seconds)
+    if reason.tried or not worker.may_serve_another():  # ending the node would not help the others
+        _fault(str(reason))
 
 
 def _claimed(worker: Worker, run: RunView, segmenter: Segmenter, doorbell: Doorbell) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from db import doorbells, leases, presence
 from db.leases import Claim, ImageDone, LeaseLost, Outcome
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, read, write
-from db.views import RunView
+from db.views import RunView, active_runs
 from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import model_folder, revision_of
 from workers.inference import selftest
 from workers.inference.caps import Caps
-from workers.inference.pipeline import Segmenter
+from workers.inference.pipeline import OutOfMemory, Segmenter
 from workers.inference.selftest import SelfTestFailed
 from workers.processes import this_process
 from workers.settings import Settings, load_settings
@@ -38,12 +38,13 @@ THOROUGH_PASSES = 8  # of the self-test after a fault: a GPU may well manage one
 class Declined(Exception):
     """This worker does not serve the run, and why; another one may, or this one after a restart.
 
-    `fault`: not because of the run, but because its model cannot be had here.
+    `fault`: not because of the run, but because its model cannot be had here. `tried`: found out just now.
     """
 
-    def __init__(self, reason: str, *, fault: bool = False) -> None:
+    def __init__(self, reason: str, *, fault: bool = False, tried: bool = True) -> None:
         super().__init__(reason)
         self.fault = fault
+        self.tried = tried
 
 
 class Worker:
@@ -67,7 +68,9 @@ class Worker:
         self._progress = time.monotonic()
         self._does: dict[str, Any] = {"state": "idle"}
         self._segmenter: tuple[str, Segmenter] | None = None  # (model, what serves it)
-        self._declined: dict[int, Declined] = {}
+        # Why not, in words: an exception would hold its frames, and those a model that is to leave the GPU.
+        self._declined: dict[int, tuple[str, bool]] = {}  # by run, with whether its model is to blame
+        self._unusable: dict[str, str] = {}  # by model
         self._images = 0
         self._recent: deque[tuple[float, int]] = deque()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
@@ -108,31 +111,35 @@ class Worker:
 
     def segmenter_for(self, run: RunView) -> Segmenter:
         """The run's model, loaded now if another one is. Raises `Declined` if this worker cannot serve the run."""
-        try:
-            if run.id in self._declined:
-                raise self._declined[run.id]
-            segmenter = self._load(run.model)
-            self._agree(run, segmenter)
-        except Declined as reason:
-            if run.id not in self._declined:
-                log.error("run %s is not served by this worker: %s", run.name, reason)
-            self._declined[run.id] = reason
-            self._report(state="declined", chunk_id=None, message=str(reason))
-            raise
-        return segmenter
+        tried = False
+        if run.id not in self._declined:
+            tried = run.model not in self._unusable
+            try:
+                segmenter = self._load(run.model)
+                self._agree(run, segmenter)
+                return segmenter
+            except Declined as declined:
+                self._declined[run.id] = (str(declined), declined.fault)
+                log.error("run %s is not served by this worker: %s", run.name, str(declined))
+        reason, fault = self._declined[run.id]
+        self._report(state="declined", chunk_id=None, message=reason)
+        raise Declined(reason, fault=fault, tried=tried)
+
+    def may_serve_another(self) -> bool:
+        """Whether some active run has not been declined, yet."""
+        return any(run_id not in self._declined for run_id in read(self.sessions, active_runs))
 
     def _load(self, model: str) -> Segmenter:
+        if model in self._unusable:
+            raise Declined(self._unusable[model], fault=True)
         if self._segmenter is None or self._segmenter[0] != model:
             self._segmenter = None  # two models need not fit at once
             try:
                 segmenter = make_segmenter(model, self.settings)
                 self._test(segmenter)
-            except (Sam3Error, SelfTestFailed) as error:
-                raise Declined(str(error), fault=True) from None
             except Exception as error:
-                log.exception("loading %s failed", model)
-                reason = f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}"
-                raise Declined(reason, fault=True) from None
+                self._unusable[model] = _why_unusable(model, error)
+                raise Declined(self._unusable[model], fault=True) from None
             self._segmenter, self.caps = (model, segmenter), Caps()
         return self._segmenter[1]
 
@@ -220,9 +227,10 @@ class Worker:
         logging.shutdown()
         os._exit(1)
 
-    def unqueue(self, chunk_id: int) -> None:
-        """Hand a rung chunk back unclaimed, so that it is rung again at once and not when the doorbell is missed."""
-        write(self.sessions, doorbells.unqueue, chunk_id)
+    def unqueue(self, chunk_id: int, rest: float = 0) -> None:
+        """Hand a rung chunk back unclaimed, so that it is rung again in `rest` seconds and not when the doorbell is
+        missed."""
+        write(self.sessions, doorbells.unqueue, chunk_id, rest)
 
     def _rate(self) -> float:
         """Images per second over the last minute, or since the first commit of this stretch of work."""
@@ -254,6 +262,16 @@ class Worker:
     def _renew(self, claim: Claim) -> None:
         if not write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds):
             self._lost = claim  # or it just ended: nobody asks for it any more then
+
+
+def _why_unusable(model: str, error: Exception) -> str:
+    """One line; what nobody foresaw is logged with its traceback."""
+    if isinstance(error, Sam3Error | SelfTestFailed):
+        return str(error)
+    if isinstance(error, OutOfMemory | MemoryError) or "out of memory" in str(error):
+        return f"{model} does not fit into memory; is another process on this GPU?"
+    log.error("loading %s failed", model, exc_info=error)
+    return f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}"
 
 
 def _storable(error: str) -> str:

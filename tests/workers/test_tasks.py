@@ -305,7 +305,22 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
         assert "CUDA error" in answer(runs.message(rung))["declined"]
     assert breaker.open
     chunk = scenario.chunk(sessions, rung.chunk_id)
-    assert (chunk.state, chunk.attempts, chunk.fence) == ("queued", 0, 0)
+    assert (chunk.state, chunk.attempts, chunk.fence) == ("pending", 0, 0)
+
+
+def test_while_another_run_can_be_served_only_a_first_refusal_counts_and_the_refused_chunk_rests(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: fail("damaged"))
+    monkeypatch.setattr("workers.tasks.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("SAM3_FAULT_PAUSE_SECONDS", "10")
+    bad = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), "bad", chunk_size=1)
+    runs.load(sessions, tmp_path, runs.pictures(tmp_path, 1), "good", model="good")
+    for rung in runs.ring(sessions, bad):
+        assert "damaged" in answer(runs.message(rung))["declined"]
+        assert scenario.rests_for(sessions, rung.chunk_id) in (59, 60)
+    assert breaker.suspicious
+    assert not breaker.open
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.terminals import wait_until
 from tests.workers import runs
 from workers.errors import Unreachable
 from workers.inference.images import RGB
-from workers.inference.pipeline import Found, Options
+from workers.inference.pipeline import Found, Options, OutOfMemory
 from workers.processes import this_process
 from workers.settings import Settings
 from workers.worker import Declined, Worker, make_segmenter
@@ -136,6 +137,62 @@ def test_a_model_that_computes_nonsense_declines_the_run_before_anything_is_clai
         start(Broken()).segmenter_for(run)
     assert declined.value.fault
     assert view(sessions, run.id).weights_sha256 is None
+
+
+class Large(FakeSegmenter):
+    """Loads, but its forward pass does not fit."""
+
+    def predict(self, *_: object) -> list[Any]:
+        raise OutOfMemory
+
+
+@pytest.mark.parametrize("broken", [Broken, Large])
+def test_a_model_that_is_declined_leaves_the_gpu_at_once_and_each_refusal_is_as_short_as_the_first(
+    start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, broken: type[FakeSegmenter]
+) -> None:
+    run = view(sessions, scenario.load(sessions, scenario.numbered(4)))
+    worker = start()
+    made: list[weakref.ref[FakeSegmenter]] = []
+
+    def load(model: str, settings: Settings) -> FakeSegmenter:
+        segmenter = broken(model)
+        made.append(weakref.ref(segmenter))
+        return segmenter
+
+    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    lengths = []
+    for first in (True, False, False):
+        with pytest.raises(Declined) as declined:
+            worker.segmenter_for(run)
+        assert (declined.value.fault, declined.value.tried) == (True, first)
+        assert declined.value.__context__ is None
+        lengths.append(len(declined.traceback))
+        assert [one() for one in made] == [None]
+    assert lengths == [2, 2, 2]
+
+
+@pytest.mark.parametrize("error", [OutOfMemory(), MemoryError(), RuntimeError("CUDA out of memory. Tried to ...")])
+def test_a_model_that_does_not_fit_is_told_in_one_line(
+    start: Start, sessions: Sessions, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    run = view(sessions, scenario.load(sessions, scenario.numbered(4)))
+    with pytest.raises(Declined) as declined:
+        start(error).segmenter_for(run)
+    assert str(declined.value) == f"{run.model} does not fit into memory; is another process on this GPU?"
+    assert declined.value.fault
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_model_that_could_not_be_had_is_not_tried_again_for_another_run(start: Start, sessions: Sessions) -> None:
+    first, second = (view(sessions, scenario.load(sessions, scenario.numbered(2), name=name)) for name in "ab")
+    worker = start(Unreachable("no access"))
+    with pytest.raises(Declined):
+        worker.segmenter_for(first)
+    assert worker.may_serve_another()
+    with pytest.raises(Declined) as declined:
+        worker.segmenter_for(second)
+    assert not declined.value.tried
+    assert not worker.may_serve_another()
 
 
 def test_a_prompt_of_the_run_that_is_too_long_for_the_model_declines_it(start: Start, sessions: Sessions) -> None:

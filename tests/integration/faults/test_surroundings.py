@@ -9,6 +9,10 @@ from tests.db import scenario
 from tests.fakes import BREAKS_GPU
 from tests.integration.faults import farm
 from tests.terminals import Terminal, wait_until
+from tests.workers import runs
+from workers.app import create_app
+from workers.fleet.dispatch import dispatch, publisher
+from workers.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -35,3 +39,22 @@ def test_the_only_image_of_a_run_can_be_found_to_break_the_gpu(
     run_id = farm.load(sessions, tmp_path / "in", 1, {1: BREAKS_GPU})
     farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id, failed={1: "crashed"})
+
+
+def test_a_run_whose_model_cannot_be_loaded_does_not_starve_another(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """All doorbells of its window stand before the first one of the other run."""
+    pictures = runs.pictures(tmp_path / "in", 64)
+    bad = runs.load(sessions, tmp_path / "in", pictures, "bad", chunk_size=1, model="bad")
+    good = runs.load(sessions, tmp_path / "in", pictures, "good", chunk_size=16)
+    publish = publisher(create_app(Settings(broker_url=here.environment["SAM3_BROKER_URL"])))
+    for run_id in (bad, good):
+        assert dispatch(sessions, publish, [run_id])
+    worker = farm.start(here, "one", SAM3_SEGMENTER="tests.fakes:all_but_bad")
+    farm.finish(sessions, good)
+    assert "repeated faults" not in worker.output()
+    farm.check(sessions, good)
+    assert {(chunk.attempts, chunk.fence) for chunk in scenario.chunks(sessions, bad)} == {(0, 0)}
+    wait_until(lambda: "repeated faults, told above" in worker.output(), "the breaker: nothing else is left to do")
+    farm.end(worker, code=None)
