@@ -13,7 +13,7 @@ from db.leases import Claim
 from db.session import Sessions
 
 
-def _once(name: str) -> bool:
+def once(name: str) -> bool:
     """True for the first process that asks: each fault is to happen once, however often processes start."""
     try:
         (Path(os.environ["FAKE_MARKERS"]) / name).touch(exist_ok=False)
@@ -30,7 +30,7 @@ def killed_after_a_commit() -> None:
 
     def then_die(self: Worker, claim: Claim, outcomes: Sequence[Any]) -> bool:
         finished = commit(self, claim, outcomes)
-        if finished and _once("killed_after_a_commit"):
+        if finished and once("killed_after_a_commit"):
             os.kill(os.getpid(), signal.SIGKILL)
         return finished
 
@@ -44,7 +44,7 @@ def killed_before_a_commit() -> None:
     commit = Worker.commit
 
     def or_die(self: Worker, claim: Claim, outcomes: Sequence[Any]) -> bool:
-        if _once("killed_before_a_commit"):
+        if once("killed_before_a_commit"):
             os.kill(os.getpid(), signal.SIGKILL)
         return commit(self, claim, outcomes)
 
@@ -110,7 +110,7 @@ def _in_a_batch(break_it: Callable[[Any], None]) -> None:
 
     @event.listens_for(Engine, "commit")
     def committing(connection: Any) -> None:
-        if inserting and _once("in_a_batch"):
+        if inserting and once("in_a_batch"):
             break_it(connection)
         inserting.clear()
 

@@ -115,3 +115,10 @@ def all_but_bad(model: str, settings: Settings) -> FaultySegmenter:
     if model == "bad":
         raise RuntimeError("the weights are damaged")
     return FaultySegmenter(model, settings)
+
+
+def hangs_once(model: str, settings: Settings) -> FaultySegmenter:
+    """The first load of all never ends."""
+    if failpoints.once("hangs"):
+        time.sleep(3600)
+    return FaultySegmenter(model, settings)

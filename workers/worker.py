@@ -21,7 +21,7 @@ from db.session import Sessions, connect, read, write
 from db.views import RunView, active_runs
 from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line
-from workers.fleet.weights import model_folder, revision_of
+from workers.fleet.weights import check_models, model_folder, revision_of
 from workers.inference import selftest
 from workers.inference.caps import Caps
 from workers.inference.pipeline import OutOfMemory, Segmenter
@@ -67,6 +67,7 @@ class Worker:
         self._lost: Claim | None = None  # the last one that the heartbeat found gone
         self._progress = time.monotonic()
         self._does: dict[str, Any] = {"state": "idle"}
+        self._loading = False
         self._segmenter: tuple[str, Segmenter] | None = None  # (model, what serves it)
         # Why not, in words: an exception would hold its frames, and those a model that is to leave the GPU.
         self._declined: dict[int, tuple[str, bool]] = {}  # by run, with whether its model is to blame
@@ -135,13 +136,25 @@ class Worker:
         if self._segmenter is None or self._segmenter[0] != model:
             self._segmenter = None  # two models need not fit at once
             try:
-                segmenter = make_segmenter(model, self.settings)
-                self._test(segmenter)
+                check_models([model], self.settings)  # a download may take its time
+                with self._watched():
+                    segmenter = make_segmenter(model, self.settings)
+                    self._test(segmenter)
             except Exception as error:
                 self._unusable[model] = _why_unusable(model, error)
                 raise Declined(self._unusable[model], fault=True) from None
             self._segmenter, self.caps = (model, segmenter), Caps()
         return self._segmenter[1]
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """A model that hangs while it is loaded or tested ends the process: no lease that would run out is held."""
+        self.progressed()
+        self._loading = True
+        try:
+            yield
+        finally:
+            self._loading = False
 
     def _test(self, segmenter: Segmenter) -> None:
         """A broken GPU must not find out with somebody's images."""
@@ -246,9 +259,14 @@ class Worker:
         write(self.sessions, presence.report, self.id, **self._does)
 
     def _beat(self) -> None:
-        """Renew the worker's row and its lease, unless the work stands still: then somebody else gets the chunk."""
+        """Renew the worker's row and its lease, unless the work stands still: then somebody else gets the chunk.
+
+        If it is the model that does not load, a fresh process tries again.
+        """
         while True:
             time.sleep(self.settings.heartbeat_seconds)
+            if self._loading and self._stalled():
+                self.end_process(f"the model is not ready after {self.settings.stall_seconds:g} s")
             try:
                 self._report()
                 if (claim := self._claim) is not None and not self._stalled():

@@ -64,6 +64,7 @@ def app(broker_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> 
         "DATABASE_URL": database_url,
         "BATCH_SIZE": "2",
         "DECODE_THREADS": "1",
+        "SEGMENTER": "tests.fakes:FakeSegmenter",  # the one below, in truth
         "LEASE_SECONDS": "3000",
         "HEARTBEAT_SECONDS": "1000",
         "FAULT_PAUSE_SECONDS": "0",

@@ -45,7 +45,12 @@ def start(sessions: Sessions, database_url: str, monkeypatch: pytest.MonkeyPatch
             return segmenter or FakeSegmenter(model)
 
         monkeypatch.setattr("workers.worker.make_segmenter", load)
-        calm: dict[str, Any] = {"heartbeat_seconds": 1000, "lease_seconds": 3000, "node": "cpu0"}
+        calm: dict[str, Any] = {
+            "heartbeat_seconds": 1000,
+            "lease_seconds": 3000,
+            "node": "cpu0",
+            "segmenter": "a:stand_in",
+        }
         started.append(Worker(Settings(database_url=database_url, **(calm | settings))))
         return started[-1]
 

@@ -58,3 +58,14 @@ def test_a_run_whose_model_cannot_be_loaded_does_not_starve_another(
     assert {(chunk.attempts, chunk.fence) for chunk in scenario.chunks(sessions, bad)} == {(0, 0)}
     wait_until(lambda: "repeated faults, told above" in worker.output(), "the breaker: nothing else is left to do")
     farm.end(worker, code=None)
+
+
+def test_a_model_that_hangs_while_it_is_loaded_is_loaded_anew(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = farm.load(sessions, tmp_path / "in", 8)
+    said = farm.start(here, "one", "--until-empty", SAM3_SEGMENTER="tests.fakes:hangs_once").wait()
+    farm.check(sessions, run_id)
+    assert "this process cannot go on: the model is not ready after 2 s" in said
+    assert "fault 1 of 3 in a row" in said
+    assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
