@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 MOST_FAULTS = 3  # in a row, without one image segmented and committed
 EXIT_CODE = 3  # of the node: its launcher starts it again, after a pause that grows
 
-# From the process that works to its Celery parent. Celery has a use of its own for SIGUSR1.
+# From the process that works to its Celery parent. Celery has a use of its own for SIGUSR1; nobody has one for SIGURG,
+# which does nothing where it is not waited for.
 FAULT_SIGNAL = signal.SIGUSR2
 WELL_SIGNAL = signal.SIGURG
 
