@@ -27,6 +27,7 @@ from db.leases import MAX_ATTEMPTS
 from db.migrate import upgrade
 from db.models import LIVE, Chunk, Image, Run
 from db.session import Sessions, connect, read
+from tests.db import audit
 from tests.db.recount import differences
 from tests.fakes import KILLS
 from tests.integration.faults.farm import WHITE, Verdict, descendants, judge
@@ -242,6 +243,7 @@ def made(database: str, seed: int) -> Iterator[World]:
         sessions = connect(url)
         stack.callback(sessions.kw["bind"].dispose)
         upgrade(sessions)
+        audit.install(sessions)
         valkey = Valkey(home / "broker")
         stack.callback(valkey.close)
         valkey.start()

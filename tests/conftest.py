@@ -10,6 +10,7 @@ from sqlalchemy.engine import make_url
 
 from db.migrate import upgrade
 from db.session import Sessions, connect, reading
+from tests.db import audit
 from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
 from tests.terminals import Terminal
@@ -50,15 +51,17 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def sessions(database_url: str) -> Iterator[Sessions]:
     """A session factory on a fresh database with our tables.
 
-    However the test ends, the counters are then counted again from the rows, and any difference fails it.
+    However the test ends, the counters are then counted again from the rows, and any difference fails it; so does
+    any commit that was somebody else's to make.
     """
     sessions = connect(database_url, connections=8)
     try:
         upgrade(sessions)
+        audit.install(sessions)
         yield sessions
         with reading(sessions) as session:
-            found = differences(session)
-        assert not found, "the rows do not agree with each other:\n" + "\n".join(found)
+            found = differences(session) + audit.findings(session)
+        assert not found, "the rows do not agree:\n" + "\n".join(found)
     finally:
         sessions.kw["bind"].dispose()
 

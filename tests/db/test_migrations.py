@@ -36,6 +36,13 @@ def empty(database_url: str) -> Iterator[Sessions]:
     sessions.kw["bind"].dispose()
 
 
+@pytest.fixture
+def sessions(empty: Sessions) -> Sessions:
+    """One with our tables and nothing else, unlike other tests' databases."""
+    upgrade(empty)
+    return empty
+
+
 def test_migrations_make_the_tables_of_the_models(sessions: Sessions) -> None:
     with reading(sessions) as session:
         context = MigrationContext.configure(

@@ -1,14 +1,25 @@
 """A terminal whose workers have a faulty model without torch, and clocks that run twenty times as fast."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.faults import farm
 from tests.terminals import Terminal
 
 
 @pytest.fixture
-def here(terminal: Terminal, database_url: str, broker_url: str, tmp_path: Path) -> Terminal:
+def failing_attempts() -> set[str]:
+    """Errors that attempts end with in this test: Celery shows their tracebacks. Tests add names of classes."""
+    return set()
+
+
+@pytest.fixture
+def here(
+    terminal: Terminal, database_url: str, broker_url: str, tmp_path: Path, failing_attempts: set[str]
+) -> Iterator[Terminal]:
+    """However the test ends, no other traceback of our own code may stand in anybody's log."""
     (tmp_path / "markers").mkdir()
     terminal.environment |= {
         "SAM3_DATABASE_URL": database_url,
@@ -25,4 +36,5 @@ def here(terminal: Terminal, database_url: str, broker_url: str, tmp_path: Path)
         "FAKE_LOG": str(tmp_path / "forwards.log"),
         "FAKE_MARKERS": str(tmp_path / "markers"),
     }
-    return terminal
+    yield terminal
+    assert not farm.bugs_told(terminal.home, failing_attempts)

@@ -1,9 +1,10 @@
 """Runs of coloured images, workers that are to suffer, and the verdict on what became of every image."""
 
 import os
+import re
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.leases import MAX_ATTEMPTS
-from db.models import LIVE, Chunk, Image, ImageState, Result, Worker
+from db.models import LIVE, Image, ImageState, Result, Worker
 from db.session import Sessions, read
-from tests.db import scenario
+from tests.db import audit, scenario
 from tests.integration.processes import parent_of
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
 
 WHITE = (255, 255, 255)
+PROJECT = Path(__file__).parents[3]
+TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?P<frames>(?:[ \t].*\n)*)(?P<error>.*)", re.MULTILINE)
+OUR_FRAME = re.compile(rf'File "{re.escape(str(PROJECT))}/(db|producer|tests|workers)/')
 Colour = tuple[int, int, int]
 
 
@@ -88,7 +92,8 @@ def finish(sessions: Sessions, run_id: int, seconds: float = 60) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Jepsen's words, in images: rows that came in, that ended, that did not, results too many, and of nobody."""
+    """Jepsen's words, in images: rows that came in, that ended, that did not, that ended twice, and with a result that
+    was not their owner's to commit."""
 
     attempted: int
     acknowledged: int
@@ -98,20 +103,17 @@ class Verdict:
 
 
 def judge(session: Session, run_id: int) -> Verdict:
+    """The last two are told by the triggers of `tests.db.audit`: when all is over the rows look alike."""
     states = Counter(session.execute(select(Image.state).where(Image.run_id == run_id)).scalars())
-    per_image = session.execute(
-        select(Image.state, func.count(Result.image_id), func.max(Result.fence), Chunk.fence)
-        .join(Result, Result.image_id == Image.id)
-        .join(Chunk, Chunk.id == Image.chunk_id)
-        .where(Image.run_id == run_id)
-        .group_by(Image.id, Chunk.id)
-    ).all()
+    not_done = (
+        select(Image.id).join(Result, Result.image_id == Image.id).where(Image.run_id == run_id, Image.state != "done")
+    )
     return Verdict(
         attempted=sum(states.values()),
         acknowledged=sum(states.values()) - states[ImageState.PENDING],
         lost=states[ImageState.PENDING],
-        duplicated=sum(count > 1 for _, count, _, _ in per_image),
-        unexpected=sum(state != ImageState.DONE or fence > newest for state, _, fence, newest in per_image),
+        duplicated=len(audit.ended_twice(session, run_id)),
+        unexpected=len(audit.unexpected(session, run_id) | set(session.execute(not_done).scalars())),
     )
 
 
@@ -133,6 +135,19 @@ def end(worker: Background, code: int | None = 130) -> str:
     said = worker.wait(code=code)
     assert "Traceback" not in said or code is None, said
     return said
+
+
+def bugs_told(home: Path, expected: Collection[str] = ()) -> list[str]:
+    """Tracebacks with a line of our own code in any log, but for those that end in one of the `expected` errors.
+
+    Celery's own are none of ours: of a child that died (WorkerLostError), of a broker that went away.
+    """
+    return [
+        f"{log.name}: {found['error']}"
+        for log in sorted(home.glob("*.log"))
+        for found in TRACEBACK.finditer(log.read_text(errors="replace"))
+        if OUR_FRAME.search(found["frames"]) and found["error"].partition(":")[0].rpartition(".")[2] not in expected
+    ]
 
 
 def signal_all(launcher: Background, number: signal.Signals) -> None:

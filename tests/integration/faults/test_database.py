@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.migrate import upgrade
 from db.session import Sessions, connect, write
-from tests.db import scenario
+from tests.db import audit, scenario
 from tests.integration.faults import farm
 from tests.postgresql import Postgresql
 from tests.terminals import Terminal, wait_until
@@ -111,6 +111,7 @@ def test_a_full_disk_pauses_the_run_and_fails_no_image(here: Terminal, small_dis
     url = f"sqlite:///{small_disk / 'sam3.db'}"
     sessions = connect(url)
     upgrade(sessions)
+    audit.install(sessions)
     run_id = farm.load(sessions, tmp_path / "in", IMAGES)
     worker = farm.start(here, "one", slow=0.05, SAM3_DATABASE_URL=url)
     farm.some_results(sessions)

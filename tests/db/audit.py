@@ -1,0 +1,97 @@
+"""Notes, in a test's database, what commits do at the moment they do it: triggers beside our tables, not our code.
+
+Rows that look right afterwards do not tell who wrote them, and a primary key hides a second result. Knows no pixels.
+"""
+
+from sqlalchemy import Column, ColumnElement, Integer, MetaData, Table, Text, func, not_, select
+from sqlalchemy.orm import Session
+
+from db.models import ChunkState, ImageState
+from db.session import Sessions
+
+_tables = MetaData()
+
+# A result as it arrives: the fence that it brings, and its image and that image's chunk as they are then.
+arrival = Table(
+    "audit_arrival",
+    _tables,
+    Column("run_id", Integer, index=True),
+    Column("image_id", Integer),
+    Column("image_state", Text),
+    Column("fence", Integer),
+    Column("chunk_fence", Integer),
+    Column("chunk_state", Text),
+)
+
+# Each time the state of an image is written, be it with the state that it has already.
+step = Table(
+    "audit_step",
+    _tables,
+    Column("run_id", Integer, index=True),
+    Column("image_id", Integer),
+    Column("before", Text),
+    Column("after", Text),
+    Column("chunk_before", Integer),
+    Column("chunk_after", Integer),
+)
+
+NOTE_ARRIVAL = """INSERT INTO audit_arrival
+    SELECT image.run_id, image.id, image.state, NEW.fence, chunk.fence, chunk.state
+    FROM image LEFT JOIN chunk ON chunk.id = image.chunk_id WHERE image.id = NEW.image_id"""
+NOTE_STEP = """INSERT INTO audit_step
+    VALUES (NEW.run_id, NEW.id, OLD.state, NEW.state, OLD.chunk_id, NEW.chunk_id)"""
+TRIGGERS = {"audit_arrival": ("INSERT ON result", NOTE_ARRIVAL), "audit_step": ("UPDATE OF state ON image", NOTE_STEP)}
+
+ENDS = (ImageState.DONE, ImageState.FAILED, ImageState.CANCELLED)
+
+
+def install(sessions: Sessions) -> None:
+    """Add the notes and their triggers to a database that has our tables."""
+    with sessions.begin() as session:
+        connection = session.connection()
+        _tables.create_all(connection)
+        for name, (when, note) in TRIGGERS.items():
+            body = f"BEGIN {note}; END"
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql(
+                    f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {note}; RETURN NULL; END $$"
+                )
+                body = f"EXECUTE FUNCTION {name}()"
+            connection.exec_driver_sql(f"CREATE TRIGGER {name} AFTER {when} FOR EACH ROW {body}")
+
+
+def ended_twice(session: Session, run_id: int | None = None) -> set[int]:
+    """Images, of one run or of all, that ended more than once, or that somebody other than a retry took up again."""
+    ended = step.c.before.in_(ENDS)
+    retried = (step.c.after == ImageState.PENDING) & (step.c.chunk_before != step.c.chunk_after)
+    again = ended & not_(retried & (step.c.before != ImageState.DONE))
+    return set(session.execute(select(step.c.image_id).where(again, *_of(step, run_id))).scalars())
+
+
+def unexpected(session: Session, run_id: int | None = None) -> set[int]:
+    """Images, of one run or of all, with a result that was not the chunk's owner's, or came before the image's end."""
+    expected = (
+        (arrival.c.fence == func.coalesce(arrival.c.chunk_fence, -1))
+        & (func.coalesce(arrival.c.chunk_state, "") == ChunkState.RUNNING)
+        & (arrival.c.image_state == ImageState.DONE)
+    )
+    return set(session.execute(select(arrival.c.image_id).where(not_(expected), *_of(arrival, run_id))).scalars())
+
+
+def retried(session: Session, run_id: int) -> int:
+    """How often an image of the run was taken up again after its end."""
+    again = step.c.before.in_(ENDS) & (step.c.after == ImageState.PENDING)
+    return session.execute(select(func.count()).select_from(step).where(again, *_of(step, run_id))).scalar_one()
+
+
+def findings(session: Session) -> list[str]:
+    """One readable line for each kind of image that should not exist; empty if all is well."""
+    found = {
+        "ended more than once": ended_twice(session),
+        "have a result that its chunk's owner did not write": unexpected(session),
+    }
+    return [f"images {sorted(images)} {what}" for what, images in found.items() if images]
+
+
+def _of(table: Table, run_id: int | None) -> tuple[ColumnElement[bool], ...]:
+    return () if run_id is None else (table.c.run_id == run_id,)

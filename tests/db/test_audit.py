@@ -1,0 +1,97 @@
+"""The audit that all other tests rely on: it must see what it is there for."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import update
+
+from db import leases, runs
+from db.leases import Claim
+from db.migrate import upgrade
+from db.models import Chunk, ChunkState, Image
+from db.runs import RetryFilter
+from db.session import Sessions, connect, read, write
+from tests.db import audit, scenario
+from tests.db.recount import differences
+from tests.integration.faults.farm import Verdict, judge
+
+
+@pytest.fixture
+def sessions(database_url: str) -> Iterator[Sessions]:
+    """Our tables with the audit, which here is allowed to find something."""
+    sessions = connect(database_url)
+    upgrade(sessions)
+    audit.install(sessions)
+    yield sessions
+    sessions.kw["bind"].dispose()
+
+
+@pytest.fixture
+def run_id(sessions: Sessions) -> int:
+    return scenario.load(sessions, scenario.numbered(4), chunk_size=4)
+
+
+def claimed_twice(sessions: Sessions, run_id: int) -> tuple[Claim, Claim]:
+    """A chunk whose first owner was too slow, and so has a second one."""
+    first = scenario.claim(sessions, run_id, worker_id=scenario.worker(sessions, 1))
+    scenario.take_back(sessions, first, crashed=False)
+    return first, scenario.claim(sessions, run_id, first.chunk_id, scenario.worker(sessions, 2))
+
+
+def test_late_commits_are_unexpected_if_nobody_looks_at_the_fence(
+    sessions: Sessions, run_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug that everything is built against. Its rows agree with each other: only the audit sees it."""
+    first, second = claimed_twice(sessions, run_id)
+    monkeypatch.setattr(
+        leases, "_fenced", lambda claim: (Chunk.id == claim.chunk_id, Chunk.state == ChunkState.RUNNING)
+    )
+    scenario.commit(sessions, first, [scenario.done(image, 0.9) for image in first.images[:2]])
+    scenario.commit(sessions, second, [scenario.done(image, 0.9) for image in second.images[2:]])
+    assert read(sessions, judge, run_id) == Verdict(4, 4, 0, duplicated=0, unexpected=2)
+    assert read(sessions, differences) == []
+    late = [image.id for image in first.images[:2]]
+    assert read(sessions, audit.findings) == [f"images {late} have a result that its chunk's owner did not write"]
+
+
+def test_a_commit_into_a_chunk_that_nobody_holds_is_unexpected(
+    sessions: Sessions, run_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = scenario.claim(sessions, run_id, worker_id=scenario.worker(sessions))
+    scenario.take_back(sessions, held)
+    monkeypatch.setattr(leases, "_held", lambda claim: (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence))
+    scenario.commit(sessions, held, [scenario.done(held.images[0], 0.9)])
+    assert read(sessions, judge, run_id) == Verdict(4, 1, 3, duplicated=0, unexpected=1)
+
+
+def end(sessions: Sessions, image_id: int, state: str) -> None:
+    write(sessions, lambda session: session.execute(update(Image).where(Image.id == image_id).values(state=state)))
+
+
+@pytest.mark.parametrize(("first", "then"), [("done", "done"), ("failed", "done"), ("cancelled", "failed")])
+def test_an_image_that_ends_twice_is_a_duplicate(sessions: Sessions, run_id: int, first: str, then: str) -> None:
+    """With the same state too: such a row shows no change."""
+    image = scenario.images(sessions, run_id)[0]
+    end(sessions, image.id, first)
+    assert read(sessions, judge, run_id).duplicated == 0
+    end(sessions, image.id, then)
+    assert read(sessions, judge, run_id).duplicated == 1
+    assert read(sessions, audit.findings) == [f"images [{image.id}] ended more than once"]
+
+
+@pytest.mark.parametrize("ended", ["done", "failed"])
+def test_an_image_taken_up_again_without_a_retry_is_a_duplicate(sessions: Sessions, run_id: int, ended: str) -> None:
+    image = scenario.images(sessions, run_id)[0]
+    end(sessions, image.id, ended)
+    end(sessions, image.id, "pending")
+    assert read(sessions, judge, run_id).duplicated == 1
+
+
+def test_a_retry_is_no_duplicate_and_is_counted(sessions: Sessions, run_id: int) -> None:
+    held = scenario.claim(sessions, run_id, worker_id=scenario.worker(sessions))
+    scenario.commit(sessions, held, [scenario.failed(image) for image in held.images])
+    assert write(sessions, runs.retry_slice, run_id, RetryFilter()) == 4
+    scenario.work_off(sessions, run_id, 0.9)
+    assert read(sessions, judge, run_id) == Verdict(4, 4, 0, 0, 0)
+    assert read(sessions, audit.retried, run_id) == 4
+    assert read(sessions, audit.findings) == []
