@@ -237,8 +237,15 @@ def test_an_owner_that_is_dead_but_not_of_this_machine_is_waited_for_until_its_l
 
 
 def test_a_hanging_image_among_others_holds_up_only_itself(here: Terminal, sessions: Sessions, tmp_path: Path) -> None:
-    """F34, with a second node beside it."""
+    """F34, with a second node beside it: the other chunks end meanwhile, its neighbours once it is alone."""
     run_id = farm.load(sessions, tmp_path / "in", 24, {5: HANGS}, chunk_size=4)
-    farm.start(here, "one", "--num-gpus", "2")
-    wait_until(lambda: farm.results(sessions) >= 20, "the others")
-    assert scenario.run(sessions, run_id).state == "active"
+    worker = farm.start(here, "one", "--num-gpus", "2", "--batch-size", "2", SAM3_STALL_SECONDS="1")
+    wait_until(lambda: farm.results(sessions) >= 20, "the other chunks")
+    assert scenario.states(sessions, run_id)[4] == "pending"
+    assert [chunk.fence for chunk in scenario.chunks(sessions, run_id) if chunk.state == "done"] == [1] * 5
+    farm.finish(sessions, run_id)
+    [hung] = [image for image in scenario.images(sessions, run_id) if image.state == "failed"]
+    assert hung.error_class in ("gave_up", "crashed")  # whether its process was still there when its turn was over
+    farm.check(sessions, run_id, failed={5: hung.error_class})
+    worker.interrupt()
+    assert "hangs: its process" in worker.wait(code=130)
