@@ -69,6 +69,20 @@ def two_hours_ahead() -> None:
     time.time = lambda: right() + 7200
 
 
+def mount_lost_between_two_batches() -> None:
+    """The folder FAKE_MOUNT is gone, under another name, when the image FAKE_FIRST_LOST is to be read."""
+    from workers.inference import images, pipeline
+
+    mount, first_lost = Path(os.environ["FAKE_MOUNT"]), os.environ["FAKE_FIRST_LOST"]
+
+    def lose(path: str, rules: images.ReadRules) -> images.RGB:
+        if Path(path).name == first_lost and _once("mount_lost"):
+            mount.rename(mount.with_name("away"))
+        return images.read_image(path, rules)
+
+    pipeline.read_image = lose  # type: ignore[attr-defined]
+
+
 def killed_between_commit_and_publish() -> None:
     """SIGKILL when chunks are queued in the database and none of their doorbells is on the broker."""
     from workers.fleet import dispatch
