@@ -254,6 +254,7 @@ def test_garbage_on_the_broker_ends_a_node_at_most_and_no_run(
     for raw in (b"not json", b"{}", b"[]", b"\xff\x80"):
         server.client.rpush(QUEUE, raw)  # to the end that is taken from first
         time.sleep(0.5)
+    wait_until(lambda: "canary.unknown" in worker.output(), "the last of the garbage")
     said = finish(sessions, run_id, worker)
     assert not crater.exists()
     assert all(chunk.fence <= 2 for chunk in scenario.chunks(sessions, run_id))
