@@ -1,0 +1,79 @@
+"""What `tests.chaos` asks of its database: what is left to do, and whether everything is as it must be."""
+
+from collections import Counter
+
+from sqlalchemy import ColumnElement, ScalarSelect, func, select
+from sqlalchemy.orm import Session
+
+from db.leases import MAX_ATTEMPTS
+from db.models import LIVE, Chunk, Image, ImageState, Run, RunState
+from tests.db import audit
+from tests.db.recount import differences
+from tests.fakes import BREAKS_GPU, KILLS
+from tests.integration.faults.farm import Verdict, judge
+
+COLOURS = {250: KILLS, 707: KILLS, 404: BREAKS_GPU}
+SPECIAL = dict.fromkeys(COLOURS, "crashed") | {100: "truncated", 500: "missing", 900: "not_an_image"}
+
+# Rows that failed only because the mount was away.
+MISSED: tuple[ColumnElement[bool], ...] = (
+    Image.error_class == "missing",
+    Image.row.not_in([row for row, why in SPECIAL.items() if why == "missing"]),
+)
+
+
+def unfinished(session: Session) -> int:
+    over = select(func.count()).select_from(Run).where(Run.state.not_in(("done", "cancelled")))
+    return session.execute(over).scalar_one()
+
+
+def runs_that_read_nothing(session: Session) -> int:
+    read_one = select(Image.id).where(Image.run_id == Run.id, Image.state == ImageState.DONE).exists()
+    blind = select(func.count()).select_from(Run).where(Run.state.in_(("loading", "active")), ~read_one)
+    return session.execute(blind).scalar_one()
+
+
+def rows_missed(session: Session) -> int:
+    """In all runs, before they are tried again."""
+    return session.execute(select(func.count(Image.id)).where(*MISSED)).scalar_one()
+
+
+def leftovers(session: Session) -> list[tuple[str, str, int, int]]:
+    """Each run's name and state, and how many of its images were cancelled, and are missing for a lost mount."""
+
+    def count(*where: ColumnElement[bool]) -> ScalarSelect[int]:
+        return select(func.count(Image.id)).where(Image.run_id == Run.id, *where).scalar_subquery()
+
+    columns = (Run.name, Run.state, count(Image.state == ImageState.CANCELLED), count(*MISSED))
+    return [row.tuple() for row in session.execute(select(*columns).order_by(Run.id))]
+
+
+def verdicts(session: Session) -> tuple[Verdict, Counter[str], list[str]]:
+    """All runs in one: Jepsen's words, images that had to be done by somebody else or again, and what is odd."""
+    total, more, wrong = Verdict(0, 0, 0, 0, 0), Counter(recovered=0, retried=0, cancelled=0), differences(session)
+    for run in session.execute(select(Run)).scalars():
+        one = judge(session, run.id)
+        total = Verdict(*(getattr(total, word) + getattr(one, word) for word in Verdict.__dataclass_fields__))
+        wrong += failures(session, run)
+        chunks = session.execute(select(Chunk).where(Chunk.run_id == run.id)).scalars().all()
+        more["recovered"] += sum(chunk.images for chunk in chunks if chunk.fence > 1)
+        more["retried"] += audit.retried(session, run.id)
+        more["cancelled"] += sum(chunk.cancelled for chunk in chunks)
+        for chunk in chunks:
+            if chunk.state in LIVE or chunk.attempts > MAX_ATTEMPTS:
+                wrong.append(f"run {run.name}, chunk {chunk.number}: {chunk.state} after {chunk.attempts} attempts")
+            if chunk.cancelled and run.state != RunState.CANCELLED:
+                wrong.append(f"run {run.name}, chunk {chunk.number}: {chunk.cancelled} images are cancelled")
+    return total, more, wrong
+
+
+def failures(session: Session, run: Run) -> list[str]:
+    """Which images failed that should not have, or did not: of a cancelled run only some of the bad ones may have."""
+    failed = select(Image.row, Image.error_class).where(Image.run_id == run.id, Image.error_class.is_not(None))
+    found = {row.row: row.error_class for row in session.execute(failed)}
+    wanted = SPECIAL
+    if run.state == RunState.CANCELLED:  # what a mount took from it waits for its retry too
+        missed = session.execute(select(Image.row).where(Image.run_id == run.id, *MISSED)).scalars()
+        wanted = {row: why for row, why in SPECIAL.items() if row in found} | dict.fromkeys(missed, "missing")
+    odd = sorted(found.items() ^ wanted.items())
+    return [f"run {run.name}: these rows failed or did not, unexpectedly: {odd}"] if odd else []
