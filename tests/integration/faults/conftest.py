@@ -11,7 +11,7 @@ from tests.terminals import Terminal
 
 @pytest.fixture
 def failing_attempts() -> set[str]:
-    """Errors that attempts end with in this test: Celery shows their tracebacks. Tests add names of classes."""
+    """Names of errors that attempts, or loads of a model, end with in this test: their tracebacks are shown."""
     return set()
 
 

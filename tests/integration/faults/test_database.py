@@ -106,8 +106,11 @@ def fill(ballast: Path) -> None:
 
 
 @on_sqlite
-def test_a_full_disk_pauses_the_run_and_fails_no_image(here: Terminal, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_pauses_the_run_and_fails_no_image(
+    here: Terminal, small_disk: Path, tmp_path: Path, failing_attempts: set[str]
+) -> None:
     """F25."""
+    failing_attempts.add("OperationalError")
     url = f"sqlite:///{small_disk / 'sam3.db'}"
     sessions = connect(url)
     upgrade(sessions)
