@@ -8,13 +8,14 @@ from contextlib import suppress
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from db.leases import ImageFailed, Outcome
+from db.leases import Claim, ImageFailed, Outcome
 from db.session import Sessions, read
 from db.views import RunView, some_done_path
 from workers.errors import ErrorClass
 from workers.stream import absolute
 
-GONE = (ErrorClass.MISSING, ErrorClass.PERMISSION, ErrorClass.TIMEOUT)
+LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)
+GONE = (*LOST, ErrorClass.TIMEOUT)
 GPU_WORDS = ("CUDA", "cuDNN", "CUDNN", "cuBLAS", "CUBLAS", "NCCL")
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -41,36 +42,53 @@ def is_gpu_fault(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in GPU_WORDS)
 
 
-def check_mount(sessions: Sessions, run: RunView, batch: Sequence[Outcome], seconds: float) -> None:
+def check_mount(sessions: Sessions, run: RunView, claim: Claim, batch: Sequence[Outcome], seconds: float) -> None:
     """Raise `Infrastructure` if a whole batch is gone and so is a file that this run has read before, with its folder.
 
     Without the second condition a folder that was simply deleted would never come to an end, without the third one
-    somebody who deletes what is done. A mount that does not answer within `seconds` is lost too.
+    somebody who deletes what is done. A mount that does not answer within `seconds` is lost too, and so was one that
+    has come back since the batch was read.
     """
     if not all(isinstance(outcome, ImageFailed) and outcome.error_class in GONE for outcome in batch):
         return
     read_before = read(sessions, some_done_path, run.id)
     if read_before is None:
         return
+    missing = {
+        outcome.image_id for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in LOST
+    }
+    own = [absolute(run, image.path) for image in claim.images if image.id in missing]
     path = absolute(run, read_before)
-    answers: list[OSError | None] = []
+    answers: list[str | None] = []
     # In a thread of its own, because nothing else ends the wait for a mount that hangs.
-    asking = threading.Thread(target=lambda: answers.append(_gone(path)), name="mount", daemon=True)
+    asking = threading.Thread(target=lambda: answers.append(_lost(path, own)), name="mount", daemon=True)
     asking.start()
     asking.join(seconds)
     if not answers:
         raise Infrastructure(f"{path} was read before and no longer answers: does a mount hang?")
-    if (error := answers[0]) is not None:
-        raise Infrastructure(f"{path} was read before and is gone ({error.strerror}): is a mount lost?")
+    if (reason := answers[0]) is not None:
+        raise Infrastructure(reason)
 
 
-def _gone(path: str) -> OSError | None:
-    """Why the file cannot be opened; None if it can, or if other files are still where it was."""
+def _lost(read_before: str, missing: Sequence[str]) -> str | None:
+    """In words, why the mount is or was lost; None if these files are simply missing."""
+    gone = _cannot_be_opened(read_before)
+    if gone is not None and not _has_files(os.path.dirname(read_before)):
+        return f"{read_before} was read before and is gone ({gone.strerror}): is a mount lost?"
+    if missing and _cannot_be_opened(missing[0]) is None:
+        return f"{missing[0]} was missing and is there again: was a mount lost?"
+    return None
+
+
+def _cannot_be_opened(path: str) -> OSError | None:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
-        with suppress(OSError), os.scandir(os.path.dirname(path)) as others:
-            if any(others):
-                return None
         return error
     return None
+
+
+def _has_files(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return any(entries)
+    return False

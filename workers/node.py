@@ -6,6 +6,7 @@ from typing import Any
 
 import celery.worker.state
 from celery.signals import worker_init
+from kombu.transport import redis, virtual
 
 from workers.app import create_app
 from workers.breaker import EXIT_CODE, FAULT_SIGNAL, FAULTS, MOST_FAULTS, WELL_SIGNAL, faults_so_far
@@ -13,6 +14,24 @@ from workers.settings import load_settings
 
 app = create_app(load_settings())
 app.set_current()
+
+
+class _FreeingQoS(redis.QoS):
+    """Frees the place of a message that is done even if the broker could not be told so.
+
+    kombu would count it as in hand for ever, and a node that may have one at a time would never take another. The
+    broker hands it out again after a day, when its chunk is long over.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+
+redis.Channel.QoS = _FreeingQoS
 
 
 @worker_init.connect

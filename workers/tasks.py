@@ -133,7 +133,7 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     work = Work(run, claim, prompts, segmenter, _pace(worker, claim), partial(worker.begin_range, claim))
     with closing(outcomes(work)) as batches:  # closed: its threads end before the release
         for batch in batches:
-            check_mount(worker.sessions, run, batch, worker.settings.decode_seconds)
+            check_mount(worker.sessions, run, claim, batch, worker.settings.decode_seconds)
             finished = worker.commit(claim, batch)
             seen.update(summary(batch, run.threshold))
     if not finished and worker.has_lost(claim):

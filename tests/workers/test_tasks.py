@@ -16,7 +16,7 @@ from celery import Celery
 
 from db import doorbells, leases
 from db.intake import NewRow
-from db.leases import ImageFailed
+from db.leases import Claim, ImageFailed
 from db.runs import cancel_run
 from db.session import Sessions, read, write
 from db.views import run_view
@@ -452,12 +452,27 @@ def test_a_mount_that_hangs_is_lost_too_and_does_not_hang_the_worker(
     [first] = runs.ring(sessions, run_id)
     answer(runs.message(first))
     released = threading.Event()
-    monkeypatch.setattr("workers.faults._gone", lambda path: released.wait())
-    run = read(sessions, run_view, run_id)
+    monkeypatch.setattr("workers.faults._lost", lambda *_: released.wait())
+    run, late = read(sessions, run_view, run_id), [ImageFailed(3, "timeout", "took too long")]
     assert run is not None
     with pytest.raises(Infrastructure, match=r"was read before and no longer answers: does a mount hang\?"):
-        check_mount(sessions, run, [ImageFailed(3, "timeout", "took too long")], seconds=0.2)
+        check_mount(sessions, run, Claim(1, run_id, 1, 1, 0.5, ()), late, seconds=0.2)
     released.set()
+
+
+def test_a_mount_that_is_back_when_its_loss_is_noticed_was_lost_too(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=2)
+    first, second = runs.ring(sessions, run_id)
+    answer(runs.message(first))
+    run, claim = read(sessions, run_view, run_id), write(sessions, leases.claim, run_id, second.chunk_id, 1)
+    assert run is not None
+    assert claim is not None
+    batch = [ImageFailed(image.id, "missing", "cannot be opened") for image in claim.images]
+    with pytest.raises(Infrastructure, match=r"was missing and is there again: was a mount lost\?"):
+        check_mount(sessions, run, claim, batch, seconds=10)
+    write(sessions, leases.release, claim)
 
 
 def test_the_fifth_unexpected_error_without_progress_fails_the_images(

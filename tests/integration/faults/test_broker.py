@@ -137,10 +137,10 @@ def test_a_broker_that_forgot_everything_has_every_doorbell_rung_again(
 def test_a_broker_that_stands_still_holds_up_no_chunk_in_hand(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background
 ) -> None:
-    """F14. Longer than the fifteen seconds that our sockets wait for an answer."""
+    """F14. Longer than the fifteen seconds that our sockets wait for an answer, also to say that a chunk is over."""
     server.signal(signal.SIGSTOP)
     farm.some_results(sessions)
-    time.sleep(17)
+    time.sleep(22)
     server.signal(signal.SIGCONT)
     said = finish(sessions, run_id, worker)
     assert "lost doorbells are not looked for: the broker cannot be reached" in said
