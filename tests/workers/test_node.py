@@ -1,0 +1,40 @@
+"""What a node's Celery parent does otherwise than Celery: with a real broker that refuses to listen."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import celery._state
+import pytest
+import redis
+from celery import Celery
+
+from workers.contract import TASK
+
+
+@pytest.fixture
+def app(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """A node's own application."""
+    monkeypatch.setenv("SAM3_BROKER_URL", broker_url)
+    from workers import node
+
+    monkeypatch.setattr(node.app.conf, "broker_url", broker_url)
+    yield node.app
+    node.app.close()
+    celery._state._set_current_app(None)  # type: ignore[attr-defined]
+
+
+def test_a_message_whose_end_the_broker_refuses_to_hear_keeps_no_other_away(app: Celery, broker_url: str) -> None:
+    """A node has one place for messages. kombu would keep it taken for ever."""
+    messages: list[Any] = []
+    app.send_task(TASK, args=[{}])
+    with app.connection_for_read() as connection, redis.Redis.from_url(broker_url) as server:
+        channel: Any = connection.default_channel
+        channel.basic_qos(0, 1, False)
+        with app.amqp.TaskConsumer(channel, on_message=messages.append):
+            connection.drain_events(timeout=10)
+            assert not channel.qos.can_consume()
+            server.replicaof("127.0.0.1", "1")  # of nobody: it refuses every write
+            messages[0].ack_log_error(logging.getLogger("quiet"), (redis.RedisError,))
+            server.replicaof("NO", "ONE")
+            assert channel.qos.can_consume()
