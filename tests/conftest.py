@@ -1,6 +1,7 @@
 """Fixtures of all tests: a real PostgreSQL server, an empty database of each kind, and one with our tables."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
 from tests.terminals import Terminal
 from workers.fleet.broker import BundledBroker
+
+
+# A shell that starts the tests in the background has Ctrl-C ignored in them and in all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def test_a_gpu_that_passes_its_test_and_fails_at_work_fails_no_image_and_ends_its_node(
-    here: Terminal, sessions: Sessions, tmp_path: Path
+    here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str]
 ) -> None:
     """Each fault ends its process, so it is the Celery parent that counts to three."""
+    failing_attempts.add("RuntimeError")
     run_id = farm.load(sessions, tmp_path / "in", 8, chunk_size=4)
     broken = farm.start(here, "one", SAM3_SEGMENTER="tests.fakes:BrokenGpu")
     wait_until(lambda: broken.output().count("repeated faults, told above") == 2, "the breaker, twice")
@@ -42,9 +43,10 @@ def test_the_only_image_of_a_run_can_be_found_to_break_the_gpu(
 
 
 def test_a_run_whose_model_cannot_be_loaded_does_not_starve_another(
-    here: Terminal, sessions: Sessions, tmp_path: Path
+    here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str]
 ) -> None:
     """All doorbells of its window stand before the first one of the other run."""
+    failing_attempts.add("RuntimeError")
     pictures = runs.pictures(tmp_path / "in", 64)
     bad = runs.load(sessions, tmp_path / "in", pictures, "bad", chunk_size=1, model="bad")
     good = runs.load(sessions, tmp_path / "in", pictures, "good", chunk_size=16)
