@@ -1,22 +1,28 @@
 """The Celery application of a node or of Flower, as `celery -A workers.node`: `workers.app`, and how a node breaks."""
 
+import logging
 import os
 import signal
 from typing import Any
 
 import celery.worker.state
+import redis
 from celery.signals import worker_init
-from kombu.transport import redis, virtual
+from kombu.transport import redis as transport
+from kombu.transport import virtual
 
 from workers.app import create_app
 from workers.breaker import EXIT_CODE, FAULT_SIGNAL, FAULTS, MOST_FAULTS, WELL_SIGNAL, faults_so_far
+from workers.errors import first_line
 from workers.settings import load_settings
+
+log = logging.getLogger(__name__)
 
 app = create_app(load_settings())
 app.set_current()
 
 
-class _FreeingQoS(redis.QoS):
+class _FreeingQoS(transport.QoS):
     """Frees the place of a message that is done even if the broker could not be told so.
 
     kombu would count it as in hand for ever, and a node that may have one at a time would never take another. The
@@ -26,12 +32,12 @@ class _FreeingQoS(redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         try:
             super().ack(delivery_tag)
-        except Exception:
+        except (redis.RedisError, OSError) as error:
+            log.warning("the broker did not hear that a doorbell was answered: %s", first_line(error))
             virtual.QoS.ack(self, delivery_tag)
-            raise
 
 
-redis.Channel.QoS = _FreeingQoS
+transport.Channel.QoS = _FreeingQoS
 
 
 @worker_init.connect
