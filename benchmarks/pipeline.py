@@ -181,7 +181,7 @@ def stream_table(streams: Sequence[Stream]) -> str:
 
 
 def everything(images: int = 120, image_ms: float = IMAGE_MS, repeats: int = 3) -> tuple[list[Row], list[Stream]]:
-    """All that the documentation shows. Once only: other speeds, and the stream, whose chunks are repeats of their own."""
+    """All that the documentation shows. Once only: other speeds, and the stream, whose chunks repeat each other."""
     torch.set_num_threads(1)  # of one step: as in a worker beside a GPU
     ray_peer.start()
     try:
