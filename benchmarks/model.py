@@ -6,6 +6,7 @@ Counts come from the meta device (see `benchmarks.counting`), times from one CPU
 
 import gc
 import io
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -64,8 +65,8 @@ def _counted(name: str, batch: int, prompts: int, counts: Counts, plain: Counts)
     }
 
 
-def measure_equality(architecture: str, model: Any, processor: Any) -> tuple[list[Row], list[Row]]:
-    """Rows of the largest differences, and a row of seconds an image, of real forward passes in fp32, each run once.
+def measure_equality(architecture: str, model: Any, processor: Any, repeats: int = 1) -> tuple[list[Row], list[Row]]:
+    """Rows of the largest differences, and a row of seconds an image, of real forward passes in fp32: medians.
 
     Ours is timed as its two parts, the vision encoder once and the heads for all prompts, and their sum is given.
     """
@@ -76,9 +77,10 @@ def measure_equality(architecture: str, model: Any, processor: Any) -> tuple[lis
         segmenter._text_features(text)  # once a run, so no part of any time below
     # First, so that what a process does once is in none of the other times.
     pair = _numbers(segmenter, [first, second], prompt)
-    vision, vision_seconds = _timed(lambda: _vision(segmenter, first))
-    one, heads_seconds = _timed(lambda: _numbers(segmenter, [first], prompt, vision))
-    plain, plain_seconds = _timed(lambda: _plain(segmenter, first, prompt[0]))
+    timed = partial(_timed, repeats=repeats)
+    vision, vision_seconds = timed(lambda: _vision(segmenter, first))
+    one, heads_seconds = timed(lambda: _numbers(segmenter, [first], prompt, vision))
+    plain, plain_seconds = timed(lambda: _plain(segmenter, first, prompt[0]))
     cached = _plain(segmenter, first, prompt[0], vision)
     differences = {
         "text and vision cached, against uncached (0 is bit-equal)": _furthest(cached, plain),
@@ -88,7 +90,7 @@ def measure_equality(architecture: str, model: Any, processor: Any) -> tuple[lis
     times: Row = {"architecture": architecture, "plain, 1 prompt": plain_seconds}
     times["ours, 1 prompt"] = vision_seconds + heads_seconds
     for count in (5, 10):
-        _, seconds = _timed(partial(_numbers, segmenter, [first], PROMPTS[:count], vision))
+        _, seconds = timed(partial(_numbers, segmenter, [first], PROMPTS[:count], vision))
         times[f"ours, {count} prompts"] = vision_seconds + seconds
     times["vision alone"] = vision_seconds
     rows = [
@@ -97,10 +99,14 @@ def measure_equality(architecture: str, model: Any, processor: Any) -> tuple[lis
     return rows, [times]
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
+def _timed(work: Callable[[], Any], repeats: int) -> tuple[Any, float]:
+    """What the last one returned, and the median of their seconds."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - started)
+    return result, statistics.median(seconds)
 
 
 def _vision(segmenter: Sam3Segmenter, pixels: Pixels) -> Any:
@@ -205,8 +211,9 @@ RANDOM: dict[str, Callable[[], tuple[Any, Any]]] = {
 def measure_random(name: str) -> tuple[list[Row], list[Row]]:
     """`measure_equality` of one of the architectures in `RANDOM`."""
     gc.collect()
-    torch.set_num_threads(2 if name.startswith("full") else 1)
-    return measure_equality(name, *RANDOM[name]())
+    large = name.startswith("full")
+    torch.set_num_threads(2 if large else 1)
+    return measure_equality(name, *RANDOM[name](), repeats=1 if large else 9)
 
 
 if __name__ == "__main__":
