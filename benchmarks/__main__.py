@@ -107,7 +107,7 @@ def tables(results: Results) -> dict[str, str]:
     """The figures, by the template's names for them."""
     return {
         "bars": bars.table(results),
-        "device": pipeline.table(results.rows),
+        "device": pipeline.tables(results.rows),
         "stream": pipeline.stream_table(results.streams),
         "counts": table(results.counts),
         "equality": table([row for differences, _ in results.random for row in differences]),
@@ -115,7 +115,7 @@ def tables(results: Results) -> dict[str, str]:
         "reading": table(results.reading),
         "masks": table(results.masks),
         "masks_memory": table(results.masks_memory),
-        "growth": table(as_rows(results.growth)),
+        "growth": table(enqueue.growth_rows(results.growth)),
         "aftermath": table(as_rows(results.aftermath)),
         "contention": table(results.contention),
     }

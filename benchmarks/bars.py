@@ -9,7 +9,7 @@ from benchmarks.enqueue import Aftermath, Growth
 from benchmarks.pipeline import Row, Stream
 from benchmarks.timing import Row as Figures
 
-OURS, LIMIT = "ours", "limit"
+OURS = "ours"
 FLOPS = {1: 1.00, 5: 1.30, 10: 1.66}  # of one forward of the library, by the number of prompts
 
 
@@ -48,9 +48,9 @@ def bars(results: Results) -> Iterator[Bar]:
 
 def _device(results: Results) -> Iterator[Bar]:
     ours = [row for row in results.rows if row.system == OURS]
-    yield _least("device: ours, of the limit or the CPU's bound", 0.95, [row.of_bound for row in ours])
+    yield _least("device: ours, of the bound", 0.95, [row.of_bound for row in ours])
     seconds = {(row.kind, row.image_ms): row.seconds for row in ours}
-    peers = [row for row in results.rows if row.system not in (OURS, LIMIT)]
+    peers = [row for row in results.rows if row.system != OURS]
     faster = [row.seconds / seconds[row.kind, row.image_ms] for row in peers]
     yield _least("device: the fastest peer's time, in ours", 1.0, faster)
     yield _most("device: tax of Celery, broker and SQL", 0.03, [one.tax for one in results.streams])

@@ -5,10 +5,11 @@ the smallest and the largest; shares of the limit are medians of the repeats' ow
 """
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,16 +22,18 @@ from benchmarks.device import FIXED_MS, IMAGE_MS, Device, idle, span
 from benchmarks.peers import Speed, System, Timing
 from benchmarks.photographs import KINDS, Kind
 from benchmarks.through_celery import through_celery
+from benchmarks.timing import Row as Figures
+from benchmarks.timing import table
 
 SYSTEMS: dict[str, System] = {
-    "limit": peers.limit,
     "ours": peers.ours,
     "plain script": peers.plain_script,
     "DataLoader": peers.data_loader,
     "Ray Data": ray_peer.ray_data,
 }
-OTHER_SPEEDS_MS = {12.0: 120, 43.0: 120, 300.0: 24}  # ms an image -> how many images make a few seconds
-ONCE = ("12 MP JPEG", "plain script")  # takes more than a minute
+# Milliseconds an image, how many images make a few seconds, and repeats: more where two cores hardly keep up.
+OTHER_SPEEDS = ((12.0, 120, 3), (43.0, 120, 1), (300.0, 24, 1))
+ONCE = ("12 MP JPEG", "plain script")  # takes two minutes
 CHUNK = 256
 
 
@@ -38,8 +41,9 @@ CHUNK = 256
 class Row:
     """One way to segment one kind of images on a simulated device of one speed. Values are medians over the repeats.
 
-    `of_limit`: the time of the device alone, as a share of this one's. `bound`: what bounds it from below, "device" or
-    "CPU" (the CPU time that ours takes, spread evenly over all cores); `of_bound`: the time of that as a share.
+    `limit`: seconds of the device alone. `bound`: what bounds us from below, if our CPU time spreads evenly over all
+    cores: "device", which begins when its first batch has been read, or "CPU", after which the last batch is on the
+    device. `of_limit` and `of_bound` are shares: 1.0 is the best there is.
     """
 
     kind: str
@@ -49,6 +53,7 @@ class Row:
     seconds: float
     fastest: float
     slowest: float
+    limit: float
     of_limit: float
     bound: str
     of_bound: float
@@ -80,42 +85,44 @@ class Stream:
 def compare(
     kinds: Sequence[Kind], speed: Speed, images: int, repeats: int, systems: Iterable[str] = SYSTEMS
 ) -> Iterator[Row]:
-    """Every system on every kind of image, taking turns. "limit" and "ours" must be among them."""
+    """Every system on every kind of image, taking turns. "ours" must be among them."""
     with TemporaryDirectory() as folder:
         for kind in kinds:
             paths = photographs.write(kind, Path(folder) / kind.name, images)
+            limit = peers.limit(paths, speed).seconds  # once: nothing disturbs it
             timings: dict[str, list[Timing]] = defaultdict(list)
             for turn in range(repeats):
                 for system in systems:
                     if turn == 0 or (kind.name, system) != ONCE:
                         timings[system].append(SYSTEMS[system](paths, speed))
-            yield from map(partial(_row, kind, images, speed, timings), timings)
+            print(f"{kind.name} at {speed.image_ms:g} ms", file=sys.stderr)
+            cpu = median(one.cpu_seconds or 0.0 for one in timings["ours"]) / (os.cpu_count() or 1)
+            yield from (_row(kind, speed, len(paths), (limit, cpu), system, timings[system]) for system in timings)
 
 
-def _row(kind: Kind, count: int, speed: Speed, timings: dict[str, list[Timing]], system: str) -> Row:
-    mine = timings[system]
-    limits = [one.seconds for one in timings["limit"]]
-    cpu_bound = median(one.cpu_seconds or 0.0 for one in timings["ours"]) / (os.cpu_count() or 1)
-    seconds = [one.seconds for one in mine]
+def _row(kind: Kind, speed: Speed, count: int, least: tuple[float, float], system: str, timings: list[Timing]) -> Row:
+    """`least`: seconds of the device alone, and of the CPU alone."""
+    limit, cpu = least
+    by_device = limit + cpu * peers.BATCH / count
+    by_cpu = cpu + limit * peers.BATCH / count
+    seconds = median(one.seconds for one in timings)
+    used = [one.cpu_seconds for one in timings if one.cpu_seconds is not None]
     return Row(
         kind=kind.name,
         images=count,
         image_ms=speed.image_ms,
         system=system,
-        seconds=median(seconds),
-        fastest=min(seconds),
-        slowest=max(seconds),
-        of_limit=_median_share(limits, seconds),
-        bound="device" if median(limits) >= cpu_bound else "CPU",
-        of_bound=_median_share([max(limit, cpu_bound) for limit in limits], seconds),
-        idle=median(one.idle for one in mine),
-        cpu_ms=median(one.cpu_seconds * 1000 / count for one in mine) if mine[0].cpu_seconds is not None else None,
-        startup=median(one.startup for one in mine),
+        seconds=seconds,
+        fastest=min(one.seconds for one in timings),
+        slowest=max(one.seconds for one in timings),
+        limit=limit,
+        of_limit=limit / seconds,
+        bound="device" if by_device >= by_cpu else "CPU",
+        of_bound=max(by_device, by_cpu) / seconds,
+        idle=median(one.idle for one in timings),
+        cpu_ms=median(used) * 1000 / count if used else None,
+        startup=median(one.startup for one in timings),
     )
-
-
-def _median_share(of: Sequence[float], seconds: Sequence[float]) -> float:
-    return median(one / other for one, other in zip(of, seconds, strict=False))
 
 
 def stream(kind: Kind, speed: Speed, images: int = 4 * CHUNK, repeats: int = 1) -> Stream:
@@ -148,49 +155,63 @@ def stream(kind: Kind, speed: Speed, images: int = 4 * CHUNK, repeats: int = 1) 
     )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = [
-        "| images | simulated device | system | seconds | of the limit | bound by | of the bound | device idle | CPU |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cpu = "" if row.cpu_ms is None else f"{row.cpu_ms:.1f} ms an image"
-        started = f" (after {row.startup:.0f} s of start-up)" if row.startup else ""
-        lines.append(
-            f"| {row.images} of {row.kind} | 25 + {row.image_ms:g} ms an image | {row.system} "
-            f"| {row.seconds:.2f} ({row.fastest:.2f} to {row.slowest:.2f}){started} | {row.of_limit:.2f} "
-            f"| {row.bound} | {row.of_bound:.2f} | {row.idle:.1%} | {cpu} |"
-        )
-    return "\n".join(lines)
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown: one table for each speed of the device."""
+    return "\n\n".join(_of_one_speed(list(group)) for _, group in groupby(rows, key=lambda row: row.image_ms))
+
+
+def _of_one_speed(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    heading = (
+        f"{first.images} images of each kind, simulated device with {FIXED_MS:g} + {first.image_ms:g} ms an image,"
+        f" limit {first.limit:.2f} s:"
+    )
+    return f"{heading}\n\n{table([_shown(row) for row in rows])}"
+
+
+def _shown(row: Row) -> Figures:
+    spread = f" ({row.fastest:.2f} to {row.slowest:.2f})" if row.fastest < row.slowest else ""
+    mine = row.system == "ours"
+    return {
+        "images": row.kind,
+        "system": row.system,
+        "seconds": f"{row.seconds:.2f}{spread}",
+        "of the limit": f"{row.of_limit:.2f}",
+        "of the bound": f"{row.of_bound:.2f} ({row.bound})" if mine else "",
+        "device idle": f"{row.idle:.1%}",
+        "CPU, ms an image": "unknown" if row.cpu_ms is None else f"{row.cpu_ms:.1f}",
+    }
 
 
 def stream_table(streams: Sequence[Stream]) -> str:
     """Markdown."""
-    lines = [
-        "| images | chunks | in process | through Celery | tax | simulated device idle | pause between two chunks |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {one.images} of {one.kind} | {one.chunks} | {one.in_process_seconds:.2f} s | {one.seconds:.2f} s "
-        f"| {one.tax:.1%} | {one.idle:.1%}, in process {one.idle_in_process:.1%} "
-        f"| {one.gap_ms:.0f} ms, at most {one.longest_gap_ms:.0f} |"
-        for one in streams
-    ]
-    return "\n".join(lines)
+    return table(
+        [
+            {
+                "images": f"{one.images:,} of {one.kind}",
+                "chunks": one.chunks,
+                "in process": f"{one.in_process_seconds:.2f} s",
+                "through Celery": f"{one.seconds:.2f} s",
+                "tax": f"{one.tax:.1%}",
+                "simulated device idle": f"{one.idle:.1%}, in process {one.idle_in_process:.1%}",
+                "pause between two chunks": f"{one.gap_ms:.0f} ms, at most {one.longest_gap_ms:.0f}",
+            }
+            for one in streams
+        ]
+    )
 
 
 def everything(images: int = 120, image_ms: float = IMAGE_MS, repeats: int = 3) -> tuple[list[Row], list[Stream]]:
-    """All that the documentation shows. Once only: other speeds, and the stream, whose chunks repeat each other."""
+    """All that the documentation shows. The stream runs once, since its chunks repeat each other."""
     torch.set_num_threads(1)  # of one step: as in a worker beside a GPU
     ray_peer.start()
     try:
-        list(compare(KINDS[:1], Speed(1, 1), 64, 1, ("limit", "ours", "Ray Data")))  # its processes import torch
+        list(compare(KINDS[:1], Speed(1, 1), 64, 1, ("ours", "Ray Data")))  # its processes import torch
         rows = [*compare(KINDS, Speed(FIXED_MS, image_ms), images, repeats)]
     finally:
         ray_peer.stop()
-    for other, count in OTHER_SPEEDS_MS.items():
-        rows += compare(KINDS, Speed(FIXED_MS, other), count, repeats=1, systems=("limit", "ours"))
+    for other, count, times in OTHER_SPEEDS:
+        rows += compare(KINDS, Speed(FIXED_MS, other), count, times, systems=("ours",))
     return rows, [stream(KINDS[0], Speed(FIXED_MS, image_ms))]
 
 
@@ -200,7 +221,7 @@ def everything(images: int = 120, image_ms: float = IMAGE_MS, repeats: int = 3) 
 @click.option("--repeats", default=3, show_default=True)
 def main(images: int, device_ms: float, repeats: int) -> None:
     rows, streams = everything(images, device_ms, repeats)
-    print(table(rows), stream_table(streams), sep="\n\n")
+    print(tables(rows), stream_table(streams), sep="\n\n")
 
 
 if __name__ == "__main__":

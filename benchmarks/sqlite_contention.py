@@ -43,7 +43,7 @@ def compare(rows: int = 200_000, seconds: float = 15.0) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         alone = measure(Path(folder) / "alone", lambda sessions: time.sleep(seconds))
         beside = measure(Path(folder) / "beside", lambda sessions: enqueue(sessions, Path(folder), rows))
-    kept = beside["commits_per_second"] / alone["commits_per_second"]
+    kept = beside["commits a second"] / alone["commits a second"]
     return [
         {"eight committers": "alone"} | alone | {"kept": 1.0},
         {"eight committers": "beside"} | beside | {"kept": kept},
@@ -77,9 +77,9 @@ def measure(folder: Path, meanwhile: object) -> dict[str, float]:
         process.join()
     return {
         "seconds": round(took, 1),
-        "commits_per_second": round(sum(commits for commits, _, _ in told) / took, 1),
+        "commits a second": round(sum(commits for commits, _, _ in told) / took, 1),
         "errors": sum(errors for _, errors, _ in told),
-        "longest_commit_seconds": round(max(longest for _, _, longest in told), 2),
+        "longest commit, seconds": round(max(longest for _, _, longest in told), 2),
     }
 
 
