@@ -44,7 +44,7 @@ DATABASE ?= sqlite
 chaos: $(INSTALLED)  ## Kill, stop and disconnect at random: MINUTES=10 SEED=1 DATABASE=sqlite or postgresql
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --database $(DATABASE)
 
-bench: $(INSTALLED)  ## Measure everything that docs/performance.md shows, and write it (half an hour)
+bench: $(INSTALLED)  ## Measure everything that docs/performance.md shows, and write it (25 minutes on 2 cores)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group bench
 	@$(BIN)/python -m benchmarks
 

@@ -26,8 +26,9 @@ def shares(rows: Sequence[Row], path: Path) -> None:
         share = {row.kind: row.of_limit for row in grid if row.system == system}
         places = [place + (number - (len(SYSTEMS) - 1) / 2) * width for place in range(len(kinds))]
         drawn = axes.bar(places, [share.get(kind, 0.0) for kind in kinds], width, label=system, color=colour)
-        axes.bar_label(drawn, fmt="%.2f", fontsize=7, padding=1)
-    axes.axhline(1.0, color="black", linewidth=0.8)
+        for label in axes.bar_label(drawn, fmt="%.2f", fontsize=7, padding=2):
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # over the line of the limit
+    axes.axhline(1.0, color="black", linewidth=0.8, zorder=0)
     axes.set_xticks(range(len(kinds)), kinds)
     axes.set_ylabel("share of the limit")
     axes.set_ylim(0, 1.15)
