@@ -36,8 +36,10 @@ def publisher(app: Celery) -> Publish:
 
     def publish(chunks: Sequence[Rung]) -> None:
         with app.producer_or_acquire() as producer:
+            policy = app.conf.task_publish_retry_policy
+            producer.connection.transport_options.update(policy)  # or it would try to connect for ever
             # Repeated as a whole when the connection broke in the middle: a doorbell that rings twice is harmless.
-            ensured = producer.connection.ensure(producer, _send_all, **app.conf.task_publish_retry_policy)
+            ensured = producer.connection.ensure(producer, _send_all, **policy)
             ensured(app, producer, chunks)
 
     return publish
@@ -48,7 +50,7 @@ def _send_all(app: Celery, producer: Producer, chunks: Sequence[Rung]) -> None:
         with producer.batch(max_size=COMMANDS_PER_ROUND_TRIP):  # type: ignore[attr-defined]  # newer than its types
             for rung in chunks:
                 _send(app, producer, rung)
-    except BatchPublishError as error:
+    except (BatchPublishError, OperationalError) as error:
         # What broke the connection says whether to try again.
         raise (error.__cause__ or error) from None
 
@@ -63,6 +65,7 @@ def _send(app: Celery, producer: Producer, rung: Rung) -> None:
         argsrepr=f"run={rung.run_name} chunk={rung.number} images={rung.images} first={rung.first_path}",
         kwargsrepr="{}",
         producer=producer,
+        retry=False,  # `publisher` does: within a batch kombu would go on with a channel that it has closed
     )
 
 

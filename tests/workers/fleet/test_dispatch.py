@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from kombu import pools
 from kombu.exceptions import OperationalError
 from redis.connection import Connection
 
@@ -183,3 +184,32 @@ def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
         assert not caplog.records
     finally:
         broker.stop()
+
+
+def test_a_connection_that_breaks_at_any_command_loses_no_doorbell(
+    sessions: Sessions, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = [Rung(1, "first", number, number, 1, 1, "a.jpg") for number in range(3)]
+    send = Connection.send_packed_command
+    left = 0
+
+    def break_once(self: Connection, *args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise redis.exceptions.ConnectionError("broken by the test")
+        send(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(Connection, "send_packed_command", break_once)
+    with redis.Redis.from_url(broker_url) as client:
+        for command in range(1, 100):
+            pools.reset()  # apps share connections, and connecting takes commands too
+            left = command
+            publisher(create_app(Settings(broker_url=broker_url)))(chunks)
+            if left > 0:  # all was sent before it came to that
+                break
+            rung = [json.loads(raw)["headers"]["id"] for raw in client.lrange("sam3", 0, -1)]
+            assert set(rung) == {"first-00000.1", "first-00001.1", "first-00002.1"}
+            client.delete("sam3")
+    assert command > 3
