@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check chaos bench clean
+.PHONY: help install demo test check chaos bench bench-rows clean
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: $(INSTALLED)  ## Make the environment (a few minutes the first time: torch is large)
 
@@ -47,6 +47,9 @@ chaos: $(INSTALLED)  ## Kill, stop and disconnect at random: MINUTES=10 SEED=1 D
 bench: $(INSTALLED)  ## Measure everything that docs/performance.md shows, and write it (25 minutes on 2 cores)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group bench
 	@$(BIN)/python -m benchmarks
+
+bench-rows: $(INSTALLED)  ## Enqueue ten million rows into each database, once (ten minutes)
+	@$(BIN)/python -m benchmarks.enqueue --rows 10000000 --repeats 1
 
 clean:  ## Remove the environment and the demo
 	rm -rf $(VENV) demo

@@ -19,7 +19,7 @@ from workers.contract import TASK, BadMessage, Doorbell
 from workers.errors import first_line
 from workers.faults import check_mount, is_gpu_fault, is_infrastructure
 from workers.fleet.dispatch import dispatch, publisher
-from workers.inference.pipeline import Pace, Segmenter
+from workers.inference.pipeline import Pace, Segmenter, decode_threads
 from workers.settings import load_settings
 from workers.stream import Work, outcomes, summary, told
 from workers.worker import Declined, Worker
@@ -152,7 +152,7 @@ def _pace(worker: Worker, claim: Claim) -> Pace:
     settings = worker.settings
     return Pace(
         batch_size=settings.batch_size,
-        threads=settings.decode_threads or min(8, max(2, settings.cores)),
+        threads=settings.decode_threads or decode_threads(settings.cores),
         stopped=partial(worker.stopped, claim),
         caps=worker.caps,
         progressed=worker.progressed,

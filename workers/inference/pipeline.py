@@ -12,10 +12,7 @@ Threads only: a worker is a daemonic process, which may have no children.
 
 import math
 import os
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
@@ -23,8 +20,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from workers.errors import ErrorClass
 from workers.inference.caps import Cap, Caps
-from workers.inference.channel import Channel, Closed, stage
+from workers.inference.channel import Channel, stage
 from workers.inference.images import RGB, ReadRules, UnreadableImage, read_image
+from workers.inference.readahead import ReadAhead
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -172,12 +170,17 @@ class _Predicted:
     raws: Sequence[Raw | OutOfMemory]
 
 
+def decode_threads(cores: int) -> int:
+    """How many threads decode, where nobody says otherwise."""
+    return min(8, max(2, cores))
+
+
 @dataclass(frozen=True)
 class Pace:
     """How a stream runs, which changes nothing about its outcomes."""
 
     batch_size: int = 8  # images of one forward pass
-    threads: int | None = None  # that decode; by default one a core, at most 4
+    threads: int = decode_threads(os.cpu_count() or 1)
     stopped: Callable[[], bool] = lambda: False  # once true, no further batch is begun
     progressed: Callable[[], None] = lambda: None  # told whenever a stage has finished an item
     decode_seconds: float = 60.0  # an image that takes longer is rejected
@@ -191,100 +194,50 @@ def segment(
 
     A batch with unreadable images is that much smaller for the model. Whatever else goes wrong in a stage is raised
     here, with its traceback; the first error wins. Closing the generator stops all stages: it waits for what is in
-    their hands, starts nothing new and leaves no thread behind. A stopped `pace` lets the batches in hand come through
-    and then ends early.
+    their hands, starts nothing new and leaves no thread behind but those that hang on a file. A stopped `pace` lets
+    the batches in hand come through and then ends early.
     """
     predicted: Channel[_Predicted] = Channel(capacity=1)
     outcomes: Channel[list[Outcome]] = Channel(capacity=1)
-    decoders = _Decoders(items, partial(_read, segmenter=segmenter, rules=rules), pace)
+    decoding = ReadAhead(partial(_read, segmenter=segmenter, rules=rules), pace.threads, pace.decode_seconds)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
     masks = partial(_postprocess, segmenter=segmenter, options=options, pace=pace)
-    threads = [stage("forward", decoders.batches(), forward, predicted), stage("masks", predicted, masks, outcomes)]
+    threads = [
+        stage("forward", _batches(items, decoding, pace), forward, predicted),
+        stage("masks", predicted, masks, outcomes),
+    ]
     try:
         yield from outcomes
     finally:
         for channel in (predicted, outcomes):
             channel.close()
-        decoders.close()  # before the stages: forward may be waiting for a decode
+        decoding.close()  # before the stages: forward may be waiting for a decode
         for thread in threads:
             thread.join()
 
 
-@dataclass(eq=False)
-class _Reading:
-    """One image on its way through a decode thread."""
+def _batches(items: Sequence[Item], decoding: ReadAhead[Item, Pixels | Rejected], pace: Pace) -> Iterator[_Decoded]:
+    """All of them, or those begun before a stop; read some batches ahead."""
+    todo, waiting = iter(items), iter(items)
 
-    item: Item
-    future: "Future[Pixels | Rejected]" = field(default_factory=Future)
-    began: float | None = None  # when a thread took it
+    def submit(count: int) -> None:
+        for item in islice(todo, count):
+            decoding.submit(item)
 
-    def spent(self) -> float:
-        return 0.0 if self.began is None else time.monotonic() - self.began
+    submit(READ_AHEAD * pace.batch_size)
+    while decoding and not pace.stopped():
+        submit(pace.batch_size)
+        batch = list(islice(waiting, pace.batch_size))
+        yield _Decoded(batch, [_decoded(item, decoding, pace) for item in batch])
 
 
-class _Decoders:
-    """Threads that decode `items` in order, some batches ahead."""
-
-    def __init__(self, items: Sequence[Item], read: Callable[[Item], Pixels | Rejected], pace: Pace) -> None:
-        self._todo, self._read, self._pace = iter(items), read, pace
-        self._ahead: deque[_Reading] = deque()
-        self._pool = self._new_pool()
-        self._closed = False
-
-    def batches(self) -> Iterator[_Decoded]:
-        """All of them, or those begun before a stop."""
-        batch_size = self._pace.batch_size
-        self._submit(READ_AHEAD * batch_size)
-        while self._ahead and not self._pace.stopped():
-            self._submit(batch_size)
-            items = [reading.item for reading in islice(self._ahead, batch_size)]
-            yield _Decoded(items, [self._next() for _ in items])
-
-    def close(self) -> None:
-        """Start nothing more, and wait for what is in hand, but not for ever."""
-        self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        in_hand = [reading.future for reading in list(self._ahead) if not reading.future.cancelled()]
-        stuck = wait(in_hand, timeout=self._pace.decode_seconds).not_done
-        if not stuck:
-            self._pool.shutdown()
-
-    def _next(self) -> Pixels | Rejected:
-        reading = self._ahead.popleft()
-        seconds = self._pace.decode_seconds
-        try:
-            # All before it are done or given up, so by now it is in a thread's hands.
-            result = reading.future.result(seconds - reading.spent())
-        except TimeoutError:
-            self._leave_stuck_threads()
-            result = Rejected(reading.item.id, ErrorClass.TIMEOUT, f"reading it took longer than {seconds:g} s")
-        self._pace.progressed()
-        return result
-
-    def _leave_stuck_threads(self) -> None:
-        """Go on with fresh threads: one cannot be ended, and waits for its file as long as that takes."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._closed:
-            raise Closed
-        self._pool = self._new_pool()
-        for reading in self._ahead:
-            if reading.future.cancelled():  # the others have threads, which may come through yet
-                self._begin(reading)
-
-    def _submit(self, count: int) -> None:
-        for item in islice(self._todo, count):
-            self._ahead.append(_Reading(item))
-            self._begin(self._ahead[-1])
-
-    def _begin(self, reading: "_Reading") -> None:
-        def read() -> Pixels | Rejected:
-            reading.began = time.monotonic()
-            return self._read(reading.item)
-
-        reading.future = self._pool.submit(read)
-
-    def _new_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._pace.threads or min(4, os.cpu_count() or 1), thread_name_prefix="decode")
+def _decoded(item: Item, decoding: ReadAhead[Item, Pixels | Rejected], pace: Pace) -> Pixels | Rejected:
+    try:
+        return decoding.take()
+    except TimeoutError:
+        return Rejected(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {pace.decode_seconds:g} s")
+    finally:
+        pace.progressed()
 
 
 def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> Pixels | Rejected:
