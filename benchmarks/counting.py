@@ -129,7 +129,13 @@ class _Calls(TorchFunctionMode):
         if func is torch.tensor and _on_device(result):
             self._device.waits += 1
             self._device.bytes_to_device += result.nbytes
+        if func is torch.Tensor.__getitem__ and _on_device(args[0]) and _has_list(args[1]):
+            self._device.waits += 1  # the places travel
         return result
+
+
+def _has_list(index: Any) -> bool:
+    return any(isinstance(one, list) for one in (index if isinstance(index, tuple) else (index,)))
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -152,20 +158,24 @@ def count(work: Callable[[], Any], device: MetaDevice) -> Counts:
     )
 
 
-def count_ours(segmenter: Sam3Segmenter, images: int, prompts: Sequence[str], found: int) -> Counts:
-    """A batch of `images`, each with all `prompts`, of which each finds `found` instances in each image.
+def count_ours(
+    segmenter: Sam3Segmenter, asked: Sequence[tuple[str, ...]], found: int, forward_only: bool = False
+) -> Counts:
+    """A batch of images that ask these prompts, of which each finds `found` instances; with or without their masks.
 
     The segmenter is on the meta device. Text features and the library's tables of positions are in their caches, as in
     all batches but a run's first.
     """
-    count(lambda: [segmenter._text_features(prompt) for prompt in prompts], MetaDevice(SCALARS))
+    images = len(asked)
+    count(lambda: [segmenter._text_features(prompt) for prompts in asked for prompt in prompts], MetaDevice(SCALARS))
     make_position_tables(segmenter._model, images, "meta")
     side = segmenter._images.size["height"]
     pixels = Pixels(np.zeros((side, side, 3), np.uint8), 1080, 1920)
 
     def work() -> None:
-        raw = segmenter.predict([pixels] * images, [tuple(prompts)] * images, Options())
-        segmenter.postprocess(raw, range(images), Options())
+        raw = segmenter.predict([pixels] * images, asked, Options())
+        if not forward_only:
+            segmenter.postprocess(raw, range(images), Options())
 
     return count(work, MetaDevice(SCALARS, to_host=partial(_scores, found=found)))
 

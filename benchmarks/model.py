@@ -43,10 +43,10 @@ def measure_counts() -> list[Row]:
     rows = [_counted("plain loop", 1, 1, plain, plain)]
     segmenter = segmenter_of(*full_size("meta"), "meta")
     for batch, prompts in ((1, 1), (8, 1), (1, 5), (1, 10)):
-        counts = count_ours(segmenter, batch, PROMPTS[:prompts], FOUND)
+        counts = count_ours(segmenter, [PROMPTS[:prompts]] * batch, FOUND)
         rows.append(_counted("ours", batch, prompts, counts, plain))
     mixed = segmenter_of(*full_size("meta"), "meta", "mixed")
-    rows.append(_counted("ours, mixed", 1, 1, count_ours(mixed, 1, PROMPTS[:1], FOUND), plain))
+    rows.append(_counted("ours, mixed", 1, 1, count_ours(mixed, [PROMPTS[:1]], FOUND), plain))
     return rows
 
 

@@ -2,8 +2,9 @@
 
 Equal to the plain library loop (processor, model, `post_process_instance_segmentation`), with less work: the text
 encoder runs once a prompt, the vision encoder once an image, and masks are never enlarged: their RLE comes from the
-model's own low resolution. The device is never waited for inside a forward pass, only for what leaves it: `predict`
-returns while the device still works, so that the next batch can be handed over meanwhile.
+model's own low resolution. Inside a forward pass nothing of ours waits for the device (the library does, three times,
+if rows ask prompts of different lengths), only for what leaves it: `predict` returns while the device still works, so
+that the next batch can be handed over meanwhile.
 """
 
 import hashlib
@@ -174,9 +175,15 @@ class Sam3Segmenter:
         shape = (len(batch), *batch[0].data.shape)
         stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         np.stack([pixels.data for pixels in batch], out=stacked.numpy())
-        planes = stacked.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        planes = self._sent(stacked).permute(0, 3, 1, 2)
         pixels = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.sub_(self._mean).div_(self._std)
+
+    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor on the device, without waiting for it to arrive, which takes pinned memory on a GPU."""
+        if self._device.type == "cuda" and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
 
     def _runs(self, prompts: Sequence[tuple[str, ...]]) -> list[list[Row]]:
         """What to ask in each run of the heads: prompts of one length together, where that costs no further run."""
@@ -187,7 +194,7 @@ class Sam3Segmenter:
     def _run_heads(self, vision: Any, rows: list[Row], prompts: list[str]) -> _Heads:
         text, attention_mask = self._text_of(prompts)
         output = self._model(
-            vision_embeds=_rows_of(vision, [image for image, _ in rows]),
+            vision_embeds=self._rows_of(vision, [image for image, _ in rows]),
             text_embeds=BaseModelOutputWithPooling(pooler_output=text),  # forward() reads this, though it says tensor
             attention_mask=attention_mask,
         )
@@ -204,7 +211,17 @@ class Sam3Segmenter:
         if (lengths == lengths[0]).all():
             return torch.stack(features), None
         attention_mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        return torch.nn.utils.rnn.pad_sequence(features, batch_first=True), attention_mask.to(self._device)
+        return torch.nn.utils.rnn.pad_sequence(features, batch_first=True), self._sent(attention_mask)
+
+    def _rows_of(self, vision: Any, images: list[int]) -> Any:
+        """The vision features of these images, without a copy if they are all. Positions are every image's."""
+        if images == list(range(len(vision.fpn_hidden_states[0]))):
+            return vision
+        wanted = self._sent(torch.tensor(images))
+        return Sam3VisionEncoderOutput(
+            fpn_hidden_states=tuple(level.index_select(0, wanted) for level in vision.fpn_hidden_states),
+            fpn_position_encoding=tuple(level[: len(images)] for level in vision.fpn_position_encoding),
+        )
 
     def postprocess(self, raw: _Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
         """What `post_process_instance_segmentation` gives, as RLE. An empty mask stays, with area 0, as there.
@@ -226,7 +243,8 @@ class Sam3Segmenter:
 
     @contextmanager
     def _beside_the_next_batch(self, done: torch.cuda.Event | None) -> Iterator[None]:
-        """On a GPU: work on a stream of its own, which waits until `done` and not for what was launched since."""
+        """On a GPU: work on a stream of its own, which waits until `done` and not for what was launched since. What it
+        reads must be on the host when this ends (`Tensor.cpu` waits): its memory goes back to the other stream."""
         if self._copies is None or done is None:
             yield
             return
@@ -274,16 +292,6 @@ def _keep_shapes_on_host(encoder: Any, args: Any, kwargs: dict[str, Any], output
     if "vision_features" in kwargs:
         output.spatial_shapes = torch.tensor([features.shape[-2:] for features in kwargs["vision_features"]])
     return output
-
-
-def _rows_of(vision: Any, images: list[int]) -> Any:
-    """The vision features of these images, without a copy if they are all. Positions are every image's."""
-    if images == list(range(len(vision.fpn_hidden_states[0]))):
-        return vision
-    return Sam3VisionEncoderOutput(
-        fpn_hidden_states=tuple(level[images] for level in vision.fpn_hidden_states),
-        fpn_position_encoding=tuple(level[: len(images)] for level in vision.fpn_position_encoding),
-    )
 
 
 def _keep(heads: _Heads, floor: float, copy: bool = False) -> dict[Row, _Kept]:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import Counts, count_ours, count_plain
+from workers.inference.sam3_model import Sam3Segmenter
 
 FOUND = 10  # instances of each prompt in each image
 PROMPTS = ("cat", "dog", "car", "person", "a red circle", "sky", "tree", "a cup", "road", "house")
@@ -21,11 +22,15 @@ pytestmark = pytest.mark.timeout(600)  # some twenty thousand operations, each s
 
 
 @pytest.fixture(scope="module")
-def counts() -> dict[tuple[int, int], Counts]:
+def segmenter() -> Sam3Segmenter:
+    return segmenter_of(*full_size("meta"), "meta")
+
+
+@pytest.fixture(scope="module")
+def counts(segmenter: Sam3Segmenter) -> dict[tuple[int, int], Counts]:
     """By images of the batch and prompts of each."""
-    segmenter = segmenter_of(*full_size("meta"), "meta")
     cases = ((1, 1), (2, 1), (1, 5), (1, 10))
-    return {(images, prompts): count_ours(segmenter, images, PROMPTS[:prompts], FOUND) for images, prompts in cases}
+    return {(images, prompts): count_ours(segmenter, [PROMPTS[:prompts]] * images, FOUND) for images, prompts in cases}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,23 @@ def plain() -> Counts:
 
 def test_what_is_counted_is_the_full_size_model(plain: Counts) -> None:
     assert plain.flops == pytest.approx(6.053e12, rel=1e-3)
+
+
+@pytest.mark.parametrize(("case", "gflop", "kernels"), [((1, 1), 6_033, 2_037), ((2, 1), 12_065, 2_040),
+                                                        ((1, 5), 7_709, 5_785), ((1, 10), 9_803, 10_470)])  # fmt: skip
+def test_no_more_is_asked_of_the_device_than_today(
+    counts: dict[tuple[int, int], Counts], case: tuple[int, int], gflop: int, kernels: int
+) -> None:
+    assert counts[case].flops <= gflop * 1e9
+    assert counts[case].kernels <= kernels
+
+
+def test_mixed_precision_takes_a_cast_here_and_there_and_less_memory(counts: dict[tuple[int, int], Counts]) -> None:
+    mixed = count_ours(segmenter_of(*full_size("meta"), "meta", "mixed"), [PROMPTS[:1]], FOUND)
+    fp32 = counts[1, 1]
+    assert (mixed.flops, mixed.waits) == (fp32.flops, fp32.waits)
+    assert mixed.kernels <= 2_170
+    assert mixed.peak_bytes < fp32.peak_bytes
 
 
 @pytest.mark.parametrize(("prompts", "most"), [(1, 1.00), (5, 1.30), (10, 1.66)])
@@ -50,6 +72,21 @@ def test_the_host_waits_three_times_a_forward_and_the_plain_loop_ten_times_as_of
     """For the shape that the library sends, for the numbers of all instances and for their masks."""
     assert counts[1, 1].waits == counts[2, 1].waits == 3
     assert plain.waits >= 28
+
+
+def test_a_forward_pass_returns_while_the_device_works_and_brings_nothing_back(segmenter: Sam3Segmenter) -> None:
+    forward = count_ours(segmenter, [PROMPTS[:1]] * 2, FOUND, forward_only=True)
+    assert (forward.waits, forward.bytes_from_device) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "library_waits"), [([("cat", "dog"), ("car",)], 0), ([("cat",), ("a red circle",)], 3)]
+)
+def test_rows_that_ask_different_prompts_wait_no_more_but_where_the_library_looks_for_padding(
+    segmenter: Sam3Segmenter, asked: list[tuple[str, ...]], library_waits: int
+) -> None:
+    runs = -(-sum(map(len, asked)) // len(asked))
+    assert count_ours(segmenter, asked, FOUND).waits <= 1 + 2 * runs + library_waits
 
 
 @pytest.mark.parametrize("prompts", [5, 10])
