@@ -11,7 +11,7 @@ def test_on_a_cpu_it_shows_parity_first_and_what_only_a_gpu_has_as_not_available
     assert len(parity) == 4
     assert all(row["instances compared"] == gpu.COMPARED and row["least IoU"] > 0.999 for row in parity)
     assert [(row[""], row["batch size"]) for row in speeds] == [
-        ("plain loop", 1), ("ours", 1), ("plain loop", 2), ("ours", 2)
+        ("plain loop, fp32", 1), ("ours, fp32", 1), ("plain loop, fp32", 2), ("ours, fp32", 2)
     ]  # fmt: skip
     for row in speeds:
         assert row["seconds an image"] > 0
@@ -25,3 +25,18 @@ def test_without_parity_there_are_no_speeds(monkeypatch: pytest.MonkeyPatch) -> 
     assert "least IoU" in run.output
     assert "seconds an image" not in run.output
     assert "speeds would mean nothing" in run.output
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_is_that_of_the_gpu_whose_whole_name_is_known(name: str, peak: float | None) -> None:
+    assert gpu.peak_tflops(name) == peak
