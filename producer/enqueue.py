@@ -262,7 +262,7 @@ def _slice_rows(loader: Loader) -> int:
 
 
 def _whole_chunks(rows: int, chunk_size: int) -> int:
-    """As many of these rows as leave no chunk half full; all of them if they are less than one chunk."""
+    """As many of these rows as fill whole chunks if none is rejected; all if they are less than one chunk."""
     return rows // chunk_size * chunk_size or rows
 
 

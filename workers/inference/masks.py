@@ -27,9 +27,11 @@ def encode_enlarged(small: Floats, height: int, width: int, cut: float) -> bytes
     """The RLE of a mask that a model gives in low resolution: `small` enlarged to (height, width), where over `cut`.
 
     Equal, pixel by pixel, to torch's `interpolate(small, (height, width), mode="bilinear", align_corners=False) > cut`,
-    without making it. The work goes with the length of the mask's outline: a cell of `small`, between four neighbours,
-    has an edge in it only if they lie on different sides of the cut. Down a column of pixels a cell rises or falls
-    steadily, so there is one edge at most, and it is searched for.
+    without making it; but for pixels whose value is the cut itself, where the last bit decides.
+
+    The work goes with the length of the mask's outline: a cell of `small`, between four neighbours, has an edge in it
+    only if they lie on different sides of the cut. Down a column of pixels a cell rises or falls steadily, so there is
+    one edge at most, and it is searched for.
     """
     across, down = _axis(small.shape[1], width), _axis(small.shape[0], height)
     small = np.concatenate((small, small[:, -1:]), axis=1)  # so that each column has a neighbour to its right

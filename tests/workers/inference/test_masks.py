@@ -102,6 +102,18 @@ def test_an_enlarged_mask_is_torchs_to_the_last_pixel(
     assert masks.encode_enlarged(small, height, width, cut) == enlarged(small, height, width, cut)
 
 
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(8, 300), width=st.integers(8, 300))
+def test_plateaus_at_the_cut_differ_only_in_pixels_that_rounding_decides(seed: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    small = (np.round(rng.random(rng.integers(1, 40, 2)) * 4) / 4).astype(np.float32)
+    ours = masks.decode(masks.encode_enlarged(small, height, width, 0.5), height, width)
+    exact = torch.nn.functional.interpolate(
+        torch.from_numpy(small).double()[None, None], size=(height, width), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    assert np.abs(exact[ours != (exact > 0.5)] - 0.5).max(initial=0) < 1e-4
+
+
 @pytest.mark.parametrize("size", [(1080, 1920), (1024, 1024), (3000, 4000), (288, 288), (100, 900), (37, 4000)])
 def test_a_real_silhouette_is_enlarged_or_shrunk_to_the_last_pixel(horse: masks.Mask, size: tuple[int, int]) -> None:
     logits = np.where(np.asarray(Image.fromarray(horse).resize((288, 288))), 4.0, -4.0) + np.random.default_rng(
