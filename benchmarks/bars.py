@@ -9,7 +9,7 @@ from benchmarks.enqueue import Aftermath, Growth
 from benchmarks.pipeline import Row, Stream
 from benchmarks.timing import Row as Figures
 
-OURS = "ours"
+OURS, PLAIN = "ours", "plain script"
 FLOPS = {1: 1.00, 5: 1.30, 10: 1.66}  # of one forward of the library, by the number of prompts
 
 
@@ -53,6 +53,9 @@ def _device(results: Results) -> Iterator[Bar]:
     peers = [row for row in results.rows if row.system != OURS]
     faster = [row.seconds / seconds[row.kind, row.image_ms] for row in peers]
     yield _least("device: the fastest peer's time, in ours", 1.0, faster)
+    cpu = {row.kind: row.cpu_ms for row in results.rows if row.system == PLAIN}
+    used = [row.cpu_ms / cpu[row.kind] for row in ours if row.cpu_ms and cpu.get(row.kind)]
+    yield _most("device: CPU time of ours, of the plain script's", 0.6, used)
     yield _most("device: tax of Celery, broker and SQL", 0.03, [one.tax for one in results.streams])
     yield _most("device: idle in a stream of four chunks", 0.02, [one.idle for one in results.streams])
 
@@ -65,7 +68,9 @@ def _model(results: Results) -> Iterator[Bar]:
     yield _most("model: host waits a forward", 5, waits)
     differences = [row for equal, _ in results.random for row in equal]
     yield _most("model: cached against uncached", 0, _of(differences, "cached"))
+    yield _most("model: prompt trimmed against padded", 1e-5, _of(differences, "trimmed"))
     yield _most("model: batch of 2 against of 1", 1e-5, _of(differences, "batch of 2"))
+    yield _most("JPEGs: pixels that differ from Pillow's", 0, [row["pixels that differ"] for row in results.reading])
     yield _least("masks: times faster, 10 objects at 1080p", 10, [results.masks[0]["times faster"]])
     yield _most("masks: pixels that differ", 0, [row["pixels that differ"] for row in results.masks])
     yield _most("masks: MB for 100 at 12 MP", 300, [row["ours, peak MB over base"] for row in results.masks_memory])

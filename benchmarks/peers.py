@@ -159,10 +159,10 @@ def data_loader(paths: Sequence[str], device: Device) -> int:
     """PyTorch's DataLoader reads ahead in two processes; the rest happens one after the other."""
     made = 0
     # Forked, as by default; but that is not the default in a process that was itself spawned.
-    for data, heights, widths in DataLoader(_Files(paths), BATCH, num_workers=WORKERS, multiprocessing_context="fork"):
-        batch = [Pixels(*one) for one in zip(data, heights.tolist(), widths.tolist(), strict=True)]
-        device.run(len(batch))
-        made += _make_masks(batch)
+    loader = DataLoader(_Files(paths), BATCH, num_workers=WORKERS, multiprocessing_context="fork")
+    for data, heights, widths in loader:
+        device.run(len(data))
+        made += masks_of_sizes(list(zip(heights.tolist(), widths.tolist(), strict=True)))
     return made
 
 
