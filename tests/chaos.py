@@ -35,7 +35,7 @@ from workers.contract import QUEUE
 
 IMAGES = 1000  # of each run
 LAUNCHERS = ("one", "two", "three")
-SETTLE_SECONDS = 300.0
+SETTLE_SECONDS = 900.0  # a chunk that was given back ten times in a row rests for 300, perhaps more than once
 # When a mount goes, each node may have one batch that is partly read; when it comes back, all batches between its
 # reading and its commit may have been found missing as a whole, and then the files are there again.
 MOST_MISSED = len(LAUNCHERS) * 4 * (1 + 5)
