@@ -48,7 +48,7 @@ bench: $(INSTALLED)  ## Measure everything that docs/performance.md shows, and w
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group bench
 	@$(BIN)/python -m benchmarks
 
-bench-rows: $(INSTALLED)  ## Enqueue ten million rows into each database, once (ten minutes)
+bench-rows: $(INSTALLED)  ## Enqueue ten million rows into each database, once (15 minutes)
 	@$(BIN)/python -m benchmarks.enqueue --rows 10000000 --repeats 1
 
 clean:  ## Remove the environment and the demo

@@ -36,7 +36,7 @@ from db.chunks import add_chunks
 from db.intake import Frozen, Source
 from db.leases import Claim, FoundInstance, ImageDone, PromptResult
 from db.migrate import upgrade
-from db.session import Sessions, connect, reading, write
+from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
 from producer.enqueue import Request, record
 from producer.manifest import CsvManifest
 from producer.status import Standing
@@ -327,6 +327,8 @@ def finish(sessions: Sessions, run_id: int) -> None:
     """All pending images done, some of them failed, without results: nothing here reads those."""
     pending = "run_id = :run AND state = 'pending'"
     with sessions.begin() as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(NO_TIME_LIMITS)  # nothing of ours updates so many rows at once
         for statement in (
             "UPDATE image SET state = 'failed', error_class = 'truncated', error = 'its end is missing'"
             f" WHERE {pending} AND row % {FAILED} = 0",
