@@ -241,6 +241,7 @@ def bare(url: str, table: Path) -> Load:
             if isinstance(driver, sqlite3.Connection):
                 driver.executemany(f"INSERT INTO {BARE_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
                 return
+            session.execute(NO_TIME_LIMITS)
             with driver.cursor() as cursor, cursor.copy(f"COPY {BARE_COLUMNS} FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
