@@ -35,14 +35,13 @@ NOT_HERE = "n/a"
 OPTIONS = Options(threshold=0.5, score_floor=0.5)
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 LEAST_IOU = {"fp32": 0.999, "mixed": 0.95, "bf16": 0.9}  # of a mask with the library's in fp32
+FURTHEST_SCORE = {"fp32": 0.001, "mixed": 0.05, "bf16": 0.1}
 # Dense bf16 in TFLOP/s, as the vendor gives it; half of it is what the best known code reaches.
 PEAK_TFLOPS = {
     "A100": 312, "H100": 989, "H100 PCIe": 756, "H200": 989, "RTX 4090": 165, "L4": 121, "L40S": 362,
 }  # fmt: skip
 EVERYTHING = Options(threshold=0.0, score_floor=0.0)
-FURTHEST_SCORE = {"fp32": 0.001, "mixed": 0.05, "bf16": 0.1}
 COMPARED = 5  # instances of each photograph
-
 
 Work = Callable[[Sequence[str], int], object]  # segments these files in batches of so many
 
@@ -102,27 +101,31 @@ def measure(
     model: str, batch_sizes: Sequence[int], device: str, dtype: Precision = "auto", images: int = 64
 ) -> tuple[list[Row], list[Row]]:
     """Rows of parity, and rows of speed: for each batch size the plain loop and ours. No speed without parity."""
-    folder = model_folder(model)
+    folder, machine = model_folder(model), Machine(device)
     with tempfile.TemporaryDirectory() as name:
         paths = _photographs(Path(name), images)
-        parity, precision = _compare(folder, model, device, dtype, paths[: len(PHOTOGRAPHS)])
+        parity, precision = _check_parity(folder, model, device, dtype, paths[: len(PHOTOGRAPHS)])
         if not holds(parity, precision):
             return parity, []
         rows: list[Row] = []
-        for way, at, load in (("plain loop", "fp32", _load_plain), ("ours", precision, _load_ours)):
-            work = load(folder, device, at)  # one model at a time, for its memory
+        ways: dict[str, Callable[[], Work]] = {
+            "plain loop, fp32": partial(_load_plain, folder, device),
+            f"ours, {precision}": partial(_load_ours, folder, device, precision),
+        }
+        for way, load in ways.items():
+            work = load()  # one model at a time, for its memory
             for batch_size in batch_sizes:
                 work(paths, batch_size)  # what happens once
-                seconds, memory, share = Machine(device).watched(partial(work, paths, batch_size))
-                rows.append(_row(f"{way}, {at}", batch_size, seconds / images, memory, share))
+                seconds, memory, share = machine.watched(partial(work, paths, batch_size))
+                rows.append(_row(way, batch_size, seconds / images, memory, share))
             del work
             gc.collect()
     rows.sort(key=lambda row: batch_sizes.index(row["batch size"]))
-    _compare_speeds(rows, Machine(device).floor(count_flops(folder)))
+    _relate(rows, machine.floor(count_flops(folder)))
     return parity, rows
 
 
-def _compare_speeds(rows: list[Row], floor: float | None) -> None:
+def _relate(rows: list[Row], floor: float | None) -> None:
     plain = {row["batch size"]: row["seconds an image"] for row in rows if row[""].startswith("plain")}
     for row in rows:
         seconds = row["seconds an image"]
@@ -132,7 +135,7 @@ def _compare_speeds(rows: list[Row], floor: float | None) -> None:
         row["hours for 10,000"] = seconds * 10_000 / 3600
 
 
-def _load_plain(folder: Path, device: str, precision: str) -> Work:
+def _load_plain(folder: Path, device: str) -> Work:
     """The library's model as its documentation loads it: fp32, and without TF32, which ours turns on."""
     torch.set_float32_matmul_precision("highest")
     library, processor = _load(folder)
@@ -151,7 +154,7 @@ def holds(parity: Sequence[Row], precision: str) -> bool:
     )
 
 
-def _compare(
+def _check_parity(
     folder: Path, model: str, device: str, dtype: Precision, paths: Sequence[str]
 ) -> tuple[list[Row], Precision]:
     """Parity, and the precision that `dtype` means here; no model stays."""

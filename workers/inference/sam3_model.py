@@ -181,8 +181,8 @@ class Sam3Segmenter:
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the device, without waiting for it to arrive, which takes pinned memory on a GPU."""
-        if self._device.type == "cuda" and not tensor.is_pinned():
-            tensor = tensor.pin_memory()
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()  # itself, if it is already
         return tensor.to(self._device, non_blocking=True)
 
     def _runs(self, prompts: Sequence[tuple[str, ...]]) -> list[list[Row]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ def test_results_are_read_on_a_stream_that_waits_for_their_own_batch_only(
 
     class Current:
         def record_event(self) -> str:
-            batches.append("batch")
-            return f"{batches[-1]} {len(batches)}"
+            return f"batch {next(numbers)}"
 
     @contextmanager
     def on(stream: Any) -> Iterator[None]:
@@ -37,7 +37,7 @@ def test_results_are_read_on_a_stream_that_waits_for_their_own_batch_only(
         log.append("read")
         return cpu(tensor, *args, **kwargs)
 
-    batches: list[str] = []
+    numbers = count(1)
     segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
     monkeypatch.setattr(segmenter, "_copies", Copies())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Current())
