@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 from sqlalchemy.orm import Session
 
+from db.exported import ExportedImage, ExportedInstance, exported_images, sample_rows
 from db.models import ImageState
-from db.views import ExportedImage, ExportedInstance, RunView, exported_images, sample_rows
+from db.views import RunView
 from producer.exports.common import replacing
 
 COLUMNS = 5

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from db import views
+from db.exported import ExportedImage
 from db.session import reading
-from db.views import ExportedImage, RunView
+from db.views import RunView
 from producer.cli.options import Found, Share, find_run, json_flag
 from producer.cli.progress import Meter
 from producer.exports.common import Request, Summary, read_images

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
+from db.exported import ExportedImage, ExportedInstance
 from db.models import ImageState
-from db.views import ExportedImage, ExportedInstance, RunView
+from db.views import RunView
 from producer.exports.common import Progress, Request, Summary, counted, replacing, wanted
 
 

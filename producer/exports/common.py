@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from sqlalchemy.orm import Session
 
-from db.views import ExportedImage, ExportedInstance, ExportedResult, RunView, exported_images
+from db.exported import ExportedImage, ExportedInstance, ExportedResult, exported_images
+from db.views import RunView
 from workers.errors import UsageError
 
 LONGEST_NAME = 255  # bytes of a file name, on every common file system

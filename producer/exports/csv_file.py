@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from db.exported import ExportedImage, ExportedResult
 from db.models import ImageState
-from db.views import ExportedImage, ExportedResult, RunView
+from db.views import RunView
 from producer.exports.common import (
     Progress,
     Request,

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from pycocotools import mask as coco_mask
 
+from db.exported import ExportedImage, ExportedInstance
 from db.models import ImageState
-from db.views import ExportedImage, ExportedInstance
 from producer.exports.common import (
     Progress,
     Request,

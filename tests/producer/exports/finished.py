@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from db import doorbells, intake, leases, views
+from db.exported import ExportedImage
 from db.migrate import ensure_schema
 from db.presence import Process, register
 from db.session import Sessions, connect, reading
@@ -53,7 +54,7 @@ class Finished:
     sessions: Sessions
     view: views.RunView
 
-    def images(self, request: Request) -> list[views.ExportedImage]:
+    def images(self, request: Request) -> list[ExportedImage]:
         with reading(self.sessions) as session:
             return list(read_images(session, request))
 

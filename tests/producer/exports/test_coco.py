@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from db.views import ExportedImage, ExportedInstance, ExportedResult
+from db.exported import ExportedImage, ExportedInstance, ExportedResult
 from producer.exports.coco import export_coco
 from producer.exports.common import Request, Summary
 from tests.producer.exports.conftest import FAINT, LARGE, SMALL, MakeRequest

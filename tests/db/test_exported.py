@@ -1,0 +1,110 @@
+"""What exports and preview read: a run's rows with their results, on SQLite and on PostgreSQL."""
+
+import pytest
+
+from db import intake
+from db.exported import PAGE_ROWS, ExportedImage, exported_images, sample_rows
+from db.intake import NewRow
+from db.session import Sessions, reading, write
+from tests.db import scenario
+from tests.db.scenario import REJECTED, claim, done, failed, load, numbered, rows
+
+
+def test_rows_are_exported_in_input_order_with_results_of_duplicates(sessions: Sessions) -> None:
+    run_id = load(sessions, [NewRow("a", {"label": "1"}), NewRow("b"), NewRow("a", {"label": "3"}), REJECTED])
+    held = claim(sessions, run_id)
+    a, b = held.images
+    scenario.commit(sessions, held, [done(a, 0.9, 0.4), failed(b)])
+
+    one, two, three, four = _exported(sessions, run_id, 0.5)
+
+    assert [(image.row, image.state) for image in (one, two, three, four)] == [
+        (1, "done"),
+        (2, "failed"),
+        (3, "duplicate"),
+        (4, "rejected"),
+    ]
+    assert (one.cells, three.cells) == ({"label": "1"}, {"label": "3"})
+    assert [instance.score for instance in one.results[0].instances] == [0.9]
+    assert three.results == one.results
+    assert (three.width, three.height) == (640, 480)
+    assert (two.error_class, two.results) == ("truncated", ())
+    assert four.error_class == "bad_path"
+
+
+def test_a_duplicate_of_a_failed_row_shows_its_error(sessions: Sessions) -> None:
+    run_id = load(sessions, rows("a", "a"))
+    held = claim(sessions, run_id)
+    scenario.commit(sessions, held, [failed(held.images[0], "missing")])
+
+    _, duplicate = _exported(sessions, run_id, 0.5)
+
+    assert (duplicate.state, duplicate.error_class, duplicate.results) == ("duplicate", "missing", ())
+
+
+@pytest.mark.parametrize(("min_score", "kept"), [(0.3, [0.9, 0.5, 0.3]), (0.5, [0.9, 0.5]), (0.95, [])])
+def test_an_export_keeps_instances_down_to_its_own_score(
+    sessions: Sessions, min_score: float, kept: list[float]
+) -> None:
+    run_id = load(sessions, rows("a"))
+    scenario.work_off(sessions, run_id, 0.9, 0.5, 0.3)
+
+    [image] = _exported(sessions, run_id, min_score)
+
+    assert [instance.score for instance in image.results[0].instances] == kept
+    assert image.results[0].presence == 0.9
+
+
+def test_results_come_in_the_order_of_the_prompts(sessions: Sessions) -> None:
+    run_id = load(sessions, [NewRow("a"), NewRow("b", prompts=("dog", "car"))], prompts=("person", "car"))
+    scenario.work_off(sessions, run_id, 0.9)
+    ids = write(sessions, intake.prompt_ids, run_id, ["person", "car", "dog"])
+
+    a, b = _exported(sessions, run_id, 0.5)
+
+    assert [result.prompt_id for result in a.results] == [ids["person"], ids["car"]]
+    assert [result.prompt_id for result in b.results] == [ids["dog"], ids["car"]]
+
+
+def test_more_rows_than_a_page_are_exported_each_once(sessions: Sessions) -> None:
+    count = PAGE_ROWS * 2 + 500
+    run_id = load(sessions, [*numbered(count - 1), *numbered(1)], chunk_size=512)
+    scenario.work_off(sessions, run_id, 0.9)
+
+    exported = _exported(sessions, run_id, 0.5)
+
+    assert [image.row for image in exported] == list(range(1, count + 1))
+    assert all(len(image.results) == 1 for image in exported)
+    assert exported[-1].state == "duplicate"
+
+
+def test_only_the_rows_asked_for_are_exported(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(9))
+
+    with reading(sessions) as session:
+        assert [image.row for image in exported_images(session, run_id, 0.5, rows=[7, 2])] == [2, 7]
+        assert list(exported_images(session, run_id, 0.5, rows=[])) == []
+
+
+def test_sample_rows_are_the_ones_worth_looking_at(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(6), chunk_size=6)
+    held = claim(sessions, run_id)
+    one, two, three, four, five, six = held.images
+    scenario.commit(
+        sessions,
+        held,
+        [done(one, 0.9), done(two, 0.8, 0.7, 0.6), done(three, 0.55, 0.4), done(four, 0.4), done(five), failed(six)],
+    )
+
+    with reading(sessions) as session:
+        assert sample_rows(session, run_id) == {
+            "most instances": [2, 1, 3],
+            "lowest score": [3, 2, 1],
+            "empty": [4, 5],
+            "failed": [6],
+        }
+
+
+def _exported(sessions: Sessions, run_id: int, min_score: float) -> list[ExportedImage]:
+    with reading(sessions) as session:
+        return list(exported_images(session, run_id, min_score))
