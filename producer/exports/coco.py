@@ -3,46 +3,52 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from db.exported import ExportedImage, ExportedInstance
 from db.models import ImageState
 from db.views import RunView
+from producer.exports.boxes import NO_BOX, Box, tight_boxes
 from producer.exports.common import Progress, Request, Summary, counted, replacing, wanted
 
 
 def export_coco(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
     """Write done images, also those in which nothing was found, and their instances of at least `min_score`.
 
-    Duplicates are listed once, by their first row. Categories are the prompts, ids are those of the database, masks
-    are RLE with `iscrowd` 0, and `score` is kept as in COCO results. Memory does not grow with the run: annotations
-    wait in a temporary file until the list of images is over. Raises `UsageError` when the file cannot be written.
+    Duplicates are listed once, by their first row. An image's id is its row number, a category's its place among the
+    run's prompts, from 1: both are the same in every database. `bbox` is the box of the mask itself, `predicted_box`
+    what the model's box head said, which may reach beyond the image; masks are RLE with `iscrowd` 0, and `score` is
+    kept as in COCO results. An instance whose mask has no pixel is left out, and counted. Memory does not grow with
+    the run: annotations wait in a temporary file until the list of images is over. Raises `UsageError` when the file
+    cannot be written.
     """
-    listed = instances = 0
+    listed = instances = left_out = 0
+    category_ids = {prompt_id: place for place, prompt_id in enumerate(request.view.prompts, start=1)}
     with (
         replacing(request.out) as temporary,
         temporary.open("w", encoding="utf-8") as file,
         _nameless_file(temporary.parent) as annotations,
     ):
         file.write("{\n" + _member("info", _info(request)) + _member("licenses", []))
-        file.write(_member("categories", _categories(request.view)) + '"images": [')
+        file.write(_member("categories", _categories(request.view, category_ids)) + '"images": [')
         for image in counted(images, progress):
             if image.state != ImageState.DONE:
                 continue
             _append(file, _image(image), first=listed == 0)
             listed += 1
-            for result in image.results:
-                for instance in wanted(request, result):
-                    annotation = {"id": instances + 1, "image_id": image.id, "category_id": result.prompt_id}
-                    _append(annotations, annotation | _mask(image, instance), first=instances == 0)
-                    instances += 1
+            for annotation in _annotations(request, image, category_ids):
+                if annotation["bbox"] == NO_BOX:
+                    left_out += 1
+                    continue
+                _append(annotations, {"id": instances + 1} | annotation, first=instances == 0)
+                instances += 1
         file.write('\n],\n"annotations": [')
         annotations.seek(0)
         shutil.copyfileobj(annotations, file, 1 << 16)
         file.write("\n]\n}\n")
-    return Summary(listed, instances, 1, request.out)
+    return Summary(listed, instances, 1, request.out, left_out)
 
 
 def _nameless_file(folder: Path) -> TextIO:
@@ -83,21 +89,31 @@ def _info(request: Request) -> dict[str, Any]:
     }
 
 
-def _categories(view: RunView) -> list[dict[str, Any]]:
-    return [{"id": id, "name": text, "supercategory": "prompt"} for id, text in view.prompts.items()]
+def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:
+    return [{"id": ids[id], "name": text, "supercategory": "prompt"} for id, text in view.prompts.items()]
 
 
 def _image(image: ExportedImage) -> dict[str, Any]:
-    return {"id": image.id, "file_name": image.path, "width": image.width, "height": image.height}
+    return {"id": image.row, "file_name": image.path, "width": image.width, "height": image.height}
 
 
-def _mask(image: ExportedImage, instance: ExportedInstance) -> dict[str, Any]:
-    """Box as x, y, width, height in pixels to a thousandth; scores to a millionth, as finely as float32 tells them."""
+def _annotations(request: Request, image: ExportedImage, category_ids: dict[int, int]) -> Iterator[dict[str, Any]]:
+    """The instances to export, without an id of their own yet; category ids are given by prompt id."""
+    found = [(category_ids[result.prompt_id], one) for result in image.results for one in wanted(request, result)]
+    boxes = tight_boxes([one.rle for _, one in found], image.height or 0, image.width or 0)
+    for (category_id, instance), box in zip(found, boxes, strict=True):
+        yield {"image_id": image.row, "category_id": category_id} | _mask(image, instance, box)
+
+
+def _mask(image: ExportedImage, instance: ExportedInstance, box: Box) -> dict[str, Any]:
+    """Boxes as x, y, width, height in pixels, the predicted one to a thousandth; scores to a millionth, as finely as
+    float32 tells them."""
     x1, y1, x2, y2 = instance.box
     return {
-        "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+        "bbox": box,
         "area": instance.area,
         "segmentation": {"size": [image.height, image.width], "counts": instance.rle.decode("ascii")},
         "iscrowd": 0,
         "score": round(instance.score, 6),
+        "predicted_box": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
     }

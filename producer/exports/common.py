@@ -42,6 +42,7 @@ class Summary:
     instances: int  # of at least min_score, without those that duplicates repeat
     files: int
     path: Path
+    left_out: int = 0  # coco: instances of at least min_score whose mask has no pixel
 
 
 def read_images(session: Session, request: Request) -> Iterator[ExportedImage]:
