@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
 from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 from sqlalchemy import CursorResult, Row, Text, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.orm import Session
@@ -66,6 +67,7 @@ class KnownRun:
     """A run as an enqueue finds it."""
 
     id: int
+    uid: str
     state: str
     frozen: Frozen
     source: Source
@@ -124,7 +126,15 @@ def create_run(
     values = asdict(source) | {"columns": list(source.columns)} | asdict(frozen)
     run_id = session.execute(
         insert(Run)
-        .values(name=name, state=RunState.LOADING, created_at=now(), chunk_size=chunk_size, load=1, load_start=0)
+        .values(
+            name=name,
+            uid=uuid4().hex,
+            state=RunState.LOADING,
+            created_at=now(),
+            chunk_size=chunk_size,
+            load=1,
+            load_start=0,
+        )
         .values(source_rows=0, source_size=0, source_mtime_ns=0, **values)
         .returning(Run.id)
     ).scalar_one()

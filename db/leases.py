@@ -190,6 +190,7 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
             empty=Chunk.empty + len(done) - segmented,
             failed=Chunk.failed + len(failed),
             instances=Chunk.instances + sum(found),
+            capped=Chunk.capped + sum(any(result.capped for result in image.results) for image in done),
         )
         .returning(Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled)
     ).scalar_one_or_none()

@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, select
 from sqlalchemy.orm import Session
 
-from db.session import DatabaseUnusable, Sessions, reading, write
+from db.session import DatabaseUnusable, Sessions, reading, without_foreign_keys, write
 
 UPGRADE_LOCK = 0x5A3  # any number of our own
 
@@ -36,7 +36,8 @@ def ensure_schema(sessions: Sessions) -> None:
 
 def upgrade(sessions: Sessions) -> None:
     """Bring the schema to the newest revision, in one transaction."""
-    write(sessions, _upgrade)
+    with without_foreign_keys(sessions) as unchecked:
+        write(unchecked, _upgrade)
 
 
 def _upgrade(session: Session) -> None:
@@ -45,6 +46,10 @@ def _upgrade(session: Session) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
     if revision(connection) != newest_revision():  # another process may have done it while we waited
         command.upgrade(_config(connection), "head")
+        if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+            raise DatabaseUnusable(
+                "the upgrade would leave rows without the rows that they belong to: please report it"
+            )
 
 
 def revision(connection: Connection) -> str | None:

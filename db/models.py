@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Dialect,
     Float,
     ForeignKey,
@@ -18,19 +19,30 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite numbers rows by itself only in an INTEGER column.
 Id = BigInteger().with_variant(Integer, "sqlite")
+# Without this SQLite gives the id of a deleted row to the next one. A late worker, or a reason that a worker remembers
+# for a run, must never fit somebody else's row. (PostgreSQL's sequences never go back.)
+IDS_ONCE = {"sqlite_autoincrement": True}
+# Neither NaN nor an infinity passes: PostgreSQL holds NaN to be above all numbers, SQLite stores it as NULL.
+LARGEST_COORDINATE = 1e9
 
 
 class RunState(StrEnum):
     LOADING = "loading"  # rows are still arriving: nothing of it is dispatched or claimed
     ACTIVE = "active"
     DONE = "done"  # nothing is pending
+    CANCELLING = "cancelling"  # nothing of it is claimed or committed any more; its live chunks are being cancelled
     CANCELLED = "cancelled"
+    DELETING = "deleting"  # its rows are being deleted, the run's own row last
+
+
+STOPPED = (RunState.CANCELLING, RunState.CANCELLED, RunState.DELETING)
 
 
 class ChunkState(StrEnum):
@@ -85,8 +97,12 @@ class Run(Base):
     """One enqueue: its inputs and the settings frozen with them."""
 
     __tablename__ = "run"
+    __table_args__ = IDS_ONCE
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
+    uid: Mapped[str] = mapped_column(
+        String(32)
+    )  # random hex digits: tells it from runs of that name elsewhere, or later
     name: Mapped[str] = mapped_column(String(100), unique=True)
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[float]
@@ -108,6 +124,7 @@ class Run(Base):
     source_size: Mapped[int]  # bytes
     source_mtime_ns: Mapped[int]
     source_sha256: Mapped[str | None]  # once the source was read to its end
+    source_ended: Mapped[bool] = mapped_column(server_default=false())  # the current load read it to its end
 
     # frozen settings
     model: Mapped[str]
@@ -116,6 +133,7 @@ class Run(Base):
     score_floor: Mapped[float]
     mask_rule: Mapped[str] = mapped_column(String(16))
     orientation: Mapped[str] = mapped_column(String(16))
+    stretch: Mapped[bool] = mapped_column(server_default=false())  # 16-bit values are spread over their range
 
     # what the first worker loaded; workers with something else decline the run
     revision: Mapped[str | None]
@@ -129,7 +147,7 @@ class Run(Base):
 
 class Prompt(Base):
     __tablename__ = "prompt"
-    __table_args__ = (UniqueConstraint("run_id", "text"),)
+    __table_args__ = (UniqueConstraint("run_id", "text"), IDS_ONCE)
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
@@ -145,8 +163,7 @@ class Chunk(Base):
         UniqueConstraint("run_id", "number"),
         Index("ix_chunk_state", "run_id", "state", "number"),
         Index("ix_chunk_live", "state"),
-        # A deleted run's chunk ids are never given again: a late worker's fence must not fit somebody else's chunk.
-        {"sqlite_autoincrement": True},
+        IDS_ONCE,
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -173,6 +190,8 @@ class Chunk(Base):
     failed: Mapped[int] = mapped_column(server_default="0")
     cancelled: Mapped[int] = mapped_column(server_default="0")
     instances: Mapped[int] = mapped_column(server_default="0")  # at the run's threshold
+    capped: Mapped[int] = mapped_column(server_default="0")  # images done with a result that is capped
+    warned: Mapped[int] = mapped_column(server_default="0")  # images done that have a warning
 
 
 class Image(Base):
@@ -191,11 +210,19 @@ class Image(Base):
             sqlite_where=text("error_class IS NOT NULL"),
             postgresql_where=text("error_class IS NOT NULL"),
         ),
+        Index(
+            "ix_image_warning",
+            "run_id",
+            sqlite_where=text("warning IS NOT NULL"),
+            postgresql_where=text("warning IS NOT NULL"),
+        ),
+        IDS_ONCE,
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
-    row: Mapped[int]  # number of the input row, from 1
+    row: Mapped[int]  # number that the row got when it was first seen, from 1
+    position: Mapped[int | None]  # number of the row in the source as the current load finds it; NULL: still `row`
     load: Mapped[int]  # the run's load that last saw the row
     path: Mapped[str]  # relative to the run's root, or absolute
     cells: Mapped[dict[str, str] | None] = mapped_column(
@@ -207,14 +234,18 @@ class Image(Base):
     same_as: Mapped[int | None]  # id of the earlier row that this one duplicates
     width: Mapped[int | None]  # of the masks: after the orientation rule
     height: Mapped[int | None]
+    file_size: Mapped[int | None]  # bytes of the file when it was read
+    file_mtime_ns: Mapped[int | None]  # and when it had last been changed
     error_class: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[str | None]
+    warning: Mapped[str | None]  # why what was found may not be what the picture shows
 
 
 class Result(Base):
     """One image x one prompt. Its existence is what "done" means; the primary key allows it once."""
 
     __tablename__ = "result"
+    __table_args__ = (CheckConstraint("presence BETWEEN 0 AND 1", "ck_result_presence"),)
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
     # No foreign key: deleting a prompt would have to look through all results of all runs.
@@ -229,6 +260,14 @@ class Instance(Base):
     """One mask: score, box in pixels (x1, y1, x2, y2), and the COCO RLE counts over the image's height x width."""
 
     __tablename__ = "instance"
+    __table_args__ = (
+        CheckConstraint("score BETWEEN 0 AND 1", "ck_instance_score"),
+        CheckConstraint(
+            " AND ".join(f"abs({edge}) <= {LARGEST_COORDINATE:.0f}" for edge in ("x1", "y1", "x2", "y2")),
+            "ck_instance_box",
+        ),
+        CheckConstraint("area >= 0", "ck_instance_area"),
+    )
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
     prompt_id: Mapped[int] = mapped_column(primary_key=True)
@@ -255,6 +294,7 @@ class Worker(ProcessColumns, Base):
     """One worker process and what it does now."""
 
     __tablename__ = "worker"
+    __table_args__ = IDS_ONCE
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     node: Mapped[str]

@@ -289,6 +289,26 @@ def is_busy(error: DBAPIError) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+@contextmanager
+def without_foreign_keys(sessions: Sessions) -> Iterator[Sessions]:
+    """A factory for sessions in which SQLite checks no foreign keys, so that tables can be made anew and swapped.
+
+    It has to be switched off outside of a transaction. PostgreSQL changes tables in place and needs nothing of this.
+    """
+    engine: Engine = sessions.kw["bind"]
+    if engine.dialect.name != "sqlite":
+        yield sessions
+        return
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA foreign_keys=OFF")
+        try:
+            yield sessionmaker(connection, expire_on_commit=False)
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")
+
+
 def compact(sessions: Sessions) -> None:
     """Give the space of deleted rows back to the disk; PostgreSQL's autovacuum sees to it by itself."""
     with sessions.kw["bind"].connect() as connection:

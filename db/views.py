@@ -25,6 +25,7 @@ class RunView:
     """A run's settings, as workers and exports need them."""
 
     id: int
+    uid: str
     name: str
     state: str
     source: str

@@ -84,11 +84,8 @@ class _Recount:
                 yield f"prompt {result.prompt_id} has {result.instances} instances, but {count} are found"
 
     def _chunk(self, chunk: Chunk, images: Sequence[Image]) -> Iterator[str]:
-        found = [
-            sum(result.instances for result in self.results[image.id])
-            for image in images
-            if image.state == ImageState.DONE
-        ]
+        done = [image for image in images if image.state == ImageState.DONE]
+        found = [sum(result.instances for result in self.results[image.id]) for image in done]
         states = Counter(image.state for image in images)
         counted = {
             "images": len(images),
@@ -97,6 +94,8 @@ class _Recount:
             "failed": states[ImageState.FAILED],
             "cancelled": states[ImageState.CANCELLED],
             "instances": sum(found),
+            "capped": sum(any(result.capped for result in self.results[image.id]) for image in done),
+            "warned": sum(image.warning is not None for image in done),
         }
         for name, count in counted.items():
             if getattr(chunk, name) != count:
