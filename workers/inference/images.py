@@ -29,31 +29,12 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
+from workers.formats import FORMATS, HEAD_BYTES, image_format, other_format
 
 RGB = npt.NDArray[np.uint8]
 """Pixels of shape (height, width, 3)."""
 
 NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-
-# How files of these formats begin. BMP is left out: "BM" begins many a text.
-_OURS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"GIF8")
-# How images in formats that we do not open begin: (offset, bytes, name).
-_OTHERS = (
-    (4, b"ftyp", "HEIC or AVIF"),
-    (4, b"jP  ", "JPEG 2000"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (4, b"JXL ", "JPEG XL"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
-    (0, b"SIMPLE  =", "FITS"),
-    (0, b"II+\0", "BigTIFF"),
-    (0, b"MM\0+", "BigTIFF"),
-)
-
 # What undoes each EXIF orientation; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -245,12 +226,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _unidentified(data: bytes) -> UnreadableImage:
     """Say why no decoder took the file: it is another format, or its header is cut, or it is no image."""
-    for offset, magic, name in _OTHERS:
-        if data[offset : offset + len(magic)] == magic:
-            return UnreadableImage(
-                ErrorClass.UNSUPPORTED, f"{name} is not opened; convert to one of {', '.join(FORMATS)}"
-            )
-    if data.startswith(_OURS):
+    head = data[:HEAD_BYTES]
+    if (name := other_format(head)) is not None:
+        return UnreadableImage(ErrorClass.UNSUPPORTED, f"{name} is not opened; convert to one of {', '.join(FORMATS)}")
+    if image_format(head) is not None:
         return UnreadableImage(ErrorClass.TRUNCATED, "the file's header is cut or damaged")
     said = "the file is empty" if not data else "the content is no image"
     return UnreadableImage(ErrorClass.NOT_AN_IMAGE, said)

@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], ErrorClass, str]] = {
         ErrorClass.DECODER_CRASH,
         "cannot be decoded (could not create decoder object)",
     ),
-    "M8 AVIF": (lambda: saved("AVIF"), ErrorClass.UNSUPPORTED, f"HEIC or AVIF {CONVERT}"),
+    "M8 AVIF": (lambda: saved("AVIF"), ErrorClass.UNSUPPORTED, f"AVIF {CONVERT}"),
     "M8 JPEG 2000": (lambda: saved("JPEG2000"), ErrorClass.UNSUPPORTED, f"JPEG 2000 {CONVERT}"),
     "M8 ICO": (lambda: saved("ICO"), ErrorClass.UNSUPPORTED, f"ICO {CONVERT}"),
     "M8 PDF": (lambda: saved("PDF"), ErrorClass.UNSUPPORTED, f"PDF {CONVERT}"),

@@ -1,0 +1,47 @@
+"""Real files of every kind that a photo folder holds are told by their first bytes, as the reader would judge them."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from workers.formats import FORMATS, HEAD_BYTES, image_format, other_format
+
+
+def head_of(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(file, kind)
+    return file.getvalue()[:HEAD_BYTES]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_format_that_we_open_is_told_by_its_first_bytes(kind: str) -> None:
+    assert image_format(head_of(kind)) == kind
+    assert other_format(head_of(kind)) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (head_of("AVIF"), "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "camera raw"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", None),  # a film
+        (head_of("JPEG2000"), "JPEG 2000"),
+        (head_of("ICO"), "ICO"),
+        (b"%PDF-1.7", "PDF"),
+        (b"FUJIFILMCCD-RAW 0201", "camera raw"),
+    ],
+)
+def test_a_format_that_we_do_not_open_is_named(head: bytes, name: str | None) -> None:
+    assert other_format(head) == name
+    assert image_format(head) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"B", b"BM", b"BMW 320d, red\nand more of a text", b"RIFF\x10\0\0\0WAVEfmt ", b"<html>", b"GIF8", b"\0"],
+)
+def test_what_is_no_image_has_no_format(head: bytes) -> None:
+    assert (image_format(head), other_format(head)) == (None, None)

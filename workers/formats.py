@@ -1,0 +1,61 @@
+"""How files of image formats begin and are called: which we open, and what else there is. Opens nothing itself."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
+HEAD_BYTES = 64  # of a file, enough for both functions below
+
+_OURS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+)
+_BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)  # "BM" alone begins many a text
+
+# How images in formats that we do not open begin: (offset, bytes, name). Some raw files are TIFFs as far as this tells.
+_OTHERS = (
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x00\x00\x01\x00", "ICO"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"II+\0", "BigTIFF"),
+    (0, b"MM\0+", "BigTIFF"),
+    (0, b"IIRO", "camera raw"),
+    (0, b"IIU\0", "camera raw"),
+    (0, b"FUJIFILMCCD-RAW", "camera raw"),
+    (0, b"FOVb", "camera raw"),
+)
+# The same for the family of MP4, whose files name their kind, and kinds that they agree with, behind "ftyp".
+_BRANDS = (
+    ((b"avif", b"avis"), "AVIF"),
+    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
+    ((b"crx ",), "camera raw"),
+)
+
+
+def image_format(head: bytes) -> str | None:
+    """Which of `FORMATS` a file with this beginning is, as its content says; None if it is none of them."""
+    for magic, name in _OURS:
+        if head.startswith(magic):
+            return name
+    if head.startswith(b"RIFF") and len(head) >= 12 and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
+        return "BMP"
+    return None
+
+
+def other_format(head: bytes) -> str | None:
+    """The name of the image format that we do not open which a file with this beginning has; None if it has none."""
+    if head[4:8] == b"ftyp":
+        kinds = {head[at : at + 4] for at in range(8, len(head), 4)}
+        return next((name for brands, name in _BRANDS if kinds.intersection(brands)), None)
+    return next((name for offset, magic, name in _OTHERS if head[offset:].startswith(magic)), None)
