@@ -1,22 +1,18 @@
-"""What all export formats share: request and summary, names of masks, safe writing. Knows no format and no SQL."""
+"""What all export formats share: request and summary, safe writing. Knows no format and no SQL."""
 
 import fcntl
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from db.exported import ExportedImage, ExportedInstance, ExportedResult, exported_images
 from db.views import RunView
 from workers.errors import UsageError
-
-LONGEST_NAME = 255  # bytes of a file name, on every common file system
-LONGEST_SLUG = 80  # characters: prompts can be sentences
 
 Progress = Callable[[int], None]  # is told how many rows have been read so far
 
@@ -64,49 +60,6 @@ def counted(images: Iterable[ExportedImage], progress: Progress) -> Iterator[Exp
 def wanted(request: Request, result: ExportedResult) -> list[ExportedInstance]:
     """The instances of a result to export, highest score first."""
     return [instance for instance in result.instances if instance.score >= request.min_score]
-
-
-def prompt_slugs(texts: Iterable[str]) -> dict[str, str]:
-    """A name for each prompt that suits files and columns: `Red car` is `red_car`; equal ones are numbered.
-
-    Earlier prompts keep their name when later ones join.
-    """
-    slugs: dict[str, str] = {}
-    taken: set[str] = set()
-    for text in dict.fromkeys(texts):
-        slug = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:LONGEST_SLUG] or "prompt"
-        slugs[text] = numbered(slug, lambda name: name in taken)
-        taken.add(slugs[text])
-    return slugs
-
-
-def numbered(name: str, is_taken: Callable[[str], bool]) -> str:
-    """`name`, or `name_2`, `name_3`, ...: the first that is free."""
-    free, number = name, 1
-    while is_taken(free):
-        number += 1
-        free = f"{name}_{number}"
-    return free
-
-
-def mask_path(slug: str, path: str, root: str = "/") -> PurePosixPath:
-    """Where the mask of an image stands in the folder of masks, for instance `person/faces/a.jpg.png`.
-
-    Mirrors the input: `path` below the run's `root`, else the absolute path without its first slash. `..` is
-    resolved first, so that no mask can leave its folder. Paths are only compared as text: links are not followed.
-    """
-    base = os.path.normpath(os.path.join("/", root))
-    absolute = PurePosixPath(os.path.normpath(os.path.join(base, path)))
-    below = absolute.relative_to(base if absolute.is_relative_to(base) else absolute.anchor)
-    return PurePosixPath(slug) / below.parent / _mask_name(below.name)
-
-
-def _mask_name(name: str) -> str:
-    """`a.jpg` -> `a.jpg.png`. The end of a name that would get too long for a file becomes a checksum."""
-    encoded = name.encode(errors="surrogateescape")
-    if len(encoded) + len(".png") <= LONGEST_NAME:
-        return f"{name}.png"
-    return f"{encoded[:200].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}.png"
 
 
 @contextmanager

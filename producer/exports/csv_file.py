@@ -15,12 +15,10 @@ from producer.exports.common import (
     Request,
     Summary,
     counted,
-    mask_path,
-    numbered,
-    prompt_slugs,
     replacing,
     wanted,
 )
+from producer.exports.names import mask_path, numbered, prompt_slugs
 
 STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
 PROMPT_COLUMNS = ("instances", "score", "presence", "mask")

@@ -16,12 +16,11 @@ from producer.exports.common import (
     Request,
     Summary,
     counted,
-    mask_path,
-    prompt_slugs,
     replacing,
     wanted,
     writing,
 )
+from producer.exports.names import mask_path, prompt_slugs
 from workers.errors import UsageError
 
 SELECTIONS = ("union", "best", "largest")

@@ -1,59 +1,15 @@
-"""Names of masks and prompts, and files that are replaced only when they are whole."""
+"""Files are replaced only when they are whole."""
 
 import resource
 import signal
 import subprocess
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
-from producer.exports.common import mask_path, prompt_slugs, replacing
+from producer.exports.common import replacing
 from workers.errors import UsageError
-
-
-def test_slugs_are_plain_and_equal_ones_are_numbered() -> None:
-    assert prompt_slugs(["person", "Red car", "red-car", "red car!", "!", "…"]) == {
-        "person": "person",
-        "Red car": "red_car",
-        "red-car": "red_car_2",
-        "red car!": "red_car_3",
-        "!": "prompt",
-        "…": "prompt_2",
-    }
-
-
-def test_a_slug_that_looks_numbered_stays_unique() -> None:
-    assert list(prompt_slugs(["a b", "a_b_2", "a-b"]).values()) == ["a_b", "a_b_2", "a_b_3"]
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("a.jpg", "person/a.jpg.png"),
-        ("faces/b.tar.jpg", "person/faces/b.tar.jpg.png"),
-        ("./faces//b.jpg", "person/faces/b.jpg.png"),
-        ("/data/in/faces/b.jpg", "person/faces/b.jpg.png"),
-        ("/elsewhere/b.jpg", "person/elsewhere/b.jpg.png"),
-        ("//elsewhere/b.jpg", "person/elsewhere/b.jpg.png"),
-        ("../b.jpg", "person/data/b.jpg.png"),
-        ("../../../../etc/passwd", "person/etc/passwd.png"),
-        ("x/../../in/b.jpg", "person/b.jpg.png"),
-        ("/data/inside/b.jpg", "person/data/inside/b.jpg.png"),
-        ("..", "person/data.png"),
-        (".", "person/.png"),
-        ("...", "person/....png"),
-    ],
-)
-def test_masks_mirror_the_input_tree(path: str, expected: str) -> None:
-    assert mask_path("person", path, "/data/in") == PurePosixPath(expected)
-
-
-def test_names_too_long_for_a_mask_are_shortened_and_stay_different(tmp_path: Path) -> None:
-    one, other = (mask_path("person", "é" * 120 + end + ".jpg") for end in ("aaaaaaaa", "bbbbbbbb"))
-    assert one != other
-    (tmp_path / one.name).write_text("fits")
-    assert mask_path("person", "y" * 251).name == "y" * 251 + ".png"
 
 
 def test_a_file_is_replaced_only_when_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_every_prompt_has_its_four_columns(run: Finished, request_for: MakeReque
     assert column(rows, "person_score") == ["0.900000", "", "", "", "", "0.900000", ""]
     assert column(rows, "person_presence") == ["0.250000"] * 3 + ["", "", "0.250000", ""]
     assert column(rows, "person_mask") == ["masks/person/a.jpg.png", "", "", "", "", "masks/person/a.jpg.png", ""]
-    assert column(rows, "red_hat_mask")[2] == f"masks/red_hat{tmp_path}/outside/c.png.png"
+    assert column(rows, "red_hat_mask")[2] == f"masks/red_hat/_absolute{tmp_path}/outside/c.png.png"
     assert summary == Summary(images=7, instances=3, files=1, path=tmp_path / "out" / "r.csv")
 
 

@@ -40,7 +40,7 @@ def test_masks_mirror_the_tree_without_files_for_empty_results(
 ) -> None:
     request = request_for("masks")
     summary = export(run, request)
-    assert files(request.out) == ["person/a.jpg.png", f"red_hat{tmp_path}/outside/c.png.png"]
+    assert files(request.out) == ["person/a.jpg.png", f"red_hat/_absolute{tmp_path}/outside/c.png.png"]
     assert summary == Summary(images=3, instances=3, files=2, path=request.out)
 
 
