@@ -9,28 +9,28 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, select
 from sqlalchemy.orm import Session
 
-from db.session import DatabaseUnusable, Sessions, reading, without_foreign_keys, write
+from db.session import DatabaseUnusable, NoDatabase, Sessions, is_ours, reading, without_foreign_keys, write
 
 UPGRADE_LOCK = 0x5A3  # any number of our own
 
 
-def ensure_schema(sessions: Sessions) -> None:
+def ensure_schema(sessions: Sessions, *, create: bool = True) -> None:
     """Upgrade an SQLite database by itself; on PostgreSQL, whose schema has an owner, only check.
 
-    Raises `DatabaseUnusable` when the schema is missing, older (PostgreSQL) or newer than this program.
+    Raises `DatabaseUnusable` when the schema is missing, older (PostgreSQL) or newer than this program, and
+    `NoDatabase` when it is another program's, or without `create` when an SQLite file holds no tables yet.
     """
     with reading(sessions) as session:
         found, newest = revision(session.connection()), newest_revision()
         sqlite = session.get_bind().dialect.name == "sqlite"
     if found == newest:
         return
-    if found is not None and found not in _known_revisions():
-        raise DatabaseUnusable(
-            "the database is newer than this program: install the release that made it, or a later one"
-        )
+    _refuse_newer(found)
     if not sqlite:
         state = "has no tables" if found is None else "has older tables"
         raise DatabaseUnusable(f"the database {state}: run sam3-db upgrade")
+    if found is None and not create:
+        raise NoDatabase("it is empty")
     upgrade(sessions)
 
 
@@ -44,7 +44,9 @@ def _upgrade(session: Session) -> None:
     connection = session.connection()
     if connection.dialect.name == "postgresql":  # one upgrade at a time; on SQLite it is the only writer anyway
         connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
-    if revision(connection) != newest_revision():  # another process may have done it while we waited
+    found = revision(connection)
+    _refuse_newer(found)
+    if found != newest_revision():  # another process may have done it while we waited
         command.upgrade(_config(connection), "head")
         if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
             raise DatabaseUnusable(
@@ -52,9 +54,20 @@ def _upgrade(session: Session) -> None:
             )
 
 
+def _refuse_newer(found: str | None) -> None:
+    if found is not None and found not in _known_revisions():
+        raise DatabaseUnusable(
+            "the database is newer than this program: install the release that made it, or a later one"
+        )
+
+
 def revision(connection: Connection) -> str | None:
-    """The schema's revision; None for a database without our tables."""
-    if not inspect(connection).has_table("alembic_version"):
+    """The schema's revision; None for a database without our tables. Raises `NoDatabase` for another program's."""
+    tables = inspect(connection).get_table_names()
+    if not is_ours(tables):
+        # A PostgreSQL database may be shared with others, but not with others whose migrations are Alembic's too.
+        if "alembic_version" in tables or (tables and connection.dialect.name == "sqlite"):
+            raise NoDatabase("it holds the tables of another program")
         return None
     return MigrationContext.configure(connection).get_current_revision()
 

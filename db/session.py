@@ -4,11 +4,13 @@ import itertools
 import random
 import re
 import sqlite3
+import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
@@ -46,6 +48,7 @@ SECRETS_IN_QUERY = ("password", "sslpassword", "oauth_client_secret")
 NO_TIME_LIMITS = select(
     func.set_config("statement_timeout", "0", True), func.set_config("idle_in_transaction_session_timeout", "0", True)
 )
+OUR_TABLES = {"run", "chunk", "image"}  # of every release
 WAL_TRIES = 100  # 0.1 s apart
 RETRY_SECONDS = 30.0
 LOCK_SECONDS = 10  # to wait for another's lock before the transaction is begun anew: less, so that there is a next time
@@ -56,6 +59,10 @@ RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03
 
 class DatabaseUnusable(Exception):
     """The database cannot be used; the message is one line, without a password, and says what to do."""
+
+
+class NoDatabase(DatabaseUnusable):
+    """There is no database of ours there, and none may be made there. The message only says why, without the URL."""
 
 
 class OutcomeUnknown(Exception):
@@ -80,15 +87,16 @@ def _now_postgresql(element: now, compiler: Any, **kw: Any) -> str:
     return "extract(epoch from clock_timestamp())::float8"
 
 
-def connect(url: str, *, connections: int = 2) -> Sessions:
+def connect(url: str, *, connections: int = 2, create: bool = True) -> Sessions:
     """Return a session factory for `url`. Nothing is opened before the first session begins.
 
-    `connections` is the most that this process holds open on PostgreSQL.
+    `connections` is the most that this process holds open on PostgreSQL. Without `create` an SQLite file and its
+    folder are never made: raises `NoDatabase` where there is no file.
     Raises `DatabaseUnusable` for a malformed URL, another kind of database, or SQLite on a network file system.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return sessionmaker(_sqlite_engine(parsed), expire_on_commit=False)
+        return sessionmaker(_sqlite_engine(parsed, create), expire_on_commit=False)
     return sessionmaker(_postgresql_engine(parsed, connections), expire_on_commit=False)
 
 
@@ -113,7 +121,7 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, create: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise DatabaseUnusable(
             "SAM3_DATABASE_URL names no file, and a database in memory is seen by one process only; "
@@ -123,36 +131,62 @@ def _sqlite_engine(url: URL) -> Engine:
     kind = file_system(path)
     if kind.startswith(NETWORK_FILE_SYSTEMS):
         raise DatabaseUnusable(f"{path}: SQLite needs a local disk (found {kind}); use PostgreSQL or another folder")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatabaseUnusable(f"{path.parent}: cannot make the database's folder: {error.strerror}") from None
-    engine = create_engine(url.set(database=str(path)), connect_args={"timeout": LOCK_SECONDS})
-    event.listen(engine, "connect", _set_pragmas)
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseUnusable(f"{path.parent}: cannot make the database's folder: {error.strerror}") from None
+        url = url.set(database=str(path))
+    else:
+        _require_file(path)
+        # SQLite's own switch against making the file, should it vanish between this look and the opening.
+        url = url.set(database=f"file:{quote(str(path))}").update_query_dict({"mode": "rw", "uri": "true"})
+    engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS})
+    event.listen(engine, "connect", lambda connection, record: _set_pragmas(connection, create))
     event.listen(engine, "begin", _begin_immediate)
     return engine
 
 
-def _set_pragmas(connection: Any, record: Any) -> None:
+def _require_file(path: Path) -> None:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoDatabase("there is no such file") from None
+    except OSError as error:
+        raise NoDatabase(error.strerror or str(error)) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise NoDatabase("it is not a file")
+
+
+def _set_pragmas(connection: Any, create: bool) -> None:
     connection.isolation_level = None  # transactions begin where we say, see below
     # WAL lets readers go on beside the one writer. NORMAL may lose the last commits on a power cut, never
     # consistency: the work is then simply done again. FULL costs an fsync a commit (measured: 67 -> 5.6 a second).
-    _switch_to_wal(connection)
+    _switch_to_wal(connection, create)
     for pragma in ("synchronous=NORMAL", f"busy_timeout={1000 * LOCK_SECONDS}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
+def _switch_to_wal(connection: sqlite3.Connection, create: bool) -> None:
     # The busy timeout does not hold for this: of two that open a new file at once, one may be refused.
     for attempt in itertools.count(1):
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            # The switch is written into the file: not into one of another program, nor into one that is still empty
+            # where none may be made.
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if is_ours(tables) or (create and not tables):
+                connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
             if attempt == WAL_TRIES or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             time.sleep(0.1)
         else:
             return
+
+
+def is_ours(tables: Collection[str]) -> bool:
+    """Whether a database with these tables is one of this program, of whichever release."""
+    return set(tables) >= OUR_TABLES
 
 
 def _begin_immediate(connection: Any) -> None:
@@ -316,10 +350,16 @@ def compact(sessions: Sessions) -> None:
             connection.connection.driver_connection.execute("VACUUM")
 
 
-def describe_failure(error: DatabaseError, url: str) -> str:
-    """One line about a database that cannot be reached, without the password."""
-    where = make_url(url).difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
+def describe_failure(error: DatabaseError | NoDatabase, url: str) -> str:
+    """Half a line about a database that cannot be used: which one and why, without the password."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        where = str(Path(parsed.database).absolute())
+    else:
+        where = parsed.difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
+    if isinstance(error, NoDatabase):
+        return f"cannot use the database {where}: {error}"
     if is_busy(error):
         return f"the database {where} is held by another process for too long; end that one or try again later"
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-    return f"cannot use the database {where}: {first}; check SAM3_DATABASE_URL"
+    return f"cannot use the database {where}: {first}"

@@ -124,7 +124,7 @@ def worker(until_empty: bool, **flags: Any) -> int:
     app = create_app(settings)
     for warning in check_broker(app):
         say(f"warning: {warning}")
-    sessions = edge.open_database(settings.database_url, connections=1)
+    sessions = edge.open_database(settings.database_url, connections=1, create=True)
     check_runs(sessions, settings)
     say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
 

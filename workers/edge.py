@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,15 @@ import yaml
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from db.migrate import ensure_schema
-from db.session import DatabaseUnusable, OutcomeUnknown, Sessions, connect, describe_failure, is_busy
+from db.session import (
+    DatabaseUnusable,
+    NoDatabase,
+    OutcomeUnknown,
+    Sessions,
+    connect,
+    describe_failure,
+    is_busy,
+)
 from workers.errors import Sam3Error, Unreachable, UsageError, first_line
 from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
 
@@ -185,17 +194,52 @@ def settings(**flags: Any) -> Settings:
     return load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
 
 
-def open_database(url: str, connections: int = 2) -> Sessions:
+def open_database(url: str, connections: int = 2, *, create: bool = False, run_file: Path | None = None) -> Sessions:
     """Connect and bring the schema up to date (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`.
 
-    `connections` is the most that this process holds open on PostgreSQL.
+    `connections` is the most that this process holds open on PostgreSQL. Only with `create` an SQLite database is made
+    where there is none: commands that merely look at one must not make an empty one of a mistyped name. `run_file` is
+    that of the sam3-run folder which the database belongs to, if the settings do not name it.
     """
-    sessions = connect(url, connections=connections)
-    try:
-        ensure_schema(sessions)
-    except DatabaseError as error:  # not there, not ours to open, or no database at all
-        raise Unreachable(describe_failure(error, url)) from None
+    with told_database_faults(url, create=create, run_file=run_file):
+        sessions = connect(url, connections=connections, create=create)
+        ensure_schema(sessions, create=create)
     return sessions
+
+
+@contextmanager
+def told_database_faults(url: str, *, create: bool, run_file: Path | None = None) -> Iterator[None]:
+    """Turn what a database that cannot be opened raises into an `Unreachable` that says who named it."""
+    try:
+        yield
+    except NoDatabase as error:
+        again = "the same sam3-run command again makes what is missing"
+        advice = f"it belongs to {run_file}: {again}" if run_file else _database_advice(create)
+        raise Unreachable(f"{describe_failure(error, url)}; {advice}") from None
+    except DatabaseError as error:  # not there, not ours to open, or no database at all
+        said = describe_failure(error, url)
+        if not is_busy(error):
+            said += f"; it belongs to {run_file}" if run_file else f"; {_database_advice(create=True)}"
+        raise Unreachable(said) from None
+
+
+def _database_advice(create: bool) -> str:
+    """Where a database that cannot be used is named, and what to do about it."""
+    begin = "" if create else ", or begin with sam3-enqueue --csv images.csv --prompt person"
+    if named := setting_origin("database_url"):
+        return f"{named} names it: correct that{begin}"
+    folder = setting_origin("state_dir")
+    where = f"it is in the folder that {folder} names" if folder else "that is the default place"
+    return f"{where}: set SAM3_DATABASE_URL to the one you mean{begin}"
+
+
+def setting_origin(name: str) -> str | None:
+    """Where the running command has a setting from: a variable or the config file; None if it is the default."""
+    variable = PREFIX + name.upper()
+    if os.environ.get(variable):
+        return variable
+    context = click.get_current_context(silent=True)
+    return f"{name} in the --config file" if context and name in context.meta.get(_CONFIG, {}) else None
 
 
 def say(line: str) -> None:

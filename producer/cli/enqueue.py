@@ -52,7 +52,7 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     app = create_app(settings)
     for warning in check_broker(app):
         say(f"warning: {warning}")
-    sessions = edge.open_database(settings.database_url)
+    sessions = edge.open_database(settings.database_url, create=True)
     with Meter(f"recording {name}", "rows") as meter:
         recorded = record(sessions, manifest, request, meter.tell)
     with reading(sessions) as session:

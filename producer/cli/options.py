@@ -189,7 +189,8 @@ def find_run(run: str, **flags: Any) -> Found:
     if folder is not None:
         run, state_dir = read_run_file(folder / RUN_FILE)
         settings = edge.settings(state_dir=state_dir, database_url=sqlite_url(state_dir / "sam3.db"), **flags)
-    sessions = edge.open_database(settings.database_url)
+    run_file = None if folder is None else folder / RUN_FILE
+    sessions = edge.open_database(settings.database_url, run_file=run_file)
     with reading(sessions) as session:
         run_id = run_id_of(session, run)
         names = views.run_names(session) if run_id is None else []

@@ -145,7 +145,7 @@ def test_waiting_with_json_prints_nothing_but_the_json(shell: Shell) -> None:
             3,
             "cannot use the database postgresql://user:***@localhost:1/db",
         ),
-        ("sqlite:////proc/nowhere/sam3.db", 2, "/proc/nowhere: cannot make the database's folder"),
+        ("sqlite:////proc/nowhere/sam3.db", 3, "cannot use the database /proc/nowhere/sam3.db: there is no such file"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_line_without_a_password(
