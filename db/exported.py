@@ -1,10 +1,15 @@
-"""A run's rows with what was found in them, as exports and preview read them. Changes nothing, knows no files."""
+"""A run's rows with what was found in them, as exports and preview read them. Changes nothing, knows no files.
+
+The rows are exactly those of the source, in its order. Rows that an edited source no longer has are *gone*: they stay
+in the database with their results, and come last, where somebody asks for them.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 
 from db.models import Image, ImageState, Instance, Result, Run
@@ -42,35 +47,65 @@ class ExportedImage:
     width: int | None
     height: int | None
     results: tuple[ExportedResult, ...]  # in the order of the row's own prompts, else of the run's; none unless done
+    gone: bool = False  # the source, read to its end, no longer has the row
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How far the source of a run was read."""
+
+    run_id: int
+    load: int
+    ended: bool  # in that load, to its end
+
+    def is_gone(self, image: Image) -> bool:
+        return self.ended and image.load < self.load
+
+    def rows(self, *, gone: bool) -> tuple[ColumnElement[bool], ...]:
+        """The rows of the run, those that are gone only if asked for."""
+        of_run = (Image.run_id == self.run_id,)
+        return of_run if gone or not self.ended or self.load == 1 else (*of_run, Image.load == self.load)
+
+    def order(self) -> tuple[SQLColumnExpression[Any], ...]:
+        """That of the source; rows which it has not, or not yet, brought again stand behind, in their old order."""
+        if self.load == 1:
+            return (Image.row,)  # in which an index has them
+        return (case((Image.load < self.load, 1), else_=0), func.coalesce(Image.position, Image.row), Image.row)
+
+
+def _reading_of(session: Session, run_id: int) -> _Reading:
+    run = session.execute(select(Run.load, Run.source_ended).where(Run.id == run_id)).one()
+    return _Reading(run_id, run.load, run.source_ended)
 
 
 def exported_images(
-    session: Session, run_id: int, min_score: float, *, rows: Sequence[int] | None = None
+    session: Session, run_id: int, min_score: float, *, rows: Sequence[int] | None = None, gone: bool = False
 ) -> Iterator[ExportedImage]:
-    """The run's rows in input order with their instances of at least `min_score`, or only those row numbers.
+    """The source's rows in its order, or only those numbers of the run, with their instances of at least `min_score`.
 
-    Read in pages, so that memory stays flat. Masks are COCO RLE counts.
+    With `gone` the rows that the source no longer has come last. Memory stays flat: the database puts the ids in order,
+    they are streamed, and rows and results are read in pages. Masks are COCO RLE counts.
     """
-    last = 0
-    while True:
-        page = select(Image).where(Image.run_id == run_id, Image.row > last).order_by(Image.row).limit(PAGE_ROWS)
-        if rows is not None:
-            page = page.where(Image.row.in_(rows))
-        images = session.execute(page).scalars().all()
-        if not images:
-            return
-        yield from _with_results(session, images, min_score)
-        last = images[-1].row
+    reading = _reading_of(session, run_id)
+    ids = select(Image.id).where(*reading.rows(gone=gone)).order_by(*reading.order())
+    if rows is not None:
+        ids = ids.where(Image.row.in_(rows))
+    for page in session.execute(ids.execution_options(yield_per=PAGE_ROWS)).scalars().partitions():
+        found = {one.id: one for one in session.execute(select(Image).where(Image.id.in_(page))).scalars()}
+        yield from _with_results(session, reading, [found[id] for id in page if id in found], min_score)
         session.expunge_all()
 
 
-def _with_results(session: Session, images: Sequence[Image], min_score: float) -> Iterator[ExportedImage]:
+def _with_results(
+    session: Session, reading: _Reading, images: Sequence[Image], min_score: float
+) -> Iterator[ExportedImage]:
     first_ids = [image.same_as for image in images if image.same_as is not None]
     firsts = {first.id: first for first in session.execute(select(Image).where(Image.id.in_(first_ids))).scalars()}
     shown = {image.id: firsts.get(image.same_as or -1, image) for image in images}
     results = _results(session, sorted({image.id for image in shown.values()}), min_score)
     for image in images:
         source = shown[image.id]
+        done = source.state == ImageState.DONE  # else what it has is of an earlier time, and about to be replaced
         yield ExportedImage(
             id=image.id,
             row=image.row,
@@ -79,9 +114,10 @@ def _with_results(session: Session, images: Sequence[Image], min_score: float) -
             state=image.state,
             error_class=source.error_class,
             error=source.error,
-            width=source.width,
-            height=source.height,
-            results=_in_order(results.get(source.id, []), image.prompts) if source.state == ImageState.DONE else (),
+            width=source.width if done else None,
+            height=source.height if done else None,
+            results=_in_order(results.get(source.id, []), image.prompts) if done else (),
+            gone=reading.is_gone(image),
         )
 
 
@@ -110,10 +146,12 @@ def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int
 
 def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:
     """Row numbers worth looking at: the most instances, the lowest scores, nothing found, failed; up to 25 of each."""
+    rows = _reading_of(session, run_id).rows(gone=False)
+    done = (*rows, Image.state == ImageState.DONE)
     per_image = (
         select(Image.row, func.sum(Result.instances).label("count"))
         .join(Result, Result.image_id == Image.id)
-        .where(Image.run_id == run_id)
+        .where(*done)
         .group_by(Image.id, Image.row)
         .subquery()
     )
@@ -122,7 +160,7 @@ def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:
         select(Image.row)
         .join(Instance, Instance.image_id == Image.id)
         .join(Run, Run.id == Image.run_id)
-        .where(Image.run_id == run_id, Instance.score >= Run.threshold)
+        .where(*done, Instance.score >= Run.threshold)
         .group_by(Image.row)
         .order_by(func.min(Instance.score))
     )
@@ -130,6 +168,6 @@ def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:
         "most instances": select(per_image.c.row).where(found).order_by(per_image.c.count.desc(), per_image.c.row),
         "lowest score": lowest,
         "empty": select(per_image.c.row).where(~found).order_by(per_image.c.row),
-        "failed": select(Image.row).where(Image.run_id == run_id, Image.state == ImageState.FAILED).order_by(Image.row),
+        "failed": select(Image.row).where(*rows, Image.state == ImageState.FAILED).order_by(Image.row),
     }
     return {name: list(session.execute(query.limit(25)).scalars()) for name, query in queries.items()}

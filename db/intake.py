@@ -4,7 +4,7 @@ A run is loaded in slices, one transaction each; how far its source was read is 
 so that a killed load goes on where it stopped. Functions take the caller's session and never commit.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
@@ -22,7 +22,7 @@ from db.session import now
 SLICE_ROWS = 1000  # the most rows of one transaction beside workers, whose commits on SQLite it holds up
 
 IMAGES = Base.metadata.tables["image"]
-ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts", "state")
+ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts")
 PENDING, REJECTED = ImageState.PENDING.value, ImageState.REJECTED.value  # plain text, which drivers take faster
 
 Value = TypeVar("Value")
@@ -75,6 +75,7 @@ class KnownRun:
     chunk_size: int
     load: int
     images: int
+    gone: int  # of these, rows that the source no longer has; they keep their results
     source_rows: int
     source_size: int
     source_mtime_ns: int
@@ -88,6 +89,9 @@ class NewRow(NamedTuple):  # not a dataclass: there may be 100 million, and a tu
     cells: dict[str, str] | None = None
     prompts: tuple[str, ...] | None = None  # None: the run's
     rejected: tuple[str, str] | None = None
+
+
+_Placed = tuple[int, NewRow]  # a row and its number in the source, from 1
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def create_run(
 def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
     """The source is read on from where the last reading stopped."""
     # load_start stays: rows that a load brought which broke off still wait for their duplicate pass.
-    _update_run(session, run_id, source_sha256=None, columns=list(columns))
+    _update_run(session, run_id, source_sha256=None, source_ended=False, columns=list(columns))
     _update_run(session, run_id, source_size=size, source_mtime_ns=mtime_ns)
 
 
@@ -169,7 +173,8 @@ def add_rows(
 
     `read_before` is how many rows were read before this slice; raises `LoadTaken` if somebody else read on meanwhile,
     `LoadCancelled` if the run was cancelled: unless it was before this load began, which then `reopens` it.
-    With `matching`, rows that an earlier load brought keep their number and only get their other cells updated.
+    With `matching`, rows that an earlier load brought keep their number; only their place in the source and their
+    other cells are updated.
     """
     run = session.execute(
         update(Run)
@@ -182,15 +187,16 @@ def add_rows(
     if run.state == RunState.CANCELLED and not (reopens and run.images == run.load_start):
         raise LoadCancelled
     prompts = _spelled_prompts(session, run_id, rows)
+    new: Sequence[_Placed] = list(enumerate(rows, start=read_before + 1))
     if matching:
-        parts = _named_at_once(rows)
-        rows = [row for part in parts for row in _unknown(session, run_id, run.load, part, prompts)]
-    if rows:
-        _insert_images(session, run_id, run, rows, prompts)
-        rejected = sum(row.rejected is not None for row in rows)
-        totals = {"images": Run.images + len(rows), "rejected": Run.rejected + rejected}
+        parts = _named_at_once(new)
+        new = [row for part in parts for row in _unknown(session, run_id, run.load, part, prompts)]
+    if new:
+        _insert_images(session, run_id, run, new, prompts)
+        rejected = sum(row.rejected is not None for _, row in new)
+        totals = {"images": Run.images + len(new), "rejected": Run.rejected + rejected}
         _update_run(session, run_id, state=RunState.LOADING, finished_at=None, **totals)
-    return len(rows)
+    return len(new)
 
 
 def _spelled_prompts(session: Session, run_id: int, rows: Sequence[NewRow]) -> _Spelled:
@@ -220,55 +226,60 @@ def _named_at_once(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
 
 
 def _insert_images(
-    session: Session, run_id: int, run: Row[*tuple[Any, ...]], rows: Sequence[NewRow], prompts: _Spelled
+    session: Session, run_id: int, run: Row[*tuple[Any, ...]], rows: Sequence[_Placed], prompts: _Spelled
 ) -> None:
     """Number the rows on from the run's last one and pack the good ones into new chunks."""
-    good = sum(row.rejected is None for row in rows)
+    good = sum(row.rejected is None for _, row in rows)
     sizes = [min(run.chunk_size, good - first) for first in range(0, good, run.chunk_size)]
     chunk_ids = chain.from_iterable(map(repeat, add_chunks(session, run_id, sizes), sizes))
     pending: list[tuple[Any, ...]] = []
     rejected: list[tuple[Any, ...]] = []
-    load = run.load
-    for number, (path, cells, texts, reason) in enumerate(rows, start=run.images + 1):
+    load, matched = run.load, run.load > 1
+    for number, (position, (path, cells, texts, reason)) in enumerate(rows, start=run.images + 1):
+        row: tuple[Any, ...]
         row = (run_id, number, load, path, None if cells is None else cells_to_json(cells), prompts[texts])
+        if matched:
+            row += (_moved(number, position),)
         if reason is None:
             pending.append((*row, PENDING, next(chunk_ids)))
         else:
             rejected.append((*row, REJECTED, *reason))
-    # Apart, because columns that are empty in nearly every row cost a fifth of the time.
-    insert_rows(session, IMAGES, (*ROW_COLUMNS, "chunk_id"), pending)
+    # Columns that are empty in nearly every row cost a fifth of the time: the reasons, and the place in the source,
+    # which only a source that was edited has.
+    columns = (*ROW_COLUMNS, "position", "state") if matched else (*ROW_COLUMNS, "state")
+    insert_rows(session, IMAGES, (*columns, "chunk_id"), pending)
     if rejected:
-        insert_rows(session, IMAGES, (*ROW_COLUMNS, "error_class", "error"), rejected)
+        insert_rows(session, IMAGES, (*columns, "error_class", "error"), rejected)
 
 
-def _unknown(session: Session, run_id: int, load: int, rows: Sequence[NewRow], prompts: _Spelled) -> list[NewRow]:
-    """Mark the rows that an earlier load brought as seen in this one, and return the others."""
+def _moved(number: int, position: int) -> int | None:
+    """What a row's `position` holds: NULL where the row stands in the source at the place of its number."""
+    return None if position == number else position
+
+
+def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], prompts: _Spelled) -> list[_Placed]:
+    """Mark the rows that an earlier load brought as seen in this one, at their new place, and return the others."""
     found = session.execute(
-        select(Image.id, Image.path, type_coerce(Image.prompts, Text), Image.state == ImageState.REJECTED)
-        .where(Image.run_id == run_id, Image.path.in_({row.path for row in rows}), Image.load < load)
+        select(Image.id, Image.row, Image.path, type_coerce(Image.prompts, Text), Image.state == ImageState.REJECTED)
+        .where(Image.run_id == run_id, Image.path.in_({row.path for _, row in rows}), Image.load < load)
         .order_by(Image.row)
     )
-    known: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for id, *key in found:
-        known[tuple(key)].append(id)
+    known: defaultdict[tuple[Any, ...], deque[tuple[int, int]]] = defaultdict(deque)
+    for id, number, *key in found:
+        known[tuple(key)].append((id, number))
     seen, unknown = [], []
-    for row in rows:
-        ids = known[row.path, prompts[row.prompts], row.rejected is not None]
-        if ids:
-            seen.append({"image_id": ids.pop(0), "new_cells": row.cells})
+    for position, row in rows:
+        same = known[row.path, prompts[row.prompts], row.rejected is not None]
+        if same:
+            id, number = same.popleft()
+            seen.append({"image_id": id, "new_cells": row.cells, "place": _moved(number, position)})
         else:
-            unknown.append(row)
+            unknown.append((position, row))
     if seen:
         mark = update(IMAGES).where(Image.id == bindparam("image_id"))
-        session.connection().execute(mark.values(load=load, cells=bindparam("new_cells")), seen)
+        values = {"load": load, "cells": bindparam("new_cells"), "position": bindparam("place")}
+        session.connection().execute(mark.values(values), seen)
     return unknown
-
-
-def gone_rows(session: Session, run_id: int) -> int:
-    """Rows that the last reading of an edited source did not bring again. They keep their results."""
-    load = select(Run.load).where(Run.id == run_id).scalar_subquery()
-    gone = select(func.count()).select_from(Image).where(Image.run_id == run_id, Image.load < load)
-    return session.execute(gone).scalar_one()
 
 
 def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
@@ -320,14 +331,14 @@ def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated])
     session.connection().execute(leave, [{"chunk": id, "count": count} for id, count in counts.items()])
 
 
-def finish_load(session: Session, run_id: int, sha256: str | None) -> None:
-    """loading -> active. `sha256` is that of the whole source if it was read to its end."""
+def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: bool = True) -> None:
+    """loading -> active. `ended`: the source was read to its end; `sha256` is then that of the whole source, if any."""
     session.execute(
         update(Chunk)
         .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.images == 0)
         .values(state=ChunkState.DONE)
     )
-    _update_run(session, run_id, source_sha256=sha256, load_start=Run.images)
+    _update_run(session, run_id, source_sha256=sha256, source_ended=ended, load_start=Run.images)
     session.execute(update(Run).where(Run.id == run_id, Run.state == RunState.LOADING).values(state=RunState.ACTIVE))
     finish_run(session, run_id)
 

@@ -144,6 +144,11 @@ class Run(Base):
     duplicates: Mapped[int] = mapped_column(server_default="0")
     rejected: Mapped[int] = mapped_column(server_default="0")
 
+    @property
+    def gone(self) -> int:
+        """How many rows the source, read to its end, no longer has: each row that was read is one of the others."""
+        return self.images - self.source_rows if self.source_ended else 0
+
 
 class Prompt(Base):
     __tablename__ = "prompt"

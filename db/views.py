@@ -44,6 +44,9 @@ class RunView:
     weights_sha256: str | None
     dtype: str | None
     images: int
+    gone: int  # of these, rows that the source, read to its end, no longer has
+    source_ended: bool  # the source was read to its end, however often it was begun
+    load: int
     prompts: dict[int, str]  # by id
     every_image: tuple[int, ...]  # ids of those that rows without their own have
 
@@ -58,6 +61,7 @@ class ImageCounts:
     cancelled: int
     duplicate: int
     rejected: int
+    gone: int = 0  # rows of any state that the source no longer has
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,9 @@ def progress(session: Session, run_id: int) -> Progress:
     return Progress(
         run=run.name,
         state=run.state,
-        images=ImageCounts(run.images, pending, segmented, empty, failed, cancelled, run.duplicates, run.rejected),
+        images=ImageCounts(
+            run.images, pending, segmented, empty, failed, cancelled, run.duplicates, run.rejected, run.gone
+        ),
         chunks=chunks,
         instances=instances,
         images_per_second=rate,

@@ -213,7 +213,8 @@ def plan(known: KnownRun, survey: Survey) -> Plan:
         # A matching that was interrupted goes on as one: the rows it already brought are marked with its number.
         return Plan(known.source_rows, matching=known.load > 1, restart=False)
     if survey.continues:
-        return Plan(known.source_rows, matching=False, restart=False)
+        # A row that an earlier edit took out may be among those that were added: it is the old row, not a second one.
+        return Plan(known.source_rows, matching=known.load > 1, restart=False)
     return Plan(0, matching=True, restart=True)
 
 
@@ -232,10 +233,9 @@ def _load(loader: Loader, manifest: Manifest, survey: Survey | None, request: Re
     if new or known.state == RunState.LOADING:
         _mark_duplicates(loader)
     read_to_end = wanted == survey.rows
-    loader.write(intake.finish_load, survey.sha256 if read_to_end else None)
-    with reading(loader.sessions) as session:
-        gone = intake.gone_rows(session, known.id) if how.matching and read_to_end else 0
-    return Recorded(known.id, new, gone)
+    loader.write(intake.finish_load, survey.sha256 if read_to_end else None, ended=read_to_end)
+    now_known = _find(loader.sessions, request.name)
+    return Recorded(known.id, new, now_known.gone if now_known is not None and how.matching else 0)
 
 
 def _add_rows(loader: Loader, manifest: Manifest, known: KnownRun, how: Plan, wanted: int, tell: Tell) -> int:

@@ -113,7 +113,7 @@ def told(facts: dict[str, Any], recorded: Recorded) -> str:
     if recorded.new_rows != facts["images"]:
         parts.append(f"{recorded.new_rows:,} new")
     if recorded.gone_rows:
-        parts.append(f"{recorded.gone_rows:,} no longer in the CSV (kept)")
+        parts.append(f"{recorded.gone_rows:,} no longer in the CSV (left out of exports)")
     return f"run {facts['run']}: {', '.join(parts)}"
 
 

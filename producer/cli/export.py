@@ -32,6 +32,7 @@ Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Sum
     type=click.Path(path_type=Path, file_okay=False),
     help="For csv: the folder that png masks were exported to (default: that of a sam3-run folder).",
 )
+@click.option("--all", is_flag=True, help="Also rows that the source no longer has, at the end.")
 @json_flag
 def main(run: str, format: str, output: Path, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
@@ -57,21 +58,31 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
         out=output,
         select=flags["select"],
         masks=masks,
+        gone=flags["all"],
     )
     summary = export(found, request, format)
     if flags["json"]:
-        edge.print_json({"run": found.name, "format": format, "path": str(summary.path)} | counts(summary))
+        facts = {"run": found.name, "format": format, "path": str(summary.path)} | counts(summary)
+        edge.print_json(facts | {"gone": view.gone})
     else:
         say(f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}")
+    tell_gone(request)
     return 0
+
+
+def tell_gone(request: Request) -> None:
+    """Name the rows that an edited source no longer has."""
+    view, source = request.view, Path(request.view.source).name
+    if view.gone and not request.gone:
+        say(f"{counted(view.gone, 'row')} no longer in {source} left out; --all keeps them at the end")
+    if view.load > 1 and not view.source_ended:
+        say(f"warning: {source} was read again in part only: rows that it did not reach come last, in their old order")
 
 
 def export(found: Found, request: Request, format: str) -> Summary:
     """Write one format with a progress bar."""
     with Meter(f"exporting {format}", "images") as meter, reading(found.sessions) as session:
-        return exporter(format)(
-            request, read_images(session, request), lambda done: meter.tell(done, request.view.images)
-        )
+        return exporter(format)(request, read_images(session, request), lambda done: meter.tell(done, request.rows))
 
 
 def exporter(format: str) -> Export:

@@ -163,7 +163,8 @@ def record_run(
     if flags["retry_failed"]:
         say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
     if recorded.gone_rows:
-        say(f"{counted(recorded.gone_rows, 'row')} no longer in {manifest.source.name}; their results are kept")
+        gone = f"{counted(recorded.gone_rows, 'row')} no longer in {manifest.source.name}"
+        say(f"{gone}: kept in the database, left out of the results")
     effective = {
         "source": str(manifest.source),
         "output": str(output.absolute()),

@@ -30,6 +30,12 @@ class Request:
     out: Path  # a file, for png a folder
     select: str = "union"  # png: union, best (highest score) or largest instance of a result
     masks: Path | None = None  # csv: the folder that png masks were exported to
+    gone: bool = False  # also the rows that the source no longer has, at the end
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the run there are to read."""
+        return self.view.images if self.gone else self.view.images - self.view.gone
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,13 @@ class Summary:
 
 
 def read_images(session: Session, request: Request) -> Iterator[ExportedImage]:
-    """The run's rows for any format.
+    """The rows for any format: those of the source in its order.
 
     Instances come down to the run's threshold even if `min_score` is higher, so that segmented and empty
     can be told apart; the formats leave out what is below `min_score`.
     """
-    return exported_images(session, request.view.id, min(request.min_score, request.view.threshold))
+    min_score = min(request.min_score, request.view.threshold)
+    return exported_images(session, request.view.id, min_score, gone=request.gone)
 
 
 def counted(images: Iterable[ExportedImage], progress: Progress) -> Iterator[ExportedImage]:

@@ -20,6 +20,7 @@ from producer.exports.common import (
 )
 from producer.exports.names import mask_path, numbered, prompt_slugs
 
+GONE_COLUMN = "sam3_gone"
 STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
 PROMPT_COLUMNS = ("instances", "score", "presence", "mask")
 ROW_PROMPTS = "prompt"
@@ -32,13 +33,14 @@ def export_csv(request: Request, images: Iterable[ExportedImage], progress: Prog
     while instances, best score and mask go by `min_score`: with a higher one a segmented image may have 0 instances.
     Every prompt given to the whole run has its four columns; the names get a number if the input has one of them
     already. If rows brought prompts of their own, `prompt_*` hold the values of all prompts of a row, joined by `|`.
-    A duplicate shows what was found for its first row. Raises `UsageError` when the file cannot be written.
+    A duplicate shows what was found for its first row. Where rows are exported that the source no longer has, a last
+    column `sam3_gone` says `true` for each of them. Raises `UsageError` when the file cannot be written.
     """
     sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _mask_folder(request))
     rows = instances = 0
     with replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(_UnixLines(file))
-        writer.writerow(_header(request.view, sheet.slugs))
+        writer.writerow([*_header(request.view, sheet.slugs), *([GONE_COLUMN] if request.gone else [])])
         for image in counted(images, progress):
             writer.writerow(sheet.line(image))
             rows += 1
@@ -73,6 +75,8 @@ class _Sheet:
         if _has_row_prompts(view):
             columns = zip(*by_prompt.values(), strict=True) if by_prompt else [[]] * len(PROMPT_COLUMNS)
             line += ["|".join(values) for values in columns]
+        if self.request.gone:
+            line.append("true" if image.gone else "")
         return line
 
     def _values(self, image: ExportedImage, result: ExportedResult) -> list[str]:

@@ -64,6 +64,14 @@ def load(
     return run_id
 
 
+def read_again(sessions: Sessions, run_id: int, new: Sequence[NewRow], *, ended: bool = True) -> None:
+    """The source was edited and is read from its start, to its end or not."""
+    write(sessions, intake.begin_matching, run_id, len(new), len(new), ["path"])
+    add(sessions, run_id, new, matching=True)
+    if ended:
+        finish(sessions, run_id)
+
+
 def worker(sessions: Sessions, pid: int = 1) -> int:
     return write(sessions, presence.register, f"cpu{pid}@here", Process("here", "boot", pid, 7))
 

@@ -1,13 +1,17 @@
 """What exports and preview read: a run's rows with their results, on SQLite and on PostgreSQL."""
 
+from uuid import uuid4
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from db import intake
 from db.exported import PAGE_ROWS, ExportedImage, exported_images, sample_rows
 from db.intake import NewRow
 from db.session import Sessions, reading, write
 from tests.db import scenario
-from tests.db.scenario import REJECTED, claim, done, failed, load, numbered, rows
+from tests.db.scenario import REJECTED, claim, done, failed, finish, load, numbered, rows
 
 
 def test_rows_are_exported_in_input_order_with_results_of_duplicates(sessions: Sessions) -> None:
@@ -84,6 +88,72 @@ def test_only_the_rows_asked_for_are_exported(sessions: Sessions) -> None:
     with reading(sessions) as session:
         assert [image.row for image in exported_images(session, run_id, 0.5, rows=[7, 2])] == [2, 7]
         assert list(exported_images(session, run_id, 0.5, rows=[])) == []
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=8), min_size=2, max_size=4), st.integers(1, 3))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_after_any_edits_the_exported_rows_are_those_of_the_source_in_its_order(
+    sessions: Sessions, edits: list[list[str]], slice_rows: int
+) -> None:
+    name = f"run-{uuid4().hex}"
+    run_id = load(sessions, rows(*edits[0]), name=name)
+    for paths in edits[1:]:
+        write(sessions, intake.begin_matching, run_id, 1, 1, ["path"])
+        for first in range(0, len(paths), slice_rows):
+            part = rows(*paths[first : first + slice_rows])
+            write(sessions, intake.add_rows, run_id, first, part, matching=True)
+        finish(sessions, run_id)
+
+    with reading(sessions) as session:
+        exported = list(exported_images(session, run_id, 0.5))
+        everything = list(exported_images(session, run_id, 0.5, gone=True))
+    assert [image.path for image in exported] == edits[-1]
+    assert everything[: len(exported)] == exported
+    assert all(image.gone for image in everything[len(exported) :])
+    run = scenario.run(sessions, run_id)
+    assert (len(everything), len(everything) - len(exported)) == (run.images, run.gone)
+
+
+def test_a_source_that_grows_after_an_edit_goes_on_in_its_order(sessions: Sessions) -> None:
+    run_id = load(sessions, rows("a", "b", "c"))
+    scenario.read_again(sessions, run_id, rows("c", "a"))
+    write(sessions, intake.begin_reading, run_id, 3, 3, ["path"])
+    scenario.add(sessions, run_id, rows("d", "b"), read=2, matching=True)
+    finish(sessions, run_id)
+
+    assert [(image.path, image.row) for image in _exported(sessions, run_id, 0.5)] == [
+        ("c", 3),
+        ("a", 1),
+        ("d", 4),
+        ("b", 2),
+    ]
+
+
+def test_more_rows_than_a_page_are_exported_in_their_new_order(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(PAGE_ROWS * 2 + 10), chunk_size=512)
+    backwards = numbered(PAGE_ROWS * 2 + 10)[::-1]
+    scenario.read_again(sessions, run_id, backwards)
+
+    assert [image.path for image in _exported(sessions, run_id, 0.5)] == [row.path for row in backwards]
+
+
+def test_rows_that_a_broken_off_reading_did_not_reach_are_not_gone(sessions: Sessions) -> None:
+    run_id = load(sessions, rows("a", "b", "c"))
+    scenario.read_again(sessions, run_id, rows("c"), ended=False)
+
+    exported = _exported(sessions, run_id, 0.5)
+
+    assert [(image.path, image.gone) for image in exported] == [("c", False), ("a", False), ("b", False)]
+    assert scenario.run(sessions, run_id).gone == 0
+
+
+def test_sample_rows_leave_out_what_is_gone(sessions: Sessions) -> None:
+    run_id = load(sessions, rows("a", "b"))
+    scenario.work_off(sessions, run_id, 0.9)
+    scenario.read_again(sessions, run_id, rows("b"))
+
+    with reading(sessions) as session:
+        assert sample_rows(session, run_id)["most instances"] == [2]
 
 
 def test_sample_rows_are_the_ones_worth_looking_at(sessions: Sessions) -> None:

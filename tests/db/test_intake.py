@@ -201,8 +201,7 @@ def test_an_edited_source_keeps_known_rows_and_adds_new_ones(sessions: Sessions)
         (3, "c", {"label": "3"}, "done"),
         (4, "d", {"label": "4"}, "pending"),
     ]
-    with reading(sessions) as session:
-        assert intake.gone_rows(session, run_id) == 1
+    assert scenario.run(sessions, run_id).gone == 1
 
 
 def test_a_row_that_was_gone_and_comes_back_is_the_old_row(sessions: Sessions) -> None:
@@ -212,8 +211,7 @@ def test_a_row_that_was_gone_and_comes_back_is_the_old_row(sessions: Sessions) -
         assert add(sessions, run_id, rows(*paths), matching=True) == 0
         finish(sessions, run_id)
 
-    with reading(sessions) as session:
-        assert intake.gone_rows(session, run_id) == 0
+    assert scenario.run(sessions, run_id).gone == 0
     assert scenario.run(sessions, run_id).images == 2
 
 
@@ -250,8 +248,7 @@ def test_a_matching_that_was_killed_goes_on_where_it_stopped(sessions: Sessions)
 
     assert [image.path for image in scenario.images(sessions, run_id)] == ["a", "b", "c", "d", "d"]
     assert scenario.states(sessions, run_id)[-1] == "duplicate"
-    with reading(sessions) as session:
-        assert intake.gone_rows(session, run_id) == 1
+    assert scenario.run(sessions, run_id).gone == 1
 
 
 def test_a_duplicate_points_to_the_first_row_and_leaves_its_chunk(sessions: Sessions) -> None:

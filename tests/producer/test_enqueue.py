@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from db import presence
+from db.exported import exported_images
 from db.intake import SLICE_ROWS
 from db.models import Chunk, Image
 from db.presence import Process
@@ -206,6 +207,22 @@ def test_a_limit_reads_the_first_rows_and_a_later_run_without_it_the_others(sess
 
     assert [first.new_rows, same.new_rows, rest.new_rows] == [3, 0, 7]
     assert seen(sessions, first.run_id) == list(enumerate(paths(10), start=1))
+
+
+def test_a_row_that_an_edit_took_out_and_that_is_appended_later_is_the_old_row(sessions: Sessions, faces: Path) -> None:
+    write_csv(faces, ["a.jpg", "b.jpg", "c.jpg"])
+    load(sessions, faces)
+    write_csv(faces, ["c.jpg", "a.jpg"])
+    assert load(sessions, faces).gone_rows == 1
+    with faces.open("a") as file:
+        file.write("b.jpg,\nd.jpg,\n")
+
+    grown = load(sessions, faces)
+
+    assert (grown.new_rows, grown.gone_rows) == (1, 0)
+    with reading(sessions) as session:
+        exported = [(image.path, image.state) for image in exported_images(session, grown.run_id, 0.5)]
+    assert exported == [("c.jpg", "pending"), ("a.jpg", "pending"), ("b.jpg", "pending"), ("d.jpg", "pending")]
 
 
 def test_a_limit_reports_no_row_as_gone(sessions: Sessions, faces: Path) -> None:

@@ -97,7 +97,7 @@ def test_rows_that_left_the_csv_are_kept_and_counted(shell: Shell) -> None:
 
     out = shell(enqueue, *given).out
 
-    assert out == "run faces: 6 images in 2 chunks, 1 queued now, 1 new, 2 no longer in the CSV (kept)\n"
+    assert out == "run faces: 6 images in 2 chunks, 1 queued now, 1 new, 2 no longer in the CSV (left out of exports)\n"
 
 
 def test_a_dry_run_needs_neither_broker_nor_database(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

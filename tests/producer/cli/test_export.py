@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from producer.cli.export import main as export
-from tests.db.scenario import claim, commit, done, failed, load, numbered
+from tests.db.scenario import claim, commit, done, failed, load, numbered, read_again, rows
 from tests.producer.cli.conftest import Shell
 
 
@@ -46,6 +46,7 @@ def test_the_json_says_what_was_written_where(shell: Shell) -> None:
         "images": 2,
         "instances": 3,
         "files": 1,
+        "gone": 0,
     }
     assert len(json.loads(Path("coco.json").read_text())["annotations"]) == 3
 
@@ -57,6 +58,47 @@ def test_another_score_threshold_can_be_chosen_down_to_the_floor(shell: Shell) -
     error = shell(export, "faces", "--format", "coco", "-o", "low.json", "--threshold", "0.2", code=2).error
     assert error == "sam3: error: --threshold 0.2: the run keeps instances down to 0.3 only"
     assert not Path("low.json").exists()
+
+
+def test_rows_that_the_source_no_longer_has_leave_with_a_count_or_stay_marked_at_the_end(shell: Shell) -> None:
+    read_again(shell.sessions, 1, rows("000003.jpg", "new.jpg", "000001.jpg"))
+
+    told = shell(export, "faces", "--format", "csv", "-o", "results.csv")
+    all_rows = shell(export, "faces", "--format", "csv", "-o", "all.csv", "--all", "--json")
+
+    assert told.err == (
+        "results.csv: 3 images, 2 instances\n1 row no longer in faces.csv left out; --all keeps them at the end\n"
+    )
+    assert [row["path"] for row in read("results.csv")] == ["000003.jpg", "new.jpg", "000001.jpg"]
+    assert "sam3_gone" not in read("results.csv")[0]
+    assert (all_rows.json["images"], all_rows.json["gone"]) == (4, 1)
+    assert [(row["path"], row["sam3_status"], row["sam3_gone"]) for row in read("all.csv")] == [
+        ("000003.jpg", "failed", ""),
+        ("new.jpg", "pending", ""),
+        ("000001.jpg", "segmented", ""),
+        ("000002.jpg", "segmented", "true"),
+    ]
+
+
+def test_the_masks_and_instances_of_rows_that_are_gone_are_left_out_too(shell: Shell) -> None:
+    read_again(shell.sessions, 1, rows("000001.jpg"))
+
+    assert shell(export, "faces", "--format", "coco", "-o", "coco.json", "--json").json["images"] == 1
+    assert shell(export, "faces", "--format", "coco", "-o", "coco.json", "--json", "--all").json["images"] == 2
+
+
+def test_a_source_that_was_read_again_in_part_is_told(shell: Shell) -> None:
+    read_again(shell.sessions, 1, rows("000003.jpg"), ended=False)
+
+    told = shell(export, "faces", "--format", "csv", "-o", "results.csv")
+
+    assert "warning: faces.csv was read again in part only" in told.err
+    assert [row["path"] for row in read("results.csv")] == ["000003.jpg", "000001.jpg", "000002.jpg"]
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with Path(name).open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(
