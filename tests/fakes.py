@@ -59,7 +59,7 @@ class FakeSegmenter:
 
 
 KILLS, HANGS, BREAKS_GPU, TOO_LARGE = (255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 0)
-HUNGRY = (255, 0, 255)
+HUNGRY, RAISES = (255, 0, 255), (0, 255, 255)
 """What an image of this colour does to a `FaultySegmenter`."""
 
 
@@ -94,6 +94,8 @@ class FaultySegmenter(FakeSegmenter):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if HUNGRY in colours:
             np.ones(resource.getrlimit(resource.RLIMIT_AS)[0], np.uint8)
+        if RAISES in colours:
+            raise ValueError("an image that nobody foresaw")
         if len(batch) > self._room or TOO_LARGE in colours:
             raise OutOfMemory
         return super().predict(batch, prompts, options)
@@ -107,6 +109,17 @@ class BrokenGpu(FaultySegmenter):
     ) -> list[tuple[Pixels, tuple[str, ...]]]:
         if self.forwards:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().predict(batch, prompts, options)
+
+
+class BreaksLater(FaultySegmenter):
+    """Raises for everything, itself included, once it was asked for so many images: FAKE_GOOD_IMAGES."""
+
+    def predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Pixels, tuple[str, ...]]]:
+        if sum(self.forwards) >= int(os.environ["FAKE_GOOD_IMAGES"]):
+            raise ValueError("the model is in a bad state")
         return super().predict(batch, prompts, options)
 
 

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+LONGEST_LINE = 500  # characters
+
 
 class ErrorClass(StrEnum):
     """Why an image has no result. Stored as text with the image; `sam3-retry --error-class` selects by it."""
@@ -50,3 +52,8 @@ class NoSuchRun(Sam3Error):
 def first_line(error: BaseException) -> str:
     """What an error says first; empty if it says nothing."""
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def one_line(text: str) -> str:
+    """A short line, fit for a table, a log and PostgreSQL, which stores no NUL."""
+    return " ".join(text.split())[:LONGEST_LINE].replace("\0", "\\0")

@@ -11,7 +11,9 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from db.leases import Claim, ImageFailed, Outcome
 from db.session import Sessions, read
 from db.views import RunView, some_done_path
-from workers.errors import ErrorClass
+from workers.errors import ErrorClass, first_line
+from workers.inference import selftest
+from workers.inference.pipeline import Segmenter
 from workers.stream import absolute
 
 LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)
@@ -22,6 +24,10 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 class Infrastructure(Exception):
     """What failed is around the chunk: the attempt does not count."""
+
+
+class BrokenModel(Infrastructure):
+    """The model computes nothing any more, in this process."""
 
 
 def is_infrastructure(error: BaseException) -> bool:
@@ -40,6 +46,19 @@ def is_gpu_fault(error: BaseException) -> bool:
     """
     # By its text: the class differs between releases of torch, which this process may not even have.
     return isinstance(error, RuntimeError) and any(word in str(error) for word in GPU_WORDS)
+
+
+def ruins_process(error: BaseException) -> bool:
+    """Whether this process must end, because no image can be trusted to it any more."""
+    return is_gpu_fault(error) or isinstance(error, BrokenModel)
+
+
+def check_model(segmenter: Segmenter) -> None:
+    """Raise `BrokenModel` if the model fails at its self-test: then it is no image's fault that it raises."""
+    try:
+        selftest.check(segmenter)
+    except Exception as error:
+        raise BrokenModel(f"the model no longer passes its self-test: {first_line(error)}") from error
 
 
 def check_mount(sessions: Sessions, run: RunView, claim: Claim, batch: Sequence[Outcome], seconds: float) -> None:

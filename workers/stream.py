@@ -1,5 +1,6 @@
 """A claim's images as a stream of outcomes in the database's words. Commits nothing, knows no Celery and no torch."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -10,7 +11,9 @@ from db.views import RunView
 from workers.errors import ErrorClass
 from workers.inference import pipeline
 from workers.inference.images import ReadRules
-from workers.inference.pipeline import Item, Options, Pace, Rejected, Segmenter
+from workers.inference.pipeline import Item, NothingGotThrough, Options, Pace, Rejected, Segmenter, refused_prompts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,14 @@ class Work:
     segmenter: Segmenter
     pace: Pace
     begin_range: Callable[[int, int], None]  # told the first and last row of a batch before any of its files is opened
+    check_model: Callable[[Segmenter], None]  # raises if the model is broken, and not the images that it raised for
 
 
 def outcomes(work: Work) -> Generator[list[Outcome]]:
     """Each of the claim's images once, a batch at a time; those whose own prompts the model cannot take come first."""
     run, claim = work.run, work.claim
     own = {text for prompt_id, text in work.prompts.items() if prompt_id not in run.every_image}
-    bad = work.segmenter.check_prompts(sorted(own))
+    bad = refused_prompts(work.segmenter, sorted(own))
     items = [_item(work, image) for image in claim.images]
     refused = [_refused(item, bad) for item in items if bad.keys() & set(item.prompts)]
     if refused:
@@ -37,8 +41,28 @@ def outcomes(work: Work) -> Generator[list[Outcome]]:
     prompt_ids = {image.id: image.prompt_ids for image in claim.images}
     good = [item for item in items if not bad.keys() & set(item.prompts)]
     for part in _one_by_one(work, good) if claim.serial else [good]:
-        for batch in pipeline.segment(part, work.segmenter, _rules(run), _options(run), work.pace):
+        for batch in _segmented(work, part):
             yield [_record(outcome, prompt_ids[outcome.id]) for outcome in batch]
+
+
+def _segmented(work: Work, items: list[Item]) -> Iterator[list[pipeline.Outcome]]:
+    """The outcomes of these items; where a whole batch makes the model raise, the model is tested in between."""
+    rules, options = _rules(work.run), _options(work.run)
+    while items:
+        failed: list[pipeline.Outcome] = []
+        try:
+            for batch in pipeline.segment(items, work.segmenter, rules, options, work.pace):
+                items = items[len(batch) :]
+                yield batch
+        except NothingGotThrough as nothing:
+            # Its stages have ended: nobody else calls the model now.
+            work.check_model(work.segmenter)
+            log.error("every image of a batch makes the model raise, which is well", exc_info=nothing.__cause__)
+            failed = nothing.outcomes
+        if not failed:
+            return
+        items = items[len(failed) :]
+        yield failed
 
 
 def _one_by_one(work: Work, items: list[Item]) -> Iterator[list[Item]]:

@@ -3,21 +3,22 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 from celery import current_app, shared_task
 from celery.signals import worker_process_init
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from db.leases import Claim, LeaseLost
+from db.leases import Claim, ImageFailed, LeaseLost, Outcome
 from db.models import RunState
 from db.session import DatabaseUnusable, read
 from db.views import RunView, prompt_texts, run_view
 from workers.contract import TASK, BadMessage, Doorbell
-from workers.errors import first_line
-from workers.faults import check_mount, is_gpu_fault, is_infrastructure
+from workers.errors import ErrorClass, first_line, one_line
+from workers.faults import check_model, check_mount, is_infrastructure, ruins_process
 from workers.fleet.dispatch import dispatch, publisher
 from workers.inference.pipeline import Pace, Segmenter, decode_threads
 from workers.settings import load_settings
@@ -112,7 +113,7 @@ def _claimed(worker: Worker, run: RunView, segmenter: Segmenter, doorbell: Doorb
 
 def _end_attempt(worker: Worker, claim: Claim, error: Exception) -> None:
     """Give the chunk back: its attempt too, if not the chunk but the surroundings failed."""
-    if is_gpu_fault(error):
+    if ruins_process(error):
         # A GPU that was seen to work may have been broken by an image of the chunk: not given back, that is found out.
         # Any other is the suspect itself. The next process tests it thoroughly before it claims anything.
         if not worker.gpu_works:
@@ -130,11 +131,11 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     finished = False
     asked = {prompt_id for image in claim.images for prompt_id in image.prompt_ids}
     prompts = read(worker.sessions, prompt_texts, asked)
-    work = Work(run, claim, prompts, segmenter, _pace(worker, claim), partial(worker.begin_range, claim))
+    work = Work(run, claim, prompts, segmenter, _pace(worker, claim), partial(worker.begin_range, claim), check_model)
     with closing(outcomes(work)) as batches:  # closed: its threads end before the release
         for batch in batches:
             check_mount(worker.sessions, run, claim, batch, worker.settings.decode_seconds)
-            finished = worker.commit(claim, batch)
+            finished = _commit(worker, claim, batch)
             seen.update(summary(batch, run.threshold))
     if not finished and worker.has_lost(claim):
         raise LeaseLost
@@ -148,6 +149,21 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     return {"run": run.name, "chunk": claim.number, **seen, "seconds": round(seconds, 1)}
 
 
+def _commit(worker: Worker, claim: Claim, batch: Sequence[Outcome]) -> bool:
+    """Record one batch, and fail alone what the database refuses; true if that finished the chunk."""
+    try:
+        return worker.commit(claim, batch)
+    except (IntegrityError, DataError) as error:  # of values: that is some image's own, and the database is well
+        refused, reason = batch[0], f"the database refuses its result: {one_line(first_line(error.orig or error))}"
+        if len(batch) == 1 and isinstance(refused, ImageFailed):
+            raise
+    if len(batch) == 1:
+        return worker.commit(claim, [ImageFailed(refused.image_id, ErrorClass.INTERNAL, reason)])
+    half = len(batch) // 2
+    _commit(worker, claim, batch[:half])
+    return _commit(worker, claim, batch[half:])
+
+
 def _pace(worker: Worker, claim: Claim) -> Pace:
     settings = worker.settings
     return Pace(
@@ -156,5 +172,6 @@ def _pace(worker: Worker, claim: Claim) -> Pace:
         stopped=partial(worker.stopped, claim),
         caps=worker.caps,
         progressed=worker.progressed,
+        narrows=lambda error: not is_infrastructure(error),
         decode_seconds=settings.decode_seconds,
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, cast
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import doorbells, leases, presence
@@ -20,11 +20,11 @@ from db.migrate import ensure_schema
 from db.session import Sessions, connect, read, write
 from db.views import RunView, active_runs
 from workers.breaker import Breaker
-from workers.errors import Sam3Error, first_line
+from workers.errors import Sam3Error, first_line, one_line
 from workers.fleet.weights import check_models, model_folder, revision_of
 from workers.inference import selftest
 from workers.inference.caps import Caps
-from workers.inference.pipeline import OutOfMemory, Segmenter
+from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
 from workers.inference.selftest import SelfTestFailed
 from workers.processes import this_process
 from workers.settings import Settings, load_settings
@@ -173,7 +173,7 @@ class Worker:
                 f"here are {mine.weights_sha256[:12]} in {mine.dtype}"
             )
         every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
-        for prompt, reason in segmenter.check_prompts(every_image).items():
+        for prompt, reason in refused_prompts(segmenter, every_image).items():
             raise Declined(f"prompt {prompt!r}: {reason}; sam3-delete the run and enqueue it with a shorter prompt")
 
     def claim(self, run_id: int, chunk_id: int) -> Claim | None:
@@ -212,6 +212,10 @@ class Worker:
 
         try:
             finished = write(self.sessions, work)
+        except (IntegrityError, DataError):  # nothing is in; parts of it may come again
+            self._images -= len(outcomes)
+            self._recent.pop()
+            raise
         except LeaseLost:  # or the answer to our own commit was, with the connection
             landed = read(self.sessions, leases.landed, claim, outcomes)
             if landed is None:
@@ -226,12 +230,12 @@ class Worker:
     def release(self, claim: Claim, reason: str | None = None) -> None:
         """Give the chunk back with its attempt; if the database is away, the end of the lease does it."""
         try:
-            write(self.sessions, leases.release, claim, None if reason is None else _storable(reason))
+            write(self.sessions, leases.release, claim, None if reason is None else one_line(reason))
         except SQLAlchemyError as error:
             log.warning("chunk %d comes back when its lease is over: %s", claim.number, first_line(error))
 
     def fail(self, claim: Claim, error: Exception) -> None:
-        write(self.sessions, leases.fail_attempt, claim, _storable(f"{type(error).__name__}: {error}"))
+        write(self.sessions, leases.fail_attempt, claim, one_line(f"{type(error).__name__}: {error}"))
 
     def end_process(self, reason: str) -> None:
         """End at once, without a word to Celery, which starts a fresh process in our place. It is a fault."""
@@ -290,11 +294,6 @@ def _why_unusable(model: str, error: Exception) -> str:
         return f"{model} does not fit into memory; is another process on this GPU?"
     log.error("loading %s failed", model, exc_info=error)
     return f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}"
-
-
-def _storable(error: str) -> str:
-    """One short line, fit for PostgreSQL, which stores no NUL."""
-    return " ".join(error.split())[:500].replace("\0", "\\0")
 
 
 def make_segmenter(model: str, settings: Settings) -> Segmenter:

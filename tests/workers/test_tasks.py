@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from workers.breaker import Breaker
 from workers.contract import Doorbell
 from workers.faults import Infrastructure, check_mount
 from workers.fleet.broker import Doorbells
+from workers.inference import selftest
 from workers.inference.images import RGB, ReadRules, read_image
 from workers.inference.pipeline import Options, Pace, Pixels
 from workers.settings import load_settings
@@ -38,6 +40,7 @@ from workers.worker import Worker
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 Work = Callable[[], None]
+real_self_test = selftest.check
 
 
 class Segmenter(FakeSegmenter):
@@ -84,7 +87,7 @@ def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Worker, "_this", None)
     monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: segmenter)
     monkeypatch.setattr(
-        "workers.worker.selftest.check", lambda segmenter, passes: None
+        "workers.worker.selftest.check", lambda segmenter, passes=1: None
     )  # its forward pass is told elsewhere
     return segmenter
 
@@ -224,12 +227,26 @@ def fail(message: str) -> None:
     raise RuntimeError(message)
 
 
+class Bug:
+    """An error of our own code in an attempt, which no image and no model has to do with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, message: str, batch: int) -> None:
+        self.batches = iter(range(1, 1000))
+        self.mend = partial(monkeypatch.setattr, "workers.tasks.check_mount", check_mount)
+
+        def raises(*_: Any) -> None:
+            if next(self.batches) >= batch:
+                fail(message)
+
+        monkeypatch.setattr("workers.tasks.check_mount", raises)
+
+
 def test_an_unexpected_error_keeps_what_is_committed_and_lets_the_rest_wait(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
-    segmenter.before[2] = lambda: fail("a bug of ours")
+    bug = Bug(monkeypatch, "a bug of ours", batch=2)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         segment_chunk(runs.message(rung))
     assert scenario.states(sessions, run_id) == ["done", "done", "pending", "pending"]
@@ -238,7 +255,7 @@ def test_an_unexpected_error_keeps_what_is_committed_and_lets_the_rest_wait(
     assert scenario.rests_for(sessions, rung.chunk_id) in (4, 5)
     assert runs.ring(sessions, run_id) == []
 
-    segmenter.before.clear()
+    bug.mend()
     scenario.rest_is_over(sessions, rung.chunk_id)
     [again] = runs.ring(sessions, run_id)
     assert answer(runs.message(again))["images"] == 2
@@ -476,10 +493,10 @@ def test_a_mount_that_is_back_when_its_loss_is_noticed_was_lost_too(
 
 
 def test_the_fifth_unexpected_error_without_progress_fails_the_images(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
-    segmenter.before[1] = lambda: fail("always")
+    Bug(monkeypatch, "always", batch=1)
     for _ in range(leases.MAX_ATTEMPTS):
         for rung in runs.ring(sessions, run_id):
             with pytest.raises(RuntimeError, match="always"):
@@ -487,6 +504,93 @@ def test_the_fifth_unexpected_error_without_progress_fails_the_images(
         scenario.rest_is_over(sessions, rung.chunk_id)
     assert {(image.state, image.error_class) for image in scenario.images(sessions, run_id)} == {("failed", "internal")}
     assert scenario.run(sessions, run_id).state == "done"
+
+
+class Touchy(Segmenter):
+    """Raises for an image of this width, and for everything, its self-test included, once it is `broken`."""
+
+    def __init__(self, width: int = 0) -> None:
+        super().__init__()
+        self.width, self.broken = width, False
+
+    def predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Pixels, tuple[str, ...]]]:
+        raw = super().predict(batch, prompts, options)
+        if self.broken or self.width in [pixels.width for pixels in batch]:
+            raise ValueError("an odd\nwidth")
+        return raw
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_an_image_that_makes_the_model_raise_costs_no_attempt_and_nobody_else(
+    segmenter: Segmenter,
+    sessions: Sessions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+) -> None:
+    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: Touchy(width=40))
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, count), chunk_size=5)
+    [rung] = runs.ring(sessions, run_id)
+    told = answer(runs.message(rung))
+    assert (told["failed"], told["segmented"]) == (1, count - 1)
+    first, *rest = scenario.images(sessions, run_id)
+    assert (first.error_class, first.error) == (
+        "internal",
+        "the model raises for it, even alone: ValueError: an odd width",
+    )
+    assert {image.state for image in rest} <= {"done"}
+    assert scenario.chunk(sessions, rung.chunk_id).fence == 1
+    [shown] = [record for record in caplog.records if record.exc_info]
+    assert "an odd" in str(shown.exc_info)
+
+
+@pytest.mark.parametrize("works", [False, True])
+def test_a_model_that_fails_at_its_self_test_too_ends_the_process_and_fails_no_image(
+    segmenter: Segmenter,
+    sessions: Sessions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: list[int],
+    *,
+    works: bool,
+) -> None:
+    touchy = Touchy()
+    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: touchy)
+    monkeypatch.setattr("workers.worker.selftest.check", real_self_test)
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
+    [rung] = runs.ring(sessions, run_id)
+    touchy.before[3 if works else 2] = lambda: setattr(touchy, "broken", True)
+    with pytest.raises(SystemExit):
+        segment_chunk(runs.message(rung))
+    assert ended == [1]
+    assert scenario.states(sessions, run_id) == ["done" if works else "pending"] * 2 + ["pending"] * 2
+    # A model that has worked may have been broken by one of the images: that death counts. Else the chunk goes back.
+    assert scenario.chunk(sessions, rung.chunk_id).releases == (0 if works else 1)
+
+
+def test_an_image_whose_values_the_database_refuses_fails_alone(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FakeSegmenter._found
+
+    def no_area(self: FakeSegmenter, image: RGB, options: Options) -> Any:
+        found = real(self, image, options)
+        return found if image.shape[1] != 42 else replace(found, instances=(replace(found.instances[0], area=None),))
+
+    monkeypatch.setattr(FakeSegmenter, "_found", no_area)
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=4)
+    [rung] = runs.ring(sessions, run_id)
+    answer(runs.message(rung))
+    images = scenario.images(sessions, run_id)
+    assert [image.state for image in images] == ["done", "done", "failed", "done"]
+    assert (images[2].error_class, images[2].error) == (
+        "internal",
+        "the database refuses its result: NOT NULL constraint failed: instance.area",
+    )
+    assert scenario.chunk(sessions, rung.chunk_id).fence == 1
 
 
 def test_a_lost_lease_stops_the_work_quietly_and_commits_nothing_more(

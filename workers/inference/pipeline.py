@@ -10,6 +10,7 @@ nothing (`python -m benchmarks.threads`).
 Threads only: a worker is a daemonic process, which may have no children.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,12 @@ from workers.errors import ErrorClass
 from workers.inference.caps import Cap, Caps
 from workers.inference.channel import Channel, stage
 from workers.inference.images import RGB, ReadRules, UnreadableImage, read_image
+from workers.inference.narrow import Raised, narrowed
 from workers.inference.readahead import ReadAhead
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
-S = TypeVar("S")
 
 READ_AHEAD = 2  # batches that are decoded or being decoded while another one is in the forward pass
 
@@ -154,6 +157,17 @@ class OutOfMemory(Exception):
     """Raised by `predict` and `postprocess`, with everything they had made let go: fewer images may fit."""
 
 
+class NothingGotThrough(Exception):
+    """Every image of a batch that could be read made the model raise, also alone: is it the images or the model?
+
+    `outcomes`: of the whole batch, should it be the images. The cause is what the first of them raised.
+    """
+
+    def __init__(self, outcomes: "list[Outcome]") -> None:
+        super().__init__("every image of a batch makes the model raise")
+        self.outcomes = outcomes
+
+
 @dataclass(frozen=True)
 class _Decoded:
     """A batch after decoding: in order, each item with its pixels or its rejection."""
@@ -164,10 +178,11 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A batch after its forward passes. `raws`: of each readable image, in order, the one it is in, if it fitted."""
+    """A batch after its forward passes. `raws`: of each readable image, in order, the one it is in, if it
+    got through."""
 
     batch: _Decoded
-    raws: Sequence[Raw | OutOfMemory]
+    raws: Sequence[Raw | OutOfMemory | Raised]
 
 
 def decode_threads(cores: int) -> int:
@@ -184,6 +199,8 @@ class Pace:
     stopped: Callable[[], bool] = lambda: False  # once true, no further batch is begun
     progressed: Callable[[], None] = lambda: None  # told whenever a stage has finished an item
     decode_seconds: float = 60.0  # an image that takes longer is rejected
+    # Whether an error of the model may be one image's own: then its batch is halved until that image is alone.
+    narrows: Callable[[Exception], bool] = lambda error: False
     caps: Caps = field(default_factory=Caps)  # outlives the stream: what does not fit now will not fit later
 
 
@@ -192,10 +209,11 @@ def segment(
 ) -> Iterator[list[Outcome]]:
     """Yield one list of outcomes a batch, in the order of `items`, each item exactly once.
 
-    A batch with unreadable images is that much smaller for the model. Whatever else goes wrong in a stage is raised
-    here, with its traceback; the first error wins. Closing the generator stops all stages: it waits for what is in
-    their hands, starts nothing new and leaves no thread behind but those that hang on a file. A stopped `pace` lets
-    the batches in hand come through and then ends early.
+    A batch with unreadable images is that much smaller for the model, and one that it raises for is halved if the pace
+    `narrows` that error; if nothing gets through even so, raises `NothingGotThrough`. Whatever else goes wrong in a
+    stage is raised here, with its traceback; the first error wins. Closing the generator stops all stages: it waits
+    for what is in their hands, starts nothing new and leaves no thread behind but those that hang on a file. A stopped
+    `pace` lets the batches in hand come through and then ends early.
     """
     predicted: Channel[_Predicted] = Channel(capacity=1)
     outcomes: Channel[list[Outcome]] = Channel(capacity=1)
@@ -263,51 +281,72 @@ def _predict(batch: _Decoded, segmenter: Segmenter, options: Options, pace: Pace
         pixels, prompts = zip(*images[rows.start : rows.stop], strict=True)
         return [segmenter.predict(pixels, prompts, options)] * len(rows)
 
-    raws = _fitting(len(images), pace.caps.forward, work)
+    raws = narrowed(range(len(images)), partial(_fitting, cap=pace.caps.forward, work=work), pace.narrows)
     pace.progressed()
     return _Predicted(batch, raws)
 
 
 def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options, pace: Pace) -> list[Outcome]:
-    found: list[tuple[Found, ...] | OutOfMemory] = []
+    found: list[tuple[Found, ...] | OutOfMemory | Raised] = []
     for _, group in groupby(predicted.raws, key=id):
         raws = list(group)
-        if isinstance(raws[0], OutOfMemory):
+        if isinstance(raws[0], OutOfMemory | Raised):
             found += raws
         else:
-            found += _fitting(len(raws), pace.caps.masks, partial(segmenter.postprocess, raws[0], options=options))
+            masks = partial(segmenter.postprocess, raws[0], options=options)
+            found += narrowed(range(len(raws)), partial(_fitting, cap=pace.caps.masks, work=masks), pace.narrows)
     answers = iter(found)
     pace.progressed()
-    return [
+    outcomes = [
         result if isinstance(result, Rejected) else _segmented(item, result, next(answers))
         for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True)
     ]
+    raised = [one.error for one in found if isinstance(one, Raised)]
+    if raised and len(raised) == len(found):
+        raise NothingGotThrough(outcomes) from raised[0]
+    if raised:
+        log.error("%d of %d images make the model raise", len(raised), len(found), exc_info=raised[0])
+    return outcomes
 
 
-def _fitting(count: int, cap: Cap, work: Callable[[range], Sequence[T]]) -> list[T | OutOfMemory]:
-    """The results of `work` on `count` rows, in as many steps as memory asks for."""
+def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> list[T | OutOfMemory]:
+    """The results of `work` on `rows`, in as many steps as memory asks for."""
     done: list[T | OutOfMemory] = []
-    while len(done) < count:
-        rows = range(len(done), min(count, len(done) + (cap.most or count)))
+    while len(done) < len(rows):
+        part = rows[len(done) : len(done) + (cap.most or len(rows))]
         try:
-            done += work(rows)
+            done += work(part)
         except (OutOfMemory, MemoryError):
             fits = False
         else:
             fits = True
         # Only here is the error gone with its traceback, whose frames hold on to what did not fit.
         if fits:
-            cap.held(len(rows))
-        elif len(rows) > 1:
-            cap.fell(len(rows))
+            cap.held(len(part))
+        elif len(part) > 1:
+            cap.fell(len(part))
         else:
             done.append(OutOfMemory())
     return done
 
 
-def _segmented(item: Item, pixels: Pixels, found: tuple[Found, ...] | OutOfMemory) -> Outcome:
+def _segmented(item: Item, pixels: Pixels, found: tuple[Found, ...] | OutOfMemory | Raised) -> Outcome:
+    if isinstance(found, Raised):
+        return Rejected(item.id, ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}")
     if isinstance(found, OutOfMemory):
         return Rejected(item.id, ErrorClass.OUT_OF_MEMORY, "does not fit into the model's memory, even alone")
     if not all(math.isfinite(one.presence) for one in found):  # NaN compares with nothing, and no database stores it
         return Rejected(item.id, ErrorClass.INTERNAL, "the model gave no number for it; try --dtype fp32")
     return Segmented(item.id, pixels.width, pixels.height, found)
+
+
+def refused_prompts(segmenter: Segmenter, prompts: Sequence[str]) -> dict[str, str]:
+    """The prompts that the model cannot take, each with the reason; one that makes it raise is among them."""
+
+    def reasons(rows: range) -> list[str | None]:
+        bad = segmenter.check_prompts(prompts[rows.start : rows.stop])
+        return [bad.get(prompt) for prompt in prompts[rows.start : rows.stop]]
+
+    answers = narrowed(range(len(prompts)), reasons, lambda error: not isinstance(error, MemoryError | OSError))
+    told = [answer.text if isinstance(answer, Raised) else answer for answer in answers]
+    return {prompt: reason for prompt, reason in zip(prompts, told, strict=True) if reason is not None}

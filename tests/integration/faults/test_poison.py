@@ -6,7 +6,7 @@ import pytest
 
 from db.session import Sessions
 from tests.db import scenario
-from tests.fakes import BREAKS_GPU, HANGS, HUNGRY, KILLS, TOO_LARGE
+from tests.fakes import BREAKS_GPU, HANGS, HUNGRY, KILLS, RAISES, TOO_LARGE
 from tests.integration.faults import farm
 from tests.terminals import Terminal
 
@@ -45,6 +45,38 @@ def test_an_image_that_breaks_the_gpu_is_found_like_one_that_kills(
     said = farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id, failed={3: "crashed"})
     assert "this process cannot go on: CUDA error" in said
+
+
+@pytest.mark.parametrize("rows", [[22], [5, 6, 7, 8], [1, 21, 22, 40]], ids=str)
+def test_images_that_make_the_model_raise_fail_alone_in_one_attempt_and_so_again_after_a_retry(
+    here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str], rows: list[int]
+) -> None:
+    failing_attempts.add("ValueError")
+    run_id = farm.load(sessions, tmp_path / "in", 40, dict.fromkeys(rows, RAISES), chunk_size=20)
+    said = farm.start(here, "one", "--until-empty").wait()
+    farm.check(sessions, run_id, failed=dict.fromkeys(rows, "internal"))
+    assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
+    assert crashes(said) == 0
+    reason = "the model raises for it, even alone: ValueError: an image that nobody foresaw"
+    assert {image.error for image in scenario.images(sessions, run_id) if image.row in rows} == {reason}
+    here.run("sam3-retry", "faces")
+    farm.start(here, "one", "--until-empty").wait()
+    images = scenario.images(sessions, run_id)
+    assert {image.row: image.error for image in images if image.state == "failed"} == dict.fromkeys(rows, reason)
+    assert {image.state for image in images if image.row not in rows} == {"done"}
+    assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
+
+
+def test_a_model_that_raises_for_everything_fails_no_image_but_its_process(
+    here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str]
+) -> None:
+    """Each process is good for some images; the next one loads the model anew and goes on."""
+    failing_attempts |= {"ValueError", "BrokenModel"}
+    run_id = farm.load(sessions, tmp_path / "in", 24, chunk_size=12)
+    broken = {"SAM3_SEGMENTER": "tests.fakes:BreaksLater", "FAKE_GOOD_IMAGES": "17"}
+    said = farm.start(here, "one", "--until-empty", **broken).wait()
+    farm.check(sessions, run_id)
+    assert "this process cannot go on: the model no longer passes its self-test" in said
 
 
 def test_an_image_that_does_not_fit_into_memory_fails_alone_without_a_crash(
