@@ -7,9 +7,9 @@ from difflib import SequenceMatcher
 
 from producer.cells import UNSTORABLE, quoted
 from workers.errors import UsageError
+from workers.formats import SUFFIXES
 
 IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 OTHER_FORMATS = (  # the longer of two equal beginnings first
     (b"\xff\xfe\0\0", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > utf8.csv"),
     (b"\0\0\xfe\xff", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > utf8.csv"),
@@ -76,7 +76,7 @@ def _choose_image(shown: str, names: tuple[str, ...], image_column: str | None) 
         if guess in spelled:
             return spelled[guess]
     for name in names:
-        if name.lower().endswith(IMAGE_SUFFIXES):
+        if name.lower().endswith(SUFFIXES):
             raise UsageError(f"{shown}: its first line holds {quoted(name)}, no column names; put a header above it")
     raise _no_column(shown, names, None, "--image-column")
 

@@ -34,6 +34,7 @@ from producer.cells import (
     unreadable,
 )
 from producer.csv_header import OTHER_FORMATS, choose_columns, iconv
+from producer.selection import LeftOut
 from workers.errors import ErrorClass, UsageError
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class CsvManifest:
     With a root given (`confined`) no path may leave it, judged by spelling alone. The file that the constructor saw is
     the one that is read: if it changes before `survey` or `rows` ends, they raise `UsageError`.
     """
+
+    left_out: tuple[LeftOut, ...] = ()  # a CSV names its images, so that nothing is
 
     def __init__(
         self,

@@ -2,6 +2,11 @@
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
+# Of cameras whose raw files begin like a TIFF, which holds a small picture first.
+CAMERA_RAW_SUFFIXES = (
+    *(".dng", ".nef", ".nrw", ".cr2", ".arw", ".srf", ".sr2", ".pef", ".srw", ".3fr", ".fff", ".erf", ".kdc", ".dcr"),
+    *(".mef", ".mos", ".iiq", ".rwl", ".gpr"),
+)
 HEAD_BYTES = 64  # of a file, enough for both functions below
 
 _OURS = (

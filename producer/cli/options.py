@@ -15,15 +15,13 @@ from db.intake import Frozen
 from db.runs import run_id_of
 from db.session import Sessions, reading, sqlite_url
 from producer.cells import one_line, prompt_fault
+from producer.layout import RUN_FILE, STATE_FOLDER
 from workers import edge
 from workers.errors import NoSuchRun, UsageError
 from workers.fleet.weights import absolute_model
 from workers.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-RUN_FILE = "run.yaml"
-STATE_FOLDER = ".sam3"  # in the folder of a sam3-run, unless it was told another
 
 
 class Phrase(click.ParamType[str]):

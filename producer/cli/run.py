@@ -19,8 +19,6 @@ from db.session import Sessions, reading, sqlite_url, write
 from producer.cli.enqueue import open_csv
 from producer.cli.export import export, view_of
 from producer.cli.options import (
-    RUN_FILE,
-    STATE_FOLDER,
     Found,
     exit_code,
     exit_flags,
@@ -35,7 +33,9 @@ from producer.cli.progress import Meter
 from producer.enqueue import Manifest, Request, record
 from producer.exports.common import Request as ExportRequest
 from producer.folder import FolderManifest
+from producer.layout import RESULTS, RUN_FILE, STATE_FOLDER
 from producer.retry import retry
+from producer.selection import LeftOut, told_left_out
 from producer.status import Standing, duration, told_errors
 from workers import edge
 from workers.app import create_app
@@ -62,7 +62,6 @@ KEPT_FLAGS = (  # those that run.yaml repeats as they were given
     "num_gpus",
     "select",
 )
-FILES = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
 
 
 @edge.command("sam3-run")
@@ -103,7 +102,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         found = record_run(sessions, manifest, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots)
-        return finish(found, flags, asked, Spent(time.monotonic() - began, before))
+        return finish(found, flags, asked, Spent(time.monotonic() - began, before), manifest.left_out)
 
 
 def open_source(source: Path, output: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> Manifest:
@@ -159,6 +158,8 @@ def record_run(
     """Bring the run in the folder's database up to the source, and write down how it was made."""
     with Meter(f"recording {request.name}", "rows") as meter:
         recorded = record(sessions, manifest, request, meter.tell)
+    if manifest.left_out:  # now, not only at the end, which may be days away
+        say(f"left out: {told_left_out(manifest.left_out)}")
     found = Found(sessions, recorded.run_id, request.name, settings, output)
     if flags["retry_failed"]:
         say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
@@ -240,7 +241,13 @@ def ended_images(standing: Standing) -> int:
     return images.segmented + images.empty + images.failed
 
 
-def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, spent: Spent) -> int:
+def finish(
+    found: Found,
+    flags: dict[str, Any],
+    asked: signal.Signals | None,
+    spent: Spent,
+    left_out: tuple[LeftOut, ...],
+) -> int:
     """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
@@ -250,9 +257,10 @@ def finish(found: Found, flags: dict[str, Any], asked: signal.Signals | None, sp
     written = write_files(found, flags["select"])
     images = standing.progress.images
     if flags["json"]:
-        edge.print_json(standing.as_json() | {"seconds": round(spent.seconds, 1), "files": written})
+        facts = {"seconds": round(spent.seconds, 1), "files": written, "left_out": [asdict(one) for one in left_out]}
+        edge.print_json(standing.as_json() | facts)
     else:
-        summarise(standing, spent, written)
+        summarise(standing, spent, written, left_out)
         if images.failed + images.cancelled:
             given = [argument for argument in sys.argv[1:] if argument != "--retry-failed"]
             say(f"Next: {shlex.join([Path(sys.argv[0]).name, *given, '--retry-failed'])}")
@@ -267,7 +275,7 @@ def write_files(found: Found, select: str) -> dict[str, str]:
 
     assert found.folder is not None
     view = view_of(found)
-    written = {name: str(found.folder / file) for name, file in FILES.items()}
+    written = {name: str(found.folder / file) for name, file in RESULTS.items()}
     request = ExportRequest(
         view=view,
         min_score=view.threshold,
@@ -282,7 +290,7 @@ def write_files(found: Found, select: str) -> dict[str, str]:
     return written
 
 
-def summarise(standing: Standing, spent: Spent, written: dict[str, str]) -> None:
+def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_out: tuple[LeftOut, ...]) -> None:
     progress, images = standing.progress, standing.progress.images
     now = ended_images(standing) - spent.images_before
     speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
@@ -298,5 +306,7 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str]) -> None
     click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}")
     if standing.errors:
         click.echo(f"  errors: {told_errors(standing.errors)}")
+    if left_out:
+        click.echo(f"  left out: {told_left_out(left_out)}")
     for name, path in written.items():
         click.echo(f"  {name:<8} {path}")

@@ -21,6 +21,7 @@ from producer.exports.common import (
     writing,
 )
 from producer.exports.names import mask_path, prompt_slugs
+from producer.layout import MASK_HEAD_BYTES, MASK_MARK
 from workers.errors import UsageError
 
 SELECTIONS = ("union", "best", "largest")
@@ -87,11 +88,11 @@ def _remove_own(target: Path, run: str) -> None:
         return
     with writing(target):
         with target.open("rb") as file:
-            head = file.read(1024)
+            head = file.read(MASK_HEAD_BYTES)
         if struct.pack(">I4s", len(_mark(run)), b"tEXt") + _mark(run) in head:
             target.unlink()
 
 
 def _mark(run: str) -> bytes:
     """The text chunk in every mask that names the run it was exported from."""
-    return f"sam3-run\0{quote(run)}".encode()
+    return MASK_MARK + quote(run).encode()

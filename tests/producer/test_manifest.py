@@ -12,6 +12,7 @@ import pytest
 from db.intake import NewRow
 from producer.folder import FolderManifest
 from producer.manifest import LINE_BYTES, ROWS_PER_LOOK, CsvManifest
+from producer.selection import LeftOut
 from workers.errors import UsageError
 
 TO_COMMAS = (
@@ -565,9 +566,12 @@ def test_names_that_no_database_stores_are_rejected_rows() -> None:
 def test_a_folder_without_images_is_refused() -> None:
     make("notes.txt", ".cache/a.jpg")
     Path("file.jpg").touch()
-    suffixes = ".jpg .jpeg .png .webp .tif .tiff .bmp"
+    Path("empty").mkdir()
+    advice = "give a folder with JPEG, PNG, WEBP, TIFF, BMP or GIF files"
+    left_out = "1 hidden (.cache/), 1 not an image (notes.txt)"
     expected = {
-        "photos": f"photos: no images in it or below it; give a folder with {suffixes} files",
+        "photos": f"photos: no images in it or below it; left out: {left_out}; {advice}",
+        "empty": f"empty: no images in it or below it; {advice}",
         "nowhere": "nowhere: not found; check the path",
         "file.jpg": "file.jpg: is no folder; check the path",
     }
@@ -583,14 +587,20 @@ def test_a_folder_cannot_be_its_own_output() -> None:
 
 
 @pytest.mark.usefixtures("nobody_special")
-def test_a_folder_that_may_not_be_read_is_refused_and_not_left_out() -> None:
-    folder = make("a.jpg", "private/b.jpg")
-    Path("photos/private").chmod(0)
+def test_a_folder_that_may_not_be_read_is_told_and_only_at_the_top_refused() -> None:
+    folder = make("a.jpg", "private/b.jpg", "private/c.jpg", "private.txt")
+    Path("photos/private.txt").chmod(0)
+    private = Path("photos/private")
+    private.chmod(0)
     try:
+        manifest = FolderManifest(folder)
+        assert manifest.survey().rows == 1
+        assert manifest.left_out == (LeftOut("unreadable", 2, "private.txt"),)
+        assert [row.path for row in manifest.rows()] == ["a.jpg"]
         with pytest.raises(UsageError, match=r"^photos/private: permission denied; make it readable for this user$"):
-            FolderManifest(folder).survey()
+            FolderManifest(private)
     finally:
-        Path("photos/private").chmod(0o700)
+        private.chmod(0o700)
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_told() -> None:

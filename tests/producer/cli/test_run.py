@@ -103,6 +103,24 @@ def test_a_broken_image_ends_with_1_and_is_tried_again_once_it_is_mended(here: T
     assert status.stderr == "Next: sam3-export moved --format csv -o photos.csv\n"
 
 
+def test_what_a_folder_leaves_out_is_told_and_earlier_results_in_it_are_no_images(here: Terminal) -> None:
+    squares(here, 2)
+    (here.home / "photos" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    told = here.run("sam3-run", "photos", *FAKE, "-o", "photos/people")
+    assert "\n  left out: 1 HEIC (a.heic; convert to JPEG), " in told.stdout
+    assert "left out: 1 HEIC (a.heic; convert to JPEG), " in told.stderr
+    here.run("sam3-export", "photos/people", "--format", "png", "-o", "photos/copies")
+
+    second = here.json("sam3-run", "photos", *FAKE, "-o", "photos/cars")
+
+    assert second["images"]["total"] == 2
+    counts = {one["reason"]: one["count"] for one in second["left_out"]}
+    # Masks twice, results.csv, preview.jpg and run.yaml; state and logs are hidden.
+    assert counts["from sam3-run or sam3-export"] == 2 + 2 + 3
+    assert counts["HEIC"] == 1
+    assert {"reason": "HEIC", "count": 1, "example": "a.heic"} in second["left_out"]
+
+
 def segmented(here: Terminal, running: Background) -> int:
     if not (here.home / "out" / "run.yaml").exists():
         return 0
@@ -151,7 +169,7 @@ def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_o
         (("photos", "--model", "tiny", "--gpus", "cpu", "-o", "/proc/out"), 2, "/proc/out: cannot write there"),
         (("photos", "-o", "/proc/out"), 2, "/proc/out: cannot write there"),
         (("photos", "-o", "photos"), 2, "photos: is the output folder too; choose another with -o"),
-        (("empty",), 2, "empty: no images in it or below it; give a folder with .jpg"),
+        (("empty",), 2, "empty: no images in it or below it; give a folder with JPEG, PNG, "),
     ],
 )
 def test_what_cannot_be_run_is_one_line_before_anything_is_recorded(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from producer.exports.common import Request, Summary
 from producer.exports.png import export_png
+from producer.layout import MASK_HEAD_BYTES, is_mask
 from tests.producer.exports.conftest import FAINT, LARGE, SMALL, MakeRequest
 from tests.producer.exports.finished import Finished, Mask
 from workers.errors import UsageError
@@ -33,6 +34,12 @@ def test_a_mask_is_0_and_255_at_the_images_size(
     with Image.open(request.out / "person" / "a.jpg.png") as mask:
         assert (mask.mode, mask.size) == ("L", (64, 48))
         assert np.array_equal(np.asarray(mask), expected * 255)
+
+
+def test_a_mask_is_known_as_ours_by_its_first_bytes(run: Finished, request_for: MakeRequest) -> None:
+    request = request_for("masks")
+    export(run, request)
+    assert is_mask((request.out / "person" / "a.jpg.png").read_bytes()[:MASK_HEAD_BYTES])
 
 
 def test_masks_mirror_the_tree_without_files_for_empty_results(
