@@ -19,6 +19,8 @@ from db.models import (
 from db.presence import LIVE_SECONDS
 from db.session import now
 
+OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
+
 
 @dataclass(frozen=True)
 class RunView:

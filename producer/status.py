@@ -11,7 +11,7 @@ from rich.text import Text
 from db import views
 from db.models import RunState
 from db.session import Sessions, reading
-from db.views import ErrorLine, Progress, WorkerLine
+from db.views import OVER, ErrorLine, Progress, WorkerLine
 
 
 class Standing:
@@ -29,7 +29,7 @@ class Standing:
 
     @property
     def over(self) -> bool:
-        return self.progress.state in (RunState.DONE, RunState.CANCELLED)
+        return self.progress.state in OVER
 
     def as_json(self) -> dict[str, Any]:
         progress = self.progress

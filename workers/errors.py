@@ -49,6 +49,12 @@ class NoSuchRun(Sam3Error):
     exit_code = 4
 
 
+class NotOver(Sam3Error):
+    """The command was right, but its run has not ended yet."""
+
+    exit_code = 1
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first; empty if it says nothing."""
     return (str(error).strip().splitlines() or [""])[0]

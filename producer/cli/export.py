@@ -8,14 +8,16 @@ import click
 
 from db import views
 from db.exported import ExportedImage
+from db.models import RunState
 from db.session import reading
 from db.views import RunView
 from producer.cli.options import Found, Share, find_run, json_flag
 from producer.cli.progress import Meter
 from producer.exports.common import Request, Summary, read_images
+from producer.exports.so_far import SoFar, how_far, require_exportable
 from workers import edge
 from workers.edge import counted, say
-from workers.errors import UsageError
+from workers.errors import NotOver, UsageError
 
 Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Summary]
 
@@ -33,13 +35,14 @@ Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Sum
     help="For csv: the folder that png masks were exported to (default: that of a sam3-run folder).",
 )
 @click.option("--all", is_flag=True, help="Also rows that the source no longer has, at the end.")
+@click.option("--partial", is_flag=True, help="Also of a run that is not over: what there is so far.")
 @json_flag
 def main(run: str, format: str, output: Path, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
 
     csv is the input with added columns (--masks fills those of the masks); coco has every instance as RLE; png has
     one mask per image and prompt, in folders like those of the input (--select: all instances together, the best,
-    or the largest).
+    or the largest). Of a run that is not over nothing is written, unless with --partial.
     """
     if str(output) == "-":
         raise UsageError("-o -: an export is a file that is renamed into place when it is whole; give its name")
@@ -59,13 +62,19 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
         select=flags["select"],
         masks=masks,
         gone=flags["all"],
+        partial=flags["partial"],
     )
-    summary = export(found, request, format)
+    try:
+        summary = export(found, request, format)
+    except NotOver as error:
+        raise NotOver(f"{error}; {how_to_go_on(found, view)}, or add --partial to export what is there") from None
+    with reading(found.sessions) as session:
+        now = how_far(session, found.run_id)
     if flags["json"]:
         facts = {"run": found.name, "format": format, "path": str(summary.path)} | counts(summary)
-        edge.print_json(facts | {"gone": view.gone})
+        edge.print_json(facts | {"gone": view.gone, "partial": request.so_far})
     else:
-        say(f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}")
+        say(told(found, request, summary, now))
     tell_gone(request)
     return 0
 
@@ -79,10 +88,34 @@ def tell_gone(request: Request) -> None:
         say(f"warning: {source} was read again in part only: rows that it did not reach come last, in their old order")
 
 
+def how_to_go_on(found: Found, view: RunView) -> str:
+    if found.folder is not None:
+        return "let the same sam3-run command finish it"
+    if view.state == RunState.LOADING:
+        return "let its sam3-enqueue finish, or run the same one again if it was killed"
+    return f"wait (sam3-status {found.argument} --wait)"
+
+
+def told(found: Found, request: Request, summary: Summary, now: SoFar) -> str:
+    """`faces.json: 176 images, 203 instances; 176 of 768 images so far`."""
+    parts = [f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}"]
+    if summary.left_out:
+        parts.append(f"{counted(summary.left_out, 'instance')} without a pixel left out")
+    if request.so_far:
+        parts.append(str(now))
+    elif now.cancelled:
+        again = "the same sam3-run command with --retry-failed" if found.folder else f"sam3-retry {found.argument}"
+        parts.append(f"{counted(now.cancelled, 'image')} cancelled before: {again} takes them up again")
+    return "; ".join(parts)
+
+
 def export(found: Found, request: Request, format: str) -> Summary:
-    """Write one format with a progress bar."""
+    """Write one format with a progress bar. Raises `NotOver`, before anything is written, for a part of a run that
+    was not asked for as one."""
+    write = exporter(format)
     with Meter(f"exporting {format}", "images") as meter, reading(found.sessions) as session:
-        return exporter(format)(request, read_images(session, request), lambda done: meter.tell(done, request.rows))
+        require_exportable(session, found.run_id, partial=request.partial)
+        return write(request, read_images(session, request), lambda done: meter.tell(done, request.rows))
 
 
 def exporter(format: str) -> Export:
@@ -113,4 +146,9 @@ def view_of(found: Found) -> RunView:
 
 
 def counts(summary: Summary) -> dict[str, int]:
-    return {"images": summary.images, "instances": summary.instances, "files": summary.files}
+    return {
+        "images": summary.images,
+        "instances": summary.instances,
+        "files": summary.files,
+        "left_out": summary.left_out,
+    }

@@ -86,6 +86,7 @@ def _info(request: Request) -> dict[str, Any]:
         "min_score": request.min_score,
         "mask_rule": view.mask_rule,
         "orientation": view.orientation,
+        "partial": request.so_far,
     }
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from db.exported import ExportedImage, ExportedInstance, ExportedResult, exported_images
-from db.views import RunView
+from db.views import OVER, RunView
+from producer.exports.so_far import require_exportable
 from workers.errors import UsageError
 
 Progress = Callable[[int], None]  # is told how many rows have been read so far
@@ -31,11 +32,17 @@ class Request:
     select: str = "union"  # png: union, best (highest score) or largest instance of a result
     masks: Path | None = None  # csv: the folder that png masks were exported to
     gone: bool = False  # also the rows that the source no longer has, at the end
+    partial: bool = False  # also a run that is not over: what there is so far
 
     @property
     def rows(self) -> int:
         """How many rows of the run there are to read."""
         return self.view.images if self.gone else self.view.images - self.view.gone
+
+    @property
+    def so_far(self) -> bool:
+        """Whether the run was not over when `view` was read, so that the export is a part of it."""
+        return self.view.state not in OVER
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,13 @@ def read_images(session: Session, request: Request) -> Iterator[ExportedImage]:
     """The rows for any format: those of the source in its order.
 
     Instances come down to the run's threshold even if `min_score` is higher, so that segmented and empty
-    can be told apart; the formats leave out what is below `min_score`.
+    can be told apart; the formats leave out what is below `min_score`. Raises `NotOver` after the last row if the run
+    is not over by then, unless that was asked for: a retry or a delete may begin while an export reads for hours. A
+    format that writes one file has not put it in its place yet.
     """
     min_score = min(request.min_score, request.view.threshold)
-    return exported_images(session, request.view.id, min_score, gone=request.gone)
+    yield from exported_images(session, request.view.id, min_score, gone=request.gone)
+    require_exportable(session, request.view.id, partial=request.partial)
 
 
 def counted(images: Iterable[ExportedImage], progress: Progress) -> Iterator[ExportedImage]:

@@ -46,6 +46,7 @@ def request_for(run: Finished, tmp_path: Path) -> MakeRequest:
 
     def make(out: str, *, min_score: float = 0.5, select: str = "union", masks: str | None = None) -> Request:
         folder = tmp_path / "out"
-        return Request(run.view, min_score, folder / out, select, None if masks is None else folder / masks)
+        masks_folder = None if masks is None else folder / masks
+        return Request(run.view, min_score, folder / out, select, masks_folder, partial=True)  # a row is pending
 
     return make
