@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from db.migrate import upgrade
 from db.models import RunState
 from db.session import Sessions, connect, read
-from tests.chaos_verdict import COLOURS, SPECIAL, leftovers, rows_missed, runs_that_read_nothing, unfinished, verdicts
+from tests.chaos.verdict import COLOURS, SPECIAL, leftovers, rows_missed, runs_that_read_nothing, unfinished, verdicts
 from tests.db import audit
 from tests.integration.faults.farm import WHITE, Verdict, bugs_told, descendants
 from tests.integration.processes import parent_of
