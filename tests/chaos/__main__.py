@@ -4,246 +4,41 @@ The model is simulated (`tests.fakes.FaultySegmenter`) and clocks run twenty tim
 """
 
 import argparse
-import os
 import random
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
-import redis
-from PIL import Image as Picture
 from sqlalchemy.engine import make_url
 
 from db.migrate import upgrade
 from db.models import RunState
-from db.session import Sessions, connect, read
-from tests.chaos.verdict import COLOURS, SPECIAL, leftovers, rows_missed, runs_that_read_nothing, unfinished, verdicts
+from db.session import connect, read
+from tests.chaos.exports import disagreements
+from tests.chaos.faults import faults
+from tests.chaos.verdict import leftovers, rows_missed, verdicts
+from tests.chaos.world import (
+    CANARY,
+    CLOCKS,
+    LAUNCHERS,
+    MOST_MISSED,
+    NAMES,
+    SETTLE_SECONDS,
+    World,
+    write_images,
+    write_table,
+)
 from tests.db import audit
-from tests.integration.faults.farm import WHITE, Verdict, bugs_told, descendants
-from tests.integration.processes import parent_of
+from tests.integration.faults.farm import Verdict, bugs_told
 from tests.integration.valkey import Valkey
-from tests.postgresql import Postgresql, serve
-from tests.terminals import Background, Terminal
-from workers.contract import QUEUE
-
-IMAGES = 1000  # of each run
-LAUNCHERS = ("one", "two", "three")
-SETTLE_SECONDS = 900.0  # a chunk that was given back ten times in a row rests for 300, perhaps more than once
-# When a mount goes, each node may have one batch that is partly read; when it comes back, all batches between its
-# reading and its commit may have been found missing as a whole, and then the files are there again.
-MOST_MISSED = len(LAUNCHERS) * 4 * (1 + 5)
-CANARY = "canary-in-the-database-url"
-CLOCKS = {
-    "SAM3_BATCH_SIZE": "4",
-    "SAM3_DECODE_THREADS": "1",
-    "SAM3_LEASE_SECONDS": "3",
-    "SAM3_HEARTBEAT_SECONDS": "0.5",
-    "SAM3_RECONCILE_SECONDS": "0.5",
-    "SAM3_ABSENT_SECONDS": "1",
-    "SAM3_FAULT_PAUSE_SECONDS": "0.2",
-    "SAM3_STALL_SECONDS": "10",
-    "SAM3_GRACE": "10",
-    "SAM3_SEGMENTER": "tests.fakes:FaultySegmenter",
-    "FAKE_SECONDS_PER_IMAGE": "0.01",
-}
-
-
-def write_images(folder: Path) -> Path:
-    """The images of every run, a few of them bad, and the CSV that names them."""
-    folder.mkdir()
-    for row in range(1, IMAGES + 1):
-        path = folder / f"{row:04}.png"
-        Picture.new("RGB", (32, 24), COLOURS.get(row, WHITE)).save(path)
-        match SPECIAL.get(row):
-            case "truncated":
-                path.write_bytes(path.read_bytes()[:60])
-            case "missing":
-                path.unlink()
-            case "not_an_image":
-                path.write_text("<html>404</html>")
-    table = folder.with_suffix(".csv")  # not in the folder: that is lost now and then
-    table.write_text("path\n" + "".join(f"{row:04}.png\n" for row in range(1, IMAGES + 1)))
-    return table
-
-
-@dataclass
-class World:
-    """Everything that can break."""
-
-    here: Terminal
-    valkey: Valkey
-    sessions: Sessions
-    postgresql: Postgresql | None
-    table: Path
-    dice: random.Random
-    launchers: dict[str, Background]
-    runs: int = 0
-    losses: int = 0  # of the mount
-    undo: dict[str, tuple[float, Callable[[], object]]] = field(default_factory=dict)  # when a fault is over, and how
-
-    def start(self, name: str) -> None:
-        self.launchers[name] = self.here.start(
-            "sam3-worker", "--gpus", "cpu", SAM3_STATE_DIR=str(self.here.home / name)
-        )
-
-    def enqueue(self) -> None:
-        """One more run; a producer that fails for a broken broker or database is asked again later."""
-        if self.here.start("sam3-enqueue", *self.flags(f"run{self.runs + 1}")).process.wait(60) == 0:
-            self.runs += 1
-
-    def flags(self, name: str) -> tuple[str, ...]:
-        """What sam3-enqueue is told of a run."""
-        source = ("--csv", str(self.table), "--image-root", str(self.images))
-        return (*source, "--prompt", "person", "--run", name, "--chunk-size", "20")
-
-    @property
-    def images(self) -> Path:
-        return self.table.with_suffix("")
-
-    def unfinished(self) -> int:
-        return read(self.sessions, unfinished)
-
-    def tend(self) -> None:
-        """Start what ended, let go on what stood still for long enough, and keep some work at hand."""
-        for name, (until, undo) in list(self.undo.items()):
-            if time.monotonic() > until:
-                del self.undo[name]
-                undo()
-        for name, launcher in list(self.launchers.items()):
-            if launcher.process.poll() is not None:
-                self.start(name)
-
-    def heal(self) -> None:
-        """Let every fault be over that lasts."""
-        while self.undo:
-            _, (_, undo) = self.undo.popitem()
-            undo()
-
-    def victim(self, depth: int) -> int | None:
-        """A launcher (0), a Celery parent (1) or a child that works (2), if there is one."""
-        launcher = self.launchers[self.dice.choice(LAUNCHERS)].process.pid
-        found = [pid for pid in (launcher, *descendants(launcher)) if _depth(pid, launcher) == depth]
-        return self.dice.choice(found) if found else None
-
-
-def _depth(pid: int, top: int) -> int:
-    """How far below the launcher; -1 if it is no longer there. A node's resource tracker counts as a child."""
-    depth = 0
-    with suppress(OSError):
-        while pid != top:
-            pid, depth = parent_of(pid), depth + 1
-        return depth
-    return -1
-
-
-def kill(world: World, depth: int) -> None:
-    pid = world.victim(depth)
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def stop(world: World) -> None:
-    """A child, a parent or a whole machine stands still for up to two leases."""
-    pid = world.victim(world.dice.randrange(3))
-    if "stood still" not in world.undo and pid is not None:
-        pids = (pid, *descendants(pid))
-        signal_all(pids, signal.SIGSTOP)
-        until = time.monotonic() + world.dice.uniform(1, 6)
-        world.undo["stood still"] = until, lambda: signal_all(pids, signal.SIGCONT)
-
-
-def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def lose_mount(world: World) -> None:
-    """The images are away for some seconds, but only while every run that goes on can tell by what it has read."""
-    away = world.images.with_name("away")
-    if "mount lost" not in world.undo and not read(world.sessions, runs_that_read_nothing):
-        world.images.rename(away)
-        world.losses += 1
-        until = time.monotonic() + world.dice.uniform(1, 4)
-        world.undo["mount lost"] = until, lambda: away.rename(world.images)
-
-
-def drain(world: World) -> None:
-    world.launchers[world.dice.choice(LAUNCHERS)].process.terminate()
-
-
-def restart_broker(world: World, forgets: bool) -> None:
-    world.valkey.kill()
-    if forgets:
-        world.valkey.forget()
-    world.valkey.start()
-
-
-def on_broker(work: Callable[[redis.Redis], object]) -> Callable[[World], None]:
-    def fault(world: World) -> None:
-        with suppress(redis.RedisError):
-            work(world.valkey.client)
-
-    return fault
-
-
-def repeat_doorbells(client: redis.Redis) -> None:
-    for message in client.lrange(QUEUE, 0, 20):
-        client.rpush(QUEUE, message, message)
-
-
-def post_garbage(client: redis.Redis) -> None:
-    client.lpush(QUEUE, "{}", "no JSON at all", '{"body": "", "headers": {}, "properties": {}}')
-
-
-def again(world: World, command: str) -> None:
-    """An operator who changes his mind, or is not sure whether it worked the first time."""
-    if not world.runs or "mount lost" in world.undo:  # a run that has read nothing yet could not tell
-        return
-    name = f"run{world.dice.randint(1, world.runs)}"
-    world.here.start(command, *(world.flags(name) if command == "sam3-enqueue" else (name,)))
-
-
-def end_backends(world: World) -> None:
-    if world.postgresql is not None:
-        with psycopg.connect(world.postgresql.url, autocommit=True) as admin:
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'chaos'")
-
-
-def restart_postgresql(world: World) -> None:
-    if world.postgresql is not None:
-        world.postgresql.restart()
-
-
-def faults(world: World) -> dict[str, Callable[[World], None]]:
-    common: dict[str, Callable[[World], None]] = {
-        "child killed": lambda world: kill(world, 2),
-        "node killed": lambda world: kill(world, 1),
-        "machine killed": lambda world: kill(world, 0),
-        "stood still": stop,
-        "worker drained": drain,
-        "broker restarted": lambda world: restart_broker(world, False),
-        "broker emptied": lambda world: restart_broker(world, True),
-        "FLUSHALL": on_broker(lambda client: client.flushall()),
-        "clients cut off": on_broker(lambda client: client.client_kill_filter(_type="normal")),
-        "doorbells repeated": on_broker(repeat_doorbells),
-        "garbage posted": on_broker(post_garbage),
-        "mount lost": lose_mount,
-        "enqueued again": lambda world: again(world, "sam3-enqueue"),
-        "run cancelled": lambda world: again(world, "sam3-cancel"),
-        "run retried": lambda world: again(world, "sam3-retry"),
-    }
-    if world.postgresql is None:
-        return common
-    return common | {"database restarted": restart_postgresql, "backends ended": end_backends}
+from tests.postgresql import serve
+from tests.terminals import Terminal
 
 
 @contextmanager
@@ -304,7 +99,20 @@ def settle(world: World) -> list[str]:
         odd.append("so many can only have failed because a lost mount was not noticed")
     tidy_up(world)
     wait_for_the_end(world)
+    redo_changed(world)
+    wait_for_the_end(world)
+    for name, state, *_ in read(world.sessions, leftovers):
+        if state == RunState.DONE:
+            odd += disagreements(world, name)
     return odd
+
+
+def redo_changed(world: World) -> None:
+    """The CSV as it was at first, and every picture as it is now, in each run that is done."""
+    write_table(world.table, NAMES)
+    for name, state, *_ in read(world.sessions, leftovers):
+        if state == RunState.DONE:
+            world.here.run("sam3-enqueue", *world.flags(name), "--redo", "changed")
 
 
 def wait_for_the_end(world: World) -> None:
