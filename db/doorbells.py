@@ -7,11 +7,11 @@ commit; the caller commits first and publishes afterwards.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import Session
 
 from db.chunks import change_chunks
-from db.models import Chunk, ChunkState, Image, Run, RunState
+from db.models import Chunk, ChunkState, Image, Installation, Run, RunState
 from db.session import now
 
 
@@ -26,6 +26,7 @@ class Rung:
     ring: int
     images: int
     first_path: str
+    database: str  # its identity: which queue the doorbell goes to
 
 
 def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
@@ -58,8 +59,9 @@ def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
     """What the doorbells of these chunks say, in the order of their numbers."""
     first_path = select(Image.path).where(Image.chunk_id == Chunk.id).order_by(Image.row).limit(1).scalar_subquery()
     rows = (
-        select(Run.id, Run.name, Chunk.id, Chunk.number, Chunk.ring, Chunk.images, first_path)
+        select(Run.id, Run.name, Chunk.id, Chunk.number, Chunk.ring, Chunk.images, first_path, Installation.identity)
         .join(Run, Run.id == Chunk.run_id)
+        .join(Installation, true())
         .where(Chunk.id.in_(chunk_ids))
         .order_by(Chunk.number)
     )

@@ -93,6 +93,14 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Text, int: BigInteger, float: Float(53), bool: Boolean}  # noqa: RUF012 - SQLAlchemy's own spelling
 
 
+class Installation(Base):
+    """What this database calls itself: one row, made with the tables."""
+
+    __tablename__ = "installation"
+
+    identity: Mapped[str] = mapped_column(String(32), primary_key=True)  # random hex digits
+
+
 class Run(Base):
     """One enqueue: its inputs and the settings frozen with them."""
 

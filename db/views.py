@@ -11,6 +11,7 @@ from db.models import (
     ChunkState,
     Image,
     ImageState,
+    Installation,
     Prompt,
     Run,
     RunState,
@@ -120,6 +121,11 @@ def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunV
         every_image=tuple(prompt.id for prompt in prompts if prompt.every_image),
         **plain,
     )
+
+
+def identity(session: Session) -> str:
+    """The random name of this database, which tells its doorbells from those of others."""
+    return session.execute(select(Installation.identity)).scalar_one()
 
 
 def prompt_texts(session: Session, ids: Collection[int]) -> dict[int, str]:

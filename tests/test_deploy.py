@@ -246,8 +246,8 @@ def test_our_own_traffic_passes_the_brokers_rules(broker_url: str) -> None:
     assert Doorbells(app).count() == 0
     with app.connection_for_write() as connection:
         queue = connection.SimpleQueue("sam3")
-        queue.put(Doorbell(1, 2, 3).to_message())
-        assert queue.get(timeout=5).payload == Doorbell(1, 2, 3).to_message()
+        queue.put(Doorbell("", 1, 2, 3).to_message())
+        assert queue.get(timeout=5).payload == Doorbell("", 1, 2, 3).to_message()
         queue.close()
     assert app.control.ping(timeout=0.2) == []  # broadcasts, as Flower does
 

@@ -7,23 +7,28 @@ from typing import Any
 
 from celery import Celery
 
-from workers.contract import QUEUE
+from workers.contract import queue_name
 from workers.settings import Settings
 
 
 def create_app(settings: Settings) -> Celery:
     """The one configuration that producers, nodes and Flower share. Nothing is connected yet."""
     app = Celery("sam3", set_as_current=False)
-    app.conf.update(_broker(settings), **_delivery(), **_pool(), **_events(settings))
+    app.conf.update(_broker(settings), **_delivery(settings), **_pool(), **_events(settings))
     return app
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
+    queue = queue_name(settings.identity)
     return {
         "broker_url": settings.broker_url,
         "broker_transport_options": {
             # Leases bring work back within a minute; a broker that does it too only causes repeated messages.
             "visibility_timeout": settings.visibility_seconds,
+            # What nodes have taken, apart for each database: others on the same broker are none of our business.
+            "unacked_key": f"{queue}-unacked",
+            "unacked_index_key": f"{queue}-unacked-index",
+            "unacked_mutex_key": f"{queue}-unacked-mutex",
             "socket_timeout": 15,  # a dead peer must be noticed: by default a publish hangs for ever
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -36,9 +41,9 @@ def _broker(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _delivery() -> dict[str, Any]:
+def _delivery(settings: Settings) -> dict[str, Any]:
     return {
-        "task_default_queue": QUEUE,
+        "task_default_queue": queue_name(settings.identity),
         "task_acks_late": True,  # the message stays visible to the doorbell scan until the chunk ends
         "task_reject_on_worker_lost": False,  # a chunk that kills its process would loop for ever:
         "task_retry_on_worker_lost": False,  # crashes are counted in one place, in SQL

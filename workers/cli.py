@@ -121,10 +121,11 @@ def worker(until_empty: bool, **flags: Any) -> int:
     """Serve runs: one supervised node per GPU. Ctrl-C finishes the batch in hand and gives the rest back."""
     slots = choose_slots(flags["gpus"], flags["num_gpus"])
     settings = node_settings(**flags)
+    sessions = edge.open_database(settings.database_url, connections=1, create=True)
+    settings = edge.identified(settings, sessions)
     app = create_app(settings)
     for warning in check_broker(app):
         say(f"warning: {warning}")
-    sessions = edge.open_database(settings.database_url, connections=1, create=True)
     check_runs(sessions, settings)
     say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
 

@@ -1,11 +1,19 @@
-"""What travels over the broker: the task's name, its queue and its message. Knows no Celery and no SQL."""
+"""What travels over the broker: the task's name, its queue and its message. Knows no Celery and no SQL.
+
+Every database has its own queue, so that several can share one broker; messages name their database as well, because
+anybody may write to a queue.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 TASK = "sam3.segment_chunk"
-QUEUE = "sam3"
-VERSION = 1
+VERSION = 2  # 1 did not name its database
+
+
+def queue_name(identity: str) -> str:
+    """The queue of the database with this identity."""
+    return f"sam3-{identity}" if identity else "sam3"
 
 
 class BadMessage(ValueError):
@@ -16,22 +24,25 @@ class BadMessage(ValueError):
 class Doorbell:
     """Says that a chunk may be claimed; everything about the work itself is in SQL."""
 
+    database: str  # the identity of the one that knows the chunk
     run: int
     chunk: int
     ring: int
 
-    def to_message(self) -> dict[str, int]:
-        return {"v": VERSION, "run": self.run, "chunk": self.chunk, "ring": self.ring}
+    def to_message(self) -> dict[str, int | str]:
+        return {"v": VERSION, "db": self.database, "run": self.run, "chunk": self.chunk, "ring": self.ring}
 
     @classmethod
     def from_message(cls, message: Any) -> "Doorbell":
-        """Raise `BadMessage`, without the message's content, for anything but version 1 with whole numbers."""
+        """Raise `BadMessage`, without the message's content, unless it is of this version and names its chunk."""
         if not isinstance(message, dict) or message.get("v") != VERSION:
-            raise BadMessage("not a version 1 message")
+            raise BadMessage(f"not a version {VERSION} message")
         run, chunk, ring = (message.get(key) for key in ("run", "chunk", "ring"))
         if not (type(run) is type(chunk) is type(ring) is int):
             raise BadMessage("run, chunk and ring must be whole numbers")
-        return cls(run, chunk, ring)
+        if not isinstance(database := message.get("db"), str):
+            raise BadMessage("it names no database")
+        return cls(database, run, chunk, ring)
 
 
 def task_id(run_name: str, chunk_number: int, ring: int) -> str:

@@ -25,7 +25,9 @@ from db.session import (
     connect,
     describe_failure,
     is_busy,
+    read,
 )
+from db.views import identity
 from workers.errors import Sam3Error, Unreachable, UsageError, first_line
 from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
 
@@ -205,6 +207,11 @@ def open_database(url: str, connections: int = 2, *, create: bool = False, run_f
         sessions = connect(url, connections=connections, create=create)
         ensure_schema(sessions, create=create)
     return sessions
+
+
+def identified(settings: Settings, sessions: Sessions) -> Settings:
+    """The settings, and whose doorbells these are: nodes and broker tools need to know the database by its identity."""
+    return settings.model_copy(update={"identity": read(sessions, identity)})
 
 
 @contextmanager

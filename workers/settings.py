@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     visibility_seconds: int = Field(24 * 3600, ge=1)  # when the broker hands out an unacknowledged message again
 
     # set by the launcher for each node
+    identity: str = ""  # of the database: which doorbells the node answers
     node: str = "worker"  # gpu0, cpu1, ...
     device: Literal["cuda", "cpu"] = "cpu"
     cores: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1)  # the node's share of the machine's

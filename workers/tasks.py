@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from celery import current_app, shared_task
@@ -60,6 +60,13 @@ def segment_chunk(message: Any) -> dict[str, Any]:
         raise
 
 
+@cache
+def _foreign() -> dict[str, Any]:
+    """Told once: whoever rings at the wrong door may do so often."""
+    log.warning("dropped a doorbell of another database; does somebody else write to our queue?")
+    return {"dropped": "it is another database's"}
+
+
 def _fault(reason: str) -> None:
     Worker.breaker.fault(reason)
     if not Worker.breaker.open and not Worker.asked_to_end():
@@ -69,6 +76,8 @@ def _fault(reason: str) -> None:
 
 def _answer(doorbell: Doorbell) -> dict[str, Any]:
     worker = Worker.this()
+    if doorbell.database != worker.identity:
+        return _foreign()
     run = read(worker.sessions, run_view, doorbell.run, row_prompts=False)
     if run is None:
         return {"skipped": "no such run"}

@@ -18,7 +18,7 @@ from db import doorbells, leases, presence
 from db.leases import Claim, ImageDone, LeaseLost, Outcome
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, read, write
-from db.views import RunView, active_runs
+from db.views import RunView, active_runs, identity
 from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line, one_line
 from workers.fleet.weights import check_models, model_folder, revision_of
@@ -57,6 +57,7 @@ class Worker:
         self.settings = settings
         self.sessions: Sessions = connect(settings.database_url, connections=2)
         ensure_schema(self.sessions)
+        self.identity = read(self.sessions, identity)
         me = this_process()
         node = f"{settings.node}@{me.host}"
         self.id = write(self.sessions, presence.register, node, me)

@@ -49,10 +49,10 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"])
     if dry_run:
         return report_dry_run(manifest, request, flags)
-    app = create_app(settings)
+    sessions = edge.open_database(settings.database_url, create=True)
+    app = create_app(edge.identified(settings, sessions))
     for warning in check_broker(app):
         say(f"warning: {warning}")
-    sessions = edge.open_database(settings.database_url, create=True)
     with Meter(f"recording {name}", "rows") as meter:
         recorded = record(sessions, manifest, request, meter.tell)
     with reading(sessions) as session:

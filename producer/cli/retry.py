@@ -47,7 +47,7 @@ def ring(found: Found) -> int:
     """Ring the new chunks' doorbells; with the broker away the reconciler does it later."""
     if found.folder is not None:
         return 0
-    app = create_app(found.settings)
+    app = create_app(edge.identified(found.settings, found.sessions))
     try:
         check_broker(app)
     except Unreachable as error:

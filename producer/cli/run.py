@@ -99,6 +99,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
         sessions = edge.open_database(database, create=True, run_file=output / RUN_FILE)
+        settings = edge.identified(settings, sessions)
         found = record_run(sessions, manifest, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots)

@@ -25,7 +25,7 @@ class Truth:
         images = session.execute(select(Image).where(*of_run).order_by(place)).scalars().all()
         found = select(Instance.image_id, func.count()).join(Image, Image.id == Instance.image_id)
         found = found.where(*of_run, Instance.score >= run.threshold).group_by(Instance.image_id)
-        counts = {image_id: count for image_id, count in session.execute(found)}
+        counts = dict(row.tuple() for row in session.execute(found))
         self.done = {image.path: counts.get(image.id, 0) for image in images if image.state == ImageState.DONE}
         self.table = [(image.path, self._status(image)) for image in images]
         self.sizes = {image.path: (image.width, image.height) for image in images if image.state == ImageState.DONE}

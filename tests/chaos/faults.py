@@ -14,7 +14,7 @@ from tests.chaos.verdict import SPECIAL, runs_that_read_nothing
 from tests.chaos.world import IMAGES, LAUNCHERS, NAMES, World, repaint, write_table
 from tests.integration.faults.farm import descendants
 from tests.terminals import Background
-from workers.contract import QUEUE
+from tests.workers import runs
 
 SHARE_OF_DELETES = 0.3
 
@@ -71,13 +71,13 @@ def on_broker(work: Callable[[redis.Redis], object]) -> Callable[[World], None]:
     return fault
 
 
-def repeat_doorbells(client: redis.Redis) -> None:
-    for message in client.lrange(QUEUE, 0, 20):
-        client.rpush(QUEUE, message, message)
+def repeat_doorbells(client: redis.Redis, queue: str) -> None:
+    for message in client.lrange(queue, 0, 20):
+        client.rpush(queue, message, message)
 
 
-def post_garbage(client: redis.Redis) -> None:
-    client.lpush(QUEUE, "{}", "no JSON at all", '{"body": "", "headers": {}, "properties": {}}')
+def post_garbage(client: redis.Redis, queue: str) -> None:
+    client.lpush(queue, "{}", "no JSON at all", '{"body": "", "headers": {}, "properties": {}}')
 
 
 def again(world: World, command: str, *flags: str) -> Background | None:
@@ -132,6 +132,7 @@ def restart_postgresql(world: World) -> None:
 
 
 def faults(world: World) -> dict[str, Callable[[World], object]]:
+    queue = runs.queue(world.sessions)
     common: dict[str, Callable[[World], object]] = {
         "child killed": lambda world: kill(world, 2),
         "node killed": lambda world: kill(world, 1),
@@ -142,8 +143,8 @@ def faults(world: World) -> dict[str, Callable[[World], object]]:
         "broker emptied": lambda world: restart_broker(world, True),
         "FLUSHALL": on_broker(lambda client: client.flushall()),
         "clients cut off": on_broker(lambda client: client.client_kill_filter(_type="normal")),
-        "doorbells repeated": on_broker(repeat_doorbells),
-        "garbage posted": on_broker(post_garbage),
+        "doorbells repeated": on_broker(lambda client: repeat_doorbells(client, queue)),
+        "garbage posted": on_broker(lambda client: post_garbage(client, queue)),
         "mount lost": lose_mount,
         "enqueued again": lambda world: again(world, "sam3-enqueue"),
         "redone if changed": lambda world: again(world, "sam3-enqueue", "--redo", "changed"),

@@ -9,7 +9,8 @@ from sqlalchemy import func, select
 from db import doorbells, leases, runs
 from db.leases import LeaseLost, ModelUsed
 from db.models import Result
-from db.session import Sessions, reading, write
+from db.session import Sessions, read, reading, write
+from db.views import identity
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 
@@ -37,9 +38,12 @@ def test_a_doorbell_says_what_is_in_the_chunk(sessions: Sessions) -> None:
 
     first, second = write(sessions, doorbells.ring_pending, run_id, 10)
 
-    assert first == doorbells.Rung(run_id, "faces", first.chunk_id, number=1, ring=1, images=4, first_path="000001.jpg")
+    here = read(sessions, identity)
+    assert first == doorbells.Rung(
+        run_id, "faces", first.chunk_id, number=1, ring=1, images=4, first_path="000001.jpg", database=here
+    )
     assert second == doorbells.Rung(
-        run_id, "faces", second.chunk_id, number=2, ring=1, images=2, first_path="000005.jpg"
+        run_id, "faces", second.chunk_id, number=2, ring=1, images=2, first_path="000005.jpg", database=here
     )
 
 

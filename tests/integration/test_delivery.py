@@ -1,6 +1,7 @@
 """At least once, and in any order: what the broker may do to messages, and what becomes of it."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import redis
@@ -27,13 +28,14 @@ def test_two_nodes_share_a_run_whose_doorbells_all_come_five_times_among_garbage
     random.Random(7).shuffle(rung)
     publisher(create_app(Settings(broker_url=broker_url)))(rung)
     stranger = create_app(Settings(broker_url=broker_url))
-    for message in ({"v": 99, "canary": "canary"}, "canary", {"v": 1, "run": run_id, "chunk": 10**9, "ring": 1}):
-        stranger.send_task("sam3.segment_chunk", args=[message], queue="sam3")
+    foreign, queue = runs.message(replace(rung[0], database="somebody else's")), runs.queue(sessions)
+    for message in ({"v": 99, "canary": "canary"}, "canary", {"v": 1, "run": run_id, "chunk": 1, "ring": 1}, foreign):
+        stranger.send_task("sam3.segment_chunk", args=[message], queue=queue)
 
     worker = here.start("sam3-worker", "--gpus", "cpu", "--num-gpus", "2", FAKE_SECONDS_PER_IMAGE="0.05")
     wait_until(lambda: scenario.run(sessions, run_id).state == "done", "the run")
     with redis.Redis.from_url(broker_url) as client:
-        wait_until(lambda: not client.llen("sam3") and not client.hlen("unacked"), "the late doorbells")
+        wait_until(lambda: not client.llen(queue) and not client.hlen(f"{queue}-unacked"), "the late doorbells")
     worker.interrupt()
     said = worker.wait(code=130)
 
@@ -44,5 +46,6 @@ def test_two_nodes_share_a_run_whose_doorbells_all_come_five_times_among_garbage
     assert {node.partition("@")[0] for node in worked} == {"cpu0", "cpu1"}
     assert sum(worked.values()) == IMAGES
     assert min(worked.values()) > 0
-    assert "dropped a doorbell" in said
+    assert "dropped a doorbell: not a version 2 message" in said
+    assert "dropped a doorbell of another database" in said
     assert "canary" not in said

@@ -11,7 +11,6 @@ from typing import Any
 import redis
 
 from tests.terminals import wait_until
-from workers.contract import QUEUE
 from workers.fleet.broker import server_binary
 from workers.processes import with_parent
 
@@ -87,9 +86,9 @@ class Valkey:
         self.client.close()
         self.kill()
 
-    def is_silent(self) -> bool:
-        """Whether no doorbell waits, and none is in anybody's hands."""
-        return not self.client.llen(QUEUE) and not self.client.hlen("unacked")
+    def is_silent(self, queue: str) -> bool:
+        """Whether no doorbell waits in this queue, and none is in anybody's hands."""
+        return not self.client.llen(queue) and not self.client.hlen(f"{queue}-unacked")
 
 
 def free_port() -> int:

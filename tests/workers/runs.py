@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from celery import Celery
 from PIL import Image as Picture
 from sqlalchemy import func, select
 
@@ -11,9 +13,12 @@ from db import doorbells, intake
 from db.doorbells import Rung
 from db.intake import NewRow
 from db.models import Result
-from db.session import Sessions, reading, write
+from db.session import Sessions, read, reading, write
+from db.views import identity
 from tests.db import scenario
-from workers.contract import Doorbell
+from workers.app import create_app
+from workers.contract import Doorbell, queue_name
+from workers.settings import Settings
 
 
 def pictures(folder: Path, count: int) -> list[NewRow]:
@@ -47,8 +52,17 @@ def ring(sessions: Sessions, run_id: int, count: int = 1000) -> list[Rung]:
     return write(sessions, doorbells.ring_pending, run_id, count)
 
 
-def message(rung: Rung) -> dict[str, int]:
-    return Doorbell(rung.run_id, rung.chunk_id, rung.ring).to_message()
+def message(rung: Rung) -> dict[str, int | str]:
+    return Doorbell(rung.database, rung.run_id, rung.chunk_id, rung.ring).to_message()
+
+
+def app(sessions: Sessions, broker_url: str, **settings: Any) -> Celery:
+    """The application of those who serve this database."""
+    return create_app(Settings(broker_url=broker_url, identity=read(sessions, identity), **settings))
+
+
+def queue(sessions: Sessions) -> str:
+    return queue_name(read(sessions, identity))
 
 
 def results(sessions: Sessions) -> int:

@@ -59,7 +59,7 @@ def test_a_launcher_does_with_one_connection(sessions: Sessions, database_url: s
     scenario.lease_runs_out(sessions, scenario.claim(sessions, others, worker_id=scenario.worker(sessions)))
     one = open_database(database_url, connections=1)
     app = create_app(settings := Settings(broker_url=broker_url))
-    reconciler = Reconciler(one, publisher(app), Doorbells(app), settings)
+    reconciler = Reconciler(one, publisher(app), Doorbells(runs.app(sessions, broker_url)), settings)
 
     try:
         assert one.kw["bind"].pool.size() == 1

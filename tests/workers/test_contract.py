@@ -7,7 +7,7 @@ import pytest
 
 from workers.contract import BadMessage, Doorbell, task_id
 
-DOORBELL = Doorbell(run=3, chunk=42, ring=1)
+DOORBELL = Doorbell(database="d0", run=3, chunk=42, ring=1)
 
 
 def test_a_doorbell_survives_the_broker() -> None:
@@ -15,8 +15,8 @@ def test_a_doorbell_survives_the_broker() -> None:
     assert Doorbell.from_message(json.loads(sent)) == DOORBELL
 
 
-def test_the_message_holds_numbers_only_so_that_it_can_leak_nothing() -> None:
-    assert DOORBELL.to_message() == {"v": 1, "run": 3, "chunk": 42, "ring": 1}
+def test_the_message_holds_numbers_and_a_random_name_so_that_it_can_leak_nothing() -> None:
+    assert DOORBELL.to_message() == {"v": 2, "db": "d0", "run": 3, "chunk": 42, "ring": 1}
 
 
 def test_a_field_that_a_later_version_adds_is_ignored() -> None:
@@ -31,11 +31,14 @@ def test_a_field_that_a_later_version_adds_is_ignored() -> None:
         ["canary"],
         {},
         {"v": 99, "run": 3, "chunk": 42, "ring": 1, "why": "canary"},
-        {"v": 1, "run": 3, "chunk": 42},
-        {"v": 1, "run": 3, "chunk": "canary", "ring": 1},
-        {"v": 1, "run": 3, "chunk": 42.0, "ring": 1},
-        {"v": 1, "run": True, "chunk": 42, "ring": 1},
-        {"v": 1, "run": {"canary": 1}, "chunk": 42, "ring": 1},
+        {"v": 1, "run": 3, "chunk": 42, "ring": 1},
+        {"v": 2, "run": 3, "chunk": 42, "ring": 1},
+        {"v": 2, "db": ["canary"], "run": 3, "chunk": 42, "ring": 1},
+        {"v": 2, "db": "d0", "run": 3, "chunk": 42},
+        {"v": 2, "db": "d0", "run": 3, "chunk": "canary", "ring": 1},
+        {"v": 2, "db": "d0", "run": 3, "chunk": 42.0, "ring": 1},
+        {"v": 2, "db": "d0", "run": True, "chunk": 42, "ring": 1},
+        {"v": 2, "db": "d0", "run": {"canary": 1}, "chunk": 42, "ring": 1},
     ],
 )
 def test_a_bad_message_is_refused_without_showing_what_it_holds(message: Any) -> None:

@@ -24,15 +24,12 @@ from db.views import run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
-from workers.app import create_app
 from workers.breaker import Breaker
-from workers.contract import Doorbell
 from workers.faults import Infrastructure, check_mount
 from workers.fleet.broker import Doorbells
 from workers.inference import selftest
 from workers.inference.images import RGB, ReadRules, read_image
 from workers.inference.pipeline import Options, Pace, Pixels
-from workers.settings import load_settings
 from workers.tasks import segment_chunk
 from workers.worker import Worker
 
@@ -58,7 +55,7 @@ class Segmenter(FakeSegmenter):
 
 
 @pytest.fixture
-def app(broker_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+def app(broker_url: str, database_url: str, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """The current application of this process, as in a node; batches are of two images."""
     for name in [name for name in os.environ if name.startswith("SAM3_")]:
         monkeypatch.delenv(name)
@@ -74,7 +71,7 @@ def app(broker_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> 
         "NODE": "cpu0",
     }.items():
         monkeypatch.setenv(f"SAM3_{name}", value)
-    app = create_app(load_settings())
+    app = runs.app(sessions, broker_url)
     app.set_current()
     yield app
     celery._state._set_current_app(None)  # type: ignore[attr-defined]
@@ -143,8 +140,9 @@ def test_a_doorbell_of_an_unknown_run_or_chunk_does_nothing(
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
-    assert answer(Doorbell(run_id + 1, 1, 1).to_message()) == {"skipped": "no such run"}
-    assert answer(Doorbell(run_id, 999, 1).to_message()) == {"skipped": "not to be claimed"}
+    [rung] = runs.ring(sessions, run_id)
+    assert answer(runs.message(replace(rung, run_id=run_id + 1))) == {"skipped": "no such run"}
+    assert answer(runs.message(replace(rung, chunk_id=999))) == {"skipped": "not to be claimed"}
     assert scenario.states(sessions, run_id) == ["pending", "pending"]
 
 
@@ -611,7 +609,7 @@ def test_a_lost_lease_stops_the_work_quietly_and_commits_nothing_more(
     assert done in (0, 2)  # the first batch may or may not have been committed before
     chunk = scenario.chunk(sessions, rung.chunk_id)
     assert chunk.error is None
-    answer(Doorbell(run_id, chunk.id, chunk.ring).to_message())
+    answer(runs.message(replace(rung, ring=chunk.ring)))
     assert runs.results(sessions) == 4
 
 

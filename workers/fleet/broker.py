@@ -17,7 +17,6 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from workers.contract import QUEUE
 from workers.errors import Unreachable, UsageError, first_line
 from workers.processes import with_parent
 from workers.settings import masked
@@ -34,7 +33,8 @@ def check_broker(app: Celery) -> list[str]:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
             client = _redis(connection)
             # Changes nothing, but is refused to whoever may not write here.
-            client.pipeline().llen(QUEUE).lrem(QUEUE, 1, "").execute()
+            queue = app.conf.task_default_queue
+            client.pipeline().llen(queue).lrem(queue, 1, "").execute()
             return _policy_warnings(client)
     except (ValueError, TypeError) as error:
         raise UsageError(f"SAM3_BROKER_URL={masked(app.conf.broker_url)}: {error}") from None
@@ -65,33 +65,41 @@ def _policy_warnings(client: Any) -> list[str]:
 
 
 class Doorbells:
-    """The doorbells that the broker holds: in the queue, or just taken by a node. Raises `Unreachable`."""
+    """The doorbells of our database that the broker holds: in the queue, or just taken by a node.
+
+    Raises `Unreachable`.
+    """
 
     def __init__(self, app: Celery, taken_seconds: float = TAKEN_SECONDS) -> None:
         self._app = app
+        self._queue: str = app.conf.task_default_queue
         self._taken_seconds = taken_seconds
 
     def count(self) -> int:
         """How many wait or were just taken. Those of killed nodes stay unacknowledged for a day."""
-        with self._client() as client:
-            return int(client.llen(QUEUE)) + int(
-                client.zcount("unacked_index", time.time() - self._taken_seconds, "+inf")
-            )
+        with self._channel() as channel:
+            waiting = channel.client.llen(self._queue)
+            return int(waiting) + int(channel.client.zcount(channel.unacked_index_key, self._oldest(), "+inf"))
 
     def chunks(self) -> set[int]:
         """Ids of the chunks that a doorbell waits for, or was just taken for."""
-        with self._client() as client:
-            taken = client.zrangebyscore("unacked_index", time.time() - self._taken_seconds, "+inf")
-            waiting = [_loads(raw) for raw in client.lrange(QUEUE, 0, -1)]
-            in_hand = [_loads(raw) for raw in client.hmget("unacked", taken)] if taken else []
+        with self._channel() as channel:
+            client = channel.client
+            taken = client.zrangebyscore(channel.unacked_index_key, self._oldest(), "+inf")
+            waiting = [_loads(raw) for raw in client.lrange(self._queue, 0, -1)]
+            in_hand = [_loads(raw) for raw in client.hmget(channel.unacked_key, taken)] if taken else []
         messages = waiting + [entry[0] for entry in in_hand if isinstance(entry, list) and entry]
         return {chunk for chunk in map(_chunk_of, messages) if chunk is not None}
 
+    def _oldest(self) -> float:
+        """When a message must have been taken at the earliest to be in living hands."""
+        return time.time() - self._taken_seconds
+
     @contextmanager
-    def _client(self) -> Iterator[Any]:
+    def _channel(self) -> Iterator[Any]:
         try:
             with self._app.connection_for_read() as connection:
-                yield _redis(connection)
+                yield connection.default_channel
         except (OperationalError, redis.RedisError, OSError) as error:
             raise Unreachable(f"the broker cannot be reached: {_reason(error)}") from None
 

@@ -12,7 +12,7 @@ from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore
 from db import doorbells, presence, views
 from db.doorbells import Rung
 from db.session import Sessions, reading, write
-from workers.contract import QUEUE, TASK, Doorbell, task_id
+from workers.contract import TASK, Doorbell, queue_name, task_id
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def _send(app: Celery, producer: Producer, rung: Rung) -> None:
     """The task's id and arguments are made for people who look at Flower."""
     app.send_task(
         TASK,
-        args=[Doorbell(rung.run_id, rung.chunk_id, rung.ring).to_message()],
-        queue=QUEUE,
+        args=[Doorbell(rung.database, rung.run_id, rung.chunk_id, rung.ring).to_message()],
+        queue=queue_name(rung.database),
         task_id=task_id(rung.run_name, rung.number, rung.ring),
         argsrepr=f"run={rung.run_name} chunk={rung.number} images={rung.images} first={rung.first_path}",
         kwargsrepr="{}",

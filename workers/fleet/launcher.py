@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from workers import breaker
-from workers.contract import QUEUE
+from workers.contract import queue_name
 from workers.errors import UsageError
 from workers.fleet.gpus import Slot
 from workers.processes import with_parent
@@ -130,7 +130,16 @@ class Launcher:
         name = f"{node.slot.name}@%h"
         python = [sys.executable, "-P", "-W", ROOT_WARNING]
         celery = [*python, "-m", "celery", "--quiet", "-A", "workers.node", "worker", "-n", name]
-        options = ["-I", TASKS, "-Q", QUEUE, "--without-gossip", "--without-mingle", "-l", "WARNING"]
+        options = [
+            "-I",
+            TASKS,
+            "-Q",
+            queue_name(self._settings.identity),
+            "--without-gossip",
+            "--without-mingle",
+            "-l",
+            "WARNING",
+        ]
         with contextlib.ExitStack() as stack:
             output = None
             if self._log_folder is not None:

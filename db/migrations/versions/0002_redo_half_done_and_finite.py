@@ -1,5 +1,7 @@
 """Half-done cancels and deletes, redone images, warnings; ids given once, numbers that are numbers."""
 
+from uuid import uuid4
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -19,6 +21,7 @@ CHECKS = {
 
 
 def upgrade() -> None:
+    _name_database()
     _add_columns()
     _replace_what_is_no_number()
     if op.get_bind().dialect.name == "sqlite":
@@ -29,6 +32,12 @@ def upgrade() -> None:
         op.alter_column("run", "uid", nullable=False)
         for name, (table, condition) in CHECKS.items():
             op.create_check_constraint(name, table, condition)
+
+
+def _name_database() -> None:
+    """A random name that no other database has, so that several can share one broker."""
+    made = op.create_table("installation", sa.Column("identity", sa.String(length=32), primary_key=True))
+    op.bulk_insert(made, [{"identity": uuid4().hex}])
 
 
 def _add_columns() -> None:

@@ -20,7 +20,7 @@ from tests.integration.valkey import Valkey, free_port
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
 from workers.app import create_app
-from workers.contract import QUEUE, TASK
+from workers.contract import TASK
 from workers.fleet.dispatch import publisher
 from workers.settings import Settings
 
@@ -84,9 +84,9 @@ def rings(sessions: Sessions, run_id: int) -> list[int]:
     return [chunk.ring for chunk in scenario.chunks(sessions, run_id)]
 
 
-def repeated(server: Valkey) -> bool:
+def repeated(server: Valkey, queue: str) -> bool:
     """Whether a doorbell waits that had been taken before."""
-    return any(b'"redelivered": true' in message for message in server.client.lrange(QUEUE, 0, -1))
+    return any(b'"redelivered": true' in message for message in server.client.lrange(queue, 0, -1))
 
 
 def test_connections_cut_again_and_again_repeat_doorbells_but_no_claim(
@@ -98,10 +98,10 @@ def test_connections_cut_again_and_again_repeat_doorbells_but_no_claim(
         server.client.client_kill_filter(_type="normal")
         server.client.client_kill_filter(_type="pubsub")
         time.sleep(0.4)
-        seen += repeated(server)
+        seen += repeated(server, runs.queue(sessions))
     said = finish(sessions, run_id, worker)
     assert seen > 0
-    assert server.is_silent()
+    assert server.is_silent(runs.queue(sessions))
     everything_was_done_once(here, sessions, run_id, said)
 
 
@@ -184,7 +184,7 @@ def test_a_broker_that_was_the_replica_of_an_empty_one_for_a_while_is_waited_for
     try:
         other.wait_until_ready()
         server.client.replicaof(other.address, other.port)
-        wait_until(lambda: not server.client.exists(QUEUE), "the other's data", seconds=10)
+        wait_until(lambda: not server.client.exists(runs.queue(sessions)), "the other's data", seconds=10)
         time.sleep(2)
         server.client.replicaof("NO", "ONE")
     finally:
@@ -203,11 +203,12 @@ def test_doorbells_handed_out_again_while_their_chunk_still_runs_are_dropped(
     """
     worker = start(here, slow=0.2, SAM3_VISIBILITY_SECONDS="1")
     seen = 0
-    with create_app(Settings(broker_url=server.url, visibility_seconds=1)).connection_for_read() as connection:
+    app = runs.app(sessions, server.url, visibility_seconds=1)
+    with app.connection_for_read() as connection:
         channel: Any = connection.default_channel
         while not farm.is_over(sessions, run_id):
             channel.qos.restore_visible(num=100, interval=1)
-            seen += repeated(server)
+            seen += repeated(server, runs.queue(sessions))
             time.sleep(0.2)
     said = finish(sessions, run_id, worker)
     assert seen > 0
@@ -248,11 +249,11 @@ def test_garbage_on_the_broker_ends_a_node_at_most_and_no_run(
 ) -> None:
     """F37. What is no message at all ends the Celery node that takes it; its launcher starts it again."""
     stranger = Celery(broker=server.url, set_as_current=False)
-    crater = tmp_path / "crater"
-    stranger.send_task(TASK, args=[Mine(crater)], serializer="pickle", queue=QUEUE)
-    stranger.send_task("canary.unknown", queue=QUEUE)
+    crater, queue = tmp_path / "crater", runs.queue(sessions)
+    stranger.send_task(TASK, args=[Mine(crater)], serializer="pickle", queue=queue)
+    stranger.send_task("canary.unknown", queue=queue)
     for raw in (b"not json", b"{}", b"[]", b"\xff\x80"):
-        server.client.rpush(QUEUE, raw)  # to the end that is taken from first
+        server.client.rpush(queue, raw)  # to the end that is taken from first
         time.sleep(0.5)
     wait_until(lambda: "canary.unknown" in worker.output(), "the last of the garbage")
     said = finish(sessions, run_id, worker)

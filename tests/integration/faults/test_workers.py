@@ -199,12 +199,13 @@ def test_workers_of_other_batch_sizes_and_messages_of_a_later_version_share_a_ru
 
     app = create_app(Settings(broker_url=here.environment["SAM3_BROKER_URL"]))
     for rung in runs.ring(sessions, run_id):
-        app.send_task("sam3.segment_chunk", args=[runs.message(rung) | {"v": 2, "more": True}], queue="sam3")
+        later = runs.message(rung) | {"v": 3, "more": True}
+        app.send_task("sam3.segment_chunk", args=[later], queue=runs.queue(sessions))
     first = farm.start(here, "one", "--batch-size", "1")
     second = farm.start(here, "two", "--batch-size", "16")
     farm.finish(sessions, run_id)
     farm.check(sessions, run_id)
-    assert "dropped a doorbell: not a version 1 message" in farm.end(first) + farm.end(second)
+    assert "dropped a doorbell: not a version 2 message" in farm.end(first) + farm.end(second)
 
 
 def test_after_everything_died_at_once_the_same_command_goes_on(

@@ -8,7 +8,7 @@ from producer.cli.enqueue import main as enqueue
 from producer.cli.status import main as status
 from tests.db import scenario
 from tests.producer.cli.conftest import Shell
-from workers.app import create_app
+from tests.workers import runs
 from workers.fleet.broker import Doorbells
 from workers.settings import load_settings
 
@@ -39,7 +39,7 @@ def test_a_new_run_is_recorded_and_rung_and_the_json_begins_as_promised(shell: S
         ("duplicates", 1),
         ("rejected", 0),
     ]
-    assert Doorbells(create_app(load_settings())).chunks() == {1, 2, 3}
+    assert Doorbells(runs.app(shell.sessions, load_settings().broker_url)).chunks() == {1, 2, 3}
 
 
 @pytest.mark.usefixtures("broker")

@@ -7,7 +7,7 @@ from producer.retry import cancel
 from tests.db import scenario
 from tests.db.scenario import claim, commit, failed, load, numbered
 from tests.producer.cli.conftest import Shell
-from workers.app import create_app
+from tests.workers import runs
 from workers.fleet.broker import Doorbells
 from workers.settings import load_settings
 
@@ -29,7 +29,7 @@ def test_failed_images_are_pending_again_and_their_chunks_are_rung(shell: Shell)
 
     assert (told.out, told.err) == ("run faces: 8 images to try again\n", "Next: sam3-status faces --watch\n")
     assert scenario.states(shell.sessions, run_id) == ["pending"] * 8
-    assert Doorbells(create_app(load_settings())).chunks() == {3, 4}
+    assert Doorbells(runs.app(shell.sessions, load_settings().broker_url)).chunks() == {3, 4}
 
 
 @pytest.mark.usefixtures("broker")

@@ -30,7 +30,7 @@ def app_on(url: str) -> Celery:
 
 
 def ring(app: Celery, *chunks: int) -> None:
-    publisher(app)([Rung(1, "faces", chunk, chunk, 1, 4, "a.jpg") for chunk in chunks])
+    publisher(app)([Rung(1, "faces", chunk, chunk, 1, 4, "a.jpg", "") for chunk in chunks])
 
 
 @contextmanager
@@ -55,8 +55,8 @@ def test_a_doorbell_that_a_killed_node_took_a_minute_ago_does_not_count(broker_u
     app = app_on(broker_url)
     ring(app, 7)
     with taken(broker_url), redis.Redis.from_url(broker_url) as client:
-        for tag in client.zrange("unacked_index", 0, -1):
-            client.zadd("unacked_index", {tag: time.time() - 61})
+        for tag in client.zrange("sam3-unacked-index", 0, -1):
+            client.zadd("sam3-unacked-index", {tag: time.time() - 61})
         doorbells = Doorbells(app)
         assert (doorbells.count(), doorbells.chunks()) == (0, set())
 
@@ -68,9 +68,9 @@ def test_garbage_among_the_doorbells_is_ignored(broker_url: str) -> None:
     with redis.Redis.from_url(broker_url) as client:
         for number, text in enumerate([*garbage, b"\xff"]):
             client.rpush("sam3", text)
-            client.hset("unacked", str(number), text)
-            client.zadd("unacked_index", {str(number): time.time()})
-        client.zadd("unacked_index", {"no such": time.time()})
+            client.hset("sam3-unacked", str(number), text)
+            client.zadd("sam3-unacked-index", {str(number): time.time()})
+        client.zadd("sam3-unacked-index", {"no such": time.time()})
     assert Doorbells(app).chunks() == {7}
 
 

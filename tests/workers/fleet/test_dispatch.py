@@ -153,7 +153,7 @@ def test_many_doorbells_and_their_events_are_one_round_trip(
 ) -> None:
     scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW), chunk_size=1)
     ring = publisher(create_app(Settings(broker_url=broker_url)))
-    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg")])  # connects
+    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg", "")])  # connects
     sent: list[bytes] = []
     send = Connection.send_packed_command
 
@@ -174,7 +174,7 @@ def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
     broker = BundledBroker(tmp_path / "broker")
     broker.start()
     ring = publisher(create_app(Settings(broker_url=broker.url)))
-    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg")])
+    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg", "")])
     broker.stop()
     broker.start()
     try:
@@ -189,7 +189,7 @@ def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
 def test_a_connection_that_breaks_at_any_command_loses_no_doorbell(
     sessions: Sessions, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunks = [Rung(1, "first", number, number, 1, 1, "a.jpg") for number in range(3)]
+    chunks = [Rung(1, "first", number, number, 1, 1, "a.jpg", "") for number in range(3)]
     send = Connection.send_packed_command
     left = 0
 

@@ -20,7 +20,6 @@ from db.session import Sessions, reading, write
 from tests.db import scenario
 from tests.terminals import wait_until
 from tests.workers import runs
-from workers.app import create_app
 from workers.errors import Unreachable
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import publisher
@@ -41,7 +40,7 @@ def reconciler(sessions: Sessions, broker_url: str) -> Reconciler:
 
 def start(sessions: Sessions, url: str, me: Process | None = None) -> Reconciler:
     settings = Settings(broker_url=url, absent_seconds=ABSENT_SECONDS, reconcile_seconds=0.1)
-    app = create_app(settings)
+    app = runs.app(sessions, url)
     made = Reconciler(sessions, publisher(app), Doorbells(app), settings)
     if me is not None:
         made._me = me
@@ -49,8 +48,8 @@ def start(sessions: Sessions, url: str, me: Process | None = None) -> Reconciler
 
 
 @pytest.fixture
-def doorbells(broker_url: str) -> Doorbells:
-    return Doorbells(create_app(Settings(broker_url=broker_url)))
+def doorbells(sessions: Sessions, broker_url: str) -> Doorbells:
+    return Doorbells(runs.app(sessions, broker_url))
 
 
 @pytest.fixture
@@ -264,8 +263,8 @@ def test_what_killed_nodes_left_unacknowledged_does_not_hide_a_lost_doorbell(
     run_id = scenario.load(sessions, scenario.numbered(1))
     [rung] = runs.ring(sessions, run_id)
     with redis.Redis.from_url(broker_url) as client:
-        client.hset("unacked", "old", "[]")
-        client.zadd("unacked_index", {"old": time.time() - 3600})
+        client.hset(f"{runs.queue(sessions)}-unacked", "old", "[]")
+        client.zadd(f"{runs.queue(sessions)}-unacked-index", {"old": time.time() - 3600})
     reconciler.step()
     time.sleep(ABSENT_SECONDS)
     reconciler.step()
