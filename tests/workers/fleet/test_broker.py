@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from celery import Celery
-from kombu import Connection
 
 from db.doorbells import Rung
 from tests.terminals import Terminal, wait_until
@@ -34,9 +33,9 @@ def ring(app: Celery, *chunks: int) -> None:
 
 
 @contextmanager
-def taken(url: str) -> Iterator[Any]:
+def taken(app: Celery) -> Iterator[Any]:
     """The oldest message, taken by a consumer that has not acknowledged it yet."""
-    with Connection(url) as connection, connection.SimpleQueue("sam3") as queue:
+    with app.connection_for_read() as connection, connection.SimpleQueue("sam3") as queue:
         yield queue.get(timeout=5)
 
 
@@ -45,7 +44,7 @@ def test_waiting_and_taken_doorbells_are_seen(broker_url: str) -> None:
     doorbells = Doorbells(app)
     assert (doorbells.count(), doorbells.chunks()) == (0, set())
     ring(app, 7, 8, 9)
-    with taken(broker_url) as message:
+    with taken(app) as message:
         assert (doorbells.count(), doorbells.chunks()) == (3, {7, 8, 9})
         message.ack()
         assert (doorbells.count(), doorbells.chunks()) == (2, {8, 9})
@@ -54,7 +53,7 @@ def test_waiting_and_taken_doorbells_are_seen(broker_url: str) -> None:
 def test_a_doorbell_that_a_killed_node_took_a_minute_ago_does_not_count(broker_url: str) -> None:
     app = app_on(broker_url)
     ring(app, 7)
-    with taken(broker_url), redis.Redis.from_url(broker_url) as client:
+    with taken(app), redis.Redis.from_url(broker_url) as client:
         for tag in client.zrange("sam3-unacked-index", 0, -1):
             client.zadd("sam3-unacked-index", {tag: time.time() - 61})
         doorbells = Doorbells(app)

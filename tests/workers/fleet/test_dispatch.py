@@ -14,8 +14,10 @@ from redis.connection import Connection
 
 from db import intake, leases, runs
 from db.doorbells import Rung
-from db.session import Sessions, write
+from db.session import Sessions, read, write
+from db.views import identity
 from tests.db import scenario
+from tests.workers.runs import queue
 from workers.app import create_app
 from workers.fleet.broker import BundledBroker
 from workers.fleet.dispatch import SMALLEST_WINDOW, dispatch, publisher
@@ -133,7 +135,7 @@ def test_a_doorbell_on_the_broker_is_readable_in_flower_and_names_no_file_in_its
     [chunk] = scenario.chunks(sessions, run_id)
     assert dispatch(sessions, publisher(create_app(Settings(broker_url=broker_url)))) == 1
     with redis.Redis.from_url(broker_url) as client:
-        [raw] = client.lrange("sam3", 0, -1)
+        [raw] = client.lrange(queue(sessions), 0, -1)
     message: dict[str, Any] = json.loads(raw)
     headers = message["headers"]
     assert headers["id"] == "faces-00001.1"
@@ -144,7 +146,7 @@ def test_a_doorbell_on_the_broker_is_readable_in_flower_and_names_no_file_in_its
     assert headers["timelimit"] == [None, None]
     assert message["content-type"] == "application/json"
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
-    assert args == [{"v": 1, "run": run_id, "chunk": chunk.id, "ring": 1}]
+    assert args == [{"v": 2, "db": read(sessions, identity), "run": run_id, "chunk": chunk.id, "ring": 1}]
     assert kwargs == {}
 
 
@@ -153,7 +155,7 @@ def test_many_doorbells_and_their_events_are_one_round_trip(
 ) -> None:
     scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW), chunk_size=1)
     ring = publisher(create_app(Settings(broker_url=broker_url)))
-    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg", "")])  # connects
+    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg", read(sessions, identity))])  # connects, and makes the queue known
     sent: list[bytes] = []
     send = Connection.send_packed_command
 
@@ -180,7 +182,7 @@ def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
     try:
         assert dispatch(sessions, ring) == 3
         with redis.Redis.from_url(broker.url) as client:
-            assert client.llen("sam3") == 3
+            assert client.llen(queue(sessions)) == 3
         assert not caplog.records
     finally:
         broker.stop()

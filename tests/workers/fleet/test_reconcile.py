@@ -231,7 +231,7 @@ def test_one_lost_doorbell_among_others_is_rung_again_alone(
     run_id = scenario.load(sessions, scenario.numbered(3), chunk_size=1)
     reconciler.step()
     with redis.Redis.from_url(broker_url) as client:
-        client.rpop("sam3")  # the oldest: a node took it and died before it was marked as taken
+        client.rpop(runs.queue(sessions))  # the oldest: a node took it and died before it was marked as taken
     for _ in range(2):
         reconciler.step()
         time.sleep(ABSENT_SECONDS)
@@ -247,9 +247,9 @@ def test_a_doorbell_that_was_only_missed_once_is_left_alone(
     run_id = scenario.load(sessions, scenario.numbered(2), chunk_size=1)
     reconciler.step()
     with redis.Redis.from_url(broker_url) as client:
-        moving = client.rpop("sam3")
+        moving = client.rpop(runs.queue(sessions))
         reconciler.step()
-        client.rpush("sam3", moving)
+        client.rpush(runs.queue(sessions), moving)
     time.sleep(ABSENT_SECONDS)
     reconciler.step()
     assert doorbells.count() == 2

@@ -6,7 +6,7 @@ from db.migrate import upgrade
 from db.session import Sessions, connect
 from tests.db import scenario
 from tests.integration.faults import farm
-from tests.terminals import Terminal
+from tests.terminals import Terminal, wait_until
 from tests.workers import runs
 
 
@@ -18,7 +18,7 @@ def test_an_idle_worker_of_another_database_takes_no_doorbell(
     others = connect(others_url)
     upgrade(others)
     idle = farm.start(here, "other", SAM3_DATABASE_URL=others_url)
-    farm.wait_until(lambda: "batches of" in idle.output(), "the idle worker")
+    wait_until(lambda: "batches of" in idle.output(), "the idle worker")
 
     worker = farm.start(here, "one", slow=0.0)
     farm.finish(sessions, run_id)
