@@ -51,7 +51,7 @@ class ExportedImage:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """How far the source of a run was read."""
 
     run_id: int
@@ -73,9 +73,9 @@ class _Reading:
         return (case((Image.load < self.load, 1), else_=0), func.coalesce(Image.position, Image.row), Image.row)
 
 
-def _reading_of(session: Session, run_id: int) -> _Reading:
+def reading_of(session: Session, run_id: int) -> Reading:
     run = session.execute(select(Run.load, Run.source_ended).where(Run.id == run_id)).one()
-    return _Reading(run_id, run.load, run.source_ended)
+    return Reading(run_id, run.load, run.source_ended)
 
 
 def exported_images(
@@ -86,7 +86,7 @@ def exported_images(
     With `gone` the rows that the source no longer has come last. Memory stays flat: the database puts the ids in order,
     they are streamed, and rows and results are read in pages. Masks are COCO RLE counts.
     """
-    reading = _reading_of(session, run_id)
+    reading = reading_of(session, run_id)
     ids = select(Image.id).where(*reading.rows(gone=gone)).order_by(*reading.order())
     if rows is not None:
         ids = ids.where(Image.row.in_(rows))
@@ -97,7 +97,7 @@ def exported_images(
 
 
 def _with_results(
-    session: Session, reading: _Reading, images: Sequence[Image], min_score: float
+    session: Session, reading: Reading, images: Sequence[Image], min_score: float
 ) -> Iterator[ExportedImage]:
     first_ids = [image.same_as for image in images if image.same_as is not None]
     firsts = {first.id: first for first in session.execute(select(Image).where(Image.id.in_(first_ids))).scalars()}
@@ -146,7 +146,7 @@ def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int
 
 def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:
     """Row numbers worth looking at: the most instances, the lowest scores, nothing found, failed; up to 25 of each."""
-    rows = _reading_of(session, run_id).rows(gone=False)
+    rows = reading_of(session, run_id).rows(gone=False)
     done = (*rows, Image.state == ImageState.DONE)
     per_image = (
         select(Image.row, func.sum(Result.instances).label("count"))

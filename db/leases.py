@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from db.chunks import NO_RANGE, change_chunks, finish_run, rowcount
 from db.models import Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.older import NOT_READ, drop_results
 from db.session import now
 from db.splits import split_off
 
@@ -35,6 +36,7 @@ class ClaimedImage:
     row: int
     path: str
     prompt_ids: tuple[int, ...]
+    again: bool = False  # it has results of an earlier time, which the new outcome replaces
 
 
 @dataclass(frozen=True)
@@ -146,13 +148,13 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
         ).scalars()
     )
     rows = session.execute(
-        select(Image.id, Image.row, Image.path, Image.prompts)
+        select(Image.id, Image.row, Image.path, Image.prompts, Image.width.is_not(None))
         .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
         .order_by(Image.row)
     )
     return tuple(
-        ClaimedImage(id, row, path, every_image if prompts is None else tuple(prompts))
-        for id, row, path, prompts in rows
+        ClaimedImage(id, row, path, every_image if prompts is None else tuple(prompts), again)
+        for id, row, path, prompts, again in rows
     )
 
 
@@ -197,6 +199,9 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
     if changed is None:
         raise LeaseLost
     _end_images(session, claim, done, failed)
+    ended = {outcome.image_id for outcome in outcomes}
+    if again := [image.id for image in claim.images if image.again and image.id in ended]:
+        drop_results(session, again)
     _insert_results(session, claim, done)
     if changed == 0:
         change_chunks(session, Chunk.id == claim.chunk_id, state=ChunkState.DONE, lease_until=None, error=None)
@@ -211,7 +216,13 @@ def landed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool 
         return None
     done = [outcome.image_id for outcome in outcomes if isinstance(outcome, ImageDone)]
     failed = {outcome.image_id: outcome.error_class for outcome in outcomes if isinstance(outcome, ImageFailed)}
-    ours = select(Result.image_id).where(Result.image_id.in_(done), Result.fence == claim.fence).distinct()
+    # The state too: results of an earlier time may have the same fence, of another chunk.
+    ours = (
+        select(Image.id)
+        .join(Result, Result.image_id == Image.id)
+        .where(Image.id.in_(done), Image.state == ImageState.DONE, Result.fence == claim.fence)
+        .distinct()
+    )
     of_class = select(Image.id, Image.error_class).where(Image.id.in_(failed), Image.state == ImageState.FAILED)
     stored = {image.id: image.error_class for image in session.execute(of_class)}
     if len(session.execute(ours).all()) < len(done) or stored != failed:
@@ -253,7 +264,8 @@ def _end_images(session: Session, claim: Claim, done: Sequence[ImageDone], faile
     ends: dict[int, dict[str, Any]] = {
         one.image_id: {"state": ImageState.DONE, "width": one.width, "height": one.height} for one in done
     } | {
-        one.image_id: {"state": ImageState.FAILED, "error_class": one.error_class, "error": one.error} for one in failed
+        one.image_id: NOT_READ | {"state": ImageState.FAILED, "error_class": one.error_class, "error": one.error}
+        for one in failed
     }
     pending = (Image.chunk_id == claim.chunk_id, Image.state == ImageState.PENDING)
     ended = sum(
@@ -343,12 +355,10 @@ def _wait(session: Session, chunk_id: int, seconds: int) -> None:
 
 
 def _give_up(session: Session, chunk_id: int, error_class: str, error: str) -> None:
-    failed = rowcount(
-        session,
-        update(Image)
-        .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
-        .values(state=ImageState.FAILED, error_class=error_class, error=error),
-    )
+    pending = (Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
+    drop_results(session, select(Image.id).where(*pending, Image.width.is_not(None)))
+    values = {"state": ImageState.FAILED, "error_class": error_class, "error": error, **NOT_READ}
+    failed = rowcount(session, update(Image).where(*pending).values(values))
     change_chunks(
         session,
         Chunk.id == chunk_id,

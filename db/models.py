@@ -182,7 +182,7 @@ class Chunk(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     number: Mapped[int]
-    parent_id: Mapped[int | None]  # the chunk that a retry or a split took these images from
+    parent_id: Mapped[int | None]  # a split's: the chunk it took these images from; a redo's: the last one before it
     state: Mapped[str] = mapped_column(String(16))
     fence: Mapped[int] = mapped_column(server_default="0")  # grows with every claim
     attempts: Mapped[int] = mapped_column(server_default="0")  # claims since the last commit

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from db.chunks import NO_RANGE, add_chunks, change_chunks, finish_run
 from db.models import Chunk, ChunkState, Image, ImageState, Run, RunState
+from db.older import NOT_READ, drop_results
 
 
 def split_off(session: Session, chunk_id: int, *, crashed: bool) -> bool:
@@ -45,8 +46,9 @@ def split_off(session: Session, chunk_id: int, *, crashed: bool) -> bool:
 def _fail(session: Session, chunk_id: int, image_id: int, *, crashed: bool) -> None:
     error_class = "crashed" if crashed else "gave_up"
     error = "its process died twice of it" if crashed else "it held up its process twice, until the lease was over"
-    failed = update(Image).where(Image.id == image_id)
-    session.execute(failed.values(state=ImageState.FAILED, error_class=error_class, error=error))
+    drop_results(session, [image_id])
+    values = {"state": ImageState.FAILED, "error_class": error_class, "error": error, **NOT_READ}
+    session.execute(update(Image).where(Image.id == image_id).values(values))
     change_chunks(session, Chunk.id == chunk_id, failed=Chunk.failed + 1)
 
 

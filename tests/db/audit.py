@@ -17,6 +17,7 @@ arrival = Table(
     _tables,
     Column("run_id", Integer, index=True),
     Column("image_id", Integer),
+    Column("prompt_id", Integer),
     Column("image_state", Text),
     Column("fence", Integer),
     Column("chunk_fence", Integer),
@@ -33,13 +34,15 @@ step = Table(
     Column("after", Text),
     Column("chunk_before", Integer),
     Column("chunk_after", Integer),
+    Column("last_before", Integer),  # of a redo's chunk: the last chunk that the redo takes images from
 )
 
 NOTE_ARRIVAL = """INSERT INTO audit_arrival
-    SELECT image.run_id, image.id, image.state, NEW.fence, chunk.fence, chunk.state
+    SELECT image.run_id, image.id, NEW.prompt_id, image.state, NEW.fence, chunk.fence, chunk.state
     FROM image LEFT JOIN chunk ON chunk.id = image.chunk_id WHERE image.id = NEW.image_id"""
 NOTE_STEP = """INSERT INTO audit_step
-    VALUES (NEW.run_id, NEW.id, OLD.state, NEW.state, OLD.chunk_id, NEW.chunk_id)"""
+    VALUES (NEW.run_id, NEW.id, OLD.state, NEW.state, OLD.chunk_id, NEW.chunk_id,
+        (SELECT parent_id FROM chunk WHERE chunk.id = NEW.chunk_id))"""
 TRIGGERS = {"audit_arrival": ("INSERT ON result", NOTE_ARRIVAL), "audit_step": ("UPDATE OF state ON image", NOTE_STEP)}
 
 ENDS = (ImageState.DONE, ImageState.FAILED, ImageState.CANCELLED)
@@ -61,11 +64,34 @@ def install(sessions: Sessions) -> None:
 
 
 def ended_twice(session: Session, run_id: int | None = None) -> set[int]:
-    """Images, of one run or of all, that ended more than once, or that somebody other than a retry took up again."""
+    """Images, of one run or of all, that ended more often than they were taken up by a retry or a redo.
+
+    Only a redo may take up what is done, and only from chunks that were there before it. However often it did, no
+    prompt of an image may have brought more results than the image was done.
+    """
     ended = step.c.before.in_(ENDS)
-    retried = (step.c.after == ImageState.PENDING) & (step.c.chunk_before != step.c.chunk_after)
-    again = ended & not_(retried & (step.c.before != ImageState.DONE))
-    return set(session.execute(select(step.c.image_id).where(again, *_of(step, run_id))).scalars())
+    moved = (step.c.after == ImageState.PENDING) & (step.c.chunk_before != step.c.chunk_after)
+    redone = func.coalesce(step.c.chunk_before <= step.c.last_before, False)
+    again = ended & not_(moved & ((step.c.before != ImageState.DONE) | redone))
+    found = set(session.execute(select(step.c.image_id).where(again, *_of(step, run_id))).scalars())
+    return found | _more_results_than_ends(session, run_id)
+
+
+def _more_results_than_ends(session: Session, run_id: int | None) -> set[int]:
+    ends = (
+        select(step.c.image_id, func.count().label("count"))
+        .where(step.c.after == ImageState.DONE, *_of(step, run_id))
+        .group_by(step.c.image_id)
+        .subquery()
+    )
+    brought = (
+        select(arrival.c.image_id, func.count().label("count"))
+        .where(*_of(arrival, run_id))
+        .group_by(arrival.c.image_id, arrival.c.prompt_id)
+        .subquery()
+    )
+    more = select(brought.c.image_id).outerjoin(ends, ends.c.image_id == brought.c.image_id)
+    return set(session.execute(more.where(brought.c.count > func.coalesce(ends.c.count, 0))).scalars())
 
 
 def unexpected(session: Session, run_id: int | None = None) -> set[int]:

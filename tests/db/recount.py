@@ -72,11 +72,12 @@ class _Recount:
             yield f"same_as is {image.same_as}"
         if (image.state in (ImageState.FAILED, ImageState.REJECTED)) != (image.error_class is not None):
             yield f"error class is {image.error_class}"
-        if (image.state == ImageState.DONE) != (image.width is not None):
+        again = image.state == ImageState.PENDING and image.width is not None  # it keeps what it had until then
+        if (image.state == ImageState.DONE or again) != (image.width is not None):
             yield f"width is {image.width}"
         wanted = self.every_image if image.prompts is None else set(image.prompts)
         results = sorted(result.prompt_id for result in self.results[image.id])
-        if results != (sorted(wanted) if image.state == ImageState.DONE else []):
+        if results != (sorted(wanted) if image.state == ImageState.DONE or again else []):
             yield f"has results for the prompts {results}, its prompts are {sorted(wanted)}"
         for result in self.results[image.id]:
             count = self.instances[image.id, result.prompt_id]

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
 
 from db import leases, runs
 from db.leases import Claim
 from db.migrate import upgrade
-from db.models import Chunk, ChunkState, Image
+from db.models import Chunk, ChunkState, Image, Result
 from db.runs import RetryFilter
 from db.session import Sessions, connect, read, write
 from tests.db import audit, scenario
@@ -95,3 +96,22 @@ def test_a_retry_is_no_duplicate_and_is_counted(sessions: Sessions, run_id: int)
     assert read(sessions, judge, run_id) == Verdict(4, 4, 0, 0, 0)
     assert read(sessions, audit.retried, run_id) == 4
     assert read(sessions, audit.findings) == []
+
+
+def test_a_second_result_is_a_duplicate_also_where_it_took_the_place_of_the_first(
+    sessions: Sessions, run_id: int
+) -> None:
+    """Its row looks like any other: only that the image ended once tells."""
+    scenario.work_off(sessions, run_id, 0.9)
+    image = scenario.images(sessions, run_id)[0]
+
+    def replace(session: Session) -> None:
+        [result] = session.execute(select(Result).where(Result.image_id == image.id)).scalars()
+        values = {column.name: getattr(result, column.name) for column in Result.__table__.columns}
+        session.execute(delete(Result).where(Result.image_id == image.id))
+        session.execute(insert(Result).values(values))
+
+    write(sessions, replace)
+
+    assert read(sessions, differences) == []
+    assert read(sessions, audit.ended_twice) == {image.id}
