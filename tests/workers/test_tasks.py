@@ -576,7 +576,8 @@ def test_an_image_whose_values_the_database_refuses_fails_alone(
 
     def no_area(self: FakeSegmenter, image: RGB, options: Options) -> Any:
         found = real(self, image, options)
-        return found if image.shape[1] != 42 else replace(found, instances=(replace(found.instances[0], area=None),))
+        nothing: Any = None
+        return found if image.shape[1] != 42 else replace(found, instances=(replace(found.instances[0], area=nothing),))
 
     monkeypatch.setattr(FakeSegmenter, "_found", no_area)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=4)

@@ -73,8 +73,8 @@ def test_a_model_that_raises_for_everything_fails_no_image_but_its_process(
     """Each process is good for some images; the next one loads the model anew and goes on."""
     failing_attempts |= {"ValueError", "BrokenModel"}
     run_id = farm.load(sessions, tmp_path / "in", 24, chunk_size=12)
-    broken = {"SAM3_SEGMENTER": "tests.fakes:BreaksLater", "FAKE_GOOD_IMAGES": "17"}
-    said = farm.start(here, "one", "--until-empty", **broken).wait()
+    here.environment |= {"SAM3_SEGMENTER": "tests.fakes:BreaksLater", "FAKE_GOOD_IMAGES": "17"}
+    said = farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id)
     assert "this process cannot go on: the model no longer passes its self-test" in said
 

@@ -4,6 +4,7 @@ import gc
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ class Touchy(FakeSegmenter):
 
 
 def run(items: Sequence[Item], segmenter: Any, **how: Any) -> list[Outcome]:
-    pace = Pace(**({"narrows": always, "batch_size": 8} | how))
+    pace = replace(Pace(batch_size=8, narrows=always), **how)
     return [outcome for batch in segment(items, segmenter, ReadRules(), Options(), pace) for outcome in batch]
 
 
