@@ -1,11 +1,23 @@
-"""Inserts very many rows at once, each database's fastest plain way. Knows no table's meaning, and never commits."""
+"""Statements about very many rows: inserts, each database's fastest plain way, and values named in parts.
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+Knows no table's meaning, and never commits.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+
+NAMED_AT_ONCE = 1000  # values; SQLite takes 32,766 parameters a statement, PostgreSQL's protocol 65,535
+
+Value = TypeVar("Value")
+
+
+def named_at_once(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
+    """Parts of `values` whose members one statement can name, however many there are: `column.in_(part)`."""
+    return (values[first : first + NAMED_AT_ONCE] for first in range(0, len(values), NAMED_AT_ONCE))
 
 
 def insert_rows(session: Session, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

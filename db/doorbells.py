@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import Session
 
+from db.bulk import named_at_once
 from db.chunks import change_chunks
 from db.models import Chunk, ChunkState, Image, Installation, Run, RunState
 from db.session import now
@@ -41,7 +42,8 @@ def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
         .with_for_update(skip_locked=True, of=Chunk)
     )
     ids = list(session.execute(due).scalars())
-    _ring(session, Chunk.id.in_(ids), Chunk.state == ChunkState.PENDING)
+    for part in named_at_once(ids):
+        _ring(session, Chunk.id.in_(part), Chunk.state == ChunkState.PENDING)
     return rung(session, ids)
 
 
@@ -56,16 +58,16 @@ def _ring(session: Session, *where: ColumnElement[bool]) -> int:
 
 
 def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
-    """What the doorbells of these chunks say, in the order of their numbers."""
+    """What the doorbells of these chunks say, which come in the order of their numbers."""
     first_path = select(Image.path).where(Image.chunk_id == Chunk.id).order_by(Image.row).limit(1).scalar_subquery()
     rows = (
         select(Run.id, Run.name, Chunk.id, Chunk.number, Chunk.ring, Chunk.images, first_path, Installation.identity)
         .join(Run, Run.id == Chunk.run_id)
         .join(Installation, true())
-        .where(Chunk.id.in_(chunk_ids))
         .order_by(Chunk.number)
     )
-    return [Rung(*row) for row in session.execute(rows)]
+    found = [row for part in named_at_once(chunk_ids) for row in session.execute(rows.where(Chunk.id.in_(part)))]
+    return [Rung(*row) for row in found]
 
 
 def queued_doorbells(session: Session) -> list[tuple[int, int]]:

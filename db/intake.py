@@ -14,7 +14,7 @@ from uuid import uuid4
 from sqlalchemy import CursorResult, Row, Text, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.orm import Session
 
-from db.bulk import insert_rows
+from db.bulk import insert_rows, named_at_once
 from db.chunks import CHUNKS, add_chunks, finish_run
 from db.models import Base, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState, cells_to_json, to_json
 from db.session import now
@@ -189,7 +189,7 @@ def add_rows(
     prompts = _spelled_prompts(session, run_id, rows)
     new: Sequence[_Placed] = list(enumerate(rows, start=read_before + 1))
     if matching:
-        parts = _named_at_once(new)
+        parts = named_at_once(new)
         new = [row for part in parts for row in _unknown(session, run_id, run.load, part, prompts)]
     if new:
         _insert_images(session, run_id, run, new, prompts)
@@ -209,7 +209,7 @@ def _spelled_prompts(session: Session, run_id: int, rows: Sequence[NewRow]) -> _
 def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str, int]:
     """Ids of the run's prompts with these texts, adding those that it does not have yet."""
     ids: dict[str, int] = {}
-    for wanted in _named_at_once(sorted(texts)):
+    for wanted in named_at_once(sorted(texts)):
         of_run = select(Prompt.text, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(wanted))
         known: dict[str, int] = {row.text: row.id for row in session.execute(of_run)}
         missing = [{"run_id": run_id, "text": text, "every_image": False} for text in wanted if text not in known]
@@ -218,11 +218,6 @@ def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str,
             known = {row.text: row.id for row in session.execute(of_run)}
         ids |= known
     return ids
-
-
-def _named_at_once(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
-    """Parts of `values` whose members one statement can name: SQLite takes 32,766 parameters."""
-    return (values[first : first + SLICE_ROWS] for first in range(0, len(values), SLICE_ROWS))
 
 
 def _insert_images(

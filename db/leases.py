@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, insert, select, update
 from sqlalchemy.orm import Session
 
+from db.bulk import named_at_once
 from db.chunks import NO_RANGE, change_chunks, finish_run, rowcount
 from db.models import Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
 from db.older import NOT_READ, drop_results
@@ -220,12 +221,14 @@ def landed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool 
     ours = (
         select(Image.id)
         .join(Result, Result.image_id == Image.id)
-        .where(Image.id.in_(done), Image.state == ImageState.DONE, Result.fence == claim.fence)
+        .where(Image.state == ImageState.DONE, Result.fence == claim.fence)
         .distinct()
     )
-    of_class = select(Image.id, Image.error_class).where(Image.id.in_(failed), Image.state == ImageState.FAILED)
-    stored = {image.id: image.error_class for image in session.execute(of_class)}
-    if len(session.execute(ours).all()) < len(done) or stored != failed:
+    of_class = select(Image.id, Image.error_class).where(Image.state == ImageState.FAILED)
+    found = [id for part in named_at_once(done) for id in session.execute(ours.where(Image.id.in_(part)))]
+    parts = named_at_once(list(failed))
+    rows = [row for part in parts for row in session.execute(of_class.where(Image.id.in_(part)))]
+    if len(found) < len(done) or {row.id: row.error_class for row in rows} != failed:
         return None
     return bool(chunk.state == ChunkState.DONE)
 

@@ -14,11 +14,13 @@ from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Float
+
+from db.refusals import is_busy, passes
 
 Sessions = sessionmaker[Session]
 Value = TypeVar("Value")
@@ -52,9 +54,6 @@ OUR_TABLES = {"run", "chunk", "image"}  # of every release
 WAL_TRIES = 100  # 0.1 s apart
 RETRY_SECONDS = 30.0
 LOCK_SECONDS = 10  # to wait for another's lock before the transaction is begun anew: less, so that there is a next time
-# Serialization failure, deadlock, lock timeout, lost or refused connections, a server that stops or starts, no
-# connection left, a process that stood still in the middle: the whole transaction may well succeed a moment later.
-RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300", "25P03")
 
 
 class DatabaseUnusable(Exception):
@@ -300,27 +299,10 @@ def _patiently(once: Callable[[], Value]) -> Value:
         try:
             return once()
         except DBAPIError as error:
-            if not _passes(error) or time.monotonic() > deadline:
+            if not passes(error) or time.monotonic() > deadline:
                 raise
             time.sleep(random.uniform(0.05, 0.1) * 2 ** min(attempt, 4))
     raise AssertionError("unreachable")
-
-
-def _passes(error: DBAPIError) -> bool:
-    """Whether the same transaction may succeed a moment later."""
-    if isinstance(error.orig, sqlite3.OperationalError):
-        return is_busy(error)
-    code = getattr(error.orig, "sqlstate", None)
-    if code is not None:
-        return bool(code.startswith(RETRYABLE_SQLSTATES))
-    # Without a code it did not come from the server: the connection broke, or a new one could not be made.
-    return isinstance(error, OperationalError | InterfaceError)
-
-
-def is_busy(error: DBAPIError) -> bool:
-    """Whether another process kept SQLite's write lock for longer than we wait."""
-    code = getattr(error.orig, "sqlite_errorcode", 0) or 0
-    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @contextmanager

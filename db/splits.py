@@ -29,11 +29,11 @@ def split_off(session: Session, chunk_id: int, *, crashed: bool) -> bool:
         return False
     pending = select(Image.id, Image.row).where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
     rows = session.execute(pending.order_by(Image.row)).all()
-    suspects = [image.id for image in rows if chunk.inflight_first <= image.row <= chunk.inflight_last]
+    suspects = [image.row for image in rows if chunk.inflight_first <= image.row <= chunk.inflight_last]
     if not suspects:
         return False
     if len(rows) == 1:
-        _fail(session, chunk_id, suspects[0], crashed=crashed)
+        _fail(session, chunk_id, rows[0].id, crashed=crashed)
     else:
         _move(session, chunk.run_id, chunk_id, suspects)
     left = len(rows) - len(suspects)
@@ -53,8 +53,10 @@ def _fail(session: Session, chunk_id: int, image_id: int, *, crashed: bool) -> N
 
 
 def _move(session: Session, run_id: int, chunk_id: int, suspects: Sequence[int]) -> None:
+    """Move the pending images with these row numbers, which are all between their first and their last."""
     half = (len(suspects) + 1) // 2
     parts = [part for part in (suspects[:half], suspects[half:]) if part]
+    pending = update(Image).where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
     for part, new_id in zip(parts, add_chunks(session, run_id, [len(part) for part in parts], chunk_id), strict=True):
-        session.execute(update(Image).where(Image.id.in_(part)).values(chunk_id=new_id))
+        session.execute(pending.where(Image.row.between(part[0], part[-1])).values(chunk_id=new_id))
     change_chunks(session, Chunk.id == chunk_id, images=Chunk.images - len(suspects))

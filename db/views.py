@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db.bulk import named_at_once
 from db.models import (
     Chunk,
     ChunkState,
@@ -129,8 +130,10 @@ def identity(session: Session) -> str:
 
 
 def prompt_texts(session: Session, ids: Collection[int]) -> dict[int, str]:
-    rows = select(Prompt.id, Prompt.text).where(Prompt.id.in_(ids))
-    return {row.id: row.text for row in session.execute(rows)}
+    """The texts of these prompts, by id. A chunk may ask for as many as it has rows."""
+    prompts = select(Prompt.id, Prompt.text)
+    parts = named_at_once(sorted(ids))
+    return {row.id: row.text for part in parts for row in session.execute(prompts.where(Prompt.id.in_(part)))}
 
 
 def some_done_path(session: Session, run_id: int) -> str | None:

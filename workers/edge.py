@@ -17,6 +17,7 @@ import yaml
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from db.migrate import ensure_schema
+from db.refusals import is_busy
 from db.session import (
     DatabaseUnusable,
     NoDatabase,
@@ -24,7 +25,6 @@ from db.session import (
     Sessions,
     connect,
     describe_failure,
-    is_busy,
     read,
 )
 from db.views import identity

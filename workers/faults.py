@@ -6,9 +6,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from db.leases import Claim, ImageFailed, Outcome
+from db.refusals import is_refused
 from db.session import Sessions, read
 from db.views import RunView, some_done_path
 from workers.errors import ErrorClass, first_line
@@ -34,9 +35,9 @@ def is_infrastructure(error: BaseException) -> bool:
     """Whether another attempt, elsewhere or later, may well succeed with the same images."""
     if isinstance(error, OSError):
         return error.errno in DISK_FAULTS
-    if isinstance(error, IntegrityError | DataError):
-        return False  # the database is well: it refuses what we gave it, and will again
-    return isinstance(error, Infrastructure | SQLAlchemyError) or is_gpu_fault(error)
+    if isinstance(error, SQLAlchemyError):
+        return not is_refused(error)
+    return isinstance(error, Infrastructure) or is_gpu_fault(error)
 
 
 def is_gpu_fault(error: BaseException) -> bool:

@@ -1,0 +1,72 @@
+"""What an error of the database is about: whether it passes, or whether our own statement is refused. Handles none."""
+
+import sqlite3
+
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+# Serialization failure, deadlock, lock timeout, lost or refused connections, a server that stops or starts, no
+# connection left, a process that stood still in the middle: the whole transaction may well succeed a moment later.
+RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300", "25P03")
+
+# A cardinality or a value that does not fit, a broken constraint, a wrong statement, a limit, a feature that is none.
+REFUSED_SQLSTATES = ("21", "22", "23", "42", "54", "0A")
+NOT_OF_A_STATEMENT = ("42501", "42P05")  # rights that were taken away; a pooler that mixes up prepared statements
+REFUSED_BY_SQLITE = (
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_RANGE,
+)
+
+
+def passes(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed a moment later."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return is_busy(error)
+    code = getattr(error.orig, "sqlstate", None)
+    if code is not None:
+        return bool(code.startswith(RETRYABLE_SQLSTATES))
+    # Without a code it did not come from the server: the connection broke, or a new one could not be made.
+    return isinstance(error, OperationalError | InterfaceError) and not _driver_refuses(error)
+
+
+def is_refused(error: SQLAlchemyError) -> bool:
+    """Whether the database is well and refuses our statement or its values: it will again, wherever that is tried."""
+    if not isinstance(error, DBAPIError):  # SQLAlchemy's own: of a statement, but for those about connections
+        return not isinstance(error, PoolTimeout | DisconnectionError | PendingRollbackError)
+    if isinstance(error, IntegrityError | DataError):
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        # The sqlite3 module itself gives no code: it was called in a wrong way.
+        return isinstance(error, ProgrammingError) if code is None else code & 0xFF in REFUSED_BY_SQLITE
+    code = getattr(error.orig, "sqlstate", None)
+    if code is None:
+        return _driver_refuses(error)
+    return code.startswith(REFUSED_SQLSTATES) and code not in NOT_OF_A_STATEMENT
+
+
+def is_busy(error: DBAPIError) -> bool:
+    """Whether another process kept SQLite's write lock for longer than we wait."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) or 0
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _driver_refuses(error: DBAPIError) -> bool:
+    """Whether PostgreSQL's driver would not send a statement, such as one with too many parameters, although its
+    connection is well."""
+    of_driver = type(error.orig).__module__.startswith("psycopg")  # by name: it need not be installed
+    return of_driver and error.statement is not None and not error.connection_invalidated
