@@ -1,6 +1,7 @@
 """`sam3-export`: a run's results as files. Reads SQL only; no GPU, no broker."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from db.exported import ExportedImage
 from db.models import RunState
 from db.session import reading
 from db.views import RunView
+from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.options import Found, Share, find_run, json_flag
 from producer.cli.progress import Meter
 from producer.exports.common import Request, Summary, read_images
@@ -40,9 +42,11 @@ Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Sum
 def main(run: str, format: str, output: Path, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
 
-    csv is the input with added columns (--masks fills those of the masks); coco has every instance as RLE; png has
-    one mask per image and prompt, in folders like those of the input (--select: all instances together, the best,
-    or the largest). Of a run that is not over nothing is written, unless with --partial.
+    csv is the input with added columns; with --masks it names each mask that is in that folder and was made from the
+    same instances, and ends with 1 if it has to leave some blank. coco has every instance as RLE. png has one mask per
+    image and prompt, in folders like those of the input (--select: all instances together, the best, or the largest);
+    masks that are there already stay, so that the same command goes on where it was stopped. Of a run that is not over
+    nothing is written, unless with --partial.
     """
     if str(output) == "-":
         raise UsageError("-o -: an export is a file that is renamed into place when it is whole; give its name")
@@ -65,7 +69,8 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
         partial=flags["partial"],
     )
     try:
-        summary = export(found, request, format)
+        with telling_how_to_go_on(format == "png"):
+            summary = export(found, request, format)
     except NotOver as error:
         raise NotOver(f"{error}; {how_to_go_on(found, view)}, or add --partial to export what is there") from None
     with reading(found.sessions) as session:
@@ -76,7 +81,18 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
     else:
         say(told(found, request, summary, now))
     tell_gone(request)
-    return 0
+    return int(tell_blank_masks(found, request, summary))
+
+
+@contextmanager
+def telling_how_to_go_on(resumes: bool) -> Iterator[None]:
+    """Say at Ctrl-C that nothing is lost; only of work that goes on where it was stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if resumes:
+            say("Next: the same command again goes on from here")
+        raise
 
 
 def tell_gone(request: Request) -> None:
@@ -151,4 +167,6 @@ def counts(summary: Summary) -> dict[str, int]:
         "instances": summary.instances,
         "files": summary.files,
         "left_out": summary.left_out,
+        "kept": summary.kept,
+        "blank_masks": summary.blank_masks,
     }

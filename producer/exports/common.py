@@ -52,6 +52,8 @@ class Summary:
     files: int
     path: Path
     left_out: int = 0  # coco: instances of at least min_score whose mask has no pixel
+    kept: int = 0  # png: files that were there already, made from the same instances
+    blank_masks: int = 0  # csv: results with instances whose mask is not in the folder, or was made from others
 
 
 def read_images(session: Session, request: Request) -> Iterator[ExportedImage]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from db.exported import ExportedImage, ExportedResult
+from db.exported import ExportedImage, ExportedInstance, ExportedResult
 from db.models import ImageState
 from db.views import RunView
 from producer.exports.common import (
@@ -18,6 +18,7 @@ from producer.exports.common import (
     replacing,
     wanted,
 )
+from producer.exports.mask_folder import chosen, digest, holds, read_mask_folder
 from producer.exports.names import mask_path, numbered, prompt_slugs
 
 GONE_COLUMN = "sam3_gone"
@@ -33,10 +34,11 @@ def export_csv(request: Request, images: Iterable[ExportedImage], progress: Prog
     while instances, best score and mask go by `min_score`: with a higher one a segmented image may have 0 instances.
     Every prompt given to the whole run has its four columns; the names get a number if the input has one of them
     already. If rows brought prompts of their own, `prompt_*` hold the values of all prompts of a row, joined by `|`.
-    A duplicate shows what was found for its first row. Where rows are exported that the source no longer has, a last
-    column `sam3_gone` says `true` for each of them. Raises `UsageError` when the file cannot be written.
+    A mask is named where it is there and was made from the very instances that the row tells of, else the cell is
+    blank. A duplicate shows what was found for its first row. Where rows are exported that the source no longer has, a
+    last column `sam3_gone` says `true` for each of them. Raises `UsageError` when the file cannot be written.
     """
-    sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _mask_folder(request))
+    sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _Masks(request))
     rows = instances = 0
     with replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(_UnixLines(file))
@@ -46,7 +48,7 @@ def export_csv(request: Request, images: Iterable[ExportedImage], progress: Prog
             rows += 1
             if image.state == ImageState.DONE:
                 instances += sum(len(wanted(request, result)) for result in image.results)
-    return Summary(rows, instances, 1, request.out)
+    return Summary(rows, instances, 1, request.out, blank_masks=sheet.masks.blank)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class _UnixLines:
 class _Sheet:
     request: Request
     slugs: dict[str, str]  # by prompt text
-    masks: str | None  # what mask paths start with
+    masks: "_Masks"
 
     def line(self, image: ExportedImage) -> list[str]:
         view = self.request.view
@@ -83,14 +85,31 @@ class _Sheet:
         """One result as instances, best score, presence, mask path."""
         found = wanted(self.request, result)
         best = f"{max(instance.score for instance in found):.6f}" if found else ""
-        return [str(len(found)), best, f"{result.presence:.6f}", self._mask(image, result) if found else ""]
+        slug = self.slugs[self.request.view.prompts[result.prompt_id]]
+        return [str(len(found)), best, f"{result.presence:.6f}", self.masks.cell(slug, image, found)]
 
-    def _mask(self, image: ExportedImage, result: ExportedResult) -> str:
-        if self.masks is None:
+
+class _Masks:
+    """The cells of masks: names of files, and how many are blank though there are instances."""
+
+    def __init__(self, request: Request) -> None:
+        self.blank = 0
+        self._request = request
+        self._folder = None if request.masks is None else read_mask_folder(request.masks)
+        if self._folder is not None and not self._folder.belongs_to(request.view):
+            self._folder = None
+        self._start = _shown_folder(request)
+
+    def cell(self, slug: str, image: ExportedImage, found: Sequence[ExportedInstance]) -> str:
+        if self._request.masks is None or not found:
             return ""
-        view = self.request.view
-        slug = self.slugs[view.prompts[result.prompt_id]]
-        return os.path.join(self.masks, mask_path(slug, image.path, view.root))
+        if self._folder is not None:
+            place = mask_path(slug, image.path, self._request.view.root, folded=self._folder.folded)
+            made_from = digest(image.height, image.width, chosen(found, self._folder.select))
+            if holds(self._request.masks / place, made_from):
+                return os.path.join(self._start, place)
+        self.blank += 1
+        return ""
 
 
 def _header(view: RunView, slugs: dict[str, str]) -> list[str]:
@@ -137,9 +156,9 @@ def _number(value: int | None) -> str:
     return "" if value is None else str(value)
 
 
-def _mask_folder(request: Request) -> str | None:
+def _shown_folder(request: Request) -> str:
     """The folder of masks as seen from the CSV if it is below the CSV's folder, else absolute."""
     if request.masks is None:
-        return None
+        return ""
     masks, folder = Path(os.path.abspath(request.masks)), Path(os.path.abspath(request.out)).parent
     return str(masks.relative_to(folder)) if masks.is_relative_to(folder) else str(masks)

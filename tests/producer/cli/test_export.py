@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from producer.cli.export import main as export
 from tests.db.scenario import claim, commit, done, failed, load, numbered, read_again, rows
 from tests.producer.cli.conftest import Shell
+
+# pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +34,76 @@ def test_a_csv_has_a_row_for_each_row_of_the_input(shell: Shell) -> None:
 
 
 def test_a_csv_names_the_masks_of_the_folder_that_they_were_exported_to(shell: Shell) -> None:
+    shell(export, "faces", "--format", "png", "-o", "out/masks")
     shell(export, "faces", "--format", "csv", "--masks", "out/masks", "-o", "out/results.csv")
 
     with (shell.home / "out/results.csv").open(newline="") as file:
         masks = [row["person_mask"] for row in csv.DictReader(file)]
     assert masks == ["masks/person/000001.jpg.png", "masks/person/000002.jpg.png", ""]
+
+
+def table(shell: Shell, name: str) -> list[str]:
+    with (shell.home / name).open(newline="") as file:
+        return [row["person_mask"] for row in csv.DictReader(file)]
+
+
+def follow(shell: Shell, hint: str) -> None:
+    """Type what follows `Next: ` literally."""
+    for command in hint.removeprefix("Next: ").split(" && "):
+        name, *given = shlex.split(command)
+        assert name == "sam3-export"
+        shell(export, *given)
+
+
+@pytest.mark.parametrize(
+    ("given", "blank", "filled"),
+    [
+        (("--masks", "nothere"), "2 masks left blank: nothere", ["nothere/person/000001.jpg.png"] * 2),
+        (("--masks", "no there/x"), "2 masks left blank: no there/x", ["no there/x/person/000001.jpg.png"] * 2),
+        (
+            ("--masks", "masks", "--threshold", "0.7"),
+            "1 mask left blank: masks",
+            ["masks-0.7/person/000001.jpg.png", ""],
+        ),
+        (("--masks", "best", "--threshold", "0.95"), None, ["", ""]),
+        (("--masks", "best", "--threshold", "0.7"), None, ["best/person/000001.jpg.png", ""]),
+        (("--masks", "others"), "2 masks left blank: others", ["others-faces/person/000001.jpg.png"] * 2),
+    ],
+)
+def test_blank_masks_end_with_1_and_the_hint_fills_them_without_spoiling_other_tables(
+    shell: Shell, given: tuple[str, ...], blank: str | None, filled: list[str]
+) -> None:
+    shell(export, "faces", "--format", "png", "-o", "masks")
+    shell(export, "faces", "--format", "csv", "--masks", "masks", "-o", "first.csv")
+    shell(export, "faces", "--format", "png", "-o", "best", "--select", "best")
+    run_id = load(shell.sessions, numbered(1), name="others")
+    held = claim(shell.sessions, run_id)
+    commit(shell.sessions, held, [done(held.images[0], 0.8)])
+    shell(export, "others", "--format", "png", "-o", "others")
+
+    told = shell(export, "faces", "--format", "csv", *given, "-o", "my table.csv", code=int(blank is not None))
+    if blank is None:
+        assert told.err.count("\n") == 1
+    else:
+        _, line, hint = told.err.splitlines()
+        assert line == f"{blank} has none made from the same instances"
+        assert [name for name in table(shell, "my table.csv") if name] == []
+        follow(shell, hint)
+
+    expected = [name.replace("000001", f"{number:06}") for number, name in enumerate(filled, start=1)]
+    assert table(shell, "my table.csv") == [*expected, ""]
+    shell(export, "faces", "--format", "csv", "--masks", "masks", "-o", "first.csv")
+    assert table(shell, "first.csv") == ["masks/person/000001.jpg.png", "masks/person/000002.jpg.png", ""]
+
+
+def test_a_table_without_masks_asked_for_blames_nobody(shell: Shell) -> None:
+    assert shell(export, "faces", "--format", "csv", "-o", "r.csv", "--json").json["blank_masks"] == 0
+
+
+def test_the_same_masks_again_are_kept(shell: Shell) -> None:
+    assert shell(export, "faces", "--format", "png", "-o", "masks", "--json").json["kept"] == 0
+    assert shell(export, "faces", "--format", "png", "-o", "masks", "--json").json["kept"] == 2
+    assert shell(export, "faces", "--format", "png", "-o", "masks", "--threshold", "0.7", "--json").json["kept"] == 0
 
 
 def test_the_json_says_what_was_written_where(shell: Shell) -> None:
@@ -47,6 +116,8 @@ def test_the_json_says_what_was_written_where(shell: Shell) -> None:
         "instances": 3,
         "files": 1,
         "left_out": 0,
+        "kept": 0,
+        "blank_masks": 0,
         "gone": 0,
         "partial": False,
     }
@@ -128,7 +199,8 @@ def test_what_cannot_be_exported_is_one_line(shell: Shell, given: tuple[str, ...
 def test_a_format_whose_libraries_are_missing_says_what_to_install(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "producer.exports.png", raising=False)
+    for name in ("producer.exports.png", "producer.exports.drawing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "numpy", None)
 
     error = shell(export, "faces", "--format", "png", "-o", "masks", code=2).error

@@ -1,17 +1,28 @@
 """PNG masks mirror the input tree and are exactly the masks that were found."""
 
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from db.intake import NewRow
 from producer.exports.common import Request, Summary
-from producer.exports.png import export_png
+from producer.exports.csv_file import export_csv
+from producer.exports.drawing import draw
+from producer.exports.mask_folder import MANIFEST, digest, read_mask_folder, texts
+from producer.exports.png import MaskWriter, export_png
+from producer.helpers import HelperEnded, Helpers, processes
 from producer.layout import MASK_HEAD_BYTES, is_mask
-from tests.producer.exports.conftest import FAINT, LARGE, SMALL, MakeRequest
-from tests.producer.exports.finished import Finished, Mask
+from tests.producer.exports.conftest import FAINT, LARGE, SIZE, SMALL, MakeRequest
+from tests.producer.exports.finished import Done, Finished, Input, Mask, finish
+from tests.terminals import wait_until
 from workers.errors import UsageError
+from workers.inference.masks import encode
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -22,7 +33,10 @@ def export(run: Finished, request: Request) -> Summary:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """All but what says how they were made."""
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() if path.name != MANIFEST
+    )
 
 
 @pytest.mark.parametrize(("select", "expected"), [("union", SMALL | LARGE), ("best", SMALL), ("largest", LARGE)])
@@ -86,3 +100,165 @@ def test_a_file_as_target_and_an_unknown_selection_are_refused(run: Finished, re
         export(run, request)
     with pytest.raises(UsageError, match="choose one of union, best, largest"):
         export(run, request_for("other", select="most"))
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    """Changes with every file that is written anew."""
+    return {name: (folder / name).stat().st_ino for name in files(folder)}
+
+
+def test_masks_that_are_there_and_right_stay_and_nothing_is_drawn(
+    run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for("masks")
+    assert export(run, request).kept == 0
+    before = {path: path.stat() for path in request.out.rglob("*")}
+    monkeypatch.setattr("producer.exports.png.draw", lambda *given: pytest.fail("a mask was drawn"))
+    monkeypatch.setattr("producer.exports.png.FEW", 1000)
+    assert export(run, request) == Summary(images=3, instances=3, files=2, path=request.out, kept=2)
+    assert {path: path.stat() for path in request.out.rglob("*")}.keys() == before.keys()
+    assert all(path.stat().st_mtime_ns == before[path].st_mtime_ns for path in before if path.is_file())
+
+
+def emptied(mask: Path) -> None:
+    mask.write_bytes(bytes(mask.stat().st_size))
+
+
+def cut(mask: Path) -> None:
+    mask.write_bytes(mask.read_bytes()[:-20])
+
+
+def of_an_earlier_result(mask: Path) -> None:
+    """As if the image had been computed again since."""
+    mask.write_bytes(draw(48, 64, [encode(LARGE)], texts("faces", digest(48, 64, []))))
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, emptied, cut, of_an_earlier_result])
+def test_only_what_is_missing_or_wrong_is_written_again(
+    run: Finished, request_for: MakeRequest, harm: Callable[[Path], None]
+) -> None:
+    request = request_for("masks", min_score=0.3)
+    export(run, request)
+    before, mask = inodes(request.out), request.out / "person" / "a.jpg.png"
+    good = mask.read_bytes()
+    other = mask.with_name("other")  # so that its inode is not given again
+    os.link(mask, other)
+    harm(mask)
+    assert export(run, request).kept == 2
+    other.unlink()
+    assert mask.read_bytes() == good
+    after = inodes(request.out)
+    assert {name for name in before if after[name] != before[name]} <= {"person/a.jpg.png"}
+
+
+def test_another_selection_writes_only_masks_that_look_different(run: Finished, request_for: MakeRequest) -> None:
+    export(run, request_for("masks"))
+    assert export(run, request_for("masks", select="best")).kept == 1  # the other result has one instance only
+    with Image.open(request_for("masks").out / "person" / "a.jpg.png") as mask:
+        assert np.array_equal(np.asarray(mask), SMALL * 255)
+
+
+def test_an_interrupted_export_goes_on_where_it_stopped(
+    run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for("masks")
+
+    def interrupt(count: int) -> None:
+        wait_until(lambda: files(request.out), "the first mask")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_png(request, run.images(request), interrupt)
+    assert files(request.out) == ["person/a.jpg.png"]
+    there = read_mask_folder(request.out)
+    assert there is not None
+    assert not there.complete
+    assert export(run, request).kept == 1
+    assert read_mask_folder(request.out) == replace(there, complete=True)
+
+
+def test_many_masks_are_drawn_in_several_processes_and_are_the_same(
+    run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = request_for("one"), request_for("other")
+    [image, *_] = run.images(one)
+    images = [replace(image, path=f"{number}.jpg") for number in range(40)]
+    export_png(one, images, lambda count: None)
+    monkeypatch.setattr("producer.exports.png.FEW", 1000)
+    assert export_png(other, images, lambda count: None).files == 40
+    assert {(one.out / name).read_bytes() for name in files(one.out)} == {
+        (other.out / name).read_bytes() for name in files(other.out)
+    }
+
+
+def test_images_wait_outside_while_many_are_in_hand(
+    run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for("masks")
+    [image, *_] = run.images(request)
+    in_hand: list[int] = []
+    with MaskWriter(request) as masks:
+
+        def drawn(*given: object) -> bytes:
+            in_hand.append(len(masks.in_hand))
+            return b""
+
+        monkeypatch.setattr("producer.exports.png.FEW", 0)
+        monkeypatch.setattr(Helpers, "call", drawn)
+        for number in range(200):
+            masks.add(replace(image, path=f"{number}.jpg"))
+        masks.finish()
+    assert len(in_hand) == 200
+    assert max(in_hand) <= 4 * processes()
+
+
+def test_two_rows_with_one_mask_between_them_do_not_disturb_each_other(tmp_path: Path) -> None:
+    rows = [NewRow("a.jpg", {}, ("dog", *(f"{number}" for number in range(last)))) for last in range(8)]
+    run = finish(tmp_path, Input(tmp_path, rows, ()), {"a.jpg": Done({"dog": [(0.9, SMALL)]}, SIZE)})
+    request = Request(run.view, 0.5, tmp_path / "masks")
+    assert export(run, request).files == 8
+    assert files(request.out) == ["dog/a.jpg.png"]
+
+
+def test_a_folder_belongs_to_one_run(run: Finished, request_for: MakeRequest) -> None:
+    request = request_for("masks")
+    export(run, request)
+    before = inodes(request.out)
+    again = replace(run.view, uid="f" * 32)  # deleted and enqueued again
+    for view in (replace(again, name="other"), replace(again, source="/elsewhere/faces.csv")):
+        with pytest.raises(UsageError, match=r"masks holds the masks of run \w+.*: choose another folder for those of"):
+            export(run, replace(request, view=view))
+    assert inodes(request.out) == before
+    assert export(run, replace(request, view=again)).kept == 2
+
+
+def test_where_case_is_folded_table_and_masks_agree_on_other_names(
+    run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.exports.png.folds_names", lambda folder: True)
+    request = request_for("masks")
+    [image, *_] = run.images(request)
+    images = [replace(image, path=path) for path in ("a.jpg", "A.jpg", "A/b.jpg", "a/b.jpg")]
+    assert export_png(request, images, lambda count: None).files == 4
+    written = files(request.out)
+    assert len({name.lower() for name in written}) == 4
+    table = request_for("r.csv", masks="masks")
+    assert export_csv(table, images, lambda count: None).blank_masks == 0
+    assert {f"masks/{name}" for name in written} <= set(table.out.read_text().replace("\n", ",").split(","))
+
+
+def test_a_helper_that_is_killed_is_one_line_and_the_next_export_goes_on(
+    run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for("masks")
+    with monkeypatch.context() as patch:
+        patch.setattr("producer.exports.png.FEW", 0)
+        patch.setattr("producer.exports.png.draw", die)
+        with pytest.raises(HelperEnded, match="the same command again goes on"):
+            export(run, request)
+    assert export(run, request).files == 2
+
+
+def die(*given: object) -> bytes:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return b""

@@ -1,0 +1,45 @@
+"""What to say of masks that a table leaves blank: how many, and which commands fill them. Reads no SQL."""
+
+import shlex
+from pathlib import Path
+
+from producer.cli.options import Found
+from producer.exports.common import Request, Summary
+from producer.exports.mask_folder import MaskFolder, read_mask_folder
+from producer.exports.names import numbered
+from workers.edge import counted, say
+
+
+def tell_blank_masks(found: Found, request: Request, summary: Summary) -> bool:
+    """Say how many masks the table leaves blank, if it does, and how to fill them; return whether it does."""
+    if not summary.blank_masks or request.masks is None:
+        return False
+    there = read_mask_folder(request.masks)
+    folder = _folder_to_fill(request, request.masks, there)
+    export = ["sam3-export", str(found.folder or found.name), "--format"]
+    options = ["--all"] * request.gone + ["--partial"] * request.partial
+    if request.min_score != request.view.threshold:
+        options += ["--threshold", str(request.min_score)]
+    select = ["--select", there.select] if there is not None and there.select != "union" else []
+    masks = [*export, "png", *options, *select, "-o", folder]
+    table = [*export, "csv", *options, "--masks", folder, "-o", str(request.out)]
+    say(f"{counted(summary.blank_masks, 'mask')} left blank: {request.masks} has none made from the same instances")
+    say(f"Next: {shlex.join(masks)} && {shlex.join(table)}")
+    return True
+
+
+def _folder_to_fill(request: Request, masks: Path, there: MaskFolder | None) -> str:
+    """The folder itself if its masks are meant to be these, else one beside it: another table may need what it has."""
+
+    def is_taken(name: str) -> bool:
+        at = read_mask_folder(Path(name))
+        return Path(name).exists() and (at is None or not _fits(at, request))
+
+    if there is None or _fits(there, request):
+        return str(masks)
+    what = str(request.min_score) if there.belongs_to(request.view) else request.view.name
+    return numbered(f"{masks}-{what}", is_taken)
+
+
+def _fits(folder: MaskFolder, request: Request) -> bool:
+    return folder.belongs_to(request.view) and folder.threshold == request.min_score
