@@ -87,7 +87,7 @@ def _batches(paths: Sequence[str]) -> Iterator[Sequence[str]]:
 def read_batch(paths: Sequence[str]) -> dict[str, Any]:
     """Files as columns of pixels and sizes."""
     torch.set_num_threads(1)
-    pixels = [own_segmenter().preprocess(read_image(path, RULES)) for path in paths]
+    pixels = [own_segmenter().preprocess(read_image(path, RULES).pixels) for path in paths]
     return {
         "data": np.stack([one.data for one in pixels]),
         "height": [one.height for one in pixels],
@@ -144,7 +144,7 @@ class _Files(Dataset[tuple[Any, int, int]]):
         return len(self._paths)
 
     def __getitem__(self, number: int) -> tuple[Any, int, int]:
-        pixels = own_segmenter().preprocess(read_image(self._paths[number], RULES))
+        pixels = own_segmenter().preprocess(read_image(self._paths[number], RULES).pixels)
         return torch.as_tensor(pixels.data), pixels.height, pixels.width
 
 

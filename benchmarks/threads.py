@@ -75,7 +75,7 @@ def gains(trials: int = TRIALS) -> list[Gain]:
     with TemporaryDirectory() as folder:
         for kind in photographs.KINDS:
             [path] = photographs.write(kind, Path(folder) / kind.name, 1)
-            image = read_image(path, RULES)
+            image = read_image(path, RULES).pixels
             pixels = Pixels(np.zeros(1, np.uint8), kind.height, kind.width)
             raw = segmenter.predict([pixels], [PROMPTS], OPTIONS)
             told += [

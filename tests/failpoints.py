@@ -75,7 +75,7 @@ def mount_lost_between_two_batches() -> None:
 
     mount, first_lost = Path(os.environ["FAKE_MOUNT"]), os.environ["FAKE_FIRST_LOST"]
 
-    def lose(path: str, rules: images.ReadRules) -> images.RGB:
+    def lose(path: str, rules: images.ReadRules) -> images.ReadImage:
         if Path(path).name == first_lost and once("mount_lost"):
             mount.rename(mount.with_name("away"))
         return images.read_image(path, rules)

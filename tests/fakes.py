@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tests import failpoints
+from workers.inference.answers import Found, Instance
 from workers.inference.images import RGB
 from workers.inference.masks import encode
-from workers.inference.pipeline import Found, Instance, ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
 from workers.settings import Settings
 
 LONGEST_PROMPT_WORDS = 32

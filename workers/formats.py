@@ -14,12 +14,16 @@ _OURS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF; the one below, of the other byte order, Pillow does not open
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
 )
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)  # "BM" alone begins many a text
 
-# How images in formats that we do not open begin: (offset, bytes, name). Some raw files are TIFFs as far as this tells.
+# Camera raw that is a TIFF as far as its first bytes tell, with a preview as its first picture: (offset, bytes). (More
+# of it is told only by what stands further behind, see `workers.inference.tiff`.)
+_RAW_LIKE_TIFF = ((8, b"CR\2"), (8, b"IIIITwaR"), (8, b"MMMMRawT"))
+# How images in formats that we do not open begin: (offset, bytes, name).
 _OTHERS = (
     (4, b"jP  ", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
@@ -31,9 +35,13 @@ _OTHERS = (
     (0, b"\x00\x00\x01\x00", "ICO"),
     (0, b"\x76\x2f\x31\x01", "OpenEXR"),
     (0, b"SIMPLE  =", "FITS"),
-    (0, b"II+\0", "BigTIFF"),
     (0, b"MM\0+", "BigTIFF"),
+    *((offset, magic, "camera raw") for offset, magic in _RAW_LIKE_TIFF),
     (0, b"IIRO", "camera raw"),
+    (0, b"IIRS", "camera raw"),
+    (0, b"MMOR", "camera raw"),
+    (0, b"\0MRM", "camera raw"),
+    (6, b"HEAPCCDR", "camera raw"),
     (0, b"IIU\0", "camera raw"),
     (0, b"FUJIFILMCCD-RAW", "camera raw"),
     (0, b"FOVb", "camera raw"),
@@ -48,6 +56,8 @@ _BRANDS = (
 
 def image_format(head: bytes) -> str | None:
     """Which of `FORMATS` a file with this beginning is, as its content says; None if it is none of them."""
+    if is_raw_like_tiff(head):
+        return None
     for magic, name in _OURS:
         if head.startswith(magic):
             return name
@@ -64,3 +74,8 @@ def other_format(head: bytes) -> str | None:
         kinds = {head[at : at + 4] for at in range(8, len(head), 4)}
         return next((name for brands, name in _BRANDS if kinds.intersection(brands)), None)
     return next((name for offset, magic, name in _OTHERS if head[offset:].startswith(magic)), None)
+
+
+def is_raw_like_tiff(head: bytes) -> bool:
+    """Whether a file with this beginning is camera raw although it begins as a TIFF does."""
+    return head[:2] in (b"II", b"MM") and any(head[offset:].startswith(magic) for offset, magic in _RAW_LIKE_TIFF)

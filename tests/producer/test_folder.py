@@ -144,7 +144,7 @@ def test_each_reason_has_an_example_and_what_to_do_about_it(photos: Path) -> Non
 def test_what_the_reader_opens_is_taken_whatever_it_is_called(photos: Path, kind: str) -> None:
     for name in ("noext", "scan.001", "x.dat", "y.txt"):
         picture(photos / name, kind)
-        assert read_image(str(photos / name), ReadRules()).shape == (30, 40, 3)
+        assert read_image(str(photos / name), ReadRules()).pixels.shape == (30, 40, 3)
     assert taken(FolderManifest(photos)) == ["noext", "scan.001", "x.dat", "y.txt"]
 
 

@@ -20,6 +20,11 @@ def test_a_format_that_we_open_is_told_by_its_first_bytes(kind: str) -> None:
     assert other_format(head_of(kind)) is None
 
 
+def test_a_bigtiff_is_a_tiff_where_the_decoder_reads_it() -> None:
+    assert image_format(b"II+\0\x08\0\0\0") == "TIFF"
+    assert other_format(b"MM\0+\0\x08\0\0") == "BigTIFF"
+
+
 @pytest.mark.parametrize(
     ("head", "name"),
     [
@@ -32,6 +37,8 @@ def test_a_format_that_we_open_is_told_by_its_first_bytes(kind: str) -> None:
         (head_of("ICO"), "ICO"),
         (b"%PDF-1.7", "PDF"),
         (b"FUJIFILMCCD-RAW 0201", "camera raw"),
+        (b"II*\0\x10\0\0\0CR\2\0", "camera raw"),
+        (b"II\x1a\0\0\0HEAPCCDR", "camera raw"),
     ],
 )
 def test_a_format_that_we_do_not_open_is_named(head: bytes, name: str | None) -> None:

@@ -21,8 +21,9 @@ from tests.fakes import FakeSegmenter
 from tests.terminals import wait_until
 from tests.workers import runs
 from workers.errors import Unreachable
+from workers.inference.answers import Found
 from workers.inference.images import RGB
-from workers.inference.pipeline import Found, Options, OutOfMemory
+from workers.inference.pipeline import Options, OutOfMemory
 from workers.processes import this_process
 from workers.settings import Settings
 from workers.worker import Declined, Worker, make_segmenter

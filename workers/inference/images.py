@@ -3,12 +3,16 @@
 The rules, the same for every format:
 
 - The content decides, never the file's name: JPEG, PNG, WEBP, TIFF, BMP and GIF are opened, nothing else.
-- Of several frames or pages the first is taken.
+- Of several frames or pages the first is taken: what is behind it is another picture, or a smaller version. A TIFF
+  that says itself that its first picture is not the one meant is refused, not searched: camera raw; a first picture
+  marked as reduced (beside others) or as a mask; a smaller version of one that it names as its own; what a slide
+  scanner calls a label, a macro or a thumbnail of a larger page. A larger page alone means nothing: scans differ.
 - EXIF orientation is applied; "raw" keeps the axes of the file.
 - Grey, palette, CMYK and the like become RGB; alpha is dropped and colour profiles are not applied, as in Pillow's
   `convert("RGB")`, so that results equal those of a plain script.
-- 16-bit samples keep their high byte: 0..65535 becomes 0..255, for every image alike. 32-bit samples have no
-  agreed range and are refused.
+- Of samples of more than 8 bits the highest 8 of those that the file declares are kept, for every image alike, with a
+  warning where the picture is nearly black or of one grey by that; "stretch" gives each picture its own range (see
+  `samples`). 32-bit samples have no agreed range and are refused.
 - JPEGs are decoded by simplejpeg, to the pixels that Pillow gives and sooner; Pillow decodes the rest, and judges
   whatever simplejpeg is not content with.
 - A damaged EXIF block or colour profile is ignored. Missing pixels, and damage that the decoder notices or warns of,
@@ -29,12 +33,17 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
-from workers.formats import FORMATS, HEAD_BYTES, image_format, other_format
+from workers.formats import FORMATS, HEAD_BYTES, image_format, is_raw_like_tiff, other_format
+from workers.inference import samples
+from workers.inference.tiff import Directories, layout, not_the_picture
 
 RGB = npt.NDArray[np.uint8]
 """Pixels of shape (height, width, 3)."""
 
 NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CONVERT = f"is not opened; convert to one of {', '.join(FORMATS)}"
+
 # What undoes each EXIF orientation; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,6 +91,7 @@ class ReadRules:
     """
 
     orientation: Literal["exif", "raw"] = "exif"
+    stretch: bool = False  # samples of more than 8 bits, from each picture's own range
     root: str | None = None
     follow_symlinks: bool = False
     max_pixels: int = 120_000_000  # phones and medium format reach 108 million; decoded that is 0.4 GB
@@ -89,22 +99,49 @@ class ReadRules:
     min_side: int = 8
 
 
-class UnreadableImage(Exception):
-    """An image that cannot be used: its error class, and a sentence without the path."""
+@dataclass(frozen=True)
+class FileSeen:
+    """A file as it was when it was read: enough to notice later that it changed."""
 
-    def __init__(self, error_class: ErrorClass, message: str) -> None:
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class ReadImage:
+    """An image that can be used, the file it came from, and what is odd about it, in one line that many may share."""
+
+    pixels: RGB
+    file: FileSeen
+    warning: str | None = None
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be used: its error class, a sentence without the path, and the file if it was opened."""
+
+    def __init__(self, error_class: ErrorClass, message: str, file: FileSeen | None = None) -> None:
         super().__init__(message)
         self.error_class = error_class
         self.message = message
+        self.file = file
 
 
-def read_image(path: str, rules: ReadRules) -> RGB:
+def read_image(path: str, rules: ReadRules) -> ReadImage:
     """Read the image at an absolute `path`. Raises `UnreadableImage`; never blocks on a pipe or a device."""
-    return _decode(_read_file(path, rules), rules)
+    data, file = _read_file(path, rules)
+    try:
+        pixels, warning = _decode(data, rules)
+    except UnreadableImage as error:
+        error.file = file
+        raise
+    except MemoryError:
+        raise UnreadableImage(ErrorClass.OUT_OF_MEMORY, "does not fit into memory", file) from None
+    return ReadImage(pixels, file, warning)
 
 
-def _read_file(path: str, rules: ReadRules) -> bytes:
-    """The whole file, so that errors of the disk and of the picture cannot be confused."""
+def _read_file(path: str, rules: ReadRules) -> tuple[bytes, FileSeen]:
+    """The whole file, so that errors of the disk and of the picture cannot be confused; as it was before it was read,
+    so that a change meanwhile is noticed later."""
     try:
         if rules.root is not None and not _is_below(os.path.normpath(path), os.path.normpath(rules.root)):
             raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"the path leaves {rules.root}")
@@ -112,7 +149,7 @@ def _read_file(path: str, rules: ReadRules) -> bytes:
         # O_NONBLOCK: should it be a pipe by now, opening it would wait for somebody to write.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _check_opened(descriptor, path, rules)
+            seen = _check_opened(descriptor, path, rules)
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read(rules.max_bytes + 1)  # the file may have grown since it was checked
         finally:
@@ -125,11 +162,11 @@ def _read_file(path: str, rules: ReadRules) -> bytes:
         # ESTALE, EIO and ENOTCONN among others: how a lost mount says that the file is gone.
         raise UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}") from None
     if len(data) > rules.max_bytes:
-        raise UnreadableImage(ErrorClass.TOO_LARGE, f"over the limit of {rules.max_bytes:,} bytes")
-    return data
+        raise UnreadableImage(ErrorClass.TOO_LARGE, f"over the limit of {rules.max_bytes:,} bytes", seen)
+    return data, seen
 
 
-def _check_opened(descriptor: int, path: str, rules: ReadRules) -> None:
+def _check_opened(descriptor: int, path: str, rules: ReadRules) -> FileSeen:
     """Check the file that was really opened, which a path checked beforehand could no longer name."""
     if rules.root is not None and not rules.follow_symlinks:
         link = f"/proc/self/fd/{descriptor}"
@@ -138,8 +175,11 @@ def _check_opened(descriptor: int, path: str, rules: ReadRules) -> None:
             raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
     status = os.fstat(descriptor)
     _check_regular(status)
-    if status.st_size > rules.max_bytes:
-        raise UnreadableImage(ErrorClass.TOO_LARGE, f"{status.st_size:,} bytes, over the limit of {rules.max_bytes:,}")
+    seen = FileSeen(status.st_size, status.st_mtime_ns)
+    if seen.size > rules.max_bytes:
+        said = f"{seen.size:,} bytes, over the limit of {rules.max_bytes:,}"
+        raise UnreadableImage(ErrorClass.TOO_LARGE, said, seen)
+    return seen
 
 
 def _check_regular(status: os.stat_result) -> None:
@@ -151,22 +191,35 @@ def _is_below(path: str, root: str) -> bool:
     return os.path.commonpath([path, root]) == root
 
 
-def _decode(data: bytes, rules: ReadRules) -> RGB:
+def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
+    """The pixels, and what is odd about them."""
     try:
+        _check_first_picture(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, rules)
             if (pixels := _fast_pixels(image, data)) is not None:
                 turn = None if rules.orientation == "raw" else _UPRIGHT.get(_orientation(image))
-                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn)), None
+            deep = samples.is_deep(image)
             turn = _load(image, rules)
-            rgb = _to_rgb(image)
-            return np.array(rgb if turn is None else rgb.transpose(turn))
+            rgb, warning = samples.as_rgb(image, data, stretch=rules.stretch) if deep else (_to_rgb(image), None)
+            return np.array(rgb if turn is None else rgb.transpose(turn)), warning
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except Exception as error:
         raise _undecodable(data, error) from error
+
+
+def _check_first_picture(data: bytes) -> None:
+    """Refuse a TIFF, or what looks like one, whose first picture is not the one that is meant."""
+    if not data.startswith(TIFFS):
+        return
+    if is_raw_like_tiff(data[:HEAD_BYTES]):
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, f"camera raw {_CONVERT}")
+    if reason := not_the_picture(Directories(data)):
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, reason)
 
 
 def _check_header(image: Image.Image, rules: ReadRules) -> None:
@@ -180,6 +233,9 @@ def _check_header(image: Image.Image, rules: ReadRules) -> None:
         raise UnreadableImage(
             ErrorClass.TOO_SMALL, f"{width} x {height} pixels; a side needs at least {rules.min_side}"
         )
+    if rules.stretch and samples.in_planes(image):
+        said = "16-bit colours in separate planes cannot be stretched; store them pixel by pixel"
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, said)
     if image.mode in ("I", "F"):
         raise UnreadableImage(ErrorClass.UNSUPPORTED, "32-bit samples have no agreed range; convert to 8 or 16 bits")
 
@@ -201,6 +257,7 @@ def _load(image: Image.Image, rules: ReadRules) -> Image.Transpose | None:
     """Decode the pixels; returns what is left to do to bring them into the wanted orientation."""
     raw = rules.orientation == "raw"
     if image.format == "TIFF":  # which Pillow turns upright while it loads
+        samples.prepare(image)
         orientation = _orientation(image)
         image.load()
         return _TURNED_BACK.get(orientation) if raw else None
@@ -216,9 +273,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours; straight to RGB Pillow would warn
     return image.convert("RGB")
@@ -228,7 +282,9 @@ def _unidentified(data: bytes) -> UnreadableImage:
     """Say why no decoder took the file: it is another format, or its header is cut, or it is no image."""
     head = data[:HEAD_BYTES]
     if (name := other_format(head)) is not None:
-        return UnreadableImage(ErrorClass.UNSUPPORTED, f"{name} is not opened; convert to one of {', '.join(FORMATS)}")
+        return UnreadableImage(ErrorClass.UNSUPPORTED, f"{name} {_CONVERT}")
+    if data.startswith(TIFFS) and (kind := layout(Directories(data))):  # whole, but in no layout that Pillow knows
+        return UnreadableImage(ErrorClass.UNSUPPORTED, f"TIFF with {kind}, {_CONVERT}")
     if image_format(head) is not None:
         return UnreadableImage(ErrorClass.TRUNCATED, "the file's header is cut or damaged")
     said = "the file is empty" if not data else "the content is no image"

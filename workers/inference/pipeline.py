@@ -11,7 +11,6 @@ Threads only: a worker is a daemonic process, which may have no children.
 """
 
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from itertools import groupby, islice
 from typing import Any, Literal, Protocol, TypeVar
 
 from workers.errors import ErrorClass
+from workers.inference.answers import Found, fault
 from workers.inference.caps import Cap, Caps
 from workers.inference.channel import Channel, stage
-from workers.inference.images import RGB, ReadRules, UnreadableImage, read_image
+from workers.inference.images import RGB, FileSeen, ReadImage, ReadRules, UnreadableImage, read_image
 from workers.inference.narrow import Raised, narrowed
 from workers.inference.readahead import ReadAhead
 
@@ -62,26 +62,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Instance:
-    """One object: `box` is x1, y1, x2, y2 in pixels (it may reach over the edge), `rle` has the image's size."""
-
-    score: float
-    box: tuple[float, float, float, float]
-    area: int
-    rle: bytes
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one prompt found in one image, best score first. `capped`: the model had hardly a query left, so there
-    may be more."""
-
-    presence: float
-    instances: tuple[Instance, ...]
-    capped: bool = False
-
-
-@dataclass(frozen=True)
 class Segmented:
     """An image that was read: its size as the masks have it, and what was found, in the order of its prompts."""
 
@@ -89,6 +69,8 @@ class Segmented:
     width: int
     height: int
     found: tuple[Found, ...]
+    file: FileSeen | None = None
+    warning: str | None = None  # what is odd about the picture
 
 
 @dataclass(frozen=True)
@@ -98,6 +80,7 @@ class Rejected:
     id: int
     error_class: ErrorClass
     message: str
+    file: FileSeen | None = None  # if it was opened
 
 
 Outcome = Segmented | Rejected
@@ -168,12 +151,21 @@ class NothingGotThrough(Exception):
         self.outcomes = outcomes
 
 
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """An image before its forward pass: its pixels for the model, and what was read."""
+
+    pixels: Pixels
+    file: FileSeen
+    warning: str | None
+
+
 @dataclass(frozen=True)
 class _Decoded:
     """A batch after decoding: in order, each item with its pixels or its rejection."""
 
     items: Sequence[Item]
-    results: Sequence[Pixels | Rejected]
+    results: Sequence[_Ready | Rejected]
 
 
 @dataclass(frozen=True)
@@ -234,7 +226,7 @@ def segment(
             thread.join()
 
 
-def _batches(items: Sequence[Item], decoding: ReadAhead[Item, Pixels | Rejected], pace: Pace) -> Iterator[_Decoded]:
+def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Rejected], pace: Pace) -> Iterator[_Decoded]:
     """All of them, or those begun before a stop; read some batches ahead."""
     todo, waiting = iter(items), iter(items)
 
@@ -249,7 +241,7 @@ def _batches(items: Sequence[Item], decoding: ReadAhead[Item, Pixels | Rejected]
         yield _Decoded(batch, [_decoded(item, decoding, pace) for item in batch])
 
 
-def _decoded(item: Item, decoding: ReadAhead[Item, Pixels | Rejected], pace: Pace) -> Pixels | Rejected:
+def _decoded(item: Item, decoding: ReadAhead[Item, _Ready | Rejected], pace: Pace) -> _Ready | Rejected:
     try:
         return decoding.take()
     except TimeoutError:
@@ -258,23 +250,25 @@ def _decoded(item: Item, decoding: ReadAhead[Item, Pixels | Rejected], pace: Pac
         pace.progressed()
 
 
-def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> Pixels | Rejected:
+def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> _Ready | Rejected:
+    image: ReadImage | None = None
     try:
         image = read_image(item.path, rules)
-        return segmenter.preprocess(image)
+        return _Ready(segmenter.preprocess(image.pixels), image.file, image.warning)
     except UnreadableImage as error:
-        return Rejected(item.id, error.error_class, error.message)
+        return Rejected(item.id, error.error_class, error.message, error.file)
     except MemoryError:
-        return Rejected(item.id, ErrorClass.OUT_OF_MEMORY, "does not fit into memory")
+        error_class, message = ErrorClass.OUT_OF_MEMORY, "does not fit into memory"
     except Exception as error:  # whatever one image does to us, its neighbours are fine
-        return Rejected(item.id, ErrorClass.INTERNAL, f"{type(error).__name__}: {error}")
+        error_class, message = ErrorClass.INTERNAL, f"{type(error).__name__}: {error}"
+    return Rejected(item.id, error_class, message, image.file if image else None)
 
 
 def _predict(batch: _Decoded, segmenter: Segmenter, options: Options, pace: Pace) -> _Predicted:
     images = [
-        (pixels, item.prompts)
-        for item, pixels in zip(batch.items, batch.results, strict=True)
-        if isinstance(pixels, Pixels)
+        (ready.pixels, item.prompts)
+        for item, ready in zip(batch.items, batch.results, strict=True)
+        if isinstance(ready, _Ready)
     ]
 
     def work(rows: range) -> list[Raw]:
@@ -330,14 +324,17 @@ def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> lis
     return done
 
 
-def _segmented(item: Item, pixels: Pixels, found: tuple[Found, ...] | OutOfMemory | Raised) -> Outcome:
+def _segmented(item: Item, ready: _Ready, found: tuple[Found, ...] | OutOfMemory | Raised) -> Outcome:
+    """The one place where a model's answer is judged: behind it, all is as the database and every export need it."""
     if isinstance(found, Raised):
-        return Rejected(item.id, ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}")
+        return Rejected(item.id, ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}", ready.file)
     if isinstance(found, OutOfMemory):
-        return Rejected(item.id, ErrorClass.OUT_OF_MEMORY, "does not fit into the model's memory, even alone")
-    if not all(math.isfinite(one.presence) for one in found):  # NaN compares with nothing, and no database stores it
-        return Rejected(item.id, ErrorClass.INTERNAL, "the model gave no number for it; try --dtype fp32")
-    return Segmented(item.id, pixels.width, pixels.height, found)
+        said = "does not fit into the model's memory, even alone"
+        return Rejected(item.id, ErrorClass.OUT_OF_MEMORY, said, ready.file)
+    width, height = ready.pixels.width, ready.pixels.height
+    if wrong := fault(found, item.prompts, width, height):
+        return Rejected(item.id, ErrorClass.INTERNAL, wrong, ready.file)
+    return Segmented(item.id, width, height, found, ready.file, ready.warning)
 
 
 def refused_prompts(segmenter: Segmenter, prompts: Sequence[str]) -> dict[str, str]:

@@ -27,8 +27,9 @@ from transformers.utils import logging as transformers_logging
 
 from workers.errors import Unreachable
 from workers.inference import masks
+from workers.inference.answers import Found, Instance
 from workers.inference.images import RGB
-from workers.inference.pipeline import Found, Instance, ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
 
 T = TypeVar("T")
 Precision = Literal["auto", "mixed", "fp32", "bf16"]

@@ -1,9 +1,8 @@
 """Whether a freshly loaded model computes at all, tried on a made-up image. Knows nothing of what it should find."""
 
-import math
-
 import numpy as np
 
+from workers.inference.answers import fault
 from workers.inference.pipeline import Options, Segmenter
 
 PROMPT = "person"
@@ -28,7 +27,5 @@ def _check_once(segmenter: Segmenter) -> None:
     answers = segmenter.postprocess(raw, range(1), options)
     if len(answers) != 1 or len(answers[0]) != 1:
         raise SelfTestFailed("the model's self-test failed: one image and one prompt did not give one answer")
-    [found] = answers[0]
-    numbers = [found.presence, *(number for one in found.instances for number in (one.score, *one.box))]
-    if not all(map(math.isfinite, numbers)):
-        raise SelfTestFailed("the model's self-test failed: its answer holds no numbers; try --dtype fp32")
+    if wrong := fault(answers[0], (PROMPT,), SIDE, SIDE):
+        raise SelfTestFailed(f"the model's self-test failed: {wrong}")

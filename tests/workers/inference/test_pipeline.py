@@ -20,7 +20,7 @@ from PIL import Image
 from workers.errors import ErrorClass
 from workers.inference import masks
 from workers.inference.caps import GOOD_BATCHES, Cap, Caps
-from workers.inference.images import RGB, ReadRules, read_image
+from workers.inference.images import RGB, ReadImage, ReadRules, read_image
 from workers.inference.pipeline import (
     READ_AHEAD,
     Item,
@@ -294,7 +294,7 @@ def test_an_image_that_takes_too_long_to_read_fails_alone_and_holds_nobody_up(
 ) -> None:
     hung = threading.Event()
 
-    def read(path: str, rules: ReadRules) -> RGB:
+    def read(path: str, rules: ReadRules) -> ReadImage:
         if path == "hangs":
             hung.wait(30)
         return read_image(path, rules)
@@ -315,7 +315,7 @@ def test_many_images_that_hang_are_each_begun_once_and_leave_a_thread_each(
 ) -> None:
     released, begun = threading.Event(), []
 
-    def read(path: str, rules: ReadRules) -> RGB:
+    def read(path: str, rules: ReadRules) -> ReadImage:
         begun.append(path)
         if path.startswith("hangs"):
             released.wait(60)

@@ -21,8 +21,9 @@ from skimage import data
 from transformers import Sam3Model, Sam3Processor
 
 from workers.inference import masks, sam3_model
+from workers.inference.answers import Found
 from workers.inference.images import RGB, ReadRules
-from workers.inference.pipeline import Found, Item, Options, OutOfMemory, Pace, Segmented, segment
+from workers.inference.pipeline import Item, Options, OutOfMemory, Pace, Segmented, segment
 from workers.inference.sam3_model import ModelUnusable, Sam3Segmenter
 
 OPTIONS = Options(threshold=0.5, score_floor=0.3)

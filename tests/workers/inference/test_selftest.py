@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workers.inference.pipeline import Found, Instance
+from workers.inference.answers import Found, Instance
 from workers.inference.selftest import SelfTestFailed, check
 
 
@@ -19,9 +19,9 @@ def test_a_model_that_answers_passes(fake: Any) -> None:
     [
         ([], "did not give one answer"),
         ([()], "did not give one answer"),
-        ([(Found(math.nan, ()),)], "holds no numbers; try --dtype fp32"),
-        ([(Found(1.0, (Instance(math.inf, (0.0, 0.0, 1.0, 1.0), 1, b""),)),)], "holds no numbers"),
-        ([(Found(1.0, (Instance(0.9, (0.0, math.nan, 1.0, 1.0), 1, b""),)),)], "holds no numbers"),
+        ([(Found(math.nan, ()),)], "gave nan as a presence for 'person'.*; try --dtype fp32"),
+        ([(Found(1.0, (Instance(math.inf, (0.0, 0.0, 1.0, 1.0), 1, b"1"),)),)], "gave inf as a score"),
+        ([(Found(1.0, (Instance(0.9, (0.0, math.nan, 1.0, 1.0), 1, b"1"),)),)], "nan, 1.0, 1.0.* as a box"),
     ],
 )
 def test_an_answer_that_is_none_fails(fake: Any, monkeypatch: pytest.MonkeyPatch, answer: Any, said: str) -> None:

@@ -1,0 +1,155 @@
+"""What a TIFF says of itself: which of its directories is the picture, and how its samples are laid out.
+
+Knows the file's bytes, no decoder and no pixels. What is damaged or absent says nothing here: the decoder judges it.
+"""
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIPS = 256, 257, 258, 259, 262, 270, 273
+SAMPLES, TILES, SUB_DIRECTORIES, SAMPLE_FORMAT = 277, 324, 330, 339
+NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, DNG_VERSION = 254, 255, 50706
+REDUCED, MASK = 1, 4  # bits of NewSubfileType
+OLD_REDUCED = 2
+SENSOR = (32803, 34892)  # photometric: one colour a pixel, or what was computed of that: what a camera's chip saw
+FORMATS = {1: "unsigned", 2: "signed", 3: "float", 4: "undefined", 5: "complex", 6: "complex float"}
+
+# How slide scanners name, in the description or in a line of it, what lies beside their picture.
+_BESIDE = re.compile(
+    r"^(?:slide )?(label|macro|thumbnail|overview|preview|probability)(?:[ _]image)?(?: \d+ ?x ?\d+)?\r?$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+_SIZES = {1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4), 13: ("I", 4), 16: ("Q", 8), 18: ("Q", 8)}
+_WANTED = {WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIPS, SAMPLES, TILES, SUB_DIRECTORIES}
+_WANTED |= {SAMPLE_FORMAT, NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, DNG_VERSION}
+_MOST_ENTRIES, _MOST_VALUES, _MOST_DIRECTORIES = 1000, 4096, 64  # so much of a damaged file is looked at
+
+
+@dataclass(frozen=True)
+class Directory:
+    """One picture's tags (numbers, and texts as their bytes), and where the next directory begins: 0 for none."""
+
+    tags: dict[int, tuple[int, ...]]
+    next: int
+
+    def first(self, tag: int, otherwise: int = 0) -> int:
+        return self.tags.get(tag, (otherwise,))[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height; 0 where the file does not say."""
+        return self.first(WIDTH), self.first(LENGTH)
+
+    @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
+
+    @property
+    def description(self) -> str:
+        return bytes(self.tags.get(DESCRIPTION, ())).decode("latin-1").strip("\0 ")
+
+    @property
+    def mask(self) -> bool:
+        return bool(self.first(NEW_SUBFILE_TYPE) & MASK)
+
+    @property
+    def reduced(self) -> bool:
+        if NEW_SUBFILE_TYPE in self.tags:
+            return bool(self.first(NEW_SUBFILE_TYPE) & REDUCED)
+        return self.first(OLD_SUBFILE_TYPE) == OLD_REDUCED
+
+
+class Directories:
+    """Those of one file: the `first`, `named` ones that it calls its own, and `pages` behind it, some of very many.
+
+    Empty if it is no TIFF (or BigTIFF), or one whose first directory cannot be read.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._order = "<" if data[:2] == b"II" else ">"
+        self._big = data[:4] in (b"II+\0", b"MM\0+")
+        known = self._big or data[:4] in (b"II*\0", b"MM\0*")
+        begin = self._numbers("Q", 8, 1) if self._big else self._numbers("I", 4, 1)
+        self.first = self._read(begin[0]) if known and begin else None
+        own = self.first.tags.get(SUB_DIRECTORIES, ()) if self.first else ()
+        self.named = [one for at in own[:_MOST_DIRECTORIES] if (one := self._read(at))]
+        self.pages = list(islice(self._behind(self.first), _MOST_DIRECTORIES))
+
+    def _behind(self, page: Directory | None) -> Iterator[Directory]:
+        while page and (page := self._read(page.next)):
+            yield page
+
+    def _read(self, at: int) -> Directory | None:
+        head, code, step = (8, "Q", 20) if self._big else (2, "H", 12)
+        count = self._numbers(code, at, 1)
+        if at == 0 or not count or count[0] > _MOST_ENTRIES:
+            return None
+        end = at + head + step * count[0]
+        tags = {}
+        for entry in range(at + head, end, step):
+            tag, kind = self._numbers("H", entry, 2) or (0, 0)
+            if tag in _WANTED and kind in _SIZES and (values := self._values(entry + 4, *_SIZES[kind])):
+                tags[tag] = values
+        follower = self._numbers("Q" if self._big else "I", end, 1)
+        return Directory(tags, follower[0] if follower else 0)
+
+    def _values(self, at: int, code: str, size: int) -> tuple[int, ...]:
+        """An entry's values: they stand in it if there is room, else where it says."""
+        wide, room = ("Q", 8) if self._big else ("I", 4)
+        count, *_ = self._numbers(wide, at, 1) or (0,)
+        place, *_ = (at + room,) if count * size <= room else self._numbers(wide, at + room, 1) or (len(self._data),)
+        if place + count * size > len(self._data):
+            return ()
+        return self._numbers(code, place, min(count, _MOST_VALUES))
+
+    def _numbers(self, code: str, at: int, count: int) -> tuple[int, ...]:
+        """So many numbers at this place; none where the file ends before."""
+        try:
+            return struct.unpack_from(f"{self._order}{count}{code}", self._data, at)
+        except (struct.error, OverflowError):
+            return ()
+
+
+def not_the_picture(directories: Directories) -> str | None:
+    """What the first directory is, and what to do, if the file itself says that it is not the picture."""
+    first = directories.first
+    if first is None:
+        return None
+    others = [*directories.named, *directories.pages]
+    if DNG_VERSION in first.tags or any(one.first(PHOTOMETRIC) in SENSOR for one in (first, *others)):
+        return "camera raw is not opened, and its preview is not the picture; develop it to JPEG or TIFF"
+    own = _sides(first)
+    if first.mask:
+        return f"the file's first picture ({own}) is marked as a mask; give the file of the picture itself"
+    if first.reduced and others:  # alone it is all that there is, whatever its mark says
+        return f"the file's first picture ({own}) is marked as a reduced one{_main(others)}"
+    larger = [one for one in others if one.pixels > first.pixels and not one.mask]
+    if larger and (beside := _BESIDE.search(first.description)):
+        return f"the file's first picture ({own}) is a slide's {beside[1].lower()}{_main(larger)}"
+    if any(one in larger for one in directories.named):
+        return f"the file's first picture ({own}) is a smaller version of another{_main(larger)}"
+    return None
+
+
+def layout(directories: Directories) -> str | None:
+    """`3 x 10 bits, unsigned`: a picture's samples; None if the file does not say all that a picture needs."""
+    first = directories.first
+    if first is None or not first.pixels or not {BITS, PHOTOMETRIC} <= first.tags.keys():
+        return None
+    if not {STRIPS, TILES} & first.tags.keys():
+        return None
+    kind = FORMATS.get(first.first(SAMPLE_FORMAT, 1), "unknown")
+    return f"{first.first(SAMPLES, 1)} x {first.first(BITS)} bits, {kind}"
+
+
+def _sides(directory: Directory) -> str:
+    return " x ".join(map(str, directory.size))
+
+
+def _main(others: Sequence[Directory]) -> str:
+    return f", the largest is {_sides(max(others, key=lambda one: one.pixels))}; save that one as a file of its own"
