@@ -31,6 +31,12 @@ class Standing:
     def over(self) -> bool:
         return self.progress.state in OVER
 
+    @property
+    def shortfall(self) -> int:
+        """How many rows a run that is over has no result for: failed, cancelled and rejected ones."""
+        images = self.progress.images
+        return images.failed + images.cancelled + images.rejected
+
     def as_json(self) -> dict[str, Any]:
         progress = self.progress
         return {
@@ -62,6 +68,9 @@ class Standing:
         if waiting and (reason := self.waiting_for()):
             parts.append(reason)
         return ", ".join(parts)
+
+    def lines(self) -> list[str]:
+        return [self.one_line()]
 
     def waiting_for(self) -> str | None:
         """Why nothing moves, in words; None while something does."""
@@ -120,6 +129,32 @@ class Standing:
         for error in self.errors[:most]:
             table.add_row(error.error_class, f"{error.count:,}", Text(error.example, overflow="fold"))
         return table
+
+
+class AllRuns:
+    """The standings of all runs, the newest last, to be watched and waited for as one."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        with reading(sessions) as session:
+            ids = views.run_ids(session)
+        self.standings = [Standing(sessions, run_id) for run_id in ids]
+
+    @property
+    def over(self) -> bool:
+        return all(standing.over for standing in self.standings)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"runs": [standing.as_json() for standing in self.standings]}
+
+    def lines(self) -> list[str]:
+        """A line for each run that is not over."""
+        return [standing.one_line() for standing in self.standings if not standing.over]
+
+    def table(self, *, errors: bool = False) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        for standing in self.standings:
+            grid.add_row(standing.progress.state, Text(standing.one_line()))
+        return grid
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from db.session import reading
-from db.views import progress
+from db.views import ImageCounts, progress
 from producer.cli.options import (
     exit_code,
     exit_flags,
@@ -67,21 +67,26 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
         "already_done": ended,
         "duplicates": now.images.duplicate,
         "rejected": now.images.rejected,
+        "cancelled": now.images.cancelled,
     }
     rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
     if flags["json"]:
         edge.print_json(facts)
     else:
         click.echo(told(facts, recorded))
-        tell_next(name, rejected, pending=now.images.pending)
+        tell_next(name, rejected, now.images)
     return exit_code(rejected, now.images.total, flags["max_failures"], flags["exit_zero"])
 
 
-def tell_next(name: str, rejected: int, pending: int) -> None:
+def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
     if rejected:
         say("Rejected rows: the same command with --dry-run names them")
-    export = f"sam3-export {name} --format csv -o {name}.csv"
-    say(f"Next: sam3-status {name} --watch" if pending else f"Next: {export}")
+    if images.pending:
+        say(f"Next: sam3-status {name} --watch")
+    elif images.cancelled:
+        say(f"Next: sam3-retry {name}")
+    else:
+        say(f"Next: sam3-export {name} --format csv -o {name}.csv")
 
 
 def warn_of_absent_model(model: str) -> None:
@@ -108,7 +113,8 @@ def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvM
 def told(facts: dict[str, Any], recorded: Recorded) -> str:
     """`run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
     parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
-    words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate", "rejected": "rejected"}
+    words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate"}
+    words |= {"rejected": "rejected", "cancelled": "cancelled"}
     parts += [f"{facts[key]:,} {word}" for key, word in words.items() if facts[key]]
     if recorded.new_rows != facts["images"]:
         parts.append(f"{recorded.new_rows:,} new")
@@ -139,6 +145,7 @@ def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any]) 
         "already_done": 0,
         "duplicates": 0,
         "rejected": len(rejected),
+        "cancelled": 0,
     }
     if flags["json"]:
         edge.print_json(facts | {"dry_run": True})

@@ -267,7 +267,7 @@ def finish(
             say(f"Next: {shlex.join([Path(sys.argv[0]).name, *given, '--retry-failed'])}")
         else:
             say(f"Next: sam3-export {found.argument} --format coco -o {shlex.quote(f'{found.folder}/coco.json')}")
-    return exit_code(images.failed + images.rejected, images.total, flags["max_failures"], flags["exit_zero"])
+    return exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
 
 
 def write_files(found: Found, select: str) -> dict[str, str]:
@@ -297,7 +297,10 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_ou
     speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
     some = f"{counted(now, 'image')} of " if spent.images_before else ""
     worked = f"{some}{counted(images.total, 'image')} in {duration(spent.seconds)}{speed}"
-    click.echo(f"run {progress.run}: {worked if now > 0 else counted(images.total, 'image') + ', nothing left to do'}")
+    if now <= 0:
+        worked = counted(images.total, "image") + ("" if images.cancelled else ", nothing left to do")
+    cancelled = f"cancelled with {counted(images.cancelled, 'image')} to go; " if images.cancelled else ""
+    click.echo(f"run {progress.run}: {cancelled}{worked}")
     parts = [f"{images.segmented:,} segmented", f"{images.empty:,} empty"]
     parts += [
         f"{getattr(images, name):,} {name}"

@@ -1,19 +1,20 @@
 """`sam3-status`: all runs, or one; once, live, or until it is over."""
 
+import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.live import Live
 
-from db import views
-from db.session import reading
 from producer.cli.options import exit_code, exit_flags, find_run, json_flag
-from producer.status import Standing
+from producer.status import AllRuns, Standing
 from workers import edge
 from workers.edge import say
+
+Shown = TypeVar("Shown", Standing, AllRuns)
 
 WATCH_SECONDS = 1.0
 LINE_SECONDS = 10.0  # where there is no terminal
@@ -21,53 +22,58 @@ LINE_SECONDS = 10.0  # where there is no terminal
 
 @edge.command("sam3-status")
 @click.argument("run", required=False)
-@click.option("--watch", is_flag=True, help="Keep showing it until the run is over.")
-@click.option("--wait", is_flag=True, help="Print nothing until the run is over.")
+@click.option("--watch", is_flag=True, help="Keep showing it until the run is over; without RUN, until all are.")
+@click.option("--wait", is_flag=True, help="Print nothing until the run is over; without RUN, until all are.")
 @click.option("--errors", is_flag=True, help="List every kind of error, not only the five most frequent.")
 @exit_flags
 @json_flag
 def main(run: str | None, watch: bool, wait: bool, errors: bool, json: bool, **code: Any) -> int:
-    """Show how far a run is; without RUN, all runs. SQL is the truth: this works while the broker is down."""
+    """Show how far a run is; without RUN, all runs. SQL is the truth: this works while the broker is down.
+
+    Of a run that is over the exit code is 1 if images failed or were cancelled, or rows were rejected; without RUN,
+    after --wait or --watch, if that is so of any run.
+    """
+    awaited = functools.partial(until_over, watch=watch and not json, wait=wait or watch, errors=errors)
     if run is None:
-        return all_runs(json)
+        return all_runs(awaited, json, ask_code=wait or watch, **code)
     found = find_run(run)
     begin = "start sam3-worker" if found.folder is None else "the same sam3-run command goes on"
-
-    def read() -> Standing:
-        return Standing(found.sessions, found.run_id, begin)
-
-    if watch and not json:
-        follow(read, errors)
-    elif watch or wait:
-        while not read().over:
-            time.sleep(WATCH_SECONDS)
-    standing = read()
+    standing = awaited(lambda: Standing(found.sessions, found.run_id, begin))
     if json:
         edge.print_json(standing.as_json())
     else:
         Console().print(standing.table(errors=errors))
         next_step(standing, found.argument)
-    images = standing.progress.images
     # Whether images failed is the answer only of a run that is over; before, the question was how far it is.
-    return exit_code(images.failed + images.rejected, images.total, **code) if standing.over else 0
+    return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
 
 
-def all_runs(json: bool) -> int:
+def all_runs(awaited: Callable[[Callable[[], AllRuns]], AllRuns], json: bool, *, ask_code: bool, **code: Any) -> int:
+    """Show all runs; the exit code is the worst of theirs if they were waited for."""
     sessions = edge.open_database(edge.settings().database_url)
-    with reading(sessions) as session:
-        ids = views.run_ids(session)
-    standings = [Standing(sessions, run_id) for run_id in ids]
+    runs = awaited(lambda: AllRuns(sessions))
     if json:
-        edge.print_json({"runs": [standing.as_json() for standing in standings]})
-        return 0
-    for standing in standings:
+        edge.print_json(runs.as_json())
+    for standing in runs.standings if not json else ():
         click.echo(f"{standing.progress.state:<10} {standing.one_line()}")
-    if not standings:
+    if not json and not runs.standings:
         say("no runs yet; begin with sam3-enqueue --csv images.csv --prompt person")
-    return 0
+    codes = [exit_code(standing.shortfall, standing.progress.images.total, **code) for standing in runs.standings]
+    return max(codes, default=0) if ask_code else 0
 
 
-def follow(read: Callable[[], Standing], errors: bool) -> None:
+def until_over(read: Callable[[], Shown], *, watch: bool, wait: bool, errors: bool) -> Shown:
+    """What `read` gives once it is over, or at once if that is not waited for."""
+    if watch:
+        follow(read, errors)
+    shown = read()
+    while wait and not shown.over:
+        time.sleep(WATCH_SECONDS)
+        shown = read()
+    return shown
+
+
+def follow(read: Callable[[], Shown], errors: bool) -> None:
     """Show the standing until the run is over: in place on a terminal, a line now and then elsewhere."""
     console = Console(stderr=True)
     standing = read()
@@ -76,7 +82,8 @@ def follow(read: Callable[[], Standing], errors: bool) -> None:
         while not standing.over:
             if time.monotonic() >= next_line:
                 next_line = time.monotonic() + LINE_SECONDS
-                say(standing.one_line())
+                for line in standing.lines():
+                    say(line)
             time.sleep(WATCH_SECONDS)
             standing = read()
         return

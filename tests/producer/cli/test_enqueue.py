@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from producer.cli.enqueue import main as enqueue
+from producer.cli.retry import main as retry
 from producer.cli.status import main as status
+from producer.retry import cancel
 from tests.db import scenario
 from tests.producer.cli.conftest import Shell
 from tests.workers import runs
@@ -38,6 +40,7 @@ def test_a_new_run_is_recorded_and_rung_and_the_json_begins_as_promised(shell: S
         ("already_done", 0),
         ("duplicates", 1),
         ("rejected", 0),
+        ("cancelled", 0),
     ]
     assert Doorbells(runs.app(shell.sessions, load_settings().broker_url)).chunks() == {1, 2, 3}
 
@@ -56,6 +59,20 @@ def test_the_same_command_again_adds_nothing_and_ends_well(shell: Shell) -> None
     last = shell(enqueue, *given)
     assert last.out == "run faces: 3 images in 1 chunk, 3 already done, 0 new\n"
     assert last.err == "Next: sam3-export faces --format csv -o faces.csv\n"
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_cancelled_run_is_told_and_the_hint_takes_it_up_again(shell: Shell) -> None:
+    write_csv(shell, *photographs(3))
+    given = ("--csv", "faces.csv", "--prompt", "person")
+    shell(enqueue, *given)
+    cancel(shell.sessions, 1)
+
+    again = shell(enqueue, *given)
+
+    assert again.out == "run faces: 3 images in 1 chunk, 3 cancelled, 0 new\n"
+    assert again.err == "Next: sam3-retry faces\n"
+    assert shell(retry, "faces").out == "run faces: 3 images to try again\n"
 
 
 @pytest.mark.usefixtures("broker")

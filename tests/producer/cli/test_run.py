@@ -1,6 +1,7 @@
 """`sam3-run` as a person uses it: one folder in, one folder out, again, interrupted, mended, moved."""
 
 import csv
+import shlex
 import time
 from pathlib import Path
 
@@ -155,6 +156,27 @@ def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_o
     running.kill_group()
 
     assert "  40 segmented, 0 empty; 40 instances" in here.run(*command).stdout
+
+
+def test_a_run_that_was_cancelled_ends_with_1_and_the_command_that_it_names_goes_on(here: Terminal) -> None:
+    squares(here, 100)
+    running = here.start("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "4", **SLOW)
+    wait_until(lambda: segmented(here, running) >= 2, "the first batch")
+    here.run("sam3-cancel", "out")
+    running.wait(code=1)
+
+    again = here.run("sam3-run", "photos", *FAKE, "-o", "out", code=1)
+    cancelled = here.json("sam3-status", "out", code=1)["images"]["cancelled"]
+    assert 0 < cancelled <= 98
+    head = f"run photos: cancelled with {cancelled} image{'s' * (cancelled > 1)} to go; 100 images"
+    assert again.stdout.splitlines()[0] == head
+    assert head.rpartition(";")[0] in running.output()
+    assert "nothing left to do" not in again.stdout + running.output()
+
+    hint = again.stderr.splitlines()[-1].removeprefix("Next: ")
+    on = here.run(*shlex.split(hint))
+    assert f"{cancelled} image{'s' * (cancelled > 1)} to try again" in on.stderr
+    assert "  100 segmented, 0 empty; 100 instances" in on.stdout
 
 
 @pytest.mark.parametrize(

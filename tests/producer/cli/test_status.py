@@ -7,6 +7,8 @@ import time
 import pytest
 
 from producer.cli.status import main as status
+from producer.retry import cancel
+from producer.status import Standing
 from tests.db import scenario
 from tests.db.scenario import REJECTED, claim, commit, done, failed, load, numbered
 from tests.producer.cli.conftest import Shell
@@ -124,6 +126,57 @@ def test_it_can_wait_until_the_run_is_over(shell: Shell, flag: str, monkeypatch:
     assert "(done)" in told.out
     watched = ["faces: 0/8 images (0 %), no worker is running: start sam3-worker"] if flag == "--watch" else []
     assert told.err.splitlines() == [*watched, "Next: sam3-export faces --format csv -o faces.csv"]
+
+
+def test_images_that_were_cancelled_are_no_success(shell: Shell) -> None:
+    run_id = load(shell.sessions, numbered(8))
+    scenario.commit_all(shell.sessions, claim(shell.sessions, run_id), 0.9)
+    cancel(shell.sessions, run_id)
+
+    assert shell(status, "faces", "--wait", code=1).err == "Next: sam3-retry faces\n"
+    shell(status, "faces", "--max-failures", "4", code=0)
+    shell(status, "--wait", code=1)
+
+
+@pytest.mark.parametrize("flag", ["--wait", "--watch"])
+def test_without_a_run_it_waits_for_all_of_them_and_ends_as_the_worst(
+    shell: Shell, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.cli.status.WATCH_SECONDS", 0.05)
+    with_one_failure(shell)
+    ids = [load(shell.sessions, numbered(4), name=name) for name in ("birds", "cars")]
+    looked = threading.Event()
+    real = Standing.over.fget  # type: ignore[attr-defined]
+
+    def over(standing: Standing) -> bool:
+        looked.set()  # from now on it knows of runs that are not over
+        return bool(real(standing))
+
+    monkeypatch.setattr(Standing, "over", property(over))
+
+    def work() -> None:
+        assert looked.wait(60)
+        for run_id in ids:
+            scenario.work_off(shell.sessions, run_id, 0.9)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    told = shell(status, flag, code=1)
+    worker.join()
+
+    assert [line.split()[:2] for line in told.out.splitlines()] == [
+        *(["done", "faces:"], ["done", "birds:"], ["done", "cars:"])
+    ]
+    if flag == "--watch":
+        assert told.err.splitlines() == [
+            f"{name}: 0/4 images (0 %), no worker is running: start sam3-worker" for name in ("birds", "cars")
+        ]
+    assert shell(status, flag, "--max-failures", "1").out == told.out
+    assert shell(status).out == told.out
+
+
+def test_waiting_for_no_run_at_all_says_so_at_once(shell: Shell) -> None:
+    assert shell(status, "--wait").err == "no runs yet; begin with sam3-enqueue --csv images.csv --prompt person\n"
 
 
 def test_waiting_with_json_prints_nothing_but_the_json(shell: Shell) -> None:
