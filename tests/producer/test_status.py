@@ -64,6 +64,7 @@ def test_the_json_has_its_keys_in_the_promised_order(sessions: Sessions) -> None
         ("cancelled", 0),
         ("duplicate", 1),
         ("rejected", 1),
+        ("gone", 0),
     ]
     assert list(told["chunks"].items()) == [
         ("total", 3),
