@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, CursorResult, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from db.chunks import change_chunks, rowcount
 from db.models import Chunk, ChunkState, Lease, Run, RunState, Worker
 from db.session import now
 
@@ -38,9 +39,23 @@ def register(session: Session, node: str, process: Process) -> int:
     return session.execute(row.returning(Worker.id)).scalar_one()
 
 
-def report(session: Session, worker_id: int, /, **does: object) -> None:
-    """Write a worker's heartbeat and what it does now: `state`, `run_id`, `chunk_id`, `images`, ... ."""
-    session.execute(update(Worker).where(Worker.id == worker_id).values(heartbeat=now(), **does))
+def register_anew(session: Session, forgotten_id: int, node: str, process: Process) -> int:
+    """Give a worker whose row was cleared away another one, and with it what it still holds; return its new id."""
+    mine = select(Worker.id).where(
+        Worker.node == node, *(getattr(Worker, field) == value for field, value in asdict(process).items())
+    )
+    worker_id = session.execute(mine).scalar() or register(session, node, process)  # it may be repeated
+    held = (Chunk.owner_id == forgotten_id, Chunk.state == ChunkState.RUNNING)
+    change_chunks(session, *held, owner_id=worker_id)
+    return worker_id
+
+
+def report(session: Session, worker_id: int, /, **does: object) -> bool:
+    """Write a worker's heartbeat and what it does now: `state`, `run_id`, `chunk_id`, `images`, ... .
+
+    False: it has no row any more, because it was silent for so long that it was forgotten.
+    """
+    return rowcount(session, update(Worker).where(Worker.id == worker_id).values(heartbeat=now(), **does)) > 0
 
 
 def live_workers(session: Session) -> int:

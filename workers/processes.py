@@ -3,6 +3,8 @@
 import os
 import socket
 import sys
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 
 from db import presence
@@ -10,17 +12,36 @@ from db.presence import Process
 from db.session import Sessions, reading, write
 
 
+class Fate(Enum):
+    """What can be said of another process."""
+
+    ALIVE = "alive"
+    DEAD = "dead"  # for certain
+    UNKNOWN = "unknown"  # of another machine or container, or hidden from us
+
+
 def this_process() -> Process:
     """The identity of the calling process; unknown parts are empty or 0 where /proc does not exist."""
-    return Process(socket.gethostname(), _boot(), os.getpid(), _start_time(os.getpid()) or 0)
+    boot = _boot()
+    started = _state_and_start(os.getpid())[1] if boot else 0
+    return Process(socket.gethostname(), boot, os.getpid(), started)
 
 
 def is_dead(process: Process) -> bool:
     """True only if the process ran in this start of this machine and is certainly gone."""
+    return fate(process) is Fate.DEAD
+
+
+def fate(process: Process) -> Fate:
+    """Whether the process lives. What cannot be read is unknown, never dead: /proc may hide other users' processes."""
     me = this_process()
-    if not me.boot or (process.host, process.boot) != (me.host, me.boot):
-        return False
-    return _start_time(process.pid) != process.started
+    if not (me.boot and process.started) or (process.host, process.boot) != (me.host, me.boot):
+        return Fate.UNKNOWN
+    try:
+        state, started = _state_and_start(process.pid)
+    except OSError:
+        return Fate.DEAD if _is_free(process.pid) else Fate.UNKNOWN
+    return Fate.DEAD if state in "ZX" or started != process.started else Fate.ALIVE
 
 
 def take_lease(sessions: Sessions, name: str, me: Process, seconds: float) -> bool:
@@ -32,22 +53,36 @@ def take_lease(sessions: Sessions, name: str, me: Process, seconds: float) -> bo
 
 
 def _boot() -> str:
-    """This start of the machine, and the process namespace: in another container the same numbers mean others."""
+    """This start of the machine, and the namespaces of processes and of time: in another container the same numbers
+    mean others. Empty where /proc does not tell, or shows the processes of another namespace than ours."""
     try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        namespaces = [os.readlink("/proc/self/ns/pid")]
+        with suppress(FileNotFoundError):  # older kernels have one time for all
+            namespaces.append(os.readlink("/proc/self/ns/time"))
+        return " ".join([boot, *namespaces])
     except OSError:
         return ""
 
 
-def _start_time(pid: int) -> int | None:
-    """Ticks from the machine's start to the process's; None if there is none, or only its unburied remains."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
+def _state_and_start(pid: int) -> tuple[str, int]:
+    """The state of the process, and ticks from the machine's start to its own. Raises `OSError`: gone, or hidden."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
     fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
-    return None if fields[0] in "ZX" else int(fields[19])
+    return fields[0], int(fields[19])
+
+
+def _is_free(pid: int) -> bool:
+    """Whether no process has this number. The kernel answers that from its own table, whatever /proc shows."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # there is one, of somebody else
+        return False
+    return False
 
 
 def with_parent(command: list[str]) -> list[str]:

@@ -58,9 +58,10 @@ class Worker:
         self.sessions: Sessions = connect(settings.database_url, connections=2)
         ensure_schema(self.sessions)
         self.identity = read(self.sessions, identity)
-        me = this_process()
-        node = f"{settings.node}@{me.host}"
-        self.id = write(self.sessions, presence.register, node, me)
+        self._me = this_process()
+        self._node = f"{settings.node}@{self._me.host}"
+        self.id = write(self.sessions, presence.register, self._node, self._me)
+        self._registering = threading.Lock()
         self.draining = threading.Event()
         self.caps = Caps()  # what fits into memory with the model that is loaded
         self.gpu_works = False  # as seen by this process, which ends at the first sign that it does not
@@ -261,7 +262,16 @@ class Worker:
 
     def _report(self, **does: Any) -> None:
         self._does |= does
-        write(self.sessions, presence.report, self.id, **self._does)
+        if not write(self.sessions, presence.report, self.id, **self._does):
+            self._register_anew()
+
+    def _register_anew(self) -> None:
+        """Our row was cleared away while this process stood still for a day: nobody would see us again."""
+        with self._registering:  # the task and the heartbeat may notice at the same time
+            if not write(self.sessions, presence.report, self.id, **self._does):
+                self.id = write(self.sessions, presence.register_anew, self.id, self._node, self._me)
+                write(self.sessions, presence.report, self.id, **self._does)
+                log.warning("this worker was forgotten while it stood still; it goes on as a new one")
 
     def _beat(self) -> None:
         """Renew the worker's row and its lease, unless the work stands still: then somebody else gets the chunk.

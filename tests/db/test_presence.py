@@ -84,6 +84,28 @@ def test_workers_long_gone_are_forgotten_unless_they_own_a_running_chunk(session
     assert sorted(left) == [owner, fresh]
 
 
+def test_a_worker_that_was_forgotten_is_told_so_and_takes_what_it_holds_along(sessions: Sessions) -> None:
+    asleep = write(sessions, presence.register, "gpu0@here", ME)
+    other = write(sessions, presence.register, "gpu1@here", replace(ME, pid=101))
+    run_id = load(sessions, numbered(12))
+    _silent(sessions, asleep, 100_000)
+    write(sessions, presence.forget_old_workers)
+    assert not write(sessions, presence.report, asleep, state="idle")
+
+    mine, theirs = (claim(sessions, run_id, worker_id=worker_id) for worker_id in (asleep, other))
+    new = write(sessions, presence.register_anew, asleep, "gpu0@here", ME)
+    assert write(sessions, presence.register_anew, asleep, "gpu0@here", ME) == new  # the answer had been lost
+    assert write(sessions, presence.report, new, state="running", run_id=run_id, chunk_id=mine.chunk_id)
+
+    assert new not in (asleep, other)
+    assert scenario.chunk(sessions, mine.chunk_id).owner_id == new
+    assert scenario.chunk(sessions, theirs.chunk_id).owner_id == other
+    with reading(sessions) as session:
+        assert [one.worker_id for one in presence.registered_on(session, "here", "boot-1")] == [other, new]
+        assert presence.without_lease(session, "here", "boot-1", cancelled=False) == []
+    assert scenario.commit_all(sessions, mine)
+
+
 def test_a_named_lease_has_one_holder_who_may_renew_it(sessions: Sessions) -> None:
     assert write(sessions, presence.acquire_lease, "reconciler", ME, 45.0)
     assert write(sessions, presence.acquire_lease, "reconciler", ME, 45.0)

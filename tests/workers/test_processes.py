@@ -1,18 +1,20 @@
 """Who is alive, as the kernel tells it, and processes that end with their parent."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from db.presence import Process
+from tests.integration.hidden import another_user
 from tests.terminals import wait_until
-from workers.processes import is_dead, this_process, with_parent
+from workers.processes import Fate, fate, is_dead, this_process, with_parent
 
 PATIENT = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -79,6 +81,53 @@ def test_nothing_is_said_about_processes_of_another_host_or_another_start() -> N
     assert is_dead(gone)
     assert not is_dead(replace(gone, host="elsewhere"))
     assert not is_dead(replace(gone, boot="an earlier start"))
+
+
+def judged(within: Sequence[str], *processes: Process) -> list[str]:
+    """What a process that is started so says of these."""
+    script = (
+        "import json, sys; from db.presence import Process; from workers.processes import fate\n"
+        "print(*(fate(Process(*one)).name for one in json.loads(sys.argv[1])))"
+    )
+    asked = json.dumps([[one.host, one.boot, one.pid, one.started] for one in processes])
+    done = subprocess.run(
+        [*within, sys.executable, "-c", script, asked], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return done.stdout.split()
+
+
+def free_number() -> int:
+    """Of a process that has ended and was buried."""
+    process = subprocess.Popen(["/bin/true"])
+    process.wait()
+    return process.pid
+
+
+def test_a_process_of_another_user_that_proc_hides_is_unknown_and_one_that_is_gone_is_dead(
+    other: "subprocess.Popen[bytes]",
+) -> None:
+    lives, gone = identity(other.pid), replace(this_process(), pid=free_number())
+    assert judged(another_user(), lives, gone) == ["UNKNOWN", "DEAD"]
+    assert judged((), lives, gone) == ["ALIVE", "DEAD"]
+
+
+def test_nothing_is_said_where_proc_shows_the_processes_of_another_namespace(
+    other: "subprocess.Popen[bytes]",
+) -> None:
+    """A container's numbers, looked up in its machine's /proc, are those of strangers."""
+    inside = ("unshare", "--pid", "--fork", "--kill-child")
+    if subprocess.run([*inside, "/bin/true"], check=False, capture_output=True).returncode:
+        if "SAM3_REQUIRE_NETNS" in os.environ:
+            pytest.fail("no process namespaces here")
+        pytest.skip("no process namespaces here: they need root and unshare")
+    script = "from workers.processes import *; me = this_process(); print(repr(me.boot), me.started, fate(me).name)"
+    done = subprocess.run([*inside, sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.split() == ["''", "0", "UNKNOWN"]
+    assert judged(inside, identity(other.pid), replace(this_process(), started=1)) == ["UNKNOWN", "UNKNOWN"]
+
+
+def test_nothing_is_said_of_a_process_that_could_not_tell_its_own_start() -> None:
+    assert fate(replace(this_process(), started=0)) is Fate.UNKNOWN
 
 
 def test_a_name_with_brackets_and_blanks_does_not_confuse_the_reader(tmp_path: Path) -> None:

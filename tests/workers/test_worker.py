@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from db.leases import LeaseLost
+from db.models import Worker as WorkerRow
 from db.session import Sessions, reading, write
 from db.views import RunView, WorkerLine, run_view, workers
 from tests.db import scenario
@@ -311,6 +313,37 @@ def test_a_claim_that_somebody_else_has_by_now_is_noticed_by_the_heartbeat(start
     wait_until(lambda: worker.stopped(claim), "the heartbeat")
     assert worker.has_lost(claim)
     assert not worker.draining.is_set()
+
+
+def forgotten(sessions: Sessions, worker: Worker) -> int:
+    """The worker's process stands still for 25 hours, and somebody clears up meanwhile; its id until then."""
+    before = worker.id
+    with sessions.begin() as session:
+        session.execute(delete(WorkerRow).where(WorkerRow.id == before))
+    return before
+
+
+def test_a_worker_that_was_forgotten_while_it_stood_still_registers_itself_anew(
+    start: Start, sessions: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = start(heartbeat_seconds=0.1)
+    before = forgotten(sessions, worker)
+    wait_until(lambda: worker.id != before, "its new row")
+    assert reported(sessions).state == "idle"
+    assert caplog.text.count("this worker was forgotten") == 1
+
+
+def test_a_forgotten_worker_keeps_the_chunk_that_it_holds(start: Start, sessions: Sessions) -> None:
+    worker = start()
+    before = forgotten(sessions, worker)
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    [rung] = runs.ring(sessions, run_id)
+    claim = worker.claim(run_id, rung.chunk_id)  # which notices, like every report
+    assert claim is not None
+    assert worker.id != before
+    assert scenario.chunk(sessions, claim.chunk_id).owner_id == worker.id
+    assert reported(sessions).state == "running"
+    assert worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
 
 
 def test_a_commit_whose_answer_was_lost_is_found_to_have_landed(

@@ -18,7 +18,7 @@ from db.session import Sessions, reading, write
 from workers.errors import Unreachable, first_line
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import Publish, dispatch, ring
-from workers.processes import is_dead, take_lease, this_process
+from workers.processes import Fate, fate, is_dead, take_lease, this_process
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Reconciler:
         seen = time.monotonic()
         self._stuck = {worker.worker_id: self._stuck.get(worker.worker_id, seen) for worker in found}
         for worker, patience in found.items():
-            if seen - self._stuck[worker.worker_id] >= patience and not is_dead(worker.process):
+            if seen - self._stuck[worker.worker_id] >= patience and fate(worker.process) is Fate.ALIVE:
                 log.error("%s hangs: its process %d is ended and started anew", worker.node, worker.process.pid)
                 with contextlib.suppress(OSError):  # it ended by itself, or is somebody else's
                     os.kill(worker.process.pid, signal.SIGKILL)
@@ -111,9 +111,10 @@ class Reconciler:
         with reading(self._sessions) as session:
             here = presence.registered_on(session, self._me.host, self._me.boot)
             held = leases.running_chunks(session)
-        dead = {worker.worker_id for worker in here if is_dead(worker.process)}
+        fates = {worker.worker_id: fate(worker.process) for worker in here}
+        dead = {worker_id for worker_id, found in fates.items() if found is Fate.DEAD}
+        alive = {worker_id for worker_id, found in fates.items() if found is Fate.ALIVE}
         self._here = [worker.process for worker in here if worker.worker_id not in dead]
-        alive = {worker.worker_id for worker in here} - dead
         for chunk in held:
             if chunk.lease_over or chunk.owner_id in dead:
                 crashed = chunk.owner_id not in alive  # an owner that lives but lets its lease run out is stuck

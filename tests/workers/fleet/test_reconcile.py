@@ -24,7 +24,7 @@ from workers.errors import Unreachable
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import publisher
 from workers.fleet.reconcile import LEASE, Reconciler
-from workers.processes import is_dead, this_process
+from workers.processes import Fate, is_dead, this_process
 from workers.settings import Settings
 
 ABSENT_SECONDS = 0.2
@@ -172,6 +172,34 @@ def test_a_lapsed_lease_of_another_machine_is_taken_back(
     reconciler.step()
     assert scenario.chunk(sessions, claim.chunk_id).state == "queued"
     assert doorbells.chunks() == {claim.chunk_id}
+
+
+@on_sqlite
+def test_a_chunk_whose_owner_has_no_row_is_not_taken_back_before_its_lease_is_over(
+    reconciler: Reconciler, sessions: Sessions
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    claim = scenario.claim(sessions, run_id, worker_id=4711)
+    reconciler.step()
+    assert scenario.chunk(sessions, claim.chunk_id).state == "running"
+    assert scenario.commit_all(sessions, claim)
+
+
+@on_sqlite
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_process_is_only_ended_for_hanging_if_it_is_certainly_the_one_that_hangs(
+    reconciler: Reconciler, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    """Its number may be that of somebody else's process by now."""
+    monkeypatch.setattr("workers.fleet.reconcile.fate", lambda process: Fate.ALIVE if lives else Fate.UNKNOWN)
+    killed: list[int] = []
+    monkeypatch.setattr("workers.fleet.reconcile.os.kill", lambda pid, number: killed.append(pid))
+    run_id = scenario.load(sessions, scenario.numbered(4))
+    claim = claimed_by(sessions, run_id, this_process())
+    scenario.lease_runs_out(sessions, claim)
+    reconciler._settings = reconciler._settings.model_copy(update={"lease_seconds": 0.0})
+    reconciler.step()
+    assert killed == ([this_process().pid] if lives else [])
 
 
 @on_sqlite
