@@ -45,6 +45,7 @@ class Request:
     frozen: Frozen
     chunk_size: int | None = None  # None: chosen by the size of the run
     limit: int | None = None  # rows; no part of the run's identity
+    advice: str = "Give this one another name with --run, or the same settings"  # to whom the name stands for another
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,7 @@ def refuse_other_settings(known: KnownRun, source: Source, request: Request) -> 
         if there[key] != here[key]
     ]
     if differences:
-        raise UsageError(
-            f"run {request.name} exists with other settings: {'; '.join(differences)}. "
-            "Give this one another name with --run, or the same settings"
-        )
+        raise UsageError(f"run {request.name} exists with other settings: {'; '.join(differences)}. {request.advice}")
 
 
 def _identity(source: Source) -> dict[str, object]:

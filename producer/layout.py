@@ -1,7 +1,7 @@
 """Names of what our commands leave in output folders, so that nobody takes it for something of the user's."""
 
-RUN_FILE = "run.yaml"
 STATE_FOLDER = ".sam3"  # in the folder of a sam3-run, unless it was told another
+DATABASE_FILE = "sam3.db"  # in the state folder
 RESULTS = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
 MASK_MARK = b"sam3-run\0"  # how the text chunk begins that every PNG mask of ours has in its first bytes
 MASK_HEAD_BYTES = 1024  # so far into the file it can stand

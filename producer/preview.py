@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 from db.exported import ExportedImage, ExportedInstance, exported_images, sample_rows
 from db.models import ImageState
 from db.views import RunView
-from producer.exports.common import replacing
+from producer.exports.marks import JPEG_COMMENT
+from producer.exports.targets import Targets
 
 COLUMNS = 5
 TILES = COLUMNS * COLUMNS
@@ -90,7 +91,7 @@ class Layout:
         return GAP + column * (self.width + GAP), HEADER + row * (self.height + STRIP + GAP)
 
 
-def write_preview(view: RunView, session: Session, out: Path, *, seed: int = 0) -> int:
+def write_preview(view: RunView, session: Session, out: Path, targets: Targets | None = None, *, seed: int = 0) -> int:
     """Write the sheet as a JPEG and return how many images it shows; without any, nothing is written.
 
     Shows instances of at least the run's threshold. An image that cannot be opened any more is a grey tile, never
@@ -104,8 +105,9 @@ def write_preview(view: RunView, session: Session, out: Path, *, seed: int = 0) 
     _draw_header(sheet, view, len(tiles))
     for index, tile in enumerate(tiles):
         _draw_tile(sheet, layout, layout.corner(index), view, tile)
-    with replacing(out) as temporary:
-        sheet.save(temporary, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    mark = JPEG_COMMENT + view.name.encode()
+    with (targets or Targets(out)).replacing(out) as temporary:
+        sheet.save(temporary, format="JPEG", quality=JPEG_QUALITY, subsampling=0, comment=mark)
     return len(tiles)
 
 

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from producer.cells import one_line
-from producer.layout import MASK_HEAD_BYTES, RESULTS, RUN_FILE, is_mask, is_run_file
+from producer.layout import MASK_HEAD_BYTES, RESULTS, is_mask, is_run_file
+from workers.edge import RUN_FILE
 from workers.formats import CAMERA_RAW_SUFFIXES, HEAD_BYTES, SUFFIXES, image_format, other_format
 
 IMAGE, FOLDER = "image", "folder"  # what is taken; every other verdict is a reason

@@ -104,7 +104,9 @@ def check_runs(sessions: Sessions, settings: Settings) -> None:
         except Sam3Error as error:
             faults[model] = error
     declined = [
-        type(fault)(f"run {name} cannot be served here: {fault}; sam3-cancel {name} if it is not wanted")
+        type(fault)(
+            f"run {name} cannot be served here: {fault}; sam3-cancel {edge.spelled_run(name)} if it is not wanted"
+        )
         for name, model in runs
         if (fault := faults.get(model)) is not None
     ]
@@ -145,7 +147,7 @@ def broker(port: int) -> int:
     server = BundledBroker(settings.state_dir.absolute() / "broker", port)
     server.start()
     say(f"broker on {server.url}, its queue in {server.folder}")
-    say("Next: sam3-worker in a second terminal, sam3-enqueue --csv images.csv --prompt person in a third")
+    say("Next: sam3-worker in a second terminal, sam3-enqueue --csv FILE --prompt TEXT in a third")
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the server ends in order
         code = server.wait()

@@ -32,6 +32,8 @@ from workers.errors import Sam3Error, Unreachable, UsageError, first_line
 from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
 
 INTERRUPTED = 130
+RUN_FILE = "run.yaml"  # what makes a folder that of a sam3-run
+DATABASE_RUN = "run:"  # stands before the name of a run of the database where the name alone could mean a folder
 _CONFIG = "sam3.config"  # where a context keeps the config file's keys
 
 
@@ -232,7 +234,7 @@ def told_database_faults(url: str, *, create: bool, run_file: Path | None = None
 
 def _database_advice(create: bool) -> str:
     """Where a database that cannot be used is named, and what to do about it."""
-    begin = "" if create else ", or begin with sam3-enqueue --csv images.csv --prompt person"
+    begin = "" if create else ", or begin with sam3-enqueue --csv FILE --prompt TEXT"
     if named := setting_origin("database_url"):
         return f"{named} names it: correct that{begin}"
     folder = setting_origin("state_dir")
@@ -257,6 +259,12 @@ def say(line: str) -> None:
 def _spelled(char: str) -> str:
     """What would end the line or command the terminal, as `\\n` or `\\x1b`."""
     return char.encode("unicode_escape").decode()
+
+
+def spelled_run(name: str) -> str:
+    """RUN as the next command in this folder needs it, for a run of the database. Needs no quotes in a shell."""
+    otherwise_read = name.startswith("-") or Path(name, RUN_FILE).is_file()
+    return f"{DATABASE_RUN}{name}" if otherwise_read else name
 
 
 def print_json(value: dict[str, Any]) -> None:

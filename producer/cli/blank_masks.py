@@ -16,7 +16,7 @@ def tell_blank_masks(found: Found, request: Request, summary: Summary) -> bool:
         return False
     there = read_mask_folder(request.masks)
     folder = _folder_to_fill(request, request.masks, there)
-    export = ["sam3-export", str(found.folder or found.name), "--format"]
+    export = ["sam3-export", found.spelled, "--format"]
     options = ["--all"] * request.gone + ["--partial"] * request.partial
     if request.min_score != request.view.threshold:
         options += ["--threshold", str(request.min_score)]

@@ -24,8 +24,8 @@ def main(run: str, yes: bool, json: bool) -> int:
     found = find_run(run)
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError(f"sam3-delete {found.name}: add --yes to delete without being asked")
-        click.confirm(f"Delete run {found.name} and all its results?", abort=True, err=True)
+            raise UsageError(f"sam3-delete {found.argument}: add --yes to delete without being asked")
+        click.confirm(f"Delete {found.shown} and all its results?", abort=True, err=True)
     with Meter(f"deleting {found.name}", "images") as meter:
         deleted = delete(found.sessions, found.run_id, lambda done: meter.tell(done, done))
     try:
@@ -35,5 +35,5 @@ def main(run: str, yes: bool, json: bool) -> int:
     if json:
         edge.print_json({"run": found.name, "deleted": deleted})
     else:
-        click.echo(f"run {found.name}: {counted(deleted, 'image')} deleted")
+        click.echo(f"{found.shown}: {counted(deleted, 'image')} deleted")
     return 0

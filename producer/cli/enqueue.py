@@ -11,6 +11,7 @@ from db.views import ImageCounts, progress
 from producer.cli.options import (
     exit_code,
     exit_flags,
+    free_file,
     frozen_settings,
     json_flag,
     read_chunk_size,
@@ -81,12 +82,13 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
 def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
     if rejected:
         say("Rejected rows: the same command with --dry-run names them")
+    run = edge.spelled_run(name)
     if images.pending:
-        say(f"Next: sam3-status {name} --watch")
+        say(f"Next: sam3-status {run} --watch")
     elif images.cancelled:
-        say(f"Next: sam3-retry {name}")
+        say(f"Next: sam3-retry {run}")
     else:
-        say(f"Next: sam3-export {name} --format csv -o {name}.csv")
+        say(f"Next: sam3-export {run} --format csv -o {free_file(f'{name}-results', '.csv')}")
 
 
 def warn_of_absent_model(model: str) -> None:

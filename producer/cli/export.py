@@ -13,10 +13,12 @@ from db.models import RunState
 from db.session import reading
 from db.views import RunView
 from producer.cli.blank_masks import tell_blank_masks
-from producer.cli.options import Found, Share, find_run, json_flag
+from producer.cli.options import Found, Share, find_run, force_flag, json_flag
 from producer.cli.progress import Meter
 from producer.exports.common import Request, Summary, read_images
+from producer.exports.inputs import Inputs
 from producer.exports.so_far import SoFar, how_far, require_exportable
+from producer.exports.targets import Targets
 from workers import edge
 from workers.edge import counted, say
 from workers.errors import NotOver, UsageError
@@ -38,6 +40,7 @@ Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Sum
 )
 @click.option("--all", is_flag=True, help="Also rows that the source no longer has, at the end.")
 @click.option("--partial", is_flag=True, help="Also of a run that is not over: what there is so far.")
+@force_flag
 @json_flag
 def main(run: str, format: str, output: Path, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
@@ -67,6 +70,7 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
         masks=masks,
         gone=flags["all"],
         partial=flags["partial"],
+        targets=Targets(output, Inputs(found.sessions), force=flags["force"]),
     )
     try:
         with telling_how_to_go_on(format == "png"):

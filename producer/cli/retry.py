@@ -5,6 +5,7 @@ import click
 from db.runs import RetryFilter
 from producer.cli.options import Found, find_run, json_flag
 from producer.cli.progress import Meter
+from producer.cli.run_folder import go_on
 from producer.retry import retry
 from workers import edge
 from workers.app import create_app
@@ -37,9 +38,9 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
     if not moved:
         say("nothing had failed" + (" that way" if error_class or chunk else ""))
     elif found.folder is not None:
-        say(f"Next: the same sam3-run command as before, for {found.folder}")
+        say(f"Next: {go_on(found.folder)}")
     else:
-        say(f"Next: sam3-status {found.name} --watch")
+        say(f"Next: sam3-status {found.argument} --watch")
     return 0
 
 

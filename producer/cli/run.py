@@ -5,12 +5,11 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from filelock import FileLock, Timeout
 
 from db import doorbells
@@ -22,6 +21,8 @@ from producer.cli.options import (
     Found,
     exit_code,
     exit_flags,
+    force_flag,
+    free_file,
     frozen_settings,
     json_flag,
     read_chunk_size,
@@ -30,17 +31,27 @@ from producer.cli.options import (
     run_name,
 )
 from producer.cli.progress import Meter
+from producer.cli.run_folder import (
+    COMMAND,
+    check_targets,
+    elsewhere,
+    refuse_other_run,
+    refuse_other_runs_state,
+    write_run_file,
+)
 from producer.enqueue import Manifest, Request, record
 from producer.exports.common import Request as ExportRequest
+from producer.exports.inputs import Inputs
+from producer.exports.targets import Targets
 from producer.folder import FolderManifest
-from producer.layout import RESULTS, RUN_FILE, STATE_FOLDER
+from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER
 from producer.retry import retry
 from producer.selection import LeftOut, told_left_out
 from producer.status import Standing, duration, told_errors
 from workers import edge
 from workers.app import create_app
 from workers.cli import node_settings, worker_flags
-from workers.edge import counted, say
+from workers.edge import RUN_FILE, counted, say
 from workers.errors import Unreachable, UsageError
 from workers.fleet.broker import BundledBroker, Doorbells
 from workers.fleet.dispatch import publisher
@@ -74,6 +85,7 @@ KEPT_FLAGS = (  # those that run.yaml repeats as they were given
 )
 @click.option("--retry-failed", is_flag=True, help="Also try again what failed before.")
 @click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
+@force_flag
 @exit_flags
 @json_flag
 def main(source: Path, output: Path, **flags: Any) -> int:
@@ -90,16 +102,21 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         frozen=frozen_settings(settings, flags),
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
+        advice=f"Use another output folder: {elsewhere(output)}; or the same settings",
     )
+    refuse_other_run(output, request.name, manifest.source)
+    check_targets(Targets(output, Inputs(sources=[(request.name, manifest.source)]), force=flags["force"]))
     make_folders(output, settings.state_dir)
     check_models([settings.model], settings)  # its licence first: nothing works without it
     slots = local_slots(flags["gpus"], flags["num_gpus"])
     with only_one(settings.state_dir):
-        database = sqlite_url(settings.state_dir / "sam3.db")
+        database = sqlite_url(settings.state_dir / DATABASE_FILE)
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
         sessions = edge.open_database(database, create=True, run_file=output / RUN_FILE)
         settings = edge.identified(settings, sessions)
+        if not flags["state_dir"]:
+            refuse_other_runs_state(sessions, output, request.name)
         found = record_run(sessions, manifest, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots)
@@ -181,7 +198,7 @@ def record_run(
         "state_dir": str(settings.state_dir) if flags["state_dir"] else None,  # else it moves with the folder
     }
     kept = {key: value for key, value in effective.items() if value is not None}
-    (output / RUN_FILE).write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    write_run_file(Targets(output, force=flags["force"]), output, kept)
     return found
 
 
@@ -255,7 +272,7 @@ def finish(
         say(standing.one_line(waiting=False))
         say("Next: the same command again goes on from here")
         return edge.INTERRUPTED if asked is not None else 1
-    written = write_files(found, flags["select"])
+    written = write_files(found, flags["select"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:
         facts = {"seconds": round(spent.seconds, 1), "files": written, "left_out": [asdict(one) for one in left_out]}
@@ -264,18 +281,19 @@ def finish(
         summarise(standing, spent, written, left_out)
         if images.failed + images.cancelled:
             given = [argument for argument in sys.argv[1:] if argument != "--retry-failed"]
-            say(f"Next: {shlex.join([Path(sys.argv[0]).name, *given, '--retry-failed'])}")
+            say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
         else:
-            say(f"Next: sam3-export {found.argument} --format coco -o {shlex.quote(f'{found.folder}/coco.json')}")
+            say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
     return exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
 
 
-def write_files(found: Found, select: str) -> dict[str, str]:
+def write_files(found: Found, select: str, *, force: bool = False) -> dict[str, str]:
     """Masks, results.csv and preview.jpg in the run's folder."""
     from producer.preview import write_preview  # Pillow and numpy: there, since nodes ran
 
     assert found.folder is not None
     view = view_of(found)
+    targets = Targets(found.folder, Inputs(found.sessions), force=force)
     written = {name: str(found.folder / file) for name, file in RESULTS.items()}
     request = ExportRequest(
         view=view,
@@ -283,11 +301,12 @@ def write_files(found: Found, select: str) -> dict[str, str]:
         out=Path(written["masks"]),
         select=select,
         masks=Path(written["masks"]),
+        targets=targets,
     )
     export(found, request, "png")
-    export(found, ExportRequest(view, view.threshold, Path(written["results"]), select, request.masks), "csv")
+    export(found, replace(request, out=Path(written["results"])), "csv")
     with reading(found.sessions) as session:
-        write_preview(view, session, Path(written["preview"]))
+        write_preview(view, session, Path(written["preview"]), targets)
     return written
 
 

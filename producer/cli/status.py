@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from producer.cli.options import exit_code, exit_flags, find_run, json_flag
+from producer.cli.options import exit_code, exit_flags, find_run, free_file, json_flag
 from producer.status import AllRuns, Standing
 from workers import edge
 from workers.edge import say
@@ -57,7 +57,7 @@ def all_runs(awaited: Callable[[Callable[[], AllRuns]], AllRuns], json: bool, *,
     for standing in runs.standings if not json else ():
         click.echo(f"{standing.progress.state:<10} {standing.one_line()}")
     if not json and not runs.standings:
-        say("no runs yet; begin with sam3-enqueue --csv images.csv --prompt person")
+        say("no runs yet; begin with sam3-enqueue --csv FILE --prompt TEXT")
     codes = [exit_code(standing.shortfall, standing.progress.images.total, **code) for standing in runs.standings]
     return max(codes, default=0) if ask_code else 0
 
@@ -99,4 +99,4 @@ def next_step(standing: Standing, run: str) -> None:
     if standing.over and images.failed + images.cancelled:
         say(f"Next: sam3-retry {run}")
     elif standing.over:
-        say(f"Next: sam3-export {run} --format csv -o {standing.progress.run}.csv")
+        say(f"Next: sam3-export {run} --format csv -o {free_file(f'{standing.progress.run}-results', '.csv')}")

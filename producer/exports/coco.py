@@ -11,7 +11,7 @@ from db.exported import ExportedImage, ExportedInstance
 from db.models import ImageState
 from db.views import RunView
 from producer.exports.boxes import NO_BOX, Box, tight_boxes
-from producer.exports.common import Progress, Request, Summary, counted, replacing, wanted
+from producer.exports.common import Progress, Request, Summary, counted, wanted
 
 
 def export_coco(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
@@ -27,7 +27,7 @@ def export_coco(request: Request, images: Iterable[ExportedImage], progress: Pro
     listed = instances = left_out = 0
     category_ids = {prompt_id: place for place, prompt_id in enumerate(request.view.prompts, start=1)}
     with (
-        replacing(request.out) as temporary,
+        request.files.replacing(request.out) as temporary,
         temporary.open("w", encoding="utf-8") as file,
         _nameless_file(temporary.parent) as annotations,
     ):

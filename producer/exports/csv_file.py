@@ -15,15 +15,12 @@ from producer.exports.common import (
     Request,
     Summary,
     counted,
-    replacing,
     wanted,
 )
+from producer.exports.marks import GONE_COLUMN, PROMPT_COLUMNS, STATUS_COLUMNS
 from producer.exports.mask_folder import chosen, digest, holds, read_mask_folder
 from producer.exports.names import mask_path, numbered, prompt_slugs
 
-GONE_COLUMN = "sam3_gone"
-STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
-PROMPT_COLUMNS = ("instances", "score", "presence", "mask")
 ROW_PROMPTS = "prompt"
 
 
@@ -40,7 +37,7 @@ def export_csv(request: Request, images: Iterable[ExportedImage], progress: Prog
     """
     sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _Masks(request))
     rows = instances = 0
-    with replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with request.files.replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(_UnixLines(file))
         writer.writerow([*_header(request.view, sheet.slugs), *([GONE_COLUMN] if request.gone else [])])
         for image in counted(images, progress):

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from db.exported import ExportedInstance
@@ -46,6 +46,15 @@ def read_mask_folder(folder: Path) -> MaskFolder | None:
         return MaskFolder(**{name: facts[name] for name in MaskFolder.__dataclass_fields__})
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def is_manifest(file: BinaryIO) -> bool:
+    """Whether we wrote what the file holds, and so may write it anew."""
+    try:
+        facts = json.loads(file.read())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(facts, dict) and facts.get("sam3_masks") is True
 
 
 def chosen(found: Sequence[ExportedInstance], select: str) -> Sequence[ExportedInstance]:

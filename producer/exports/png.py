@@ -1,7 +1,8 @@
 """The run as a folder of PNG masks that mirrors the input tree. Knows files, but no SQL, no pixels and no Celery."""
 
+import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,14 +12,26 @@ from typing import Self
 
 from db.exported import ExportedImage, ExportedResult
 from db.models import ImageState
-from producer.exports.common import Progress, Request, Summary, counted, replacing, wanted, writing
+from producer.exports.common import Progress, Request, Summary, counted, wanted
 from producer.exports.drawing import draw  # needs numpy, Pillow and pycocotools
-from producer.exports.mask_folder import MANIFEST, MaskFolder, chosen, digest, holds, is_of_run, read_mask_folder, texts
+from producer.exports.mask_folder import (
+    MANIFEST,
+    MaskFolder,
+    chosen,
+    digest,
+    holds,
+    is_manifest,
+    is_of_run,
+    read_mask_folder,
+    texts,
+)
 from producer.exports.names import folds_names, mask_path, prompt_slugs
+from producer.exports.targets import Targets, writing
 from producer.helpers import Helpers, processes
 from workers.errors import UsageError
 
 SELECTIONS = ("union", "best", "largest")
+PAGE_IMAGES = 500  # the database is asked once for so many whether a mask would replace an input
 FEW = 8  # masks that are drawn sooner than a process for it would have started
 
 
@@ -28,10 +41,10 @@ def export_png(request: Request, images: Iterable[ExportedImage], progress: Prog
     A mask that is there already and was made from the same instances stays as it is. A result without an instance has
     no file; a mask that an earlier export of the same run left in its place is removed. Other files are never deleted.
     Duplicates share the file of their first row. Several processes draw at once. Raises `UsageError` when `out` is not
-    a folder, holds the masks of another run, or cannot be written.
+    a folder, holds the masks of another run or anything in a mask's place that is not ours, or cannot be written.
     """
     with MaskWriter(request) as masks:
-        for image in counted(images, progress):
+        for image in counted(masks.looked_up(images), progress):
             masks.add(image)
         masks.finish()
     return masks.summary()
@@ -60,7 +73,8 @@ class MaskWriter:
         if request.select not in SELECTIONS:
             raise UsageError(f"--select {request.select}: choose one of {', '.join(SELECTIONS)}")
         self._request = request
-        self._folder = _open_folder(request)
+        self._targets = request.files
+        self._folder = _open_folder(request, self._targets)
         self._slugs = prompt_slugs(request.view.prompts.values())
         self._helpers = Helpers()
         self._threads = ThreadPoolExecutor(processes(), "masks")
@@ -81,6 +95,16 @@ class MaskWriter:
         self._stopped = True
         self._threads.shutdown(cancel_futures=True)
         self._helpers.close()
+
+    def looked_up(self, images: Iterable[ExportedImage]) -> Iterator[ExportedImage]:
+        """The images, after asking for many at once which of their masks would replace a run's input.
+
+        `add` asks by itself for images that did not come this way.
+        """
+        left = iter(images)
+        while page := list(itertools.islice(left, PAGE_IMAGES)):
+            self._targets.look_up([self._target(image, result) for image in page for result in image.results])
+            yield from page
 
     def add(self, image: ExportedImage) -> None:
         """See to the masks of an image, now or later. Raises what went wrong with this or an earlier one."""
@@ -106,15 +130,17 @@ class MaskWriter:
         return Summary(self.images, self.instances, self.written + self.kept, self._request.out, kept=self.kept)
 
     def _mask(self, image: ExportedImage, result: ExportedResult) -> _Mask:
-        view = self._request.view
         found = wanted(self._request, result)
         self.instances += len(found)
         instances = chosen(found, self._request.select)
-        slug = self._slugs[view.prompts[result.prompt_id]]
-        place = mask_path(slug, image.path, view.root, folded=self._folder.folded)
         height, width = image.height or 0, image.width or 0
         rles = tuple(instance.rle for instance in instances)
-        return _Mask(self._request.out / place, height, width, rles, digest(height, width, instances))
+        return _Mask(self._target(image, result), height, width, rles, digest(height, width, instances))
+
+    def _target(self, image: ExportedImage, result: ExportedResult) -> Path:
+        view = self._request.view
+        slug = self._slugs[view.prompts[result.prompt_id]]
+        return self._request.out / mask_path(slug, image.path, view.root, folded=self._folder.folded)
 
     def _has_room(self, mask: _Mask) -> bool:
         # Two rows of one image may have a prompt in common: one after the other then.
@@ -139,6 +165,7 @@ class MaskWriter:
         run = self._request.view.name
         if not mask.rles:
             if is_of_run(mask.target, run):
+                self._targets.check(mask.target)
                 with writing(mask.target):
                     mask.target.unlink()
         elif holds(mask.target, mask.digest):
@@ -151,7 +178,7 @@ class MaskWriter:
                 few = self._drawn <= FEW
             given = (mask.height, mask.width, mask.rles, texts(run, mask.digest))
             png = draw(*given) if few else self._helpers.call(draw, *given)
-            with replacing(mask.target) as temporary:
+            with self._targets.replacing(mask.target) as temporary:
                 temporary.write_bytes(png)
             with self._change:
                 self.written += 1
@@ -160,18 +187,15 @@ class MaskWriter:
         """Write down beside the masks how they are made, if that does not stand there yet."""
         new = replace(self._folder, complete=complete)
         if new != self._folder or read_mask_folder(self._request.out) is None:
-            with replacing(self._request.out / MANIFEST) as temporary:
+            with self._targets.replacing(self._request.out / MANIFEST, is_manifest) as temporary:
                 temporary.write_text(new.as_json())
         self._folder = new
 
 
-def _open_folder(request: Request) -> MaskFolder:
+def _open_folder(request: Request, targets: Targets) -> MaskFolder:
     """Make the folder, or see whose it is, and return what is to be written down in it."""
     out, view = request.out, request.view
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: masks need a folder")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    targets.make_folder(out)
     there = read_mask_folder(out)
     if there is not None and not there.belongs_to(view):
         other = f"{there.run} of {there.source}" if there.run == view.name else there.run

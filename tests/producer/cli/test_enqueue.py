@@ -58,7 +58,7 @@ def test_the_same_command_again_adds_nothing_and_ends_well(shell: Shell) -> None
     scenario.commit_all(shell.sessions, scenario.claim(shell.sessions, 1, 1), 0.9)
     last = shell(enqueue, *given)
     assert last.out == "run faces: 3 images in 1 chunk, 3 already done, 0 new\n"
-    assert last.err == "Next: sam3-export faces --format csv -o faces.csv\n"
+    assert last.err == "Next: sam3-export faces --format csv -o faces-results.csv\n"
 
 
 @pytest.mark.usefixtures("broker")

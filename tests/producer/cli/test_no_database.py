@@ -26,7 +26,7 @@ LOOKING: list[tuple[Sam3Command, tuple[str, ...]]] = [
     (export, ("faces", "--format", "csv", "-o", "faces.csv")),
 ]
 ADVICE = "SAM3_DATABASE_URL names it: correct that"
-BEGIN = "or begin with sam3-enqueue --csv images.csv --prompt person"
+BEGIN = "or begin with sam3-enqueue --csv FILE --prompt TEXT"
 
 
 def everything(folder: Path) -> dict[str, bytes]:

@@ -101,7 +101,7 @@ def test_a_broken_image_ends_with_1_and_is_tried_again_once_it_is_mended(here: T
     (here.home / "photos" / "out").rename(here.home / "moved")
     status = here.run("sam3-status", "moved")
     assert "3 total, 3 segmented" in status.stdout
-    assert status.stderr == "Next: sam3-export moved --format csv -o photos.csv\n"
+    assert status.stderr == "Next: sam3-export moved --format csv -o photos-results.csv\n"
 
 
 def test_what_a_folder_leaves_out_is_told_and_earlier_results_in_it_are_no_images(here: Terminal) -> None:

@@ -25,7 +25,7 @@ def with_one_failure(shell: Shell, name: str = "faces") -> int:
 
 
 def test_an_empty_database_says_how_to_begin(shell: Shell) -> None:
-    assert shell(status).err == "no runs yet; begin with sam3-enqueue --csv images.csv --prompt person\n"
+    assert shell(status).err == "no runs yet; begin with sam3-enqueue --csv FILE --prompt TEXT\n"
     assert shell(status, "--json").json == {"schema": 1, "runs": []}
 
 
@@ -96,7 +96,7 @@ def test_a_rejected_row_counts_as_a_failure_that_no_retry_mends(shell: Shell) ->
 
     told = shell(status, "faces", code=1)
 
-    assert told.err == "Next: sam3-export faces --format csv -o faces.csv\n"
+    assert told.err == "Next: sam3-export faces --format csv -o faces-results.csv\n"
 
 
 def test_an_unknown_run_ends_with_4_and_names_those_there_are(shell: Shell) -> None:
@@ -125,7 +125,7 @@ def test_it_can_wait_until_the_run_is_over(shell: Shell, flag: str, monkeypatch:
 
     assert "(done)" in told.out
     watched = ["faces: 0/8 images (0 %), no worker is running: start sam3-worker"] if flag == "--watch" else []
-    assert told.err.splitlines() == [*watched, "Next: sam3-export faces --format csv -o faces.csv"]
+    assert told.err.splitlines() == [*watched, "Next: sam3-export faces --format csv -o faces-results.csv"]
 
 
 def test_images_that_were_cancelled_are_no_success(shell: Shell) -> None:
@@ -176,7 +176,7 @@ def test_without_a_run_it_waits_for_all_of_them_and_ends_as_the_worst(
 
 
 def test_waiting_for_no_run_at_all_says_so_at_once(shell: Shell) -> None:
-    assert shell(status, "--wait").err == "no runs yet; begin with sam3-enqueue --csv images.csv --prompt person\n"
+    assert shell(status, "--wait").err == "no runs yet; begin with sam3-enqueue --csv FILE --prompt TEXT\n"
 
 
 def test_waiting_with_json_prints_nothing_but_the_json(shell: Shell) -> None:

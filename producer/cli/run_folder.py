@@ -1,0 +1,133 @@
+"""The output folder of a sam3-run: whose it is, what `run.yaml` in it says, and what must not stand in it."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from db import views
+from db.session import Sessions, read
+from producer.exports.names import numbered
+from producer.exports.targets import Targets
+from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
+from workers.edge import RUN_FILE
+from workers.errors import UsageError
+
+COMMAND = "sam3-run"
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """Whose folder it is."""
+
+    run: str
+    source: Path | None
+    state_dir: Path  # a folder that was moved took its state along
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / DATABASE_FILE
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a sam3-run made this folder."""
+    path = folder / RUN_FILE
+    return path.is_file() and _facts(path.read_bytes) is not None
+
+
+def read_run_file(folder: Path) -> RunFile:
+    """What `run.yaml` in `folder` says. Raises `UsageError` if sam3-run did not write it."""
+    path = folder / RUN_FILE
+    facts = _facts(path.read_bytes)
+    if facts is None:
+        raise UsageError(f"{path}: not as sam3-run wrote it; move it away and run the same sam3-run command again")
+    source, state_dir = facts.get("source"), facts.get("state_dir") or path.parent.absolute() / STATE_FOLDER
+    return RunFile(str(facts["run"]), Path(str(source)) if source else None, Path(str(state_dir)))
+
+
+def refuse_other_run(folder: Path, run: str, source: Path) -> None:
+    """Raise `UsageError` if `folder` is that of another run: their masks would mix.
+
+    A source that was moved is not another one; whether its run can go on is not asked here.
+    """
+    if not is_run_folder(folder):
+        return
+    there = read_run_file(folder)
+    if there.source is None:  # sam3-run writes one: somebody else made this file, and it will be kept
+        return
+    other = there.source.exists() and not os.path.samefile(there.source, source)
+    if there.run != run or other:
+        raise _belongs_to(folder, f"run {there.run} of {there.source}")
+
+
+def _belongs_to(folder: Path, whose: str) -> UsageError:
+    return UsageError(f"-o {folder} belongs to {whose}; a folder holds one run. Use another: {elsewhere(folder)}")
+
+
+def write_run_file(targets: Targets, folder: Path, facts: dict[str, Any]) -> None:
+    """Replace the folder's `run.yaml`, unless it says the same already: its comments are somebody's work.
+
+    Raises `UsageError` if it is not ours, or that of another run.
+    """
+    path = folder / RUN_FILE
+
+    def of_the_same_run(file: BinaryIO) -> bool:
+        content = file.read()
+        there = _facts(lambda: content)
+        return is_run_file(content) and there is not None and there["run"] == facts["run"]
+
+    targets.check(path, of_the_same_run)
+    if path.is_file() and _facts(path.read_bytes) == facts:
+        return
+    with targets.replacing(path, of_the_same_run) as temporary:
+        temporary.write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+
+
+def go_on(folder: Path) -> str:
+    """The command that goes on with the folder's run, wherever the folder was moved to; quoted for the shell."""
+    return shlex.join([COMMAND, "--config", str(folder / RUN_FILE), "-o", str(folder)])
+
+
+def _facts(read: Callable[[], bytes]) -> dict[str, Any] | None:
+    try:
+        facts = yaml.safe_load(read())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return facts if isinstance(facts, dict) and "run" in facts else None
+
+
+def elsewhere(output: Path) -> str:
+    """The command that was typed, with an output folder that is not there yet."""
+    stem = output if output.name not in ("", "..") else output / "out"
+    free = numbered(str(stem), os.path.lexists)
+    given = sys.argv[1:]
+    for index, word in enumerate(given):
+        if word in ("-o", "--output") and index + 1 < len(given):
+            return shlex.join([COMMAND, *given[: index + 1], free, *given[index + 2 :]])
+        if word.startswith("--output="):
+            return shlex.join([COMMAND, *given[:index], f"--output={free}", *given[index + 1 :]])
+    return shlex.join([COMMAND, *given, "-o", free])  # the last one counts
+
+
+def check_targets(targets: Targets) -> None:
+    """Refuse, before any work is done, files in the way of ours and links inside the output folder."""
+    for name in ("results", "preview"):
+        targets.check(targets.named / RESULTS[name])
+    targets.check(targets.named / RUN_FILE, lambda file: is_run_file(file.read()))
+    targets.check_folder(targets.named / RESULTS["masks"])
+    targets.refuse_link(targets.named / STATE_FOLDER)
+    for folder, folders, files in os.walk(targets.named / STATE_FOLDER):
+        for name in (*folders, *files):
+            targets.refuse_link(Path(folder, name))
+
+
+def refuse_other_runs_state(sessions: Sessions, output: Path, name: str) -> None:
+    """Of a folder whose run.yaml is not written yet, or gone, the database says whose it is."""
+    others = [] if is_run_folder(output) else [run for run in read(sessions, views.run_names) if run != name]
+    if others:
+        raise _belongs_to(output, f"run {others[0]}")

@@ -1,0 +1,64 @@
+"""Which files are inputs of a run, so that no output may take their place. Asks the database, and stats sources."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from db.inputs import RunInput, recorded_paths, run_inputs
+from db.session import Sessions, read
+
+
+class Inputs:
+    """The sources and images of all runs of a database, and `sources` that are about to become some run's."""
+
+    def __init__(self, sessions: Sessions | None = None, sources: Sequence[tuple[str, Path]] = ()) -> None:
+        """`sources` are pairs of a run's name and its CSV or folder. Without `sessions` there are no others."""
+        self._sessions, self._sources = sessions, sources
+        self._known: list[RunInput] | None = None
+        self._identities: dict[tuple[int, int], str] | None = None  # device and inode of every source
+
+    def source_of(self, found: os.stat_result) -> str | None:
+        """The run whose source is this very file, whatever it is called here; None if there is none."""
+        if self._identities is None:
+            named = [*self._sources, *((run.name, Path(run.source)) for run in self._runs())]
+            self._identities = {identity: name for name, source in named if (identity := _identity(source))}
+        return self._identities.get((found.st_dev, found.st_ino))
+
+    def images_among(self, paths: Sequence[Path]) -> dict[Path, str]:
+        """Which of these files are images of a run, and of which: found by their spelling and by their real path."""
+        if self._sessions is None:
+            return {}
+        found: dict[Path, str] = {}
+        by_root: defaultdict[str, dict[int, str]] = defaultdict(dict)
+        for run in self._runs():
+            by_root[run.root][run.id] = run.name
+        for root, names in by_root.items():
+            spelled = {spelling: path for path in paths for spelling in _spellings(path, root)}
+            for run_id, spelling in sorted(read(self._sessions, recorded_paths, list(names), list(spelled))):
+                found.setdefault(spelled[spelling], names[run_id])
+        return found
+
+    def _runs(self) -> list[RunInput]:
+        if self._known is None:
+            self._known = [] if self._sessions is None else read(self._sessions, run_inputs)
+        return self._known
+
+
+def _identity(source: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(source)
+    except OSError:  # it is gone, or cannot be seen from here
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _spellings(path: Path, root: str) -> Iterator[str]:
+    """Every way in which a row may spell this file: absolute, or from `root`, also by a detour over a folder above."""
+    for target in {os.path.abspath(path), os.path.realpath(path)}:
+        yield target
+        for start in {root, os.path.realpath(root)}:
+            above = Path(start)
+            for steps, folder in enumerate((above, *above.parents)):
+                if Path(target).is_relative_to(folder):
+                    yield "../" * steps + str(Path(target).relative_to(folder))
