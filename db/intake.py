@@ -206,6 +206,12 @@ def _spelled_prompts(session: Session, run_id: int, rows: Sequence[NewRow]) -> _
     return {None: None} | {texts: to_json([ids[text] for text in dict.fromkeys(texts)]) for texts in asked}
 
 
+def known_paths(session: Session, run_id: int, paths: Iterable[str]) -> set[str]:
+    """Which of these (at most 1000) paths are rows of the run."""
+    known = select(Image.path).where(Image.run_id == run_id, Image.path.in_(list(paths)))
+    return set(session.execute(known).scalars())
+
+
 def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str, int]:
     """Ids of the run's prompts with these texts, adding those that it does not have yet."""
     ids: dict[str, int] = {}

@@ -3,7 +3,7 @@
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -12,11 +12,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import intake, presence
-from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadCancelled, LoadTaken, Source
+from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadCancelled, LoadTaken, NewRow, Source
 from db.models import RunState
 from db.session import Sessions, reading, write, write_once
 from producer.folder import FolderManifest
-from producer.manifest import CsvManifest, Survey
+from producer.manifest import FIRST_ROWS, CsvManifest, Survey
 from workers.errors import UsageError
 from workers.processes import take_lease, this_process
 
@@ -33,6 +33,7 @@ IDLE_SLICE_ROWS = 30_000
 Manifest = CsvManifest | FolderManifest
 Value = TypeVar("Value")
 Args = ParamSpec("Args")
+Check = Callable[[Sequence[str]], None]
 Tell = Callable[[int, int], None]  # called with how many rows have been read, of how many
 
 
@@ -46,6 +47,7 @@ class Request:
     chunk_size: int | None = None  # None: chosen by the size of the run
     limit: int | None = None  # rows; no part of the run's identity
     advice: str = "Give this one another name with --run, or the same settings"  # to whom the name stands for another
+    check: Check | None = None  # looks at some new rows' paths before anything is recorded, and may raise `UsageError`
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         survey = None
     else:
         survey = manifest.survey()
+        check(request, survey)
         known = _create(sessions, source, request, survey.rows)
     try:
         with _looking_at_new_objects_only(), Loader(sessions, known.id) as loader:
@@ -224,10 +227,12 @@ def _load(loader: Loader, manifest: Manifest, survey: Survey | None, request: Re
     if survey is None or known.source_sha256 is not None:  # the one we have was not made to compare with that
         survey = manifest.survey(known.source_size, known.source_sha256)
     how = plan(known, survey)
+    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
+    asked = itertools.islice(manifest.rows(how.skip), max(0, wanted - how.skip))
+    rows = _checked(loader, asked, known, survey, request)
     begin = intake.begin_matching if how.restart else intake.begin_reading
     loader.write(begin, survey.size, survey.mtime_ns, manifest.columns.names)
-    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    new = _add_rows(loader, manifest, known, how, wanted, tell)
+    new = _add_rows(loader, rows, known, how, wanted, tell)
     if new or known.state == RunState.LOADING:
         _mark_duplicates(loader)
     read_to_end = wanted == survey.rows
@@ -236,10 +241,34 @@ def _load(loader: Loader, manifest: Manifest, survey: Survey | None, request: Re
     return Recorded(known.id, new, now_known.gone if now_known is not None and how.matching else 0)
 
 
-def _add_rows(loader: Loader, manifest: Manifest, known: KnownRun, how: Plan, wanted: int, tell: Tell) -> int:
+def check(request: Request, survey: Survey) -> None:
+    """Look at some of the files that a new run is asked for."""
+    if request.check is not None:
+        request.check(_sample(request, survey))
+
+
+def _sample(request: Request, survey: Survey) -> list[str]:
+    return [path for number, path in survey.sample if request.limit is None or number < request.limit]
+
+
+def _checked(
+    loader: Loader, rows: Iterator[NewRow], known: KnownRun, survey: Survey, request: Request
+) -> Iterator[NewRow]:
+    """The same rows. If some are new to a run that has rows, their files are looked at before any is recorded."""
+    if request.check is None or known.images == 0:  # a new run's were, before it was created
+        return rows
+    first = list(itertools.islice(rows, FIRST_ROWS))
+    paths = {row.path for row in first if row.rejected is None} | set(_sample(request, survey))
+    with reading(loader.sessions) as session:
+        new = paths - intake.known_paths(session, known.id, paths)
+    if new:
+        request.check(sorted(paths))
+    return itertools.chain(first, rows)
+
+
+def _add_rows(loader: Loader, rows: Iterator[NewRow], known: KnownRun, how: Plan, wanted: int, tell: Tell) -> int:
     new, read = 0, how.skip
     reopens = known.state == RunState.CANCELLED
-    rows = itertools.islice(manifest.rows(how.skip), max(0, wanted - how.skip))
     while slice_ := list(itertools.islice(rows, _whole_chunks(_slice_rows(loader), known.chunk_size))):
         new += _write_slice(loader, intake.add_rows, read, slice_, matching=how.matching, reopens=reopens)
         read += len(slice_)

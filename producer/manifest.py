@@ -13,7 +13,7 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from os.path import normpath
@@ -34,6 +34,7 @@ from producer.cells import (
     unreadable,
 )
 from producer.csv_header import OTHER_FORMATS, choose_columns, iconv
+from producer.sampling import sampled
 from producer.selection import LeftOut
 from workers.errors import ErrorClass, UsageError
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 LINE_BYTES = 1 << 24  # a longer line is not a CSV's, and would be held in memory whole
+FIRST_ROWS, RANDOM_ROWS = 100, 100  # of a survey's sample
 ROWS_PER_LOOK = 1000  # rows handed out between two looks whether the file is still the same
 
 _DOUBTFUL = ("", " ", "\\")  # first characters of a path that deserves a closer look
@@ -57,6 +59,7 @@ class Survey:
     sha256: str | None
     rows: int
     continues: bool
+    sample: tuple[tuple[int, str], ...] = field(default=(), compare=False)  # of a CSV: numbers from 0, and paths
 
 
 class _HashedFile(io.FileIO):
@@ -144,7 +147,10 @@ class CsvManifest:
         """
         with self._parsed(file := self._open(_HashedFile)) as reader:
             file.mark = known_size
-            rows = sum(1 for _ in _data_rows(reader)) - 1
+            data = _data_rows(reader)
+            next(data, None)
+            rows, sample = sampled(data, FIRST_ROWS, RANDOM_ROWS)
+            picked = [(number, self._row(cells, reader)) for number, cells in sample]
             edge = os.pread(file.fileno(), 2, max(known_size - 1, 0))
         self._refuse_changed()
         if rows < 1:
@@ -156,6 +162,7 @@ class CsvManifest:
             sha256=file.hash.hexdigest(),
             rows=rows,
             continues=known_sha256 is not None and file.sha256_at_mark == known_sha256 and whole_row,
+            sample=tuple((number, row.path) for number, row in picked if row.rejected is None),
         )
 
     def rows(self, skip: int = 0) -> Iterator[NewRow]:

@@ -70,6 +70,8 @@ class Producer:
 @pytest.fixture
 def somebody(environment: Path, tmp_path: Path, broker_url: str) -> Producer:
     somebody = Producer(environment, tmp_path / "home", broker_url)
+    for name in ("a.jpg", "b.jpg"):
+        (somebody.home / name).touch()
     (somebody.home / "faces.csv").write_text("path,name\na.jpg,Ada\nb.jpg,Bob\na.jpg,Ada again\n")
     return somebody
 

@@ -1,6 +1,7 @@
 """`sam3-enqueue`: record a run from a CSV and ring its first chunks; the same command again resumes."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 
 from db.session import reading
 from db.views import ImageCounts, progress
+from producer.check_files import check_files
 from producer.cli.options import (
     exit_code,
     exit_flags,
@@ -20,7 +22,7 @@ from producer.cli.options import (
     run_name,
 )
 from producer.cli.progress import Meter
-from producer.enqueue import Manifest, Recorded, Request, auto_chunk_size, record
+from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
 from producer.manifest import CsvManifest
 from workers import edge
 from workers.app import create_app
@@ -47,7 +49,8 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     name = run_name(flags["run"], csv)
     frozen = frozen_settings(settings, flags)
     warn_of_absent_model(frozen.model)
-    request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"])
+    looks = checking(manifest, flags["no_check"])
+    request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"], looks)
     if dry_run:
         return report_dry_run(manifest, request, flags)
     sessions = edge.open_database(settings.database_url, create=True)
@@ -112,6 +115,11 @@ def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvM
     )
 
 
+def checking(manifest: Manifest, no_check: bool) -> Check | None:
+    """What looks at some images before they are recorded. Those of a folder were seen when it was listed."""
+    return partial(check_files, manifest, say=say) if isinstance(manifest, CsvManifest) and not no_check else None
+
+
 def told(facts: dict[str, Any], recorded: Recorded) -> str:
     """`run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
     parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
@@ -128,6 +136,7 @@ def told(facts: dict[str, Any], recorded: Recorded) -> str:
 def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any]) -> int:
     """Read all rows and say what recording them would do. Needs neither broker nor database nor model."""
     survey = manifest.survey()
+    check(request, survey)
     wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
     rejected = []
     with Meter(f"checking {request.name}", "rows") as meter:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from db import doorbells
 from db.runs import RetryFilter
 from db.session import Sessions, reading, sqlite_url, write
-from producer.cli.enqueue import open_csv
+from producer.cli.enqueue import checking, open_csv
 from producer.cli.export import export, view_of
 from producer.cli.options import (
     Found,
@@ -69,6 +69,7 @@ KEPT_FLAGS = (  # those that run.yaml repeats as they were given
     "follow_symlinks",
     "chunk_size",
     "limit",
+    "no_check",
     "gpus",
     "num_gpus",
     "select",
@@ -103,6 +104,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
         advice=f"Use another output folder: {elsewhere(output)}; or the same settings",
+        check=checking(manifest, flags["no_check"]),
     )
     refuse_other_run(output, request.name, manifest.source)
     check_targets(Targets(output, Inputs(sources=[(request.name, manifest.source)]), force=flags["force"]))

@@ -2,9 +2,7 @@
 
 import csv
 import os
-import tempfile
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,6 @@ TO_COMMAS = (
     'convert it to commas: python3 -c "import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, '
     "delimiter='{}'))\" < images.csv > commas.csv"
 )
-
-
-NOBODY = 65534  # a user id without rights
 
 
 @pytest.fixture(autouse=True)
@@ -492,23 +487,6 @@ def test_c22_memory_does_not_grow_with_the_rows() -> None:
         tracemalloc.stop()
     assert count == rows == 200_000
     assert peak < 4_000_000
-
-
-@pytest.fixture
-def nobody_special(tmp_path: Path) -> Iterator[None]:
-    """Root may read everything: run the test as somebody who may not, in a folder that they own and can reach."""
-    if os.geteuid() != 0:
-        yield
-        return
-    with tempfile.TemporaryDirectory() as reachable:
-        os.chown(reachable, NOBODY, NOBODY)
-        os.chdir(reachable)
-        os.seteuid(NOBODY)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-            os.chdir(tmp_path)
 
 
 def make(*names: str) -> Path:

@@ -263,6 +263,35 @@ def test_flags_come_from_the_command_line_then_the_environment_then_the_config_f
     assert (facts["run"], facts["images"], facts["chunks"]) == ("seven", 63, 4)
 
 
+@pytest.mark.usefixtures("broker")
+def test_a_root_without_the_images_is_told_before_anything_is_recorded(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAM3_NO_CHECK")
+    write_csv(shell, *photographs(300))
+    given = ("--csv", "faces.csv", "--prompt", "person")
+    for more in ((), ("--dry-run",)):
+        assert shell(enqueue, *given, *more, code=2).error.startswith(
+            f"sam3: error: {shell.home}/faces.csv: none of 200 images looked at is there: the first would be "
+            f"{shell.home}/photos/000.jpg (relative paths start at the CSV's folder); "
+        )
+    assert shell(status, "--json").json == {"schema": 1, "runs": []}
+    assert shell(enqueue, *given, "--no-check", "--limit", "2").out.startswith("run faces: 2 images")
+
+    # Rows that are new to a run are looked at too; a run that is resumed is not.
+    assert shell(enqueue, *given, "--limit", "2").out == "run faces: 2 images in 1 chunk, 0 new\n"
+    assert "images looked at is there" in shell(enqueue, *given, code=2).error
+    assert shell(status, "--json").json["runs"][0]["images"]["total"] == 2
+
+    (shell.home / "photos").mkdir()
+    (shell.home / "photos" / "001.jpg").touch()
+    told = shell(enqueue, *given)
+    assert "are not there, such as " in told.err
+    assert told.out.startswith("run faces: 300 images")
+    (shell.home / "photos" / "001.jpg").unlink()
+    assert shell(enqueue, *given).out.endswith("0 new\n")
+
+
 def test_a_prompt_that_yaml_does_not_read_as_text_is_asked_to_be_quoted(shell: Shell) -> None:
     write_csv(shell, *photographs(3))
     (shell.home / "config.yaml").write_text("csv: faces.csv\nprompt: [person, no]\n")
