@@ -50,7 +50,7 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     frozen = frozen_settings(settings, flags)
     warn_of_absent_model(frozen.model)
     looks = checking(manifest, flags["no_check"])
-    request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"], looks)
+    request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"], check=looks)
     if dry_run:
         return report_dry_run(manifest, request, flags)
     sessions = edge.open_database(settings.database_url, create=True)
