@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
@@ -258,16 +258,20 @@ def errors(session: Session, run_id: int) -> list[ErrorLine]:
 
 
 def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:
-    """Live workers, or only those that hold a chunk of one run or decline it."""
+    """Live workers, or only those that hold a chunk of one run or decline it.
+
+    Who declined a run that is over or gone by now declines nothing.
+    """
+    old = (Worker.state == "declined") & Run.state.is_distinct_from(RunState.ACTIVE)
     rows = session.execute(
         select(
             Worker.node,
-            Worker.state,
-            Run.name,
+            case((old, "idle"), else_=Worker.state),
+            case((old, None), else_=Run.name),
             Chunk.number,
             Worker.images_per_second,
             now() - Worker.heartbeat,
-            Worker.message,
+            case((old, None), else_=Worker.message),
         )
         .outerjoin(Run, Run.id == Worker.run_id)
         .outerjoin(Chunk, Chunk.id == Worker.chunk_id)

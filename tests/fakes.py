@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tests import failpoints
+from workers.errors import UsageError
 from workers.inference.answers import Found, Instance
 from workers.inference.images import RGB
 from workers.inference.masks import encode
@@ -128,6 +129,13 @@ def all_but_bad(model: str, settings: Settings) -> FaultySegmenter:
     """Every model but the one called bad can be loaded."""
     if model == "bad":
         raise RuntimeError("the weights are damaged")
+    return FaultySegmenter(model, settings)
+
+
+def needs_a_folder(model: str, settings: Settings) -> FaultySegmenter:
+    """A model that is named by its path can be loaded once its folder is there."""
+    if os.path.isabs(model) and not os.path.isdir(model):
+        raise UsageError(f"model {model}: no such folder")
     return FaultySegmenter(model, settings)
 
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -17,11 +18,12 @@ from sqlalchemy.orm import Session
 from db import doorbells, leases, presence
 from db.leases import Claim, ImageDone, LeaseLost, Outcome
 from db.migrate import ensure_schema
+from db.models import RunState
 from db.session import Sessions, connect, read, write
-from db.views import RunView, active_runs, identity
+from db.views import RunView, active_runs, identity, run_view
 from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line, one_line
-from workers.fleet.weights import check_models, model_folder, revision_of
+from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
 from workers.inference import selftest
 from workers.inference.caps import Caps
 from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
@@ -32,11 +34,12 @@ from workers.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 RATE_SECONDS = 60.0  # images per second are those of the last minute
+UNUSABLE_SECONDS = 300.0  # before a model that could not be had is tried again
 THOROUGH_PASSES = 8  # of the self-test after a fault: a GPU may well manage one
 
 
 class Declined(Exception):
-    """This worker does not serve the run, and why; another one may, or this one after a restart.
+    """This worker does not serve the run as it is, and why; another one may.
 
     `fault`: not because of the run, but because its model cannot be had here. `tried`: found out just now.
     """
@@ -45,6 +48,27 @@ class Declined(Exception):
         super().__init__(reason)
         self.fault = fault
         self.tried = tried
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a run is declined, in words: an exception would hold its frames, and those a model that is to leave the GPU.
+
+    It is true of a run that `is_as` it was, and no longer than its model cannot be had if that is the `fault`.
+    """
+
+    is_as: tuple[object, ...]
+    reason: str
+    fault: bool
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a model cannot be had here, for as long as its folder `looks` so, and then for a while."""
+
+    reason: str
+    looks: object
+    since: float
 
 
 class Worker:
@@ -61,7 +85,7 @@ class Worker:
         self._me = this_process()
         self._node = f"{settings.node}@{self._me.host}"
         self.id = write(self.sessions, presence.register, self._node, self._me)
-        self._registering = threading.Lock()
+        self._lock = threading.Lock()
         self.draining = threading.Event()
         self.caps = Caps()  # what fits into memory with the model that is loaded
         self.gpu_works = False  # as seen by this process, which ends at the first sign that it does not
@@ -71,9 +95,8 @@ class Worker:
         self._does: dict[str, Any] = {"state": "idle"}
         self._loading = False
         self._segmenter: tuple[str, Segmenter] | None = None  # (model, what serves it)
-        # Why not, in words: an exception would hold its frames, and those a model that is to leave the GPU.
-        self._declined: dict[int, tuple[str, bool]] = {}  # by run, with whether its model is to blame
-        self._unusable: dict[str, str] = {}  # by model
+        self._declined: dict[int, Refusal] = {}  # by run
+        self._unusable: dict[str, Unusable] = {}  # by model
         self._images = 0
         self._recent: deque[tuple[float, int]] = deque()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
@@ -114,37 +137,53 @@ class Worker:
 
     def segmenter_for(self, run: RunView) -> Segmenter:
         """The run's model, loaded now if another one is. Raises `Declined` if this worker cannot serve the run."""
-        tried = False
-        if run.id not in self._declined:
-            tried = run.model not in self._unusable
+        refusal, tried = self._refusal(run), False
+        if refusal is None:
+            tried = self._why_unusable(run.model) is None
             try:
                 segmenter = self._load(run.model)
                 self._agree(run, segmenter)
                 return segmenter
             except Declined as declined:
-                self._declined[run.id] = (str(declined), declined.fault)
-                log.error("run %s is not served by this worker: %s", run.name, str(declined))
-        reason, fault = self._declined[run.id]
-        self._report(state="declined", chunk_id=None, message=reason)
-        raise Declined(reason, fault=fault, tried=tried)
+                refusal = self._declined[run.id] = Refusal(_settings_of(run), str(declined), declined.fault)
+                log.error("run %s is not served by this worker: %s", run.name, refusal.reason)
+        self._report(state="declined", chunk_id=None, message=refusal.reason)
+        raise Declined(refusal.reason, fault=refusal.fault, tried=tried)
+
+    def _refusal(self, run: RunView) -> Refusal | None:
+        """Why this worker declined the run before, if that still holds."""
+        refusal = self._declined.get(run.id)
+        if refusal is None or refusal.is_as != _settings_of(run):
+            return None
+        return None if refusal.fault and self._why_unusable(run.model) is None else refusal
+
+    def _why_unusable(self, model: str) -> str | None:
+        """Why the model could not be had here, unless it is time to try again: its folder changed, or it is a while
+        ago that the network, the licence or another process on the GPU was in the way."""
+        found = self._unusable.get(model)
+        if found is None or found.looks != looks_of(model) or time.monotonic() - found.since > UNUSABLE_SECONDS:
+            return None
+        return found.reason
 
     def may_serve_another(self) -> bool:
         """Whether some active run has not been declined, yet."""
         return any(run_id not in self._declined for run_id in read(self.sessions, active_runs))
 
     def _load(self, model: str) -> Segmenter:
-        if model in self._unusable:
-            raise Declined(self._unusable[model], fault=True)
+        if (reason := self._why_unusable(model)) is not None:
+            raise Declined(reason, fault=True)
         if self._segmenter is None or self._segmenter[0] != model:
-            self._segmenter = None  # two models need not fit at once
+            looks = looks_of(model)
             try:
                 check_models([model], self.settings)  # a download may take its time
+                self._segmenter = None  # two models need not fit at once
                 with self._watched():
                     segmenter = make_segmenter(model, self.settings)
                     self._test(segmenter)
             except Exception as error:
-                self._unusable[model] = _why_unusable(model, error)
-                raise Declined(self._unusable[model], fault=True) from None
+                reason = _told(model, error)
+                self._unusable[model] = Unusable(reason, looks, time.monotonic())
+                raise Declined(reason, fault=True) from None
             self._segmenter, self.caps = (model, segmenter), Caps()
         return self._segmenter[1]
 
@@ -261,13 +300,14 @@ class Worker:
         return after_first / spent if spent > 0 else 0.0
 
     def _report(self, **does: Any) -> None:
-        self._does |= does
+        with self._lock:
+            self._does |= does
         if not write(self.sessions, presence.report, self.id, **self._does):
             self._register_anew()
 
     def _register_anew(self) -> None:
         """Our row was cleared away while this process stood still for a day: nobody would see us again."""
-        with self._registering:  # the task and the heartbeat may notice at the same time
+        with self._lock:  # the task and the heartbeat may notice at the same time
             if not write(self.sessions, presence.report, self.id, **self._does):
                 self.id = write(self.sessions, presence.register_anew, self.id, self._node, self._me)
                 write(self.sessions, presence.report, self.id, **self._does)
@@ -283,11 +323,24 @@ class Worker:
             if self._loading and self._stalled():
                 self.end_process(f"the model is not ready after {self.settings.stall_seconds:g} s")
             try:
+                self._drop_old_refusal()
                 self._report()
                 if (claim := self._claim) is not None and not self._stalled():
                     self._renew(claim)
             except SQLAlchemyError as error:
                 log.warning("heartbeat: the database cannot be reached: %s", first_line(error))
+
+    def _drop_old_refusal(self) -> None:
+        """Say no longer that a run is declined which was corrected, ended or deleted since."""
+        run_id = self._does.get("run_id")
+        if self._does["state"] != "declined" or run_id is None:
+            return
+        run = read(self.sessions, run_view, run_id, row_prompts=False)
+        if run is not None and run.state == RunState.ACTIVE and self._refusal(run) is not None:
+            return
+        with self._lock:
+            if (self._does["state"], self._does["run_id"]) == ("declined", run_id):  # no doorbell came meanwhile
+                self._does |= {"state": "idle", "run_id": None, "message": None}
 
     def _stalled(self) -> bool:
         return time.monotonic() - self._progress > self.settings.stall_seconds
@@ -297,7 +350,13 @@ class Worker:
             self._lost = claim  # or it just ended: nobody asks for it any more then
 
 
-def _why_unusable(model: str, error: Exception) -> str:
+def _settings_of(run: RunView) -> tuple[object, ...]:
+    """Which run it is, and what it depends on whether a worker can serve it."""
+    prompts = tuple(run.prompts[prompt_id] for prompt_id in run.every_image)
+    return run.uid, run.model, run.revision, run.weights_sha256, run.dtype, prompts
+
+
+def _told(model: str, error: Exception) -> str:
     """One line; what nobody foresaw is logged with its traceback."""
     if isinstance(error, Sam3Error | SelfTestFailed):
         return str(error)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
-from db.leases import LeaseLost
+from db.leases import LeaseLost, ModelUsed, agree_on_model
+from db.models import Image, Prompt, Run
 from db.models import Worker as WorkerRow
+from db.runs import cancel_run, delete_run
 from db.session import Sessions, reading, write
 from db.views import RunView, WorkerLine, run_view, workers
 from tests.db import scenario
@@ -28,7 +30,7 @@ from workers.inference.images import RGB
 from workers.inference.pipeline import Options, OutOfMemory
 from workers.processes import this_process
 from workers.settings import Settings
-from workers.worker import Declined, Worker, make_segmenter
+from workers.worker import UNUSABLE_SECONDS, Declined, Worker, make_segmenter
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -222,6 +224,124 @@ def test_declining_one_run_is_no_reason_not_to_serve_the_next(start: Start, sess
     assert reported(sessions).state == "idle"
 
 
+def declined(worker: Worker, sessions: Sessions, run_id: int) -> None:
+    run = view(sessions, run_id)
+    with worker.answering(run, 1), pytest.raises(Declined):
+        worker.segmenter_for(run)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "another run": {"uid": "f" * 32},
+    "another model": {"model": "other", "revision": None, "weights_sha256": None, "dtype": None},
+    "agreed anew": {"weights_sha256": None},
+    "a shorter prompt": {},
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_run_that_is_not_what_it_was_when_it_was_declined_is_served(
+    start: Start, sessions: Sessions, change: str
+) -> None:
+    prompt = "a " * 40 if change in ("a shorter prompt", "another run") else "person"
+    run_id = scenario.load(sessions, scenario.numbered(4), prompts=(prompt,))
+    if prompt == "person":
+        write(sessions, agree_on_model, run_id, ModelUsed(None, "f" * 64, "bf16"))
+    worker = start()
+    declined(worker, sessions, run_id)
+    declined(worker, sessions, run_id)
+    with sessions.begin() as session:
+        if CHANGES[change]:
+            session.execute(update(Run).where(Run.id == run_id).values(**CHANGES[change]))
+        if prompt != "person":
+            session.execute(update(Prompt).where(Prompt.run_id == run_id).values(text="person"))
+    with worker.answering(view(sessions, run_id), 1):
+        worker.segmenter_for(view(sessions, run_id))
+    assert reported(sessions).message is None
+
+
+@pytest.mark.parametrize("change", ["deleted", "over", "corrected"])
+def test_a_worker_says_no_longer_that_it_declines_a_run_that_was(start: Start, sessions: Sessions, change: str) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(1))
+    write(sessions, agree_on_model, run_id, ModelUsed(None, "f" * 64, "bf16"))
+    worker = start(heartbeat_seconds=0.1)
+    declined(worker, sessions, run_id)
+    time.sleep(0.5)  # some heartbeats
+    assert reported(sessions).state == "declined"
+    with sessions.begin() as session:
+        if change == "deleted":
+            session.execute(delete(Image))
+            delete_run(session, run_id)
+        elif change == "over":
+            cancel_run(session, run_id)
+        else:
+            session.execute(update(Run).values(weights_sha256=None))
+    if change != "corrected":  # at once: nobody else is asked
+        line = reported(sessions)
+        assert (line.state, line.run, line.message) == ("idle", None, None)
+    wait_until(lambda: worker._does["state"] == "idle", "the next heartbeat")
+    wait_until(lambda: reported(sessions).message is None, "the next heartbeat")
+
+
+def test_a_model_that_could_not_be_had_is_tried_again_once_its_folder_looks_otherwise(
+    start: Start, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    run_id = runs.load(sessions, tmp_path, scenario.numbered(2), model=str(folder))
+    worker = start()
+    loads: list[bool] = []
+
+    def load(model: str, settings: Settings) -> FakeSegmenter:
+        loads.append((folder / "config.json").exists())
+        if not (folder / "model.safetensors").exists():
+            raise Unreachable("no weights")
+        return FakeSegmenter(model)
+
+    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    declined(worker, sessions, run_id)
+    declined(worker, sessions, run_id)
+    assert loads == [False]
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    declined(worker, sessions, run_id)
+    declined(worker, sessions, run_id)
+    assert loads == [False, True]
+    (folder / "model.safetensors").write_bytes(b"")
+    assert worker.segmenter_for(view(sessions, run_id)).facts.model == str(folder)
+
+
+def test_a_model_that_could_not_be_had_is_tried_again_after_a_while(
+    start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network, a licence or another process on the GPU may have been in the way."""
+    clock = [100.0]
+    monkeypatch.setattr("workers.worker.time", Clock(clock))
+    run_id = scenario.load(sessions, scenario.numbered(2))
+    worker = start(Unreachable("no access"))
+    declined(worker, sessions, run_id)
+    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: FakeSegmenter(model))
+    clock[0] += UNUSABLE_SECONDS - 1
+    declined(worker, sessions, run_id)
+    clock[0] += 2
+    assert worker.segmenter_for(view(sessions, run_id))
+
+
+def test_a_model_that_cannot_be_had_does_not_cost_the_one_that_is_loaded(
+    start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = (view(sessions, scenario.load(sessions, scenario.numbered(2), name=name)) for name in "ab")
+    worker = start()
+    segmenter = worker.segmenter_for(good)
+
+    def missing(models: Sequence[str], settings: Settings) -> None:
+        if models == ["gone"]:
+            raise Unreachable("no such model")
+
+    monkeypatch.setattr("workers.worker.check_models", missing)
+    with pytest.raises(Declined):
+        worker.segmenter_for(replace(bad, model="gone"))
+    assert worker.segmenter_for(good) is segmenter
+
+
 def test_a_model_is_loaded_once_and_given_up_before_another_one_is_loaded(
     start: Start, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +429,7 @@ def test_a_claim_that_somebody_else_has_by_now_is_noticed_by_the_heartbeat(start
     claim = worker.claim(run_id, rung.chunk_id)
     assert claim is not None
     assert not worker.stopped(claim)
-    assert scenario.take_back(sessions, claim)
+    wait_until(lambda: scenario.take_back(sessions, claim), "a moment between two heartbeats")
     wait_until(lambda: worker.stopped(claim), "the heartbeat")
     assert worker.has_lost(claim)
     assert not worker.draining.is_set()

@@ -45,6 +45,16 @@ def check_models(models: Iterable[str], settings: Settings) -> None:
         model_folder(model)
 
 
+def looks_of(model: str) -> object:
+    """Something that changes when somebody mends the model's folder; None: it is none, or cannot be read."""
+    folder = CHECKPOINT if model == TINY else Path(model).expanduser()
+    try:
+        files = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
+    except OSError:
+        return None
+    return sorted((name, found.st_size, found.st_mtime_ns) for name, found in files)
+
+
 def absolute_model(model: str) -> str:
     """The model as other processes, with other working folders, must be told it."""
     folder = Path(model).expanduser()
