@@ -16,12 +16,14 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 # Serialization failure, deadlock, lock timeout, lost or refused connections, a server that stops or starts, no
-# connection left, a process that stood still in the middle: the whole transaction may well succeed a moment later.
-RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300", "25P03")
+# connection left, a process that stood still in the middle, a standby that becomes the primary: the whole transaction
+# may well succeed a moment later.
+READ_ONLY, NO_RIGHT = "25006", "42501"
+RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300", "25P03", READ_ONLY)
 
 # A cardinality or a value that does not fit, a broken constraint, a wrong statement, a limit, a feature that is none.
 REFUSED_SQLSTATES = ("21", "22", "23", "42", "54", "0A")
-NOT_OF_A_STATEMENT = ("42501", "42P05")  # rights that were taken away; a pooler that mixes up prepared statements
+NOT_OF_A_STATEMENT = (NO_RIGHT, "42P05")  # rights that were taken away; a pooler that mixes up prepared statements
 REFUSED_BY_SQLITE = (
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_TOOBIG,

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Float
 
+from db import postgresql
 from db.refusals import is_busy, passes
 
 Sessions = sessionmaker[Session]
@@ -106,7 +107,7 @@ def sqlite_url(path: Path) -> str:
 
 def parse_url(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        parsed = make_url(re.sub("^postgres://", "postgresql://", url))  # the short name that libpq takes as well
     except (ArgumentError, ValueError):  # the latter is about the port
         raise DatabaseUnusable(
             "SAM3_DATABASE_URL is not a database URL; use sqlite:////path/to/file.db or postgresql://user@host/name"
@@ -199,23 +200,11 @@ def _begin_immediate(connection: Any) -> None:
 
 def _postgresql_engine(url: URL, connections: int) -> Engine:
     try:
-        return create_engine(
-            url,
-            pool_size=connections,
-            max_overflow=0,
-            pool_pre_ping=True,  # a connection that died while idle is replaced, not reported
-            pool_recycle=1800,
-            connect_args={
-                "connect_timeout": 5,
-                "application_name": "sam3-queue",
-                "keepalives_idle": 30,
-                "tcp_user_timeout": 30_000,
-                "options": "-c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
-                f" -c lock_timeout={LOCK_SECONDS}s",
-            },
-        )
+        return postgresql.open_engine(url, connections, LOCK_SECONDS)
     except ModuleNotFoundError:
         raise DatabaseUnusable("PostgreSQL needs its driver: pip install 'sam3-queue[postgres]'") from None
+    except ValueError as error:
+        raise DatabaseUnusable(f"SAM3_DATABASE_URL: {error}") from None
 
 
 def file_system(path: Path) -> str:
@@ -343,5 +332,10 @@ def describe_failure(error: DatabaseError | NoDatabase, url: str) -> str:
         return f"cannot use the database {where}: {error}"
     if is_busy(error):
         return f"the database {where} is held by another process for too long; end that one or try again later"
+    return f"cannot use the database {where}: {refusal(error)}"
+
+
+def refusal(error: DBAPIError) -> str:
+    """What the database said, in one line, and which right it asks for if it is that."""
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-    return f"cannot use the database {where}: {first}"
+    return "; ".join([first, *error.detail])

@@ -1,6 +1,7 @@
 """Fixtures of all tests: a real PostgreSQL server, an empty database of each kind, and one with our tables."""
 
 import itertools
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from db.migrate import upgrade
 from db.session import Sessions, connect, reading
+from tests import pgbouncer
 from tests.db import audit
 from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
@@ -33,6 +35,16 @@ def postgresql_url(postgresql: Postgresql) -> str:
     return postgresql.url
 
 
+@pytest.fixture(scope="session")
+def postgresql_way(postgresql_url: str) -> Iterator[str]:
+    """How tests reach their databases: the server itself, or with SAM3_TEST_POOLER=1 a PgBouncer before it."""
+    if not os.environ.get("SAM3_TEST_POOLER"):
+        yield postgresql_url
+        return
+    with pgbouncer.before(postgresql_url) as url:
+        yield url
+
+
 _database_numbers = itertools.count(1)
 
 
@@ -46,7 +58,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     name = f"test_{next(_database_numbers)}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
-    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    way = make_url(request.getfixturevalue("postgresql_way"))
+    yield way.set(database=name).render_as_string(hide_password=False)
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

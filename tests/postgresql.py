@@ -63,7 +63,7 @@ def serve(address: str = "", within: tuple[str, ...] = ()) -> Iterator[Postgresq
         shutil.chown(folder, user)
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the server
     leash = subprocess.Popen(
-        [*within, *_as(user), "/bin/sh", "-c", LEASH, "leash", folder, programs, address],
+        [*within, *as_user(user), "/bin/sh", "-c", LEASH, "leash", folder, programs, address],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -82,7 +82,7 @@ def serve(address: str = "", within: tuple[str, ...] = ()) -> Iterator[Postgresq
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _as(user: str | None) -> tuple[str, ...]:
+def as_user(user: str | None) -> tuple[str, ...]:
     """What stands before a command to run it as `user`, once it is where it is to run."""
     return () if user is None else ("setpriv", f"--reuid={user}", "--clear-groups")
 

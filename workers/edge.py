@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 import yaml
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from db.migrate import ensure_schema
 from db.refusals import is_busy
@@ -26,6 +26,7 @@ from db.session import (
     connect,
     describe_failure,
     read,
+    refusal,
 )
 from db.views import identity
 from workers.errors import Sam3Error, Unreachable, UsageError, first_line
@@ -97,8 +98,8 @@ def _explain(error: Exception) -> tuple[int, str]:
             return Unreachable.exit_code, f"{error}; the same command again goes on from there"
         case OperationalError() if is_busy(error):
             return Unreachable.exit_code, "another process holds the database for too long; end that one or try again"
-        case OperationalError():
-            return Unreachable.exit_code, f"the database cannot be used: {str(error.orig).strip().splitlines()[0]}"
+        case DBAPIError() if isinstance(error, OperationalError) or error.detail:
+            return Unreachable.exit_code, f"the database cannot be used: {refusal(error)}"
     return 1, f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback"
 
 
