@@ -111,15 +111,32 @@ def test_a_process_of_another_user_that_proc_hides_is_unknown_and_one_that_is_go
     assert judged((), lives, gone) == ["ALIVE", "DEAD"]
 
 
+def container(*flags: str) -> tuple[str, ...]:
+    """What stands before a command to run it in new namespaces of this machine, under the same host name."""
+    within = ("unshare", *flags, "--fork", "--kill-child")
+    try:
+        subprocess.run([*within, "/bin/true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        if "SAM3_REQUIRE_NETNS" in os.environ:
+            raise
+        pytest.skip(f"no such namespaces here ({error}): they need root and unshare")
+    return within
+
+
+@pytest.mark.parametrize("flags", [("--pid", "--mount-proc"), ("--time", "--boottime", "1000")], ids=["pids", "time"])
+def test_nothing_is_said_about_processes_of_another_container(
+    other: "subprocess.Popen[bytes]", flags: tuple[str, ...]
+) -> None:
+    """The same number may be another process's there, and the same process may have begun at another time."""
+    processes = identity(other.pid), replace(this_process(), pid=free_number()), replace(this_process(), started=1)
+    assert judged(container(*flags), *processes) == ["UNKNOWN"] * 3
+
+
 def test_nothing_is_said_where_proc_shows_the_processes_of_another_namespace(
     other: "subprocess.Popen[bytes]",
 ) -> None:
-    """A container's numbers, looked up in its machine's /proc, are those of strangers."""
-    inside = ("unshare", "--pid", "--fork", "--kill-child")
-    if subprocess.run([*inside, "/bin/true"], check=False, capture_output=True).returncode:
-        if "SAM3_REQUIRE_NETNS" in os.environ:
-            pytest.fail("no process namespaces here")
-        pytest.skip("no process namespaces here: they need root and unshare")
+    """A container's numbers, looked up in its machine's /proc, are those of strangers: its own too."""
+    inside = container("--pid")
     script = "from workers.processes import *; me = this_process(); print(repr(me.boot), me.started, fate(me).name)"
     done = subprocess.run([*inside, sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout.split() == ["''", "0", "UNKNOWN"]
