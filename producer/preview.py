@@ -203,12 +203,12 @@ def _draw_caption(draw: ImageDraw.ImageDraw, view: RunView, tile: Tile, corner: 
     draw.text((x + width, y + 17), tile.kind, KIND_COLOURS[tile.kind], _font(tile.kind, 14), anchor="rm")
     name = _fitted(os.path.basename(tile.image.path) or tile.image.path, 17, width - kind_width - 12)
     draw.text((x, y + 17), name, BRIGHT, _font(name, 17), anchor="lm")
-    found = _fitted(_found(view, tile.image), 14, width)
+    found = _fitted(told_found(view, tile.image), 14, width)
     draw.text((x, y + 38), found, DIM, _font(found, 14), anchor="lm")
 
 
-def _found(view: RunView, image: ExportedImage) -> str:
-    """`2 person · 1 hat · best 0.91`, or why the image failed."""
+def told_found(view: RunView, image: ExportedImage) -> str:
+    """`190 person (capped) · 1 hat · best 0.91`, or why the image failed."""
     if image.state != ImageState.DONE:
         return " ".join((image.error or image.error_class or "").split())
     counts = Counter({view.prompts[result.prompt_id]: len(result.instances) for result in image.results})
@@ -217,7 +217,9 @@ def _found(view: RunView, image: ExportedImage) -> str:
         presence = max((result.presence for result in image.results), default=0.0)
         return f"nothing found · presence {presence:.2f}"
     best = f"best {max(scores):.2f}" if len(scores) > 1 else f"score {scores[0]:.2f}"
-    return " · ".join([f"{count} {text}" for text, count in counts.items() if count] + [best])
+    capped = {view.prompts[result.prompt_id] for result in image.results if result.capped}
+    told = [f"{count} {text}{' (capped)' * (text in capped)}" for text, count in counts.items() if count]
+    return " · ".join([*told, best])
 
 
 def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | str:

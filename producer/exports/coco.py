@@ -20,9 +20,9 @@ def export_coco(request: Request, images: Iterable[ExportedImage], progress: Pro
     Duplicates are listed once, by their first row. An image's id is its row number, a category's its place among the
     run's prompts, from 1: both are the same in every database. `bbox` is the box of the mask itself, `predicted_box`
     what the model's box head said, which may reach beyond the image; masks are RLE with `iscrowd` 0, and `score` is
-    kept as in COCO results. An instance whose mask has no pixel is left out, and counted. Memory does not grow with
-    the run: annotations wait in a temporary file until the list of images is over. Raises `UsageError` when the file
-    cannot be written.
+    kept as in COCO results. An image's `capped` are the categories of which the model found so many that there may be
+    more. An instance whose mask has no pixel is left out, and counted. Memory does not grow with the run: annotations
+    wait in a temporary file until the list of images is over. Raises `UsageError` when the file cannot be written.
     """
     listed = instances = left_out = 0
     category_ids = {prompt_id: place for place, prompt_id in enumerate(request.view.prompts, start=1)}
@@ -36,7 +36,7 @@ def export_coco(request: Request, images: Iterable[ExportedImage], progress: Pro
         for image in counted(images, progress):
             if image.state != ImageState.DONE:
                 continue
-            _append(file, _image(image), first=listed == 0)
+            _append(file, _image(image, category_ids), first=listed == 0)
             listed += 1
             for annotation in _annotations(request, image, category_ids):
                 if annotation["bbox"] == NO_BOX:
@@ -94,8 +94,14 @@ def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:
     return [{"id": ids[id], "name": text, "supercategory": "prompt"} for id, text in view.prompts.items()]
 
 
-def _image(image: ExportedImage) -> dict[str, Any]:
-    return {"id": image.row, "file_name": image.path, "width": image.width, "height": image.height}
+def _image(image: ExportedImage, category_ids: dict[int, int]) -> dict[str, Any]:
+    return {
+        "id": image.row,
+        "file_name": image.path,
+        "width": image.width,
+        "height": image.height,
+        "capped": [category_ids[result.prompt_id] for result in image.results if result.capped],
+    }
 
 
 def _annotations(request: Request, image: ExportedImage, category_ids: dict[int, int]) -> Iterator[dict[str, Any]]:

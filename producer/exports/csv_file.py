@@ -29,11 +29,12 @@ def export_csv(request: Request, images: Iterable[ExportedImage], progress: Prog
 
     `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) goes by the run's threshold,
     while instances, best score and mask go by `min_score`: with a higher one a segmented image may have 0 instances.
-    Every prompt given to the whole run has its four columns; the names get a number if the input has one of them
-    already. If rows brought prompts of their own, `prompt_*` hold the values of all prompts of a row, joined by `|`.
-    A mask is named where it is there and was made from the very instances that the row tells of, else the cell is
-    blank. A duplicate shows what was found for its first row. Where rows are exported that the source no longer has, a
-    last column `sam3_gone` says `true` for each of them. Raises `UsageError` when the file cannot be written.
+    Every prompt given to the whole run has its five columns; the names get a number if the input has one of them
+    already. `capped` is `true` where the model found so many that there may be more, else `false`. If rows brought
+    prompts of their own, `prompt_*` hold the values of all prompts of a row, joined by `|`. A mask is named where it
+    is there and was made from the very instances that the row tells of, else the cell is blank. A duplicate shows what
+    was found for its first row. Where rows are exported that the source no longer has, a last column `sam3_gone` says
+    `true` for each of them. Raises `UsageError` when the file cannot be written.
     """
     sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _Masks(request))
     rows = instances = 0
@@ -79,11 +80,12 @@ class _Sheet:
         return line
 
     def _values(self, image: ExportedImage, result: ExportedResult) -> list[str]:
-        """One result as instances, best score, presence, mask path."""
+        """One result as instances, best score, presence, mask path, capped."""
         found = wanted(self.request, result)
         best = f"{max(instance.score for instance in found):.6f}" if found else ""
         slug = self.slugs[self.request.view.prompts[result.prompt_id]]
-        return [str(len(found)), best, f"{result.presence:.6f}", self.masks.cell(slug, image, found)]
+        mask = self.masks.cell(slug, image, found)
+        return [str(len(found)), best, f"{result.presence:.6f}", mask, "true" if result.capped else "false"]
 
 
 class _Masks:
@@ -120,7 +122,7 @@ def _header(view: RunView, slugs: dict[str, str]) -> list[str]:
 
 
 def _block(name: str, taken: Sequence[str]) -> list[str]:
-    """The four columns of one prompt, numbered together if one of them is taken: `person_2_instances`, ... ."""
+    """The columns of one prompt, numbered together if one of them is taken: `person_2_instances`, ... ."""
     free = numbered(name, lambda name: any(f"{name}_{column}" in taken for column in PROMPT_COLUMNS))
     return [f"{free}_{column}" for column in PROMPT_COLUMNS]
 

@@ -9,7 +9,7 @@ from producer.layout import MASK_HEAD_BYTES, is_mask
 
 STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
 GONE_COLUMN = "sam3_gone"
-PROMPT_COLUMNS = ("instances", "score", "presence", "mask")
+PROMPT_COLUMNS = ("instances", "score", "presence", "mask", "capped")
 
 COCO_START = (
     b'{\n"info": '  # nobody else's writer breaks its lines there, so a COCO file that was saved again is not ours

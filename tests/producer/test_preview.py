@@ -9,7 +9,7 @@ from skimage import data
 
 from db.intake import NewRow
 from db.session import reading
-from producer.preview import choose, write_preview
+from producer.preview import choose, told_found, write_preview
 from tests.producer.exports.finished import Done, Failed, Finished, Input, ellipse, finish
 from workers.errors import UsageError
 
@@ -143,3 +143,13 @@ def test_a_run_without_any_end_has_no_sheet(tmp_path: Path) -> None:
 def test_a_folder_as_target_is_refused(face: Finished, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         sheet(face, tmp_path)
+
+
+def test_a_caption_says_of_which_prompt_there_may_be_more(tmp_path: Path) -> None:
+    masks = [(0.9 - rank / 10, ellipse((40, 30), (20, 15), (5, 5))) for rank in range(3)]
+    done = Done({"person": masks, "hat": masks[:1]}, (40, 30), capped=["person"])
+    run = finish(tmp_path, Input(tmp_path, [NewRow("a.jpg")], ("person", "hat")), {"a.jpg": done})
+    with reading(run.sessions) as session:
+        [tile] = choose(run.view, session, 0)
+
+    assert told_found(run.view, tile.image) == "3 person (capped) · 1 hat · best 0.90"

@@ -60,6 +60,7 @@ def test_four_pictures_in_a_csv_become_masks_a_table_and_a_preview(here: Termina
     assert list(rows[0]) == [
         *("picture", "title", "sam3_status", "sam3_error", "sam3_width", "sam3_height"),
         *("red_circle_instances", "red_circle_score", "red_circle_presence", "red_circle_mask"),
+        "red_circle_capped",
     ]
     assert [row["title"] for row in rows] == [f"the {name}" for name in names]
     for name, row in zip(names, rows, strict=True):

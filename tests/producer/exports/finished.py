@@ -1,6 +1,6 @@
 """Makes small finished runs in SQLite for export tests, through the functions that enqueue and workers use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Done:
 
     found: Mapping[str, Found]
     size: tuple[int, int]  # width, height
+    capped: Collection[str] = ()  # prompts of which there may be more
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def _outcome(image: leases.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -
     if isinstance(end, Failed):
         return leases.ImageFailed(image.id, end.error_class, end.error)
     results = tuple(
-        leases.PromptResult(id, 0.25, False, tuple(_instance(*one) for one in end.found.get(texts[id], ())))
+        leases.PromptResult(
+            id, 0.25, texts[id] in end.capped, tuple(_instance(*one) for one in end.found.get(texts[id], ()))
+        )
         for id in image.prompt_ids
     )
     return leases.ImageDone(image.id, *end.size, results)

@@ -109,6 +109,15 @@ def test_ids_are_row_numbers_and_places_whatever_the_database_calls_them(request
     assert [(one["image_id"], one["category_id"]) for one in coco["annotations"]] == [(3, 2), (9, 1)]
 
 
+def test_an_image_names_the_categories_of_which_there_may_be_more(request_for: MakeRequest) -> None:
+    request = request_for("c.json")
+    person, hat = request.view.prompts
+    results = (ExportedResult(person, 0.9, False, ()), ExportedResult(hat, 0.9, True, ()))
+    export_coco(request, [replace(done(1), results=results), done(2)], lambda count: None)
+
+    assert [image["capped"] for image in json.loads(request.out.read_text())["images"]] == [[2], []]
+
+
 def test_annotations_are_compressed_rle_as_text(run: Finished, request_for: MakeRequest) -> None:
     _, coco = export(run, request_for("c.json"))
     images = {image["id"] for image in coco["images"]}

@@ -62,7 +62,7 @@ def test_every_row_has_its_status_and_its_error(run: Finished, request_for: Make
     assert column(rows, "sam3_height") == ["48", "48", "48", "", "", "48", ""]
 
 
-def test_every_prompt_has_its_four_columns(run: Finished, request_for: MakeRequest, tmp_path: Path) -> None:
+def test_every_prompt_has_its_columns(run: Finished, request_for: MakeRequest, tmp_path: Path) -> None:
     request = request_for("r.csv", masks="masks")
     export_masks(run, request)
     summary, rows = export(run, request)
@@ -120,7 +120,7 @@ def test_columns_that_the_input_has_already_are_numbered(tmp_path: Path) -> None
     assert row["person_2_instances"] == "1"
 
 
-def test_rows_with_their_own_prompts_share_four_columns(tmp_path: Path) -> None:
+def test_rows_with_their_own_prompts_share_their_columns(tmp_path: Path) -> None:
     rows = [NewRow("a.jpg", {"what": "dog|Cat"}, ("dog", "Cat")), NewRow("b.jpg", {"what": "dog"}, ("dog",))]
     ends = {
         "a.jpg": Done({"Cat": [(0.9, SMALL), (0.8, LARGE)], "dog": []}, SIZE),
@@ -134,6 +134,20 @@ def test_rows_with_their_own_prompts_share_four_columns(tmp_path: Path) -> None:
     assert sorted(both["prompt_mask"].split("|")) == ["", "m/cat/a.jpg.png"]
     assert one["prompt_score"] == "0.750000"
     assert one["prompt_mask"] == "m/dog/b.jpg.png"
+
+
+def test_a_count_that_may_be_too_low_is_capped(tmp_path: Path) -> None:
+    rows = [NewRow("a.jpg"), NewRow("b.jpg", prompts=("cat", "person")), NewRow("late.jpg")]
+    ends = {
+        "a.jpg": Done({"person": [(0.9, SMALL)]}, SIZE, capped=["person"]),
+        "b.jpg": Done({"person": [(0.9, SMALL)]}, SIZE, capped=["cat"]),
+    }
+    run = finish(tmp_path, Input(tmp_path, rows), ends)
+    _, [capped, other, pending] = export(run, Request(run.view, 0.5, tmp_path / "r.csv", partial=True))
+
+    assert (capped["person_capped"], capped["prompt_capped"]) == ("true", "true")
+    assert (other["person_capped"], other["prompt_capped"]) == ("false", "true|false")
+    assert (pending["person_capped"], pending["prompt_capped"]) == ("", "")
 
 
 def test_a_folder_as_target_is_refused(run: Finished, request_for: MakeRequest) -> None:
