@@ -1,11 +1,6 @@
 """No statement names more values the more rows, prompts or chunks there are: every database has a limit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
-from sqlalchemy import event
 
 from db import doorbells, intake, leases, presence, runs
 from db.bulk import NAMED_AT_ONCE, named_at_once
@@ -14,9 +9,9 @@ from db.intake import NewRow
 from db.session import Sessions, read, reading, write
 from db.views import prompt_texts
 from tests.db import scenario
+from tests.db.parameters import FEW, most_parameters
 
 MANY = 3 * NAMED_AT_ONCE
-FEW = 40  # beside the named values: those of a row, a condition, a limit
 LIMITS = {"sqlite": 250_000, "postgresql": 65_535}  # the largest that anybody builds SQLite with
 
 
@@ -72,24 +67,6 @@ def test_no_statement_grows_with_what_it_is_about(sessions: Sessions) -> None:
         write(sessions, presence.forget_old_workers)
         write(sessions, runs.repair)
     assert most[0] <= NAMED_AT_ONCE + FEW, most[1]
-
-
-@contextmanager
-def most_parameters(sessions: Sessions) -> Iterator[list[Any]]:
-    """[how many parameters the greatest statement had, its text]."""
-    most: list[Any] = [0, ""]
-
-    def look(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-        sizes = [len(one) for one in parameters] if many else [len(parameters)]
-        if max(sizes, default=0) > most[0]:
-            most[:] = max(sizes), statement[:200]
-
-    engine = sessions.kw["bind"]
-    event.listen(engine, "before_cursor_execute", look)
-    try:
-        yield most
-    finally:
-        event.remove(engine, "before_cursor_execute", look)
 
 
 def dialect(sessions: Sessions) -> str:
