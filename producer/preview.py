@@ -1,10 +1,12 @@
 """A contact sheet of a run: up to 25 images with their masks drawn in, as one JPEG. Knows pixels, no SQL, no Celery."""
 
+import io
 import math
 import os
 import random
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,18 +102,26 @@ def write_preview(view: RunView, session: Session, out: Path, targets: Targets |
     tiles = choose(view, session, seed)
     if not tiles:
         return 0
+    sheet = draw_sheet(view, tiles)
+    with (targets or Targets(out)).replacing(out) as temporary:
+        temporary.write_bytes(sheet)
+    return len(tiles)
+
+
+def draw_sheet(view: RunView, tiles: Sequence[Tile]) -> bytes:
+    """The tiles as a JPEG; reads the images' files."""
     layout = _layout(len(tiles))
     sheet = Image.new("RGB", layout.size, SHEET)
     _draw_header(sheet, view, len(tiles))
     for index, tile in enumerate(tiles):
         _draw_tile(sheet, layout, layout.corner(index), view, tile)
-    mark = JPEG_COMMENT + view.name.encode()
-    with (targets or Targets(out)).replacing(out) as temporary:
-        sheet.save(temporary, format="JPEG", quality=JPEG_QUALITY, subsampling=0, comment=mark)
-    return len(tiles)
+    file = io.BytesIO()
+    comment = JPEG_COMMENT + view.name.encode()
+    sheet.save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0, comment=comment)
+    return file.getvalue()
 
 
-def choose(view: RunView, session: Session, seed: int) -> list[Tile]:
+def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
     """Up to 25 different images, grouped by why they were chosen."""
     candidates = sample_rows(session, view.id)
     numbers = range(1, view.images + 1)

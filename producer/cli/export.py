@@ -96,7 +96,7 @@ def telling_how_to_go_on(resumes: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if resumes:
             say("Next: the same command again goes on from here")
-        raise
+        raise click.Abort from None  # ends with 130; for a KeyboardInterrupt click would add an empty line
 
 
 def tell_gone(request: Request) -> None:

@@ -5,7 +5,8 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from db import doorbells
 from db.runs import RetryFilter
-from db.session import Sessions, reading, sqlite_url, write
+from db.session import Sessions, sqlite_url, write
 from producer.cli.enqueue import checking, open_csv
-from producer.cli.export import export, view_of
+from producer.cli.export import telling_how_to_go_on
 from producer.cli.options import (
     Found,
     exit_code,
@@ -39,12 +40,12 @@ from producer.cli.run_folder import (
     refuse_other_runs_state,
     write_run_file,
 )
+from producer.cli.run_results import following, write_files
 from producer.enqueue import Manifest, Request, record
-from producer.exports.common import Request as ExportRequest
 from producer.exports.inputs import Inputs
 from producer.exports.targets import Targets
 from producer.folder import FolderManifest
-from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER
+from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.retry import retry
 from producer.selection import LeftOut, told_left_out
 from producer.status import Standing, duration, told_errors
@@ -92,7 +93,8 @@ KEPT_FLAGS = (  # those that run.yaml repeats as they were given
 def main(source: Path, output: Path, **flags: Any) -> int:
     """Segment SOURCE, a CSV of image paths or a folder of images, on this machine; results go to the output folder.
 
-    The same command again goes on where it stopped. Masks, results.csv and preview.jpg are written at the end.
+    The same command again goes on where it stopped. Masks and preview.jpg follow while it works, results.csv
+    is written at the end.
     """
     prompts = read_prompts(flags["prompt"])
     manifest = open_source(source, output, prompts, flags)
@@ -121,7 +123,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
             refuse_other_runs_state(sessions, output, request.name)
         found = record_run(sessions, manifest, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
-        asked = work_off(found, broker, slots)
+        asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
         return finish(found, flags, asked, Spent(time.monotonic() - began, before), manifest.left_out)
 
 
@@ -204,8 +206,13 @@ def record_run(
     return found
 
 
-def work_off(found: Found, broker: BundledBroker, slots: list[Slot]) -> signal.Signals | None:
-    """Run broker, nodes and reconciler until the run is over; return the signal that stopped it earlier."""
+def work_off(
+    found: Found, broker: BundledBroker, slots: list[Slot], following: AbstractContextManager[object]
+) -> signal.Signals | None:
+    """Run broker, nodes and reconciler until the run is over; return the signal that stopped it earlier.
+
+    Meanwhile `following` keeps up with what is committed.
+    """
     if Standing(found.sessions, found.run_id).over:
         return None
     settings = found.settings
@@ -217,7 +224,8 @@ def work_off(found: Found, broker: BundledBroker, slots: list[Slot]) -> signal.S
         reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
         with Meter(f"segmenting {found.name} on {', '.join(slot.name for slot in slots)}", "images") as meter:
             watch = Watch(found, launcher, meter)
-            return supervise(launcher, reconciler, settings.grace, watch.over, say)
+            with following:
+                return supervise(launcher, reconciler, settings.grace, watch.over, say)
     finally:
         broker.stop()
 
@@ -274,7 +282,8 @@ def finish(
         say(standing.one_line(waiting=False))
         say("Next: the same command again goes on from here")
         return edge.INTERRUPTED if asked is not None else 1
-    written = write_files(found, flags["select"], force=flags["force"])
+    with telling_how_to_go_on(True):
+        written = write_files(found, flags["select"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:
         facts = {"seconds": round(spent.seconds, 1), "files": written, "left_out": [asdict(one) for one in left_out]}
@@ -287,29 +296,6 @@ def finish(
         else:
             say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
     return exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
-
-
-def write_files(found: Found, select: str, *, force: bool = False) -> dict[str, str]:
-    """Masks, results.csv and preview.jpg in the run's folder."""
-    from producer.preview import write_preview  # Pillow and numpy: there, since nodes ran
-
-    assert found.folder is not None
-    view = view_of(found)
-    targets = Targets(found.folder, Inputs(found.sessions), force=force)
-    written = {name: str(found.folder / file) for name, file in RESULTS.items()}
-    request = ExportRequest(
-        view=view,
-        min_score=view.threshold,
-        out=Path(written["masks"]),
-        select=select,
-        masks=Path(written["masks"]),
-        targets=targets,
-    )
-    export(found, request, "png")
-    export(found, replace(request, out=Path(written["results"])), "csv")
-    with reading(found.sessions) as session:
-        write_preview(view, session, Path(written["preview"]), targets)
-    return written
 
 
 def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_out: tuple[LeftOut, ...]) -> None:

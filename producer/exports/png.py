@@ -91,6 +91,9 @@ class MaskWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Leave what waits, finish what is in hand, and end the processes."""
         self._stopped = True
         self._threads.shutdown(cancel_futures=True)
@@ -115,15 +118,20 @@ class MaskWriter:
             mask = self._mask(image, result)
             with self._change:
                 self._change.wait_for(partial(self._has_room, mask))
-                self._raise_error()
+                self.check()
                 self.in_hand.add(mask.target)
             self._threads.submit(self._settle, mask)
+
+    def check(self) -> None:
+        """Raise what went wrong so far."""
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> None:
         """Wait until everything is written. Raises what went wrong."""
         with self._change:
             self._change.wait_for(lambda: not self.in_hand)
-            self._raise_error()
+            self.check()
         self._tell(complete=True)
 
     def summary(self) -> Summary:
@@ -145,10 +153,6 @@ class MaskWriter:
     def _has_room(self, mask: _Mask) -> bool:
         # Two rows of one image may have a prompt in common: one after the other then.
         return self._error is not None or (len(self.in_hand) < 4 * processes() and mask.target not in self.in_hand)
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
 
     def _settle(self, mask: _Mask) -> None:
         try:

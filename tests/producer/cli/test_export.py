@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -104,6 +105,14 @@ def test_the_same_masks_again_are_kept(shell: Shell) -> None:
     assert shell(export, "faces", "--format", "png", "-o", "masks", "--json").json["kept"] == 0
     assert shell(export, "faces", "--format", "png", "-o", "masks", "--json").json["kept"] == 2
     assert shell(export, "faces", "--format", "png", "-o", "masks", "--threshold", "0.7", "--json").json["kept"] == 0
+
+
+@pytest.mark.parametrize(("format", "told"), [("png", "Next: the same command again goes on from here\n"), ("csv", "")])
+def test_ctrl_c_says_how_to_go_on_where_nothing_is_lost(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, format: str, told: str
+) -> None:
+    monkeypatch.setattr("producer.cli.export.Meter.tell", lambda *given: signal.raise_signal(signal.SIGINT))
+    assert shell(export, "faces", "--format", format, "-o", "out", code=130).err == told
 
 
 def test_the_json_says_what_was_written_where(shell: Shell) -> None:

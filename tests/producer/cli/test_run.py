@@ -1,8 +1,12 @@
 """`sam3-run` as a person uses it: one folder in, one folder out, again, interrupted, mended, moved."""
 
 import csv
+import os
 import shlex
+import shutil
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -178,6 +182,67 @@ def test_a_run_that_was_cancelled_ends_with_1_and_the_command_that_it_names_goes
     on = here.run(*shlex.split(hint))
     assert f"{cancelled} image{'s' * (cancelled > 1)} to try again" in on.stderr
     assert "  100 segmented, 0 empty; 100 instances" in on.stdout
+
+
+def masks(here: Terminal) -> dict[str, int]:
+    """The inode of each: another one means that it was written again."""
+    return {path.name: path.stat().st_ino for path in (here.home / "out" / "masks").rglob("*.png")}
+
+
+def helpers_of(pid: int) -> list[int]:
+    """The processes that draw masks for a command."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"producer.helpers" in (status.parent / "cmdline").read_bytes():
+                found.append(int(status.parent.name))
+    return found
+
+
+def test_masks_and_preview_are_there_before_the_run_is_over_and_are_not_written_again(here: Terminal) -> None:
+    squares(here, 40)
+    command = ("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "8")
+    running = here.start(*command, **SLOW)
+    wait_until(lambda: len(masks(here)) > 8 and helpers_of(running.process.pid), "a helper that draws masks")
+    wait_until(lambda: (here.home / "out" / "preview.jpg").exists(), "the first preview")
+    assert segmented(here, running) < 40, "the run went on meanwhile"
+    helpers = helpers_of(running.process.pid)
+    running.process.kill()
+    running.process.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in helpers), "the end of the helpers")
+
+    early = masks(here)
+    assert "  40 segmented, 0 empty; 40 instances" in here.run(*command).stdout
+    done = masks(here)
+    assert len(done) == 40
+    assert {name: done[name] for name in early} == early
+
+    again = here.run(*command)
+    assert "40 images, nothing left to do" in again.stdout
+    assert masks(here) == done
+
+
+def test_ctrl_c_while_the_last_masks_are_written_says_how_to_go_on(here: Terminal) -> None:
+    for number in range(60):
+        Image.new("RGB", (1600, 1200), "white").save(here.home / "photos" / f"{number:03}.png", compress_level=1)
+    command = ("sam3-run", "photos", *FAKE, "-o", "out")
+    here.run(*command)
+    shutil.rmtree(here.home / "out" / "masks")
+    running = here.start(*command)
+    wait_until(lambda: helpers_of(running.process.pid), "a process that draws")
+    [helper, *_] = helpers_of(running.process.pid)
+    os.kill(helper, signal.SIGSTOP)  # so that it cannot be over before the signal comes
+    running.interrupt()
+    os.kill(helper, signal.SIGCONT)
+    assert running.wait(code=130).splitlines()[-1] == "Next: the same command again goes on from here"
+    assert not helpers_of(running.process.pid)
+    early = masks(here)
+
+    assert "60 segmented" in here.run(*command).stdout
+    done = masks(here)
+    assert len(done) == 60
+    assert {name: done[name] for name in early} == early
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""How far the chunks of a going run are, and which of their images are done: for who follows it. Changes nothing."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from db.models import LIVE, Chunk, Image, ImageState
+
+
+@dataclass(frozen=True)
+class ChunkSoFar:
+    id: int
+    number: int
+    done: int  # images
+    over: bool  # nothing in it changes any more
+
+
+def next_chunks(session: Session, run_id: int, number: int, most: int) -> list[ChunkSoFar]:
+    """The run's first chunks behind `number`."""
+    return _chunks(session, (Chunk.run_id == run_id, Chunk.number > number), most)
+
+
+def chunks_again(session: Session, ids: Collection[int]) -> list[ChunkSoFar]:
+    """These chunks as they are now, by number; those of a deleted run are left out."""
+    return _chunks(session, (Chunk.id.in_(ids),), len(ids)) if ids else []
+
+
+def done_rows(session: Session, chunk_id: int) -> list[int]:
+    """The row numbers of a chunk's done images, at most as many as a chunk may have."""
+    rows = select(Image.row).where(Image.chunk_id == chunk_id, Image.state == ImageState.DONE).order_by(Image.row)
+    return list(session.execute(rows).scalars())
+
+
+def _chunks(session: Session, where: tuple[ColumnElement[bool], ...], most: int) -> list[ChunkSoFar]:
+    rows = (
+        select(Chunk.id, Chunk.number, (Chunk.segmented + Chunk.empty).label("done"), Chunk.state)
+        .where(*where)
+        .order_by(Chunk.number)
+        .limit(most)
+    )
+    return [ChunkSoFar(row.id, row.number, row.done, row.state not in LIVE) for row in session.execute(rows)]

@@ -1,0 +1,49 @@
+"""The masks, the table and the preview of a sam3-run: kept up while it works, and written when it is over."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from db.session import reading
+from producer.cli.export import export, view_of
+from producer.cli.options import Found
+from producer.exports.common import Request
+from producer.exports.inputs import Inputs
+from producer.exports.targets import Targets
+from producer.layout import RESULTS
+from workers.edge import say
+
+
+@contextmanager
+def following(found: Found, select: str, *, force: bool = False) -> Iterator[None]:
+    """Keep masks and preview up with the run until the block ends.
+
+    Raises `UsageError` before the block if the folder of masks cannot be written or belongs to another run.
+    """
+    from producer.exports.follow import Follower  # Pillow and numpy: there, since nodes need them
+
+    request, files = _mask_request(found, select, force=force)
+    with Follower(found.sessions, request, files["preview"], say):
+        yield
+
+
+def write_files(found: Found, select: str, *, force: bool = False) -> dict[str, str]:
+    """Masks that are missing, results.csv and preview.jpg in the run's folder."""
+    from producer.preview import write_preview  # Pillow and numpy: there, since nodes ran
+
+    request, files = _mask_request(found, select, force=force)
+    export(found, request, "png")
+    export(found, replace(request, out=files["results"]), "csv")
+    with reading(found.sessions) as session:
+        write_preview(request.view, session, files["preview"], request.targets)
+    return {name: str(file) for name, file in files.items()}
+
+
+def _mask_request(found: Found, select: str, *, force: bool) -> tuple[Request, dict[str, Path]]:
+    """What masks are to be, and all files by their names."""
+    assert found.folder is not None
+    files = {name: found.folder / file for name, file in RESULTS.items()}
+    view, targets = view_of(found), Targets(found.folder, Inputs(found.sessions), force=force)
+    request = Request(view, view.threshold, files["masks"], select, files["masks"], targets=targets)
+    return request, files
