@@ -10,6 +10,7 @@ from db.session import Sessions, reading
 from producer.exports import follow
 from producer.exports.common import Request, read_images
 from producer.exports.follow import Follower, Trail
+from producer.exports.marks import JPEG_COMMENT, JPEG_START
 from producer.exports.png import MaskWriter, export_png
 from producer.helpers import Helpers
 from tests.db.scenario import claim, commit, commit_all, done, failed, load, numbered, take_back, work_off
@@ -140,7 +141,7 @@ def test_the_preview_comes_early_and_is_drawn_again_when_there_is_twice_as_much(
 
     def sheet(self: object, function: object, view: object, tiles: list[object]) -> bytes:
         drawn.append(len(tiles))
-        return b"a sheet"
+        return JPEG_START + JPEG_COMMENT
 
     monkeypatch.setattr(Helpers, "call", sheet)
     monkeypatch.setattr("producer.exports.png.FEW", 1000)
@@ -150,7 +151,7 @@ def test_the_preview_comes_early_and_is_drawn_again_when_there_is_twice_as_much(
         follower.look()
     follower.close()
     assert drawn == [10, 20, 25, 25]
-    assert (tmp_path / "preview.jpg").read_bytes() == b"a sheet"
+    assert (tmp_path / "preview.jpg").read_bytes() == JPEG_START + JPEG_COMMENT
 
 
 def test_what_goes_wrong_is_told_once_and_disturbs_nobody(
