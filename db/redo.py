@@ -55,10 +55,8 @@ def last_chunk_before(session: Session, run_id: int) -> int:
     return session.execute(begun).scalar_one() or session.execute(last).scalar_one() or 0
 
 
-def ended_images(
-    session: Session, run_id: int, which: Redo, after_row: int, last_chunk: int, limit: int
-) -> list[EndedImage]:
-    """The next images, in the order of their rows, that a redo may take: at most `limit` of the rows after one.
+def ended_images(session: Session, run_id: int, which: Redo, rows: range, last_chunk: int) -> list[EndedImage]:
+    """The images with these row numbers that a redo may take, in the order of their rows.
 
     Rows that the source no longer has are left out. For `CHANGED` whoever knows files has to choose among them.
     """
@@ -71,9 +69,9 @@ def ended_images(
         Redo.ALL: (Image.state.in_(ENDED),),
         Redo.EMPTY: (Image.state == ImageState.DONE, ~found),
     }
-    after = (*of_source, Image.row > after_row, Image.chunk_id <= last_chunk)
-    rows = session.execute(select(*columns).where(*after, *chosen[which]).order_by(Image.row).limit(limit))
-    return [EndedImage(*row) for row in rows]
+    here = (*of_source, Image.row >= rows.start, Image.row < rows.stop, Image.chunk_id <= last_chunk)
+    found_here = session.execute(select(*columns).where(*here, *chosen[which]).order_by(Image.row))
+    return [EndedImage(*image) for image in found_here]
 
 
 def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: int) -> int:

@@ -6,9 +6,6 @@ A disk that does not answer is waited for a few seconds only. Opens no image, an
 import os
 import re
 import shlex
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,12 +13,12 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from producer.cells import one_line, quoted
+from producer.looking import in_time, stat_files
 from producer.manifest import CsvManifest
 from workers.errors import UsageError
 from workers.formats import SUFFIXES
 
 LOOK_SECONDS = 5.0
-LOOKERS = 8  # threads: a network disk answers several at a time
 FOLDERS_AT_MOST = 1000  # looked into for the one that the paths start from
 
 Value = TypeVar("Value")
@@ -49,45 +46,15 @@ def check_files(manifest: CsvManifest, paths: Sequence[str], say: Callable[[str]
 
 def look(paths: Sequence[str]) -> dict[str, OSError | None]:
     """For each path None if something is there, else why not. One without an answer in time is left out."""
-    waiting = deque(paths)
-    seen: dict[str, OSError | None] = {}
-
-    def work() -> None:
-        while waiting:
-            try:
-                path = waiting.popleft()
-            except IndexError:  # another thread was quicker
-                return
-            seen[path] = _found(path)
-
-    _in_time(work, threads=min(LOOKERS, len(paths)))
-    waiting.clear()
-    return dict(seen)
-
-
-def _found(path: str) -> OSError | None:
-    try:
-        os.stat(path)
-    except OSError as error:
-        return error
-    return None
-
-
-def _in_time(work: Callable[[], None], threads: int = 1) -> None:
-    """Let threads do this, but wait `LOOK_SECONDS` at most: one that hangs in a lost mount is left behind."""
-    started = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
-    end = time.monotonic() + LOOK_SECONDS
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join(max(0.0, end - time.monotonic()))
+    seen = stat_files(paths, LOOK_SECONDS)
+    return {path: found if isinstance(found, OSError) else None for path, found in seen.items()}
 
 
 def _none_there(manifest: CsvManifest, path: str, tried: str, looked: int) -> str:
     start = f"--image-root {one_line(str(manifest.root))}" if manifest.confined else "the CSV's folder"
     origin = "" if os.path.isabs(path) else f" (relative paths start at {start})"
     cures: list[str] = []
-    _in_time(lambda: cures.extend(islice(likely_cures(manifest, path), 1)))
+    in_time(lambda: cures.extend(islice(likely_cures(manifest, path), 1)), LOOK_SECONDS)
     cure = cures[0] if cures else "check the paths, or give the folder that they start from with --image-root"
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (

@@ -22,6 +22,7 @@ from producer.cli.options import (
     run_name,
 )
 from producer.cli.progress import Meter
+from producer.cli.redo import redo_flag, take_up
 from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
 from producer.manifest import CsvManifest
 from workers import edge
@@ -35,6 +36,7 @@ from workers.fleet.dispatch import dispatch, publisher
 @edge.command("sam3-enqueue")
 @click.option("--csv", required=True, type=click.Path(path_type=Path), help="CSV file with a column of image paths.")
 @run_flags
+@redo_flag
 @click.option("--dry-run", is_flag=True, help="Read and check everything, record and queue nothing.")
 @exit_flags
 @json_flag
@@ -59,6 +61,7 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
         say(f"warning: {warning}")
     with Meter(f"recording {name}", "rows") as meter:
         recorded = record(sessions, manifest, request, meter.tell)
+    again = take_up(sessions, recorded.run_id, flags)
     with reading(sessions) as session:
         now = progress(session, recorded.run_id)
     queued = dispatch(sessions, publisher(app), [recorded.run_id])
@@ -72,6 +75,8 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
         "duplicates": now.images.duplicate,
         "rejected": now.images.rejected,
         "cancelled": now.images.cancelled,
+        "gone": now.images.gone,
+        **again,
     }
     rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
     if flags["json"]:

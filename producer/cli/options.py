@@ -143,7 +143,7 @@ def run_flags(function: Function) -> Function:
         click.option("--mask-rule", type=click.Choice(["library", "meta"]), default="library", show_default=True),
         click.option("--orientation", type=click.Choice(["exif", "raw"]), default="exif", show_default=True),
         click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
-        click.option("--no-check", is_flag=True, help="Record also if the images looked at are not here."),
+        click.option("--no-check", is_flag=True, help="Look at no image file: is it here, has it changed?"),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows."),
     ]
     for flag in reversed(flags):

@@ -32,6 +32,7 @@ from producer.cli.options import (
     run_name,
 )
 from producer.cli.progress import Meter
+from producer.cli.redo import redo_flag, take_up, without_redo
 from producer.cli.run_folder import (
     COMMAND,
     check_targets,
@@ -81,6 +82,7 @@ KEPT_FLAGS = (  # those that run.yaml repeats as they were given
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Result folder.")
 @run_flags
+@redo_flag
 @worker_flags
 @click.option(
     "--state-dir", type=click.Path(path_type=Path), help="Folder for database, logs and broker instead of -o."
@@ -185,6 +187,7 @@ def record_run(
     found = Found(sessions, recorded.run_id, request.name, settings, output)
     if flags["retry_failed"]:
         say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
+    take_up(sessions, recorded.run_id, flags)
     if recorded.gone_rows:
         gone = f"{counted(recorded.gone_rows, 'row')} no longer in {manifest.source.name}"
         say(f"{gone}: kept in the database, left out of the results")
@@ -291,7 +294,7 @@ def finish(
     else:
         summarise(standing, spent, written, left_out)
         if images.failed + images.cancelled:
-            given = [argument for argument in sys.argv[1:] if argument != "--retry-failed"]
+            given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
         else:
             say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")

@@ -16,10 +16,10 @@ from tests.db.scenario import claim, commit, commit_all, done, failed, load, num
 def redo(sessions: Sessions, run_id: int, which: Redo = Redo.ALL, *, page: int = 1000) -> int:
     """All of it, as the producer does it for images that need no look at their files."""
     last = read(sessions, last_chunk_before, run_id)
-    moved, after = 0, 0
-    while images := read(sessions, ended_images, run_id, which, after, last, page):
+    moved = 0
+    for first in range(1, scenario.run(sessions, run_id).images + 1, page):
+        images = read(sessions, ended_images, run_id, which, range(first, first + page), last)
         moved += write(sessions, redo_slice, run_id, [image.id for image in images], last)
-        after = images[-1].row
     return moved
 
 
@@ -164,7 +164,7 @@ def test_the_same_redo_again_goes_on_and_takes_nothing_twice(sessions: Sessions)
     run_id = load(sessions, numbered(12))
     scenario.work_off(sessions, run_id, 0.9)
     last = read(sessions, last_chunk_before, run_id)
-    some = read(sessions, ended_images, run_id, Redo.ALL, 0, last, 6)
+    some = read(sessions, ended_images, run_id, Redo.ALL, range(1, 7), last)
     write(sessions, redo_slice, run_id, [image.id for image in some], last)
     commit_all(sessions, claim(sessions, run_id), 0.5)
 
@@ -219,7 +219,8 @@ def test_only_files_that_were_read_are_offered_for_a_look(sessions: Sessions, ru
     note(2)
     note(5)
 
-    found = read(sessions, ended_images, run_id, Redo.CHANGED, 0, read(sessions, last_chunk_before, run_id), 10)
+    last = read(sessions, last_chunk_before, run_id)
+    found = read(sessions, ended_images, run_id, Redo.CHANGED, range(1, 6), last)
 
     assert [(image.row, image.path, image.file_size, image.file_mtime_ns) for image in found] == [
         (2, "000002.jpg", 10, 7),

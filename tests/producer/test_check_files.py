@@ -115,7 +115,7 @@ def test_if_only_some_are_missing_their_number_is_said(here: Path) -> None:
 
 def test_of_a_long_csv_only_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    monkeypatch.setattr("producer.check_files._found", looked.append)  # returns None: it is there
+    monkeypatch.setattr("producer.looking._stat", looked.append)  # returns None: it is there
     looked_at(csv_of(f"{number}.jpg" for number in range(5000)))
     assert len(looked) == 200
     assert {os.path.basename(path) for path in looked} >= {f"{number}.jpg" for number in range(100)}
@@ -137,7 +137,7 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(here: Path, monkeypatch: 
     """Simulated, as no mount here hangs."""
     answer = threading.Event()
     monkeypatch.setattr("producer.check_files.LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("producer.check_files._found", lambda path: answer.wait() and None)
+    monkeypatch.setattr("producer.looking._stat", lambda path: answer.wait() and None)
     try:
         [said] = looked_at(csv_of(f"photos/in/{number}.jpg" for number in range(50)))
     finally:

@@ -1,0 +1,46 @@
+"""`--redo` of the commands that record a run, and what they say of images that changed since they were read."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from db.redo import Redo
+from db.session import Sessions
+from producer.cli.progress import Meter
+from producer.redo import look_for_changes, redo
+from workers.edge import counted, say
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def redo_flag(function: Function) -> Function:
+    return click.option(
+        "--redo",
+        type=click.Choice([str(which) for which in Redo]),
+        help="Compute again: images whose file changed since it was read, failed ones, all, or empty ones.",
+    )(function)
+
+
+def take_up(sessions: Sessions, run_id: int, flags: dict[str, Any]) -> dict[str, int]:
+    """Do what --redo asks for, or else tell which images changed since they were read; the same as JSON."""
+    facts = {"redone": 0, "changed": 0, "missing": 0}
+    if flags["redo"] is not None:
+        with Meter(f"taking up {flags['redo']} images", "images") as meter:
+            facts["redone"] = redo(sessions, run_id, Redo(flags["redo"]), meter.tell)
+        say(f"{counted(facts['redone'], 'image')} to compute again")
+    elif not flags.get("no_check"):
+        changes = look_for_changes(sessions, run_id)
+        for line in changes.lines():
+            say(line)
+        facts |= {"changed": changes.changed, "missing": changes.missing}
+    return facts
+
+
+def without_redo(arguments: Iterable[str]) -> list[str]:
+    """The same command line without --redo."""
+    given = list(arguments)
+    if "--redo" in given:
+        at = given.index("--redo")
+        given[at : at + 2] = []
+    return [argument for argument in given if not argument.startswith("--redo=")]
