@@ -47,6 +47,7 @@ class Frozen:
     score_floor: float
     mask_rule: str
     orientation: str
+    stretch: bool = False
 
 
 @dataclass(frozen=True)

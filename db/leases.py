@@ -75,6 +75,9 @@ class ImageDone:
     width: int
     height: int
     results: tuple[PromptResult, ...]
+    file_size: int | None = None  # bytes
+    file_mtime_ns: int | None = None
+    warning: str | None = None  # why what was found may not be what the picture shows
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class ImageFailed:
     image_id: int
     error_class: str
     error: str
+    file_size: int | None = None  # if the file was opened
+    file_mtime_ns: int | None = None
 
 
 Outcome = ImageDone | ImageFailed
@@ -194,6 +199,7 @@ def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_se
             failed=Chunk.failed + len(failed),
             instances=Chunk.instances + sum(found),
             capped=Chunk.capped + sum(any(result.capped for result in image.results) for image in done),
+            warned=Chunk.warned + sum(image.warning is not None for image in done),
         )
         .returning(Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled)
     ).scalar_one_or_none()
@@ -264,12 +270,16 @@ def _insert_results(session: Session, claim: Claim, done: Sequence[ImageDone]) -
 
 def _end_images(session: Session, claim: Claim, done: Sequence[ImageDone], failed: Sequence[ImageFailed]) -> None:
     """pending -> done | failed. An image that is not pending in this chunk is a bug or a lost lease: keep nothing."""
-    ends: dict[int, dict[str, Any]] = {
-        one.image_id: {"state": ImageState.DONE, "width": one.width, "height": one.height} for one in done
-    } | {
-        one.image_id: NOT_READ | {"state": ImageState.FAILED, "error_class": one.error_class, "error": one.error}
-        for one in failed
-    }
+    ends: dict[int, dict[str, Any]] = {}
+    for image in done:
+        read = {"width": image.width, "height": image.height, "warning": image.warning}
+        ends[image.image_id] = {"state": ImageState.DONE, **read}
+    for lost in failed:
+        why = {"error_class": lost.error_class, "error": lost.error}
+        ends[lost.image_id] = {**NOT_READ, "state": ImageState.FAILED, **why}
+    seen: list[Outcome] = [*done, *failed]
+    for one in seen:
+        ends[one.image_id] |= {"file_size": one.file_size, "file_mtime_ns": one.file_mtime_ns}
     pending = (Image.chunk_id == claim.chunk_id, Image.state == ImageState.PENDING)
     ended = sum(
         rowcount(session, update(Image).where(Image.id == image_id, *pending).values(**values))

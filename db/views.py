@@ -44,6 +44,7 @@ class RunView:
     score_floor: float
     mask_rule: str
     orientation: str
+    stretch: bool
     revision: str | None
     weights_sha256: str | None
     dtype: str | None
@@ -84,6 +85,8 @@ class Progress:
     next_retry_seconds: float | None  # until the first resting chunk is due, if nothing else can go on
     resting_error: str | None  # and why that chunk rests
     last_fault: str | None  # of the surroundings, for which a chunk that now waits for a worker was handed back
+    capped: int  # images with a prompt for which there may be more than was found
+    warned: int  # images that were done with a warning
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ class ErrorLine:
     error_class: str
     count: int
     example: str
+
+
+@dataclass(frozen=True)
+class WarningLine:
+    warning: str
+    count: int
+    example: str  # path of the first such image
 
 
 @dataclass(frozen=True)
@@ -179,15 +189,16 @@ def unfinished_runs(session: Session) -> list[str]:
 
 def progress(session: Session, run_id: int) -> Progress:
     run = session.execute(select(Run).where(Run.id == run_id)).scalar_one()
-    counters = (Chunk.images, Chunk.segmented, Chunk.empty, Chunk.failed, Chunk.cancelled, Chunk.instances)
+    images = (Chunk.images, Chunk.segmented, Chunk.empty, Chunk.failed, Chunk.cancelled)
+    counters = (*images, Chunk.instances, Chunk.capped, Chunk.warned)
     by_state = session.execute(
         select(Chunk.state, func.count(), *(func.sum(counter) for counter in counters))
         .where(Chunk.run_id == run_id)
         .group_by(Chunk.state)
     ).all()
     chunks = {str(state): 0 for state in ChunkState} | {state: count for state, count, *_ in by_state}
-    in_chunks, segmented, empty, failed, cancelled, instances = (
-        sum(int(row[index]) for row in by_state) for index in range(2, 8)
+    in_chunks, segmented, empty, failed, cancelled, instances, capped, warned = (
+        sum(int(row[index]) for row in by_state) for index in range(2, 10)
     )
     pending = in_chunks - segmented - empty - failed - cancelled
     rate = _rate(session, run, segmented + empty + failed)
@@ -207,6 +218,8 @@ def progress(session: Session, run_id: int) -> Progress:
         next_retry_seconds=resting,
         resting_error=error,
         last_fault=_last_fault(session, run_id) if chunks["queued"] else None,
+        capped=capped,
+        warned=warned,
     )
 
 
@@ -255,6 +268,20 @@ def errors(session: Session, run_id: int) -> list[ErrorLine]:
     examples = select(Image.row, Image.path, Image.error).where(of_run, Image.row.in_([row for *_, row in groups]))
     shown = {row: path or error or "" for row, path, error in session.execute(examples)}
     return [ErrorLine(error_class or "", count, shown[row]) for error_class, count, row in groups]
+
+
+def warnings(session: Session, run_id: int) -> list[WarningLine]:
+    """What was odd about images that were done all the same, the most frequent first, each with a first path."""
+    of_run = (Image.run_id == run_id, Image.warning.is_not(None), Image.state == ImageState.DONE)
+    groups = session.execute(
+        select(Image.warning, func.count().label("count"), func.min(Image.row))
+        .where(*of_run)
+        .group_by(Image.warning)
+        .order_by(func.count().desc(), Image.warning)
+    ).all()
+    rows = select(Image.row, Image.path).where(Image.run_id == run_id, Image.row.in_([row for *_, row in groups]))
+    paths = {image.row: image.path for image in session.execute(rows)}
+    return [WarningLine(warning or "", count, paths[row]) for warning, count, row in groups]
 
 
 def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:

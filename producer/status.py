@@ -11,7 +11,8 @@ from rich.text import Text
 from db import views
 from db.models import RunState
 from db.session import Sessions, reading
-from db.views import OVER, ErrorLine, Progress, WorkerLine
+from db.views import OVER, ErrorLine, Progress, WarningLine, WorkerLine
+from workers.edge import counted
 
 
 class Standing:
@@ -25,6 +26,7 @@ class Standing:
             images = self.progress.images
             bad = images.failed + images.rejected
             self.errors: list[ErrorLine] = views.errors(session, run_id) if bad else []
+            self.warnings: list[WarningLine] = views.warnings(session, run_id) if self.progress.warned else []
             self.workers: list[WorkerLine] = views.workers(session)
 
     @property
@@ -50,6 +52,7 @@ class Standing:
             "errors": [asdict(error) for error in self.errors],
             "workers": [asdict(worker) for worker in self.workers],
             "waiting_for": self.waiting_for(),
+            "warnings": [asdict(warning) for warning in self.warnings],
         }
 
     def one_line(self, *, waiting: bool = True) -> str:
@@ -114,6 +117,8 @@ class Standing:
             parts.append(self._workers())
         if self.errors:
             parts.append(self._errors(None if errors else 5))
+        if self.warnings:
+            parts.append(self._warnings())
         return Group(*parts)
 
     def _workers(self) -> Table:
@@ -129,6 +134,17 @@ class Standing:
         for error in self.errors[:most]:
             table.add_row(error.error_class, f"{error.count:,}", Text(error.example, overflow="fold"))
         return table
+
+    def _warnings(self) -> Table:
+        table = Table("warning", "images", "for example", box=None, padding=(0, 2))
+        for one in self.warnings:
+            table.add_row(one.warning, f"{one.count:,}", Text(one.example, overflow="fold"))
+        return table
+
+
+def told_warnings(warnings: list[WarningLine]) -> str:
+    """`3 images: samples of more than 8 bits ..., such as a.tif`."""
+    return "; ".join(f"{counted(one.count, 'image')}: {one.warning}, such as {one.example}" for one in warnings)
 
 
 class AllRuns:

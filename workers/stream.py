@@ -86,6 +86,7 @@ def _rules(run: RunView) -> ReadRules:
         orientation="raw" if run.orientation == "raw" else "exif",
         root=run.root if run.confined else None,
         follow_symlinks=run.follow_symlinks,
+        stretch=run.stretch,
     )
 
 
@@ -114,9 +115,10 @@ def absolute(run: RunView, path: str) -> str:
 
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
     """What inference says, in the words of the database."""
+    size, mtime_ns = (outcome.file.size, outcome.file.mtime_ns) if outcome.file else (None, None)
     if isinstance(outcome, Rejected):
         # A decoder may quote the file's own bytes, and PostgreSQL stores no NUL.
-        return ImageFailed(outcome.id, outcome.error_class, outcome.message.replace("\0", "\\0"))
+        return ImageFailed(outcome.id, outcome.error_class, outcome.message.replace("\0", "\\0"), size, mtime_ns)
     results = tuple(
         PromptResult(
             prompt_id,
@@ -126,7 +128,7 @@ def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
         )
         for prompt_id, found in zip(prompt_ids, outcome.found, strict=True)
     )
-    return ImageDone(outcome.id, outcome.width, outcome.height, results)
+    return ImageDone(outcome.id, outcome.width, outcome.height, results, size, mtime_ns, outcome.warning)
 
 
 def summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:

@@ -142,6 +142,7 @@ def run_flags(function: Function) -> Function:
         click.option("--score-floor", type=Share(), default=0.3, show_default=True, help="Instances kept for export."),
         click.option("--mask-rule", type=click.Choice(["library", "meta"]), default="library", show_default=True),
         click.option("--orientation", type=click.Choice(["exif", "raw"]), default="exif", show_default=True),
+        click.option("--stretch", is_flag=True, help="Spread samples of more than 8 bits over their own range."),
         click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
         click.option("--no-check", is_flag=True, help="Look at no image file: is it here, has it changed?"),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows."),
@@ -179,6 +180,7 @@ def frozen_settings(settings: Settings, flags: dict[str, Any]) -> Frozen:
         score_floor=min(flags["score_floor"], flags["threshold"]),
         mask_rule=flags["mask_rule"],
         orientation=flags["orientation"],
+        stretch=flags["stretch"],
     )
 
 

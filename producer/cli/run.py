@@ -49,7 +49,7 @@ from producer.folder import FolderManifest
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.retry import retry
 from producer.selection import LeftOut, told_left_out
-from producer.status import Standing, duration, told_errors
+from producer.status import Standing, duration, told_errors, told_warnings
 from workers import edge
 from workers.app import create_app
 from workers.cli import node_settings, worker_flags
@@ -320,6 +320,8 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_ou
     click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}")
     if standing.errors:
         click.echo(f"  errors: {told_errors(standing.errors)}")
+    if standing.warnings:
+        click.echo(f"  warnings: {told_warnings(standing.warnings)}")
     if left_out:
         click.echo(f"  left out: {told_left_out(left_out)}")
     for name, path in written.items():

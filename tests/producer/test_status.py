@@ -1,6 +1,7 @@
 """What status says of a run: its JSON, its one line, and every reason why nothing moves."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from db.intake import NewRow
 from db.session import Sessions, write
 from db.views import ErrorLine
 from producer.retry import cancel
-from producer.status import Standing, duration, told_errors
+from producer.status import Standing, duration, told_errors, told_warnings
 from tests.db import scenario
 from tests.db.scenario import REJECTED, claim, commit, commit_all, done, failed, load, numbered
 
@@ -247,6 +248,33 @@ def test_the_table_shows_five_kinds_of_errors_unless_all_are_asked_for(sessions:
     assert [name for name in dict.fromkeys(classes) if name not in short] == ["unsupported"]
     assert all(name in long for name in classes)
     assert "000001.jpg" in short
+
+
+def test_what_was_odd_about_images_that_are_done_is_counted_with_an_example(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    commit(sessions, held, [replace(done(image, 0.9), warning="too dark") for image in held.images[1:]])
+
+    told = Standing(sessions, run_id)
+
+    assert told.as_json()["warnings"] == [{"warning": "too dark", "count": 3, "example": "000002.jpg"}]
+    assert shown(sessions, run_id).split()[-8:] == [
+        "warning",
+        "images",
+        "for",
+        "example",
+        "too",
+        "dark",
+        "3",
+        "000002.jpg",
+    ]
+    assert told_warnings(told.warnings) == "3 images: too dark, such as 000002.jpg"
+
+
+def test_a_run_without_warnings_shows_no_such_table(sessions: Sessions) -> None:
+    run_id = finished(sessions, numbered(1))
+    assert Standing(sessions, run_id).as_json()["warnings"] == []
+    assert "warning" not in shown(sessions, run_id)
 
 
 def test_errors_are_told_in_one_line() -> None:

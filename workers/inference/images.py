@@ -37,6 +37,8 @@ from workers.formats import FORMATS, HEAD_BYTES, image_format, is_raw_like_tiff,
 from workers.inference import samples
 from workers.inference.tiff import Directories, layout, not_the_picture
 
+LATEST_NS = 2**63 - 1  # in the year 2262: databases store no later time, but some clocks tell one
+
 RGB = npt.NDArray[np.uint8]
 """Pixels of shape (height, width, 3)."""
 
@@ -175,7 +177,7 @@ def _check_opened(descriptor: int, path: str, rules: ReadRules) -> FileSeen:
             raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
     status = os.fstat(descriptor)
     _check_regular(status)
-    seen = FileSeen(status.st_size, status.st_mtime_ns)
+    seen = FileSeen(status.st_size, min(status.st_mtime_ns, LATEST_NS))
     if seen.size > rules.max_bytes:
         said = f"{seen.size:,} bytes, over the limit of {rules.max_bytes:,}"
         raise UnreadableImage(ErrorClass.TOO_LARGE, said, seen)

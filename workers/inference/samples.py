@@ -19,7 +19,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from workers.inference.tiff import BITS, LENGTH, PHOTOMETRIC, WIDTH
 
-LITTLE_RANGE = "samples of more than 8 bits fill less than a sixteenth of their range"
+LITTLE_RANGE = (
+    "samples of more than 8 bits fill less than a sixteenth of their range; a new run with --stretch spreads them"
+)
 _SIXTEENTH = 256 // 16  # of the values that 8 bits have
 _LEFT_OUT = 0.001  # of the samples, at either end
 

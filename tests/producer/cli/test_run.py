@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -107,6 +108,30 @@ def test_a_broken_image_ends_with_1_and_is_tried_again_once_it_is_mended(here: T
     status = here.run("sam3-status", "moved")
     assert "3 total, 3 segmented" in status.stdout
     assert status.stderr == "Next: sam3-export moved --format csv -o photos-results.csv\n"
+
+
+def test_a_dark_picture_is_done_with_a_warning_and_one_with_stretch_is_found(here: Terminal) -> None:
+    """Bright for its 12 bits, in a file of 16: nearly black by the common rule."""
+    bright = np.full((40, 40), 3000, np.uint16)
+    bright[:20] = 200
+    Image.fromarray(bright).save(here.home / "photos" / "deep.png")
+    squares(here, 1)
+    told = here.run("sam3-run", "photos", *FAKE, "-o", "out")
+    warned = "samples of more than 8 bits fill less than a sixteenth of their range"
+    assert "  1 segmented, 1 empty; 1 instance\n" in told.stdout
+    assert f"  warnings: 1 image: {warned}; a new run with --stretch spreads them, such as deep.png\n" in told.stdout
+    [warning] = here.json("sam3-status", "out")["warnings"]
+    assert (warning["count"], warning["example"]) == (1, "deep.png")
+
+    stretched = here.run("sam3-run", "photos", *FAKE, "--stretch", "-o", "stretched")
+    assert "  2 segmented, 0 empty; 2 instances\n" in stretched.stdout
+    assert "warnings" not in stretched.stdout
+    assert yaml.safe_load((here.home / "stretched" / "run.yaml").read_text())["stretch"] is True
+    assert "nothing left to do" in here.run("sam3-run", "--config", "stretched/run.yaml").stdout
+    assert (
+        "stretch False there, True here"
+        in here.run("sam3-run", "photos", *FAKE, "--stretch", "-o", "out", code=2).stderr
+    )
 
 
 def test_what_a_folder_leaves_out_is_told_and_earlier_results_in_it_are_no_images(here: Terminal) -> None:
