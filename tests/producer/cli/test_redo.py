@@ -1,14 +1,18 @@
 """`--redo` and what is told of changed pictures, as a person meets them."""
 
+import csv
 import os
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from db.models import Image as ImageRow
 from producer.cli.enqueue import main as enqueue
 from producer.cli.redo import without_redo
 from tests.db import scenario
 from tests.producer.cli.conftest import Shell
+from tests.terminals import Terminal
 
 GIVEN = ("--csv", "faces.csv", "--prompt", "person")
 FAKE = ("--prompt", "person", "--model", "any/model", "--gpus", "cpu")
@@ -59,3 +63,44 @@ def test_nothing_is_told_where_nothing_changed(faces: Shell) -> None:
 def test_the_command_of_a_hint_does_not_redo_again() -> None:
     assert without_redo(["a", "--redo", "all", "-o", "out"]) == ["a", "-o", "out"]
     assert without_redo(["a", "--redo=all", "-o", "out"]) == ["a", "-o", "out"]
+
+
+@pytest.fixture
+def photos(terminal: Terminal) -> Path:
+    """Three white squares, each of which is found."""
+    del terminal.environment["SAM3_STATE_DIR"]
+    folder = terminal.home / "photos"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40), "white").save(folder / f"{number}.png")
+    return folder
+
+
+def statuses(home: Path) -> list[str]:
+    with (home / "out" / "results.csv").open(newline="") as file:
+        return [row["sam3_status"] for row in csv.DictReader(file)]
+
+
+def test_a_picture_that_was_replaced_is_computed_again_with_its_mask(terminal: Terminal, photos: Path) -> None:
+    command = ("sam3-run", "photos", *FAKE, "-o", "out")
+    terminal.run(*command)
+    assert statuses(terminal.home) == ["segmented"] * 3
+    Image.new("RGB", (50, 50), "black").save(photos / "1.png")
+    half = Image.new("RGB", (60, 60), "black")
+    half.paste("white", (0, 0, 60, 30))
+    half.save(photos / "2.png")
+
+    told = terminal.run(*command)
+    assert "2 images changed since they were read: --redo changed computes them again" in told.stderr
+    assert statuses(terminal.home) == ["segmented"] * 3
+
+    redone = terminal.run(*command, "--redo", "changed")
+    assert "2 images to compute again" in redone.stderr
+    assert redone.stdout.startswith("run photos: 2 images of 3 images in ")
+    assert statuses(terminal.home) == ["segmented", "empty", "segmented"]
+    assert not (terminal.home / "out" / "masks" / "person" / "1.png.png").exists()
+    with Image.open(terminal.home / "out" / "masks" / "person" / "2.png.png") as mask:
+        assert mask.size == (60, 60)
+        assert mask.getpixel((5, 5)) == 255
+        assert mask.getpixel((5, 50)) == 0
+    assert "changed" not in terminal.run(*command).stderr
