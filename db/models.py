@@ -155,7 +155,7 @@ class Run(Base):
     @property
     def gone(self) -> int:
         """How many rows the source, read to its end, no longer has: each row that was read is one of the others."""
-        return self.images - self.source_rows if self.source_ended else 0
+        return max(0, self.images - self.source_rows) if self.source_ended else 0  # below it while it is deleted
 
 
 class Prompt(Base):

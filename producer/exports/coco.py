@@ -95,13 +95,14 @@ def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:
 
 
 def _image(image: ExportedImage, category_ids: dict[int, int]) -> dict[str, Any]:
-    return {
+    facts = {
         "id": image.row,
         "file_name": image.path,
         "width": image.width,
         "height": image.height,
         "capped": [category_ids[result.prompt_id] for result in image.results if result.capped],
     }
+    return facts | ({"gone": True} if image.gone else {})
 
 
 def _annotations(request: Request, image: ExportedImage, category_ids: dict[int, int]) -> Iterator[dict[str, Any]]:

@@ -168,6 +168,8 @@ def test_the_masks_and_instances_of_rows_that_are_gone_are_left_out_too(shell: S
 
     assert shell(export, "faces", "--format", "coco", "-o", "coco.json", "--json").json["images"] == 1
     assert shell(export, "faces", "--format", "coco", "-o", "coco.json", "--json", "--all").json["images"] == 2
+    images = json.loads(Path("coco.json").read_text())["images"]
+    assert [(image["file_name"], image.get("gone")) for image in images] == [("000001.jpg", None), ("000002.jpg", True)]
 
 
 def test_a_source_that_was_read_again_in_part_is_told(shell: Shell) -> None:
