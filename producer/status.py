@@ -138,7 +138,7 @@ class Standing:
     def _warnings(self) -> Table:
         table = Table("warning", "images", "for example", box=None, padding=(0, 2))
         for one in self.warnings:
-            table.add_row(one.warning, f"{one.count:,}", Text(one.example, overflow="fold"))
+            table.add_row(Text(one.warning), f"{one.count:,}", Text(one.example, overflow="fold"))
         return table
 
 
