@@ -65,6 +65,10 @@ HUNGRY, RAISES = (255, 0, 255), (0, 255, 255)
 """What an image of this colour does to a `FaultySegmenter`."""
 
 
+class Unforeseen(Exception):
+    """What no part of the project knows, from an image that makes the model raise."""
+
+
 class FaultySegmenter(FakeSegmenter):
     """A `FakeSegmenter` whose images may kill, hang or break it. It needs no torch, and says so if there is any.
 
@@ -97,7 +101,7 @@ class FaultySegmenter(FakeSegmenter):
         if HUNGRY in colours:
             np.ones(resource.getrlimit(resource.RLIMIT_AS)[0], np.uint8)
         if RAISES in colours:
-            raise ValueError("an image that nobody foresaw")
+            raise Unforeseen("an odd image")
         if len(batch) > self._room or TOO_LARGE in colours:
             raise OutOfMemory
         return super().predict(batch, prompts, options)
@@ -121,7 +125,7 @@ class BreaksLater(FaultySegmenter):
         self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
     ) -> list[tuple[Pixels, tuple[str, ...]]]:
         if sum(self.forwards) >= int(os.environ["FAKE_GOOD_IMAGES"]):
-            raise ValueError("the model is in a bad state")
+            raise Unforeseen("the model is in a bad state")
         return super().predict(batch, prompts, options)
 
 

@@ -9,12 +9,13 @@ from db.leases import MAX_ATTEMPTS
 from db.models import LIVE, Chunk, Image, ImageState, Run, RunState
 from tests.db import audit
 from tests.db.recount import differences
-from tests.fakes import BREAKS_GPU, KILLS
+from tests.fakes import BREAKS_GPU, KILLS, RAISES
 from tests.integration.faults.farm import Verdict, judge
 
 # By the picture's name, since an edited CSV moves rows about.
-COLOURS = {"0250.png": KILLS, "0707.png": KILLS, "0404.png": BREAKS_GPU}
+COLOURS = {"0250.png": KILLS, "0707.png": KILLS, "0404.png": BREAKS_GPU, "0606.png": RAISES}
 SPECIAL = dict.fromkeys(COLOURS, "crashed") | {
+    "0606.png": "internal",
     "0100.png": "truncated",
     "0500.png": "missing",
     "0900.png": "not_an_image",

@@ -51,13 +51,13 @@ def test_an_image_that_breaks_the_gpu_is_found_like_one_that_kills(
 def test_images_that_make_the_model_raise_fail_alone_in_one_attempt_and_so_again_after_a_retry(
     here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str], rows: list[int]
 ) -> None:
-    failing_attempts.add("ValueError")
+    failing_attempts.add("Unforeseen")
     run_id = farm.load(sessions, tmp_path / "in", 40, dict.fromkeys(rows, RAISES), chunk_size=20)
     said = farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id, failed=dict.fromkeys(rows, "internal"))
     assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
     assert crashes(said) == 0
-    reason = "the model raises for it, even alone: ValueError: an image that nobody foresaw"
+    reason = "the model raises for it, even alone: Unforeseen: an odd image"
     assert {image.error for image in scenario.images(sessions, run_id) if image.row in rows} == {reason}
     here.run("sam3-retry", "faces")
     farm.start(here, "one", "--until-empty").wait()
@@ -71,7 +71,7 @@ def test_a_model_that_raises_for_everything_fails_no_image_but_its_process(
     here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str]
 ) -> None:
     """Each process is good for some images; the next one loads the model anew and goes on."""
-    failing_attempts |= {"ValueError", "BrokenModel"}
+    failing_attempts |= {"Unforeseen", "BrokenModel"}
     run_id = farm.load(sessions, tmp_path / "in", 24, chunk_size=12)
     here.environment |= {"SAM3_SEGMENTER": "tests.fakes:BreaksLater", "FAKE_GOOD_IMAGES": "17"}
     said = farm.start(here, "one", "--until-empty").wait()
