@@ -111,18 +111,29 @@ class RunningChunk:
     lease_over: bool
 
 
-def agree_on_model(session: Session, run_id: int, mine: ModelUsed) -> ModelUsed:
-    """Freeze `mine` into a run that has no model yet; return what the run has."""
-    session.execute(update(Run).where(Run.id == run_id, Run.weights_sha256.is_(None)).values(**asdict(mine)))
-    row = session.execute(select(Run.revision, Run.weights_sha256, Run.dtype).where(Run.id == run_id)).one()
+def agree_on_model(session: Session, run_id: int, mine: ModelUsed, uid: str | None = None) -> ModelUsed | None:
+    """Freeze `mine` into a run that has no model yet; return what the run has. None: it is not that of `uid` now."""
+    same = (Run.id == run_id, *_same(uid))
+    session.execute(update(Run).where(*same, Run.weights_sha256.is_(None)).values(**asdict(mine)))
+    row = session.execute(select(Run.revision, Run.weights_sha256, Run.dtype).where(*same)).one_or_none()
+    if row is None:
+        return None
     return ModelUsed(row.revision, row.weights_sha256 or "", row.dtype or "")
 
 
 def claim(
-    session: Session, run_id: int, chunk_id: int, worker_id: int, lease_seconds: float = LEASE_SECONDS
+    session: Session,
+    run_id: int,
+    chunk_id: int,
+    worker_id: int,
+    lease_seconds: float = LEASE_SECONDS,
+    uid: str | None = None,
 ) -> Claim | None:
-    """queued -> running. None: somebody else has it, it is finished, or its run is not active. May be repeated."""
-    active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE).exists()
+    """queued -> running. None: somebody else has it, it is finished, or its run is not active. May be repeated.
+
+    With the `uid` of the run that the worker read, also None if the run has other settings by now.
+    """
+    active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE, *_same(uid)).exists()
     queued = (Chunk.state == ChunkState.QUEUED) & active
     # A worker has one chunk at a time: one that it holds already is the same claim, whose answer it never got.
     mine = (Chunk.state == ChunkState.RUNNING) & (Chunk.owner_id == worker_id)
@@ -145,6 +156,10 @@ def claim(
     threshold = session.execute(select(Run.threshold).where(Run.id == run_id)).scalar_one()
     images = _pending_images(session, run_id, chunk_id)
     return Claim(chunk_id, run_id, row.number, row.fence, threshold, images, serial=row.crashes > 0)
+
+
+def _same(uid: str | None) -> tuple[ColumnElement[bool], ...]:
+    return () if uid is None else (Run.uid == uid,)
 
 
 def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[ClaimedImage, ...]:

@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -15,6 +15,7 @@ from db import intake, presence
 from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadCancelled, LoadTaken, NewRow, Source
 from db.models import RunState
 from db.session import Sessions, reading, write, write_once
+from producer.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.folder import FolderManifest
 from producer.manifest import FIRST_ROWS, CsvManifest, Survey
 from workers.errors import UsageError
@@ -47,6 +48,8 @@ class Request:
     chunk_size: int | None = None  # None: chosen by the size of the run
     limit: int | None = None  # rows; no part of the run's identity
     advice: str = "Give this one another name with --run, or the same settings"  # to whom the name stands for another
+    argument: str = ""  # RUN as the next command needs it, if that is not the name
+    copy: str = ""  # file for an export with another threshold, with {} for that
     check: Check | None = None  # looks at some new rows' paths before anything is recorded, and may raise `UsageError`
 
 
@@ -57,6 +60,7 @@ class Recorded:
     run_id: int
     new_rows: int
     gone_rows: int
+    corrected: str = ""  # which settings a run without results got, in words
 
 
 @dataclass(frozen=True)
@@ -82,27 +86,48 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         confined=manifest.confined,
         follow_symlinks=manifest.follow_symlinks,
     )
-    known = _find(sessions, request.name)
-    if known is not None:
-        refuse_other_settings(known, source, request)
-        if _unchanged(known, manifest):
-            return Recorded(known.id, 0, 0)
-        survey = None
-    else:
-        survey = manifest.survey()
-        check(request, survey)
+    known, survey, corrected = _find(sessions, request.name), None, ""
+    if known is not None and (other := differences(known, wanted := _wanted(source, request))):
+        refuse_if_not_to_be_corrected(sessions, known, wanted, other)
+        if other.of_rows:  # then it is recorded anew, which must not end with nothing
+            survey = _checked_survey(manifest, request)
+        with _loading(sessions, known.id, request.name):
+            correct(sessions, known, wanted, other)
+        corrected = f"run {request.name} had no results yet: {other.told('{name} {there} -> {here}')}"
+        known = _find(sessions, request.name)
+    if known is None:
+        survey = survey or _checked_survey(manifest, request)
         known = _create(sessions, source, request, survey.rows)
+    elif _unchanged(known, manifest):
+        return Recorded(known.id, 0, 0, corrected)
+    with _looking_at_new_objects_only(), _loading(sessions, known.id, request.name) as loader:
+        return replace(_load(loader, manifest, survey, request, tell), corrected=corrected)
+
+
+def _checked_survey(manifest: Manifest, request: Request) -> Survey:
+    survey = manifest.survey()
+    check(request, survey)
+    return survey
+
+
+def _wanted(source: Source, request: Request) -> Wanted:
+    argument, copy = request.argument or request.name, request.copy or f"{request.name}-{{}}.csv"
+    return Wanted(request.name, source, request.frozen, request.prompts, request.advice, argument, copy)
+
+
+@contextmanager
+def _loading(sessions: Sessions, run_id: int, name: str) -> Iterator["Loader"]:
+    """The right to change a run's rows and settings alone. Raises `UsageError` if somebody else has it."""
     try:
-        with _looking_at_new_objects_only(), Loader(sessions, known.id) as loader:
-            return _load(loader, manifest, survey, request, tell)
+        with Loader(sessions, run_id) as loader:
+            yield loader
     except LoadCancelled:
-        name = request.name
         raise UsageError(
             f"run {name} was cancelled while it was loaded; sam3-retry {name} takes up what it had"
         ) from None
     except LoadTaken:
         raise UsageError(
-            f"run {request.name} is being loaded by another sam3-enqueue; run this again when that has ended"
+            f"run {name} is being loaded by another sam3-enqueue; run this again when that has ended"
             " (or in a minute, if it was killed on another machine)"
         ) from None
 
@@ -162,40 +187,14 @@ def _create(sessions: Sessions, source: Source, request: Request, rows: int) -> 
         write(sessions, intake.create_run, request.name, source, request.frozen, request.prompts, size)
     known = _find(sessions, request.name)
     assert known is not None
-    refuse_other_settings(known, source, request)
+    if other := differences(known, wanted := _wanted(source, request)):
+        raise refused(wanted, other)
     return known
 
 
 def auto_chunk_size(rows: int, workers: int) -> int:
     share = -(-rows // (CHUNKS_FOR_EACH_WORKER * max(1, workers)))
     return min(AUTO_CHUNK_IMAGES, max(SMALLEST_AUTO_CHUNK, share))
-
-
-def refuse_other_settings(known: KnownRun, source: Source, request: Request) -> None:
-    """Results of one name must all mean the same: refuse another source, other settings or other prompts."""
-    there = asdict(known.frozen) | {"prompt": known.prompts} | _identity(known.source)
-    here = asdict(request.frozen) | {"prompt": request.prompts} | _identity(source)
-    differences = [
-        f"{key.replace('_', '-')} {_shown(there[key])} there, {_shown(here[key])} here"
-        for key in there
-        if there[key] != here[key]
-    ]
-    if differences:
-        raise UsageError(f"run {request.name} exists with other settings: {'; '.join(differences)}. {request.advice}")
-
-
-def _identity(source: Source) -> dict[str, object]:
-    return {
-        "source": source.source,
-        "image_column": source.image_column,
-        "prompt_column": source.prompt_column or "none",
-        "image_root": source.root if source.confined else "none",
-        "follow_symlinks": source.follow_symlinks,
-    }
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
 
 
 def _unchanged(known: KnownRun, manifest: Manifest) -> bool:

@@ -102,7 +102,7 @@ def _hand_on(worker: Worker, chunk_id: int, reason: Declined) -> None:
 
 
 def _claimed(worker: Worker, run: RunView, segmenter: Segmenter, doorbell: Doorbell) -> dict[str, Any]:
-    claim = None if worker.draining.is_set() else worker.claim(doorbell.run, doorbell.chunk)
+    claim = None if worker.draining.is_set() else worker.claim(run.id, doorbell.chunk, run.uid)
     if claim is None:
         worker.unqueue(doorbell.chunk)  # if it is still queued, it is to be rung again when it can be claimed
         return {"skipped": "draining" if worker.draining.is_set() else "not to be claimed"}

@@ -207,8 +207,8 @@ class Worker:
         """The first worker freezes what it loaded into the run; others must have loaded the same."""
         facts = segmenter.facts
         mine = leases.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
-        frozen = write(self.sessions, leases.agree_on_model, run.id, mine)
-        if (frozen.weights_sha256, frozen.dtype) != (mine.weights_sha256, mine.dtype):
+        frozen = write(self.sessions, leases.agree_on_model, run.id, mine, run.uid)
+        if frozen is not None and (frozen.weights_sha256, frozen.dtype) != (mine.weights_sha256, mine.dtype):
             raise Declined(
                 f"it began with weights {frozen.weights_sha256[:12]} in {frozen.dtype}, "
                 f"here are {mine.weights_sha256[:12]} in {mine.dtype}"
@@ -217,8 +217,9 @@ class Worker:
         for prompt, reason in refused_prompts(segmenter, every_image).items():
             raise Declined(f"prompt {prompt!r}: {reason}; sam3-delete the run and enqueue it with a shorter prompt")
 
-    def claim(self, run_id: int, chunk_id: int) -> Claim | None:
-        claim = write(self.sessions, leases.claim, run_id, chunk_id, self.id, self.settings.lease_seconds)
+    def claim(self, run_id: int, chunk_id: int, uid: str | None = None) -> Claim | None:
+        """None: it is somebody else's, or finished, or the run is not the one of `uid` any more."""
+        claim = write(self.sessions, leases.claim, run_id, chunk_id, self.id, self.settings.lease_seconds, uid)
         if claim is not None:
             self.progressed()
             self._claim = claim

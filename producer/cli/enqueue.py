@@ -62,6 +62,8 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
     with Meter(f"recording {name}", "rows") as meter:
         recorded = record(sessions, manifest, request, meter.tell)
     again = take_up(sessions, recorded.run_id, flags)
+    if recorded.corrected:
+        say(recorded.corrected)
     with reading(sessions) as session:
         now = progress(session, recorded.run_id)
     queued = dispatch(sessions, publisher(app), [recorded.run_id])

@@ -108,6 +108,8 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
         advice=f"Use another output folder: {elsewhere(output)}; or the same settings",
+        argument=shlex.quote(str(output)),
+        copy=shlex.quote(f"{output}/results-{{}}.csv"),
         check=checking(manifest, flags["no_check"]),
     )
     refuse_other_run(output, request.name, manifest.source)
@@ -182,6 +184,8 @@ def record_run(
     """Bring the run in the folder's database up to the source, and write down how it was made."""
     with Meter(f"recording {request.name}", "rows") as meter:
         recorded = record(sessions, manifest, request, meter.tell)
+    if recorded.corrected:
+        say(recorded.corrected)
     if manifest.left_out:  # now, not only at the end, which may be days away
         say(f"left out: {told_left_out(manifest.left_out)}")
     found = Found(sessions, recorded.run_id, request.name, settings, output)

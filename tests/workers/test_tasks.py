@@ -15,12 +15,12 @@ import pytest
 import redis
 from celery import Celery
 
-from db import doorbells, leases
+from db import corrections, doorbells, leases
 from db.intake import NewRow
 from db.leases import Claim, ImageFailed
 from db.runs import cancel_run
 from db.session import Sessions, read, write
-from db.views import run_view
+from db.views import RunView, run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
@@ -219,6 +219,43 @@ def test_a_declined_run_leaves_its_chunk_queued_and_costs_no_attempt(
     assert list(answer(runs.message(rung))) == ["declined"]
     chunk = scenario.chunk(sessions, rung.chunk_id)
     assert (chunk.state, chunk.attempts, segmenter.forwards) == ("queued", 0, [])
+
+
+@pytest.mark.parametrize("moment", ["while its model is loaded", "while it is computed"])
+def test_a_run_that_is_corrected_meanwhile_gets_nothing_of_its_old_settings(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    old = read(sessions, run_view, run_id)
+    assert old is not None
+
+    def correct() -> None:
+        write(sessions, corrections.correct, run_id, old.uid, scenario.FROZEN, ("dog",))
+
+    really = Worker.segmenter_for
+
+    def loaded(worker: Worker, run: RunView) -> Any:
+        model = really(worker, run)
+        correct()
+        return model
+
+    if moment == "while it is computed":
+        segmenter.before[1] = correct
+    else:
+        monkeypatch.setattr(Worker, "segmenter_for", loaded)
+    assert answer(runs.message(rung)) in ({"lost": 1}, {"skipped": "not to be claimed"})
+    assert scenario.states(sessions, run_id) == ["pending", "pending"]
+    assert runs.results(sessions) == 0
+
+    monkeypatch.setattr(Worker, "segmenter_for", really)
+    segmenter.before.clear()
+    runs.ring(sessions, run_id)  # if that was not done yet
+    [again] = read(sessions, doorbells.rung, [rung.chunk_id])
+    answer(runs.message(again))
+    new = read(sessions, run_view, run_id)
+    assert new is not None
+    assert (new.model, list(new.prompts.values()), new.state) == ("tiny", ["dog"], "done")
 
 
 def fail(message: str) -> None:

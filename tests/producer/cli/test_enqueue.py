@@ -101,11 +101,13 @@ def test_a_run_is_continued_with_more_rows_and_not_with_other_settings(shell: Sh
 
     assert shell(enqueue, *given, "--limit", 2).out.startswith("run faces: 2 images")
     assert shell(enqueue, *given).out == "run faces: 5 images in 2 chunks, 1 queued now, 3 new\n"
+    scenario.commit_all(shell.sessions, scenario.claim(shell.sessions, 1, 1), 0.6)
     refused = shell(enqueue, *given, "--threshold", "0.7", code=2)
 
     assert refused.error == (
-        "sam3: error: run faces exists with other settings: threshold 0.5 there, 0.7 here. "
-        "Give this one another name with --run, or the same settings"
+        "sam3: error: run faces has results with other settings: threshold 0.5 there, 0.7 here. No GPU is needed for "
+        "that: sam3-export faces --format csv --threshold 0.7 -o faces-0.7.csv. Give this one another name with "
+        "--run, or the same settings; or sam3-delete faces first"
     )
 
 
