@@ -215,7 +215,7 @@ class Worker:
             )
         every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
         for prompt, reason in refused_prompts(segmenter, every_image).items():
-            raise Declined(f"prompt {prompt!r}: {reason}; sam3-delete the run and enqueue it with a shorter prompt")
+            raise Declined(f"prompt {prompt!r}: {reason}; the same command with a shorter prompt corrects it")
 
     def claim(self, run_id: int, chunk_id: int, uid: str | None = None) -> Claim | None:
         """None: it is somebody else's, or finished, or the run is not the one of `uid` any more."""

@@ -208,7 +208,7 @@ def test_a_model_that_could_not_be_had_is_not_tried_again_for_another_run(start:
 def test_a_prompt_of_the_run_that_is_too_long_for_the_model_declines_it(start: Start, sessions: Sessions) -> None:
     prompt = "a " * 40 + "dog"
     run = view(sessions, scenario.load(sessions, scenario.numbered(4), prompts=(prompt,)))
-    with pytest.raises(Declined, match="sam3-delete the run and enqueue it with a shorter prompt"):
+    with pytest.raises(Declined, match="the same command with a shorter prompt corrects it"):
         start().segmenter_for(run)
 
 
