@@ -7,8 +7,11 @@ from typing import Any
 
 from celery import Celery
 
+from workers import transport
 from workers.contract import queue_name
-from workers.settings import Settings
+from workers.settings import Settings, sentinel_master
+
+transport.register()
 
 
 def create_app(settings: Settings) -> Celery:
@@ -20,9 +23,11 @@ def create_app(settings: Settings) -> Celery:
 
 def _broker(settings: Settings) -> dict[str, Any]:
     queue = queue_name(settings.identity)
+    broker_url, master = sentinel_master(settings.broker_url)
     return {
-        "broker_url": settings.broker_url,
+        "broker_url": broker_url,
         "broker_transport_options": {
+            **({"master_name": master} if master else {}),
             # Leases bring work back within a minute; a broker that does it too only causes repeated messages.
             "visibility_timeout": settings.visibility_seconds,
             # What nodes have taken, apart for each database: others on the same broker are none of our business.

@@ -8,36 +8,29 @@ from typing import Any
 import celery.worker.state
 import redis
 from celery.signals import worker_init
-from kombu.transport import redis as transport
-from kombu.transport import virtual
 
 from workers.app import create_app
 from workers.breaker import EXIT_CODE, FAULT_SIGNAL, FAULTS, MOST_FAULTS, WELL_SIGNAL, faults_so_far
 from workers.errors import first_line
 from workers.settings import load_settings
 
-log = logging.getLogger(__name__)
+
+class _BrokerLost(logging.Filter):
+    """Tells that the broker was lost in one line: where in kombu that was noticed helps nobody."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, redis.RedisError | OSError):
+            record.msg, record.args = f"{record.getMessage()} ({first_line(error)})", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+for _name in ("celery.worker.consumer.consumer", "celery.worker.pidbox", "kombu.message"):
+    logging.getLogger(_name).addFilter(_BrokerLost())
 
 app = create_app(load_settings())
 app.set_current()
-
-
-class _FreeingQoS(transport.QoS):
-    """Frees the place of a message that is done even if the broker could not be told so.
-
-    kombu would count it as in hand for ever, and a node that may have one at a time would never take another. The
-    broker hands it out again after a day, when its chunk is long over.
-    """
-
-    def ack(self, delivery_tag: str) -> None:
-        try:
-            super().ack(delivery_tag)
-        except (redis.RedisError, OSError) as error:
-            log.warning("the broker did not hear that a doorbell was answered: %s", first_line(error))
-            virtual.QoS.ack(self, delivery_tag)
-
-
-transport.Channel.QoS = _FreeingQoS
 
 
 @worker_init.connect

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -16,7 +16,7 @@ from db.session import sqlite_url
 from workers.errors import UsageError
 
 PREFIX = "SAM3_"
-BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 # What container engines inject for linked services: not settings of ours.
 _LINK_VARIABLE = re.compile(r"_PORT(_|$)|_SERVICE_")
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
@@ -46,7 +46,18 @@ def _broker_url(url: str) -> str:
         asked = parse_qs(parts.query).get("ssl_cert_reqs", [""])
         if parts.scheme == "rediss" and not {value.lower() for value in asked} <= {"required", "cert_required"}:
             raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
+        if parts.scheme == "sentinel" and not _MASTER.search(url):
+            raise ValueError("sentinel:// needs the name of its master: sentinel://host:26379/0?master_name=mymaster")
     return url
+
+
+_MASTER = re.compile(r"[?&]master_name=([^&;]+)")
+
+
+def sentinel_master(url: str) -> tuple[str, str | None]:
+    """The URL as kombu takes it, and the name of the master that sentinels are asked for, if they are."""
+    found = _MASTER.search(url)
+    return (url, None) if found is None else (_MASTER.sub("", url), unquote(found[1]))
 
 
 class Settings(BaseSettings):

@@ -50,7 +50,7 @@ def test_a_state_folder_may_have_any_name(tmp_path: Path) -> None:
     assert (folder / "sam3.db").is_file()
 
 
-SCHEMES = "only redis://, rediss://, redis+socket:// are supported"
+SCHEMES = "only redis://, rediss://, redis+socket://, sentinel:// are supported"
 SPELL = "write redis://:password@host:6379/0; a password spells / # ? @ ; as %2F %23 %3F %40 %3B"
 WRONG = {
     "G2 text": ("BATCH_SIZE", "many", "Input should be a valid integer, unable to parse string as an integer"),
@@ -62,6 +62,11 @@ WRONG = {
     "G2 NaN": ("LEASE_SECONDS", "nan", "Input should be a finite number"),
     "G2 infinite": ("LEASE_SECONDS", "inf", "Input should be a finite number"),
     "G2 no time": ("VISIBILITY_SECONDS", "0", "Input should be greater than or equal to 1"),
+    "G4 sentinels without a name": (
+        "BROKER_URL",
+        "sentinel://host:26379/0",
+        "sentinel:// needs the name of its master: sentinel://host:26379/0?master_name=mymaster",
+    ),
     "G4 amqp": ("BROKER_URL", "amqp://localhost", SCHEMES),
     "G4 sqs": ("BROKER_URL", "sqs://key:canary@queue", SCHEMES),
     "G4 a cluster": ("BROKER_URL", "redis+cluster://:canary@broker", SCHEMES),

@@ -18,6 +18,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from workers.errors import Unreachable, UsageError, first_line
+from workers.fleet.rights import Refused, check_rights
 from workers.processes import with_parent
 from workers.settings import masked
 
@@ -30,14 +31,12 @@ def check_broker(app: Celery) -> list[str]:
     """Raise `Unreachable`, in one line, unless the broker answers; return warnings about its configuration."""
     try:
         with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-            client = _redis(connection)
-            # Changes nothing, but is refused to whoever may not write here.
-            queue = app.conf.task_default_queue
-            client.pipeline().llen(queue).lrem(queue, 1, "").execute()
-            return _policy_warnings(client)
+            check_rights(app, connection)
+            return _policy_warnings(_redis(connection))
     except (ValueError, TypeError) as error:
         raise UsageError(f"SAM3_BROKER_URL={masked(app.conf.broker_url)}: {error}") from None
+    except Refused as refused:
+        raise Unreachable(f"the broker {masked(app.conf.broker_url)} {refused}") from None
     except (OperationalError, redis.RedisError, OSError) as error:
         url = masked(app.conf.broker_url)
         raise Unreachable(

@@ -1,0 +1,77 @@
+"""kombu's Redis transport, more careful: a server that refuses writes counts as down, and what is done is let go.
+
+Registered under the names of the URL schemes, so that every connection of ours uses it. Knows no tasks and no settings.
+"""
+
+import logging
+from typing import Any
+
+import redis
+from kombu.transport import TRANSPORT_ALIASES, virtual
+from kombu.transport import redis as kombu_redis
+
+from workers.errors import first_line
+
+log = logging.getLogger(__name__)
+
+
+class _FreeingQoS(kombu_redis.QoS):
+    """Frees the place of a message that is done even if the broker could not be told so.
+
+    kombu would count it as in hand for ever, and a node that may have one at a time would never take another. The
+    broker hands it out again after a day, when its chunk is long over.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except (redis.RedisError, OSError) as error:
+            log.warning("the broker did not hear that a doorbell was answered: %s", first_line(error))
+            virtual.QoS.ack(self, delivery_tag)
+
+
+class WritingChannel(kombu_redis.Channel):
+    """A channel that is only opened on a server that takes writes.
+
+    After a failover the server that was the primary comes back as a replica: it answers every ping and refuses all
+    that we do. Of several servers in a URL kombu tries the next one only if this one cannot be connected to.
+    """
+
+    QoS = _FreeingQoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        try:
+            self.client.hdel(self.unacked_key, "")  # changes nothing, but is a write
+        except redis.exceptions.ReadOnlyError as error:
+            self.close()
+            raise redis.ConnectionError("it is a replica, which takes no writes") from error
+
+
+class SentinelChannel(WritingChannel, kombu_redis.SentinelChannel):
+    """The same on the server that the sentinels call the primary."""
+
+
+class Transport(kombu_redis.Transport):
+    Channel = WritingChannel
+
+    def _get_errors(self) -> Any:
+        return _with_read_only(super()._get_errors())  # type: ignore[misc]  # unknown to its types
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    Channel = SentinelChannel
+
+    def _get_errors(self) -> Any:
+        return _with_read_only(super()._get_errors())  # type: ignore[misc]  # unknown to its types
+
+
+def _with_read_only(errors: Any) -> Any:
+    """A primary that became a replica while we were connected to it is lost like one that broke."""
+    return errors._replace(connection_errors=(*errors.connection_errors, redis.exceptions.ReadOnlyError))
+
+
+def register() -> None:
+    """Let URLs of these schemes mean the transports of this module, in the whole process."""
+    ours = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
+    TRANSPORT_ALIASES.update({scheme: f"{__name__}:{name}" for scheme, name in ours.items()})
