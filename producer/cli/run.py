@@ -290,7 +290,7 @@ def finish(
         say("Next: the same command again goes on from here")
         return edge.INTERRUPTED if asked is not None else 1
     with telling_how_to_go_on(True):
-        written = write_files(found, flags["select"], force=flags["force"])
+        written, whole = write_files(found, flags["select"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:
         facts = {"seconds": round(spent.seconds, 1), "files": written, "left_out": [asdict(one) for one in left_out]}
@@ -302,7 +302,8 @@ def finish(
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
         else:
             say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
-    return exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
+    failures = exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
+    return failures if whole else max(1, failures)
 
 
 def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_out: tuple[LeftOut, ...]) -> None:

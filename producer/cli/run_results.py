@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from db.session import reading
+from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.export import export, view_of
 from producer.cli.options import Found
 from producer.exports.common import Request
@@ -28,16 +29,17 @@ def following(found: Found, select: str, *, force: bool = False) -> Iterator[Non
         yield
 
 
-def write_files(found: Found, select: str, *, force: bool = False) -> dict[str, str]:
-    """Masks that are missing, results.csv and preview.jpg in the run's folder."""
+def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict[str, str], bool]:
+    """Masks that are missing, results.csv and preview.jpg in the run's folder; whether the table names all masks."""
     from producer.preview import write_preview  # Pillow and numpy: there, since nodes ran
 
     request, files = _mask_request(found, select, force=force)
     export(found, request, "png")
-    export(found, replace(request, out=files["results"]), "csv")
+    table = replace(request, out=files["results"])
+    blank = tell_blank_masks(found, table, export(found, table, "csv"))
     with reading(found.sessions) as session:
         write_preview(request.view, session, files["preview"], request.targets)
-    return {name: str(file) for name, file in files.items()}
+    return {name: str(file) for name, file in files.items()}, not blank
 
 
 def _mask_request(found: Found, select: str, *, force: bool) -> tuple[Request, dict[str, Path]]:
