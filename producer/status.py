@@ -53,6 +53,7 @@ class Standing:
             "workers": [asdict(worker) for worker in self.workers],
             "waiting_for": self.waiting_for(),
             "warnings": [asdict(warning) for warning in self.warnings],
+            "capped": progress.capped,
         }
 
     def one_line(self, *, waiting: bool = True) -> str:
@@ -66,6 +67,8 @@ class Standing:
             parts.append(f"{self.progress.images_per_second:.1f} images/s")
         if images.failed:
             parts.append(f"failed {images.failed:,}")
+        if self.progress.capped:
+            parts.append(f"capped {self.progress.capped:,}")
         if self.progress.eta_seconds and not self.over:
             parts.append(f"{duration(self.progress.eta_seconds)} left")
         if waiting and (reason := self.waiting_for()):
@@ -74,6 +77,11 @@ class Standing:
 
     def lines(self) -> list[str]:
         return [self.one_line()]
+
+    def told_capped(self) -> str:
+        """What to say behind the number of instances where it may be too low; empty where it is not."""
+        capped = self.progress.capped
+        return f"; there may be more in {counted(capped, 'image')} (capped)" if capped else ""
 
     def waiting_for(self) -> str | None:
         """Why nothing moves, in words; None while something does."""
@@ -106,12 +114,12 @@ class Standing:
         grid.add_row("progress", ProgressBar(total=max(counted_in, 1), completed=counted_in - images.pending, width=40))
         grid.add_row("images", _listed(asdict(images)))
         grid.add_row("chunks", _listed({"total": sum(progress.chunks.values())} | progress.chunks))
-        grid.add_row("instances", f"{progress.instances:,}")
+        grid.add_row("instances", f"{progress.instances:,}{self.told_capped()}")
         if progress.images_per_second:
             left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
             grid.add_row("speed", f"{progress.images_per_second:.1f} images/s{left}")
         if reason := self.waiting_for():
-            grid.add_row("waiting", reason)
+            grid.add_row("waiting", Text(reason))  # it may hold brackets, which rich would take for markup
         parts: list[RenderableType] = [grid]
         if self.workers and not self.over:
             parts.append(self._workers())

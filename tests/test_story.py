@@ -69,6 +69,7 @@ def test_a_killed_worker_loses_nothing_and_a_mended_image_is_retried(
         "already_done": 0,
         "duplicates": 0,
         "rejected": 0,
+        "cancelled": 0,
     }
 
     worker = here.start("sam3-worker", "--gpus", "cpu", FAKE_SECONDS_PER_IMAGE="0.2")

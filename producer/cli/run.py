@@ -310,7 +310,7 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_ou
     progress, images = standing.progress, standing.progress.images
     now = ended_images(standing) - spent.images_before
     speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
-    some = f"{counted(now, 'image')} of " if spent.images_before else ""
+    some = f"{counted(now, 'image')} of " if spent.images_before or images.cancelled else ""
     worked = f"{some}{counted(images.total, 'image')} in {duration(spent.seconds)}{speed}"
     if now <= 0:
         worked = counted(images.total, "image") + ("" if images.cancelled else ", nothing left to do")
@@ -322,7 +322,7 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_ou
         for name in ("failed", "cancelled", "duplicate", "rejected")
         if getattr(images, name)
     ]
-    click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}")
+    click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
     if standing.errors:
         click.echo(f"  errors: {told_errors(standing.errors)}")
     if standing.warnings:

@@ -110,6 +110,32 @@ def test_one_line_names_failures_and_what_is_waited_for(sessions: Sessions) -> N
     assert standing.one_line(waiting=False) == line
 
 
+def test_images_in_which_there_may_be_more_are_counted(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4), prompts=("person", "hat"))
+    held = claim(sessions, run_id)
+    assert Standing(sessions, run_id).as_json()["capped"] == 0
+    capped = [
+        replace(one, results=tuple(replace(result, capped=True) for result in one.results))
+        for one in (done(held.images[0], 0.9), done(held.images[1], 0.9))
+    ]
+    commit(sessions, held, [*capped, done(held.images[2], 0.9), done(held.images[3])])
+
+    standing = Standing(sessions, run_id)
+
+    assert standing.as_json()["capped"] == 2
+    assert standing.one_line().endswith("images/s, capped 2")
+    assert "6; there may be more in 2 images (capped)" in shown(sessions, run_id)
+
+
+def test_what_a_run_waits_for_is_shown_letter_by_letter(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    worker = scenario.worker(sessions)
+    reason = "prompt 'a [bold]hat[/x]' is too long"
+    write(sessions, presence.report, worker, state="declined", run_id=run_id, message=reason)
+
+    assert f"cpu1@here does not serve it: {reason}" in shown(sessions, run_id)
+
+
 def test_duplicate_and_rejected_rows_are_no_part_of_the_progress(sessions: Sessions) -> None:
     run_id = load(sessions, [*numbered(4), *numbered(2), REJECTED])
     scenario.work_off(sessions, run_id, 0.9)
