@@ -1,24 +1,26 @@
 """Which columns a CSV has and which of them are used, and what is no CSV at all. Knows no rows."""
 
+import os
 import shlex
 from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from producer.cells import UNSTORABLE, quoted
+from producer.exports.names import numbered
 from workers.errors import UsageError
 from workers.formats import SUFFIXES
 
 IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
 OTHER_FORMATS = (  # the longer of two equal beginnings first
-    (b"\xff\xfe\0\0", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > utf8.csv"),
-    (b"\0\0\xfe\xff", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > utf8.csv"),
-    (b"\xff\xfe", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > utf8.csv"),
-    (b"\xfe\xff", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > utf8.csv"),
-    (b"\x1f\x8b", "gzip", "unpack it first: gunzip {file}"),
-    (b"BZh", "bzip2", "unpack it first: bunzip2 {file}"),
-    (b"\xfd7zXZ\0", "xz", "unpack it first: unxz {file}"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd {file}"),
+    (b"\xff\xfe\0\0", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > {utf8}"),
+    (b"\0\0\xfe\xff", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > {utf8}"),
+    (b"\xff\xfe", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > {utf8}"),
+    (b"\xfe\xff", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > {utf8}"),
+    (b"\x1f\x8b", "gzip", "unpack it first: gunzip < {file} > {unpacked}"),
+    (b"BZh", "bzip2", "unpack it first: bunzip2 < {file} > {unpacked}"),
+    (b"\xfd7zXZ\0", "xz", "unpack it first: unxz < {file} > {unpacked}"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd < {file} > {unpacked}"),
     (b"PK\3\4", "zip", "unpack it first: unzip {file}"),
     (b"PAR1", "Parquet", "write it as CSV first, for example with pandas: to_csv(..., index=False)"),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook", "save it as CSV UTF-8 first"),
@@ -40,6 +42,7 @@ def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None,
     """Raises `UsageError` for a header that cannot be used."""
     if UNSTORABLE.search("".join(names)):
         raise UsageError(f"{shown}: its header is not valid UTF-8; convert it: {iconv('LATIN1', shown)}")
+    _refuse_first_line_of_excel(shown, names)
     _refuse_other_delimiter(shown, names, image_column)
     for name, count in Counter(names).items():
         if count > 1:
@@ -55,6 +58,13 @@ def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None,
     return Columns(names, image, prompt_column)
 
 
+def _refuse_first_line_of_excel(shown: str, names: tuple[str, ...]) -> None:
+    """`sep=;` tells Excel how to read the file; what is told of the other lines then comes from them."""
+    if names[0].lower().startswith("sep="):
+        without = f"tail -n +2 {shlex.quote(shown)} > {new_file(shown, 'table')}"
+        raise UsageError(f"{shown}: its first line is for Excel, {quoted(','.join(names))}; leave it out: {without}")
+
+
 def _refuse_other_delimiter(shown: str, names: tuple[str, ...], image_column: str | None) -> None:
     found = [(";", ";"), ("\t", "\\t"), ("|", "|")] if len(names) == 1 and image_column not in names else []
     for delimiter, spelled in found:
@@ -62,7 +72,7 @@ def _refuse_other_delimiter(shown: str, names: tuple[str, ...], image_column: st
             program = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter='{spelled}'))"
             raise UsageError(
                 f"{shown}: one column found, {quoted(names[0])}, with '{spelled}' between its parts; convert it "
-                f'to commas: python3 -c "{program}" < {shlex.quote(shown)} > commas.csv'
+                f'to commas: python3 -c "{program}" < {shlex.quote(shown)} > {new_file(shown, "commas")}'
             )
 
 
@@ -92,4 +102,15 @@ def _no_column(shown: str, names: tuple[str, ...], wanted: str | None, flag: str
 
 
 def iconv(encoding: str, shown: str) -> str:
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(shown)} > utf8.csv"
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(shown)} > {new_file(shown, 'utf8')}"
+
+
+def new_file(shown: str, stem: str) -> str:
+    """A CSV that is not there yet, beside the one shown: there its relative paths mean the same. Quoted for shells."""
+    begin = os.path.join(os.path.dirname(shown), stem)
+    return shlex.quote(numbered(begin, lambda name: os.path.lexists(f"{name}.csv")) + ".csv")
+
+
+def advice_on(advice: str, shown: str) -> str:
+    """One of `OTHER_FORMATS` for this file."""
+    return advice.format(file=shlex.quote(shown), utf8=new_file(shown, "utf8"), unpacked=new_file(shown, "unpacked"))

@@ -18,6 +18,7 @@ from db.session import Sessions, reading, write, write_once
 from producer.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.folder import FolderManifest
 from producer.manifest import FIRST_ROWS, CsvManifest, Survey
+from workers.edge import spelled_run
 from workers.errors import UsageError
 from workers.processes import take_lease, this_process
 
@@ -111,7 +112,7 @@ def _checked_survey(manifest: Manifest, request: Request) -> Survey:
 
 
 def _wanted(source: Source, request: Request) -> Wanted:
-    argument, copy = request.argument or request.name, request.copy or f"{request.name}-{{}}.csv"
+    argument, copy = request.argument or spelled_run(request.name), request.copy or f"{request.name}-{{}}.csv"
     return Wanted(request.name, source, request.frozen, request.prompts, request.advice, argument, copy)
 
 
@@ -123,7 +124,7 @@ def _loading(sessions: Sessions, run_id: int, name: str) -> Iterator["Loader"]:
             yield loader
     except LoadCancelled:
         raise UsageError(
-            f"run {name} was cancelled while it was loaded; sam3-retry {name} takes up what it had"
+            f"run {name} was cancelled while it was loaded; sam3-retry {spelled_run(name)} takes up what it had"
         ) from None
     except LoadTaken:
         raise UsageError(

@@ -8,7 +8,6 @@ import csv
 import io
 import os
 import re
-import shlex
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -33,7 +32,7 @@ from producer.cells import (
     storable,
     unreadable,
 )
-from producer.csv_header import OTHER_FORMATS, choose_columns, iconv
+from producer.csv_header import OTHER_FORMATS, advice_on, choose_columns, iconv
 from producer.sampling import sampled
 from producer.selection import LeftOut
 from workers.errors import ErrorClass, UsageError
@@ -212,7 +211,7 @@ class CsvManifest:
                 continue  # a NUL in the path is the path's fault
             if bad[0] == "\0":
                 raise BadRow(ErrorClass.BAD_ROW, f"NUL character in column {quoted(name)}; remove it")
-            fault = f"column {quoted(name)} is not valid UTF-8; convert the CSV: {iconv('LATIN1', self._name)}"
+            fault = f"column {quoted(name)} is not valid UTF-8; convert the CSV: {iconv('LATIN1', self._shown)}"
             raise BadRow(ErrorClass.BAD_ROW, fault)
 
     def _inside(self, path: str) -> str:
@@ -254,12 +253,11 @@ class CsvManifest:
     def _refuse_other_formats(self) -> None:
         with self._open(io.FileIO) as file:
             head = file.read(1 << 20)
-        file_name = shlex.quote(self._shown)
         for magic, what, advice in OTHER_FORMATS:
             if head.startswith(magic):
                 if what == "zip" and b"[Content_Types].xml" in head:
                     what, advice = "an Excel workbook", "save it as CSV UTF-8 first"
-                raise UsageError(f"{self._shown}: is {what}, not CSV text; {advice.format(file=file_name)}")
+                raise UsageError(f"{self._shown}: is {what}, not CSV text; {advice_on(advice, self._shown)}")
         line = re.split(rb"[\r\n]", head, maxsplit=1)[0]
         if b"\0" in line:
             raise UsageError(f"{self._shown}: is not UTF-8 text; if it is UTF-16: {iconv('UTF-16LE', self._shown)}")

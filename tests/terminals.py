@@ -64,6 +64,22 @@ class Terminal:
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
+    def type(self, line: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        """Have a shell run a line, as somebody types or copies it."""
+        path = f"{BIN}{os.pathsep}{self.environment['PATH']}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", line],
+            cwd=self.home,
+            env=self.environment | {"PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == code, f"{line} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done
+
     def json(self, *command: str, code: int = 0) -> Any:
         return json.loads(self.run(*command, "--json", code=code).stdout)
 

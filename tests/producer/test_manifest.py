@@ -105,7 +105,10 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         "path|label\na.jpg|x\n",
         f"images.csv: one column found, 'path|label', with '|' between its parts; {TO_COMMAS.format('|')}",
     ),
-    "C24 gzip": (b"\x1f\x8b\x08\0", "images.csv: is gzip, not CSV text; unpack it first: gunzip images.csv"),
+    "C24 gzip": (
+        b"\x1f\x8b\x08\0",
+        "images.csv: is gzip, not CSV text; unpack it first: gunzip < images.csv > unpacked.csv",
+    ),
     "C24 zip": (b"PK\3\4 images.csv", "images.csv: is zip, not CSV text; unpack it first: unzip images.csv"),
     "C24 xlsx": (
         b"PK\3\4 [Content_Types].xml",
