@@ -319,7 +319,7 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_ou
     parts = [f"{images.segmented:,} segmented", f"{images.empty:,} empty"]
     parts += [
         f"{getattr(images, name):,} {name}"
-        for name in ("failed", "cancelled", "duplicate", "rejected")
+        for name in ("failed", "cancelled", "duplicate", "rejected", "gone")
         if getattr(images, name)
     ]
     click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
