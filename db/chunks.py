@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, case, func, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows
@@ -29,7 +29,7 @@ def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: i
 
 
 def finish_run(session: Session, run_id: int) -> None:
-    """active -> done if nothing of the run is live."""
+    """active -> done, or cancelling -> cancelled, if nothing of the run is live."""
     # Two last chunks may end at the same moment, each not seeing the other's end: the lock makes one wait for the
     # other and then look again. (SQLite has one writer at a time anyway and ignores it.) Not the strongest lock: both
     # have the run locked as the key of their chunk, as PostgreSQL does for a row changed twice in one transaction.
@@ -37,8 +37,8 @@ def finish_run(session: Session, run_id: int) -> None:
     live = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE)).exists()
     session.execute(
         update(Run)
-        .where(Run.id == run_id, Run.state == RunState.ACTIVE, ~live)
-        .values(state=RunState.DONE, finished_at=now())
+        .where(Run.id == run_id, Run.state.in_((RunState.ACTIVE, RunState.CANCELLING)), ~live)
+        .values(state=case((Run.state == RunState.ACTIVE, RunState.DONE), else_=RunState.CANCELLED), finished_at=now())
     )
 
 

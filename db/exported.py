@@ -12,7 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 
-from db.models import Image, ImageState, Instance, Result, Run
+from db.models import Image, ImageState, Instance, Result, Run, RunState
+from db.runs import state_of
+from db.views import RunGone
 
 PAGE_ROWS = 1000
 
@@ -74,7 +76,10 @@ class Reading:
 
 
 def reading_of(session: Session, run_id: int) -> Reading:
-    run = session.execute(select(Run.load, Run.source_ended).where(Run.id == run_id)).one()
+    """Raises `RunGone`."""
+    run = session.execute(select(Run.load, Run.source_ended).where(Run.id == run_id)).one_or_none()
+    if run is None:
+        raise RunGone
     return Reading(run_id, run.load, run.source_ended)
 
 
@@ -84,7 +89,8 @@ def exported_images(
     """The source's rows in its order, or only those numbers of the run, with their instances of at least `min_score`.
 
     With `gone` the rows that the source no longer has come last. Memory stays flat: the database puts the ids in order,
-    they are streamed, and rows and results are read in pages. Masks are COCO RLE counts.
+    they are streamed, and rows and results are read in pages. Masks are COCO RLE counts. Raises `RunGone` at the end
+    if the run was deleted meanwhile, or began to be: then rows are missing.
     """
     reading = reading_of(session, run_id)
     ids = select(Image.id).where(*reading.rows(gone=gone)).order_by(*reading.order())
@@ -94,6 +100,8 @@ def exported_images(
         found = {one.id: one for one in session.execute(select(Image).where(Image.id.in_(page))).scalars()}
         yield from _with_results(session, reading, [found[id] for id in page if id in found], min_score)
         session.expunge_all()
+    if state_of(session, run_id) in (None, RunState.DELETING):
+        raise RunGone
 
 
 def _with_results(

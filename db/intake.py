@@ -11,15 +11,14 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import CursorResult, Row, Text, bindparam, func, insert, select, type_coerce, update
+from sqlalchemy import Row, Text, bindparam, func, insert, select, type_coerce, update
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
-from db.chunks import CHUNKS, add_chunks, finish_run
-from db.models import Base, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState, cells_to_json, to_json
+from db.chunks import CHUNKS, add_chunks, finish_run, rowcount
+from db.models import STOPPED, Base, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState, cells_to_json, to_json
 from db.session import now
-
-SLICE_ROWS = 1000  # the most rows of one transaction beside workers, whose commits on SQLite it holds up
+from db.slices import SLICE_ROWS as SLICE_ROWS
 
 IMAGES = Base.metadata.tables["image"]
 ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts")
@@ -34,7 +33,7 @@ class LoadTaken(Exception):
 
 
 class LoadCancelled(LoadTaken):
-    """The run was cancelled while it was loaded."""
+    """The run was cancelled or deleted while it was loaded."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +183,10 @@ def add_rows(
         .returning(Run.state, Run.images, Run.load, Run.load_start, Run.chunk_size)
     ).one_or_none()
     if run is None:
-        raise LoadTaken
-    if run.state == RunState.CANCELLED and not (reopens and run.images == run.load_start):
+        gone = session.execute(select(Run.id).where(Run.id == run_id)).first() is None
+        raise LoadCancelled if gone else LoadTaken
+    may_reopen = reopens and run.state == RunState.CANCELLED and run.images == run.load_start
+    if run.state in STOPPED and not may_reopen:
         raise LoadCancelled
     prompts = _spelled_prompts(session, run_id, rows)
     new: Sequence[_Placed] = list(enumerate(rows, start=read_before + 1))
@@ -286,7 +287,9 @@ def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], 
 
 def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
     """Rows of the current load whose path and prompts an earlier row has, in the order of their numbers."""
-    start = session.execute(select(Run.load_start).where(Run.id == run_id)).scalar_one()
+    start = session.execute(select(Run.load_start).where(Run.id == run_id)).scalar_one_or_none()
+    if start is None:
+        raise LoadCancelled
     of_run = select(Image.path).where(Image.run_id == run_id)
     # What was there before has no duplicates left, so a later load looks at its own paths. The first one counts all
     # paths in one sorted pass, on SQLite in their index: only rows of those that come twice are read and sorted.
@@ -346,6 +349,7 @@ def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: boo
 
 
 def _update_run(session: Session, run_id: int, **values: Any) -> None:
-    changed = session.execute(update(Run).where(Run.id == run_id).values(**values))
-    assert isinstance(changed, CursorResult)
-    assert changed.rowcount == 1
+    """Raises `LoadCancelled` for a run that is being cancelled or deleted, or is gone."""
+    stopping = (RunState.CANCELLING, RunState.DELETING)
+    if not rowcount(session, update(Run).where(Run.id == run_id, Run.state.not_in(stopping)).values(**values)):
+        raise LoadCancelled

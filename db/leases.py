@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
 from db.chunks import NO_RANGE, change_chunks, finish_run, rowcount
-from db.models import Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.models import STOPPED, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
 from db.older import NOT_READ, drop_results
 from db.session import now
 from db.splits import split_off
@@ -28,7 +28,9 @@ LONGEST_BACK_OFF_SECONDS = 300
 
 
 class LeaseLost(Exception):
-    """The chunk is no longer this claim's: its lease ran out, somebody else claimed it, or its run was cancelled."""
+    """The chunk is no longer this claim's: its lease ran out, somebody else claimed it, or its run was
+    cancelled or deleted.
+    """
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def claim(
     if row is None:
         return None
     session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
+    # The run is there: its chunk, which we have locked, is deleted before it.
     threshold = session.execute(select(Run.threshold).where(Run.id == run_id)).scalar_one()
     images = _pending_images(session, run_id, chunk_id)
     return Claim(chunk_id, run_id, row.number, row.fence, threshold, images, serial=row.crashes > 0)
@@ -182,7 +185,7 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
 def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECONDS) -> bool:
     """Renew the lease; false if the claim is lost. A lease that is over but not taken back yet can be renewed."""
     held = (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING)
-    return bool(change_chunks(session, *held, _run_not_cancelled(claim.run_id), lease_until=now() + lease_seconds))
+    return bool(change_chunks(session, *held, _run_goes_on(claim.run_id), lease_until=now() + lease_seconds))
 
 
 def begin_range(
@@ -404,8 +407,8 @@ def _fenced(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 
 
 def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    return (*_fenced(claim), Chunk.lease_until > now(), _run_not_cancelled(claim.run_id))
+    return (*_fenced(claim), Chunk.lease_until > now(), _run_goes_on(claim.run_id))
 
 
-def _run_not_cancelled(run_id: int) -> ColumnElement[bool]:
-    return select(Run.id).where(Run.id == run_id, Run.state != RunState.CANCELLED).exists()
+def _run_goes_on(run_id: int) -> ColumnElement[bool]:
+    return select(Run.id).where(Run.id == run_id, Run.state.not_in(STOPPED)).exists()

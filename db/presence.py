@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db.chunks import change_chunks, rowcount
-from db.models import Chunk, ChunkState, Lease, Run, RunState, Worker
+from db.models import STOPPED, Chunk, ChunkState, Lease, Run, Worker
 from db.session import now
 
 # A worker that has not written its heartbeat for this long is not counted as live.
@@ -81,20 +81,20 @@ def _registered(session: Session, host: str, boot: str, *where: ColumnElement[bo
     return [Registered(row.id, row.node, Process(*row[2:])) for row in session.execute(rows)]
 
 
-def without_lease(session: Session, host: str, boot: str, *, cancelled: bool) -> list[Registered]:
+def without_lease(session: Session, host: str, boot: str, *, stopped: bool) -> list[Registered]:
     """Workers of one start of one machine that say they work on a chunk, but do not hold its lease (any more).
 
-    For a moment that is true of everyone who ends a chunk; a worker that stays so hangs. `cancelled`: those whose run
-    was cancelled, which takes the lease from a worker that is well and has a batch in hand; else the others.
+    For a moment that is true of everyone who ends a chunk; a worker that stays so hangs. `stopped`: those whose run
+    was cancelled or deleted, which takes the lease from a worker that is well and has a batch in hand; else the others.
     """
-    of_cancelled = select(Run.id).where(Run.id == Worker.run_id, Run.state == RunState.CANCELLED).exists()
+    goes_on = select(Run.id).where(Run.id == Worker.run_id, Run.state.not_in(STOPPED)).exists()
     held = select(Chunk.id).where(
         Chunk.id == Worker.chunk_id,
         Chunk.state == ChunkState.RUNNING,
         Chunk.owner_id == Worker.id,
         Chunk.lease_until > now(),
     )
-    which = of_cancelled if cancelled else ~of_cancelled
+    which = ~goes_on if stopped else goes_on
     return _registered(session, host, boot, Worker.state == "running", ~held.exists(), which)
 
 

@@ -1,27 +1,58 @@
-"""What an operator does to a whole run: retry, cancel, delete, in slices. Functions never commit; knows no Celery."""
+"""What an operator does to a whole run: retry, cancel, delete, in slices. Functions never commit; knows no Celery.
 
+A pass goes over the run's chunks by their numbers, which never change, and never looks again at what it has passed:
+so its time grows with the run and not faster. How many images of a chunk it is about, the chunk's counters tell.
+Locks are taken in the order chunk, image, run, as workers do.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, bindparam, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import add_chunks, finish_run
+from db.bulk import NAMED_AT_ONCE, named_at_once
+from db.chunks import CHUNKS, add_chunks, change_chunks, finish_run, rowcount
 from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
-from db.session import now
+from db.slices import Place, Slice
+
+PENDING_IMAGES = Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled
 
 
 @dataclass(frozen=True)
 class RetryFilter:
-    """Which failed images to try again; None means all."""
+    """Which failed images to try again; without a choice the cancelled ones of a cancelled run too."""
 
     error_class: str | None = None
     chunk_number: int | None = None
     last_chunk_id: int | None = None  # not those that were moved to later chunks meanwhile, and failed anew
 
+    @property
+    def states(self) -> tuple[ImageState, ...]:
+        chosen = self.error_class is not None or self.chunk_number is not None
+        return (ImageState.FAILED,) if chosen else (ImageState.FAILED, ImageState.CANCELLED)
+
+    @property
+    def images(self) -> SQLColumnExpression[int]:
+        """How many images of a chunk there are in these states, whatever they failed of."""
+        return Chunk.failed if len(self.states) == 1 else Chunk.failed + Chunk.cancelled
+
 
 def run_id_of(session: Session, name: str) -> int | None:
     return session.execute(select(Run.id).where(Run.name == name)).scalar_one_or_none()
+
+
+def state_of(session: Session, run_id: int) -> str | None:
+    """The run's state; None if it was deleted."""
+    return session.execute(select(Run.state).where(Run.id == run_id)).scalar_one_or_none()
+
+
+def stopping_runs(session: Session) -> list[tuple[int, str]]:
+    """(id, state) of runs whose cancel or delete is not at its end."""
+    stopping = Run.state.in_((RunState.CANCELLING, RunState.DELETING))
+    return [(row.id, row.state) for row in session.execute(select(Run.id, Run.state).where(stopping).order_by(Run.id))]
 
 
 def reopen(session: Session, run_id: int) -> None:
@@ -33,126 +64,259 @@ def reopen(session: Session, run_id: int) -> None:
     )
 
 
-def reopen_for(session: Session, run_id: int, which: RetryFilter, kinds: Sequence[bool]) -> None:
-    """Reopen a cancelled run if it has images to retry: failed ones (False) or cancelled ones (True)."""
-    for cancelled in kinds:
-        first = select(Image.id).where(*retryable(run_id, which, cancelled=cancelled)).limit(1)
-        if session.execute(first).first() is not None:
-            reopen(session, run_id)
+def retryable_images(session: Session, run_id: int, which: RetryFilter) -> int:
+    """How many images a retry would take. Rows without a chunk (rejected ones) have nothing to try again."""
+    counted = select(func.coalesce(func.sum(which.images), 0)).where(Chunk.run_id == run_id, *_chosen_chunks(which))
+    if which.error_class is not None:
+        of_class = (Image.run_id == run_id, Image.error_class == which.error_class, Image.state == ImageState.FAILED)
+        counted = (
+            select(func.count())
+            .select_from(Image)
+            .join(Chunk, Chunk.id == Image.chunk_id)
+            .where(*of_class, *_chosen_chunks(which))
+        )
+    return int(session.execute(counted).scalar_one())
 
 
-def retry_slice(session: Session, run_id: int, which: RetryFilter, *, cancelled: bool = False) -> int:
-    """Move one chunk's worth of failed, or of cancelled, images into a new chunk; return how many, 0 at the end."""
+def retry_slice(session: Session, run_id: int, place: Place, rows: int, which: RetryFilter) -> Slice:
+    """Move the next failed, or cancelled, images of an active or finished run into new chunks; at most about `rows`."""
+    chunks = _next_chunks(session, run_id, place, rows, which.images, *_chosen_chunks(which))
+    images = _retryable_of(session, chunks.ids, which)
     # Locked, so that it is not cancelled meanwhile and two retries do not give the same chunk number.
     run = select(Run.chunk_size, Run.state).where(Run.id == run_id).with_for_update(key_share=True)
-    size, state = session.execute(run).one()
-    if state not in (RunState.ACTIVE, RunState.DONE):
-        return 0  # cancelled meanwhile
-    images = session.execute(
-        select(Image.id, Image.chunk_id, Image.state)
-        .where(*retryable(run_id, which, cancelled=cancelled))
-        .order_by(Image.row)
-        .limit(size)
-        .with_for_update()
-    ).all()
-    if not images:
-        return 0
-    [chunk_id] = add_chunks(session, run_id, [len(images)])
-    ids = [image.id for image in images]
-    session.execute(
-        update(Image)
-        .where(Image.id.in_(ids))
-        .values(state=ImageState.PENDING, chunk_id=chunk_id, error_class=None, error=None)
-    )
-    old = {(image.chunk_id, image.state) for image in images}
-    for old_id, old_state in old:
-        count = sum((image.chunk_id, image.state) == (old_id, old_state) for image in images)
-        _leave(session, old_id, old_state, count)
-    reopen(session, run_id)
-    return len(images)
+    found = session.execute(run).one_or_none()
+    if found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
+        return Slice(0, None)  # cancelled or deleted meanwhile
+    parts = [images[first : first + found.chunk_size] for first in range(0, len(images), found.chunk_size)]
+    for part, chunk_id in zip(parts, add_chunks(session, run_id, [len(part) for part in parts]), strict=True):
+        session.execute(
+            update(Image)
+            .where(Image.id.in_([image.id for image in part]))
+            .values(state=ImageState.PENDING, chunk_id=chunk_id, error_class=None, error=None),
+            execution_options={"synchronize_session": False},
+        )
+    if images:
+        _leave(session, Counter((image.chunk_id, image.state) for image in images))
+        reopen(session, run_id)
+    return Slice(len(images), chunks.place)
 
 
-def retryable(run_id: int, which: RetryFilter, *, cancelled: bool) -> tuple[ColumnElement[bool], ...]:
-    """Which images a retry takes. Rows without a chunk (rejected ones) have nothing to try again."""
-    state = ImageState.CANCELLED if cancelled else ImageState.FAILED
-    where: tuple[ColumnElement[bool], ...] = (Image.run_id == run_id, Image.state == state)
-    if which.error_class is not None:
-        where += (Image.error_class == which.error_class,)
-    elif not cancelled:
-        where += (Image.error_class.is_not(None),)  # always true, and what the partial index is made for
+def _chosen_chunks(which: RetryFilter) -> tuple[ColumnElement[bool], ...]:
+    where: tuple[ColumnElement[bool], ...] = (which.images > 0,)
     if which.last_chunk_id is not None:
-        where += (Image.chunk_id <= which.last_chunk_id,)
+        where += (Chunk.id <= which.last_chunk_id,)
     if which.chunk_number is not None:
-        chunk = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.number == which.chunk_number)
-        where += (Image.chunk_id == chunk.scalar_subquery(),)
+        where += (Chunk.number == which.chunk_number,)
     return where
 
 
-def _leave(session: Session, chunk_id: int, state: str, count: int) -> None:
-    """Take `count` images in `state` out of a chunk's counters; one that is left with none of them was done."""
-    counter = Chunk.failed if state == ImageState.FAILED else Chunk.cancelled
-    session.execute(
-        update(Chunk).where(Chunk.id == chunk_id).values({Chunk.images: Chunk.images - count, counter: counter - count})
+def _retryable_of(session: Session, chunk_ids: Sequence[int], which: RetryFilter) -> Sequence[Any]:
+    """The images of these chunks that a retry takes, locked, in the order of their rows."""
+    images = (
+        select(Image.id, Image.chunk_id, Image.state)
+        .where(Image.chunk_id.in_(chunk_ids), Image.state.in_(which.states))
+        .order_by(Image.row)
+        .with_for_update()
     )
-    session.execute(
-        update(Chunk)
-        .where(Chunk.id == chunk_id, Chunk.state.in_((ChunkState.FAILED, ChunkState.CANCELLED)))
-        .where(Chunk.failed + Chunk.cancelled == 0)
-        .values(state=ChunkState.DONE, error=None)
+    if which.error_class is not None:
+        images = images.where(Image.error_class == which.error_class)
+    return session.execute(images).all()
+
+
+def _leave(session: Session, counts: Counter[tuple[int, str]]) -> None:
+    """Take so many images of each (chunk, state) out of the chunks' counters; one left with none of them was done."""
+    ids = {chunk_id for chunk_id, _ in counts}
+    gone = [
+        {"chunk": id, "gone_failed": counts[id, ImageState.FAILED], "gone_cancelled": counts[id, ImageState.CANCELLED]}
+        for id in sorted(ids)
+    ]
+    session.connection().execute(
+        update(CHUNKS)
+        .where(Chunk.id == bindparam("chunk"))
+        .values(
+            images=Chunk.images - bindparam("gone_failed") - bindparam("gone_cancelled"),
+            failed=Chunk.failed - bindparam("gone_failed"),
+            cancelled=Chunk.cancelled - bindparam("gone_cancelled"),
+        ),
+        gone,
     )
+    over = (Chunk.state.in_((ChunkState.FAILED, ChunkState.CANCELLED)), Chunk.failed + Chunk.cancelled == 0)
+    change_chunks(session, Chunk.id.in_(ids), *over, state=ChunkState.DONE, error=None)
 
 
 def cancel_run(session: Session, run_id: int) -> bool:
-    """loading | active -> cancelled; claims, heartbeats and commits look at it. False: it was over already."""
+    """loading | active -> cancelling; claims, heartbeats and commits look at it. False: it was over already."""
     changed = session.execute(
         update(Run)
         .where(Run.id == run_id, Run.state.in_((RunState.LOADING, RunState.ACTIVE)))
-        .values(state=RunState.CANCELLED, finished_at=now())
+        .values(state=RunState.CANCELLING)
         .returning(Run.id)
     )
     return changed.scalar_one_or_none() is not None
 
 
-def cancel_slice(session: Session, run_id: int) -> int | None:
-    """Cancel the pending images of one live chunk of a cancelled run; return how many, None when no chunk is left."""
-    cancelled = select(Run.id).where(Run.id == run_id, Run.state == RunState.CANCELLED).exists()
-    chunk_id = session.execute(
-        select(Chunk.id)
-        .where(Chunk.run_id == run_id, Chunk.state.in_(LIVE), cancelled)
-        .order_by(Chunk.number)
-        .limit(1)
-        .with_for_update()
-    ).scalar_one_or_none()
-    if chunk_id is None:
-        return None
-    images = session.execute(
+def pending_images(session: Session, run_id: int) -> int:
+    pending = select(func.coalesce(func.sum(PENDING_IMAGES), 0)).where(Chunk.run_id == run_id)
+    return int(session.execute(pending).scalar_one())
+
+
+def cancel_slice(session: Session, run_id: int, place: Place, rows: int) -> Slice:
+    """Cancel the pending images, at most about `rows`, of the next live chunks of a run that is being cancelled.
+
+    The last slice ends the run: cancelling -> cancelled. Harmless beside another one, and when all is over.
+    """
+    if state_of(session, run_id) != RunState.CANCELLING:
+        return Slice(0, None)
+    live = _next_chunks(session, run_id, place, rows, PENDING_IMAGES, Chunk.state.in_(LIVE))
+    _keep_older_results(session, live.ids)
+    cancelled = rowcount(
+        session,
         update(Image)
-        .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
-        .values(state=ImageState.CANCELLED)
-        .returning(Image.id)
-    ).all()
-    session.execute(
-        update(Chunk)
-        .where(Chunk.id == chunk_id)
-        .values(state=ChunkState.CANCELLED, cancelled=Chunk.cancelled + len(images), lease_until=None)
+        .where(Image.chunk_id.in_(live.ids), Image.state == ImageState.PENDING)
+        .values(state=ImageState.CANCELLED),
     )
-    return len(images)
+    end = {"cancelled": Chunk.cancelled + PENDING_IMAGES, "lease_until": None}
+    change_chunks(session, Chunk.id.in_(live.ids), state=ChunkState.CANCELLED, **end)
+    if live.is_last:
+        finish_run(session, run_id)
+    return Slice(cancelled, live.place)
 
 
-def delete_slice(session: Session, run_id: int, size: int = 1000) -> int:
-    """Delete some of a cancelled or finished run's images with their results; return how many, 0 when none is left."""
-    ids: Sequence[int] = session.execute(select(Image.id).where(Image.run_id == run_id).limit(size)).scalars().all()
-    for table in (Instance, Result):
-        session.execute(delete(table).where(table.image_id.in_(ids)))
-    session.execute(delete(Image).where(Image.id.in_(ids)))
-    return len(ids)
+def _keep_older_results(session: Session, chunk_ids: Sequence[int]) -> None:
+    """pending -> done for images that were to be computed again: what they had before is whole, and stays."""
+    redone = (Image.chunk_id.in_(chunk_ids), Image.state == ImageState.PENDING, Image.width.is_not(None))
+    found = session.execute(
+        select(
+            Image.chunk_id,
+            Image.warning.is_not(None).label("warned"),
+            func.coalesce(func.sum(Result.instances), 0).label("instances"),
+            func.coalesce(func.max(case((Result.capped, 1), else_=0)), 0).label("capped"),
+        )
+        .outerjoin(Result, Result.image_id == Image.id)
+        .where(*redone)
+        .group_by(Image.id)
+    ).all()
+    if not found:
+        return
+    kept = {id: Counter[str]({"chunk": id}) for id in sorted({image.chunk_id for image in found})}
+    for image in found:
+        is_segmented = int(image.instances) > 0
+        kept[image.chunk_id].update(
+            old_segmented=is_segmented,
+            old_empty=not is_segmented,
+            old_instances=int(image.instances),
+            old_capped=image.capped,
+            old_warned=bool(image.warned),
+        )
+    names = ("segmented", "empty", "instances", "capped", "warned")
+    counters = {name: CHUNKS.c[name] + bindparam(f"old_{name}") for name in names}
+    session.connection().execute(
+        update(CHUNKS).where(Chunk.id == bindparam("chunk")).values(counters), [dict(count) for count in kept.values()]
+    )
+    rowcount(session, update(Image).where(*redone).values(state=ImageState.DONE))
 
 
-def delete_run(session: Session, run_id: int) -> None:
-    """Delete what is left of a run without images."""
-    for table in (Chunk, Prompt):
-        session.execute(delete(table).where(table.run_id == run_id))
-    session.execute(delete(Run).where(Run.id == run_id))
+def begin_delete(session: Session, run_id: int) -> None:
+    """Any state -> deleting: from now on nothing can be done with the run but to finish that."""
+    session.execute(update(Run).where(Run.id == run_id).values(state=RunState.DELETING))
+
+
+def delete_slice(session: Session, run_id: int, place: Place, rows: int) -> Slice:
+    """Delete at most about `rows` rows of a run that is being deleted, with their results; the run itself last.
+
+    What is left of it agrees with its counters all the time. Harmless beside another one.
+    """
+    if state_of(session, run_id) != RunState.DELETING:
+        return Slice(0, None)  # gone
+    chunks = _next_chunks(session, run_id, place, rows, Chunk.images)
+    if chunks.is_last and not chunks.ids:
+        return _delete_rest(session, run_id, place, rows)
+    ids = session.execute(select(Image.id).where(Image.chunk_id.in_(chunks.ids))).scalars().all()
+    states = _delete_images(session, ids)
+    rowcount(session, delete(Chunk).where(Chunk.id.in_(chunks.ids)))
+    _count_out(session, run_id, states)
+    return Slice(states.total(), Place(chunks.reached))
+
+
+def _delete_rest(session: Session, run_id: int, place: Place, rows: int) -> Slice:
+    """What belongs to no chunk: duplicates and rejected rows, then prompts, then the run."""
+    loose = select(Image.id, Image.row).where(Image.run_id == run_id, Image.row > place.row)
+    images = session.execute(loose.order_by(Image.row).limit(rows)).all()
+    if images:
+        states = _delete_images(session, [image.id for image in images])
+        _count_out(session, run_id, states)
+        return Slice(states.total(), Place(place.chunk, images[-1].row))
+    prompts = session.execute(select(Prompt.id).where(Prompt.run_id == run_id).limit(rows)).scalars().all()
+    if prompts:
+        for ids in named_at_once(prompts):
+            rowcount(session, delete(Prompt).where(Prompt.id.in_(ids)))
+        return Slice(0, place)
+    rowcount(session, delete(Run).where(Run.id == run_id))
+    return Slice(0, None)
+
+
+def _delete_images(session: Session, ids: Sequence[int]) -> Counter[str]:
+    """Delete these images with their results; return how many there were, by state."""
+    states = Counter[str]()
+    for part in named_at_once(ids):
+        for table in (Instance, Result):
+            rowcount(session, delete(table).where(table.image_id.in_(part)))
+        deleted = delete(Image).where(Image.id.in_(part)).returning(Image.state)
+        states.update(session.execute(deleted, execution_options={"synchronize_session": False}).scalars())
+    return states
+
+
+def _count_out(session: Session, run_id: int, states: Counter[str]) -> None:
+    session.execute(
+        update(Run)
+        .where(Run.id == run_id)
+        .values(
+            images=Run.images - states.total(),
+            duplicates=Run.duplicates - states[ImageState.DUPLICATE],
+            rejected=Run.rejected - states[ImageState.REJECTED],
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Some chunks of a pass, locked: those with a number up to `reached` that the pass is about."""
+
+    ids: Sequence[int]
+    reached: int
+    is_last: bool
+
+    @property
+    def place(self) -> Place | None:
+        """Where a pass over chunks goes on after these."""
+        return None if self.is_last else Place(self.reached)
+
+
+def _next_chunks(
+    session: Session,
+    run_id: int,
+    place: Place,
+    rows: int,
+    images: SQLColumnExpression[int],
+    *where: ColumnElement[bool],
+) -> _Stretch:
+    """The next chunks that together have at most `rows` images, counted by `images`; at least one of them.
+
+    Looks at no more numbers than one statement may name: so it may find none and not be at the end.
+    """
+    of_run = (Chunk.run_id == run_id, Chunk.number > place.chunk)
+    last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one() or 0
+    reached = place.chunk + NAMED_AT_ONCE
+    seen = select(Chunk.number, images).where(*of_run, Chunk.number <= reached, *where).order_by(Chunk.number)
+    taken, last_taken = 0, 0
+    for number, count in session.execute(seen):
+        if last_taken and taken + count > rows:
+            reached = last_taken
+            break
+        taken, last_taken = taken + count, number
+    # Seen without a lock: whoever changed one of them meanwhile is waited for here, and it is judged anew.
+    locked = select(Chunk.id).where(*of_run, Chunk.number <= reached, *where).order_by(Chunk.number).with_for_update()
+    return _Stretch(session.execute(locked).scalars().all(), reached, is_last=reached >= last)
 
 
 def last_chunk_id(session: Session, run_id: int) -> int | None:

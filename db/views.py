@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
 from db.models import (
+    STOPPED,
     Chunk,
     ChunkState,
     Image,
@@ -22,6 +23,10 @@ from db.presence import LIVE_SECONDS
 from db.session import now
 
 OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
+
+
+class RunGone(Exception):
+    """The run was deleted between two looks at it."""
 
 
 @dataclass(frozen=True)
@@ -183,12 +188,15 @@ def queued_chunks(session: Session, run_id: int | None = None) -> int:
 
 def unfinished_runs(session: Session) -> list[str]:
     """Runs that still load or have something to do, told with their state if that is not active."""
-    rows = select(Run.name, Run.state).where(Run.state.in_((RunState.ACTIVE, RunState.LOADING))).order_by(Run.id)
+    rows = select(Run.name, Run.state).where(Run.state.not_in(OVER)).order_by(Run.id)
     return [name if state == RunState.ACTIVE else f"{name} ({state})" for name, state in session.execute(rows)]
 
 
 def progress(session: Session, run_id: int) -> Progress:
-    run = session.execute(select(Run).where(Run.id == run_id)).scalar_one()
+    """Raises `RunGone`."""
+    run = session.execute(select(Run).where(Run.id == run_id)).scalar_one_or_none()
+    if run is None:
+        raise RunGone
     images = (Chunk.images, Chunk.segmented, Chunk.empty, Chunk.failed, Chunk.cancelled)
     counters = (*images, Chunk.instances, Chunk.capped, Chunk.warned)
     by_state = session.execute(
@@ -212,7 +220,7 @@ def progress(session: Session, run_id: int) -> Progress:
         chunks=chunks,
         instances=instances,
         images_per_second=rate,
-        eta_seconds=pending / rate if rate and pending else None,
+        eta_seconds=pending / rate if rate and pending and run.state not in STOPPED else None,
         created_at=run.created_at,
         finished_at=run.finished_at,
         next_retry_seconds=resting,

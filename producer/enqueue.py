@@ -2,24 +2,26 @@
 
 import gc
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import intake, presence
-from db.intake import SLICE_ROWS, Frozen, KnownRun, LoadCancelled, LoadTaken, NewRow, Source
+from db.intake import Frozen, KnownRun, LoadCancelled, LoadTaken, NewRow, Source
 from db.models import RunState
 from db.session import Sessions, reading, write, write_once
+from db.slices import paced, slice_rows
 from producer.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.folder import FolderManifest
 from producer.manifest import FIRST_ROWS, CsvManifest, Survey
+from producer.stopping import STOPPING, refusal, refuse
 from workers.edge import spelled_run
-from workers.errors import UsageError
+from workers.errors import Sam3Error, UsageError
 from workers.processes import take_lease, this_process
 
 AUTO_CHUNK_IMAGES = 256  # long enough that filling and draining the pipeline does not count
@@ -27,10 +29,6 @@ SMALLEST_AUTO_CHUNK = 8
 CHUNKS_FOR_EACH_WORKER = 4  # in a small run, so that all workers end at about the same time
 
 LOAD_LEASE_SECONDS = 60.0
-
-# Rows of one transaction while no worker commits. What a transaction costs besides its rows is shared by more of them:
-# waiting for the disk, and on SQLite writing every page that it touched, of the index on paths up to one a row.
-IDLE_SLICE_ROWS = 30_000
 
 Manifest = CsvManifest | FolderManifest
 Value = TypeVar("Value")
@@ -88,11 +86,13 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         follow_symlinks=manifest.follow_symlinks,
     )
     known, survey, corrected = _find(sessions, request.name), None, ""
+    if known is not None:
+        refuse(_argument(request), known.state, *STOPPING)
     if known is not None and (other := differences(known, wanted := _wanted(source, request))):
         refuse_if_not_to_be_corrected(sessions, known, wanted, other)
         if other.of_rows:  # then it is recorded anew, which must not end with nothing
             survey = _checked_survey(manifest, request)
-        with _loading(sessions, known.id, request.name):
+        with _loading(sessions, known.id, request):
             correct(sessions, known, wanted, other)
         corrected = f"run {request.name} had no results yet: {other.told('{name} {there} -> {here}')}"
         known = _find(sessions, request.name)
@@ -101,7 +101,7 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         known = _create(sessions, source, request, survey.rows)
     elif _unchanged(known, manifest):
         return Recorded(known.id, 0, 0, corrected)
-    with _looking_at_new_objects_only(), _loading(sessions, known.id, request.name) as loader:
+    with _looking_at_new_objects_only(), _loading(sessions, known.id, request) as loader:
         return replace(_load(loader, manifest, survey, request, tell), corrected=corrected)
 
 
@@ -111,26 +111,39 @@ def _checked_survey(manifest: Manifest, request: Request) -> Survey:
     return survey
 
 
+def _argument(request: Request) -> str:
+    """RUN as another command needs it."""
+    return request.argument or spelled_run(request.name)
+
+
 def _wanted(source: Source, request: Request) -> Wanted:
-    argument, copy = request.argument or spelled_run(request.name), request.copy or f"{request.name}-{{}}.csv"
+    argument, copy = _argument(request), request.copy or f"{request.name}-{{}}.csv"
     return Wanted(request.name, source, request.frozen, request.prompts, request.advice, argument, copy)
 
 
 @contextmanager
-def _loading(sessions: Sessions, run_id: int, name: str) -> Iterator["Loader"]:
+def _loading(sessions: Sessions, run_id: int, request: Request) -> Iterator["Loader"]:
     """The right to change a run's rows and settings alone. Raises `UsageError` if somebody else has it."""
     try:
         with Loader(sessions, run_id) as loader:
             yield loader
     except LoadCancelled:
-        raise UsageError(
-            f"run {name} was cancelled while it was loaded; sam3-retry {spelled_run(name)} takes up what it had"
-        ) from None
+        raise _stopped(sessions, request) from None
     except LoadTaken:
         raise UsageError(
-            f"run {name} is being loaded by another sam3-enqueue; run this again when that has ended"
+            f"run {request.name} is being loaded by another sam3-enqueue; run this again when that has ended"
             " (or in a minute, if it was killed on another machine)"
         ) from None
+
+
+def _stopped(sessions: Sessions, request: Request) -> Sam3Error:
+    """What to tell of a run that was cancelled or deleted while it was loaded."""
+    known, run = _find(sessions, request.name), _argument(request)
+    if known is None:
+        return UsageError(f"run {request.name} was deleted while it was loaded; the same command again records it anew")
+    if known.state in STOPPING:
+        return refusal(run, known.state)
+    return UsageError(f"run {request.name} was cancelled while it was loaded; sam3-retry {run} takes up what it had")
 
 
 @contextmanager
@@ -187,7 +200,8 @@ def _create(sessions: Sessions, source: Source, request: Request, rows: int) -> 
     with suppress(IntegrityError):
         write(sessions, intake.create_run, request.name, source, request.frozen, request.prompts, size)
     known = _find(sessions, request.name)
-    assert known is not None
+    if known is None:
+        raise _stopped(sessions, request)
     if other := differences(known, wanted := _wanted(source, request)):
         raise refused(wanted, other)
     return known
@@ -220,8 +234,9 @@ def plan(known: KnownRun, survey: Survey) -> Plan:
 
 
 def _load(loader: Loader, manifest: Manifest, survey: Survey | None, request: Request, tell: Tell) -> Recorded:
-    known = _find(loader.sessions, request.name)  # as it is now that nobody else changes it
-    assert known is not None
+    known = _find(loader.sessions, request.name)  # as it is now that nobody else loads it
+    if known is None:
+        raise LoadCancelled
     if _unchanged(known, manifest):
         return Recorded(known.id, 0, 0)
     if survey is None or known.source_sha256 is not None:  # the one we have was not made to compare with that
@@ -269,8 +284,9 @@ def _checked(
 def _add_rows(loader: Loader, rows: Iterator[NewRow], known: KnownRun, how: Plan, wanted: int, tell: Tell) -> int:
     new, read = 0, how.skip
     reopens = known.state == RunState.CANCELLED
-    while slice_ := list(itertools.islice(rows, _whole_chunks(_slice_rows(loader), known.chunk_size))):
-        new += _write_slice(loader, intake.add_rows, read, slice_, matching=how.matching, reopens=reopens)
+    while slice_ := list(itertools.islice(rows, _whole_chunks(slice_rows(loader.sessions), known.chunk_size))):
+        add = partial(loader.write, intake.add_rows, read, slice_, matching=how.matching, reopens=reopens)
+        new += paced(loader.sessions, add)
         read += len(slice_)
         tell(read, wanted)
     return new
@@ -279,32 +295,10 @@ def _add_rows(loader: Loader, rows: Iterator[NewRow], known: KnownRun, how: Plan
 def _mark_duplicates(loader: Loader) -> None:
     with reading(loader.sessions) as session:
         repeated = intake.repeated_rows(session, loader.run_id)
-        while slice_ := list(itertools.islice(repeated, _slice_rows(loader))):
-            _write_slice(loader, intake.mark_duplicates, slice_)
-
-
-def _slice_rows(loader: Loader) -> int:
-    """How many rows the next transaction may take."""
-    return SLICE_ROWS if _busy(loader) else IDLE_SLICE_ROWS
+        while slice_ := list(itertools.islice(repeated, slice_rows(loader.sessions))):
+            paced(loader.sessions, partial(loader.write, intake.mark_duplicates, slice_))
 
 
 def _whole_chunks(rows: int, chunk_size: int) -> int:
     """As many of these rows as fill whole chunks if none is rejected; all if they are less than one chunk."""
     return rows // chunk_size * chunk_size or rows
-
-
-def _write_slice(
-    loader: Loader, work: Callable[Concatenate[Session, int, Args], Value], *args: Args.args, **kwargs: Args.kwargs
-) -> Value:
-    """Write, and while workers commit leave the database to them for as long as that took."""
-    began = time.monotonic()
-    value = loader.write(work, *args, **kwargs)
-    took = time.monotonic() - began
-    if _busy(loader):
-        time.sleep(took)
-    return value
-
-
-def _busy(loader: Loader) -> bool:
-    with reading(loader.sessions) as session:
-        return presence.busy_workers(session)

@@ -11,7 +11,7 @@ from db.models import RunState
 from db.redo import EndedImage, Redo, ended_images, last_chunk_before, redo_slice
 from db.runs import RetryFilter
 from db.session import Sessions, read, reading, write
-from db.views import RunView, progress, run_view
+from db.views import RunGone, RunView, progress, run_view
 from producer.looking import stat_files
 from producer.retry import retry
 from workers.edge import counted
@@ -81,7 +81,7 @@ def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = lambda done,
     Raises `UsageError` for a run that is neither active nor done, or if a file does not answer.
     """
     if which == Redo.FAILED:
-        return retry(sessions, run_id, RetryFilter(), lambda done: tell(done, done))
+        return retry(sessions, run_id, RetryFilter(), tell)
     run = _Run.of(sessions, run_id)
     if run.view.state not in (RunState.ACTIVE, RunState.DONE):
         raise UsageError(f"run {run.view.name} is {run.view.state}: --redo is for runs that are active or done")
@@ -102,7 +102,8 @@ class _Run:
     def of(cls, sessions: Sessions, run_id: int) -> Self:
         with reading(sessions) as session:
             view = run_view(session, run_id, row_prompts=False)
-            assert view is not None  # the caller has just recorded it
+            if view is None:
+                raise RunGone
             images = progress(session, run_id).images
             last_chunk = last_chunk_before(session, run_id)
         return cls(view, images.segmented + images.empty + images.failed, last_chunk)

@@ -1,5 +1,7 @@
 """A run's standing as JSON, as a table, as one line, and in words what it waits for. Reads SQL only."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -11,12 +13,28 @@ from rich.text import Text
 from db import views
 from db.models import RunState
 from db.session import Sessions, reading
-from db.views import OVER, ErrorLine, Progress, WarningLine, WorkerLine
+from db.views import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
 from workers.edge import counted
 
 
+def _by_itself(doing: str, left: str, command: str) -> str:
+    return f"{doing}: {left}; goes on by itself while workers run, or at once with the same {command} again"
+
+
+# What is told of a run that some command works on, which may have been killed.
+IN_HAND: dict[str, Callable[[ImageCounts], str]] = {
+    RunState.LOADING: lambda images: "still loading; if no sam3-enqueue runs, run the same one again",
+    RunState.CANCELLING: lambda images: _by_itself(
+        "cancelling", f"{counted(images.pending, 'image')} still to cancel", "sam3-cancel"
+    ),
+    RunState.DELETING: lambda images: _by_itself(
+        "deleting", f"{counted(images.total, 'row')} still to delete", "sam3-delete"
+    ),
+}
+
+
 class Standing:
-    """Everything that status shows of one run, read at one moment."""
+    """Everything that status shows of one run, read at one moment. Raises `RunGone`."""
 
     def __init__(self, sessions: Sessions, run_id: int, begin: str = "start sam3-worker") -> None:
         """`begin` says how workers are brought to the run."""
@@ -86,11 +104,11 @@ class Standing:
     def waiting_for(self) -> str | None:
         """Why nothing moves, in words; None while something does."""
         progress = self.progress
+        if (told := IN_HAND.get(progress.state)) is not None:
+            return told(progress.images)
         here = [worker for worker in self.workers if worker.run == progress.run]
         if self.over or any(worker.state == "running" for worker in here):
             return None
-        if progress.state == RunState.LOADING:
-            return "still loading; if no sam3-enqueue runs, run the same one again"
         if declined := [worker for worker in here if worker.state == "declined"]:
             return f"{declined[0].node} does not serve it: {declined[0].message}"
         if loading := [worker.node for worker in here if worker.state == "loading"]:
@@ -161,7 +179,10 @@ class AllRuns:
     def __init__(self, sessions: Sessions) -> None:
         with reading(sessions) as session:
             ids = views.run_ids(session)
-        self.standings = [Standing(sessions, run_id) for run_id in ids]
+        self.standings: list[Standing] = []
+        for run_id in ids:
+            with suppress(RunGone):  # deleted since we asked
+                self.standings.append(Standing(sessions, run_id))
 
     @property
     def over(self) -> bool:

@@ -96,10 +96,9 @@ def killed_between_commit_and_publish() -> None:
 
 def killed_after_so_many_slices() -> None:
     """SIGKILL of a producer in the middle of a load, after FAKE_SLICES transactions."""
-    from db import intake
-    from producer import enqueue
+    from db import intake, slices
 
-    enqueue.IDLE_SLICE_ROWS = 1000  # so that a small table has several
+    slices.IDLE_SLICE_ROWS = 1000  # so that a small table has several
     add_rows, left = intake.add_rows, [int(os.environ["FAKE_SLICES"])]
 
     def count(*args: Any, **kwargs: Any) -> int:
@@ -109,6 +108,25 @@ def killed_after_so_many_slices() -> None:
         return add_rows(*args, **kwargs)
 
     intake.add_rows = count
+
+
+def killed_in_a_pass() -> None:
+    """SIGKILL of sam3-cancel or sam3-delete in the middle, after FAKE_SLICES transactions of at most 8 images."""
+    from db import runs, slices
+
+    slices.IDLE_SLICE_ROWS = slices.SLICE_ROWS = 8
+    left = [int(os.environ["FAKE_SLICES"])]
+
+    def counting(slice_of: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*args: Any) -> Any:
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return slice_of(*args)
+
+        return count
+
+    runs.cancel_slice, runs.delete_slice = counting(runs.cancel_slice), counting(runs.delete_slice)
 
 
 def _in_a_batch(break_it: Callable[[Any], None]) -> None:

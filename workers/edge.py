@@ -28,8 +28,8 @@ from db.session import (
     read,
     refusal,
 )
-from db.views import identity
-from workers.errors import Sam3Error, Unreachable, UsageError, first_line
+from db.views import RunGone, identity
+from workers.errors import NoSuchRun, Sam3Error, Unreachable, UsageError, first_line
 from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
 
 INTERRUPTED = 130
@@ -87,6 +87,8 @@ def _explain(error: Exception) -> tuple[int, str]:
     match error:
         case Sam3Error():
             return error.exit_code, str(error)
+        case RunGone():
+            return NoSuchRun.exit_code, "the run was deleted meanwhile; sam3-status lists those that there are"
         case DatabaseUnusable():
             return UsageError.exit_code, str(error)
         case click.UsageError():
@@ -96,11 +98,15 @@ def _explain(error: Exception) -> tuple[int, str]:
             return UsageError.exit_code, error.format_message()
         case OutcomeUnknown():
             return Unreachable.exit_code, f"{error}; the same command again goes on from there"
-        case OperationalError() if is_busy(error):
-            return Unreachable.exit_code, "another process holds the database for too long; end that one or try again"
         case DBAPIError() if isinstance(error, OperationalError) or error.detail:
-            return Unreachable.exit_code, f"the database cannot be used: {refusal(error)}"
+            return Unreachable.exit_code, _database_fault(error)
     return 1, f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback"
+
+
+def _database_fault(error: DBAPIError) -> str:
+    if isinstance(error, OperationalError) and is_busy(error):
+        return "another process holds the database for too long; end that one or try again"
+    return f"the database cannot be used: {refusal(error)}"
 
 
 def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:

@@ -13,7 +13,8 @@ from celery.signals import worker_process_init
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from db.leases import Claim, ImageFailed, LeaseLost, Outcome
-from db.models import RunState
+from db.models import STOPPED, RunState
+from db.runs import state_of
 from db.session import DatabaseUnusable, read
 from db.views import RunView, prompt_texts, run_view
 from workers.contract import TASK, BadMessage, Doorbell
@@ -109,7 +110,8 @@ def _claimed(worker: Worker, run: RunView, segmenter: Segmenter, doorbell: Doorb
     try:
         return _work(worker, run, segmenter, claim)
     except LeaseLost as error:
-        log.warning("chunk %d of %s is no longer ours%s", claim.number, run.name, f": {error}" if str(error) else "")
+        why = str(error) or _stopped(worker, run)
+        log.warning("chunk %d of %s is no longer ours%s", claim.number, run.name, f": {why}" if why else "")
         return {"lost": claim.number}
     except Exception as error:
         _end_attempt(worker, claim, error)
@@ -118,6 +120,14 @@ def _claimed(worker: Worker, run: RunView, segmenter: Segmenter, doorbell: Doorb
         worker.let_go()
         if not worker.draining.is_set():
             dispatch(worker.sessions, publisher(current_app), [run.id])
+
+
+def _stopped(worker: Worker, run: RunView) -> str | None:
+    """In words, who takes every chunk of the run from its worker, if anybody does."""
+    state = read(worker.sessions, state_of, run.id)
+    if state in (None, RunState.DELETING):
+        return "its run is being deleted" if state else "its run was deleted"
+    return "its run was cancelled" if state in STOPPED else None
 
 
 def _end_attempt(worker: Worker, claim: Claim, error: Exception) -> None:
@@ -140,6 +150,8 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     finished = False
     asked = {prompt_id for image in claim.images for prompt_id in image.prompt_ids}
     prompts = read(worker.sessions, prompt_texts, asked)
+    if asked - prompts.keys():  # only a delete takes prompts away
+        raise LeaseLost
     work = Work(run, claim, prompts, segmenter, _pace(worker, claim), partial(worker.begin_range, claim), check_model)
     with closing(outcomes(work)) as batches:  # closed: its threads end before the release
         for batch in batches:
@@ -149,6 +161,8 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
     if not finished and worker.has_lost(claim):
         raise LeaseLost
     if not finished and not worker.draining.is_set():
+        if not worker.holds(claim):  # a delete has taken its images away already
+            raise LeaseLost
         raise RuntimeError(f"chunk {claim.number} has images that its claim does not know")
     if not finished:
         worker.release(claim)

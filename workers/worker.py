@@ -241,6 +241,11 @@ class Worker:
     def has_lost(self, claim: Claim) -> bool:
         return self._lost is claim
 
+    def holds(self, claim: Claim) -> bool:
+        """Ask the database whether the claim is still ours, and renew its lease if it is."""
+        self._renew(claim)
+        return not self.has_lost(claim)
+
     def commit(self, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
         """Record one batch; true if it finished the chunk. Raises `LeaseLost`."""
         self._images += len(outcomes)

@@ -2,6 +2,7 @@
 
 import click
 
+from db.models import RunState
 from producer.cli.options import find_run, json_flag
 from producer.cli.progress import Meter
 from producer.retry import cancel
@@ -13,10 +14,13 @@ from workers.edge import counted, say
 @click.argument("run")
 @json_flag
 def main(run: str, json: bool) -> int:
-    """Stop a run. Batches in hand are dropped, results stay; sam3-retry takes the cancelled images up again."""
-    found = find_run(run)
+    """Stop a run. Batches in hand are dropped, results stay; sam3-retry takes the cancelled images up again.
+
+    One that was interrupted goes on by itself while workers run, and with the same command at once.
+    """
+    found = find_run(run, RunState.DELETING)
     with Meter(f"cancelling {found.name}", "images") as meter:
-        cancelled = cancel(found.sessions, found.run_id, lambda done: meter.tell(done, done))
+        cancelled = cancel(found.sessions, found.run_id, meter.tell)
     if json:
         edge.print_json({"run": found.name, "cancelled": cancelled})
         return 0

@@ -20,14 +20,17 @@ from workers.errors import UsageError
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_flag
 def main(run: str, yes: bool, json: bool) -> int:
-    """Delete a run with all its results from the database. Exported files stay."""
+    """Delete a run with all its results from the database. Exported files stay.
+
+    One that was interrupted goes on by itself while workers run, and with the same command at once.
+    """
     found = find_run(run)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(f"sam3-delete {found.argument}: add --yes to delete without being asked")
         click.confirm(f"Delete {found.shown} and all its results?", abort=True, err=True)
     with Meter(f"deleting {found.name}", "images") as meter:
-        deleted = delete(found.sessions, found.run_id, lambda done: meter.tell(done, done))
+        deleted = delete(found.sessions, found.run_id, meter.tell)
     try:
         compact(found.sessions)
     except (sqlite3.OperationalError, OperationalError) as error:  # the run is gone all the same

@@ -56,7 +56,7 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
     masks, threshold = flags["masks"], flags["threshold"]
     if masks is not None and format != "csv":
         raise UsageError(f"--masks {masks}: only --format csv has columns for masks")
-    found = find_run(run)
+    found = find_run(run, RunState.DELETING)
     view = view_of(found)
     if masks is None and found.folder is not None:
         masks = found.folder / "masks"
@@ -109,6 +109,8 @@ def tell_gone(request: Request) -> None:
 
 
 def how_to_go_on(found: Found, view: RunView) -> str:
+    if view.state == RunState.CANCELLING:
+        return f"finish its cancel (sam3-cancel {found.argument})"
     if found.folder is not None:
         return "let the same sam3-run command finish it"
     if view.state == RunState.LOADING:
@@ -161,7 +163,8 @@ def exporter(format: str) -> Export:
 def view_of(found: Found) -> RunView:
     with reading(found.sessions) as session:
         view = views.run_view(session, found.run_id)
-    assert view is not None  # find_run has just seen it
+    if view is None:
+        raise views.RunGone
     return view
 
 

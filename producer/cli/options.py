@@ -12,8 +12,9 @@ import click
 
 from db import views
 from db.intake import Frozen
-from db.runs import run_id_of
+from db.runs import run_id_of, state_of
 from db.session import DatabaseUnusable, Sessions, parse_url, read, reading, sqlite_url
+from producer import stopping
 from producer.cells import one_line, prompt_fault
 from producer.cli.run_folder import is_run_folder, read_run_file
 from producer.exports.names import numbered
@@ -62,6 +63,10 @@ class Found:
     name: str
     settings: Settings
     folder: Path | None  # the sam3-run folder it was named by: such a run has no broker to ring
+
+    def refuse(self, *states: str) -> None:
+        """Refuse the run if it is now being cancelled or deleted and that is among `states`."""
+        stopping.refuse(self.argument, read(self.sessions, state_of, self.run_id), *states)
 
     @property
     def spelled(self) -> str:
@@ -211,11 +216,12 @@ def _is_foreign(path: Path) -> bool:
     return False
 
 
-def find_run(run: str, **flags: Any) -> Found:
+def find_run(run: str, *refused: str, **flags: Any) -> Found:
     """The run called `run`, or the one in a sam3-run folder. Raises `NoSuchRun`, naming runs that there are.
 
     A plain name that means a folder here and a run of the database raises `UsageError`: `./name` is the folder,
-    `run:name` the database's.
+    `run:name` the database's. `refused` are the states, of cancelling and deleting, in which the command can do nothing
+    with it.
     """
     settings = edge.settings(**flags)
     name, folder = run.removeprefix(edge.DATABASE_RUN), _run_folder(run, settings)
@@ -232,7 +238,9 @@ def find_run(run: str, **flags: Any) -> Found:
         there_are = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
         hint = f"; the folder {run} holds no {edge.RUN_FILE}" if folder is None and Path(run).is_dir() else ""
         raise NoSuchRun(f"no run called {name}; {there_are}{hint}")
-    return Found(sessions, run_id, name, settings, folder)
+    found = Found(sessions, run_id, name, settings, folder)
+    found.refuse(*refused)
+    return found
 
 
 def _run_folder(run: str, settings: Settings) -> Path | None:

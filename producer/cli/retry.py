@@ -7,6 +7,7 @@ from producer.cli.options import Found, find_run, json_flag
 from producer.cli.progress import Meter
 from producer.cli.run_folder import go_on
 from producer.retry import retry
+from producer.stopping import STOPPING
 from workers import edge
 from workers.app import create_app
 from workers.edge import counted, say
@@ -25,11 +26,10 @@ RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_RO
 @json_flag
 def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> int:
     """Try a run's failed images again, and the cancelled ones of a cancelled run. What is done stays done."""
-    found = find_run(run)
+    found = find_run(run, *STOPPING)
     with Meter(f"retrying {found.name}", "images") as meter:
-        moved = retry(
-            found.sessions, found.run_id, RetryFilter(error_class, chunk), lambda done: meter.tell(done, done)
-        )
+        moved = retry(found.sessions, found.run_id, RetryFilter(error_class, chunk), meter.tell)
+    found.refuse(*STOPPING)  # somebody else's cancel or delete came in between
     queued = ring(found) if moved else 0
     if json:
         edge.print_json({"run": found.name, "images": moved, "queued": queued})

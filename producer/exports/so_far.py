@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 from db import views
 from db.models import Run, RunState
 from db.views import OVER
-from workers.errors import NoSuchRun, NotOver
+from producer.stopping import refusal
+from workers.errors import NotOver
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class SoFar:
 
 
 def how_far(session: Session, run_id: int) -> SoFar:
-    """Raises `NoSuchRun` for a run that is being deleted: what is left of it means nothing."""
+    """Raises `NoSuchRun` for a run that is being deleted: what is left of it means nothing. Raises `RunGone`."""
     row = session.execute(select(Run.name, Run.state).where(Run.id == run_id)).one_or_none()
     if row is None:
-        raise NoSuchRun("the run was deleted meanwhile")
+        raise views.RunGone
     if row.state == RunState.DELETING:
-        raise NoSuchRun(f"run {row.name} is being deleted: there is nothing to export")
+        raise refusal(row.name, row.state)
     progress = views.progress(session, run_id)
     images = progress.images
     total = images.total - images.duplicate - images.rejected

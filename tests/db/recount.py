@@ -60,8 +60,10 @@ class _Recount:
             yield f"run {self.run.name} is done, but has {live} live chunks"
         if (self.run.state == RunState.ACTIVE) and not live:
             yield f"run {self.run.name} is active, but has no live chunk: it would never end"
+        if (self.run.state == RunState.CANCELLED) and live:
+            yield f"run {self.run.name} is cancelled, but has {live} live chunks"
         over = self.run.state in (RunState.DONE, RunState.CANCELLED)
-        if over != (self.run.finished_at is not None):
+        if self.run.state != RunState.DELETING and over != (self.run.finished_at is not None):
             yield f"run {self.run.name} is {self.run.state}, but was finished at {self.run.finished_at}"
 
     def _image(self, image: Image) -> Iterator[str]:

@@ -1,19 +1,23 @@
 """What the tests of db/ do over and over: load a run, claim a chunk, say what was found, let time pass."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select, update
 
-from db import doorbells, intake, leases, presence
+from db import doorbells, intake, leases, presence, runs
 from db.intake import Frozen, NewRow, Source
 from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, PromptResult
 from db.models import Chunk, Image, Run
 from db.presence import Process
+from db.runs import RetryFilter
 from db.session import Sessions, now, reading, write
+from db.slices import Place, in_slices
 
 FROZEN = Frozen("tiny", 0.5, 0.5, 0.3, "library", "exif")
 SOURCE = Source("/data/faces.csv", "path", ("path",), "/data", False, False)
+EVERYTHING = RetryFilter()
 REJECTED = NewRow("", rejected=("bad_path", "the cell is empty"))
 
 
@@ -171,6 +175,36 @@ def take_back(sessions: Sessions, held: Claim, *, crashed: bool = True) -> bool:
     lease_runs_out(sessions, held)
     [found] = [one for one in running(sessions) if one.chunk_id == held.chunk_id]
     return write(sessions, leases.take_back, found, crashed=crashed)
+
+
+def cancel(sessions: Sessions, run_id: int) -> int:
+    """The whole of it; how many images that were."""
+    write(sessions, runs.cancel_run, run_id)
+    return in_slices(sessions, runs.cancel_slice, run_id)
+
+
+def begin_cancel(sessions: Sessions, run_id: int, chunks: int = 0) -> None:
+    """A cancel that dies after so many chunks of the run, which is loaded."""
+    write(sessions, runs.cancel_run, run_id)
+    for number in range(chunks):
+        write(sessions, runs.cancel_slice, run_id, Place(number), 1)
+
+
+def delete(sessions: Sessions, run_id: int) -> int:
+    write(sessions, runs.begin_delete, run_id)
+    return in_slices(sessions, runs.delete_slice, run_id)
+
+
+def begin_delete(sessions: Sessions, run_id: int, chunks: int = 0) -> None:
+    """A delete that dies after so many chunks of the run."""
+    write(sessions, runs.begin_delete, run_id)
+    for number in range(chunks):
+        write(sessions, runs.delete_slice, run_id, Place(number), 1)
+
+
+def retry(sessions: Sessions, run_id: int, which: RetryFilter = EVERYTHING) -> int:
+    """Of a run that is active or done."""
+    return in_slices(sessions, partial(runs.retry_slice, which=which), run_id)
 
 
 def running(sessions: Sessions) -> list[leases.RunningChunk]:

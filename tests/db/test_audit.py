@@ -6,11 +6,10 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from db import leases, runs
+from db import leases
 from db.leases import Claim
 from db.migrate import upgrade
 from db.models import Chunk, ChunkState, Image, Result
-from db.runs import RetryFilter
 from db.session import Sessions, connect, read, write
 from tests.db import audit, scenario
 from tests.db.recount import differences
@@ -91,7 +90,7 @@ def test_an_image_taken_up_again_without_a_retry_is_a_duplicate(sessions: Sessio
 def test_a_retry_is_no_duplicate_and_is_counted(sessions: Sessions, run_id: int) -> None:
     held = scenario.claim(sessions, run_id, worker_id=scenario.worker(sessions))
     scenario.commit(sessions, held, [scenario.failed(image) for image in held.images])
-    assert write(sessions, runs.retry_slice, run_id, RetryFilter()) == 4
+    assert scenario.retry(sessions, run_id) == 4
     scenario.work_off(sessions, run_id, 0.9)
     assert read(sessions, judge, run_id) == Verdict(4, 4, 0, 0, 0)
     assert read(sessions, audit.retried, run_id) == 4

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from db import doorbells, intake, leases, runs
+from db import doorbells, intake, leases
 from db.intake import LoadCancelled, LoadTaken, NewRow
 from db.session import Sessions, reading, write
 from tests.db import scenario
@@ -153,9 +153,7 @@ def test_the_last_chunk_ending_during_an_append_does_not_end_the_run(sessions: S
 
 def test_a_cancelled_run_that_grows_is_active_again_with_only_the_new_rows(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
-    write(sessions, runs.cancel_run, run_id)
-    while write(sessions, runs.cancel_slice, run_id) is not None:
-        pass
+    scenario.cancel(sessions, run_id)
 
     write(sessions, intake.begin_reading, run_id, 2, 2, ["path"])
     write(sessions, intake.add_rows, run_id, 4, numbered(6)[4:], reopens=True)
@@ -170,9 +168,7 @@ def test_a_run_cancelled_while_it_is_loaded_stays_cancelled(sessions: Sessions) 
     add(sessions, run_id, rows("a", "a"))
     with reading(sessions) as session:
         repeated = list(intake.repeated_rows(session, run_id))
-    write(sessions, runs.cancel_run, run_id)
-    while write(sessions, runs.cancel_slice, run_id) is not None:
-        pass
+    scenario.cancel(sessions, run_id)
 
     with pytest.raises(LoadCancelled):
         add(sessions, run_id, rows("b"), read=2)

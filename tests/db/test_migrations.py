@@ -13,10 +13,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from db import runs
 from db.migrate import _config, ensure_schema, newest_revision, revision, upgrade
 from db.models import Base, Chunk, Image, Instance, Run
-from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys, write
+from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys
 from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.recount import differences
@@ -104,8 +103,7 @@ def test_sqlite_never_gives_an_id_again(table: str, tmp_path: Path) -> None:
 
 def test_the_next_run_gets_an_id_that_no_deleted_run_had(sessions: Sessions) -> None:
     first = scenario.load(sessions, scenario.rows("a.jpg"))
-    write(sessions, runs.delete_slice, first)
-    write(sessions, runs.delete_run, first)
+    scenario.delete(sessions, first)
 
     assert scenario.load(sessions, scenario.rows("a.jpg")) > first
 

@@ -102,7 +102,7 @@ def test_a_worker_that_was_forgotten_is_told_so_and_takes_what_it_holds_along(se
     assert scenario.chunk(sessions, theirs.chunk_id).owner_id == other
     with reading(sessions) as session:
         assert [one.worker_id for one in presence.registered_on(session, "here", "boot-1")] == [other, new]
-        assert presence.without_lease(session, "here", "boot-1", cancelled=False) == []
+        assert presence.without_lease(session, "here", "boot-1", stopped=False) == []
     assert scenario.commit_all(sessions, mine)
 
 

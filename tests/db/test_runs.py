@@ -12,6 +12,7 @@ from db.leases import LeaseLost
 from db.models import Base
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
+from db.slices import Place
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 
@@ -21,7 +22,7 @@ EVERYTHING = RetryFilter()
 def test_failed_images_move_into_new_chunks_and_done_chunks_stay_done(sessions: Sessions) -> None:
     run_id = _with_failures(sessions)
 
-    assert _retry(sessions, run_id, EVERYTHING) == 4
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 4
 
     one, two, three = scenario.chunks(sessions, run_id)
     assert (one.state, one.images, one.failed) == ("done", 2, 0)
@@ -36,7 +37,7 @@ def test_failed_images_move_into_new_chunks_and_done_chunks_stay_done(sessions: 
 def test_only_the_images_of_one_error_class_are_retried(sessions: Sessions) -> None:
     run_id = _with_failures(sessions)
 
-    assert _retry(sessions, run_id, RetryFilter(error_class="missing")) == 2
+    assert scenario.retry(sessions, run_id, RetryFilter(error_class="missing")) == 2
 
     assert [image.error_class for image in scenario.images(sessions, run_id)] == [
         *(None, None, "truncated", None),
@@ -47,10 +48,10 @@ def test_only_the_images_of_one_error_class_are_retried(sessions: Sessions) -> N
 def test_only_the_failed_images_of_one_chunk_are_retried(sessions: Sessions) -> None:
     run_id = _with_failures(sessions)
 
-    assert _retry(sessions, run_id, RetryFilter(chunk_number=2)) == 2
+    assert scenario.retry(sessions, run_id, RetryFilter(chunk_number=2)) == 2
 
     assert scenario.states(sessions, run_id)[:4] == ["done", "done", "failed", "failed"]
-    assert _retry(sessions, run_id, RetryFilter(chunk_number=7)) == 0
+    assert scenario.retry(sessions, run_id, RetryFilter(chunk_number=7)) == 0
 
 
 def test_a_chunk_that_gave_up_is_done_once_its_failed_images_left(sessions: Sessions) -> None:
@@ -63,7 +64,7 @@ def test_a_chunk_that_gave_up_is_done_once_its_failed_images_left(sessions: Sess
         scenario.rest_is_over(sessions, held.chunk_id)
     assert scenario.chunk(sessions, held.chunk_id).state == "failed"
 
-    assert _retry(sessions, run_id, EVERYTHING) == 3
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 3
 
     gave_up = scenario.chunk(sessions, held.chunk_id)
     assert (gave_up.state, gave_up.error, gave_up.images) == ("done", None, 1)
@@ -73,7 +74,7 @@ def test_rejected_rows_are_not_retried(sessions: Sessions) -> None:
     run_id = load(sessions, [*numbered(1), scenario.REJECTED])
     scenario.work_off(sessions, run_id, 0.9)
 
-    assert _retry(sessions, run_id, EVERYTHING) == 0
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 0
     assert scenario.run(sessions, run_id).state == "done"
 
 
@@ -83,7 +84,7 @@ def test_more_failed_images_than_a_chunk_holds_fill_several(sessions: Sessions) 
     scenario.commit(sessions, held, [failed(image) for image in held.images])
     small = load(sessions, numbered(2), name="small", chunk_size=2)
 
-    assert _retry(sessions, run_id, EVERYTHING) == 9
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 9
 
     assert [chunk.images for chunk in scenario.chunks(sessions, run_id)] == [0, 9]
     assert [chunk.images for chunk in scenario.chunks(sessions, small)] == [2]
@@ -94,7 +95,7 @@ def test_failed_images_of_a_running_chunk_can_be_retried_beside_it(sessions: Ses
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [failed(held.images[0])])
 
-    assert _retry(sessions, run_id, EVERYTHING) == 1
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 1
 
     assert scenario.commit(sessions, held, [done(image, 0.9) for image in held.images[1:]])
     assert scenario.run(sessions, run_id).state == "active"
@@ -105,8 +106,8 @@ def test_failed_images_of_a_running_chunk_can_be_retried_beside_it(sessions: Ses
 def test_two_retries_at_once_do_not_give_the_same_chunk_number(sessions: Sessions) -> None:
     run_id = _with_failures(sessions)
     with ThreadPoolExecutor(1) as other, sessions.begin() as session:
-        assert runs.retry_slice(session, run_id, RetryFilter(error_class="missing")) == 2
-        second = other.submit(_retry, sessions, run_id, RetryFilter(error_class="truncated"))
+        assert runs.retry_slice(session, run_id, Place(), 8, RetryFilter(error_class="missing")).images == 2
+        second = other.submit(scenario.retry, sessions, run_id, RetryFilter(error_class="truncated"))
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)
         session.commit()
@@ -124,7 +125,7 @@ def test_a_retry_beside_the_end_of_the_last_chunk_leaves_the_run_active(
     scenario.commit(sessions, one, [failed(image) for image in one.images])
 
     def retry(session: Session) -> None:
-        assert runs.retry_slice(session, run_id, EVERYTHING) == 4
+        assert runs.retry_slice(session, run_id, Place(), 8, EVERYTHING).images == 4
 
     def end(session: Session) -> None:
         assert leases.commit(session, two, [done(image, 0.9) for image in two.images])
@@ -149,7 +150,7 @@ def test_a_retry_out_of_a_chunk_that_ends_at_the_same_moment_leaves_the_run_acti
 
     def retry() -> int:
         start.wait()
-        return _retry(sessions, run_id, EVERYTHING)
+        return scenario.retry(sessions, run_id, EVERYTHING)
 
     def end() -> bool:
         start.wait()
@@ -169,7 +170,7 @@ def test_a_cancelled_run_keeps_what_is_done(sessions: Sessions) -> None:
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [failed(held.images[0])])
 
-    _cancel(sessions, run_id)
+    scenario.cancel(sessions, run_id)
 
     assert [chunk.state for chunk in scenario.chunks(sessions, run_id)] == ["done", "cancelled", "cancelled"]
     assert scenario.states(sessions, run_id) == ["done"] * 4 + ["failed"] + ["cancelled"] * 7
@@ -180,7 +181,7 @@ def test_a_running_chunk_of_a_cancelled_run_loses_its_lease(sessions: Sessions) 
     run_id = load(sessions, numbered(4))
     held = claim(sessions, run_id)
 
-    _cancel(sessions, run_id)
+    scenario.cancel(sessions, run_id)
 
     assert not write(sessions, leases.heartbeat, held)
     assert not write(sessions, leases.release, held)
@@ -196,7 +197,7 @@ def test_nothing_of_a_cancelled_run_is_rung_or_claimed(sessions: Sessions) -> No
 
     assert write(sessions, leases.claim, run_id, rung.chunk_id, 1) is None
     assert write(sessions, doorbells.ring_pending, run_id, 10) == []
-    _cancel(sessions, run_id)
+    scenario.cancel(sessions, run_id)
 
 
 def test_a_run_that_is_over_cannot_be_cancelled(sessions: Sessions) -> None:
@@ -204,7 +205,7 @@ def test_a_run_that_is_over_cannot_be_cancelled(sessions: Sessions) -> None:
     scenario.work_off(sessions, run_id, 0.9)
 
     assert not write(sessions, runs.cancel_run, run_id)
-    assert write(sessions, runs.cancel_slice, run_id) is None
+    assert scenario.cancel(sessions, run_id) == 0
     assert scenario.run(sessions, run_id).state == "done"
 
 
@@ -223,7 +224,7 @@ def test_workers_and_a_cancel_at_the_same_time_agree(sessions: Sessions) -> None
 
     def cancel() -> None:
         start.wait()
-        _cancel(sessions, run_id)
+        scenario.cancel(sessions, run_id)
 
     with ThreadPoolExecutor(3) as threads:
         for result in [threads.submit(work), threads.submit(work), threads.submit(cancel)]:
@@ -236,11 +237,10 @@ def test_a_retry_of_a_cancelled_run_takes_up_its_cancelled_images(sessions: Sess
     run_id = load(sessions, numbered(6))
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [failed(held.images[0]), done(held.images[1], 0.9)])
-    _cancel(sessions, run_id)
+    scenario.cancel(sessions, run_id)
 
     write(sessions, runs.reopen, run_id)
-    assert _retry(sessions, run_id, EVERYTHING) == 1
-    assert _retry(sessions, run_id, EVERYTHING, cancelled=True) == 4
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 5
 
     assert scenario.run(sessions, run_id).state == "active"
     assert [chunk.state for chunk in scenario.chunks(sessions, run_id)] == ["done", "done", "pending", "pending"]
@@ -250,12 +250,12 @@ def test_a_retry_of_a_cancelled_run_takes_up_its_cancelled_images(sessions: Sess
 
 def test_a_cancel_during_a_retry_is_not_undone(sessions: Sessions) -> None:
     run_id = _with_failures(sessions)
-    _retry(sessions, run_id, RetryFilter(error_class="missing"))
+    scenario.retry(sessions, run_id, RetryFilter(error_class="missing"))
     write(sessions, runs.cancel_run, run_id)
 
-    assert _retry(sessions, run_id, EVERYTHING) == 0
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 0
 
-    _cancel(sessions, run_id)
+    scenario.cancel(sessions, run_id)
     assert scenario.run(sessions, run_id).state == "cancelled"
 
 
@@ -264,7 +264,7 @@ def test_a_loading_run_is_not_retried(sessions: Sessions) -> None:
     write(sessions, intake.begin_reading, run_id, 2, 2, ["path"])
     scenario.add(sessions, run_id, numbered(9)[8:], read=8)
 
-    assert _retry(sessions, run_id, EVERYTHING) == 0
+    assert scenario.retry(sessions, run_id, EVERYTHING) == 0
     scenario.finish(sessions, run_id)
 
 
@@ -276,7 +276,7 @@ def test_a_deleted_run_leaves_nothing_and_its_name_is_free(sessions: Sessions) -
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [done(held.images[0], 0.9)])
 
-    _delete(sessions, run_id)
+    scenario.delete(sessions, run_id)
 
     assert _row_counts(sessions) == before
     assert load(sessions, numbered(1)) is not None
@@ -285,7 +285,7 @@ def test_a_deleted_run_leaves_nothing_and_its_name_is_free(sessions: Sessions) -
 def test_a_late_worker_cannot_commit_into_a_run_made_after_its_own_was_deleted(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
     late = claim(sessions, run_id)
-    _delete(sessions, run_id)
+    scenario.delete(sessions, run_id)
     held = claim(sessions, load(sessions, numbered(4)))
 
     assert held.fence == late.fence
@@ -313,26 +313,6 @@ def _with_failures(sessions: Sessions) -> int:
         one, two, three, four = held.images
         scenario.commit(sessions, held, [done(one, 0.9), done(two), failed(three), failed(four, "missing")])
     return run_id
-
-
-def _retry(sessions: Sessions, run_id: int, which: RetryFilter, *, cancelled: bool = False) -> int:
-    moved = 0
-    while count := write(sessions, runs.retry_slice, run_id, which, cancelled=cancelled):
-        moved += count
-    return moved
-
-
-def _cancel(sessions: Sessions, run_id: int) -> None:
-    write(sessions, runs.cancel_run, run_id)
-    while write(sessions, runs.cancel_slice, run_id) is not None:
-        pass
-
-
-def _delete(sessions: Sessions, run_id: int) -> None:
-    _cancel(sessions, run_id)
-    while write(sessions, runs.delete_slice, run_id, 3):
-        pass
-    write(sessions, runs.delete_run, run_id)
 
 
 def _row_counts(sessions: Sessions) -> dict[str, int]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import event
 
-from db import runs, views
-from db.session import Sessions, reading, write
+from db import views
+from db.session import Sessions, reading
 from db.views import WarningLine
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed, load, numbered
@@ -60,7 +60,7 @@ def test_what_was_seen_of_a_file_goes_with_the_next_reading_of_it(sessions: Sess
     held = claim(sessions, run_id)
     commit(sessions, held, [replace(failed(held.images[0]), file_size=100, file_mtime_ns=7)])
 
-    write(sessions, runs.retry_slice, run_id, runs.RetryFilter())
+    scenario.retry(sessions, run_id)
     again = claim(sessions, run_id)
     commit(sessions, again, [replace(done(again.images[0]), file_size=200, file_mtime_ns=8, warning=DARK)])
 

@@ -167,8 +167,7 @@ def test_a_cancelled_run_is_not_split_so_that_nothing_of_it_is_left_behind(sessi
     write(sessions, runs.cancel_run, run_id)
     crash(sessions, held)
     assert len(scenario.chunks(sessions, run_id)) == 1
-    while write(sessions, runs.cancel_slice, run_id) is not None:
-        pass
+    scenario.cancel(sessions, run_id)
     assert set(scenario.states(sessions, run_id)) == {"cancelled"}
 
 

@@ -42,7 +42,7 @@ class Unread(CsvManifest):
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """As while workers are busy, so that a small file has several."""
-    monkeypatch.setattr("producer.enqueue.IDLE_SLICE_ROWS", SLICE_ROWS)
+    monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", SLICE_ROWS)
 
 
 @pytest.fixture
@@ -426,7 +426,7 @@ def test_loading_pauses_after_each_slice_only_while_workers_are_busy(
     worker = scenario.worker(sessions)
     write(sessions, presence.report, worker, state=state)
     pauses: list[float] = []
-    monkeypatch.setattr("producer.enqueue.time.sleep", pauses.append)
+    monkeypatch.setattr("db.slices.time.sleep", pauses.append)
     write_csv(faces, paths(MANY))
 
     load(sessions, faces)
@@ -441,7 +441,7 @@ def test_slices_are_small_only_while_workers_are_busy_and_end_with_a_whole_chunk
     sessions: Sessions, faces: Path, monkeypatch: pytest.MonkeyPatch, state: str, told: list[int]
 ) -> None:
     write(sessions, presence.report, scenario.worker(sessions), state=state)
-    monkeypatch.setattr("producer.enqueue.IDLE_SLICE_ROWS", 2400)
+    monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", 2400)
     write_csv(faces, paths(MANY))
     seen: list[int] = []
 

@@ -29,13 +29,20 @@ def with_failures(sessions: Sessions) -> int:
     return run_id
 
 
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chunk of four images each."""
+    monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", 4)
+
+
+@pytest.mark.usefixtures("small_slices")
 def test_all_failed_images_are_pending_again_in_new_chunks_and_the_run_is_active(sessions: Sessions) -> None:
     run_id = with_failures(sessions)
-    told: list[int] = []
+    told: list[tuple[int, int]] = []
 
-    assert retry(sessions, run_id, EVERYTHING, told.append) == 5
+    assert retry(sessions, run_id, EVERYTHING, lambda *done: told.append(done)) == 5
 
-    assert told == [4, 5]
+    assert told == [(4, 5), (5, 5)]
     assert scenario.run(sessions, run_id).state == "active"
     assert [(chunk.number, chunk.images) for chunk in scenario.chunks(sessions, run_id)] == [
         *((1, 2), (2, 2), (3, 0), (4, 4), (5, 1))
@@ -52,10 +59,11 @@ def test_only_what_is_asked_for_is_retried(sessions: Sessions) -> None:
     assert retry(sessions, run_id, RetryFilter("missing", 1)) == 0
 
 
+@pytest.mark.usefixtures("small_slices")
 def test_what_fails_again_meanwhile_is_left_for_the_next_retry(sessions: Sessions) -> None:
     run_id = with_failures(sessions)
 
-    def fail_again(moved: int) -> None:
+    def fail_again(moved: int, total: int) -> None:
         held = claim(sessions, run_id)
         commit(sessions, held, [failed(image) for image in held.images])
 
@@ -97,26 +105,29 @@ def test_a_run_that_is_still_loading_is_not_retried(sessions: Sessions) -> None:
         retry(sessions, run_id, EVERYTHING)
 
 
+@pytest.mark.usefixtures("small_slices")
 def test_cancel_keeps_what_is_done_and_counts_what_it_stopped(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(10))
     scenario.commit_all(sessions, claim(sessions, run_id), 0.9)
-    told: list[int] = []
+    told: list[tuple[int, int]] = []
 
-    assert cancel(sessions, run_id, told.append) == 6
+    assert cancel(sessions, run_id, lambda *done: told.append(done)) == 6
 
-    assert told == [4, 6]
+    assert told == [(4, 6), (6, 6)]
     assert scenario.states(sessions, run_id) == ["done"] * 4 + ["cancelled"] * 6
     assert scenario.run(sessions, run_id).state == "cancelled"
 
 
+@pytest.mark.usefixtures("small_slices")
 def test_an_interrupted_cancel_is_finished_by_the_next_one(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(10))
 
-    def die(cancelled: int) -> None:
+    def die(cancelled: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         cancel(sessions, run_id, die)
+    assert scenario.run(sessions, run_id).state == "cancelling"
     assert cancel(sessions, run_id) == 6
     assert scenario.states(sessions, run_id) == ["cancelled"] * 10
 
@@ -135,23 +146,25 @@ def test_delete_leaves_nothing_of_the_run_and_everything_of_the_others(sessions:
     before = stored(sessions)
     run_id = load(sessions, numbered(10))
     scenario.commit_all(sessions, claim(sessions, run_id), 0.9)
-    told: list[int] = []
+    told: list[tuple[int, int]] = []
 
-    assert delete(sessions, run_id, told.append) == 10
+    assert delete(sessions, run_id, lambda *done: told.append(done)) == 10
 
-    assert told == [10]
+    assert told[-1] == (10, 10)
     assert stored(sessions) == before
 
 
-def test_an_interrupted_delete_is_finished_by_the_next_one(sessions: Sessions) -> None:
+def test_an_interrupted_delete_is_finished_by_the_next_one(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", 1000)
     run_id = load(sessions, numbered(1500))
 
-    def die(deleted: int) -> None:
+    def die(deleted: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         delete(sessions, run_id, die)
     left = stored(sessions)["image"]
+    assert (scenario.run(sessions, run_id).state, scenario.run(sessions, run_id).images) == ("deleting", left)
 
     assert delete(sessions, run_id) == left == 500
     assert not any(stored(sessions).values())
@@ -159,6 +172,6 @@ def test_an_interrupted_delete_is_finished_by_the_next_one(sessions: Sessions) -
 
 def stored(sessions: Sessions) -> dict[str, int]:
     """Rows by table."""
-    tables = [table for table in Base.metadata.sorted_tables if table.name not in ("worker", "lease")]
+    tables = [table for table in Base.metadata.sorted_tables if table.name not in ("worker", "lease", "installation")]
     with reading(sessions) as session:
         return {table.name: session.execute(select(func.count()).select_from(table)).scalar_one() for table in tables}

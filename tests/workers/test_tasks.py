@@ -20,7 +20,7 @@ from db.intake import NewRow
 from db.leases import Claim, ImageFailed
 from db.runs import cancel_run
 from db.session import Sessions, read, write
-from db.views import RunView, run_view
+from db.views import RunView, prompt_texts, run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
@@ -664,6 +664,58 @@ def test_a_run_that_is_cancelled_meanwhile_stops_the_work_quietly(
 
 def assert_true(value: bool) -> None:
     assert value
+
+
+def gone_before(work: Callable[..., Any], sessions: Sessions) -> Callable[..., Any]:
+    """`work`, with the run deleted at its very beginning."""
+
+    def then(*given: Any) -> Any:
+        scenario.delete(sessions, 1)
+        return work(*given)
+
+    return then
+
+
+def claimed_without_images(worker: Worker, run_id: int, chunk_id: int, uid: str) -> Claim | None:
+    """Databases may show what a delete has taken away between two statements of the claim."""
+    claim = write(worker.sessions, leases.claim, run_id, chunk_id, worker.id)
+    scenario.begin_delete(worker.sessions, run_id)
+    return None if claim is None else replace(claim, images=())
+
+
+@pytest.mark.parametrize(
+    ("moment", "told"),
+    [
+        ("its model is loaded", ""),
+        ("its prompts are read", "chunk 1 of faces is no longer ours: its run was deleted"),
+        ("a batch is computed", "chunk 1 of faces is no longer ours: its run was deleted"),
+        ("its images are read", "chunk 1 of faces is no longer ours: its run is being deleted"),
+    ],
+)
+def test_a_run_that_is_deleted_at_any_moment_ends_the_work_in_words(
+    segmenter: Segmenter,
+    sessions: Sessions,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    moment: str,
+    told: str,
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
+    [rung] = runs.ring(sessions, run_id)
+    with pytest.MonkeyPatch.context() as patch:
+        match moment:
+            case "its model is loaded":
+                patch.setattr(Worker, "_load", gone_before(Worker._load, sessions))
+            case "its prompts are read":
+                patch.setattr("workers.tasks.prompt_texts", gone_before(prompt_texts, sessions))
+            case "a batch is computed":
+                segmenter.before[2] = lambda: assert_true(scenario.delete(sessions, run_id) == 4)
+            case _:
+                patch.setattr(Worker, "claim", claimed_without_images)
+        answered = answer(runs.message(rung))
+    assert answered == ({"lost": 1} if told else {"skipped": "not to be claimed"})
+    assert [record.message for record in caplog.records if record.name == "workers.tasks"] == ([told] if told else [])
+    scenario.delete(sessions, run_id)
 
 
 def test_a_prompt_of_one_row_that_the_model_cannot_take_fails_only_that_image(

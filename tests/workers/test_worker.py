@@ -15,9 +15,8 @@ from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from db.leases import LeaseLost, ModelUsed, agree_on_model
-from db.models import Image, Prompt, Run
+from db.models import Prompt, Run
 from db.models import Worker as WorkerRow
-from db.runs import cancel_run, delete_run
 from db.session import Sessions, reading, write
 from db.views import RunView, WorkerLine, run_view, workers
 from tests.db import scenario
@@ -267,13 +266,12 @@ def test_a_worker_says_no_longer_that_it_declines_a_run_that_was(start: Start, s
     declined(worker, sessions, run_id)
     time.sleep(0.5)  # some heartbeats
     assert reported(sessions).state == "declined"
-    with sessions.begin() as session:
-        if change == "deleted":
-            session.execute(delete(Image))
-            delete_run(session, run_id)
-        elif change == "over":
-            cancel_run(session, run_id)
-        else:
+    if change == "deleted":
+        scenario.delete(sessions, run_id)
+    elif change == "over":
+        scenario.cancel(sessions, run_id)
+    else:
+        with sessions.begin() as session:
             session.execute(update(Run).values(weights_sha256=None))
     if change != "corrected":  # at once: nobody else is asked
         line = reported(sessions)

@@ -1,4 +1,5 @@
-"""Puts right what crashes and a forgetful broker leave behind: dead owners, lapsed leases, lost doorbells.
+"""Puts right what is left behind by crashes and a forgetful broker: dead owners, lapsed leases, lost doorbells,
+half-done cancels and deletes.
 
 One reconciler acts at a time, whichever process it lives in. Knows no model and no pixels.
 """
@@ -13,8 +14,10 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import doorbells, leases, presence, runs
+from db.models import RunState
 from db.presence import Process
-from db.session import Sessions, reading, write
+from db.session import Sessions, read, reading, write
+from db.slices import in_slices
 from workers.errors import Unreachable, first_line
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import Publish, dispatch, ring
@@ -27,6 +30,7 @@ LEASE = "reconciler"
 LOOK_SECONDS = 1.0  # between two looks whether the workers of this machine still live
 ROUNDS_BETWEEN_LOOKS = 4
 LEASE_ROUNDS = 3  # one slow round does not hand the lease over
+STOPPING_SHARE = 0.5  # of a round: so long it may cancel and delete what a command left half done
 
 
 class Reconciler:
@@ -79,7 +83,18 @@ class Reconciler:
         dispatch(self._sessions, self._publish)
         self._ring_lost()
         write(self._sessions, presence.forget_old_workers)
+        self._finish_stopping()
         return True
+
+    def _finish_stopping(self) -> None:
+        """Go on with the cancels and deletes that are not at their end, for a part of a round.
+
+        The command that began one may be at it too: whoever comes second finds a slice done, and does the next.
+        """
+        until = time.monotonic() + STOPPING_SHARE * self._settings.reconcile_seconds
+        for run_id, state in read(self._sessions, runs.stopping_runs):
+            work = runs.cancel_slice if state == RunState.CANCELLING else runs.delete_slice
+            in_slices(self._sessions, work, run_id, enough=lambda: time.monotonic() > until)
 
     def _leave(self) -> None:
         """A last look at what our own nodes left behind, then somebody else may lead."""
@@ -93,11 +108,11 @@ class Reconciler:
         """Kill workers of this machine that lost their lease and do not even notice: they hang."""
         here, patience = (self._me.host, self._me.boot), self._settings.lease_seconds
         with reading(self._sessions) as session:
-            stalled = presence.without_lease(session, *here, cancelled=False)
-            cancelled = presence.without_lease(session, *here, cancelled=True)
-        # Who stalled has been waited for already; whose run was cancelled may only have a long batch in hand.
+            stalled = presence.without_lease(session, *here, stopped=False)
+            stopped = presence.without_lease(session, *here, stopped=True)
+        # Who stalled has been waited for already; whose run was stopped may only have a long batch in hand.
         longer = patience + self._settings.stall_seconds
-        found = dict.fromkeys(stalled, patience) | dict.fromkeys(cancelled, longer)
+        found = dict.fromkeys(stalled, patience) | dict.fromkeys(stopped, longer)
         seen = time.monotonic()
         self._stuck = {worker.worker_id: self._stuck.get(worker.worker_id, seen) for worker in found}
         for worker, patience in found.items():

@@ -12,7 +12,7 @@ from kombu import pools
 from kombu.exceptions import OperationalError
 from redis.connection import Connection
 
-from db import intake, leases, runs
+from db import intake, leases
 from db.doorbells import Rung
 from db.session import Sessions, read, write
 from db.views import identity
@@ -72,9 +72,7 @@ def test_every_active_run_gets_its_own_window_and_others_get_none(sessions: Sess
     first = scenario.load(sessions, scenario.numbered(3), "first", chunk_size=1)
     second = scenario.load(sessions, scenario.numbered(2), "second", chunk_size=1)
     cancelled = scenario.load(sessions, scenario.numbered(2), "cancelled", chunk_size=1)
-    write(sessions, runs.cancel_run, cancelled)
-    while write(sessions, runs.cancel_slice, cancelled) is not None:
-        pass
+    scenario.cancel(sessions, cancelled)
     loading = scenario.create(sessions, "loading")
     write(sessions, intake.begin_reading, loading, 1, 1, ["path"])
     scenario.add(sessions, loading, scenario.numbered(2))

@@ -4,18 +4,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
+from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 from db import leases, presence
 from db.leases import Claim
+from db.models import Image, Run
 from db.presence import Process
-from db.runs import cancel_run, cancel_slice
+from db.runs import begin_delete, cancel_run
 from db.session import Sessions, reading, write
 from tests.db import scenario
 from tests.terminals import wait_until
@@ -132,9 +136,7 @@ def test_a_worker_whose_run_was_cancelled_may_finish_a_long_batch_before_it_coun
 ) -> None:
     run_id = scenario.load(sessions, scenario.numbered(4))
     claimed_by(sessions, run_id, other.identity)
-    write(sessions, cancel_run, run_id)
-    while write(sessions, cancel_slice, run_id) is not None:
-        pass
+    scenario.cancel(sessions, run_id)
     reconciler._settings = reconciler._settings.model_copy(update={"lease_seconds": 0.1, "stall_seconds": 600})
     for _ in range(2):
         reconciler.step()
@@ -387,3 +389,61 @@ def test_a_database_that_goes_away_is_waited_for(
             stop.set()
             running.join(10)
     assert all(record.exc_info is None for record in caplog.records)
+
+
+def test_what_a_killed_cancel_left_is_finished_part_by_part(
+    reconciler: Reconciler, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", 4)
+    run_id = scenario.load(sessions, scenario.numbered(20))
+    reconciler._settings = reconciler._settings.model_copy(update={"reconcile_seconds": 0.0})
+    scenario.begin_cancel(sessions, run_id, chunks=1)
+    reconciler.step()
+    assert scenario.states(sessions, run_id) == ["cancelled"] * 8 + ["pending"] * 12
+    assert scenario.run(sessions, run_id).state == "cancelling"
+    for _ in range(3):
+        assert scenario.run(sessions, run_id).finished_at is None
+        reconciler.step()
+    assert set(scenario.states(sessions, run_id)) == {"cancelled"}
+    assert scenario.run(sessions, run_id).state == "cancelled"
+
+
+def test_what_a_killed_delete_left_is_finished_and_nothing_else_is_touched(
+    reconciler: Reconciler, sessions: Sessions
+) -> None:
+    rows = [*scenario.numbered(10), *scenario.numbered(2), scenario.REJECTED]
+    kept, deleted = scenario.load(sessions, rows, "kept"), scenario.load(sessions, rows)
+    scenario.begin_delete(sessions, deleted, chunks=1)
+    reconciler._settings = reconciler._settings.model_copy(update={"reconcile_seconds": 60.0})
+    reconciler.step()
+    with reading(sessions) as session:
+        assert session.execute(select(Run.id)).scalars().all() == [kept]
+        assert session.execute(select(func.count()).where(Image.run_id == deleted)).scalar_one() == 0
+    assert len(scenario.states(sessions, kept)) == 13
+
+
+@pytest.mark.parametrize("begin", [cancel_run, begin_delete], ids=["cancel", "delete"])
+def test_a_reconciler_and_a_living_command_finish_the_same_run_together(
+    reconciler: Reconciler, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, begin: Callable[[Session, int], object]
+) -> None:
+    monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", 8)
+    run_id = scenario.load(sessions, [*scenario.numbered(200), *scenario.numbered(20)])
+    write(sessions, begin, run_id)
+    start = threading.Barrier(2)
+
+    def both(work: Callable[[], object]) -> None:
+        start.wait()
+        work()
+
+    finish = scenario.cancel if begin is cancel_run else scenario.delete
+    with ThreadPoolExecutor(2) as threads:
+        told = [
+            threads.submit(both, work)
+            for work in (lambda: finish(sessions, run_id), lambda: [reconciler.step() for _ in range(5)])
+        ]
+        for one in told:
+            one.result(60)
+    with reading(sessions) as session:
+        left = session.execute(select(Run.state)).scalars().all()
+    assert left == (["cancelled"] if begin is cancel_run else [])
+    assert not set(scenario.states(sessions, run_id)) - {"cancelled", "duplicate"}
