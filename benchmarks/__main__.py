@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import click
 
-from benchmarks import bars, enqueue, model, pipeline, plots, postprocess, sqlite_contention
+from benchmarks import bars, enqueue, model, operate, pipeline, plots, postprocess, sqlite_contention
 from benchmarks.bars import Results
 from benchmarks.device import IMAGE_MS
 from benchmarks.timing import as_rows, table
@@ -65,6 +65,11 @@ def measure(sizes: Sizes) -> Results:
         streams=streams,
         growth=[row for growth, _ in databases for row in growth],
         aftermath=[row for _, aftermath in databases for row in aftermath],
+        operations=[
+            row
+            for kind in ("sqlite", "postgresql")
+            for row in fresh(f"retry, cancel and delete in {kind}", operate.measure, kind, sizes.rows)
+        ],
         contention=fresh("commits beside an enqueue", sqlite_contention.compare, sizes.contention_rows),
         masks=fresh("masks", postprocess.measure),
         masks_memory=fresh("memory of masks", postprocess.measure_memory),
@@ -117,6 +122,7 @@ def tables(results: Results) -> dict[str, str]:
         "masks_memory": table(results.masks_memory),
         "growth": table(enqueue.growth_rows(results.growth)),
         "aftermath": table(as_rows(results.aftermath)),
+        "operations": table(operate.operation_rows(results.operations)),
         "contention": table(results.contention),
     }
 

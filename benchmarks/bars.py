@@ -6,10 +6,12 @@ from typing import Any
 
 from benchmarks import timing
 from benchmarks.enqueue import Aftermath, Growth
+from benchmarks.operate import Operation, growth
 from benchmarks.pipeline import Row, Stream
 from benchmarks.timing import Row as Figures
 
 OURS, PLAIN = "ours", "plain script"
+LINEAR_FROM = 50_000  # rows: below, it is the start of a command that takes the time
 FLOPS = {1: 1.00, 5: 1.30, 10: 1.66}  # of one forward of the library, by the number of prompts
 
 
@@ -21,6 +23,7 @@ class Results:
     streams: list[Stream]
     growth: list[Growth]
     aftermath: list[Aftermath]
+    operations: list[Operation]
     contention: list[Figures]
     masks: list[Figures]
     masks_memory: list[Figures]
@@ -98,6 +101,10 @@ def _database(results: Results) -> Iterator[Bar]:
     yield _most(
         "database: different numbers of statements a claim or commit", 1, [len(each) for each in statements.values()]
     )
+    operations = results.operations
+    yield _most(f"retry, cancel, delete: seconds at {largest:,} rows", 60, [one.seconds for one in operations])
+    exponents = [growth(operations, one) for one in operations if one.rows > LINEAR_FROM]
+    yield _most("retry, cancel, delete: time grows with rows to the power of", 1.3, [one for one in exponents if one])
     yield _least("SQLite: commits kept beside an enqueue", 0.5, [results.contention[1]["kept"]])
     yield _most("SQLite: errors", 0, [row["errors"] for row in results.contention])
 

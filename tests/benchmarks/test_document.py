@@ -12,6 +12,7 @@ import pytest
 from benchmarks import __main__ as document
 from benchmarks.bars import FLOPS, Results, bars
 from benchmarks.enqueue import Aftermath, Growth
+from benchmarks.operate import Operation
 from benchmarks.pipeline import SYSTEMS, Row, Stream
 
 SECONDS = {"ours": 4.1, "plain script": 9.0, "DataLoader": 5.0, "Ray Data": 6.0}
@@ -39,6 +40,7 @@ MEASURED = Results(
     streams=[Stream("640x480 JPEG", 1024, 4, 34.0, 34.3, 0.01, 0.0, 0.01, 30.0, 40.0)],
     growth=[_growth(*size) for size in SIZES],
     aftermath=[_aftermath(*size) for size in SIZES],
+    operations=[Operation(database, "retry", rows, 6e-5 * rows) for database, rows in SIZES],
     contention=[{"kept": 1.0, "errors": 0}, {"kept": 0.9, "errors": 0}],
     masks=[{"frame": "1080p", "times faster": 36.0, "pixels that differ": 0}],
     masks_memory=[{"ours, peak MB over base": 103.0}],
@@ -100,6 +102,8 @@ def _changed(field: str, place: int, **values: Any) -> Callable[[Results], None]
         (_changed("aftermath", 1, again_seconds=2.1), "enqueue: seconds of the same command again"),
         (_changed("aftermath", -1, status_ms=501.0), "status: seconds of its queries"),
         (_changed("aftermath", 0, claim_statements=7), "database: different numbers of statements a claim or commit"),
+        (_changed("operations", 1, seconds=61.0), "retry, cancel, delete: seconds at 1,000,000 rows"),
+        (_changed("operations", 2, seconds=2.9), "retry, cancel, delete: time grows with rows to the power of"),
         (_changed("contention", 1, kept=0.4), "SQLite: commits kept beside an enqueue"),
         (_changed("contention", 0, errors=1), "SQLite: errors"),
     ],
