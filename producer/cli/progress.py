@@ -4,9 +4,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from producer.cli.console import console, progress_bar
 from workers.edge import say
 
 LINE_SECONDS = 10.0  # between plain lines
@@ -17,15 +15,8 @@ class Meter:
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        screen = console(stderr=True)
+        self._bar = progress_bar(screen, unit) if screen.is_terminal else None
         self._task = self._bar.add_task(what, total=None) if self._bar is not None else None
         self._last = time.monotonic()
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 from rich.live import Live
 
+from producer.cli.console import console
 from producer.cli.options import exit_code, exit_flags, find_run, free_file, json_flag
 from producer.status import AllRuns, Standing
 from workers import edge
@@ -42,7 +42,7 @@ def main(run: str | None, watch: bool, wait: bool, errors: bool, json: bool, **c
     if json:
         edge.print_json(standing.as_json())
     else:
-        Console().print(standing.table(errors=errors))
+        console().print(standing.table(errors=errors))
         next_step(standing, found.argument)
     # Whether images failed is the answer only of a run that is over; before, the question was how far it is.
     return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
@@ -75,9 +75,9 @@ def until_over(read: Callable[[], Shown], *, watch: bool, wait: bool, errors: bo
 
 def follow(read: Callable[[], Shown], errors: bool) -> None:
     """Show the standing until the run is over: in place on a terminal, a line now and then elsewhere."""
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     standing = read()
-    if not console.is_terminal:
+    if not screen.is_terminal:
         next_line = 0.0
         while not standing.over:
             if time.monotonic() >= next_line:
@@ -87,7 +87,7 @@ def follow(read: Callable[[], Shown], errors: bool) -> None:
             time.sleep(WATCH_SECONDS)
             standing = read()
         return
-    with Live(standing.table(errors=errors), console=console, transient=True) as live:
+    with Live(standing.table(errors=errors), console=screen, transient=True) as live:
         while not standing.over:
             time.sleep(WATCH_SECONDS)
             standing = read()
