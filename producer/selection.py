@@ -64,8 +64,8 @@ class Tally:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """The most frequent reason first."""
-        ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        """The most frequent reason first; last the one that nobody wonders about."""
+        ordered = sorted(self._counts.items(), key=lambda item: (item[0] == OUTPUT, -item[1], item[0]))
         return tuple(LeftOut(reason, count, one_line(self._examples[reason])) for reason, count in ordered)
 
 

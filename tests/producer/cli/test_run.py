@@ -146,8 +146,8 @@ def test_what_a_folder_leaves_out_is_told_and_earlier_results_in_it_are_no_image
 
     assert second["images"]["total"] == 2
     counts = {one["reason"]: one["count"] for one in second["left_out"]}
-    # Masks twice, results.csv, preview.jpg and run.yaml; state and logs are hidden.
-    assert counts["from sam3-run or sam3-export"] == 2 + 2 + 3
+    # masks/ with what it says of itself, results.csv, preview.jpg and run.yaml, and the copies' masks.
+    assert counts["from sam3-run or sam3-export"] == 3 + 3 + 2
     assert counts["HEIC"] == 1
     assert {"reason": "HEIC", "count": 1, "example": "a.heic"} in second["left_out"]
 
