@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from db import doorbells, leases, runs
+from db import doorbells, leases, redo, runs
 from db.leases import MAX_ATTEMPTS, Claim, LeaseLost, Outcome
 from db.migrate import upgrade
 from db.models import LIVE, STOPPED, Result
@@ -50,6 +50,7 @@ class Leases(RuleBasedStateMachine):
         self.run_id = scenario.load(self.sessions, scenario.numbered(IMAGES), chunk_size=CHUNK)
         self.fences: dict[int, int] = {}
         self.committed: dict[int, int] = {}  # image -> fence of the commit that was accepted
+        self.older: dict[int, int] = {}  # the same of images that are to be computed again
 
     @rule(target=claims, owner=OWNERS, which=st.integers(0, 2), rung=st.booleans())
     def claim(self, owner: int, which: int, rung: bool) -> MultipleResults[Claim]:
@@ -141,6 +142,16 @@ class Leases(RuleBasedStateMachine):
         for image_id in retried:
             self.committed.pop(image_id, None)
 
+    @rule(rows=st.integers(1, IMAGES))
+    def redo(self, rows: int) -> None:
+        """Of the first rows, perhaps while others are computed, perhaps as a second one before the first is over."""
+        last = read(self.sessions, redo.last_chunk_before, self.run_id)
+        ended = read(self.sessions, redo.ended_images, self.run_id, redo.Redo.ALL, range(1, rows + 1), last)
+        write(self.sessions, redo.redo_slice, self.run_id, [image.id for image in ended], last)
+        for image in scenario.images(self.sessions, self.run_id):
+            if image.state == "pending" and image.id in self.committed:
+                self.older[image.id] = self.committed.pop(image.id)
+
     @invariant()
     def the_rows_agree(self) -> None:
         found = read(self.sessions, differences)
@@ -158,7 +169,8 @@ class Leases(RuleBasedStateMachine):
         rows = read(self.sessions, lambda session: session.execute(select(Result.image_id, Result.fence)).all())
         stored = {row.image_id: row.fence for row in rows}
         assert len(stored) == len(rows)
-        assert stored.items() <= self.committed.items()
+        kept = {image: fence for image, fence in self.older.items() if image not in self.committed}
+        assert stored.items() <= (self.committed | kept).items()
 
     def teardown(self) -> None:
         """Reasonable workers take over: everything ends, in one state, whatever went before."""

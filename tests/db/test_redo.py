@@ -263,3 +263,17 @@ def test_a_redo_is_no_duplicate_but_done_images_that_are_taken_up_otherwise_are(
 
     assert read(sessions, audit.ended_twice) == set()
     assert read(sessions, audit.retried, run_id) == 5
+
+
+def test_a_cancelled_redo_gives_the_old_results_back(sessions: Sessions, run_id: int) -> None:
+    redo(sessions, run_id)
+    held = claim(sessions, run_id)
+    commit(sessions, held, [done(held.images[0], 0.7)])
+
+    scenario.cancel(sessions, run_id)
+
+    assert scenario.run(sessions, run_id).state == "cancelled"
+    assert scenario.states(sessions, run_id) == ["done", "done", "done", "done", "cancelled"]
+    assert [scores(image) for image in exported(sessions, run_id)] == [[0.7], [0.9], [], [0.4], []]
+    with pytest.raises(LeaseLost):
+        commit(sessions, held, [done(held.images[1], 0.7)])
