@@ -70,6 +70,10 @@ def test_a_killed_worker_loses_nothing_and_a_mended_image_is_retried(
         "duplicates": 0,
         "rejected": 0,
         "cancelled": 0,
+        "gone": 0,
+        "changed": 0,
+        "missing": 0,
+        "redone": 0,
     }
 
     worker = here.start("sam3-worker", "--gpus", "cpu", FAKE_SECONDS_PER_IMAGE="0.2")
@@ -90,6 +94,7 @@ def test_a_killed_worker_loses_nothing_and_a_mended_image_is_retried(
         "cancelled": 0,
         "duplicate": 0,
         "rejected": 0,
+        "gone": 0,
     }
     assert status["errors"] == [{"error_class": "truncated", "count": 1, "example": "portraits/017.jpg"}]
 
