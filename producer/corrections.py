@@ -8,6 +8,7 @@ from db.intake import Frozen, KnownRun, Source
 from db.models import RunState
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
+from producer.exports.targets import free_file
 from producer.retry import delete, retry
 from workers.errors import UsageError
 
@@ -24,7 +25,7 @@ class Wanted:
     prompts: tuple[str, ...]
     advice: str  # what else to do if the name stands for something else
     argument: str  # RUN as the next command needs it
-    copy: str  # file name for an export with another threshold, with {} for that
+    copy: str  # name without its ending for an export with another threshold, with {} for that
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _with_results(known: KnownRun, wanted: Wanted, other: Differences) -> UsageE
     free = ""
     threshold = wanted.frozen.threshold
     if list(other.there) == ["threshold"] and threshold >= known.frozen.score_floor:
-        copy = wanted.copy.format(f"{threshold:g}")
+        copy = free_file(wanted.copy.format(f"{threshold:g}"), ".csv")
         export = f"sam3-export {wanted.argument} --format csv --threshold {threshold:g} -o {copy}"
         free = f". No GPU is needed for that: {export}"
     return refused(wanted, other, "has results", free)

@@ -13,7 +13,6 @@ from producer.check_files import check_files
 from producer.cli.options import (
     exit_code,
     exit_flags,
-    free_file,
     frozen_settings,
     json_flag,
     read_chunk_size,
@@ -24,6 +23,7 @@ from producer.cli.options import (
 from producer.cli.progress import Meter
 from producer.cli.redo import redo_flag, take_up
 from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
+from producer.exports.targets import free_file
 from producer.manifest import CsvManifest
 from workers import edge
 from workers.app import create_app

@@ -1,7 +1,6 @@
 """Flags that several commands share, the same everywhere, and how RUN names a run; does no work itself."""
 
 import math
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from db.session import DatabaseUnusable, Sessions, parse_url, read, reading, sql
 from producer import stopping
 from producer.cells import one_line, prompt_fault
 from producer.cli.run_folder import is_run_folder, read_run_file
-from producer.exports.names import numbered
-from producer.exports.targets import Targets
 from workers import edge
 from workers.errors import NoSuchRun, Unreachable, UsageError
 from workers.fleet.weights import absolute_model
@@ -199,21 +196,6 @@ def run_name(given: str | None, source: Path) -> str:
     if not safe.strip("-.") or len(safe) > 100:
         raise UsageError("--run: give the run a name of 1 to 100 letters and digits")
     return safe
-
-
-def free_file(stem: str, suffix: str) -> str:
-    """A file to name in a hint, quoted for the shell: not there yet, or made by an export of ours."""
-    writable = os.access(Path(stem).parent, os.W_OK)
-    begin = stem if writable else str(Path.home() / Path(stem).name)
-    return shlex.quote(numbered(begin, lambda name: _is_foreign(Path(name + suffix))) + suffix)
-
-
-def _is_foreign(path: Path) -> bool:
-    try:
-        Targets(path).check(path)
-    except UsageError:
-        return True
-    return False
 
 
 def find_run(run: str, *refused: str, **flags: Any) -> Found:

@@ -23,7 +23,6 @@ from producer.cli.options import (
     exit_code,
     exit_flags,
     force_flag,
-    free_file,
     frozen_settings,
     json_flag,
     read_chunk_size,
@@ -44,7 +43,7 @@ from producer.cli.run_folder import (
 from producer.cli.run_results import following, write_files
 from producer.enqueue import Manifest, Request, record
 from producer.exports.inputs import Inputs
-from producer.exports.targets import Targets
+from producer.exports.targets import Targets, free_file
 from producer.folder import FolderManifest
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.retry import retry
@@ -109,7 +108,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
         limit=flags["limit"],
         advice=f"Use another output folder: {elsewhere(output)}; or the same settings",
         argument=shlex.quote(str(output)),
-        copy=shlex.quote(f"{output}/results-{{}}.csv"),
+        copy=f"{output}/results-{{}}",
         check=checking(manifest, flags["no_check"]),
     )
     refuse_other_run(output, request.name, manifest.source)

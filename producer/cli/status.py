@@ -9,7 +9,8 @@ import click
 from rich.live import Live
 
 from producer.cli.console import console
-from producer.cli.options import exit_code, exit_flags, find_run, free_file, json_flag
+from producer.cli.options import exit_code, exit_flags, find_run, json_flag
+from producer.exports.targets import free_file
 from producer.status import AllRuns, Standing
 from workers import edge
 from workers.edge import say

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 from producer.exports.inputs import Inputs
 from producer.exports.marks import made_by_export
+from producer.exports.names import numbered
 from workers.errors import UsageError
 
 Recognise = Callable[[BinaryIO], bool]  # whether an existing file is one that we made and may replace
@@ -189,3 +191,18 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise UsageError(f"{path}: cannot write: {reason}; choose another place or make room there") from error
+
+
+def free_file(stem: str, suffix: str) -> str:
+    """A file to name in a hint, quoted for the shell: not there yet, or made by an export of ours."""
+    writable = os.access(Path(stem).parent, os.W_OK)
+    begin = stem if writable else str(Path.home() / Path(stem).name)
+    return shlex.quote(numbered(begin, lambda name: _is_foreign(Path(name + suffix))) + suffix)
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        Targets(path).check(path)
+    except UsageError:
+        return True
+    return False
