@@ -33,12 +33,12 @@ def table(here: Terminal) -> Path:
 
 
 def enqueue(here: Terminal, table: Path) -> None:
-    here.run("sam3-enqueue", "--csv", str(table), "--prompt", "person", "--chunk-size", "8")
+    here.run("sam3-enqueue", "--csv", str(table), "--prompt", "person", "--chunk-size", "8", "--no-check")
 
 
 def enqueue_and_die(here: Terminal, failpoint: str, table: Path, **environment: str) -> None:
     """sam3-enqueue, killed at one exact point."""
-    flags = ["--csv", str(table), "--prompt", "person", "--chunk-size", "8"]
+    flags = ["--csv", str(table), "--prompt", "person", "--chunk-size", "8", "--no-check"]
     died = subprocess.run(
         [sys.executable, "-c", ENQUEUE.format(failpoint), *flags],
         cwd=here.home,
@@ -84,7 +84,7 @@ def test_the_same_enqueue_twice_at_once_makes_one_run(here: Terminal, sessions: 
     """F29."""
     table = tmp_path / "many.csv"
     table.write_text("path\n" + "".join(f"{row}.png\n" for row in range(4500)))
-    flags = ("--csv", str(table), "--prompt", "person")
+    flags = ("--csv", str(table), "--prompt", "person", "--no-check")  # no image is there
     both = [here.start("sam3-enqueue", *flags) for _ in range(2)]
     for one in both:
         one.wait(code=None)
@@ -98,7 +98,7 @@ def test_the_same_enqueue_twice_at_once_makes_one_run(here: Terminal, sessions: 
 def test_a_run_cancelled_in_the_middle_stops_where_it_is(here: Terminal, sessions: Sessions, table: Path) -> None:
     """F44."""
     enqueue(here, table)
-    worker = farm.start(here, "one", "--num-gpus", "2", slow=0.1)
+    worker = farm.start(here, "one", "--num-gpus", "2", slow=0.5)
     farm.some_results(sessions)
     here.run("sam3-cancel", "faces")
     run_id = run_id_of(sessions)
@@ -112,7 +112,7 @@ def test_a_run_cancelled_in_the_middle_stops_where_it_is(here: Terminal, session
 
 
 def test_cancel_and_retry_at_once_leave_no_half_state(here: Terminal, sessions: Sessions, table: Path) -> None:
-    """F44. Whoever comes last wins; after one more retry everything is done."""
+    """F44. Whoever comes last wins, if it is not refused; after one more retry everything is done."""
     enqueue(here, table)
     worker = farm.start(here, "one", "--num-gpus", "2", slow=0.05)
     farm.some_results(sessions)
@@ -127,7 +127,7 @@ def test_cancel_and_retry_at_once_leave_no_half_state(here: Terminal, sessions: 
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(done) <= {0}
+    assert set(done) <= {0, 2}  # a retry while a cancel is on its way
     here.run("sam3-retry", "faces")
     run_id = run_id_of(sessions)
     farm.finish(sessions, run_id)

@@ -66,7 +66,7 @@ def test_a_delete_that_was_killed_is_shown_and_any_worker_finishes_it(
 def test_a_run_deleted_under_its_workers_ends_in_words_and_they_serve_the_next_one(
     here: Terminal, sessions: Sessions, run_id: int, tmp_path: Path
 ) -> None:
-    worker = farm.start(here, "one", "--num-gpus", "2", slow=0.1)
+    worker = farm.start(here, "one", "--num-gpus", "2", slow=0.5)
     farm.some_results(sessions)
     here.run("sam3-delete", "faces", "--yes")
     assert states(sessions) == []
