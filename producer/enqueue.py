@@ -19,6 +19,7 @@ from db.slices import paced, slice_rows
 from producer.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.folder import FolderManifest
 from producer.manifest import FIRST_ROWS, CsvManifest, Survey
+from producer.row_slices import row_slice
 from producer.stopping import STOPPING, refusal, refuse
 from workers.edge import spelled_run
 from workers.errors import Sam3Error, UsageError
@@ -284,7 +285,7 @@ def _checked(
 def _add_rows(loader: Loader, rows: Iterator[NewRow], known: KnownRun, how: Plan, wanted: int, tell: Tell) -> int:
     new, read = 0, how.skip
     reopens = known.state == RunState.CANCELLED
-    while slice_ := list(itertools.islice(rows, _whole_chunks(slice_rows(loader.sessions), known.chunk_size))):
+    while slice_ := row_slice(rows, slice_rows(loader.sessions), known.chunk_size):
         add = partial(loader.write, intake.add_rows, read, slice_, matching=how.matching, reopens=reopens)
         new += paced(loader.sessions, add)
         read += len(slice_)
@@ -297,8 +298,3 @@ def _mark_duplicates(loader: Loader) -> None:
         repeated = intake.repeated_rows(session, loader.run_id)
         while slice_ := list(itertools.islice(repeated, slice_rows(loader.sessions))):
             paced(loader.sessions, partial(loader.write, intake.mark_duplicates, slice_))
-
-
-def _whole_chunks(rows: int, chunk_size: int) -> int:
-    """As many of these rows as fill whole chunks if none is rejected; all if they are less than one chunk."""
-    return rows // chunk_size * chunk_size or rows

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 LINE_BYTES = 1 << 24  # a longer line is not a CSV's, and would be held in memory whole
 FIRST_ROWS, RANDOM_ROWS = 100, 100  # of a survey's sample
-ROWS_PER_LOOK = 1000  # rows handed out between two looks whether the file is still the same
+ROWS_PER_LOOK = 1000  # rows handed out between two looks whether the file is still the same, which are held together
+BYTES_PER_LOOK = 4 << 20  # fewer where rows are wide, by their mean
 
 _DOUBTFUL = ("", " ", "\\")  # first characters of a path that deserves a closer look
 
@@ -134,6 +135,7 @@ class CsvManifest:
         self._prompt = None if prompt_column is None else self.columns.names.index(prompt_column)
         self._others = tuple(name for name in self.columns.names if name != self.columns.image)
         self._below_root = os.path.join(self.root, "")
+        self._rows_per_look = ROWS_PER_LOOK
 
     def is_still(self, known_size: int, known_mtime_ns: int) -> bool:
         """Whether the file looks as an earlier survey found it, without reading it."""
@@ -154,6 +156,7 @@ class CsvManifest:
         self._refuse_changed()
         if rows < 1:
             self._refuse_no_rows()
+        self._rows_per_look = max(1, min(ROWS_PER_LOOK, BYTES_PER_LOOK * rows // self._stat.st_size))
         whole_row = self._stat.st_size == known_size or any(byte in b"\r\n" for byte in edge)
         return Survey(
             size=self._stat.st_size,
@@ -170,7 +173,7 @@ class CsvManifest:
             rows = _data_rows(reader)
             deque(islice(rows, 1 + skip), maxlen=0)
             while True:
-                batch = [self._row(cells, reader) for cells in islice(rows, ROWS_PER_LOOK)]
+                batch = [self._row(cells, reader) for cells in islice(rows, self._rows_per_look)]
                 self._refuse_changed()
                 if not batch:
                     return

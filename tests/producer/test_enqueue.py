@@ -451,6 +451,22 @@ def test_slices_are_small_only_while_workers_are_busy_and_end_with_a_whole_chunk
 
 
 @only_sqlite
+def test_slices_of_wide_rows_end_with_the_chunk_that_fills_them(
+    sessions: Sessions, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.row_slices.SLICE_CHARACTERS", 100 * (len("000001.jpg") + 2000))
+    write_csv(faces, paths(300), note="x" * 2000)
+    seen: list[int] = []
+
+    recorded = record(
+        sessions, CsvManifest(faces), replace(REQUEST, chunk_size=8), lambda done, total: seen.append(done)
+    )
+
+    assert seen == [104, 208, 300]  # 13 chunks of 8 are the first to hold 100 rows
+    assert [chunk.images for chunk in scenario.chunks(sessions, recorded.run_id)] == [8] * 37 + [4]
+
+
+@only_sqlite
 def test_memory_does_not_grow_with_the_rows(sessions: Sessions, faces: Path) -> None:
     rows = 20_000
     write_csv(faces, paths(rows), note="x" * 100)
