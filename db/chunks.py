@@ -1,16 +1,18 @@
 """What several of the modules here do to chunk rows: add, change, and end a run with its last one. Decides nothing."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, case, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, bindparam, case, func, select, update
 from sqlalchemy.orm import Session
 
-from db.bulk import insert_rows
+from db.bulk import insert_rows, named_at_once
 from db.models import LIVE, Base, Chunk, ChunkState, Run, RunState
 from db.session import now
 
 CHUNKS = Base.metadata.tables["chunk"]
+COUNTERS = ("images", "segmented", "empty", "failed", "cancelled", "instances", "capped", "warned")
 NO_RANGE: dict[str, Any] = {"inflight_first": None, "inflight_last": None}  # no rows are known to be in hand
 
 
@@ -26,6 +28,19 @@ def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: i
     insert_rows(session, CHUNKS, ("run_id", "number", "state", "images", "parent_id"), rows)
     added = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.number >= first).order_by(Chunk.number)
     return list(session.execute(added).scalars())
+
+
+def take_out(session: Session, counts: Mapping[int, Counter[str]]) -> None:
+    """Take so much out of the counters of chunks, by chunk id; less than nothing adds.
+
+    A failed or cancelled chunk that is left with no failed and no cancelled image was done.
+    """
+    values = {name: CHUNKS.c[name] - bindparam(f"less_{name}") for name in COUNTERS}
+    given = [{"chunk": id} | {f"less_{name}": count[name] for name in COUNTERS} for id, count in sorted(counts.items())]
+    session.connection().execute(update(CHUNKS).where(Chunk.id == bindparam("chunk")).values(values), given)
+    over = (Chunk.state.in_((ChunkState.FAILED, ChunkState.CANCELLED)), Chunk.failed + Chunk.cancelled == 0)
+    for part in named_at_once(list(counts)):
+        change_chunks(session, Chunk.id.in_(part), *over, state=ChunkState.DONE, error=None)
 
 
 def finish_run(session: Session, run_id: int) -> None:

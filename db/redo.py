@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import CHUNKS, add_chunks, change_chunks, rowcount
+from db.chunks import add_chunks, rowcount, take_out
 from db.exported import reading_of
-from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Result, Run, RunState
+from db.models import LIVE, Chunk, Image, ImageState, Result, Run, RunState
 from db.runs import reopen
 
 ENDED = (ImageState.DONE, ImageState.FAILED)
-COUNTERS = ("images", "segmented", "empty", "failed", "instances", "capped", "warned")
 
 
 class Redo(StrEnum):
@@ -95,7 +94,7 @@ def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: in
     for part, chunk_id in zip(parts, new_ids, strict=True):
         values = {"state": ImageState.PENDING, "chunk_id": chunk_id, "error_class": None, "error": None}
         rowcount(session, update(Image).where(Image.id.in_(part)).values(values))
-    _leave(session, _counted(session, images))
+    take_out(session, _counted(session, images))
     reopen(session, run_id)
     return len(moved)
 
@@ -123,13 +122,3 @@ def _counted(session: Session, images: Sequence[Any]) -> dict[int, Counter[str]]
         count.update(segmented=instances > 0, empty=instances == 0, instances=instances)
         count.update(capped=capped, warned=image.warned)
     return counts
-
-
-def _leave(session: Session, counts: dict[int, Counter[str]]) -> None:
-    """Take so much out of the chunks' counters; a failed or cancelled one that is left with none of those was done."""
-    values = {name: CHUNKS.c[name] - bindparam(f"less_{name}") for name in COUNTERS}
-    leave = update(CHUNKS).where(Chunk.id == bindparam("chunk")).values(values)
-    given = [{"chunk": id} | {f"less_{name}": count[name] for name in COUNTERS} for id, count in sorted(counts.items())]
-    session.connection().execute(leave, given)
-    over = (Chunk.state.in_((ChunkState.FAILED, ChunkState.CANCELLED)), Chunk.failed + Chunk.cancelled == 0)
-    change_chunks(session, Chunk.id.in_(counts), *over, state=ChunkState.DONE, error=None)

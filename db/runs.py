@@ -5,16 +5,16 @@ so its time grows with the run and not faster. How many images of a chunk it is 
 Locks are taken in the order chunk, image, run, as workers do.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, bindparam, case, delete, func, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import NAMED_AT_ONCE, named_at_once
-from db.chunks import CHUNKS, add_chunks, change_chunks, finish_run, rowcount
+from db.chunks import add_chunks, change_chunks, finish_run, rowcount, take_out
 from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
 from db.slices import Place, Slice
 
@@ -96,7 +96,10 @@ def retry_slice(session: Session, run_id: int, place: Place, rows: int, which: R
             execution_options={"synchronize_session": False},
         )
     if images:
-        _leave(session, Counter((image.chunk_id, image.state) for image in images))
+        gone: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        for image in images:
+            gone[image.chunk_id].update(images=1, **{image.state: 1})  # the states are named like the counters
+        take_out(session, gone)
         reopen(session, run_id)
     return Slice(len(images), chunks.place)
 
@@ -121,27 +124,6 @@ def _retryable_of(session: Session, chunk_ids: Sequence[int], which: RetryFilter
     if which.error_class is not None:
         images = images.where(Image.error_class == which.error_class)
     return session.execute(images).all()
-
-
-def _leave(session: Session, counts: Counter[tuple[int, str]]) -> None:
-    """Take so many images of each (chunk, state) out of the chunks' counters; one left with none of them was done."""
-    ids = {chunk_id for chunk_id, _ in counts}
-    gone = [
-        {"chunk": id, "gone_failed": counts[id, ImageState.FAILED], "gone_cancelled": counts[id, ImageState.CANCELLED]}
-        for id in sorted(ids)
-    ]
-    session.connection().execute(
-        update(CHUNKS)
-        .where(Chunk.id == bindparam("chunk"))
-        .values(
-            images=Chunk.images - bindparam("gone_failed") - bindparam("gone_cancelled"),
-            failed=Chunk.failed - bindparam("gone_failed"),
-            cancelled=Chunk.cancelled - bindparam("gone_cancelled"),
-        ),
-        gone,
-    )
-    over = (Chunk.state.in_((ChunkState.FAILED, ChunkState.CANCELLED)), Chunk.failed + Chunk.cancelled == 0)
-    change_chunks(session, Chunk.id.in_(ids), *over, state=ChunkState.DONE, error=None)
 
 
 def cancel_run(session: Session, run_id: int) -> bool:
@@ -198,21 +180,13 @@ def _keep_older_results(session: Session, chunk_ids: Sequence[int]) -> None:
     ).all()
     if not found:
         return
-    kept = {id: Counter[str]({"chunk": id}) for id in sorted({image.chunk_id for image in found})}
+    kept: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for image in found:
-        is_segmented = int(image.instances) > 0
-        kept[image.chunk_id].update(
-            old_segmented=is_segmented,
-            old_empty=not is_segmented,
-            old_instances=int(image.instances),
-            old_capped=image.capped,
-            old_warned=bool(image.warned),
-        )
-    names = ("segmented", "empty", "instances", "capped", "warned")
-    counters = {name: CHUNKS.c[name] + bindparam(f"old_{name}") for name in names}
-    session.connection().execute(
-        update(CHUNKS).where(Chunk.id == bindparam("chunk")).values(counters), [dict(count) for count in kept.values()]
-    )
+        instances = int(image.instances)
+        is_segmented = int(instances > 0)
+        back = {"segmented": is_segmented, "empty": 1 - is_segmented, "instances": instances}
+        kept[image.chunk_id].subtract(back | {"capped": image.capped, "warned": int(image.warned)})
+    take_out(session, kept)
     rowcount(session, update(Image).where(*redone).values(state=ImageState.DONE))
 
 
