@@ -7,27 +7,18 @@ it. A pending image that has a width is one of these. It counts as pending, and 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session
 
+from db.choices import Redo
 from db.chunks import add_chunks, rowcount, take_out
 from db.exported import reading_of
 from db.models import LIVE, Chunk, Image, ImageState, Result, Run, RunState
 from db.runs import reopen
 
 ENDED = (ImageState.DONE, ImageState.FAILED)
-
-
-class Redo(StrEnum):
-    """Which images to compute again."""
-
-    CHANGED = "changed"  # whose file is not as it was when it was read
-    FAILED = "failed"
-    ALL = "all"  # that were computed, or failed
-    EMPTY = "empty"  # in which nothing was found
 
 
 @dataclass(frozen=True)

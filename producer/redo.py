@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Self
 
+from db.choices import Redo
 from db.models import RunState
-from db.redo import EndedImage, Redo, ended_images, last_chunk_before, redo_slice
+from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
 from db.runs import RetryFilter
 from db.session import Sessions, read, reading, write
 from db.views import RunGone, RunView, progress, run_view

@@ -1,36 +1,26 @@
-"""What all commands share at their edge: config file, exit codes, one-line errors, output. Knows no command."""
+"""What all commands share at their edge: exit codes, one-line errors, settings, output. Knows no command.
 
-import difflib
-import importlib.metadata
-import json
+A command that only explains itself has to be quick: whatever opens a database or reads a file is imported where that is
+done, here as in every module that declares a command.
+"""
+
 import os
-import platform
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import yaml
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
-from db.migrate import ensure_schema
-from db.refusals import is_busy
-from db.session import (
-    DatabaseUnusable,
-    NoDatabase,
-    OutcomeUnknown,
-    Sessions,
-    connect,
-    describe_failure,
-    read,
-    refusal,
-)
-from db.views import RunGone, identity
 from workers.errors import NoSuchRun, Sam3Error, Unreachable, UsageError, first_line
-from workers.settings import PREFIX, Settings, linked_services, load_settings, unknown_variables
+from workers.variables import PREFIX, linked_services, own_variables
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
+
+    from db.session import Sessions
+    from workers.settings import Settings
 
 INTERRUPTED = 130
 RUN_FILE = "run.yaml"  # what makes a folder that of a sam3-run
@@ -75,6 +65,8 @@ class Sam3Command(click.Command):
             code = INTERRUPTED
         except Exception as error:
             if debug:
+                import traceback
+
                 traceback.print_exc()
             code, line = _explain(error)
             say(f"{prog}: error: {line}")
@@ -87,23 +79,42 @@ def _explain(error: Exception) -> tuple[int, str]:
     match error:
         case Sam3Error():
             return error.exit_code, str(error)
+        case click.UsageError():
+            hint = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
+            return UsageError.exit_code, error.format_message().replace("\n", " ").rstrip(".") + hint
+        case click.ClickException():
+            return UsageError.exit_code, error.format_message()
+    return _explain_database(error) or (
+        1,
+        f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback",
+    )
+
+
+def _explain_database(error: Exception) -> tuple[int, str] | None:
+    """The same for what a database may raise; None for anything else."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    from db.session import DatabaseUnusable, OutcomeUnknown
+    from db.views import RunGone
+
+    match error:
         case RunGone():
             return NoSuchRun.exit_code, "the run was deleted meanwhile; sam3-status lists those that there are"
         case DatabaseUnusable():
             return UsageError.exit_code, str(error)
-        case click.UsageError():
-            hint = f"; see {error.ctx.info_name} --help" if error.ctx is not None else ""
-            return UsageError.exit_code, error.format_message().replace("\n", " ").rstrip(".") + hint
-        case click.ClickException():
-            return UsageError.exit_code, error.format_message()
         case OutcomeUnknown():
             return Unreachable.exit_code, f"{error}; the same command again goes on from there"
         case DBAPIError() if isinstance(error, OperationalError) or error.detail:
             return Unreachable.exit_code, _database_fault(error)
-    return 1, f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback"
+    return None
 
 
-def _database_fault(error: DBAPIError) -> str:
+def _database_fault(error: "DBAPIError") -> str:
+    from sqlalchemy.exc import OperationalError
+
+    from db.refusals import is_busy
+    from db.session import refusal
+
     if isinstance(error, OperationalError) and is_busy(error):
         return "another process holds the database for too long; end that one or try again"
     return f"the database cannot be used: {refusal(error)}"
@@ -111,90 +122,29 @@ def _database_fault(error: DBAPIError) -> str:
 
 def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
     _warn_of_unknown_variables(context)
-    if path is None:
-        return
-    keys = _load_yaml(path)
-    if not isinstance(keys, dict | None):
-        raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
-    named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items()}
-    own = {parameter.name: parameter for parameter in context.command.params}
-    for key, value in named.items():
-        if key in own or key in Settings.model_fields:
-            named[key] = _as_typed(f"{path}: {key}", value, multiple=getattr(own.get(key), "multiple", False))
-        elif key not in (known := all_flags()):
-            close = difflib.get_close_matches(key, known, n=1)
-            raise UsageError(f"{path}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))
-    context.meta[_CONFIG] = named
-    context.default_map = named
+    if path is not None:
+        from workers.config_file import read_config
 
-
-def _as_typed(where: str, value: Any, *, multiple: bool) -> Any:
-    """A value of the config file as if it had been typed, so that the flag itself judges it."""
-    if multiple:
-        values = value if isinstance(value, list) else [value]  # `prompt: person` is one prompt
-        if values != [None] and any(isinstance(one, list | dict | None) for one in values):
-            raise UsageError(f"{where}: give texts, such as [person, red car]")
-        return [] if values == [None] else values  # of whatever type: the flag asks for quotes around a bare yes
-    if isinstance(value, list | dict):
-        raise UsageError(f"{where}: give one value, not a list")
-    if isinstance(value, bool):
-        return str(value).lower()
-    return None if value is None else str(value)
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice: the first one would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(problem="a key comes twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(path: Path) -> Any:
-    if not path.is_file():  # a pipe may never answer, and a device never end
-        raise UsageError(f"{path}: is no regular file; give a YAML file")
-    try:
-        return yaml.load(path.read_text(), _Loader)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise UsageError(f"{path}: not a readable YAML file: too deeply nested") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter: not UTF-8, or a date like 2024-99-99
-        raise UsageError(_yaml_fault(path, error)) from None
-
-
-def _yaml_fault(path: Path, error: Exception) -> str:
-    """Where the file is no YAML and why, without a word of what it holds: that may be a password."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    place = f"{path}:{mark.line + 1}" if mark else f"{path}"
-    # What a problem cites from the file stands in quotes; a colon is all that this one has there.
-    cites = problem and "'" in problem and problem != "could not find expected ':'"
-    return f"{place}: not a readable YAML file" + (f": {problem}" if problem and not cites else "")
+        context.meta[_CONFIG] = context.default_map = read_config(path, context.command.params)
 
 
 def _warn_of_unknown_variables(context: click.Context) -> None:
+    """Say which variables mean nothing. Only where there is one that this command does not know are others asked."""
     own = [parameter.name or "" for parameter in context.command.params]
+    if own_variables(os.environ) <= {PREFIX + name.upper() for name in own}:
+        return
+    from workers.flags import all_flags
+    from workers.settings import unknown_variables
+
     if unknown_variables(os.environ, own):
         for warning in unknown_variables(os.environ, all_flags()):
             say(f"warning: {warning}")
 
 
-def all_flags() -> set[str]:
-    """Names of the flags of every sam3 command that is installed, and of the settings."""
-    scripts = importlib.metadata.entry_points(group="console_scripts")
-    commands = [script.load() for script in scripts if script.name.startswith("sam3-")]
-    flags = {parameter.name or "" for command in commands for parameter in command.params}
-    return flags | Settings.model_fields.keys() | {"valkey_binary"}
-
-
-def settings(**flags: Any) -> Settings:
+def settings(**flags: Any) -> "Settings":
     """The settings of the running command: flags, then the environment, then the config file, then defaults."""
+    from workers.settings import Settings, load_settings
+
     context = click.get_current_context()
     config = context.meta.get(_CONFIG, {})
     below = {
@@ -205,27 +155,38 @@ def settings(**flags: Any) -> Settings:
     return load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
 
 
-def open_database(url: str, connections: int = 2, *, create: bool = False, run_file: Path | None = None) -> Sessions:
+def open_database(url: str, connections: int = 2, *, create: bool = False, run_file: Path | None = None) -> "Sessions":
     """Connect and bring the schema up to date (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`.
 
     `connections` is the most that this process holds open on PostgreSQL. Only with `create` an SQLite database is made
     where there is none: commands that merely look at one must not make an empty one of a mistyped name. `run_file` is
     that of the sam3-run folder which the database belongs to, if the settings do not name it.
     """
+    from db.migrate import ensure_schema
+    from db.session import connect
+
     with told_database_faults(url, create=create, run_file=run_file):
         sessions = connect(url, connections=connections, create=create)
         ensure_schema(sessions, create=create)
     return sessions
 
 
-def identified(settings: Settings, sessions: Sessions) -> Settings:
+def identified(settings: "Settings", sessions: "Sessions") -> "Settings":
     """The settings, and whose doorbells these are: nodes and broker tools need to know the database by its identity."""
+    from db.session import read
+    from db.views import identity
+
     return settings.model_copy(update={"identity": read(sessions, identity)})
 
 
 @contextmanager
 def told_database_faults(url: str, *, create: bool, run_file: Path | None = None) -> Iterator[None]:
     """Turn what a database that cannot be opened raises into an `Unreachable` that says who named it."""
+    from sqlalchemy.exc import DatabaseError
+
+    from db.refusals import is_busy
+    from db.session import NoDatabase, describe_failure
+
     try:
         yield
     except NoDatabase as error:
@@ -275,12 +236,17 @@ def spelled_run(name: str) -> str:
 
 
 def print_json(value: dict[str, Any]) -> None:
+    import json
+
     click.echo(json.dumps({"schema": 1} | value, ensure_ascii=False, indent=2))
 
 
 def _version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
+    import importlib.metadata
+    import platform
+
     versions = [f"sam3-queue {importlib.metadata.version('sam3-queue')}", f"Python {platform.python_version()}"]
     for package in ("torch", "transformers", "celery"):
         try:

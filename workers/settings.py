@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -14,12 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.session import sqlite_url
 from workers.errors import UsageError
+from workers.variables import PREFIX, own_variables
 
-PREFIX = "SAM3_"
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
-# What container engines inject for linked services: not settings of ours.
-_LINK_VARIABLE = re.compile(r"_PORT(_|$)|_SERVICE_")
-_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 def default_state_dir() -> Path:
@@ -121,20 +118,10 @@ def _fault(loc: tuple[int | str, ...], msg: str, **_: Any) -> str:
     return name + msg.removeprefix("Value error, ")
 
 
-def linked_services(environment: Mapping[str, str]) -> list[str]:
-    """Variables that look like flags of ours but come from the container engine: a service called sam3 sets SAM3_PORT
-    to tcp://10.0.0.1:6379."""
-    return [name for name, value in environment.items() if name.startswith(PREFIX) and _LINK_VALUE.match(value)]
-
-
 def unknown_variables(environment: Iterable[str], flags: Iterable[str] = ()) -> list[str]:
     """A warning for each `SAM3_*` variable that is neither a setting nor a flag of a command."""
     known = {PREFIX + name.upper() for name in (*Settings.model_fields, *flags)}
-    strange = sorted(
-        name
-        for name in environment
-        if name.startswith(PREFIX) and name not in known and not _LINK_VARIABLE.search(name)
-    )
+    strange = sorted(own_variables(environment) - known)
     return [f"unknown setting {name}{_suggestion(name, known)}" for name in strange]
 
 

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from producer.cli.options import Found
+from producer.cli.found import Found
 from producer.exports.common import Request, Summary
 from producer.exports.mask_folder import MaskFolder, read_mask_folder
 from producer.exports.names import numbered

@@ -2,10 +2,7 @@
 
 import click
 
-from db.models import RunState
-from producer.cli.options import find_run, json_flag
-from producer.cli.progress import Meter
-from producer.retry import cancel
+from producer.cli.options import json_flag
 from workers import edge
 from workers.edge import counted, say
 
@@ -18,6 +15,11 @@ def main(run: str, json: bool) -> int:
 
     One that was interrupted goes on by itself while workers run, and with the same command at once.
     """
+    from db.models import RunState
+    from producer.cli.found import find_run
+    from producer.cli.progress import Meter
+    from producer.retry import cancel
+
     found = find_run(run, RunState.DELETING)
     with Meter(f"cancelling {found.name}", "images") as meter:
         cancelled = cancel(found.sessions, found.run_id, meter.tell)

@@ -2,8 +2,6 @@
 
 import click
 
-from db.migrate import newest_revision, upgrade
-from db.session import connect
 from workers import edge
 from workers.edge import say
 
@@ -12,6 +10,9 @@ from workers.edge import say
 @click.argument("action", type=click.Choice(["upgrade"]))
 def main(action: str) -> int:
     """Bring the tables of SAM3_DATABASE_URL up to this release. SQLite does that by itself."""
+    from db.migrate import newest_revision, upgrade
+    from db.session import connect
+
     url = edge.settings().database_url
     with edge.told_database_faults(url, create=True):
         upgrade(connect(url))

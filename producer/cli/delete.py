@@ -1,15 +1,10 @@
 """`sam3-delete`: forget a run and give its space back."""
 
-import sqlite3
 import sys
 
 import click
-from sqlalchemy.exc import OperationalError
 
-from db.session import compact
-from producer.cli.options import find_run, json_flag
-from producer.cli.progress import Meter
-from producer.retry import delete
+from producer.cli.options import json_flag
 from workers import edge
 from workers.edge import counted, say
 from workers.errors import UsageError
@@ -24,6 +19,15 @@ def main(run: str, yes: bool, json: bool) -> int:
 
     One that was interrupted goes on by itself while workers run, and with the same command at once.
     """
+    import sqlite3
+
+    from sqlalchemy.exc import OperationalError
+
+    from db.session import compact
+    from producer.cli.found import find_run
+    from producer.cli.progress import Meter
+    from producer.retry import delete
+
     found = find_run(run)
     if not yes:
         if not sys.stdin.isatty():

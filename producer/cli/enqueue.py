@@ -1,36 +1,13 @@
 """`sam3-enqueue`: record a run from a CSV and ring its first chunks; the same command again resumes."""
 
-import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from db.session import reading
-from db.views import ImageCounts, progress
-from producer.check_files import check_files
-from producer.cli.options import (
-    exit_code,
-    exit_flags,
-    frozen_settings,
-    json_flag,
-    read_chunk_size,
-    read_prompts,
-    run_flags,
-    run_name,
-)
-from producer.cli.progress import Meter
-from producer.cli.redo import redo_flag, take_up
-from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
-from producer.exports.targets import free_file
-from producer.manifest import CsvManifest
+from producer.cli.options import exit_flags, json_flag, run_flags
+from producer.cli.redo import redo_flag
 from workers import edge
-from workers.app import create_app
-from workers.edge import counted, say
-from workers.errors import UsageError
-from workers.fleet.broker import check_broker
-from workers.fleet.dispatch import dispatch, publisher
 
 
 @edge.command("sam3-enqueue")
@@ -45,132 +22,6 @@ def main(csv: Path, dry_run: bool, **flags: Any) -> int:
 
     The same command again continues: rows already recorded are not queued twice, new ones are added.
     """
-    prompts = read_prompts(flags["prompt"])
-    manifest = open_csv(csv, prompts, flags)
-    settings = edge.settings(model=flags["model"])
-    name = run_name(flags["run"], csv)
-    frozen = frozen_settings(settings, flags)
-    warn_of_absent_model(frozen.model)
-    looks = checking(manifest, flags["no_check"])
-    request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"], check=looks)
-    if dry_run:
-        return report_dry_run(manifest, request, flags)
-    sessions = edge.open_database(settings.database_url, create=True)
-    app = create_app(edge.identified(settings, sessions))
-    for warning in check_broker(app):
-        say(f"warning: {warning}")
-    with Meter(f"recording {name}", "rows") as meter:
-        recorded = record(sessions, manifest, request, meter.tell)
-    again = take_up(sessions, recorded.run_id, flags)
-    if recorded.corrected:
-        say(recorded.corrected)
-    with reading(sessions) as session:
-        now = progress(session, recorded.run_id)
-    queued = dispatch(sessions, publisher(app), [recorded.run_id])
-    ended = now.images.segmented + now.images.empty + now.images.failed
-    facts = {
-        "run": name,
-        "images": now.images.total,
-        "chunks": sum(now.chunks.values()),
-        "queued": queued,
-        "already_done": ended,
-        "duplicates": now.images.duplicate,
-        "rejected": now.images.rejected,
-        "cancelled": now.images.cancelled,
-        "gone": now.images.gone,
-        **again,
-    }
-    rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
-    if flags["json"]:
-        edge.print_json(facts)
-    else:
-        click.echo(told(facts, recorded))
-        tell_next(name, rejected, now.images)
-    return exit_code(rejected, now.images.total, flags["max_failures"], flags["exit_zero"])
+    from producer.cli import recording
 
-
-def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
-    if rejected:
-        say("Rejected rows: the same command with --dry-run names them")
-    run = edge.spelled_run(name)
-    if images.pending:
-        say(f"Next: sam3-status {run} --watch")
-    elif images.cancelled:
-        say(f"Next: sam3-retry {run}")
-    else:
-        say(f"Next: sam3-export {run} --format csv -o {free_file(f'{name}-results', '.csv')}")
-
-
-def warn_of_absent_model(model: str) -> None:
-    """A path says where the model is; that this machine does not have it need not mean that no worker does."""
-    folder = Path(model).expanduser()
-    if folder.is_absolute() and not folder.is_dir():
-        say(f"warning: model {model}: no such folder on this machine; the workers need it under this path")
-
-
-def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvManifest:
-    """The CSV, checked as far as its start tells. Raises `UsageError`, also when there is nothing to look for."""
-    if not prompts and not flags["prompt_column"]:
-        raise UsageError("nothing to look for: give --prompt TEXT, or --prompt-column C")
-    return CsvManifest(
-        csv,
-        image_column=flags["image_column"],
-        prompt_column=flags["prompt_column"],
-        root=flags["image_root"],
-        follow_symlinks=flags["follow_symlinks"],
-        needs_prompt=not prompts,
-    )
-
-
-def checking(manifest: Manifest, no_check: bool) -> Check | None:
-    """What looks at some images before they are recorded. Those of a folder were seen when it was listed."""
-    return partial(check_files, manifest, say=say) if isinstance(manifest, CsvManifest) and not no_check else None
-
-
-def told(facts: dict[str, Any], recorded: Recorded) -> str:
-    """`run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
-    parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
-    words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate"}
-    words |= {"rejected": "rejected", "cancelled": "cancelled"}
-    parts += [f"{facts[key]:,} {word}" for key, word in words.items() if facts[key]]
-    if recorded.new_rows != facts["images"]:
-        parts.append(f"{recorded.new_rows:,} new")
-    if recorded.gone_rows:
-        parts.append(f"{recorded.gone_rows:,} no longer in the CSV (left out of exports)")
-    return f"run {facts['run']}: {', '.join(parts)}"
-
-
-def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any]) -> int:
-    """Read all rows and say what recording them would do. Needs neither broker nor database nor model."""
-    survey = manifest.survey()
-    check(request, survey)
-    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    rejected = []
-    with Meter(f"checking {request.name}", "rows") as meter:
-        for number, row in enumerate(manifest.rows(), start=1):
-            if number > wanted:
-                break
-            if row.rejected:
-                rejected.append(row.rejected[1])
-            if number % 1000 == 0 or number == wanted:
-                meter.tell(number, wanted)
-    size = request.chunk_size or auto_chunk_size(wanted, 1)
-    facts = {
-        "run": request.name,
-        "images": wanted,
-        "chunks": -(-(wanted - len(rejected)) // size),
-        "queued": 0,
-        "already_done": 0,
-        "duplicates": 0,
-        "rejected": len(rejected),
-        "cancelled": 0,
-    }
-    if flags["json"]:
-        edge.print_json(facts | {"dry_run": True})
-    else:
-        click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {json.dumps(request.prompts)}")
-        for message in rejected[:5]:
-            say(f"  rejected: {message}")
-        if len(rejected) > 5:
-            say(f"  ... and {len(rejected) - 5:,} more")
-    return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
+    return recording.enqueue(csv, dry_run, flags)

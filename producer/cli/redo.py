@@ -1,15 +1,15 @@
 """`--redo` of the commands that record a run, and what they say of images that changed since they were read."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from db.redo import Redo
-from db.session import Sessions
-from producer.cli.progress import Meter
-from producer.redo import look_for_changes, redo
+from db.choices import Redo
 from workers.edge import counted, say
+
+if TYPE_CHECKING:
+    from db.session import Sessions
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -22,8 +22,11 @@ def redo_flag(function: Function) -> Function:
     )(function)
 
 
-def take_up(sessions: Sessions, run_id: int, flags: dict[str, Any]) -> dict[str, int]:
+def take_up(sessions: "Sessions", run_id: int, flags: dict[str, Any]) -> dict[str, int]:
     """Do what --redo asks for, or else tell which images changed since they were read; the same as JSON."""
+    from producer.cli.progress import Meter
+    from producer.redo import look_for_changes, redo
+
     facts = {"redone": 0, "changed": 0, "missing": 0}
     if flags["redo"] is not None:
         with Meter(f"taking up {flags['redo']} images", "images") as meter:

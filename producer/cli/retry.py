@@ -1,19 +1,16 @@
 """`sam3-retry`: failed images go back to pending."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from db.runs import RetryFilter
-from producer.cli.options import Found, find_run, json_flag
-from producer.cli.progress import Meter
-from producer.cli.run_folder import go_on
-from producer.retry import retry
-from producer.stopping import STOPPING
+from producer.cli.options import json_flag
 from workers import edge
-from workers.app import create_app
 from workers.edge import counted, say
 from workers.errors import ErrorClass, Unreachable
-from workers.fleet.broker import check_broker
-from workers.fleet.dispatch import dispatch, publisher
+
+if TYPE_CHECKING:
+    from producer.cli.found import Found
 
 # Rows that intake rejected belong to no chunk: mending the CSV and enqueueing again is their retry.
 RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_ROW, ErrorClass.BAD_PATH)]
@@ -26,6 +23,13 @@ RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_RO
 @json_flag
 def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> int:
     """Try a run's failed images again, and the cancelled ones of a cancelled run. What is done stays done."""
+    from db.runs import RetryFilter
+    from producer.cli.found import find_run
+    from producer.cli.progress import Meter
+    from producer.cli.run_folder import go_on
+    from producer.retry import retry
+    from producer.stopping import STOPPING
+
     found = find_run(run, *STOPPING)
     with Meter(f"retrying {found.name}", "images") as meter:
         moved = retry(found.sessions, found.run_id, RetryFilter(error_class, chunk), meter.tell)
@@ -44,10 +48,14 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
     return 0
 
 
-def ring(found: Found) -> int:
+def ring(found: "Found") -> int:
     """Ring the new chunks' doorbells; with the broker away the reconciler does it later."""
     if found.folder is not None:
         return 0
+    from workers.app import create_app
+    from workers.fleet.broker import check_broker
+    from workers.fleet.dispatch import dispatch, publisher
+
     app = create_app(edge.identified(found.settings, found.sessions))
     try:
         check_broker(app)

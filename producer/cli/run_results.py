@@ -7,8 +7,8 @@ from pathlib import Path
 
 from db.session import reading
 from producer.cli.blank_masks import tell_blank_masks
-from producer.cli.export import export, view_of
-from producer.cli.options import Found
+from producer.cli.exported import export, view_of
+from producer.cli.found import Found
 from producer.exports.common import Request
 from producer.exports.inputs import Inputs
 from producer.exports.targets import Targets

@@ -1,24 +1,11 @@
 """`sam3-status`: all runs, or one; once, live, or until it is over."""
 
-import functools
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from rich.live import Live
 
-from producer.cli.console import console
-from producer.cli.options import exit_code, exit_flags, find_run, json_flag
-from producer.exports.targets import free_file
-from producer.status import AllRuns, Standing
+from producer.cli.options import exit_flags, json_flag
 from workers import edge
-from workers.edge import say
-
-Shown = TypeVar("Shown", Standing, AllRuns)
-
-WATCH_SECONDS = 1.0
-LINE_SECONDS = 10.0  # where there is no terminal
 
 
 @edge.command("sam3-status")
@@ -34,70 +21,6 @@ def main(run: str | None, watch: bool, wait: bool, errors: bool, json: bool, **c
     Of a run that is over the exit code is 1 if images failed or were cancelled, or rows were rejected; without RUN,
     after --wait or --watch, if that is so of any run.
     """
-    awaited = functools.partial(until_over, watch=watch and not json, wait=wait or watch, errors=errors)
-    if run is None:
-        return all_runs(awaited, json, ask_code=wait or watch, **code)
-    found = find_run(run)
-    begin = "start sam3-worker" if found.folder is None else "the same sam3-run command goes on"
-    standing = awaited(lambda: Standing(found.sessions, found.run_id, begin))
-    if json:
-        edge.print_json(standing.as_json())
-    else:
-        console().print(standing.table(errors=errors))
-        next_step(standing, found.argument)
-    # Whether images failed is the answer only of a run that is over; before, the question was how far it is.
-    return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
+    from producer.cli import standing
 
-
-def all_runs(awaited: Callable[[Callable[[], AllRuns]], AllRuns], json: bool, *, ask_code: bool, **code: Any) -> int:
-    """Show all runs; the exit code is the worst of theirs if they were waited for."""
-    sessions = edge.open_database(edge.settings().database_url)
-    runs = awaited(lambda: AllRuns(sessions))
-    if json:
-        edge.print_json(runs.as_json())
-    for standing in runs.standings if not json else ():
-        click.echo(f"{standing.progress.state:<10} {standing.one_line()}")
-    if not json and not runs.standings:
-        say("no runs yet; begin with sam3-enqueue --csv FILE --prompt TEXT")
-    codes = [exit_code(standing.shortfall, standing.progress.images.total, **code) for standing in runs.standings]
-    return max(codes, default=0) if ask_code else 0
-
-
-def until_over(read: Callable[[], Shown], *, watch: bool, wait: bool, errors: bool) -> Shown:
-    """What `read` gives once it is over, or at once if that is not waited for."""
-    if watch:
-        follow(read, errors)
-    shown = read()
-    while wait and not shown.over:
-        time.sleep(WATCH_SECONDS)
-        shown = read()
-    return shown
-
-
-def follow(read: Callable[[], Shown], errors: bool) -> None:
-    """Show the standing until the run is over: in place on a terminal, a line now and then elsewhere."""
-    screen = console(stderr=True)
-    standing = read()
-    if not screen.is_terminal:
-        next_line = 0.0
-        while not standing.over:
-            if time.monotonic() >= next_line:
-                next_line = time.monotonic() + LINE_SECONDS
-                for line in standing.lines():
-                    say(line)
-            time.sleep(WATCH_SECONDS)
-            standing = read()
-        return
-    with Live(standing.table(errors=errors), console=screen, transient=True) as live:
-        while not standing.over:
-            time.sleep(WATCH_SECONDS)
-            standing = read()
-            live.update(standing.table(errors=errors))
-
-
-def next_step(standing: Standing, run: str) -> None:
-    images = standing.progress.images
-    if standing.over and images.failed + images.cancelled:
-        say(f"Next: sam3-retry {run}")
-    elif standing.over:
-        say(f"Next: sam3-export {run} --format csv -o {free_file(f'{standing.progress.run}-results', '.csv')}")
+    return standing.show(run, watch, wait, errors=errors, json=json, **code)

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from sqlalchemy import select
 
 from db import doorbells, leases, redo, runs
+from db.choices import Redo
 from db.leases import MAX_ATTEMPTS, Claim, LeaseLost, Outcome
 from db.migrate import upgrade
 from db.models import LIVE, STOPPED, Result
@@ -146,7 +147,7 @@ class Leases(RuleBasedStateMachine):
     def redo(self, rows: int) -> None:
         """Of the first rows, perhaps while others are computed, perhaps as a second one before the first is over."""
         last = read(self.sessions, redo.last_chunk_before, self.run_id)
-        ended = read(self.sessions, redo.ended_images, self.run_id, redo.Redo.ALL, range(1, rows + 1), last)
+        ended = read(self.sessions, redo.ended_images, self.run_id, Redo.ALL, range(1, rows + 1), last)
         write(self.sessions, redo.redo_slice, self.run_id, [image.id for image in ended], last)
         for image in scenario.images(self.sessions, self.run_id):
             if image.state == "pending" and image.id in self.committed:

@@ -4,10 +4,11 @@ import pytest
 from sqlalchemy import event, func, select, update
 
 from db import intake, leases, views
+from db.choices import Redo
 from db.exported import ExportedImage, exported_images
 from db.leases import LeaseLost
 from db.models import Image, Instance, Result
-from db.redo import Redo, ended_images, last_chunk_before, redo_slice
+from db.redo import ended_images, last_chunk_before, redo_slice
 from db.session import Sessions, read, reading, write
 from tests.db import audit, scenario
 from tests.db.scenario import claim, commit, commit_all, done, failed, load, numbered, rows

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from db.choices import Redo
 from db.models import Image
-from db.redo import Redo
 from db.session import Sessions
 from producer import looking
 from producer import redo as redoing

@@ -9,12 +9,12 @@ from tests.db import scenario
 from tests.terminals import Terminal
 from tests.workers import runs
 from workers.app import create_app
-from workers.cli import EmptyQueue, absolute_sqlite, check_runs, node_settings
 from workers.edge import command, open_database
 from workers.errors import UsageError
 from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import publisher
 from workers.fleet.reconcile import Reconciler
+from workers.serving import EmptyQueue, absolute_sqlite, check_runs, node_settings
 from workers.settings import Settings
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -19,7 +19,8 @@ from workers.contract import queue_name
 from workers.errors import UsageError
 from workers.fleet.gpus import Slot
 from workers.processes import with_parent
-from workers.settings import PREFIX, Settings
+from workers.settings import Settings
+from workers.variables import PREFIX
 
 TASKS = "workers.tasks"  # imported by nodes only: it needs the worker extra
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending

@@ -72,7 +72,10 @@ def shell(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("sys.argv", ["sam3"])
     opened: list[Engine] = []
-    monkeypatch.setattr("db.session.create_engine", lambda *given, **kept: noted(opened, create_engine(*given, **kept)))
+    for module in ("session", "postgresql"):
+        monkeypatch.setattr(
+            f"db.{module}.create_engine", lambda *given, **kept: noted(opened, create_engine(*given, **kept))
+        )
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)

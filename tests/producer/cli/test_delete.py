@@ -79,7 +79,7 @@ def test_a_database_in_use_keeps_its_space_for_now_and_the_run_is_gone_all_the_s
             session.connection()
             compact(sessions)
 
-    monkeypatch.setattr("producer.cli.delete.compact", compact_beside_a_writer)
+    monkeypatch.setattr("db.session.compact", compact_beside_a_writer)
 
     told = shell(delete, "faces", "--yes")
 

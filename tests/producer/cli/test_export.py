@@ -111,7 +111,7 @@ def test_the_same_masks_again_are_kept(shell: Shell) -> None:
 def test_ctrl_c_says_how_to_go_on_where_nothing_is_lost(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, format: str, told: str
 ) -> None:
-    monkeypatch.setattr("producer.cli.export.Meter.tell", lambda *given: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("producer.cli.exported.Meter.tell", lambda *given: signal.raise_signal(signal.SIGINT))
     assert shell(export, "faces", "--format", format, "-o", "out", code=130).err == told
 
 

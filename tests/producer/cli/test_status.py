@@ -111,7 +111,7 @@ def test_an_unknown_run_ends_with_4_and_names_those_there_are(shell: Shell) -> N
 
 @pytest.mark.parametrize("flag", ["--wait", "--watch"])
 def test_it_can_wait_until_the_run_is_over(shell: Shell, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.cli.status.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("producer.cli.standing.WATCH_SECONDS", 0.05)
     run_id = load(shell.sessions, numbered(8))
 
     def work() -> None:
@@ -142,7 +142,7 @@ def test_images_that_were_cancelled_are_no_success(shell: Shell) -> None:
 def test_without_a_run_it_waits_for_all_of_them_and_ends_as_the_worst(
     shell: Shell, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.cli.status.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("producer.cli.standing.WATCH_SECONDS", 0.05)
     with_one_failure(shell)
     ids = [load(shell.sessions, numbered(4), name=name) for name in ("birds", "cars")]
     looked = threading.Event()

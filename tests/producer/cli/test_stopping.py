@@ -14,8 +14,8 @@ from producer.cli.cancel import main as cancel
 from producer.cli.delete import main as delete
 from producer.cli.enqueue import main as enqueue
 from producer.cli.export import main as export
-from producer.cli.export import view_of
-from producer.cli.options import Found
+from producer.cli.exported import view_of
+from producer.cli.found import Found
 from producer.cli.retry import main as retry
 from producer.cli.status import main as status
 from producer.status import Standing
@@ -136,7 +136,7 @@ def test_a_half_cancelled_run_can_be_deleted(shell: Shell, run_id: int) -> None:
 def test_a_run_that_is_deleted_while_it_is_looked_at_ends_the_look_in_one_line(
     shell: Shell, run_id: int, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("producer.cli.status.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("producer.cli.standing.WATCH_SECONDS", 0.01)
     looks: list[int] = []
 
     def look(sessions: Sessions, run: int, begin: str) -> Standing:
@@ -145,7 +145,7 @@ def test_a_run_that_is_deleted_while_it_is_looked_at_ends_the_look_in_one_line(
             scenario.delete(shell.sessions, run_id)
         return Standing(sessions, run, begin)
 
-    monkeypatch.setattr("producer.cli.status.Standing", look)
+    monkeypatch.setattr("producer.cli.standing.Standing", look)
 
     told = shell(status, "faces", *given, code=4)
 
@@ -163,7 +163,7 @@ def test_a_run_that_is_deleted_while_it_is_exported_leaves_no_half_file(
         write(shell.sessions, begin_delete, run_id)
         return view
 
-    monkeypatch.setattr("producer.cli.export.view_of", then_delete)
+    monkeypatch.setattr("producer.cli.exported.view_of", then_delete)
 
     told = shell(export, "faces", "--format", "csv", "--partial", "-o", "out.csv", code=4)
 

@@ -1,0 +1,156 @@
+"""Writes a run's results as files, and tells what they hold and what is missing. Reads SQL only; knows no flags."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from db import views
+from db.exported import ExportedImage
+from db.models import RunState
+from db.session import reading
+from db.views import RunView
+from producer.cli.blank_masks import tell_blank_masks
+from producer.cli.found import Found, find_run
+from producer.cli.progress import Meter
+from producer.exports.common import Request, Summary, read_images
+from producer.exports.inputs import Inputs
+from producer.exports.so_far import SoFar, how_far, require_exportable
+from producer.exports.targets import Targets
+from workers import edge
+from workers.edge import counted, say
+from workers.errors import NotOver, UsageError
+
+Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Summary]
+
+
+def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
+    """Export as the flags say; returns the exit code of the command."""
+    if str(output) == "-":
+        raise UsageError("-o -: an export is a file that is renamed into place when it is whole; give its name")
+    masks, threshold = flags["masks"], flags["threshold"]
+    if masks is not None and format != "csv":
+        raise UsageError(f"--masks {masks}: only --format csv has columns for masks")
+    found = find_run(run, RunState.DELETING)
+    view = view_of(found)
+    if masks is None and found.folder is not None:
+        masks = found.folder / "masks"
+    if threshold is not None and threshold < view.score_floor:
+        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.score_floor} only")
+    request = Request(
+        view=view,
+        min_score=view.threshold if threshold is None else threshold,
+        out=output,
+        select=flags["select"],
+        masks=masks,
+        gone=flags["all"],
+        partial=flags["partial"],
+        targets=Targets(output, Inputs(found.sessions), force=flags["force"]),
+    )
+    try:
+        with telling_how_to_go_on(format == "png"):
+            summary = export(found, request, format)
+    except NotOver as error:
+        raise NotOver(f"{error}; {how_to_go_on(found, view)}, or add --partial to export what is there") from None
+    with reading(found.sessions) as session:
+        now = how_far(session, found.run_id)
+    if flags["json"]:
+        facts = {"run": found.name, "format": format, "path": str(summary.path)} | counts(summary)
+        edge.print_json(facts | {"gone": view.gone, "partial": request.so_far})
+    else:
+        say(told(found, request, summary, now))
+    tell_gone(request)
+    return int(tell_blank_masks(found, request, summary))
+
+
+@contextmanager
+def telling_how_to_go_on(resumes: bool) -> Iterator[None]:
+    """Say at Ctrl-C that nothing is lost; only of work that goes on where it was stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if resumes:
+            say("Next: the same command again goes on from here")
+        raise click.Abort from None  # ends with 130; for a KeyboardInterrupt click would add an empty line
+
+
+def tell_gone(request: Request) -> None:
+    """Name the rows that an edited source no longer has."""
+    view, source = request.view, Path(request.view.source).name
+    if view.gone and not request.gone:
+        say(f"{counted(view.gone, 'row')} no longer in {source} left out; --all keeps them at the end")
+    if view.load > 1 and not view.source_ended:
+        say(f"warning: {source} was read again in part only: rows that it did not reach come last, in their old order")
+
+
+def how_to_go_on(found: Found, view: RunView) -> str:
+    if view.state == RunState.CANCELLING:
+        return f"finish its cancel (sam3-cancel {found.argument})"
+    if found.folder is not None:
+        return "let the same sam3-run command finish it"
+    if view.state == RunState.LOADING:
+        return "let its sam3-enqueue finish, or run the same one again if it was killed"
+    return f"wait (sam3-status {found.argument} --wait)"
+
+
+def told(found: Found, request: Request, summary: Summary, now: SoFar) -> str:
+    """`faces.json: 176 images, 203 instances; 176 of 768 images so far`."""
+    parts = [f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}"]
+    if summary.left_out:
+        parts.append(f"{counted(summary.left_out, 'instance')} without a pixel left out")
+    if request.so_far:
+        parts.append(str(now))
+    elif now.cancelled:
+        again = "the same sam3-run command with --retry-failed" if found.folder else f"sam3-retry {found.argument}"
+        parts.append(f"{counted(now.cancelled, 'image')} cancelled before: {again} takes them up again")
+    return "; ".join(parts)
+
+
+def export(found: Found, request: Request, format: str) -> Summary:
+    """Write one format with a progress bar. Raises `NotOver`, before anything is written, for a part of a run that
+    was not asked for as one."""
+    write = exporter(format)
+    with Meter(f"exporting {format}", "images") as meter, reading(found.sessions) as session:
+        require_exportable(session, found.run_id, partial=request.partial)
+        return write(request, read_images(session, request), lambda done: meter.tell(done, request.rows))
+
+
+def exporter(format: str) -> Export:
+    """The function that writes `format`. Raises `UsageError` where its libraries are not installed."""
+    try:
+        match format:
+            case "csv":
+                from producer.exports.csv_file import export_csv
+
+                return export_csv
+            case "coco":
+                from producer.exports.coco import export_coco
+
+                return export_coco
+            case _:
+                from producer.exports.png import export_png  # needs numpy, Pillow and pycocotools
+
+                return export_png
+    except ImportError as error:
+        raise UsageError(f"{format} export needs {error.name}: pip install 'sam3-queue[worker]'") from None
+
+
+def view_of(found: Found) -> RunView:
+    with reading(found.sessions) as session:
+        view = views.run_view(session, found.run_id)
+    if view is None:
+        raise views.RunGone
+    return view
+
+
+def counts(summary: Summary) -> dict[str, int]:
+    return {
+        "images": summary.images,
+        "instances": summary.instances,
+        "files": summary.files,
+        "left_out": summary.left_out,
+        "kept": summary.kept,
+        "blank_masks": summary.blank_masks,
+    }

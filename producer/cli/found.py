@@ -1,0 +1,127 @@
+"""The run that a command was given: how RUN names it, and how the next command is to name it. Changes nothing."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db import views
+from db.runs import run_id_of, state_of
+from db.session import DatabaseUnusable, Sessions, parse_url, read, reading, sqlite_url
+from producer import stopping
+from producer.cli.run_folder import is_run_folder, read_run_file
+from workers import edge
+from workers.errors import NoSuchRun, Unreachable, UsageError
+from workers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that a command was given."""
+
+    sessions: Sessions
+    run_id: int
+    name: str
+    settings: Settings
+    folder: Path | None  # the sam3-run folder it was named by: such a run has no broker to ring
+
+    def refuse(self, *states: str) -> None:
+        """Refuse the run if it is now being cancelled or deleted and that is among `states`."""
+        stopping.refuse(self.argument, read(self.sessions, state_of, self.run_id), *states)
+
+    @property
+    def spelled(self) -> str:
+        """RUN as the next command in this folder needs it."""
+        if self.folder is None:
+            return edge.spelled_run(self.name)
+        plain = str(self.folder)
+        spelled_out = plain.startswith("-") or (_is_plain(plain) and _may_be_in_database(plain, self.settings))
+        return f"./{plain}" if spelled_out else plain
+
+    @property
+    def argument(self) -> str:
+        """The same, quoted for the shell."""
+        return shlex.quote(self.spelled)
+
+    @property
+    def shown(self) -> str:
+        """Which run this is: of the database, if no folder is named."""
+        return f"run {self.name}" + ("" if self.folder is None else f" of the folder {self.folder}")
+
+
+def find_run(run: str, *refused: str, **flags: Any) -> Found:
+    """The run called `run`, or the one in a sam3-run folder. Raises `NoSuchRun`, naming runs that there are.
+
+    A plain name that means a folder here and a run of the database raises `UsageError`: `./name` is the folder,
+    `run:name` the database's. `refused` are the states, of cancelling and deleting, in which the command can do nothing
+    with it.
+    """
+    settings = edge.settings(**flags)
+    name, folder = run.removeprefix(edge.DATABASE_RUN), _run_folder(run, settings)
+    if folder is not None:
+        there = read_run_file(folder)
+        name = there.run
+        settings = edge.settings(state_dir=there.state_dir, database_url=sqlite_url(there.database), **flags)
+    run_file = None if folder is None else folder / edge.RUN_FILE
+    sessions = edge.open_database(settings.database_url, run_file=run_file)
+    with reading(sessions) as session:
+        run_id = run_id_of(session, name)
+        names = views.run_names(session) if run_id is None else []
+    if run_id is None:
+        there_are = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
+        hint = f"; the folder {run} holds no {edge.RUN_FILE}" if folder is None and Path(run).is_dir() else ""
+        raise NoSuchRun(f"no run called {name}; {there_are}{hint}")
+    found = Found(sessions, run_id, name, settings, folder)
+    found.refuse(*refused)
+    return found
+
+
+def _run_folder(run: str, settings: Settings) -> Path | None:
+    """The sam3-run folder that is meant, if one is."""
+    folder = Path(run)
+    if run.startswith(edge.DATABASE_RUN) or not (folder / edge.RUN_FILE).is_file():
+        return None
+    if not _is_plain(run):
+        return folder
+    if not is_run_folder(folder):  # somebody else's run.yaml: the name means the database's run, if there is one
+        return None if _in_database(run, settings) else folder
+    try:
+        is_both = _in_database(run, settings) and not _is_database_of(folder, settings)
+    except (Unreachable, DatabaseUnusable) as error:
+        raise type(error)(
+            f"whether {run} is a run of the database too cannot be seen ({error}); ./{run} is the folder's"
+        ) from None
+    if is_both:
+        raise UsageError(
+            f"{run} means the run of the folder here and another one in the database: "
+            f"write ./{run} for the folder's, {edge.DATABASE_RUN}{run} for the database's"
+        )
+    return folder
+
+
+def _is_plain(run: str) -> bool:
+    """Whether it could be the name of a run: not a path that says itself that it is one."""
+    return "/" not in run and run not in (".", "..")
+
+
+def _in_database(name: str, settings: Settings) -> bool:
+    """Looks in no database that is not there, and so makes none."""
+    url = parse_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        return False
+    return read(edge.open_database(settings.database_url), run_id_of, name) is not None
+
+
+def _is_database_of(folder: Path, settings: Settings) -> bool:
+    """Whether the name can only mean one run, as the folder's database is the one that is set."""
+    of_folder, set_one = read_run_file(folder).database, Path(parse_url(settings.database_url).database or "")
+    return of_folder.is_file() and set_one.is_file() and of_folder.samefile(set_one)
+
+
+def _may_be_in_database(name: str, of_folder: Settings) -> bool:
+    """Whether a plain name could be refused for a run that is called like the folder."""
+    settings = edge.settings()
+    try:
+        return settings.database_url != of_folder.database_url and _in_database(name, settings)
+    except (Unreachable, DatabaseUnusable):
+        return True

@@ -1,0 +1,310 @@
+"""A whole run on this machine: source, broker, nodes, results. Knows the flags by their names only."""
+
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from filelock import FileLock, Timeout
+
+from db import doorbells
+from db.runs import RetryFilter
+from db.session import Sessions, sqlite_url, write
+from producer.cli.exported import telling_how_to_go_on
+from producer.cli.found import Found
+from producer.cli.options import (
+    exit_code,
+    frozen_settings,
+    read_chunk_size,
+    read_prompts,
+    run_name,
+)
+from producer.cli.progress import Meter
+from producer.cli.recording import checking, open_csv
+from producer.cli.redo import take_up, without_redo
+from producer.cli.run_folder import (
+    COMMAND,
+    check_targets,
+    elsewhere,
+    refuse_other_run,
+    refuse_other_runs_state,
+    write_run_file,
+)
+from producer.cli.run_results import following, write_files
+from producer.enqueue import Manifest, Request, record
+from producer.exports.inputs import Inputs
+from producer.exports.targets import Targets, free_file
+from producer.folder import FolderManifest
+from producer.layout import DATABASE_FILE, STATE_FOLDER
+from producer.retry import retry
+from producer.selection import LeftOut, told_left_out
+from producer.status import Standing, duration, told_errors, told_warnings
+from workers import edge
+from workers.app import create_app
+from workers.edge import RUN_FILE, counted, say
+from workers.errors import Unreachable, UsageError
+from workers.fleet.broker import BundledBroker, Doorbells
+from workers.fleet.dispatch import publisher
+from workers.fleet.gpus import Slot, choose_slots
+from workers.fleet.launcher import Launcher
+from workers.fleet.reconcile import Reconciler
+from workers.fleet.supervise import supervise
+from workers.fleet.weights import check_models
+from workers.serving import node_settings
+from workers.settings import Settings
+
+POLL_SECONDS = 0.5
+KEPT_FLAGS = (  # those that run.yaml repeats as they were given
+    "image_column",
+    "prompt_column",
+    "follow_symlinks",
+    "chunk_size",
+    "limit",
+    "no_check",
+    "gpus",
+    "num_gpus",
+    "select",
+)
+
+
+def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
+    """Segment the source; returns the exit code of the command."""
+    prompts = read_prompts(flags["prompt"])
+    manifest = open_source(source, output, prompts, flags)
+    settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
+    request = Request(
+        name=run_name(flags["run"], manifest.source),
+        prompts=prompts,
+        frozen=frozen_settings(settings, flags),
+        chunk_size=read_chunk_size(flags["chunk_size"]),
+        limit=flags["limit"],
+        advice=f"Use another output folder: {elsewhere(output)}; or the same settings",
+        argument=shlex.quote(str(output)),
+        copy=f"{output}/results-{{}}",
+        check=checking(manifest, flags["no_check"]),
+    )
+    refuse_other_run(output, request.name, manifest.source)
+    check_targets(Targets(output, Inputs(sources=[(request.name, manifest.source)]), force=flags["force"]))
+    make_folders(output, settings.state_dir)
+    check_models([settings.model], settings)  # its licence first: nothing works without it
+    slots = local_slots(flags["gpus"], flags["num_gpus"])
+    with only_one(settings.state_dir):
+        database = sqlite_url(settings.state_dir / DATABASE_FILE)
+        broker = BundledBroker(settings.state_dir / "broker")
+        settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
+        sessions = edge.open_database(database, create=True, run_file=output / RUN_FILE)
+        settings = edge.identified(settings, sessions)
+        if not flags["state_dir"]:
+            refuse_other_runs_state(sessions, output, request.name)
+        found = record_run(sessions, manifest, request, settings, output, flags)
+        before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
+        asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
+        return finish(found, flags, asked, Spent(time.monotonic() - began, before), manifest.left_out)
+
+
+def open_source(source: Path, output: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> Manifest:
+    if not source.is_dir():
+        return open_csv(source, prompts, flags)
+    if flags["prompt_column"] or flags["image_column"] or flags["image_root"]:
+        raise UsageError(f"{source} is a folder: --prompt-column, --image-column and --image-root are for CSV files")
+    if not prompts:
+        raise UsageError("nothing to look for: give --prompt TEXT")
+    return FolderManifest(source, follow_symlinks=flags["follow_symlinks"], exclude=output)
+
+
+def local_slots(gpus: str, count: int | None) -> list[Slot]:
+    """The GPUs asked for; the CPU where there is none and none was named."""
+    try:
+        return choose_slots(gpus, count)
+    except UsageError as error:
+        if gpus != "all":
+            raise
+        say(f"{str(error).partition(';')[0]}: using the CPU, which is slow with a full-size model")
+        return choose_slots("cpu", None)
+
+
+def make_folders(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot write there: {error.strerror}; choose another folder") from None
+
+
+class only_one:
+    """Refuse a second sam3-run with the same state."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir
+        self._lock = FileLock(state_dir / "run.lock")
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(f"another sam3-run works with {self._folder}; wait for it, or use another -o") from None
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def record_run(
+    sessions: Sessions, manifest: Manifest, request: Request, settings: Settings, output: Path, flags: dict[str, Any]
+) -> Found:
+    """Bring the run in the folder's database up to the source, and write down how it was made."""
+    with Meter(f"recording {request.name}", "rows") as meter:
+        recorded = record(sessions, manifest, request, meter.tell)
+    if recorded.corrected:
+        say(recorded.corrected)
+    if manifest.left_out:  # now, not only at the end, which may be days away
+        say(f"left out: {told_left_out(manifest.left_out)}")
+    found = Found(sessions, recorded.run_id, request.name, settings, output)
+    if flags["retry_failed"]:
+        say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
+    take_up(sessions, recorded.run_id, flags)
+    if recorded.gone_rows:
+        gone = f"{counted(recorded.gone_rows, 'row')} no longer in {manifest.source.name}"
+        say(f"{gone}: kept in the database, left out of the results")
+    effective = {
+        "source": str(manifest.source),
+        "output": str(output.absolute()),
+        "run": request.name,
+        "prompt": list(request.prompts),
+        **asdict(request.frozen),
+        **{key: flags[key] for key in KEPT_FLAGS},
+        "image_root": str(manifest.root) if manifest.confined else None,
+        "batch_size": settings.batch_size,
+        "dtype": settings.dtype,
+        "grace": settings.grace,
+        "state_dir": str(settings.state_dir) if flags["state_dir"] else None,  # else it moves with the folder
+    }
+    kept = {key: value for key, value in effective.items() if value is not None}
+    write_run_file(Targets(output, force=flags["force"]), output, kept)
+    return found
+
+
+def work_off(
+    found: Found, broker: BundledBroker, slots: list[Slot], following: AbstractContextManager[object]
+) -> signal.Signals | None:
+    """Run broker, nodes and reconciler until the run is over; return the signal that stopped it earlier.
+
+    Meanwhile `following` keeps up with what is committed.
+    """
+    if Standing(found.sessions, found.run_id).over:
+        return None
+    settings = found.settings
+    write(found.sessions, doorbells.forget_doorbells)  # our broker is a new one each time
+    broker.start()
+    try:
+        app = create_app(settings)
+        launcher = Launcher(settings, slots, say, log_folder=settings.state_dir / "logs")
+        reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
+        with Meter(f"segmenting {found.name} on {', '.join(slot.name for slot in slots)}", "images") as meter:
+            watch = Watch(found, launcher, meter)
+            with following:
+                return supervise(launcher, reconciler, settings.grace, watch.over, say)
+    finally:
+        broker.stop()
+
+
+class Watch:
+    """Looks at the run now and then while it is worked off, shows it, and notices when it cannot go on."""
+
+    def __init__(self, found: Found, launcher: Launcher, meter: Meter) -> None:
+        self._found, self._launcher, self._meter = found, launcher, meter
+        self._next = 0.0
+
+    def over(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + POLL_SECONDS
+        standing = Standing(self._found.sessions, self._found.run_id, "its nodes are starting")
+        images = standing.progress.images
+        total = images.total - images.duplicate - images.rejected
+        self._meter.tell(total - images.pending, total, standing.one_line(), standing.waiting_for())
+        if standing.over:
+            return True
+        logs = self._found.settings.state_dir / "logs"
+        if self._launcher.failing():
+            raise Unreachable(f"the nodes end right after they start: see {logs}")
+        run, workers = standing.progress.run, standing.workers
+        if workers and all(worker.state == "declined" and worker.run == run for worker in workers):
+            raise Unreachable(f"run {run} cannot be served: {workers[0].message}")
+        return False
+
+
+@dataclass(frozen=True)
+class Spent:
+    """How long this sitting took, and how many images earlier ones had ended."""
+
+    seconds: float
+    images_before: int
+
+
+def ended_images(standing: Standing) -> int:
+    images = standing.progress.images
+    return images.segmented + images.empty + images.failed
+
+
+def finish(
+    found: Found,
+    flags: dict[str, Any],
+    asked: signal.Signals | None,
+    spent: Spent,
+    left_out: tuple[LeftOut, ...],
+) -> int:
+    """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
+    standing = Standing(found.sessions, found.run_id)
+    if not standing.over:
+        say(standing.one_line(waiting=False))
+        say("Next: the same command again goes on from here")
+        return edge.INTERRUPTED if asked is not None else 1
+    with telling_how_to_go_on(True):
+        written, whole = write_files(found, flags["select"], force=flags["force"])
+    images = standing.progress.images
+    if flags["json"]:
+        facts = {"seconds": round(spent.seconds, 1), "files": written, "left_out": [asdict(one) for one in left_out]}
+        edge.print_json(standing.as_json() | facts)
+    else:
+        summarise(standing, spent, written, left_out)
+        if images.failed + images.cancelled:
+            given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
+            say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
+        else:
+            say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
+    failures = exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
+    return failures if whole else max(1, failures)
+
+
+def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_out: tuple[LeftOut, ...]) -> None:
+    progress, images = standing.progress, standing.progress.images
+    now = ended_images(standing) - spent.images_before
+    speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
+    some = f"{counted(now, 'image')} of " if spent.images_before or images.cancelled else ""
+    worked = f"{some}{counted(images.total, 'image')} in {duration(spent.seconds)}{speed}"
+    if now <= 0:
+        worked = counted(images.total, "image") + ("" if images.cancelled else ", nothing left to do")
+    cancelled = f"cancelled with {counted(images.cancelled, 'image')} to go; " if images.cancelled else ""
+    click.echo(f"run {progress.run}: {cancelled}{worked}")
+    parts = [f"{images.segmented:,} segmented", f"{images.empty:,} empty"]
+    parts += [
+        f"{getattr(images, name):,} {name}"
+        for name in ("failed", "cancelled", "duplicate", "rejected", "gone")
+        if getattr(images, name)
+    ]
+    click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
+    if standing.errors:
+        click.echo(f"  errors: {told_errors(standing.errors)}")
+    if standing.warnings:
+        click.echo(f"  warnings: {told_warnings(standing.warnings)}")
+    if left_out:
+        click.echo(f"  left out: {told_left_out(left_out)}")
+    for name, path in written.items():
+        click.echo(f"  {name:<8} {path}")

@@ -1,0 +1,79 @@
+"""Reads the YAML file of `--config` into values as if they had been typed; knows the flags, and opens nothing else."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from workers.errors import UsageError
+from workers.flags import all_flags
+from workers.settings import Settings
+
+
+def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]:
+    """The file's keys, spelled as flags of a command with these `params`. Raises `UsageError` in one line."""
+    keys = _load_yaml(path)
+    if not isinstance(keys, dict | None):
+        raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
+    named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items()}
+    own = {parameter.name: parameter for parameter in params}
+    for key, value in named.items():
+        if key in own or key in Settings.model_fields:
+            named[key] = _as_typed(f"{path}: {key}", value, multiple=getattr(own.get(key), "multiple", False))
+        elif key not in (known := all_flags()):
+            close = difflib.get_close_matches(key, known, n=1)
+            raise UsageError(f"{path}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))
+    return named
+
+
+def _as_typed(where: str, value: Any, *, multiple: bool) -> Any:
+    """A value of the config file as if it had been typed, so that the flag itself judges it."""
+    if multiple:
+        values = value if isinstance(value, list) else [value]  # `prompt: person` is one prompt
+        if values != [None] and any(isinstance(one, list | dict | None) for one in values):
+            raise UsageError(f"{where}: give texts, such as [person, red car]")
+        return [] if values == [None] else values  # of whatever type: the flag asks for quotes around a bare yes
+    if isinstance(value, list | dict):
+        raise UsageError(f"{where}: give one value, not a list")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice: the first one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(problem="a key comes twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(path: Path) -> Any:
+    if not path.is_file():  # a pipe may never answer, and a device never end
+        raise UsageError(f"{path}: is no regular file; give a YAML file")
+    try:
+        return yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a readable YAML file: too deeply nested") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter: not UTF-8, or a date like 2024-99-99
+        raise UsageError(_yaml_fault(path, error)) from None
+
+
+def _yaml_fault(path: Path, error: Exception) -> str:
+    """Where the file is no YAML and why, without a word of what it holds: that may be a password."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f"{path}:{mark.line + 1}" if mark else f"{path}"
+    # What a problem cites from the file stands in quotes; a colon is all that this one has there.
+    cites = problem and "'" in problem and problem != "could not find expected ':'"
+    return f"{place}: not a readable YAML file" + (f": {problem}" if problem and not cites else "")

@@ -1,0 +1,112 @@
+"""What `sam3-worker` does: nodes, a reconciler, and when it is over. Knows no flags but by their names."""
+
+import os
+import signal
+import time
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import views
+from db.session import Sessions, parse_url, reading
+from workers import edge
+from workers.app import create_app
+from workers.edge import say
+from workers.errors import Sam3Error
+from workers.fleet.broker import Doorbells, check_broker
+from workers.fleet.dispatch import publisher
+from workers.fleet.gpus import choose_slots
+from workers.fleet.launcher import Launcher
+from workers.fleet.reconcile import Reconciler
+from workers.fleet.supervise import supervise
+from workers.fleet.weights import check_models
+from workers.settings import Settings, masked
+
+WAITING_LINE_SECONDS = 60.0
+
+
+def serve(until_empty: bool, flags: dict[str, Any]) -> int:
+    """Start the nodes and look after them; returns the exit code of the command."""
+    slots = choose_slots(flags["gpus"], flags["num_gpus"])
+    settings = node_settings(**flags)
+    sessions = edge.open_database(settings.database_url, connections=1, create=True)
+    settings = edge.identified(settings, sessions)
+    app = create_app(settings)
+    for warning in check_broker(app):
+        say(f"warning: {warning}")
+    check_runs(sessions, settings)
+    say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
+
+    over = EmptyQueue(sessions).over if until_empty else never
+    launcher = Launcher(settings, slots, say)
+    reconciler = Reconciler(sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
+    asked = supervise(launcher, reconciler, settings.grace, over, say)
+    say("stopped; what was in hand is committed or back in the queue" if asked else "nothing left to do")
+    return edge.INTERRUPTED if asked is signal.SIGINT else 0
+
+
+def node_settings(**flags: Any) -> Settings:
+    """The settings of a command that starts nodes, with absolute paths: nodes work in another folder."""
+    settings = edge.settings(
+        **{name: flags.get(name) for name in ("batch_size", "dtype", "grace", "state_dir", "model")}
+    )
+    paths = {"state_dir": settings.state_dir.absolute(), "database_url": absolute_sqlite(settings.database_url)}
+    return settings.model_copy(update=paths)
+
+
+def absolute_sqlite(url: str) -> str:
+    """The URL with its file spelled from the root; that of a server as it is. Raises `DatabaseUnusable`."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return url
+    return parsed.set(database=os.path.abspath(parsed.database)).render_as_string()
+
+
+class EmptyQueue:
+    """Notices that no run has anything left to do, and says now and then which ones have."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._next_line = time.monotonic() + WAITING_LINE_SECONDS
+
+    def over(self) -> bool:
+        try:
+            with reading(self._sessions) as session:
+                unfinished = views.unfinished_runs(session)
+        except SQLAlchemyError:  # away for now: the reconciler says so, and everybody waits for it
+            return False
+        if unfinished and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + WAITING_LINE_SECONDS
+            say(f"not done yet: {', '.join(unfinished)}; sam3-status RUN tells more")
+        return not unfinished
+
+
+def never() -> bool:
+    return False
+
+
+def check_runs(sessions: Sessions, settings: Settings) -> None:
+    """Have the models of unfinished runs here, and warn of each run whose model cannot be had.
+
+    If that is every run there is, raises the first one's `UsageError` or `Unreachable` with the run's name.
+    """
+    check_models([], settings)
+    with reading(sessions) as session:
+        runs = views.active_models(session)
+    faults: dict[str, Sam3Error] = {}
+    for model in dict.fromkeys(model for _, model in runs):
+        try:
+            check_models([model], settings)
+        except Sam3Error as error:
+            faults[model] = error
+    declined = [
+        type(fault)(
+            f"run {name} cannot be served here: {fault}; sam3-cancel {edge.spelled_run(name)} if it is not wanted"
+        )
+        for name, model in runs
+        if (fault := faults.get(model)) is not None
+    ]
+    if declined and len(declined) == len(runs):
+        raise declined[0]
+    for warning in declined:
+        say(f"warning: {warning}")
