@@ -59,6 +59,8 @@ KIND_COLOURS = {
     "failed": (255, 120, 120),
     "random": (130, 220, 160),
 }
+LIGHT_LINE, DARK_LINE = (255, 255, 255), (16, 16, 18)  # beside each other around every mask
+LINE_SHARE = 400  # pixels of a picture's width for each pixel of a line's
 FILL = 0.42  # how much of a masked pixel is the mask's colour
 # Pillow's own font has plain letters only; for other names one of these is taken if the system has it.
 WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
@@ -286,7 +288,9 @@ def _overlay(picture: Image.Image, view: RunView, image: ExportedImage) -> Image
         x1, y1, x2, y2 = instance.box
         left, top = max(0, round(x1 * across)), max(0, round(y1 * down))
         right, bottom = min(shown.width, round(x2 * across)) - 1, min(shown.height, round(y2 * down)) - 1
-        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour)
+        right, bottom = max(left, right), max(top, bottom)
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=DARK_LINE)
+        draw.rectangle((left, top, right, bottom), outline=colour)
     return shown
 
 
@@ -301,15 +305,25 @@ def _coverage(image: ExportedImage, instance: ExportedInstance, size: tuple[int,
 
 
 def _blend(pixels: Pixels, coverage: Pixels, colour: Colour) -> None:
-    """Tint the covered part of `pixels` (height x width x 3) in place and draw its edge, two pixels wide."""
-    inside = np.pad(coverage > 0.5, 2)
-    core = inside.copy()
-    for axis in (0, 1):
-        for shift in (-2, -1, 1, 2):
-            core &= np.roll(inside, shift, axis)
-    edge = (inside & ~core)[2:-2, 2:-2]
-    weight = np.where(edge, np.float32(0.95), coverage * np.float32(FILL))[..., None]
-    pixels += (np.array(colour, dtype=np.float32) - pixels) * weight
+    """Tint the covered part of `pixels` (height x width x 3) in place and draw its outline.
+
+    From outside to inside: a dark line, a light one, and one of the mask's colour, twice as wide. Whatever the
+    picture's colour is, one of the lines differs from it.
+    """
+    mask, line = coverage > 0.5, max(1, round(pixels.shape[1] / LINE_SHARE))
+    around, without_light, within = _grown(mask, line), ~_grown(~mask, line), ~_grown(~mask, 3 * line)
+    pixels += (np.array(colour, dtype=np.float32) - pixels) * (coverage * np.float32(FILL))[..., None]
+    pixels[without_light & ~within] = colour
+    pixels[mask & ~without_light] = LIGHT_LINE
+    pixels[around & ~mask] = DARK_LINE
+
+
+def _grown(area: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The area and all pixels up to `by` steps beside it; beyond the picture's border it goes on as it is there."""
+    for _ in range(by):
+        padded = np.pad(area, 1, mode="edge")
+        area = area | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return area
 
 
 def _prompt_colour(view: RunView, prompt_id: int) -> Colour:

@@ -9,7 +9,7 @@ from skimage import data
 
 from db.intake import NewRow
 from db.session import reading
-from producer.preview import choose, told_found, write_preview
+from producer.preview import COLOURS, choose, told_found, write_preview
 from tests.producer.exports.finished import Done, Failed, Finished, Input, ellipse, finish
 from workers.errors import UsageError
 
@@ -81,6 +81,23 @@ def test_the_mask_is_drawn_where_the_face_is(face: Finished, tmp_path: Path) -> 
     outside = ellipse((720, 720), (x * scale, y * scale), (rx * scale * 1.6, ry * scale * 1.6)) == 0
     assert change[inside].mean() > 80
     assert change[outside].mean() < 15
+
+
+@pytest.mark.parametrize("ground", [(255, 0, 0), (255, 255, 255), (0, 0, 0), (128, 128, 128), *COLOURS])
+def test_every_mask_has_an_edge_that_is_seen_on_any_colour(tmp_path: Path, ground: tuple[int, int, int]) -> None:
+    size, radii = (960, 720), (60, 100)
+    centres = [(96 + 192 * (number % 5), 180 + 360 * (number // 5)) for number in range(10)]
+    Image.new("RGB", size, ground).save(tmp_path / "plain.png")
+    done = Done({"person": [(0.9 - 0.01 * rank, ellipse(size, at, radii)) for rank, at in enumerate(centres)]}, size)
+    run = finish(tmp_path, Input(tmp_path, [NewRow("plain.png")]), {"plain.png": done})
+
+    sheet(run, tmp_path / "preview.jpg")
+
+    with Image.open(tmp_path / "preview.jpg") as preview:  # one tile of this size, at (10, 58)
+        grey = np.asarray(preview.convert("L"), dtype=np.int64)[58 : 58 + 720, 10 : 10 + 960]
+    for x, y in centres:
+        edge = [grey[y - radii[1] - 6 : y - radii[1] + 7, x], grey[y, x + radii[0] - 6 : x + radii[0] + 7]]
+        assert all(line.max() - line.min() > 150 for line in edge)
 
 
 @pytest.mark.parametrize(("orientation", "turned"), [("exif", True), ("raw", False)])
