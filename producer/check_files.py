@@ -13,6 +13,8 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from producer.cells import one_line, quoted
+from producer.csv_header import new_file
+from producer.csv_text import UTF8
 from producer.looking import in_time, stat_files
 from producer.manifest import CsvManifest
 from workers.errors import UsageError
@@ -55,12 +57,27 @@ def _none_there(manifest: CsvManifest, path: str, tried: str, looked: int) -> st
     origin = "" if os.path.isabs(path) else f" (relative paths start at {start})"
     cures: list[str] = []
     in_time(lambda: cures.extend(islice(likely_cures(manifest, path), 1)), LOOK_SECONDS)
-    cure = cures[0] if cures else "check the paths, or give the folder that they start from with --image-root"
+    cure = (
+        cures[0]
+        if cures
+        else _by_its_look(path) + "check the paths, or give the folder that they start from with --image-root"
+    )
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (
         f"{one_line(str(manifest.source))}: {none}: the first would be {one_line(tried)}{origin}; "
         f"{cure}; if only the workers see the images: --no-check"
     )
+
+
+def _by_its_look(path: str) -> str:
+    """What may be wrong with the spelling of a path whose file was found nowhere."""
+    if re.match(r"[A-Za-z]:[\\/]", path):
+        return f"{path[:2]} is a drive of Windows, which has another path here; "
+    if "\\" in path:
+        return "the paths are written with backslashes, as on Windows; "
+    if re.search("%[0-9A-Fa-f]{2}", path):
+        return "the paths are written as in a URL; "
+    return "~ is the home folder only in a shell; " if path.startswith("~") else ""
 
 
 def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
@@ -87,15 +104,33 @@ def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
 
 def _rewritten(manifest: CsvManifest, path: str) -> Iterator[tuple[str, str]]:
     """Other ways to write a path, and what to do if that is the right one."""
-    if "\\" in path:
-        slashes = re.sub(r"^[A-Za-z]:", "", path.replace("\\", "/"))
-        yield slashes, rf"write slashes for backslashes: tr '\\' / < {_typed(str(manifest.source))} > slashes.csv"
+    spelled, advice = path, []
     if "%" in path:
-        yield unquote(path), "decode the paths, which are written as in a URL"
-    if path.startswith("~"):
-        yield os.path.expanduser(path), "write the home folder instead of ~"
-    if path != path.strip():
-        yield path.strip(), "remove the blanks around the paths"
+        spelled = unquote(spelled)
+        advice.append("decode the paths, which are written as in a URL")
+        yield spelled, advice[0]
+    if drive := re.match(r"([A-Za-z]):(?:[\\/]|.*\\)", spelled):
+        spelled = spelled[2:]
+        advice.append(f"leave out {drive[1]}:")
+    if "\\" in spelled:
+        spelled = spelled.replace("\\", "/")
+        advice.append(_slashes(manifest))
+    if spelled.startswith("~"):
+        spelled = os.path.expanduser(spelled)
+        advice.append("write the home folder instead of ~")
+    if advice:
+        yield spelled, " and ".join(advice)
+    if drive:  # where Windows' own Linux has it
+        mounted = f"/mnt/{drive[1].lower()}"
+        yield mounted + spelled, " and ".join([f"write {mounted} for {drive[1]}:", *advice[1:]])
+
+
+def _slashes(manifest: CsvManifest) -> str:
+    advice = "write slashes for backslashes"
+    if manifest.text.encoding != UTF8:  # elsewhere the byte of a backslash may be half a letter
+        return advice
+    slashes = new_file(os.path.relpath(manifest.source), "slashes")
+    return rf"{advice}: tr '\\' / < {_typed(str(manifest.source))} > {slashes}"
 
 
 def _bases(manifest: CsvManifest) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -12,18 +13,14 @@ from workers.errors import UsageError
 from workers.formats import SUFFIXES
 
 IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
-OTHER_FORMATS = (  # the longer of two equal beginnings first
-    (b"\xff\xfe\0\0", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > {utf8}"),
-    (b"\0\0\xfe\xff", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 {file} > {utf8}"),
-    (b"\xff\xfe", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > {utf8}"),
-    (b"\xfe\xff", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {file} > {utf8}"),
+OTHER_FORMATS = (  # how they begin, what they are, and what to do
     (b"\x1f\x8b", "gzip", "unpack it first: gunzip < {file} > {unpacked}"),
     (b"BZh", "bzip2", "unpack it first: bunzip2 < {file} > {unpacked}"),
     (b"\xfd7zXZ\0", "xz", "unpack it first: unxz < {file} > {unpacked}"),
     (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd < {file} > {unpacked}"),
     (b"PK\3\4", "zip", "unpack it first: unzip {file}"),
     (b"PAR1", "Parquet", "write it as CSV first, for example with pandas: to_csv(..., index=False)"),
-    (b"\xd0\xcf\x11\xe0", "an Excel workbook", "save it as CSV UTF-8 first"),
+    (b"\xd0\xcf\x11\xe0", "an Office document such as .xls", "save its sheet as CSV UTF-8 and give that file"),
     (b"\xff\xd8\xff", "a JPEG image", "give a CSV of image paths, or the image's folder"),
     (b"\x89PNG", "a PNG image", "give a CSV of image paths, or the image's folder"),
 )
@@ -41,9 +38,7 @@ class Columns:
 def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None, prompt_column: str | None) -> Columns:
     """Raises `UsageError` for a header that cannot be used."""
     if UNSTORABLE.search("".join(names)):
-        raise UsageError(f"{shown}: its header is not valid UTF-8; convert it: {iconv('LATIN1', shown)}")
-    _refuse_first_line_of_excel(shown, names)
-    _refuse_other_delimiter(shown, names, image_column)
+        raise UsageError(f"{shown}: its header holds bytes that are no text; correct them")
     for name, count in Counter(names).items():
         if count > 1:
             which = f"column {quoted(name)}" if name else "a column without a name"
@@ -51,40 +46,35 @@ def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None,
         if name.lower().startswith("sam3_"):
             raise UsageError(f"{shown}: column {quoted(name)} has a name of our results; rename or remove it")
     image = _choose_image(shown, names, image_column)
-    if prompt_column is not None and prompt_column not in names:
+    prompt = None if prompt_column is None else _named(names, prompt_column)
+    if prompt_column is not None and prompt is None:
         raise _no_column(shown, names, prompt_column, "--prompt-column")
-    if prompt_column == image:
+    if prompt == image:
         raise UsageError(f"{shown}: column {quoted(image)} cannot hold both image and prompt; name two columns")
-    return Columns(names, image, prompt_column)
+    return Columns(names, image, prompt)
 
 
-def _refuse_first_line_of_excel(shown: str, names: tuple[str, ...]) -> None:
-    """`sep=;` tells Excel how to read the file; what is told of the other lines then comes from them."""
-    if names[0].lower().startswith("sep="):
-        without = f"tail -n +2 {shlex.quote(shown)} > {new_file(shown, 'table')}"
-        raise UsageError(f"{shown}: its first line is for Excel, {quoted(','.join(names))}; leave it out: {without}")
+def may_hold_images(names: Sequence[str], image_column: str | None) -> bool:
+    """Whether this header has the column of paths: the one with that name, or one with a name that is guessed."""
+    return (_guessed(names) if image_column is None else _named(names, image_column)) is not None
 
 
-def _refuse_other_delimiter(shown: str, names: tuple[str, ...], image_column: str | None) -> None:
-    found = [(";", ";"), ("\t", "\\t"), ("|", "|")] if len(names) == 1 and image_column not in names else []
-    for delimiter, spelled in found:
-        if delimiter in names[0]:
-            program = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter='{spelled}'))"
-            raise UsageError(
-                f"{shown}: one column found, {quoted(names[0])}, with '{spelled}' between its parts; convert it "
-                f'to commas: python3 -c "{program}" < {shlex.quote(shown)} > {new_file(shown, "commas")}'
-            )
+def _named(names: Sequence[str], wanted: str) -> str | None:
+    """The column of that name; blanks around either do not count."""
+    return wanted if wanted in names else {name.strip(): name for name in reversed(names)}.get(wanted.strip())
+
+
+def _guessed(names: Sequence[str]) -> str | None:
+    spelled = {name.strip().lower(): name for name in reversed(names)}
+    return next((spelled[guess] for guess in IMAGE_COLUMNS if guess in spelled), None)
 
 
 def _choose_image(shown: str, names: tuple[str, ...], image_column: str | None) -> str:
+    found = _guessed(names) if image_column is None else _named(names, image_column)
+    if found is not None:
+        return found
     if image_column is not None:
-        if image_column not in names:
-            raise _no_column(shown, names, image_column, "--image-column")
-        return image_column
-    spelled = {name.strip().lower(): name for name in reversed(names)}
-    for guess in IMAGE_COLUMNS:
-        if guess in spelled:
-            return spelled[guess]
+        raise _no_column(shown, names, image_column, "--image-column")
     for name in names:
         if name.lower().endswith(SUFFIXES):
             raise UsageError(f"{shown}: its first line holds {quoted(name)}, no column names; put a header above it")
@@ -101,10 +91,6 @@ def _no_column(shown: str, names: tuple[str, ...], wanted: str | None, flag: str
     return UsageError(f"{shown}: {missing}; columns found: {listed}; {advice}")
 
 
-def iconv(encoding: str, shown: str) -> str:
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(shown)} > {new_file(shown, 'utf8')}"
-
-
 def new_file(shown: str, stem: str) -> str:
     """A CSV that is not there yet, beside the one shown: there its relative paths mean the same. Quoted for shells."""
     begin = os.path.join(os.path.dirname(shown), stem)
@@ -113,4 +99,4 @@ def new_file(shown: str, stem: str) -> str:
 
 def advice_on(advice: str, shown: str) -> str:
     """One of `OTHER_FORMATS` for this file."""
-    return advice.format(file=shlex.quote(shown), utf8=new_file(shown, "utf8"), unpacked=new_file(shown, "unpacked"))
+    return advice.format(file=shlex.quote(shown), unpacked=new_file(shown, "unpacked"))

@@ -217,7 +217,7 @@ def _unchanged(known: KnownRun, manifest: Manifest) -> bool:
     """The same source as when it was last read to its end: nothing to read."""
     if known.source_sha256 is None or known.state == RunState.LOADING:
         return False
-    return manifest.is_still(known.source_size, known.source_mtime_ns)
+    return manifest.is_still(known.source_size, known.source_mtime_ns, known.source_sha256)
 
 
 def plan(known: KnownRun, survey: Survey) -> Plan:

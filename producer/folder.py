@@ -49,7 +49,7 @@ class FolderManifest:
             formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
             raise UsageError(f"{self._shown}: no images in it or below it{there}; give a folder with {formats} files")
 
-    def is_still(self, known_size: int, known_mtime_ns: int) -> bool:
+    def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
         """Never certain: a file may have come anywhere below without a trace at the top."""
         return False
 

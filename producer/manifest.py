@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -32,7 +32,8 @@ from producer.cells import (
     storable,
     unreadable,
 )
-from producer.csv_header import OTHER_FORMATS, advice_on, choose_columns, iconv
+from producer.csv_header import choose_columns
+from producer.csv_text import AS_FOUND, Reading, advised_encoding, filled_rows, find_text
 from producer.sampling import sampled
 from producer.selection import LeftOut
 from workers.errors import ErrorClass, UsageError
@@ -47,7 +48,9 @@ FIRST_ROWS, RANDOM_ROWS = 100, 100  # of a survey's sample
 ROWS_PER_LOOK = 1000  # rows handed out between two looks whether the file is still the same, which are held together
 BYTES_PER_LOOK = 4 << 20  # fewer where rows are wide, by their mean
 
-_DOUBTFUL = ("", " ", "\\")  # first characters of a path that deserves a closer look
+_HASH_DIGITS = 64  # of a SHA-256; what stands behind them says how the bytes were read
+_UNDECODED = re.compile("[\udc80-\udcff]")  # stand for bytes that are no text
+_DOUBTFUL = ("", "\\")  # first characters of a path that deserves a closer look
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ _IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 
 
 class CsvManifest:
-    """Rows of a CSV file: UTF-8, commas, any line ends. Relative paths start at `root`, else at the CSV's folder.
+    """Rows of a CSV file, with any line ends. Relative paths start at `root`, else at the CSV's folder.
+
+    How its bytes are text says producer/csv_text.py. Blanks around a path do not count.
 
     With a root given (`confined`) no path may leave it, judged by spelling alone. The file that the constructor saw is
     the one that is read: if it changes before `survey` or `rows` ends, they raise `UsageError`.
@@ -111,66 +116,73 @@ class CsvManifest:
         prompt_column: str | None = None,
         root: Path | None = None,
         follow_symlinks: bool = False,
-        needs_prompt: bool = False,
+        reading: Reading = AS_FOUND,
     ) -> None:
-        """`needs_prompt`: the run has no prompts of its own, so that a row without one is rejected."""
         self._shown = one_line(str(path))
         self._name = one_line(path.name)
         self.source = Path(os.path.abspath(path))
         self.confined = root is not None
         self.root = Path(os.path.abspath(root)) if root else self.source.parent
         self.follow_symlinks = follow_symlinks
-        self._needs_prompt = needs_prompt
+        self._needs_prompt = reading.needs_prompt
         self._stat = _stat_csv(path, self._shown)
-        self._refuse_other_formats()
+        with self._open(io.FileIO) as file:
+            self.text = find_text(file, self._shown, image_column, reading)
         with self._parsed(self._open(io.FileIO)) as reader:
-            rows = _data_rows(reader)
+            rows = filled_rows(reader)
             names = next(rows, None)
             if names is not None:
+                if any(map(_UNDECODED.search, names)):
+                    raise self._no_text(of_row=False)
                 self.columns = choose_columns(self._shown, tuple(names), image_column, prompt_column)
             if next(rows, None) is None:
                 self._refuse_no_rows()
         self._width = len(self.columns.names)
         self._image = self.columns.names.index(self.columns.image)
-        self._prompt = None if prompt_column is None else self.columns.names.index(prompt_column)
+        self._prompt = None if self.columns.prompt is None else self.columns.names.index(self.columns.prompt)
         self._others = tuple(name for name in self.columns.names if name != self.columns.image)
         self._below_root = os.path.join(self.root, "")
         self._rows_per_look = ROWS_PER_LOOK
 
-    def is_still(self, known_size: int, known_mtime_ns: int) -> bool:
-        """Whether the file looks as an earlier survey found it, without reading it."""
-        return (self._stat.st_size, self._stat.st_mtime_ns) == (known_size, known_mtime_ns)
+    def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
+        """Whether the file looks as an earlier survey found it, and is read in the same way: without reading it."""
+        there = self._stat.st_size, self._stat.st_mtime_ns, self.text.stamp
+        return there == (known_size, known_mtime_ns, known_sha256[_HASH_DIGITS:])
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
         """Read the whole file once: count its rows, hash it, and raise `UsageError` where it is no CSV.
 
         `known_size` and `known_sha256` are what an earlier survey found.
         """
-        with self._parsed(file := self._open(_HashedFile)) as reader:
-            file.mark = known_size
-            data = _data_rows(reader)
+        # Of bytes that are no text only those rows are rejected, if somebody said that they are to be read like this.
+        strict = self.text.given.encoding is None
+        file = self._open(_HashedFile)
+        file.mark = known_size
+        with self._parsed(file, strict=strict) as reader:
+            data = filled_rows(reader)
             next(data, None)
             rows, sample = sampled(data, FIRST_ROWS, RANDOM_ROWS)
             picked = [(number, self._row(cells, reader)) for number, cells in sample]
-            edge = os.pread(file.fileno(), 2, max(known_size - 1, 0))
+            unit = self.text.unit_bytes
+            edge = os.pread(file.fileno(), 2 * unit, max(known_size - unit, 0))
         self._refuse_changed()
         if rows < 1:
             self._refuse_no_rows()
         self._rows_per_look = max(1, min(ROWS_PER_LOOK, BYTES_PER_LOOK * rows // self._stat.st_size))
-        whole_row = self._stat.st_size == known_size or any(byte in b"\r\n" for byte in edge)
+        whole_row = self._stat.st_size == known_size or self.text.ends_row(edge)
         return Survey(
             size=self._stat.st_size,
             mtime_ns=self._stat.st_mtime_ns,
-            sha256=file.hash.hexdigest(),
+            sha256=file.hash.hexdigest() + self.text.stamp,
             rows=rows,
-            continues=known_sha256 is not None and file.sha256_at_mark == known_sha256 and whole_row,
+            continues=whole_row and f"{file.sha256_at_mark}{self.text.stamp}" == known_sha256,
             sample=tuple((number, row.path) for number, row in picked if row.rejected is None),
         )
 
     def rows(self, skip: int = 0) -> Iterator[NewRow]:
         """The rows after the first `skip`, good and rejected, in the file's order. Blank lines are no rows."""
         with self._parsed(self._open(io.FileIO)) as reader:
-            rows = _data_rows(reader)
+            rows = filled_rows(reader)
             deque(islice(rows, 1 + skip), maxlen=0)
             while True:
                 batch = [self._row(cells, reader) for cells in islice(rows, self._rows_per_look)]
@@ -188,9 +200,10 @@ class CsvManifest:
             if not clean:
                 self._check_text(cells)
             given = cells[self._image]
-            if not clean or ":" in given or given[:1] in _DOUBTFUL or len(given) > SHORT:
-                check_path(given)
-            path = normpath(given)
+            path = given.strip()
+            if not clean or ":" in path or path[:1] in _DOUBTFUL or len(path) > SHORT:
+                check_path(path)
+            path = normpath(path)
             if path[0] in "/.":
                 path = self._inside(path)
             prompts = None if self._prompt is None else self._prompts(cells[self._prompt])
@@ -214,7 +227,7 @@ class CsvManifest:
                 continue  # a NUL in the path is the path's fault
             if bad[0] == "\0":
                 raise BadRow(ErrorClass.BAD_ROW, f"NUL character in column {quoted(name)}; remove it")
-            fault = f"column {quoted(name)} is not valid UTF-8; convert the CSV: {iconv('LATIN1', self._shown)}"
+            fault = f"column {quoted(name)} is not valid {self.text.encoding.upper()}; correct the cell"
             raise BadRow(ErrorClass.BAD_ROW, fault)
 
     def _inside(self, path: str) -> str:
@@ -244,7 +257,7 @@ class CsvManifest:
 
     def _rejected(self, cells: list[str], line: int, bad: BadRow) -> NewRow:
         """`line` is the last line of the row, but the message names its first."""
-        line -= sum(len(re.findall("\r\n|\r|\n", cell)) for cell in cells)
+        line = _first_line(cells, line)
         kept = dict(zip(self.columns.names, map(storable, cells), strict=False))
         given = kept.get(self.columns.image, "")
         path = as_name(given)
@@ -253,25 +266,14 @@ class CsvManifest:
         rejected = (bad.error_class.value, f"{self._name}:{line}: {bad.fault}")
         return NewRow(path, kept or None, rejected=rejected)
 
-    def _refuse_other_formats(self) -> None:
-        with self._open(io.FileIO) as file:
-            head = file.read(1 << 20)
-        for magic, what, advice in OTHER_FORMATS:
-            if head.startswith(magic):
-                if what == "zip" and b"[Content_Types].xml" in head:
-                    what, advice = "an Excel workbook", "save it as CSV UTF-8 first"
-                raise UsageError(f"{self._shown}: is {what}, not CSV text; {advice_on(advice, self._shown)}")
-        line = re.split(rb"[\r\n]", head, maxsplit=1)[0]
-        if b"\0" in line:
-            raise UsageError(f"{self._shown}: is not UTF-8 text; if it is UTF-16: {iconv('UTF-16LE', self._shown)}")
-        if len(line) == 1 << 20:
-            raise UsageError(f"{self._shown}: no line break in its first MiB; give a CSV with one image a line")
-
     @contextmanager
-    def _parsed(self, file: io.FileIO) -> Iterator["Reader"]:
+    def _parsed(self, file: io.FileIO, *, strict: bool = False) -> Iterator["Reader"]:
         try:
-            with _text(file) as text:
-                yield csv.reader(text, strict=True)
+            with self.text.open(file, strict=strict) as text:
+                yield self.text.rows(text)
+        except UnicodeError as error:
+            self._refuse_changed()
+            raise self._no_text() from error
         except csv.Error as error:
             self._refuse_changed()
             raise self._fault() from error
@@ -282,8 +284,8 @@ class CsvManifest:
     def _fault(self) -> UsageError:
         """Where and why the file cannot be parsed: found by a second reading, as the first does not count lines."""
         first = 1
-        with _text(self._open(io.FileIO)) as text:
-            reader = csv.reader(text, strict=True)
+        with self.text.open(self._open(io.FileIO)) as text:
+            reader = self.text.rows(text)
             try:
                 for _ in reader:
                     first = reader.line_num + 1
@@ -296,6 +298,23 @@ class CsvManifest:
                     fault = 'quote opened and never closed; close it, or write a quote inside a cell as ""'
                 return UsageError(f"{self._shown}:{first}: {fault}")
         return self._changed()
+
+    def _no_text(self, *, of_row: bool = True) -> UsageError:
+        """Where the bytes are not as the encoding has them, and which encoding to give."""
+        encoding = self.text.encoding.upper()
+        try:
+            with self.text.open(self._open(io.FileIO)) as text:
+                reader = self.text.rows(text)
+                found = ((cells, bad) for cells in reader for cell in cells if (bad := _UNDECODED.search(cell)))
+                cells, bad = next(found)
+                part = bad.string[max(0, bad.start() - 40) : bad.end() + 40]
+                where = f"{self._shown}:{_first_line(cells, reader.line_num)}: {quoted(part)} is not {encoding}"
+        except (UnicodeError, csv.Error, StopIteration):
+            return UsageError(f"{self._shown}: is not valid {encoding}; save it again, or give its --encoding")
+        if self.text.mark or self.text.given.encoding:
+            return UsageError(f"{where}; correct it")
+        advice = advised_encoding(part.encode(errors="surrogateescape"))
+        return UsageError(f"{where}; {advice}" + (", --encoding utf-8 rejects only such rows" if of_row else ""))
 
     def _open(self, kind: type[_File]) -> _File:
         try:
@@ -332,13 +351,5 @@ def _stat_csv(path: Path, shown: str) -> os.stat_result:
     return found
 
 
-def _text(file: io.FileIO) -> io.TextIOWrapper:
-    """UTF-8 text with its line ends as they are; bytes that are not UTF-8 become surrogates."""
-    return io.TextIOWrapper(io.BufferedReader(file), "utf-8-sig", "surrogateescape", newline="")
-
-
-def _data_rows(reader: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The header and the rows, without blank lines."""
-    for cells in reader:
-        if len(cells) > 1 or (cells and not cells[0].isspace()):
-            yield cells
+def _first_line(cells: list[str], last_line: int) -> int:
+    return last_line - sum(len(re.findall("\r\n|\r|\n", cell)) for cell in cells)

@@ -94,6 +94,12 @@ def run_flags(function: Function) -> Function:
         click.option("--prompt-column", metavar="C", help="CSV column with each row's own prompts, joined by |."),
         click.option("--image-column", metavar="C", help="CSV column with the image paths (guessed if left out)."),
         click.option(
+            "--encoding", metavar="E", help="Encoding of a CSV that is not UTF-8 and has no mark, such as cp1252."
+        ),
+        click.option(
+            "--delimiter", metavar="D", help="Between a CSV's cells: , ; tab or | (found in the header if left out)."
+        ),
+        click.option(
             "--image-root",
             type=click.Path(path_type=Path, file_okay=False),
             help="Folder that relative paths start from and no path may leave.",

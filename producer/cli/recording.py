@@ -19,6 +19,7 @@ from producer.cli.options import (
 )
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
+from producer.csv_text import Reading
 from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
 from producer.exports.targets import free_file
 from producer.manifest import CsvManifest
@@ -99,14 +100,17 @@ def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvM
     """The CSV, checked as far as its start tells. Raises `UsageError`, also when there is nothing to look for."""
     if not prompts and not flags["prompt_column"]:
         raise UsageError("nothing to look for: give --prompt TEXT, or --prompt-column C")
-    return CsvManifest(
+    manifest = CsvManifest(
         csv,
         image_column=flags["image_column"],
         prompt_column=flags["prompt_column"],
         root=flags["image_root"],
         follow_symlinks=flags["follow_symlinks"],
-        needs_prompt=not prompts,
+        reading=Reading(flags["encoding"], flags["delimiter"], needs_prompt=not prompts),
     )
+    if manifest.text.told:
+        say(f"reading {csv} {manifest.text.told}")
+    return manifest
 
 
 def checking(manifest: Manifest, no_check: bool) -> Check | None:
@@ -155,7 +159,8 @@ def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any]) 
     if flags["json"]:
         edge.print_json(facts | {"dry_run": True})
     else:
-        click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {json.dumps(request.prompts)}")
+        prompts = json.dumps(request.prompts, ensure_ascii=False)
+        click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {prompts}")
         for message in rejected[:5]:
             say(f"  rejected: {message}")
         if len(rejected) > 5:

@@ -60,9 +60,12 @@ from workers.serving import node_settings
 from workers.settings import Settings
 
 POLL_SECONDS = 0.5
+CSV_FLAGS = ("prompt_column", "image_column", "image_root", "encoding", "delimiter")
 KEPT_FLAGS = (  # those that run.yaml repeats as they were given
     "image_column",
     "prompt_column",
+    "encoding",
+    "delimiter",
     "follow_symlinks",
     "chunk_size",
     "limit",
@@ -111,8 +114,9 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
 def open_source(source: Path, output: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> Manifest:
     if not source.is_dir():
         return open_csv(source, prompts, flags)
-    if flags["prompt_column"] or flags["image_column"] or flags["image_root"]:
-        raise UsageError(f"{source} is a folder: --prompt-column, --image-column and --image-root are for CSV files")
+    if any(flags[flag] for flag in CSV_FLAGS):
+        of_csv = "--prompt-column, --image-column and --image-root are for CSV files, as are --encoding and --delimiter"
+        raise UsageError(f"{source} is a folder: {of_csv}")
     if not prompts:
         raise UsageError("nothing to look for: give --prompt TEXT")
     return FolderManifest(source, follow_symlinks=flags["follow_symlinks"], exclude=output)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from producer.check_files import check_files
+from producer.csv_text import Reading
 from producer.manifest import CsvManifest
 from workers.errors import UsageError
 
@@ -83,6 +84,18 @@ def test_the_root_that_is_advised_is_the_right_one(path: str, csv: str, root: st
     assert looked_at(manifest, Path(shlex.split(advice[1])[0])) == []
 
 
+def test_blanks_around_paths_are_no_part_of_them() -> None:
+    assert looked_at(csv_of([" photos/in/1.jpg", "photos/in/2.jpg  "])) == []
+
+
+def test_no_bytes_are_to_be_replaced_where_half_a_letter_may_be_a_backslash() -> None:
+    csv = Path("images.csv")
+    csv.write_bytes("path\nphotos\\in\\1.jpg\n表\\x.jpg\n".encode("shift_jis"))
+    manifest = CsvManifest(csv, reading=Reading(encoding="shift_jis"))
+    with pytest.raises(UsageError, match=r"photos/in/1\.jpg is there: write slashes for backslashes; if only"):
+        check_files(manifest, [path for _, path in manifest.survey().sample], print)
+
+
 def test_advised_slashes_work_as_they_are_typed() -> None:
     advice = re.search(r"(tr .*?);", refusal(csv_of([r"photos\in\1.jpg", r"photos\in\2.jpg"])))
     assert advice is not None
@@ -93,10 +106,18 @@ def test_advised_slashes_work_as_they_are_typed() -> None:
 @pytest.mark.parametrize(
     ("path", "cure"),
     [
-        (r"C:photos\in\1.jpg", r"photos/in/1.jpg is there: write slashes for backslashes: tr '\\' / < images.csv"),
+        (
+            r"C:photos\in\1.jpg",
+            r"1.jpg is there: leave out C: and write slashes for backslashes: tr '\\' / < images.csv",
+        ),
+        ("C:/photos/in/1.jpg", "write '{here}' for 'C:' in them"),
+        (r"D:\My%20Photos\in\1.jpg", "write '{here}/photos' for '/My Photos' in them"),
+        ("C:/Users/me/no.jpg", "C: is a drive of Windows, which has another path here; check the paths"),
+        (r"Users\no.jpg", "the paths are written with backslashes, as on Windows; check the paths"),
+        ("no%20where.jpg", "the paths are written as in a URL; check the paths"),
+        ("~/no.jpg", "~ is the home folder only in a shell; check the paths"),
         ("photos/in/3%20x.jpg", "photos/in/3 x.jpg is there: decode the paths, which are written as in a URL"),
         ("~/photos/in/1.jpg", "/photos/in/1.jpg is there: write the home folder instead of ~"),
-        (" photos/in/1.jpg", "photos/in/1.jpg is there: remove the blanks around the paths"),
         ("photos/in/1", "photos/in/1.jpg is there: add .jpg to the paths"),
         ("in/1", "; add .jpg to the paths, and give --image-root photos;"),
         ("/mnt/old/in/1.jpg", "write '{here}/photos' for '/mnt/old' in them"),

@@ -9,6 +9,7 @@ from db import leases
 from db.runs import run_id_of
 from db.session import Sessions, read, write
 from db.views import run_view
+from producer.csv_text import Reading
 from producer.enqueue import Recorded, Request, record
 from producer.manifest import CsvManifest
 from producer.retry import cancel
@@ -77,7 +78,11 @@ def test_another_column_or_root_is_read_anew(sessions: Sessions, faces: Path, tm
     assert by_column.corrected == "run faces had no results yet: image-column label -> path"
     by_root = load(sessions, CsvManifest(faces, root=tmp_path / "images"))
     assert by_root.corrected == f"run faces had no results yet: image-root none -> {tmp_path}/images"
-    by_row = load(sessions, CsvManifest(faces, prompt_column="what", needs_prompt=True), replace(REQUEST, prompts=()))
+    by_row = load(
+        sessions,
+        CsvManifest(faces, prompt_column="what", reading=Reading(needs_prompt=True)),
+        replace(REQUEST, prompts=()),
+    )
     assert by_row.corrected.startswith(
         "run faces had no results yet: prompt person -> none; prompt-column none -> what"
     )

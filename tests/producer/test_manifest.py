@@ -1,22 +1,32 @@
 """Inputs as people have them: every fault is one line that names the place, and good rows get through."""
 
 import csv
+import io
 import os
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from db.intake import NewRow
+from producer.csv_text import Reading
 from producer.folder import FolderManifest
 from producer.manifest import LINE_BYTES, ROWS_PER_LOOK, CsvManifest
 from producer.selection import LeftOut
 from workers.errors import UsageError
 
-TO_COMMAS = (
-    'convert it to commas: python3 -c "import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, '
-    "delimiter='{}'))\" < images.csv > commas.csv"
-)
+SAVE = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"
+
+
+def zipped(*names: str, mimetype: str = "", size: int = 1) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        if mimetype:
+            archive.writestr("mimetype", mimetype)
+        for name in names:
+            archive.writestr(name, size * b"x")
+    return file.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -61,17 +71,27 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         "path,sam3_status\na.jpg,done\n",
         "images.csv: column 'sam3_status' has a name of our results; rename or remove it",
     ),
-    "C6 UTF-16": (
-        "path\na.jpg\n".encode("utf-16"),
-        "images.csv: is UTF-16, not CSV text; convert it: iconv -f UTF-16 -t UTF-8 images.csv > utf8.csv",
-    ),
     "C6 UTF-16 unmarked": (
         "path\na.jpg\n".encode("utf-16-le"),
-        "images.csv: is not UTF-8 text; if it is UTF-16: iconv -f UTF-16LE -t UTF-8 images.csv > utf8.csv",
+        "images.csv: is not UTF-8 text; if it is UTF-16: --encoding utf-16-le",
     ),
     "C6 Latin-1 header": (
         "path,größe\na.jpg,1\n".encode("latin-1"),
-        "images.csv: its header is not valid UTF-8; convert it: iconv -f LATIN1 -t UTF-8 images.csv > utf8.csv",
+        r"images.csv:1: 'gr\xf6\xdfe' is not UTF-8; --encoding cp1252 reads it as 'größe'",
+    ),
+    "C6 Latin-1 row": (
+        'path,label\na.jpg,x\n\nb.jpg,"on\ntwo"\ncafé.jpg,y\n'.encode("latin-1"),
+        r"images.csv:6: 'caf\xe9.jpg' is not UTF-8; --encoding cp1252 reads it as 'café.jpg', "
+        "--encoding utf-8 rejects only such rows",
+    ),
+    "C6 no Windows code page": (
+        b"path\na\x81.jpg\n",
+        r"images.csv:2: 'a\x81.jpg' is not UTF-8; --encoding latin1 reads it as 'a\x81.jpg', "
+        "--encoding utf-8 rejects only such rows",
+    ),
+    "C6 UTF-16 cut": (
+        "path\na.jpg\n".encode("utf-16")[:-1],
+        "images.csv: is not valid UTF-16-LE; save it again, or give its --encoding",
     ),
     "C7 open quote": (
         'path,label\na.jpg,x\n"b\nc".jpg,"y\n',
@@ -93,26 +113,39 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         "a" * (1 << 20),
         "images.csv: no line break in its first MiB; give a CSV with one image a line",
     ),
-    "C13 semicolons": (
-        "path;label\na.jpg;x\n",
-        f"images.csv: one column found, 'path;label', with ';' between its parts; {TO_COMMAS.format(';')}",
+    "C13 semicolons without a column of paths": (
+        "img;label\na.jpg;x\n",
+        "images.csv: no column of image paths; columns found: 'img', 'label'; --image-column img?",
     ),
-    "C13 tabs": (
-        "path\tlabel\na.jpg\tx\n",
-        "images.csv: one column found, 'path\\tlabel', with '\\t' between its parts; " + TO_COMMAS.format(r"\t"),
+    "C13 tabs without a header": (
+        "a.jpg\tx\nb.jpg\ty\n",
+        "images.csv: its first line holds 'a.jpg', no column names; put a header above it",
     ),
-    "C13 bars": (
-        "path|label\na.jpg|x\n",
-        f"images.csv: one column found, 'path|label', with '|' between its parts; {TO_COMMAS.format('|')}",
-    ),
+    "C13 sep alone": ("sep=;\n", "images.csv has no data rows: write one image path a line below the header"),
     "C24 gzip": (
         b"\x1f\x8b\x08\0",
         "images.csv: is gzip, not CSV text; unpack it first: gunzip < images.csv > unpacked.csv",
     ),
     "C24 zip": (b"PK\3\4 images.csv", "images.csv: is zip, not CSV text; unpack it first: unzip images.csv"),
     "C24 xlsx": (
-        b"PK\3\4 [Content_Types].xml",
-        "images.csv: is an Excel workbook, not CSV text; save it as CSV UTF-8 first",
+        zipped("xl/workbook.xml", "[Content_Types].xml"),
+        f"images.csv: is an Excel workbook, not CSV text; {SAVE}",
+    ),
+    "C24 xlsx with its list of contents last, and long": (
+        zipped("xl/media/photo.jpg", "xl/workbook.xml", "[Content_Types].xml", size=2 << 20),
+        f"images.csv: is an Excel workbook, not CSV text; {SAVE}",
+    ),
+    "C24 xlsx cut": (
+        zipped("[Content_Types].xml", "xl/workbook.xml")[:-10],
+        f"images.csv: is an Excel workbook, not CSV text; {SAVE}",
+    ),
+    "C24 ods": (
+        zipped(mimetype="application/vnd.oasis.opendocument.spreadsheet"),
+        f"images.csv: is an OpenDocument file, not CSV text; {SAVE}",
+    ),
+    "C24 docx": (
+        zipped("word/document.xml", "[Content_Types].xml"),
+        f"images.csv: is an Office document, not CSV text; {SAVE}",
     ),
     "C24 parquet": (
         b"PAR1\x15\0",
@@ -185,7 +218,6 @@ def test_the_image_column_is_guessed(column: str) -> None:
 
 LONG_NAME = 256 * "n"
 LONG_PATH = "/".join(30 * [200 * "d"])
-CONVERT = "convert the CSV: iconv -f LATIN1 -t UTF-8 images.csv > utf8.csv"
 
 # What follows the header `path,label`, and the row that becomes of it.
 REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
@@ -194,14 +226,14 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         r"caf\xe9.jpg",
         {"label": "x"},
         "bad_row",
-        f"column 'path' is not valid UTF-8; {CONVERT}",
+        "column 'path' is not valid UTF-8; correct the cell",
     ),
     "C6 Latin-1 cell": (
         b"a.jpg,caf\xe9",
         "a.jpg",
         {"label": r"caf\xe9"},
         "bad_row",
-        f"column 'label' is not valid UTF-8; {CONVERT}",
+        "column 'label' is not valid UTF-8; correct the cell",
     ),
     "C10 NUL": (
         b"a\0.jpg,x",
@@ -368,7 +400,6 @@ def test_paths_of_any_script_and_with_spaces_are_good() -> None:
     names = [
         "照片/猫.jpg",
         "my photo.jpg",
-        " leading.jpg",
         "a:b.jpg",
         "no\u00a0break.jpg",
         "C:\\x.jpg",
@@ -408,7 +439,7 @@ def test_a_prompt_longer_than_the_index_of_databases_is_rejected_and_named() -> 
 
 def test_a_row_without_a_prompt_is_rejected_if_the_run_has_none() -> None:
     path = write("path,what\na.jpg,cat\nb.jpg, \n")
-    good, bad = CsvManifest(path, prompt_column="what", needs_prompt=True).rows()
+    good, bad = CsvManifest(path, prompt_column="what", reading=Reading(needs_prompt=True)).rows()
     assert good.prompts == ("cat",)
     assert bad.rejected == ("prompt", "images.csv:3: no prompt in column 'what'; write one, or give --prompt")
 
