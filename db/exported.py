@@ -2,18 +2,24 @@
 
 The rows are exactly those of the source, in its order. Rows that an edited source no longer has are *gone*: they stay
 in the database with their results, and come last, where somebody asks for them.
+
+Whoever reads all rows may take hours over it. Each page is a short transaction of its own: a reader that stands still
+keeps SQLite's write-ahead log from being emptied, and a database that is away for a moment is waited for.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from sqlalchemy import ColumnElement, SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 
 from db.models import Image, ImageState, Instance, Result, Run, RunState
 from db.runs import state_of
+from db.session import Sessions, read
 from db.views import RunGone
 
 PAGE_ROWS = 1000
@@ -54,18 +60,19 @@ class ExportedImage:
 
 @dataclass(frozen=True)
 class Reading:
-    """How far the source of a run was read."""
+    """How far the source of a run was read at one moment."""
 
     run_id: int
     load: int
     ended: bool  # in that load, to its end
+    images: int  # rows of the run: their numbers go from 1 to this
 
     def is_gone(self, image: Image) -> bool:
         return self.ended and image.load < self.load
 
     def rows(self, *, gone: bool) -> tuple[ColumnElement[bool], ...]:
         """The rows of the run, those that are gone only if asked for."""
-        of_run = (Image.run_id == self.run_id,)
+        of_run = (Image.run_id == self.run_id, Image.row <= self.images)
         return of_run if gone or not self.ended or self.load == 1 else (*of_run, Image.load == self.load)
 
     def order(self) -> tuple[SQLColumnExpression[Any], ...]:
@@ -77,29 +84,71 @@ class Reading:
 
 def reading_of(session: Session, run_id: int) -> Reading:
     """Raises `RunGone`."""
-    run = session.execute(select(Run.load, Run.source_ended).where(Run.id == run_id)).one_or_none()
+    run = session.execute(select(Run.load, Run.source_ended, Run.images).where(Run.id == run_id)).one_or_none()
     if run is None:
         raise RunGone
-    return Reading(run_id, run.load, run.source_ended)
+    return Reading(run_id, run.load, run.source_ended, run.images)
 
 
 def exported_images(
-    session: Session, run_id: int, min_score: float, *, rows: Sequence[int] | None = None, gone: bool = False
+    sessions: Sessions, run_id: int, min_score: float, *, gone: bool = False
 ) -> Iterator[ExportedImage]:
-    """The source's rows in its order, or only those numbers of the run, with their instances of at least `min_score`.
+    """The source's rows in its order, as they were when the reading began, with instances of at least `min_score`.
 
-    With `gone` the rows that the source no longer has come last. Memory stays flat: the database puts the ids in order,
-    they are streamed, and rows and results are read in pages. Masks are COCO RLE counts. Raises `RunGone` at the end
-    if the run was deleted meanwhile, or began to be: then rows are missing.
+    With `gone` the rows that the source no longer has come last. Each page shows what is true when it is read. Memory
+    stays flat. Masks are COCO RLE counts. Raises `RunGone` as soon as the run is being deleted, and an `DBAPIError`
+    once the database was away for longer than `db.session.read` waits.
     """
-    reading = reading_of(session, run_id)
-    ids = select(Image.id).where(*reading.rows(gone=gone)).order_by(*reading.order())
-    if rows is not None:
-        ids = ids.where(Image.row.in_(rows))
-    for page in session.execute(ids.execution_options(yield_per=PAGE_ROWS)).scalars().partitions():
-        found = {one.id: one for one in session.execute(select(Image).where(Image.id.in_(page))).scalars()}
-        yield from _with_results(session, reading, [found[id] for id in page if id in found], min_score)
-        session.expunge_all()
+    known = read(sessions, reading_of, run_id)
+    for ids in _ids_in_pages(sessions, known, gone):
+        yield from read(sessions, _page, known, ids, min_score)
+    read(sessions, _require_whole, run_id)
+
+
+def some_images(session: Session, run_id: int, min_score: float, rows: Sequence[int]) -> list[ExportedImage]:
+    """These few row numbers of the run, in the order of the source. Raises `RunGone`."""
+    known = reading_of(session, run_id)
+    ids = select(Image.id).where(*known.rows(gone=False), Image.row.in_(rows)).order_by(*known.order())
+    return _page(session, known, list(session.execute(ids).scalars()), min_score)
+
+
+def _ids_in_pages(sessions: Sessions, known: Reading, gone: bool) -> Iterator[Sequence[int]]:
+    """The ids of the rows, in their order."""
+    if known.load == 1:
+        for first in range(1, known.images + 1, PAGE_ROWS):
+            yield read(sessions, _ids_of_rows, known.run_id, first, min(first + PAGE_ROWS - 1, known.images))
+        return
+    # No index has the order of an edited source: the rows are sorted once, and their ids, 8 bytes each, wait on disk.
+    with TemporaryFile() as spool:
+        read(sessions, _spool_ids, known, gone, spool)
+        spool.seek(0)
+        while packed := spool.read(PAGE_ROWS * array("q").itemsize):
+            yield array("q", packed)
+
+
+def _ids_of_rows(session: Session, run_id: int, first: int, last: int) -> list[int]:
+    rows = select(Image.id).where(Image.run_id == run_id, Image.row.between(first, last)).order_by(Image.row)
+    return list(session.execute(rows).scalars())
+
+
+def _spool_ids(session: Session, known: Reading, gone: bool, spool: IO[bytes]) -> None:
+    """May be repeated: begins with an empty file."""
+    spool.seek(0)
+    spool.truncate()
+    ids = select(Image.id).where(*known.rows(gone=gone)).order_by(*known.order())
+    for part in session.execute(ids.execution_options(yield_per=PAGE_ROWS)).scalars().partitions():
+        array("q", part).tofile(spool)
+
+
+def _page(session: Session, known: Reading, ids: Sequence[int], min_score: float) -> list[ExportedImage]:
+    """These rows with their results. Raises `RunGone` if one is there no more: only a delete takes rows away."""
+    found = {one.id: one for one in session.execute(select(Image).where(Image.id.in_(ids))).scalars()}
+    if len(found) < len(ids):
+        raise RunGone
+    return list(_with_results(session, known, [found[id] for id in ids], min_score))
+
+
+def _require_whole(session: Session, run_id: int) -> None:
     if state_of(session, run_id) in (None, RunState.DELETING):
         raise RunGone
 

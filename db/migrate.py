@@ -7,9 +7,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db.session import DatabaseUnusable, NoDatabase, Sessions, is_ours, reading, without_foreign_keys, write
+from db.session import DatabaseUnusable, NoDatabase, Sessions, is_ours, read, reading, without_foreign_keys, write
 
 UPGRADE_LOCK = 0x5A3  # any number of our own
 
@@ -20,18 +21,26 @@ def ensure_schema(sessions: Sessions, *, create: bool = True) -> None:
     Raises `DatabaseUnusable` when the schema is missing, older (PostgreSQL) or newer than this program, and
     `NoDatabase` when it is another program's, or without `create` when an SQLite file holds no tables yet.
     """
-    with reading(sessions) as session:
-        found, newest = revision(session.connection()), newest_revision()
-        sqlite = session.get_bind().dialect.name == "sqlite"
-    if found == newest:
+    try:
+        with reading(sessions) as session:
+            found = _revision(session)
+    except DBAPIError as error:
+        if not error.connection_invalidated:  # a server that never answered is told at once: its name may be wrong
+            raise
+        found = read(sessions, _revision)
+    if found == newest_revision():
         return
     _refuse_newer(found)
-    if not sqlite:
+    if sessions.kw["bind"].dialect.name != "sqlite":
         state = "has no tables" if found is None else "has older tables"
         raise DatabaseUnusable(f"the database {state}: run sam3-db upgrade")
     if found is None and not create:
         raise NoDatabase("it is empty")
     upgrade(sessions)
+
+
+def _revision(session: Session) -> str | None:
+    return revision(session.connection())
 
 
 def upgrade(sessions: Sessions) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
@@ -321,7 +321,7 @@ def compact(sessions: Sessions) -> None:
             connection.connection.driver_connection.execute("VACUUM")
 
 
-def describe_failure(error: DatabaseError | NoDatabase, url: str) -> str:
+def describe_failure(error: DBAPIError | NoDatabase, url: str) -> str:
     """Half a line about a database that cannot be used: which one and why, without the password."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 from sqlalchemy.orm import Session
 
-from db.exported import ExportedImage, ExportedInstance, exported_images, sample_rows
+from db.exported import ExportedImage, ExportedInstance, sample_rows, some_images
 from db.models import ImageState
+from db.session import Sessions, read
 from db.views import RunView
 from producer.exports.marks import JPEG_COMMENT
 from producer.exports.targets import Targets
@@ -95,13 +96,15 @@ class Layout:
         return GAP + column * (self.width + GAP), HEADER + row * (self.height + STRIP + GAP)
 
 
-def write_preview(view: RunView, session: Session, out: Path, targets: Targets | None = None, *, seed: int = 0) -> int:
+def write_preview(
+    view: RunView, sessions: Sessions, out: Path, targets: Targets | None = None, *, seed: int = 0
+) -> int:
     """Write the sheet as a JPEG and return how many images it shows; without any, nothing is written.
 
     Shows instances of at least the run's threshold. An image that cannot be opened any more is a grey tile, never
     an error. The same run and seed give the same sheet. Raises `UsageError` when `out` cannot be written.
     """
-    tiles = choose(view, session, seed)
+    tiles = read(sessions, lambda session: choose(view, session, seed))
     if not tiles:
         return 0
     sheet = draw_sheet(view, tiles)
@@ -131,7 +134,7 @@ def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
     rows = {row for kind in candidates.values() for row in kind}
     images = {
         image.row: image
-        for image in exported_images(session, view.id, view.threshold, rows=sorted(rows))
+        for image in some_images(session, view.id, view.threshold, sorted(rows))
         if image.state in SHOWN
     }
     left = {kind: [row for row in candidates[kind] if row in images] for kind in SHARES}

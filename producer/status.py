@@ -9,10 +9,11 @@ from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.orm import Session
 
 from db import views
 from db.models import RunState
-from db.session import Sessions, reading
+from db.session import Sessions, read
 from db.views import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
 from workers.edge import counted
 
@@ -39,13 +40,15 @@ class Standing:
     def __init__(self, sessions: Sessions, run_id: int, begin: str = "start sam3-worker") -> None:
         """`begin` says how workers are brought to the run."""
         self._begin = begin
-        with reading(sessions) as session:
-            self.progress: Progress = views.progress(session, run_id)
-            images = self.progress.images
-            bad = images.failed + images.rejected
-            self.errors: list[ErrorLine] = views.errors(session, run_id) if bad else []
-            self.warnings: list[WarningLine] = views.warnings(session, run_id) if self.progress.warned else []
-            self.workers: list[WorkerLine] = views.workers(session)
+        read(sessions, self._look, run_id)
+
+    def _look(self, session: Session, run_id: int) -> None:
+        self.progress: Progress = views.progress(session, run_id)
+        images = self.progress.images
+        bad = images.failed + images.rejected
+        self.errors: list[ErrorLine] = views.errors(session, run_id) if bad else []
+        self.warnings: list[WarningLine] = views.warnings(session, run_id) if self.progress.warned else []
+        self.workers: list[WorkerLine] = views.workers(session)
 
     @property
     def over(self) -> bool:
@@ -177,10 +180,8 @@ class AllRuns:
     """The standings of all runs, the newest last, to be watched and waited for as one."""
 
     def __init__(self, sessions: Sessions) -> None:
-        with reading(sessions) as session:
-            ids = views.run_ids(session)
         self.standings: list[Standing] = []
-        for run_id in ids:
+        for run_id in read(sessions, views.run_ids):
             with suppress(RunGone):  # deleted since we asked
                 self.standings.append(Standing(sessions, run_id))
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from sqlalchemy.exc import DBAPIError
 
 from db import views
 from db.exported import ExportedImage
 from db.models import RunState
-from db.session import reading
+from db.refusals import passes
+from db.session import describe_failure, read
 from db.views import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.found import Found, find_run
@@ -21,7 +23,7 @@ from producer.exports.so_far import SoFar, how_far, require_exportable
 from producer.exports.targets import Targets
 from workers import edge
 from workers.edge import counted, say
-from workers.errors import NotOver, UsageError
+from workers.errors import NotOver, Unreachable, UsageError
 
 Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Summary]
 
@@ -50,12 +52,11 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
         targets=Targets(output, Inputs(found.sessions), force=flags["force"]),
     )
     try:
-        with telling_how_to_go_on(format == "png"):
+        with telling_how_to_go_on(found, None if format == "png" else output):
             summary = export(found, request, format)
     except NotOver as error:
         raise NotOver(f"{error}; {how_to_go_on(found, view)}, or add --partial to export what is there") from None
-    with reading(found.sessions) as session:
-        now = how_far(session, found.run_id)
+    now = read(found.sessions, how_far, found.run_id)
     if flags["json"]:
         facts = {"run": found.name, "format": format, "path": str(summary.path)} | counts(summary)
         edge.print_json(facts | {"gone": view.gone, "partial": request.so_far})
@@ -66,12 +67,21 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
 
 
 @contextmanager
-def telling_how_to_go_on(resumes: bool) -> Iterator[None]:
-    """Say at Ctrl-C that nothing is lost; only of work that goes on where it was stopped."""
+def telling_how_to_go_on(found: Found, anew: Path | None) -> Iterator[None]:
+    """Say what the same command again does: it goes on where it was stopped, or writes the file `anew`.
+
+    Turns the error of a database that stayed away for longer than we wait into an `Unreachable`.
+    """
     try:
         yield
+    except DBAPIError as error:
+        if not passes(error):
+            raise
+        left = "goes on from here" if anew is None else f"begins {anew} anew"
+        said = describe_failure(error, found.settings.database_url)
+        raise Unreachable(f"{said}; once it answers, the same command again {left}") from None
     except KeyboardInterrupt:
-        if resumes:
+        if anew is None:
             say("Next: the same command again goes on from here")
         raise click.Abort from None  # ends with 130; for a KeyboardInterrupt click would add an empty line
 
@@ -112,9 +122,9 @@ def export(found: Found, request: Request, format: str) -> Summary:
     """Write one format with a progress bar. Raises `NotOver`, before anything is written, for a part of a run that
     was not asked for as one."""
     write = exporter(format)
-    with Meter(f"exporting {format}", "images") as meter, reading(found.sessions) as session:
-        require_exportable(session, found.run_id, partial=request.partial)
-        return write(request, read_images(session, request), lambda done: meter.tell(done, request.rows))
+    with Meter(f"exporting {format}", "images") as meter:
+        read(found.sessions, require_exportable, found.run_id, partial=request.partial)
+        return write(request, read_images(found.sessions, request), lambda done: meter.tell(done, request.rows))
 
 
 def exporter(format: str) -> Export:
@@ -138,8 +148,7 @@ def exporter(format: str) -> Export:
 
 
 def view_of(found: Found) -> RunView:
-    with reading(found.sessions) as session:
-        view = views.run_view(session, found.run_id)
+    view = read(found.sessions, views.run_view, found.run_id)
     if view is None:
         raise views.RunGone
     return view

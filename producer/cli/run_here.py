@@ -270,7 +270,7 @@ def finish(
         say(standing.one_line(waiting=False))
         say("Next: the same command again goes on from here")
         return edge.INTERRUPTED if asked is not None else 1
-    with telling_how_to_go_on(True):
+    with telling_how_to_go_on(found, None):
         written, whole = write_files(found, flags["select"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from db.session import reading
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.exported import export, view_of
 from producer.cli.found import Found
@@ -37,8 +36,7 @@ def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict
     export(found, request, "png")
     table = replace(request, out=files["results"])
     blank = tell_blank_masks(found, table, export(found, table, "csv"))
-    with reading(found.sessions) as session:
-        write_preview(request.view, session, files["preview"], request.targets)
+    write_preview(request.view, found.sessions, files["preview"], request.targets)
     return {name: str(file) for name, file in files.items()}, not blank
 
 

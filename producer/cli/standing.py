@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 
 import click
 from rich.live import Live
+from sqlalchemy.exc import DBAPIError
 
+from db.refusals import passes
+from db.session import describe_failure
 from producer.cli.console import console
 from producer.cli.found import find_run
 from producer.cli.options import exit_code
@@ -29,7 +32,7 @@ def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, 
         return all_runs(awaited, json, ask_code=wait or watch, **code)
     found = find_run(run)
     begin = "start sam3-worker" if found.folder is None else "the same sam3-run command goes on"
-    standing = awaited(lambda: Standing(found.sessions, found.run_id, begin))
+    standing = awaited(lambda: Standing(found.sessions, found.run_id, begin), found.settings.database_url)
     if json:
         edge.print_json(standing.as_json())
     else:
@@ -39,10 +42,13 @@ def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, 
     return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
 
 
-def all_runs(awaited: Callable[[Callable[[], AllRuns]], AllRuns], json: bool, *, ask_code: bool, **code: Any) -> int:
+def all_runs(
+    awaited: Callable[[Callable[[], AllRuns], str], AllRuns], json: bool, *, ask_code: bool, **code: Any
+) -> int:
     """Show all runs; the exit code is the worst of theirs if they were waited for."""
-    sessions = edge.open_database(edge.settings().database_url)
-    runs = awaited(lambda: AllRuns(sessions))
+    url = edge.settings().database_url
+    sessions = edge.open_database(url)
+    runs = awaited(lambda: AllRuns(sessions), url)
     if json:
         edge.print_json(runs.as_json())
     for standing in runs.standings if not json else ():
@@ -53,8 +59,11 @@ def all_runs(awaited: Callable[[Callable[[], AllRuns]], AllRuns], json: bool, *,
     return max(codes, default=0) if ask_code else 0
 
 
-def until_over(read: Callable[[], Shown], *, watch: bool, wait: bool, errors: bool) -> Shown:
-    """What `read` gives once it is over, or at once if that is not waited for."""
+def until_over(read: Callable[[], Shown], url: str, *, watch: bool, wait: bool, errors: bool) -> Shown:
+    """What `read` gives once it is over, or at once if that is not waited for; who waits, waits for the database
+    of `url` too."""
+    if wait:
+        read = functools.partial(until_answered, read, url)
     if watch:
         follow(read, errors)
     shown = read()
@@ -62,6 +71,25 @@ def until_over(read: Callable[[], Shown], *, watch: bool, wait: bool, errors: bo
         time.sleep(WATCH_SECONDS)
         shown = read()
     return shown
+
+
+def until_answered(read: Callable[[], Shown], url: str) -> Shown:
+    """What `read` gives, however long the database is away. `read` itself is patient: what it raises lasts."""
+    told = ""
+    while True:
+        try:
+            shown = read()
+        except DBAPIError as error:
+            if not passes(error):
+                raise
+            if (reason := describe_failure(error, url)) != told:
+                say(f"waiting for the database: {reason}")
+            told = reason
+            time.sleep(WATCH_SECONDS)
+        else:
+            if told:
+                say("the database answers again")
+            return shown
 
 
 def follow(read: Callable[[], Shown], errors: bool) -> None:

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.orm import Session
-
 from db.exported import ExportedImage, ExportedInstance, ExportedResult, exported_images
+from db.session import Sessions, read
 from db.views import OVER, RunView
 from producer.exports.so_far import require_exportable
 from producer.exports.targets import Targets
@@ -58,7 +57,7 @@ class Summary:
     blank_masks: int = 0  # csv: results with instances whose mask is not in the folder, or was made from others
 
 
-def read_images(session: Session, request: Request) -> Iterator[ExportedImage]:
+def read_images(sessions: Sessions, request: Request) -> Iterator[ExportedImage]:
     """The rows for any format: those of the source in its order.
 
     Instances come down to the run's threshold even if `min_score` is higher, so that segmented and empty
@@ -67,8 +66,8 @@ def read_images(session: Session, request: Request) -> Iterator[ExportedImage]:
     format that writes one file has not put it in its place yet.
     """
     min_score = min(request.min_score, request.view.threshold)
-    yield from exported_images(session, request.view.id, min_score, gone=request.gone)
-    require_exportable(session, request.view.id, partial=request.partial)
+    yield from exported_images(sessions, request.view.id, min_score, gone=request.gone)
+    read(sessions, require_exportable, request.view.id, partial=request.partial)
 
 
 def counted(images: Iterable[ExportedImage], progress: Progress) -> Iterator[ExportedImage]:

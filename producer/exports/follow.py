@@ -11,7 +11,7 @@ from typing import Self
 
 from sqlalchemy.orm import Session
 
-from db.exported import ExportedImage, exported_images
+from db.exported import ExportedImage, some_images
 from db.session import Sessions, read
 from db.trail import ChunkSoFar, chunks_again, done_rows, next_chunks
 from producer.exports.common import Request
@@ -116,7 +116,7 @@ class Follower:
 
     def _images(self, session: Session, rows: list[int]) -> list[ExportedImage]:
         view = self._request.view
-        return list(exported_images(session, view.id, min(self._request.min_score, view.threshold), rows=rows))
+        return some_images(session, view.id, min(self._request.min_score, view.threshold), rows)
 
     def _write_preview(self) -> None:
         self._next_preview = 2 * self._masks.images

@@ -6,7 +6,7 @@ from db import doorbells, intake, leases, presence, runs
 from db.bulk import NAMED_AT_ONCE, named_at_once
 from db.exported import exported_images
 from db.intake import NewRow
-from db.session import Sessions, read, reading, write
+from db.session import Sessions, read, write
 from db.views import prompt_texts
 from tests.db import scenario
 from tests.db.parameters import FEW, most_parameters
@@ -60,8 +60,7 @@ def test_no_statement_grows_with_what_it_is_about(sessions: Sessions) -> None:
         done = [scenario.done(image, 0.9) for image in held.images]
         scenario.commit(sessions, held, done)
         assert read(sessions, leases.landed, held, done) is not None
-        with reading(sessions) as session:
-            assert len(list(exported_images(session, run_id, 0.3))) == MANY
+        assert len(list(exported_images(sessions, run_id, 0.3))) == MANY
         small = scenario.load(sessions, new, "small", chunk_size=1)
         assert len(write(sessions, doorbells.ring_pending, small, MANY)) == MANY
         write(sessions, presence.forget_old_workers)

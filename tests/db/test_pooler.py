@@ -135,7 +135,7 @@ def test_a_missing_right_is_told_with_the_grant_that_gives_it(
 
     [advice] = denied.value.detail
     assert f"ON ALL {refused} IN SCHEMA public" in advice
-    assert advice in describe_failure(denied.value, clerk_url)  # type: ignore[arg-type]
+    assert advice in describe_failure(denied.value, clerk_url)
     admin.execute(advice.partition(": ")[2])
     if granted:
         load(clerk, numbered(2))  # the advice, followed literally, is all that was missing

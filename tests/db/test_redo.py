@@ -25,8 +25,7 @@ def redo(sessions: Sessions, run_id: int, which: Redo = Redo.ALL, *, page: int =
 
 
 def exported(sessions: Sessions, run_id: int) -> list[ExportedImage]:
-    with reading(sessions) as session:
-        return list(exported_images(session, run_id, 0.3))
+    return list(exported_images(sessions, run_id, 0.3))
 
 
 def scores(image: ExportedImage) -> list[float]:

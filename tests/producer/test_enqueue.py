@@ -220,8 +220,7 @@ def test_a_row_that_an_edit_took_out_and_that_is_appended_later_is_the_old_row(s
     grown = load(sessions, faces)
 
     assert (grown.new_rows, grown.gone_rows) == (1, 0)
-    with reading(sessions) as session:
-        exported = [(image.path, image.state) for image in exported_images(session, grown.run_id, 0.5)]
+    exported = [(image.path, image.state) for image in exported_images(sessions, grown.run_id, 0.5)]
     assert exported == [("c.jpg", "pending"), ("a.jpg", "pending"), ("b.jpg", "pending"), ("d.jpg", "pending")]
 
 

@@ -24,8 +24,7 @@ def astronaut() -> Image.Image:
 
 
 def sheet(run: Finished, out: Path, seed: int = 0) -> int:
-    with reading(run.sessions) as session:
-        return write_preview(run.view, session, out, seed=seed)
+    return write_preview(run.view, run.sessions, out, seed=seed)
 
 
 def kinds(run: Finished, seed: int = 0) -> dict[str, list[int]]:

@@ -56,8 +56,7 @@ class Finished:
     view: views.RunView
 
     def images(self, request: Request) -> list[ExportedImage]:
-        with reading(self.sessions) as session:
-            return list(read_images(session, request))
+        return list(read_images(self.sessions, request))
 
 
 def ellipse(size: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]) -> Mask:

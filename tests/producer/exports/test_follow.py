@@ -85,8 +85,7 @@ def masks(request: Request) -> list[str]:
 
 def exported(sessions: Sessions, request: Request) -> tuple[int, int]:
     """How many masks a whole export has to write after the following, and how many it keeps."""
-    with reading(sessions) as session:
-        summary = export_png(request, read_images(session, request), lambda count: None)
+    summary = export_png(request, read_images(sessions, request), lambda count: None)
     return summary.files - summary.kept, summary.kept
 
 

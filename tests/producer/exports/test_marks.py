@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from db.session import reading
 from producer.exports.coco import export_coco
 from producer.exports.csv_file import export_csv
 from producer.exports.marks import made_by_export
@@ -30,8 +29,7 @@ def test_every_format_is_recognised_and_written_again(run: Finished, request_for
         export_csv(table, run.images(table), lambda count: None)
         export_coco(coco, run.images(coco), lambda count: None)
         export_png(masks, run.images(masks), lambda count: None)
-        with reading(run.sessions) as session:
-            assert write_preview(run.view, session, table.out.with_name("preview.jpg"))
+        assert write_preview(run.view, run.sessions, table.out.with_name("preview.jpg"))
     written = [path for path in table.out.parent.rglob("*") if path.is_file() and path.name != MANIFEST]
     assert len(written) == 5
     assert all(map(is_ours, written))
