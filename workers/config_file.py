@@ -12,13 +12,15 @@ from workers.errors import UsageError
 from workers.flags import all_flags
 from workers.settings import Settings
 
+SLUGS = "slugs"  # a key of run.yaml that sets nothing: what prompts are called in files and columns
+
 
 def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]:
     """The file's keys, spelled as flags of a command with these `params`. Raises `UsageError` in one line."""
     keys = _load_yaml(path)
     if not isinstance(keys, dict | None):
         raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
-    named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items()}
+    named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items() if key != SLUGS}
     own = {parameter.name: parameter for parameter in params}
     for key, value in named.items():
         if key in own or key in Settings.model_fields:
@@ -61,7 +63,7 @@ def _load_yaml(path: Path) -> Any:
     if not path.is_file():  # a pipe may never answer, and a device never end
         raise UsageError(f"{path}: is no regular file; give a YAML file")
     try:
-        return yaml.load(path.read_text(), _Loader)
+        return yaml.load(path.read_text("utf-8"), _Loader)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:

@@ -4,6 +4,7 @@ A command that only explains itself has to be quick: whatever opens a database o
 done, here as in every module that declares a command.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,8 @@ class Sam3Command(click.Command):
         """Run as a program. The wrapped function's return value is the exit code; None means 0."""
         given = list(sys.argv[1:] if args is None else args)
         prog = prog_name or Path(sys.argv[0]).name
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal does not have is spelled out
+            sys.stdout.reconfigure(errors="backslashreplace")
         for name in linked_services(os.environ):
             del os.environ[name]
         debug = "--debug" in given or os.environ.get(f"{PREFIX}DEBUG", "") not in ("", "0", "false")

@@ -4,6 +4,8 @@ Quick to import: a command that explains itself needs the flags and nothing of w
 """
 
 import math
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,11 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from producer.cells import one_line, prompt_fault
+from producer.slugs import LONGEST_RUN, run_slug
+from workers.edge import say
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
     from db.intake import Frozen
     from workers.settings import Settings
+
+_BETWEEN_PROMPTS = re.compile("[,;|\u3001\uff0c\uff1b\u060c]")  # as lists are written in several scripts
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -131,7 +137,16 @@ def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
         if fault := prompt_fault(prompt):
             shown = one_line(prompt)
             raise UsageError(f"--prompt '{shown[:40]}{'...' * (len(shown) > 40)}': {fault}")
+        _hint_at_a_list(prompt)
     return trimmed
+
+
+def _hint_at_a_list(prompt: str) -> None:
+    """`person, car` is looked for as one phrase, which hardly anybody means."""
+    parts = [part.strip() for part in _BETWEEN_PROMPTS.split(prompt) if part.strip()]
+    if len(parts) > 1:
+        separate = " ".join(f"--prompt {shlex.quote(part)}" for part in dict.fromkeys(parts))
+        say(f"hint: --prompt {shlex.quote(prompt)} is one prompt; {len(parts)} would be {separate}")
 
 
 def read_chunk_size(text: str) -> int | None:
@@ -159,11 +174,13 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
 
 def run_name(given: str | None, source: Path) -> str:
     """A name that is safe in task ids and file names. Raises `UsageError` for a given one that is not."""
-    safe = "".join(
-        char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in given or source.stem
-    )
-    if given is not None and safe != given:
-        raise UsageError(f"--run {given!r}: use letters, digits, dots, dashes and underscores, such as {safe}")
-    if not safe.strip("-.") or len(safe) > 100:
+    slug = run_slug(given or source.stem)
+    if given is None:
+        return slug
+    if not given.strip("-.") or (given.isascii() and len(given) > LONGEST_RUN):
         raise UsageError("--run: give the run a name of 1 to 100 letters and digits")
-    return safe
+    if slug != given:
+        raise UsageError(
+            f"--run '{one_line(given)}': use letters, digits, dots, dashes and underscores, such as {slug}"
+        )
+    return given

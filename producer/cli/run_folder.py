@@ -85,7 +85,7 @@ def write_run_file(targets: Targets, folder: Path, facts: dict[str, Any]) -> Non
     if path.is_file() and _facts(path.read_bytes) == facts:
         return
     with targets.replacing(path, of_the_same_run) as temporary:
-        temporary.write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+        temporary.write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def go_on(folder: Path) -> str:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 from db import doorbells
 from db.runs import RetryFilter
 from db.session import Sessions, sqlite_url, write
-from producer.cli.exported import telling_how_to_go_on
+from producer.cli.exported import telling_how_to_go_on, view_of
 from producer.cli.found import Found
 from producer.cli.options import (
     exit_code,
@@ -44,9 +45,11 @@ from producer.folder import FolderManifest
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.retry import retry
 from producer.selection import LeftOut, told_left_out
+from producer.slugs import prompt_slugs
 from producer.status import Standing, duration, told_errors, told_warnings
 from workers import edge
 from workers.app import create_app
+from workers.config_file import SLUGS
 from workers.edge import RUN_FILE, counted, say
 from workers.errors import Unreachable, UsageError
 from workers.fleet.broker import BundledBroker, Doorbells
@@ -61,6 +64,7 @@ from workers.settings import Settings
 
 POLL_SECONDS = 0.5
 CSV_FLAGS = ("prompt_column", "image_column", "image_root", "encoding", "delimiter")
+SLUGS_AT_MOST = 1000  # in run.yaml: rows may bring any number of prompts
 KEPT_FLAGS = (  # those that run.yaml repeats as they were given
     "image_column",
     "prompt_column",
@@ -188,6 +192,7 @@ def record_run(
         "dtype": settings.dtype,
         "grace": settings.grace,
         "state_dir": str(settings.state_dir) if flags["state_dir"] else None,  # else it moves with the folder
+        SLUGS: dict(islice(prompt_slugs(view_of(found).prompts.values()).items(), SLUGS_AT_MOST)),
     }
     kept = {key: value for key, value in effective.items() if value is not None}
     write_run_file(Targets(output, force=flags["force"]), output, kept)

@@ -12,6 +12,7 @@ from db.models import ImageState
 from db.views import RunView
 from producer.exports.boxes import NO_BOX, Box, tight_boxes
 from producer.exports.common import Progress, Request, Summary, counted, wanted
+from producer.slugs import prompt_slugs
 
 
 def export_coco(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
@@ -91,7 +92,12 @@ def _info(request: Request) -> dict[str, Any]:
 
 
 def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:
-    return [{"id": ids[id], "name": text, "supercategory": "prompt"} for id, text in view.prompts.items()]
+    """`slug` is what the prompt is called in files and columns of the other formats."""
+    slugs = prompt_slugs(view.prompts.values())
+    return [
+        {"id": ids[id], "name": text, "supercategory": "prompt", "slug": slugs[text]}
+        for id, text in view.prompts.items()
+    ]
 
 
 def _image(image: ExportedImage, category_ids: dict[int, int]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from producer.exports.common import (
 )
 from producer.exports.marks import GONE_COLUMN, PROMPT_COLUMNS, STATUS_COLUMNS
 from producer.exports.mask_folder import chosen, digest, holds, read_mask_folder
-from producer.exports.names import mask_path, numbered, prompt_slugs
+from producer.exports.names import mask_path, numbered
+from producer.slugs import prompt_slugs
 
 ROW_PROMPTS = "prompt"
 

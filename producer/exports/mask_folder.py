@@ -36,13 +36,13 @@ class MaskFolder:
         return self.uid == view.uid or (self.run, self.source) == (view.name, view.source)
 
     def as_json(self) -> str:
-        return json.dumps({"schema": 1, "sam3_masks": True, **asdict(self)}, indent=1) + "\n"
+        return json.dumps({"schema": 1, "sam3_masks": True, **asdict(self)}, ensure_ascii=False, indent=1) + "\n"
 
 
 def read_mask_folder(folder: Path) -> MaskFolder | None:
     """What the folder says of its masks; None if it does not, or not as we write it."""
     try:
-        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
         return MaskFolder(**{name: facts[name] for name in MaskFolder.__dataclass_fields__})
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -5,37 +5,17 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from os.path import normpath
 from pathlib import Path, PurePosixPath
 
 LONGEST_NAME = 255  # bytes of a file name, on every common file system
-LONGEST_SLUG = 80  # characters: prompts can be sentences
 SUFFIX = ".png"
 
 ABSOLUTE, UP = "_absolute", "_up"  # first folders of images that are not below the root
 _RESERVED = re.compile(f"_+({ABSOLUTE[1:]}|{UP[1:]})")
 _LIKE_A_MASK = re.compile(rf"{re.escape(SUFFIX)}_*\Z")  # how the name of a folder ends that a mask could have
 _LIKE_CHECKED = re.compile(r"~[0-9a-f]{16}\Z")
-
-
-def prompt_slugs(texts: Iterable[str]) -> dict[str, str]:
-    """A name for each prompt that suits files and columns: `Red car` is `red_car`; equal ones are numbered.
-
-    Earlier prompts keep their name when later ones join.
-    """
-    slugs: dict[str, str] = {}
-    taken: set[str] = set()
-    reached: dict[str, int] = {}  # the number that each slug has got to: rows may bring 100,000 prompts
-    for text in dict.fromkeys(texts):
-        slug = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:LONGEST_SLUG] or "prompt"
-        free, number = slug, reached.get(slug, 1)
-        while free in taken:
-            number += 1
-            free = f"{slug}_{number}"
-        slugs[text], reached[slug] = free, number
-        taken.add(free)
-    return slugs
 
 
 def numbered(name: str, is_taken: Callable[[str], bool]) -> str:

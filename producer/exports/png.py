@@ -25,9 +25,10 @@ from producer.exports.mask_folder import (
     read_mask_folder,
     texts,
 )
-from producer.exports.names import folds_names, mask_path, prompt_slugs
+from producer.exports.names import folds_names, mask_path
 from producer.exports.targets import Targets, writing
 from producer.helpers import Helpers, processes
+from producer.slugs import prompt_slugs
 from workers.errors import UsageError
 
 SELECTIONS = ("union", "best", "largest")
@@ -192,7 +193,7 @@ class MaskWriter:
         new = replace(self._folder, complete=complete)
         if new != self._folder or read_mask_folder(self._request.out) is None:
             with self._targets.replacing(self._request.out / MANIFEST, is_manifest) as temporary:
-                temporary.write_text(new.as_json())
+                temporary.write_text(new.as_json(), "utf-8")
         self._folder = new
 
 

@@ -305,3 +305,35 @@ def test_a_prompt_that_yaml_does_not_read_as_text_is_asked_to_be_quoted(shell: S
     error = shell(enqueue, "--config", "config.yaml", "--dry-run", code=2).error
 
     assert "Invalid value for '--prompt': False is no text; put it in quotes" in error
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_csv_and_prompts_of_any_script_are_recorded_and_told_in_their_letters(shell: Shell) -> None:
+    folder = shell.home / "Gesichter"
+    folder.mkdir()
+    (folder / "写真.csv").write_text("path\n猫.jpg\n")
+    given = ("--csv", "Gesichter/写真.csv", "--prompt", "красная машина")
+
+    assert shell(enqueue, *given, "--dry-run").out == (
+        'would record run Xie-Zhen: 1 image in 1 chunk; prompts: ["красная машина"]\n'
+    )
+    assert shell(enqueue, *given, "--json").json["run"] == "Xie-Zhen"
+    refused = shell(enqueue, *given, "--run", "写真", code=2).error
+    assert refused.endswith("--run '写真': use letters, digits, dots, dashes and underscores, such as Xie-Zhen")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "hint"),
+    [
+        ("person, car", "hint: --prompt 'person, car' is one prompt; 2 would be --prompt person --prompt car"),
+        ("red car|cat|", "hint: --prompt 'red car|cat|' is one prompt; 2 would be --prompt 'red car' --prompt cat"),
+        ("猫、犬", "hint: --prompt '猫、犬' is one prompt; 2 would be --prompt '猫' --prompt '犬'"),
+        ("person,", ""),
+        ("red car", ""),
+    ],
+)
+def test_a_list_in_one_prompt_is_taken_as_it_is_with_a_hint(shell: Shell, prompt: str, hint: str) -> None:
+    write_csv(shell, "a.jpg", header="path")
+    answer = shell(enqueue, "--csv", "faces.csv", "--dry-run", "--prompt", prompt)
+    assert answer.err.splitlines()[:1] == ([hint] if hint else [])
+    assert answer.out.endswith(f'prompts: ["{prompt}"]\n')

@@ -81,7 +81,8 @@ def test_four_pictures_in_a_csv_become_masks_a_table_and_a_preview(here: Termina
 
     again = here.run("sam3-run", "--config", "out/run.yaml", "--json")
     assert '"segmented": 4' in again.stdout
-    assert yaml.safe_load((here.home / "out" / "run.yaml").read_text())["score_floor"] == 0.2
+    kept = yaml.safe_load((here.home / "out" / "run.yaml").read_text())
+    assert (kept["score_floor"], kept["slugs"]) == (0.2, {"red circle": "red_circle"})
     assert here.json("sam3-export", "out", "--format", "coco", "-o", "coco.json")["images"] == 4
 
 

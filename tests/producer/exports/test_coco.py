@@ -51,7 +51,7 @@ def test_done_images_are_listed_once_with_unique_ids(run: Finished, request_for:
     outside = str(tmp_path / "outside" / "c.png")
     assert [image["file_name"] for image in coco["images"]] == ["a.jpg", "sub/b.jpg", outside]
     assert all((image["width"], image["height"]) == (64, 48) for image in coco["images"])
-    assert [one["name"] for one in coco["categories"]] == ["person", "Red hat"]
+    assert [(one["name"], one["slug"]) for one in coco["categories"]] == [("person", "person"), ("Red hat", "red_hat")]
     for part in ("images", "categories", "annotations"):
         ids = [one["id"] for one in coco[part]]
         assert len(set(ids)) == len(ids)

@@ -9,38 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.exports.names import folds_names, mask_path, prompt_slugs
+from producer.exports.names import folds_names, mask_path
 
 ROOT = "/data/in"
-
-
-def test_slugs_are_plain_and_equal_ones_are_numbered() -> None:
-    assert prompt_slugs(["person", "Red car", "red-car", "red car!", "!", "…"]) == {
-        "person": "person",
-        "Red car": "red_car",
-        "red-car": "red_car_2",
-        "red car!": "red_car_3",
-        "!": "prompt",
-        "…": "prompt_2",
-    }
-
-
-def test_a_slug_that_looks_numbered_stays_unique() -> None:
-    assert list(prompt_slugs(["a b", "a_b_2", "a-b"]).values()) == ["a_b", "a_b_2", "a_b_3"]
-
-
-@settings(deadline=None)
-@given(st.lists(st.text("aA_ 2é", max_size=8), unique=True))
-def test_two_prompts_never_share_a_slug(texts: list[str]) -> None:
-    slugs = prompt_slugs(texts)
-    assert len(set(slugs.values())) == len(texts)
-    assert list(prompt_slugs([*texts, "one more"]).values())[: len(texts)] == list(slugs.values())
-
-
-def test_a_hundred_thousand_prompts_without_a_latin_letter_get_their_slugs() -> None:
-    slugs = list(prompt_slugs(chr(0x20000 + number) for number in range(100_000)).values())
-    assert slugs[:2] == ["prompt", "prompt_2"]
-    assert len(set(slugs)) == 100_000
 
 
 @pytest.mark.parametrize(
