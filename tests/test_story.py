@@ -65,7 +65,7 @@ def test_a_killed_worker_loses_nothing_and_a_mended_image_is_retried(
         "run": "faces",
         "images": IMAGES,
         "chunks": 4,
-        "queued": 4,
+        "queued": 2,
         "already_done": 0,
         "duplicates": 0,
         "rejected": 0,

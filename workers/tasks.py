@@ -33,10 +33,10 @@ DECLINED_PAUSES = 6  # of those after a fault: so long a chunk rests whose model
 
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
-    """Show the node in sam3-status before its first chunk, and a line for each of its chunks."""
-    logging.getLogger("workers").setLevel(logging.INFO)  # Celery's own lines matter only as warnings
+    """Show the node in sam3-status before its first chunk, and ring what one worker more may take."""
+    logging.getLogger("workers").setLevel(logging.INFO)  # a line for each chunk; Celery's own matter only as warnings
     try:
-        Worker.this()
+        dispatch(Worker.this().sessions, publisher(current_app))
     except (SQLAlchemyError, DatabaseUnusable) as error:  # the first doorbell tries again
         log.warning("the database cannot be reached: %s", first_line(error))
 

@@ -16,10 +16,11 @@ from workers.contract import TASK, Doorbell, queue_name, task_id
 
 log = logging.getLogger(__name__)
 
-# How many chunks of a run are rung at a time: enough that no worker waits, few enough that the broker stays small,
-# its doorbells can be looked through, and a cancelled run leaves little behind.
-SMALLEST_WINDOW = 64
-CHUNKS_PER_WORKER = 8
+# How many chunks of a run are rung at a time. The broker hands doorbells out in the order they were rung, so whatever
+# is rung ahead of a new run keeps it waiting: as little as no worker has to wait for. Each worker rings at the end of a
+# chunk, before it takes the next one, so one chunk for each would do; the second stands in for doorbells that get lost.
+SMALLEST_WINDOW = 2  # also while there is no worker yet: each one that comes rings its own
+CHUNKS_PER_WORKER = 2
 
 DOORBELLS_PER_ROUND_TRIP = 256  # about 500 kB
 COMMANDS_PER_ROUND_TRIP = 2 * DOORBELLS_PER_ROUND_TRIP  # each is a message, and an event for Flower

