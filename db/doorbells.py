@@ -82,6 +82,12 @@ def forget_doorbells(session: Session) -> int:
     return change_chunks(session, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
 
 
+def is_rung(session: Session, run_id: int, chunk_id: int) -> bool:
+    """Whether it is this run's chunk, and waits for somebody to answer its doorbell."""
+    queued = select(Chunk.id).where(Chunk.id == chunk_id, Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED)
+    return session.execute(queued).first() is not None
+
+
 def unqueue(session: Session, chunk_id: int, rest: float = 0) -> bool:
     """queued -> pending: the worker that answered the doorbell will not claim the chunk. Rung again in `rest` s."""
     not_before = now() + rest if rest else None

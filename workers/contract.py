@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 TASK = "sam3.segment_chunk"
+QUEUE = "sam3"
 VERSION = 2  # 1 did not name its database
+LARGEST = 2**63 - 1  # of a number that SQL can compare
 
 
 def queue_name(identity: str) -> str:
     """The queue of the database with this identity."""
-    return f"sam3-{identity}" if identity else "sam3"
+    return f"{QUEUE}-{identity}" if identity else QUEUE
+
+
+def is_queue(name: str) -> bool:
+    """Whether a queue of this name holds the doorbells of some database."""
+    return name == QUEUE or name.startswith(f"{QUEUE}-")
 
 
 class BadMessage(ValueError):
@@ -40,6 +47,8 @@ class Doorbell:
         run, chunk, ring = (message.get(key) for key in ("run", "chunk", "ring"))
         if not (type(run) is type(chunk) is type(ring) is int):
             raise BadMessage("run, chunk and ring must be whole numbers")
+        if not all(-LARGEST <= number <= LARGEST for number in (run, chunk, ring)):
+            raise BadMessage("run, chunk and ring must be numbers of 64 bits")
         if not isinstance(database := message.get("db"), str):
             raise BadMessage("it names no database")
         return cls(database, run, chunk, ring)

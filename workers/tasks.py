@@ -12,6 +12,7 @@ from celery import current_app, shared_task
 from celery.signals import worker_process_init
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
+from db.doorbells import is_rung
 from db.leases import Claim, ImageFailed, LeaseLost, Outcome
 from db.models import STOPPED, RunState
 from db.runs import state_of
@@ -82,9 +83,13 @@ def _answer(doorbell: Doorbell) -> dict[str, Any]:
     run = read(worker.sessions, run_view, doorbell.run, row_prompts=False)
     if run is None:
         return {"skipped": "no such run"}
+    waits = read(worker.sessions, is_rung, run.id, doorbell.chunk)  # else it is late, repeated or forged
     if run.state != RunState.ACTIVE:  # before its model is loaded for nothing
-        worker.unqueue(doorbell.chunk)
+        if waits:
+            worker.unqueue(doorbell.chunk)
         return {"skipped": f"run is {run.state}"}
+    if not waits:
+        return {"skipped": "not to be claimed"}
     try:
         with worker.answering(run, doorbell.chunk):
             # Before the claim: a slow or failing load costs no attempt.

@@ -1,4 +1,5 @@
-"""kombu's Redis transport, more careful: a server that refuses writes counts as down, and what is done is let go.
+"""kombu's Redis transport, more careful: a server that refuses writes counts as down, what is done is let go, and what
+is no message of ours never gets as far as kombu, which would end the process.
 
 Registered under the names of the URL schemes, so that every connection of ours uses it. Knows no tasks and no settings.
 """
@@ -10,8 +11,11 @@ import redis
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 
+from workers.admission import COMMANDS, Dropped, command_anew, doorbell_anew, other
+from workers.contract import BadMessage, is_queue
 from workers.errors import first_line
 
+dropped = Dropped()
 log = logging.getLogger(__name__)
 
 
@@ -28,6 +32,46 @@ class _FreeingQoS(kombu_redis.QoS):
         except (redis.RedisError, OSError) as error:
             log.warning("the broker did not hear that a doorbell was answered: %s", first_line(error))
             virtual.QoS.ack(self, delivery_tag)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+            dropped.one(self.unacked_key, BadMessage("no message"))
+            self._remove_from_indices(tag).execute()  # type: ignore[attr-defined]  # unknown to its types
+
+
+class _Client(redis.Redis):
+    """Replies to kombu with what may be let in, as if nothing had come where something else came."""
+
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        response = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        if command_name != "BRPOP" or not response:
+            return response
+        key, raw = response
+        queue = key.decode(errors="replace").partition(kombu_redis.Channel.sep)[0]
+        try:
+            return key, doorbell_anew(queue, raw) if is_queue(queue) else other(raw)
+        except BadMessage as why:
+            dropped.one(queue, why)
+            return None
+
+    def pubsub(self, **options: Any) -> redis.client.PubSub:
+        return _Subscription(self.connection_pool, **options)
+
+
+class _Subscription(redis.client.PubSub):
+    def parse_response(self, block: bool = True, timeout: float = 0) -> Any:
+        response = super().parse_response(block, timeout)  # type: ignore[no-untyped-call]
+        if not isinstance(response, list) or response[0] not in (b"message", b"pmessage"):
+            return response
+        *where, raw = response
+        exchange = where[-1].decode(errors="replace").partition(".")[2].partition("/")[0]  # "/0.celeryev/task.sent"
+        try:
+            return [*where, command_anew(exchange, raw) if exchange.endswith(COMMANDS) else other(raw)]
+        except BadMessage as why:
+            dropped.one(exchange, why)
+            return [*where, b""]  # kombu passes over what is empty
 
 
 class WritingChannel(kombu_redis.Channel):
@@ -46,6 +90,9 @@ class WritingChannel(kombu_redis.Channel):
         except redis.exceptions.ReadOnlyError as error:
             self.close()
             raise redis.ConnectionError("it is a replica, which takes no writes") from error
+
+    def _get_client(self) -> type[redis.Redis]:
+        return _Client
 
 
 class SentinelChannel(WritingChannel, kombu_redis.SentinelChannel):

@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery import Celery
 
-from workers.contract import TASK
+from workers.contract import TASK, Doorbell
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def app(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
 def test_a_message_whose_end_the_broker_refuses_to_hear_keeps_no_other_away(app: Celery, broker_url: str) -> None:
     """A node has one place for messages. kombu would keep it taken for ever."""
     messages: list[Any] = []
-    app.send_task(TASK, args=[{}])
+    app.send_task(TASK, args=[Doorbell("d0", 1, 1, 1).to_message()])
     with app.connection_for_read() as connection, redis.Redis.from_url(broker_url) as server:
         channel: Any = connection.default_channel
         channel.basic_qos(0, 1, False)
