@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Float
 
-from db import postgresql
+from db import postgresql, private
 from db.refusals import is_busy, passes
 
 Sessions = sessionmaker[Session]
@@ -133,9 +133,11 @@ def _sqlite_engine(url: URL, create: bool) -> Engine:
         raise DatabaseUnusable(f"{path}: SQLite needs a local disk (found {kind}); use PostgreSQL or another folder")
     if create:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private.make_folder(path.parent)
         except OSError as error:
             raise DatabaseUnusable(f"{path.parent}: cannot make the database's folder: {error.strerror}") from None
+        with suppress(OSError):  # SQLite says why
+            private.make_file(path)  # what SQLite makes beside it gets the same mode
         url = url.set(database=str(path))
     else:
         _require_file(path)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from db import private
 from workers.errors import NoSuchRun, Sam3Error, Unreachable, UsageError, first_line
 from workers.variables import PREFIX, linked_services, own_variables
 
@@ -155,7 +156,9 @@ def settings(**flags: Any) -> "Settings":
         for key in Settings.model_fields
         if key in config and not os.environ.get(PREFIX + key.upper())  # an empty variable counts as not set
     }
-    return load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
+    found = load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
+    private.share(found.shared)
+    return found
 
 
 def open_database(url: str, connections: int = 2, *, create: bool = False, run_file: Path | None = None) -> "Sessions":

@@ -1,4 +1,4 @@
-"""The Celery application of a node or of Flower, as `celery -A workers.node`: `workers.app`, and how a node breaks."""
+"""The Celery application of a node, as `celery -A workers.node`: `workers.app`, and how a node breaks."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from typing import Any
 import celery.worker.state
 import redis
 from celery.signals import worker_init
+from celery.worker.control import Panel
 
 from workers.app import create_app
 from workers.breaker import EXIT_CODE, FAULT_SIGNAL, FAULTS, MOST_FAULTS, WELL_SIGNAL, faults_so_far
@@ -29,8 +30,24 @@ class _BrokerLost(logging.Filter):
 for _name in ("celery.worker.consumer.consumer", "celery.worker.pidbox", "kombu.message"):
     logging.getLogger(_name).addFilter(_BrokerLost())
 
-app = create_app(load_settings())
+# Commands by broker that only look, and the one by which Flower has its events sent.
+LOOKING = {"ping", "stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf"}
+HARMLESS = LOOKING | {"report", "query_task", "enable_events"}
+REFUSAL = "this node takes no remote control; start it with sam3-worker --allow-control"
+
+
+def refuse_control() -> None:
+    """Answer all other commands of Celery's with a refusal: anybody who can write to the broker can send them, and
+    `cancel_consumer` would leave the node without work for good."""
+    for name in set(Panel.data) - HARMLESS:
+        Panel.data[name] = lambda state, **arguments: {"error": REFUSAL}
+
+
+settings = load_settings()
+app = create_app(settings)
 app.set_current()
+if not settings.allow_control:
+    refuse_control()
 
 
 @worker_init.connect

@@ -48,7 +48,7 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
 def node_settings(**flags: Any) -> Settings:
     """The settings of a command that starts nodes, with absolute paths: nodes work in another folder."""
     settings = edge.settings(
-        **{name: flags.get(name) for name in ("batch_size", "dtype", "grace", "state_dir", "model")}
+        **{name: flags.get(name) for name in ("batch_size", "dtype", "grace", "state_dir", "model", "allow_control")}
     )
     paths = {"state_dir": settings.state_dir.absolute(), "database_url": absolute_sqlite(settings.database_url)}
     return settings.model_copy(update=paths)

@@ -1,4 +1,4 @@
-"""Every setting of a process, read once at its edge from `SAM3_*` variables; knows no flags and opens nothing."""
+"""Every setting of a process, read once at its edge from `SAM3_*` variables; knows no flags and connects to nothing."""
 
 import difflib
 import os
@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.session import sqlite_url
 from workers.errors import UsageError
+from workers.published import published_url
 from workers.variables import PREFIX, own_variables
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
@@ -25,6 +26,10 @@ def default_state_dir() -> Path:
 
 def _default_database_url(fields: dict[str, Any]) -> str:
     return sqlite_url(fields["state_dir"] / "sam3.db")
+
+
+def _default_broker_url(fields: dict[str, Any]) -> str:
+    return published_url(fields["state_dir"]) or "redis://localhost:6379/0"
 
 
 def _broker_url(url: str) -> str:
@@ -43,6 +48,9 @@ def _broker_url(url: str) -> str:
         asked = parse_qs(parts.query).get("ssl_cert_reqs", [""])
         if parts.scheme == "rediss" and not {value.lower() for value in asked} <= {"required", "cert_required"}:
             raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
+        named = parse_qs(parts.query, keep_blank_values=True).get("ssl_check_hostname", ["true"])
+        if not {value.lower() for value in named} <= {"true", "yes", "1"}:
+            raise ValueError("rediss:// checks the server's name in its certificate: leave ssl_check_hostname out")
         if parts.scheme == "sentinel" and not _MASTER.search(url):
             raise ValueError("sentinel:// needs the name of its master: sentinel://host:26379/0?master_name=mymaster")
     return url
@@ -64,8 +72,9 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
     )
 
-    broker_url: Annotated[str, AfterValidator(_broker_url)] = "redis://localhost:6379/0"
     state_dir: Path = Field(default_factory=default_state_dir)  # SQLite, locks, the bundled broker's files
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(default_factory=_default_broker_url)
+    shared: bool = False  # others may look into databases, logs and state, as far as the umask allows
     database_url: str = Field(default_factory=_default_database_url)
     model: str = "facebook/sam3"
 
@@ -75,6 +84,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "mixed", "fp32", "bf16"] = "auto"
     segmenter: str | None = None  # module:factory instead of the real model
     grace: float = Field(60, ge=0)  # seconds for the batch in hand when asked to stop
+    allow_control: bool = False  # Celery's remote control by the broker, beyond looking
     decode_seconds: float = Field(60, gt=0)  # an image that takes longer to read fails with timeout
 
     # clocks, in seconds

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from db import views
+from db import private, views
 from db.session import Sessions, read
 from producer.exports.names import numbered
 from producer.exports.targets import Targets
@@ -86,6 +86,7 @@ def write_run_file(targets: Targets, folder: Path, facts: dict[str, Any]) -> Non
         return
     with targets.replacing(path, of_the_same_run) as temporary:
         temporary.write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), "utf-8")
+        temporary.chmod(temporary.stat().st_mode & private.file_mode())
 
 
 def go_on(folder: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from filelock import FileLock, Timeout
 
-from db import doorbells
+from db import doorbells, private
 from db.runs import RetryFilter
 from db.session import Sessions, sqlite_url, write
 from producer.cli.exported import telling_how_to_go_on, view_of
@@ -137,10 +137,11 @@ def local_slots(gpus: str, count: int | None) -> list[Slot]:
         return choose_slots("cpu", None)
 
 
-def make_folders(*folders: Path) -> None:
-    for folder in folders:
+def make_folders(output: Path, state_dir: Path) -> None:
+    """Results may be for others, too; the state is not."""
+    for folder in (output, state_dir):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private.make_folder(folder) if folder == state_dir else folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise UsageError(f"{folder}: cannot write there: {error.strerror}; choose another folder") from None
@@ -151,7 +152,7 @@ class only_one:
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir
-        self._lock = FileLock(state_dir / "run.lock")
+        self._lock = FileLock(private.make_file(state_dir / "run.lock"))
 
     def __enter__(self) -> None:
         try:

@@ -14,9 +14,11 @@ COLUMNS = ["uuid", "state", "args", "result", "received", "started", "runtime", 
 class Browser:
     """Somebody who looks at Flower's pages."""
 
-    def __init__(self, port: int, login: str | None) -> None:
+    def __init__(self, port: int, login: str | None, host: str | None = None) -> None:
         self._start = f"http://127.0.0.1:{port}"
         self._headers = {} if login is None else {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+        if host is not None:
+            self._headers["Host"] = host  # the name by which the server is called
         self.seen = ""
 
     def get(self, page: str, form: dict[str, str] | None = None) -> str:
@@ -28,9 +30,9 @@ class Browser:
         self.seen += text
         return text
 
-    def status(self, page: str) -> int:
+    def status(self, page: str, form: dict[str, str] | None = None) -> int:
         try:
-            self.get(page)
+            self.get(page, form)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code

@@ -1,12 +1,16 @@
 """Flower, really running: what it shows of nodes and runs, to whom, and what it never shows."""
 
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 from sqlalchemy.engine import make_url
 
 from db.session import Sessions
+from tests import tls
 from tests.db import scenario
 from tests.integration.browser import Browser
 from tests.integration.processes import command_lines
@@ -82,3 +86,61 @@ def test_flower_without_a_broker_is_one_line(terminal: Terminal) -> None:
     refused = terminal.run("sam3-flower", code=3, SAM3_BROKER_URL="redis://:canary@127.0.0.1:1/0")
     assert refused.stderr.count("\n") == 1
     assert "cannot reach the broker redis://:***@127.0.0.1:1/0" in refused.stderr
+
+
+def test_flower_shows_the_queue_behind_tls_with_a_private_authority(
+    terminal: Terminal, broker_url: str, tmp_path: Path
+) -> None:
+    authority, certificate = tls.make_authority(tmp_path)
+    inside = urlsplit(broker_url)
+    assert inside.port is not None
+    with tls.before(inside.port, certificate) as outside:
+        url = f"rediss://:{inside.password}@localhost:{outside}/0?ssl_cert_reqs=required"
+        stranger = terminal.run("sam3-flower", code=3, SAM3_BROKER_URL=url)  # the machine knows no such authority
+        assert "certificate verify failed" in stranger.stderr
+        port = free_port()
+        told = f"{url}&ssl_ca_certs={authority}"
+        flower = terminal.start("sam3-flower", "--port", str(port), SAM3_BROKER_URL=told)
+        me = Browser(port, None)
+        wait_until(lambda: me.status("/") == 200 or flower.process.poll() is not None, "Flower")
+        with redis.Redis.from_url(broker_url) as client:
+            client.lpush("sam3", *range(4321))  # doorbells, as far as their number goes
+        assert "4321" in me.get("/broker")
+    assert "Unable to get queues" not in flower.output()
+
+
+@pytest.fixture
+def open_flower(terminal: Terminal, broker_url: str) -> int:
+    """The port of one that asks for no login."""
+    port = free_port()
+    flower = terminal.start("sam3-flower", "--port", str(port), SAM3_BROKER_URL=broker_url)
+    me = Browser(port, None)
+    wait_until(lambda: me.status("/") == 200 or flower.process.poll() is not None, "Flower")
+    return port
+
+
+def test_flower_answers_only_to_the_names_of_this_machine(open_flower: int) -> None:
+    """The page of a name that was made to mean 127.0.0.1 must not read ours."""
+    for name in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST"):
+        assert Browser(open_flower, None, host=f"{name}:{open_flower}").status("/workers") == 200
+    for name in ("evil.example", "evil.example:5555", "localhost.evil.example", "127.0.0.1.evil.example", ""):
+        for page in ("/", "/workers", "/tasks", "/api/workers", "/metrics", "/static/js/flower.js", "/healthcheck"):
+            assert Browser(open_flower, None, host=name).status(page) in (400, 403)
+
+
+def test_runtimes_of_up_to_an_hour_are_told_apart_and_flower_commands_nobody(open_flower: int) -> None:
+    me = Browser(open_flower, None)
+    from workers import flowerconfig
+
+    assert flowerconfig.task_runtime_metric_buckets[-1] == 3600.0
+    assert me.status("/api/worker/shutdown/cpu0@here", {}) in (401, 403)
+
+
+def test_flower_on_a_port_in_use_is_one_line(terminal: Terminal, broker_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused = terminal.run("sam3-flower", "--port", str(port), code=2, SAM3_BROKER_URL=broker_url)
+    assert refused.stderr == (
+        f"sam3-flower: error: 127.0.0.1:{port} cannot be used: address already in use; "
+        "choose another --port or --address\n"
+    )

@@ -121,6 +121,15 @@ def test_g5_tls_with_verification_is_taken_and_reaches_the_connection(value: str
             assert connection.ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 
 
+@pytest.mark.parametrize("value", ["false", "False", "no", "0", "", "true&ssl_check_hostname=false"])
+def test_tls_with_any_name_in_the_certificate_is_refused(value: str) -> None:
+    url = f"rediss://broker:6380/0?ssl_cert_reqs=required&ssl_check_hostname={value}"
+    assert refusal(broker_url=url) == (
+        "SAM3_BROKER_URL: rediss:// checks the server's name in its certificate: leave ssl_check_hostname out"
+    )
+    assert load_settings(broker_url=url.removesuffix(value) + "true").broker_url
+
+
 def test_g3_a_lease_must_outlast_three_heartbeats() -> None:
     assert refusal(lease_seconds=20, heartbeat_seconds=10) == (
         "SAM3_LEASE_SECONDS=20 must be at least three times SAM3_HEARTBEAT_SECONDS=10"

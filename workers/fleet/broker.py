@@ -1,6 +1,5 @@
 """The broker: reaching it, looking at its doorbells, and running the bundled Valkey server. Knows no SQL."""
 
-import base64
 import json
 import os
 import secrets
@@ -17,6 +16,9 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from db import private
+from workers.admission import doorbell_in
+from workers.contract import BadMessage
 from workers.errors import Unreachable, UsageError, first_line
 from workers.fleet.rights import Refused, check_rights
 from workers.processes import with_parent
@@ -38,14 +40,21 @@ def check_broker(app: Celery) -> list[str]:
     except Refused as refused:
         raise Unreachable(f"the broker {masked(app.conf.broker_url)} {refused}") from None
     except (OperationalError, redis.RedisError, OSError) as error:
-        url = masked(app.conf.broker_url)
-        raise Unreachable(
-            f"cannot reach the broker {url}: {_reason(error)}; start one with sam3-broker, or set SAM3_BROKER_URL"
-        ) from None
+        url, reason = masked(app.conf.broker_url), _reason(error)
+        raise Unreachable(f"cannot reach the broker {url}: {reason}; {_advice(reason)}") from None
 
 
 def _reason(error: Exception) -> str:
     return (first_line(error) or type(error).__name__).rstrip(".")
+
+
+def _advice(reason: str) -> str:
+    if "Authentication required" not in reason:
+        return "start one with sam3-broker, or set SAM3_BROKER_URL"
+    return (
+        "a sam3-broker of yours is found without SAM3_BROKER_URL, with the state folder that it has; of another one, "
+        "set SAM3_BROKER_URL=redis://:password@host:6379/0, or start your own with sam3-broker --port 6380"
+    )
 
 
 def _redis(connection: Any) -> Any:
@@ -78,21 +87,21 @@ class Doorbells:
         """How many wait or were just taken. Those of killed nodes stay unacknowledged for a day."""
         with self._channel() as channel:
             waiting = channel.client.llen(self._queue)
-            return int(waiting) + int(channel.client.zcount(channel.unacked_index_key, self._oldest(), "+inf"))
+            return int(waiting) + int(channel.client.zcount(channel.unacked_index_key, *self._times()))
 
     def chunks(self) -> set[int]:
         """Ids of the chunks that a doorbell waits for, or was just taken for."""
         with self._channel() as channel:
             client = channel.client
-            taken = client.zrangebyscore(channel.unacked_index_key, self._oldest(), "+inf")
+            taken = client.zrangebyscore(channel.unacked_index_key, *self._times())
             waiting = [_loads(raw) for raw in client.lrange(self._queue, 0, -1)]
             in_hand = [_loads(raw) for raw in client.hmget(channel.unacked_key, taken)] if taken else []
         messages = waiting + [entry[0] for entry in in_hand if isinstance(entry, list) and entry]
         return {chunk for chunk in map(_chunk_of, messages) if chunk is not None}
 
-    def _oldest(self) -> float:
-        """When a message must have been taken at the earliest to be in living hands."""
-        return time.time() - self._taken_seconds
+    def _times(self) -> tuple[float, float]:
+        """When a message was taken that is in living hands. The clocks of machines may be hours ahead, not days."""
+        return time.time() - self._taken_seconds, time.time() + 24 * 3600
 
     @contextmanager
     def _channel(self) -> Iterator[Any]:
@@ -106,38 +115,35 @@ class Doorbells:
 def _loads(raw: Any) -> Any:
     try:
         return json.loads(raw)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None  # somebody else's, or garbage
 
 
 def _chunk_of(message: Any) -> int | None:
     """The chunk id in a queued Celery message; None for whatever we cannot read."""
     try:
-        encoded = message["properties"].get("body_encoding") == "base64"
-        body = json.loads(base64.b64decode(message["body"]) if encoded else message["body"])
-        return int(body[0][0]["chunk"])
-    except (ValueError, LookupError, TypeError, AttributeError):
+        return doorbell_in(message).chunk
+    except BadMessage:
         return None
 
 
 class BundledBroker:
     """A Valkey server of ours in `folder`, listening on loopback; it ends with this process.
 
-    Without a port it takes a free one, asks for a password and keeps nothing: SQL knows what to ring again.
-    With one it is what `sam3-broker` runs: on the well-known port, its queue kept over a restart.
+    Without a port it takes a free one and a new password, and keeps nothing: SQL knows what to ring again.
+    With them it is what `sam3-broker` runs: on the well-known port, its queue kept over a restart.
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, password: str | None = None) -> None:
         self.folder = folder
         self._kept = port is not None
         self.port = port if port is not None else _free_port()
-        self._password = None if self._kept else secrets.token_urlsafe(24)
+        self._password = password or secrets.token_urlsafe(24)
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        login = f":{self._password}@" if self._password else ""
-        return f"redis://{login}127.0.0.1:{self.port}/0"
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         """Return when the server answers. Raises `Unreachable` if it does not, `UsageError` if its port is taken."""
@@ -146,8 +152,7 @@ class BundledBroker:
             raise UsageError(
                 f"port {self.port} is in use: choose another --port, or set SAM3_BROKER_URL to what is there"
             )
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        log = self.folder / "broker.log"
+        log = private.make_file(private.make_folder(self.folder) / "broker.log")
         with log.open("ab") as output:
             self._server = subprocess.Popen(
                 with_parent([binary, "-"]),
@@ -155,6 +160,7 @@ class BundledBroker:
                 stdout=output,
                 stderr=output,
                 cwd=self.folder,
+                umask=0o077,
                 start_new_session=True,  # Ctrl-C is for us; the broker goes last
             )
         assert self._server.stdin is not None
@@ -171,9 +177,8 @@ class BundledBroker:
             'save ""',
             f"appendonly {'yes' if self._kept else 'no'}",
             "appendfsync everysec",
+            f"requirepass {self._password}",
         ]
-        if self._password:
-            lines.append(f"requirepass {self._password}")
         return "\n".join(lines) + "\n"
 
     def _wait_until_ready(self, log: Path) -> None:

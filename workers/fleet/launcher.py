@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from db import private
 from workers import breaker
 from workers.contract import queue_name
 from workers.errors import UsageError
@@ -114,11 +115,11 @@ class Launcher:
         # A GPU belongs to the machine; CPU slots only to those who share a state folder.
         shared = Path(tempfile.gettempdir()) / f"sam3-queue-{os.getuid()}"
         folder = self._settings.state_dir / "locks" if slot.device == "cpu" else shared
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private.make_folder(folder)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # locks in there could be anybody's files
             raise UsageError(f"{folder} is not a folder of yours: remove it, or set TMPDIR to another place")
-        lock = FileLock(folder / f"{slot.name}.lock")
+        lock = FileLock(private.make_file(folder / f"{slot.name}.lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -126,8 +127,7 @@ class Launcher:
         return lock
 
     def _spawn(self, node: Node) -> None:
-        home = self._settings.state_dir / "nodes"
-        home.mkdir(parents=True, exist_ok=True)
+        home = private.make_folder(self._settings.state_dir / "nodes")
         name = f"{node.slot.name}@%h"
         python = [sys.executable, "-P", "-W", ROOT_WARNING]
         celery = [*python, "-m", "celery", "--quiet", "-A", "workers.node", "worker", "-n", name]
@@ -144,8 +144,8 @@ class Launcher:
         with contextlib.ExitStack() as stack:
             output = None
             if self._log_folder is not None:
-                self._log_folder.mkdir(parents=True, exist_ok=True)
-                output = stack.enter_context((self._log_folder / f"{node.slot.name}.log").open("ab"))
+                log = private.make_folder(self._log_folder) / f"{node.slot.name}.log"
+                output = stack.enter_context(private.make_file(log).open("ab"))
             node.process = subprocess.Popen(
                 with_parent([*celery, *options]),
                 cwd=home,

@@ -21,6 +21,7 @@ from workers.app import create_app
 from workers.errors import Unreachable, UsageError
 from workers.fleet.broker import BundledBroker, Doorbells, check_broker
 from workers.fleet.dispatch import publisher
+from workers.published import published_url, url_file
 from workers.settings import Settings, masked
 
 
@@ -110,24 +111,52 @@ def free_port() -> int:
 
 
 def test_sam3_broker_keeps_its_queue_over_a_restart_and_refuses_a_taken_port(terminal: Terminal) -> None:
-    port = free_port()
-    url = f"redis://127.0.0.1:{port}/0"
+    port, state = free_port(), Path(terminal.environment["SAM3_STATE_DIR"])
     first = terminal.start("sam3-broker", "--port", str(port))
     wait_until(lambda: "Next:" in first.output(), "the broker")
+    url = published_url(state)
+    assert url is not None
     ring(app_on(url), 7)
 
     second = terminal.run("sam3-broker", "--port", str(port), code=2, SAM3_STATE_DIR="elsewhere")
     assert second.stderr.count("\n") == 1
     assert f"port {port} is in use" in second.stderr
+    third = terminal.run("sam3-broker", "--port", str(free_port()), code=2)
+    assert third.stderr.count("\n") == 1
+    assert f"another sam3-broker works with {state / 'broker'}" in third.stderr
 
     first.interrupt()
     assert first.wait().endswith("stopped\n")
+    assert published_url(state) is None
     again = terminal.start("sam3-broker", "--port", str(port))
     wait_until(lambda: "Next:" in again.output(), "the broker")
+    assert published_url(state) == url  # workers that run have it
     assert Doorbells(app_on(url)).chunks() == {7}
 
     again.kill_group()  # the server is in a group of its own, and ends with its parent
     wait_until(lambda: not _answers(port), "the end of the server", seconds=5)
+    assert published_url(state) is None
+
+
+def test_commands_of_the_same_user_find_the_password_of_sam3_broker_and_nobody_else_does(terminal: Terminal) -> None:
+    port, state = free_port(), Path(terminal.environment["SAM3_STATE_DIR"])
+    broker = terminal.start("sam3-broker", "--port", str(port))
+    wait_until(lambda: "Next:" in broker.output(), "the broker")
+    password = urlsplit(published_url(state)).password
+    assert isinstance(password, str)
+    assert len(password) >= 24
+    assert stat.S_IMODE(url_file(state).stat().st_mode) == 0o600
+    assert stat.S_IMODE(url_file(state).parent.stat().st_mode) == 0o700
+
+    worker = terminal.run("sam3-worker", "--gpus", "cpu", "--until-empty", "--allow-control")
+    assert f"redis://:***@localhost:{port}/0" in worker.stderr
+    bare = f"redis://localhost:{port}/0"
+    stranger = terminal.run("sam3-worker", "--gpus", "cpu", code=3, SAM3_BROKER_URL=bare)
+    assert stranger.stderr.count("\n") == 1
+    assert "Authentication required; a sam3-broker of yours is found without SAM3_BROKER_URL" in stranger.stderr
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    for seen in (broker.output(), worker.stdout + worker.stderr, stranger.stderr, listed):
+        assert password not in seen
 
 
 def _answers(port: int) -> bool:
@@ -138,7 +167,6 @@ def _answers(port: int) -> bool:
 NO_USER = "invalid username-password pair or user is disabled"
 UNUSABLE = {
     "G6 down": ("redis://:canary@127.0.0.1:1/0", "Error 111 connecting to 127.0.0.1:1. Connection refused"),
-    "G6 no password": ("redis://127.0.0.1:{port}/0", "Authentication required"),
     "G6 wrong password": ("redis://:canary@127.0.0.1:{port}/0", NO_USER),
     "G6 wrong user": ("redis://nobody:canary@127.0.0.1:{port}/0", NO_USER),
     "G6 wrong database": ("redis://:{password}@127.0.0.1:{port}/99", "DB index is out of range"),
@@ -158,6 +186,17 @@ def test_a_broker_that_cannot_be_used_is_one_line_that_says_why_and_what_to_do(
     )
     assert "canary" not in str(refused.value)
     assert str(parts.password) not in str(refused.value)
+
+
+def test_a_broker_that_asks_for_a_password_is_one_line_that_says_where_it_may_be(broker_url: str) -> None:
+    url = f"redis://127.0.0.1:{urlsplit(broker_url).port}/0"
+    with pytest.raises(Unreachable) as refused:
+        check_broker(app_on(url))
+    assert str(refused.value) == (
+        f"cannot reach the broker {url}: Authentication required; a sam3-broker of yours is found without "
+        "SAM3_BROKER_URL, with the state folder that it has; of another one, set "
+        "SAM3_BROKER_URL=redis://:password@host:6379/0, or start your own with sam3-broker --port 6380"
+    )
 
 
 def test_a_user_with_everything_but_administration_is_enough(broker_url: str) -> None:
