@@ -353,8 +353,8 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
 
     monkeypatch.setattr("workers.worker.make_segmenter", broken)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
-    [rung] = runs.ring(sessions, run_id)
     for _ in range(3):
+        [rung] = runs.ring(sessions, run_id)
         assert "CUDA error" in answer(runs.message(rung))["declined"]
     assert breaker.open
     chunk = scenario.chunk(sessions, rung.chunk_id)

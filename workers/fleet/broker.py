@@ -52,7 +52,7 @@ def _advice(reason: str) -> str:
     if "Authentication required" not in reason:
         return "start one with sam3-broker, or set SAM3_BROKER_URL"
     return (
-        "a sam3-broker of yours is found without SAM3_BROKER_URL, with the state folder that it has; of another one, "
+        "if a sam3-broker of yours is meant, unset SAM3_BROKER_URL and use its SAM3_STATE_DIR; else "
         "set SAM3_BROKER_URL=redis://:password@host:6379/0, or start your own with sam3-broker --port 6380"
     )
 

@@ -153,7 +153,7 @@ def test_commands_of_the_same_user_find_the_password_of_sam3_broker_and_nobody_e
     bare = f"redis://localhost:{port}/0"
     stranger = terminal.run("sam3-worker", "--gpus", "cpu", code=3, SAM3_BROKER_URL=bare)
     assert stranger.stderr.count("\n") == 1
-    assert "Authentication required; a sam3-broker of yours is found without SAM3_BROKER_URL" in stranger.stderr
+    assert "Authentication required; if a sam3-broker of yours is meant, unset SAM3_BROKER_URL" in stranger.stderr
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     for seen in (broker.output(), worker.stdout + worker.stderr, stranger.stderr, listed):
         assert password not in seen
@@ -193,8 +193,8 @@ def test_a_broker_that_asks_for_a_password_is_one_line_that_says_where_it_may_be
     with pytest.raises(Unreachable) as refused:
         check_broker(app_on(url))
     assert str(refused.value) == (
-        f"cannot reach the broker {url}: Authentication required; a sam3-broker of yours is found without "
-        "SAM3_BROKER_URL, with the state folder that it has; of another one, set "
+        f"cannot reach the broker {url}: Authentication required; if a sam3-broker of yours is meant, "
+        "unset SAM3_BROKER_URL and use its SAM3_STATE_DIR; else set "
         "SAM3_BROKER_URL=redis://:password@host:6379/0, or start your own with sam3-broker --port 6380"
     )
 
