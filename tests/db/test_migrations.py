@@ -118,6 +118,22 @@ def filled(empty: Sessions) -> Sessions:
     return empty
 
 
+def test_a_cancel_that_was_killed_before_the_upgrade_is_finished_after_it(filled: Sessions) -> None:
+    with filled.kw["bind"].begin() as connection:
+        connection.execute(text("UPDATE run SET state = 'cancelled'"))
+        connection.execute(text("UPDATE chunk SET state = 'pending', images = 3"))
+        pending = "VALUES (13, 7, 3, 1, 'c.jpg', 'pending', 5)"
+        connection.execute(text(f'INSERT INTO image (id, run_id, "row", load, path, state, chunk_id) {pending}'))
+        connection.execute(text("UPDATE run SET images = 3"))
+    upgrade(filled)
+
+    assert scenario.run(filled, 7).state == "cancelling"
+    assert scenario.cancel(filled, 7) == 1
+    with reading(filled) as session:
+        assert differences(session) == []
+    assert scenario.run(filled, 7).state == "cancelled"
+
+
 def test_a_filled_database_of_the_first_revision_is_upgraded_with_its_rows(filled: Sessions) -> None:
     upgrade(filled)
 

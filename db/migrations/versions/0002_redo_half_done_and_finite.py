@@ -23,6 +23,7 @@ CHECKS = {
 def upgrade() -> None:
     _name_database()
     _add_columns()
+    _take_up_half_done_cancels()
     _replace_what_is_no_number()
     if op.get_bind().dialect.name == "sqlite":
         op.execute("UPDATE run SET uid = lower(hex(randomblob(16)))")
@@ -55,6 +56,13 @@ def _add_columns() -> None:
     op.execute(f"UPDATE chunk SET capped = ({capped} WHERE image.chunk_id = chunk.id AND result.capped)")
     # A run whose source has a checksum was read to its end; the others learn it at their next load.
     op.execute("UPDATE run SET source_ended = (source_sha256 IS NOT NULL)")
+
+
+def _take_up_half_done_cancels() -> None:
+    """A cancel that was killed used to leave a cancelled run with live chunks, which nobody finished."""
+    live = "SELECT 1 FROM chunk WHERE chunk.run_id = run.id AND chunk.state IN ('pending', 'queued', 'running')"
+    half = f"state = 'cancelled' AND EXISTS ({live})"
+    op.execute(f"UPDATE run SET state = 'cancelling', finished_at = NULL WHERE {half}")
 
 
 def _replace_what_is_no_number() -> None:
