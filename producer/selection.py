@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from producer.cells import one_line
 from producer.layout import MASK_HEAD_BYTES, RESULTS, is_mask, is_run_file
 from workers.edge import RUN_FILE
-from workers.formats import CAMERA_RAW_SUFFIXES, HEAD_BYTES, SUFFIXES, image_format, other_format
+from workers.formats import (
+    CAMERA_RAW_SUFFIXES,
+    HEAD_BYTES,
+    HEIC,
+    HEIC_EXTRA,
+    SUFFIXES,
+    VIDEO,
+    image_format,
+    other_format,
+)
 
 IMAGE, FOLDER = "image", "folder"  # what is taken; every other verdict is a reason
 HIDDEN = "hidden"
@@ -29,6 +38,8 @@ NO_IMAGE = "not an image"
 _ADVICE = dict.fromkeys((HIDDEN, TRASH, OURS, OUTPUT, BROKEN, CIRCLE, SPECIAL, NO_IMAGE), "") | {
     LINK: "--follow-symlinks takes in what such links lead to",
     UNREADABLE: "make it readable for this user",
+    HEIC: f"{HEIC_EXTRA}, or convert to JPEG",
+    VIDEO: "save the frames that you want as images",
 }
 _ADVICE_ON_FORMATS = "convert to JPEG"
 
@@ -70,7 +81,7 @@ class Tally:
 
 
 def told_left_out(left_out: Sequence[LeftOut]) -> str:
-    """`2 HEIC (IMG_1.HEIC; convert to JPEG), 1 hidden (.cache/a.jpg)`."""
+    """`2 JPEG XL (1.jxl; convert to JPEG), 1 hidden (.cache/a.jpg)`."""
     advised = [(one, _ADVICE.get(one.reason, _ADVICE_ON_FORMATS)) for one in left_out]
     return ", ".join(
         f"{one.count:,} {one.reason} ({one.example}{'; ' + advice if advice else ''})" for one, advice in advised

@@ -1,11 +1,20 @@
 """How files of image formats begin and are called: which we open, and what else there is. Opens nothing itself."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
+import importlib.util
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+HEIC = "HEIC"
+HEIC_IS_OPENED = importlib.util.find_spec("pillow_heif") is not None  # the extra `heic` (not imported: of workers only)
+HEIC_EXTRA = "pip install 'sam3-queue[heic]'"
+VIDEO = "video"
 # Of cameras whose raw files begin like a TIFF, which holds a small picture first.
 CAMERA_RAW_SUFFIXES = (
     *(".dng", ".nef", ".nrw", ".cr2", ".arw", ".srf", ".sr2", ".pef", ".srw", ".3fr", ".fff", ".erf", ".kdc", ".dcr"),
     *(".mef", ".mos", ".iiq", ".rwl", ".gpr"),
+)
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
+    *((".heic", ".heif", ".hif") if HEIC_IS_OPENED else ()),
 )
 HEAD_BYTES = 64  # of a file, enough for both functions below
 
@@ -14,7 +23,8 @@ _OURS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),  # BigTIFF; the one below, of the other byte order, Pillow does not open
+    (b"II+\0", "TIFF"),  # BigTIFF
+    (b"MM\0+", "TIFF"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
 )
@@ -35,7 +45,6 @@ _OTHERS = (
     (0, b"\x00\x00\x01\x00", "ICO"),
     (0, b"\x76\x2f\x31\x01", "OpenEXR"),
     (0, b"SIMPLE  =", "FITS"),
-    (0, b"MM\0+", "BigTIFF"),
     *((offset, magic, "camera raw") for offset, magic in _RAW_LIKE_TIFF),
     (0, b"IIRO", "camera raw"),
     (0, b"IIRS", "camera raw"),
@@ -49,15 +58,24 @@ _OTHERS = (
 # The same for the family of MP4, whose files name their kind, and kinds that they agree with, behind "ftyp".
 _BRANDS = (
     ((b"avif", b"avis"), "AVIF"),
-    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
+    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), HEIC),
     ((b"crx ",), "camera raw"),
+    ((b"jp2 ", b"jpx ", b"jpm "), "JPEG 2000"),
+    ((b"jxl ",), "JPEG XL"),
+    ((b"M4A ", b"M4B "), None),  # sound
+    ((b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"mp71", b"avc1", b"M4V ", b"M4VP"), VIDEO),
+    ((b"qt  ", b"XAVC", b"MSNV", b"dash", b"f4v ", b"F4V ", b"3gp4", b"3gp5", b"3gp6", b"3gp7", b"3g2a"), VIDEO),
 )
+# Brands that say no more than which rules the file keeps to.
+_GENERIC = {b"mif1", b"msf1", b"isom", b"iso2", b"mp41", b"mp42"}
 
 
 def image_format(head: bytes) -> str | None:
-    """Which of `FORMATS` a file with this beginning is, as its content says; None if it is none of them."""
+    """Which format that is opened a file with this beginning has, as its content says; None if it has none of them."""
     if is_raw_like_tiff(head):
         return None
+    if (kind := _media(head)) is not None:
+        return kind if kind in FORMATS or (kind == HEIC and HEIC_IS_OPENED) else None
     for magic, name in _OURS:
         if head.startswith(magic):
             return name
@@ -69,11 +87,26 @@ def image_format(head: bytes) -> str | None:
 
 
 def other_format(head: bytes) -> str | None:
-    """The name of the image format that we do not open which a file with this beginning has; None if it has none."""
-    if head[4:8] == b"ftyp":
-        kinds = {head[at : at + 4] for at in range(8, len(head), 4)}
-        return next((name for brands, name in _BRANDS if kinds.intersection(brands)), None)
+    """The name of the image format that we do not open which a file with this beginning has; None if it has none.
+
+    A video has no pixels that anybody could have meant, but people keep it beside their pictures: it is named too.
+    """
+    if (kind := _media(head)) is not None:
+        return None if image_format(head) == kind else kind
     return next((name for offset, magic, name in _OTHERS if head[offset:].startswith(magic)), None)
+
+
+def _media(head: bytes) -> str | None:
+    """What a file of the family of MP4 is: by its own brand, else by those that it agrees with."""
+    if head[4:8] != b"ftyp":
+        return None
+    end = min(len(head), max(16, int.from_bytes(head[:4], "big")))
+    own, agrees = head[8:12], {head[at : at + 4] for at in range(16, end - 3, 4)}
+    for kinds in ({own} - _GENERIC, agrees | {own}):
+        for brands, name in _BRANDS:
+            if kinds.intersection(brands):
+                return name
+    return None
 
 
 def is_raw_like_tiff(head: bytes) -> bool:

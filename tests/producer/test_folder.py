@@ -17,6 +17,7 @@ from workers.errors import ErrorClass
 from workers.formats import FORMATS, SUFFIXES
 from workers.inference.images import ReadRules, UnreadableImage, read_image
 
+JPEG_XL = b"\xff\x0a\xfa\x7f"
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 RUN_YAML = "source: /photos\noutput: /photos/out\nrun: photos\nprompt: [person]\n"
 
@@ -70,17 +71,17 @@ def messy(folder: Path) -> None:
     picture(folder / "c.gif", "GIF")
     picture(folder / "noext", "PNG")
     picture(folder / "trip" / "scan.001", "TIFF")
-    picture(folder / "trip" / "late.jpg", "AVIF")  # fails with its own reason: somebody called it a JPEG
+    file(folder / "trip" / "late.jpg", JPEG_XL)  # fails with its own reason: somebody called it a JPEG
     file(folder / "trip" / "cut.jpg", b"")
     others = {
-        "IMG_1.HEIC": HEIC,
-        "IMG_2.HEIC": HEIC,
+        "IMG_1.jxl": JPEG_XL,
+        "IMG_2.jxl": JPEG_XL,
         "raw.dng": b"II*\0" + bytes(100),
         "film.mp4": b"\0\0\0\x18ftypisom",
     }
     for name, content in others.items():
         file(folder / name, content)
-    picture(folder / "new.avif", "AVIF")
+    file(folder / "new.jp2", b"\xff\x4f\xff\x51")
     file(folder / "notes.txt")
     file(folder / "trip" / "Thumbs.db", b"\xd0\xcf\x11\xe0")
     file(folder / ".DS_Store")
@@ -111,10 +112,11 @@ def test_every_file_of_a_messy_folder_is_a_row_or_left_out_for_a_reason(photos: 
             *("trip/cut.jpg", "trip/gone.png", "trip/late.jpg", "trip/scan.001"),
         ]
         assert left_out(manifest) == {
-            "HEIC": 2,
-            "AVIF": 1,
+            "JPEG XL": 2,
+            "JPEG 2000": 1,
             "camera raw": 1,
-            "not an image": 3,
+            "video": 1,
+            "not an image": 2,
             "hidden": 2,
             "in a trash or thumbnail folder": 3,
             "from sam3-run or sam3-export": 5,
@@ -129,15 +131,31 @@ def test_every_file_of_a_messy_folder_is_a_row_or_left_out_for_a_reason(photos: 
 
 def test_each_reason_has_an_example_and_what_to_do_about_it(photos: Path) -> None:
     picture(photos / "a.jpg")
-    file(photos / "b.heic", HEIC)
-    file(photos / "sub" / "c.heic", HEIC)
+    file(photos / "b.jxl", JPEG_XL)
+    file(photos / "sub" / "c.jxl", JPEG_XL)
     file(photos / ".hidden" / "a.jpg")
     manifest = FolderManifest(photos)
     manifest.survey()
-    assert manifest.left_out == (LeftOut("HEIC", 2, "b.heic"), LeftOut("hidden", 1, ".hidden/"))
-    assert told_left_out((LeftOut("HEIC", 2000, "b.heic"), LeftOut("hidden", 1, ".hidden/"))) == (
-        "2,000 HEIC (b.heic; convert to JPEG), 1 hidden (.hidden/)"
+    assert manifest.left_out == (LeftOut("JPEG XL", 2, "b.jxl"), LeftOut("hidden", 1, ".hidden/"))
+    assert told_left_out((LeftOut("JPEG XL", 2000, "b.jxl"), LeftOut("hidden", 1, ".hidden/"))) == (
+        "2,000 JPEG XL (b.jxl; convert to JPEG), 1 hidden (.hidden/)"
     )
+
+
+def test_heic_is_taken_by_name_and_content_where_its_extra_is_installed(photos: Path) -> None:
+    file(photos / "a.HEIC", HEIC)
+    file(photos / "noext", HEIC)
+    assert taken(FolderManifest(photos)) == ["a.HEIC", "noext"]
+
+
+def test_without_its_extra_heic_is_left_out_and_the_extra_named(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.formats.HEIC_IS_OPENED", False)
+    monkeypatch.setattr("producer.selection.SUFFIXES", (".jpg",))
+    picture(photos / "a.jpg")
+    file(photos / "b.heic", HEIC)
+    manifest = FolderManifest(photos)
+    assert taken(manifest) == ["a.jpg"]
+    assert told_left_out(manifest.left_out) == ("1 HEIC (b.heic; pip install 'sam3-queue[heic]', or convert to JPEG)")
 
 
 @pytest.mark.parametrize("kind", FORMATS)

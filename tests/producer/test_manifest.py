@@ -579,7 +579,7 @@ def test_a_folder_without_images_is_refused() -> None:
     make("notes.txt", ".cache/a.jpg")
     Path("file.jpg").touch()
     Path("empty").mkdir()
-    advice = "give a folder with JPEG, PNG, WEBP, TIFF, BMP or GIF files"
+    advice = "give a folder with JPEG, PNG, WEBP, TIFF, BMP, GIF or AVIF files"
     left_out = "1 hidden (.cache/), 1 not an image (notes.txt)"
     expected = {
         "photos": f"photos: no images in it or below it; left out: {left_out}; {advice}",

@@ -2,7 +2,8 @@
 
 The rules, the same for every format:
 
-- The content decides, never the file's name: JPEG, PNG, WEBP, TIFF, BMP and GIF are opened, nothing else.
+- The content decides, never the file's name: JPEG, PNG, WEBP, TIFF, BMP, GIF and AVIF are opened, and HEIC where the
+  extra `heic` is installed; nothing else.
 - Of several frames or pages the first is taken: what is behind it is another picture, or a smaller version. A TIFF
   that says itself that its first picture is not the one meant is refused, not searched: camera raw; a first picture
   marked as reduced (beside others) or as a mask; a smaller version of one that it names as its own; what a slide
@@ -12,11 +13,13 @@ The rules, the same for every format:
   `convert("RGB")`, so that results equal those of a plain script.
 - Of samples of more than 8 bits the highest 8 of those that the file declares are kept, for every image alike, with a
   warning where the picture is nearly black or of one grey by that; "stretch" gives each picture its own range (see
-  `samples`). 32-bit samples have no agreed range and are refused.
+  `samples`). Wider, signed and float samples have no agreed range and are refused.
+- TIFFs that Pillow declines, or gives less of than is there, are opened by the rule of `bands`.
 - JPEGs are decoded by simplejpeg, to the pixels that Pillow gives and sooner; Pillow decodes the rest, and judges
   whatever simplejpeg is not content with.
-- A damaged EXIF block or colour profile is ignored. Missing pixels, and damage that the decoder notices or warns of,
-  are refused.
+- What lies beside the picture never costs it: it is left out before decoding (see `beside`), and a damaged EXIF block
+  is ignored. Missing pixels, and damage that the decoder notices or warns of, are refused; and, before any decoding,
+  what would unpack to much more than the picture (see `bounds`).
 """
 
 import io
@@ -24,6 +27,7 @@ import os
 import stat
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -33,9 +37,19 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
-from workers.formats import FORMATS, HEAD_BYTES, image_format, is_raw_like_tiff, other_format
-from workers.inference import samples
-from workers.inference.tiff import Directories, layout, not_the_picture
+from workers.formats import (
+    FORMATS,
+    HEAD_BYTES,
+    HEIC,
+    HEIC_EXTRA,
+    HEIC_IS_OPENED,
+    VIDEO,
+    image_format,
+    is_raw_like_tiff,
+    other_format,
+)
+from workers.inference import bands, beside, bounds, heic, samples
+from workers.inference.tiff import ORIENTATION, Directories, Directory, is_described, not_the_picture
 
 LATEST_NS = 2**63 - 1  # in the year 2262: databases store no later time, but some clocks tell one
 
@@ -43,8 +57,14 @@ RGB = npt.NDArray[np.uint8]
 """Pixels of shape (height, width, 3)."""
 
 NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
+JPEGS = ("JPEG", "MPO")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERT = f"is not opened; convert to one of {', '.join(FORMATS)}"
+_CURES = {
+    HEIC: f"is opened by an extra: {HEIC_EXTRA} where the workers run, or convert it to one of {', '.join(FORMATS)}",
+    VIDEO: "is no image; save the frames that you want as images",
+}
+_PILLOW_FORMATS = (*FORMATS, heic.PILLOW_NAME) if HEIC_IS_OPENED else FORMATS
 
 # What undoes each EXIF orientation; 1 is upright.
 _UPRIGHT = {
@@ -196,37 +216,77 @@ def _is_below(path: str, root: str) -> bool:
 def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
     """The pixels, and what is odd about them."""
     try:
-        _check_first_picture(data)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_header(image, rules)
-            if (pixels := _fast_pixels(image, data)) is not None:
-                turn = None if rules.orientation == "raw" else _UPRIGHT.get(_orientation(image))
-                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn)), None
-            deep = samples.is_deep(image)
-            turn = _load(image, rules)
-            rgb, warning = samples.as_rgb(image, data, stretch=rules.stretch) if deep else (_to_rgb(image), None)
-            return np.array(rgb if turn is None else rgb.transpose(turn)), warning
+        first = _check_first_picture(data, rules)
+        if first is not None and is_described(first) and bands.comes_first(first):
+            return _by_bands(data, first, rules)
+        try:
+            return _by_pillow(beside.without(data), rules)
+        except UnidentifiedImageError:
+            if first is None or not is_described(first):
+                raise _unidentified(data) from None
+        return _by_bands(data, first, rules)
     except (UnreadableImage, MemoryError):
         raise
-    except UnidentifiedImageError:
-        raise _unidentified(data) from None
     except Exception as error:
         raise _undecodable(data, error) from error
 
 
-def _check_first_picture(data: bytes) -> None:
-    """Refuse a TIFF, or what looks like one, whose first picture is not the one that is meant."""
+def _check_first_picture(data: bytes, rules: ReadRules) -> Directory | None:
+    """The first directory of a TIFF; refuse one, or what looks like one, that is not to be given to any decoder."""
     if not data.startswith(TIFFS):
-        return
+        return None
     if is_raw_like_tiff(data[:HEAD_BYTES]):
         raise UnreadableImage(ErrorClass.UNSUPPORTED, f"camera raw {_CONVERT}")
-    if reason := not_the_picture(Directories(data)):
+    directories = Directories(data)
+    first = directories.first
+    if reason := not_the_picture(directories):
         raise UnreadableImage(ErrorClass.UNSUPPORTED, reason)
+    if first is None or not is_described(first):
+        return first
+    if reason := bands.refused(first):
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, _tiff_with(reason))
+    _check_size(first.size, rules)
+    if first.repeated:
+        raise UnreadableImage(ErrorClass.DECODER_CRASH, "the TIFF's header says two things about its picture")
+    if reason := bounds.too_much_tiff(first, rules.max_pixels):
+        raise UnreadableImage(ErrorClass.TOO_LARGE, reason)
+    return first
 
 
-def _check_header(image: Image.Image, rules: ReadRules) -> None:
+def _by_bands(data: bytes, first: Directory, rules: ReadRules) -> tuple[RGB, str | None]:
+    """A TIFF that is whole, and not for Pillow."""
+    if reason := bands.unfit(first):
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, _tiff_with(reason))
+    pixels, warning = bands.read(data, first, stretch=rules.stretch)
+    turn = None if rules.orientation == "raw" else _UPRIGHT.get(first.first(ORIENTATION, 1))
+    return _turned(Image.fromarray(pixels), [turn] if turn is not None else []), warning
+
+
+def _by_pillow(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
+    with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+        _check_size(image.size, rules)
+        if image.format in JPEGS and (
+            reason := bounds.too_much_jpeg(data, image.width * image.height, rules.max_pixels)
+        ):
+            raise UnreadableImage(ErrorClass.TOO_LARGE, reason)
+        if (pixels := _fast_pixels(image, data)) is not None:
+            turn = None if rules.orientation == "raw" else _UPRIGHT.get(_orientation(image))
+            return pixels if turn is None else _turned(Image.fromarray(pixels), [turn]), None
+        deep = samples.is_deep(image)
+        turns = _load(image, rules)
+        rgb, warning = samples.as_rgb(image, data, stretch=rules.stretch) if deep else (_to_rgb(image), None)
+        return _turned(rgb, turns), warning
+
+
+def _turned(image: Image.Image, turns: Sequence[Image.Transpose]) -> RGB:
+    for turn in turns:
+        image = image.transpose(turn)
+    return np.array(image)
+
+
+def _check_size(size: tuple[int, int], rules: ReadRules) -> None:
     """Refuse by what the header says, before any pixel is decoded."""
-    width, height = image.size
+    width, height = size
     if width * height > rules.max_pixels:
         raise UnreadableImage(
             ErrorClass.TOO_LARGE, f"{width} x {height} pixels, over the limit of {rules.max_pixels:,}"
@@ -235,17 +295,12 @@ def _check_header(image: Image.Image, rules: ReadRules) -> None:
         raise UnreadableImage(
             ErrorClass.TOO_SMALL, f"{width} x {height} pixels; a side needs at least {rules.min_side}"
         )
-    if rules.stretch and samples.in_planes(image):
-        said = "16-bit colours in separate planes cannot be stretched; store them pixel by pixel"
-        raise UnreadableImage(ErrorClass.UNSUPPORTED, said)
-    if image.mode in ("I", "F"):
-        raise UnreadableImage(ErrorClass.UNSUPPORTED, "32-bit samples have no agreed range; convert to 8 or 16 bits")
 
 
 def _fast_pixels(image: Image.Image, data: bytes) -> RGB | None:
     """What Pillow would give as RGB, or None if it has to say so itself: another format, or a JPEG that is damaged, or
     CMYK, whose way to RGB is Pillow's own."""
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+    if image.format not in JPEGS or image.mode not in ("RGB", "L"):
         return None
     try:
         # strict: a warning of the decoder, say of missing data, is an error.
@@ -255,16 +310,20 @@ def _fast_pixels(image: Image.Image, data: bytes) -> RGB | None:
     return cast(RGB, pixels)
 
 
-def _load(image: Image.Image, rules: ReadRules) -> Image.Transpose | None:
-    """Decode the pixels; returns what is left to do to bring them into the wanted orientation."""
+def _load(image: Image.Image, rules: ReadRules) -> list[Image.Transpose]:
+    """Decode the pixels; returns what is left to do, in this order, to bring them into the wanted orientation."""
     raw = rules.orientation == "raw"
-    if image.format == "TIFF":  # which Pillow turns upright while it loads
-        samples.prepare(image)
-        orientation = _orientation(image)
+    if image.format == heic.PILLOW_NAME:
+        turns = heic.turned_back(image) if raw else []
         image.load()
-        return _TURNED_BACK.get(orientation) if raw else None
-    image.load()  # first: asking a PNG for its EXIF would load it too, and there errors are forgiven
-    return None if raw else _UPRIGHT.get(_orientation(image))
+        return turns
+    if image.format == "TIFF":  # which Pillow turns upright while it loads
+        turn = _TURNED_BACK.get(_orientation(image)) if raw else None
+        image.load()
+    else:
+        image.load()  # first: asking a PNG for its EXIF would load it too, and there errors are forgiven
+        turn = None if raw else _UPRIGHT.get(_orientation(image))
+    return [] if turn is None else [turn]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -284,13 +343,15 @@ def _unidentified(data: bytes) -> UnreadableImage:
     """Say why no decoder took the file: it is another format, or its header is cut, or it is no image."""
     head = data[:HEAD_BYTES]
     if (name := other_format(head)) is not None:
-        return UnreadableImage(ErrorClass.UNSUPPORTED, f"{name} {_CONVERT}")
-    if data.startswith(TIFFS) and (kind := layout(Directories(data))):  # whole, but in no layout that Pillow knows
-        return UnreadableImage(ErrorClass.UNSUPPORTED, f"TIFF with {kind}, {_CONVERT}")
+        return UnreadableImage(ErrorClass.UNSUPPORTED, f"{name} {_CURES.get(name, _CONVERT)}")
     if image_format(head) is not None:
         return UnreadableImage(ErrorClass.TRUNCATED, "the file's header is cut or damaged")
     said = "the file is empty" if not data else "the content is no image"
     return UnreadableImage(ErrorClass.NOT_AN_IMAGE, said)
+
+
+def _tiff_with(kind: str) -> str:
+    return f"TIFF with {kind}" if "; " in kind else f"TIFF with {kind}, {_CONVERT}"
 
 
 def _undecodable(data: bytes, error: Exception) -> UnreadableImage:
@@ -310,6 +371,20 @@ def _ends_early(data: bytes) -> bool:
         return b"\xff\xd9" not in tail
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in tail
+    if data[4:8] == b"ftyp":
+        return _boxes_end(data) > len(data)
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
     return False
+
+
+def _boxes_end(data: bytes) -> int:
+    """Where the last box of a file of the family of MP4 ends."""
+    at = 0
+    while len(data) - at >= 16:
+        size, _, large = struct.unpack_from(">I4sQ", data, at)
+        size = large if size == 1 else size
+        if size < 8:  # 0: it reaches to the end
+            return len(data)
+        at += size
+    return at

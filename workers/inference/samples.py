@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from workers.inference.tiff import BITS, LENGTH, PHOTOMETRIC, WIDTH
+from workers.inference.tiff import BITS, PHOTOMETRIC
 
 LITTLE_RANGE = (
     "samples of more than 8 bits fill less than a sixteenth of their range; a new run with --stretch spreads them"
@@ -26,7 +26,6 @@ _SIXTEENTH = 256 // 16  # of the values that 8 bits have
 _LEFT_OUT = 0.001  # of the samples, at either end
 
 _WHITE_IS_ZERO = 0
-_PLANAR, _SEPARATE = 284, 2
 _COUNTED_AT_ONCE = 1 << 22  # samples, so that counting takes little memory
 # What reads the other byte of a sample.
 _OTHER_BYTE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
@@ -37,21 +36,7 @@ _Deep = npt.NDArray[np.uint16]
 def is_deep(image: Image.Image) -> bool:
     """Whether a picture that is opened, but not loaded yet, has samples of more than 8 bits."""
     raw_mode = _raw_mode(image)
-    return image.format in ("PNG", "TIFF") and (";16" in raw_mode or ";12" in raw_mode or in_planes(image))
-
-
-def prepare(image: Image.Image) -> None:
-    """Let libtiff read uncompressed planes of 16 bits, which Pillow's own reader takes for planes of 8 bits."""
-    if isinstance(image, TiffImageFile) and in_planes(image) and not image.use_load_libtiff:
-        image.use_load_libtiff = True
-        whole = (0, 0, image.tag_v2[WIDTH], image.tag_v2[LENGTH])
-        image.tile = [ImageFile._Tile("libtiff", whole, 0, (f"{image.mode};16N", False, image.tag_v2.offset))]
-
-
-def in_planes(image: Image.Image) -> bool:
-    """Whether each colour is a picture of its own, of 16 bits. Such samples cannot be had whole, nor be stretched."""
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    return tags.get(_PLANAR, 1) == _SEPARATE and len(image.getbands()) > 1 and tags.get(BITS, (1,))[0] == 16
+    return image.format in ("PNG", "TIFF") and (";16" in raw_mode or ";12" in raw_mode)
 
 
 def as_rgb(image: Image.Image, data: bytes, *, stretch: bool) -> tuple[Image.Image, str | None]:
@@ -61,13 +46,20 @@ def as_rgb(image: Image.Image, data: bytes, *, stretch: bool) -> tuple[Image.Ima
         grey = np.asarray(image, dtype=np.uint16)
         if inverted:
             grey = np.uint16((1 << bits) - 1) - grey
-        shades = _stretched(grey) if stretch else (grey >> (bits - 8)).astype(np.uint8)
-        rgb = Image.fromarray(shades).convert("RGB")
-    elif stretch and image.mode in ("RGB", "RGBA"):
-        rgb = Image.fromarray(_stretched(_whole_samples(data))).convert("RGB")
-    else:
-        stretch, rgb = False, image.convert("RGB")
-    return rgb, None if stretch or not _fills_little(rgb) else LITTLE_RANGE
+        shades, warning = eight_bits(grey, bits, stretch=stretch)
+        return Image.fromarray(shades).convert("RGB"), warning
+    if stretch and image.mode in ("RGB", "RGBA"):
+        return Image.fromarray(_stretched(_whole_samples(data))).convert("RGB"), None
+    rgb = image.convert("RGB")
+    return rgb, LITTLE_RANGE if _fills_little(np.asarray(rgb)) else None
+
+
+def eight_bits(values: _Deep, bits: int, *, stretch: bool) -> tuple[npt.NDArray[np.uint8], str | None]:
+    """Samples of so many `bits`, in any shape, as 8; and what is to be warned of."""
+    if stretch:
+        return _stretched(values), None
+    shades = (values >> (bits - 8)).astype(np.uint8)
+    return shades, LITTLE_RANGE if _fills_little(shades) else None
 
 
 def _declared(image: Image.Image) -> tuple[int, bool]:
@@ -77,21 +69,25 @@ def _declared(image: Image.Image) -> tuple[int, bool]:
     return int(image.tag_v2.get(BITS, (16,))[0]), image.tag_v2.get(PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
-def _fills_little(rgb: Image.Image) -> bool:
-    low, high = _range(np.array(rgb.histogram()).reshape(3, 256).sum(axis=0))
+def _fills_little(shades: npt.NDArray[np.uint8]) -> bool:
+    low, high = _range(_counts(shades, 256))
     return high - low < _SIXTEENTH
 
 
 def _stretched(samples: _Deep) -> npt.NDArray[np.uint8]:
     """Each sample of the picture's range as 0..255. Of a picture without a range the high bytes."""
-    counts = np.zeros(1 << 16, np.int64)
-    flat = samples.reshape(-1)
-    for start in range(0, len(flat), _COUNTED_AT_ONCE):
-        counts += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=1 << 16)
-    low, high = _range(counts)
+    low, high = _range(_counts(samples, 1 << 16))
     values = np.arange(1 << 16)
     shades = values >> 8 if low == high else ((values - low) * 255 / (high - low)).clip(0, 255).round()
     return shades.astype(np.uint8)[samples]
+
+
+def _counts(samples: npt.NDArray[Any], values: int) -> npt.NDArray[np.integer[Any]]:
+    counts = np.zeros(values, np.int64)
+    flat = samples.reshape(-1)
+    for start in range(0, len(flat), _COUNTED_AT_ONCE):
+        counts += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=values)
+    return counts
 
 
 def _range(counts: npt.NDArray[np.integer[Any]]) -> tuple[int, int]:

@@ -6,12 +6,14 @@ Knows the file's bytes, no decoder and no pixels. What is damaged or absent says
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIPS = 256, 257, 258, 259, 262, 270, 273
-SAMPLES, TILES, SUB_DIRECTORIES, SAMPLE_FORMAT = 277, 324, 330, 339
+ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANAR = 274, 277, 278, 284
+TILE_WIDTH, TILE_LENGTH, TILES, SUB_DIRECTORIES, SAMPLE_FORMAT = 322, 323, 324, 330, 339
 NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, DNG_VERSION = 254, 255, 50706
+SEPARATE = 2  # PLANAR: each sample is a picture of its own
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 OLD_REDUCED = 2
 SENSOR = (32803, 34892)  # photometric: one colour a pixel, or what was computed of that: what a camera's chip saw
@@ -25,6 +27,7 @@ _BESIDE = re.compile(
 
 _SIZES = {1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4), 13: ("I", 4), 16: ("Q", 8), 18: ("Q", 8)}
 _WANTED = {WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIPS, SAMPLES, TILES, SUB_DIRECTORIES}
+_WANTED |= {ORIENTATION, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_LENGTH}
 _WANTED |= {SAMPLE_FORMAT, NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, DNG_VERSION}
 _MOST_ENTRIES, _MOST_VALUES, _MOST_DIRECTORIES = 1000, 4096, 64  # so much of a damaged file is looked at
 
@@ -35,6 +38,8 @@ class Directory:
 
     tags: dict[int, tuple[int, ...]]
     next: int
+    counts: dict[int, int] = field(default_factory=dict)  # how many values the file has of each tag: here are the first
+    repeated: bool = False  # some tag is there twice and says two things: which one is meant decoders do not agree on
 
     def first(self, tag: int, otherwise: int = 0) -> int:
         return self.tags.get(tag, (otherwise,))[0]
@@ -90,13 +95,20 @@ class Directories:
         if at == 0 or not count or count[0] > _MOST_ENTRIES:
             return None
         end = at + head + step * count[0]
-        tags = {}
+        tags: dict[int, tuple[int, ...]] = {}
+        counts: dict[int, int] = {}
+        repeated = False
         for entry in range(at + head, end, step):
             tag, kind = self._numbers("H", entry, 2) or (0, 0)
             if tag in _WANTED and kind in _SIZES and (values := self._values(entry + 4, *_SIZES[kind])):
+                repeated |= tags.get(tag, values) != values
                 tags[tag] = values
+                counts[tag] = self._count(entry)
         follower = self._numbers("Q" if self._big else "I", end, 1)
-        return Directory(tags, follower[0] if follower else 0)
+        return Directory(tags, follower[0] if follower else 0, counts, repeated)
+
+    def _count(self, entry: int) -> int:
+        return next(iter(self._numbers("Q" if self._big else "I", entry + 4, 1)), 0)
 
     def _values(self, at: int, code: str, size: int) -> tuple[int, ...]:
         """An entry's values: they stand in it if there is room, else where it says."""
@@ -136,15 +148,9 @@ def not_the_picture(directories: Directories) -> str | None:
     return None
 
 
-def layout(directories: Directories) -> str | None:
-    """`3 x 10 bits, unsigned`: a picture's samples; None if the file does not say all that a picture needs."""
-    first = directories.first
-    if first is None or not first.pixels or not {BITS, PHOTOMETRIC} <= first.tags.keys():
-        return None
-    if not {STRIPS, TILES} & first.tags.keys():
-        return None
-    kind = FORMATS.get(first.first(SAMPLE_FORMAT, 1), "unknown")
-    return f"{first.first(SAMPLES, 1)} x {first.first(BITS)} bits, {kind}"
+def is_described(picture: Directory) -> bool:
+    """Whether the file says of a picture what any decoder needs: nothing of it is cut off, so far."""
+    return bool(picture.pixels and {BITS, PHOTOMETRIC} <= picture.tags.keys() and {STRIPS, TILES} & picture.tags.keys())
 
 
 def _sides(directory: Directory) -> str:

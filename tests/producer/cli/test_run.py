@@ -137,10 +137,10 @@ def test_a_dark_picture_is_done_with_a_warning_and_one_with_stretch_is_found(her
 
 def test_what_a_folder_leaves_out_is_told_and_earlier_results_in_it_are_no_images(here: Terminal) -> None:
     squares(here, 2)
-    (here.home / "photos" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (here.home / "photos" / "a.jxl").write_bytes(b"\xff\x0a\xfa\x7f")
     told = here.run("sam3-run", "photos", *FAKE, "-o", "photos/people")
-    assert "\n  left out: 1 HEIC (a.heic; convert to JPEG), " in told.stdout
-    assert "left out: 1 HEIC (a.heic; convert to JPEG), " in told.stderr
+    assert "\n  left out: 1 JPEG XL (a.jxl; convert to JPEG), " in told.stdout
+    assert "left out: 1 JPEG XL (a.jxl; convert to JPEG), " in told.stderr
     here.run("sam3-export", "photos/people", "--format", "png", "-o", "photos/copies")
 
     second = here.json("sam3-run", "photos", *FAKE, "-o", "photos/cars")
@@ -149,8 +149,8 @@ def test_what_a_folder_leaves_out_is_told_and_earlier_results_in_it_are_no_image
     counts = {one["reason"]: one["count"] for one in second["left_out"]}
     # masks/ with what it says of itself, results.csv, preview.jpg and run.yaml, and the copies' masks.
     assert counts["from sam3-run or sam3-export"] == 3 + 3 + 2
-    assert counts["HEIC"] == 1
-    assert {"reason": "HEIC", "count": 1, "example": "a.heic"} in second["left_out"]
+    assert counts["JPEG XL"] == 1
+    assert {"reason": "JPEG XL", "count": 1, "example": "a.jxl"} in second["left_out"]
 
 
 def segmented(here: Terminal, running: Background) -> int:

@@ -102,7 +102,7 @@ def test_a_dng_is_camera_raw_however_large_its_first_picture_is(tmp_path: Path) 
 def test_camera_raw_that_tells_itself_by_its_header_is_refused(tmp_path: Path, magic: bytes) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"II*\0\x20\0\0\0" + magic + bytes(3000))
-    assert refusal(str(path)) == "camera raw is not opened; convert to one of JPEG, PNG, WEBP, TIFF, BMP, GIF"
+    assert refusal(str(path)) == "camera raw is not opened; convert to one of JPEG, PNG, WEBP, TIFF, BMP, GIF, AVIF"
 
 
 @pytest.mark.parametrize(
