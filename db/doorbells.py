@@ -14,6 +14,7 @@ from db.bulk import named_at_once
 from db.chunks import change_chunks
 from db.models import Chunk, ChunkState, Image, Installation, Run, RunState
 from db.session import now
+from db.times import is_over
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
         select(Chunk.id)
         .join(Run, Run.id == Chunk.run_id)
         .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Run.state == RunState.ACTIVE)
-        .where(Chunk.not_before.is_(None) | (Chunk.not_before <= now()))
+        .where(Chunk.not_before.is_(None) | is_over(Chunk.not_before))
         .order_by(Chunk.number)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Chunk)

@@ -18,6 +18,7 @@ from db.models import STOPPED, Chunk, ChunkState, Image, ImageState, Instance, P
 from db.older import NOT_READ, drop_results
 from db.session import now
 from db.splits import split_off
+from db.times import is_over
 
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 5  # attempts in a row without one commit
@@ -339,7 +340,7 @@ def fail_attempt(session: Session, claim: Claim, error: str) -> bool:
 
 
 def running_chunks(session: Session) -> list[RunningChunk]:
-    rows = select(Chunk.id, Chunk.fence, Chunk.owner_id, Chunk.lease_until < now()).where(
+    rows = select(Chunk.id, Chunk.fence, Chunk.owner_id, is_over(Chunk.lease_until)).where(
         Chunk.state == ChunkState.RUNNING
     )
     return [RunningChunk(id, fence, owner, bool(over)) for id, fence, owner, over in session.execute(rows)]
@@ -353,7 +354,7 @@ def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
     row = session.execute(
         update(Chunk)
         .where(Chunk.id == held.chunk_id, Chunk.fence == held.fence, Chunk.state == ChunkState.RUNNING)
-        .where(Chunk.lease_until < now() if held.lease_over else Chunk.owner_id == held.owner_id)
+        .where(is_over(Chunk.lease_until) if held.lease_over else Chunk.owner_id == held.owner_id)
         .values(crashes=Chunk.crashes + 1)
         .returning(Chunk.run_id, Chunk.attempts, Chunk.crashes)
     ).one_or_none()

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from db.chunks import change_chunks, rowcount
 from db.models import STOPPED, Chunk, ChunkState, Lease, Run, Worker
 from db.session import now
+from db.times import is_over, is_recent
 
 # A worker that has not written its heartbeat for this long is not counted as live.
 LIVE_SECONDS = 60.0
@@ -59,13 +60,13 @@ def report(session: Session, worker_id: int, /, **does: object) -> bool:
 
 
 def live_workers(session: Session) -> int:
-    fresh = select(func.count()).where(Worker.heartbeat > now() - LIVE_SECONDS, Worker.state != "dead")
+    fresh = select(func.count()).where(is_recent(Worker.heartbeat, LIVE_SECONDS), Worker.state != "dead")
     return session.execute(fresh).scalar_one()
 
 
 def busy_workers(session: Session) -> bool:
     """Whether any live worker holds a chunk."""
-    running = select(Worker.id).where(Worker.state == "running", Worker.heartbeat > now() - LIVE_SECONDS).limit(1)
+    running = select(Worker.id).where(Worker.state == "running", is_recent(Worker.heartbeat, LIVE_SECONDS)).limit(1)
     return session.execute(running).first() is not None
 
 
@@ -116,7 +117,7 @@ def forget_old_workers(session: Session, seconds: float = 86400.0) -> None:
     """Delete rows of workers long gone that no running chunk refers to."""
     running = select(Chunk.owner_id).where(Chunk.state == ChunkState.RUNNING, Chunk.owner_id.is_not(None))
     session.execute(
-        delete(Worker).where(Worker.heartbeat < now() - seconds, Worker.id.not_in(running)),
+        delete(Worker).where(~is_recent(Worker.heartbeat, seconds), Worker.id.not_in(running)),
         execution_options={"synchronize_session": False},
     )
 
@@ -130,7 +131,7 @@ def lease_holder(session: Session, name: str) -> Process | None:
 
 def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, dead: Process | None = None) -> bool:
     """Take or renew the named lease; true if it is ours now. A holder known to be `dead` is not waited for."""
-    free = (Lease.until < now()) | _holds(me)
+    free = is_over(Lease.until) | _holds(me)
     if dead is not None:
         free = free | _holds(dead)
     taken = session.execute(update(Lease).where(Lease.name == name, free).values(until=now() + seconds, **asdict(me)))

@@ -21,6 +21,7 @@ from db.models import (
 )
 from db.presence import LIVE_SECONDS
 from db.session import now
+from db.times import is_over, is_recent
 
 OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
 
@@ -234,20 +235,22 @@ def progress(session: Session, run_id: int) -> Progress:
 def _rate(session: Session, run: Run, ended: int) -> float | None:
     """What the live workers report for an unfinished run; the mean over its time for a finished one."""
     if run.state == RunState.DONE and run.started_at is not None and run.finished_at is not None:
-        return ended / max(run.finished_at - run.started_at, 0.001)
+        spent = run.finished_at - run.started_at  # less than nothing if the clock was set back meanwhile
+        return ended / max(spent, 0.001) if spent >= 0 else None
     return session.execute(
         select(func.sum(Worker.images_per_second)).where(
-            Worker.run_id == run.id, Worker.state == "running", Worker.heartbeat > now() - LIVE_SECONDS
+            Worker.run_id == run.id, Worker.state == "running", is_recent(Worker.heartbeat, LIVE_SECONDS)
         )
     ).scalar_one()
 
 
 def _resting(session: Session, run_id: int) -> tuple[float | None, str | None]:
     """Seconds until the first pending chunk is due, and its last error; nothing if one is due already."""
+    rests_until = case((is_over(Chunk.not_before), 0.0), else_=func.coalesce(Chunk.not_before, 0.0))
     first = (
-        select(func.coalesce(Chunk.not_before, 0.0) - now(), Chunk.error)
+        select(rests_until - now(), Chunk.error)
         .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING)
-        .order_by(func.coalesce(Chunk.not_before, 0.0))
+        .order_by(rests_until)
         .limit(1)
     )
     row = session.execute(first).one_or_none()
@@ -310,7 +313,7 @@ def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:
         )
         .outerjoin(Run, Run.id == Worker.run_id)
         .outerjoin(Chunk, Chunk.id == Worker.chunk_id)
-        .where(Worker.heartbeat > now() - LIVE_SECONDS, Worker.state != "dead")
+        .where(is_recent(Worker.heartbeat, LIVE_SECONDS), Worker.state != "dead")
         .where(Worker.run_id == run_id if run_id is not None else Worker.id.is_not(None))
         .order_by(Worker.node)
     )

@@ -87,13 +87,13 @@ class Settings(BaseSettings):
     allow_control: bool = False  # Celery's remote control by the broker, beyond looking
     decode_seconds: float = Field(60, gt=0)  # an image that takes longer to read fails with timeout
 
-    # clocks, in seconds
-    lease_seconds: float = Field(60, gt=0)
+    # clocks, in seconds; leases and rests made of them hold for at most `db.times.LONGEST_SECONDS`
+    lease_seconds: float = Field(60, gt=0, le=3600)
     heartbeat_seconds: float = Field(10, gt=0)
-    reconcile_seconds: float = Field(15, gt=0)
+    reconcile_seconds: float = Field(15, gt=0, le=1200)
     absent_seconds: float = Field(30, gt=0)  # a doorbell missing twice, this far apart, is rung again
     stall_seconds: float = Field(600, gt=0)  # a worker that finishes nothing for so long loses its chunk
-    fault_pause_seconds: float = Field(10, ge=0)  # after a fault of the surroundings, before the next claim
+    fault_pause_seconds: float = Field(10, ge=0, le=600)  # after a fault of the surroundings, before the next claim
     visibility_seconds: int = Field(24 * 3600, ge=1)  # when the broker hands out an unacknowledged message again
 
     # set by the launcher for each node
