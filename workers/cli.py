@@ -46,7 +46,7 @@ def worker(until_empty: bool, **flags: Any) -> int:
 
 
 @edge.command("sam3-broker")
-@click.option("--port", type=click.IntRange(1, 65535), default=6379, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=6379, help="Port to listen on.")
 def broker(port: int) -> int:
     """Run the bundled Valkey server on this machine's loopback address until Ctrl-C.
 
@@ -61,7 +61,7 @@ def broker(port: int) -> int:
 @click.option(
     "--address", default=flowerconfig.address, show_default=True, help="Beyond loopback: see FLOWER_BASIC_AUTH."
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=flowerconfig.port, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=flowerconfig.port, help="Port to listen on.")
 @click.option("--allow-control", is_flag=True, help="Show Flower's buttons; nodes obey if they have it, too.")
 def flower(address: str, port: int, allow_control: bool) -> int:
     """Show the traffic in Flower: nodes by GPU, a task for each chunk. Status itself is in sam3-status."""

@@ -46,7 +46,12 @@ class Sam3Command(click.Command):
             ),
             click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks of errors."),
             click.Option(
-                ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show versions."
+                ["--version"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=tell_versions,
+                help="Show versions.",
             ),
         ]
 
@@ -247,7 +252,7 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps({"schema": 1} | value, ensure_ascii=False, indent=2))
 
 
-def _version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+def tell_versions(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
     import importlib.metadata
@@ -265,7 +270,8 @@ def _version(context: click.Context, option: click.Parameter, wanted: bool) -> N
 
 def command(name: str) -> Callable[[Callable[..., int | None]], Sam3Command]:
     """Make a function a sam3 command."""
-    return click.command(name, cls=Sam3Command, context_settings={"help_option_names": ["-h", "--help"]})
+    settings = {"help_option_names": ["-h", "--help"], "show_default": True}
+    return click.command(name, cls=Sam3Command, context_settings=settings)
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

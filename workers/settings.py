@@ -72,29 +72,48 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
     )
 
-    state_dir: Path = Field(default_factory=default_state_dir)  # SQLite, locks, the bundled broker's files
-    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(default_factory=_default_broker_url)
-    shared: bool = False  # others may look into databases, logs and state, as far as the umask allows
-    database_url: str = Field(default_factory=_default_database_url)
-    model: str = "facebook/sam3"
+    state_dir: Path = Field(
+        default_factory=default_state_dir,
+        description="Folder for SQLite, locks and the bundled broker's files; your state folder if not set.",
+    )
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(
+        default_factory=_default_broker_url,
+        description="redis://, rediss://, redis+socket:// or sentinel://; that of sam3-broker here if not set.",
+    )
+    shared: bool = Field(
+        False, description="Let others look into databases, logs and state, as far as the umask allows."
+    )
+    database_url: str = Field(
+        default_factory=_default_database_url,
+        description="sqlite:////path/to/file.db or postgresql://user@host/name; sam3.db in state_dir if not set.",
+    )
+    model: str = Field("facebook/sam3", description="Hub id, folder, or tiny (bundled).")
 
     # of a worker
-    batch_size: int = Field(8, ge=1, le=256)  # images of one forward pass
-    decode_threads: int | None = Field(None, ge=1, le=64)  # by default as many as the node has cores, 2 to 8
-    dtype: Literal["auto", "mixed", "fp32", "bf16"] = "auto"
-    segmenter: str | None = None  # module:factory instead of the real model
-    grace: float = Field(60, ge=0)  # seconds for the batch in hand when asked to stop
-    allow_control: bool = False  # Celery's remote control by the broker, beyond looking
-    decode_seconds: float = Field(60, gt=0)  # an image that takes longer to read fails with timeout
+    batch_size: int = Field(8, ge=1, le=256, description="Images of one forward pass.")
+    decode_threads: int | None = Field(
+        None, ge=1, le=64, description="Threads that read images; as many as the node has cores, 2 to 8, if not set."
+    )
+    dtype: Literal["auto", "mixed", "fp32", "bf16"] = Field("auto", description="Numbers that the model computes with.")
+    segmenter: str | None = Field(None, description="module:factory of what stands in for the real model.")
+    grace: float = Field(60, ge=0, description="Seconds for the batch in hand when asked to stop.")
+    allow_control: bool = Field(False, description="Obey Celery's remote control by the broker, beyond looking.")
+    decode_seconds: float = Field(60, gt=0, description="An image that takes longer to read fails with timeout.")
 
     # clocks, in seconds; leases and rests made of them hold for at most `db.times.LONGEST_SECONDS`
-    lease_seconds: float = Field(60, gt=0, le=3600)
-    heartbeat_seconds: float = Field(10, gt=0)
-    reconcile_seconds: float = Field(15, gt=0, le=1200)
-    absent_seconds: float = Field(30, gt=0)  # a doorbell missing twice, this far apart, is rung again
-    stall_seconds: float = Field(600, gt=0)  # a worker that finishes nothing for so long loses its chunk
-    fault_pause_seconds: float = Field(10, ge=0, le=600)  # after a fault of the surroundings, before the next claim
-    visibility_seconds: int = Field(24 * 3600, ge=1)  # when the broker hands out an unacknowledged message again
+    lease_seconds: float = Field(
+        60, gt=0, le=3600, description="A chunk whose worker is silent for so long is taken back."
+    )
+    heartbeat_seconds: float = Field(10, gt=0, description="Between two signs of life of a worker.")
+    reconcile_seconds: float = Field(15, gt=0, le=1200, description="Between two looks for what was lost.")
+    absent_seconds: float = Field(30, gt=0, description="A doorbell missing twice, this far apart, is rung again.")
+    stall_seconds: float = Field(600, gt=0, description="A worker that finishes nothing for so long loses its chunk.")
+    fault_pause_seconds: float = Field(
+        10, ge=0, le=600, description="After a fault of the surroundings, before the next claim."
+    )
+    visibility_seconds: int = Field(
+        24 * 3600, ge=1, description="When the broker hands out an unacknowledged message again."
+    )
 
     # set by the launcher for each node
     identity: str = ""  # of the database: which doorbells the node answers

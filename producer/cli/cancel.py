@@ -2,13 +2,14 @@
 
 import click
 
+from producer.cli.completion import complete_run
 from producer.cli.options import json_flag
 from workers import edge
 from workers.edge import counted, say
 
 
 @edge.command("sam3-cancel")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @json_flag
 def main(run: str, json: bool) -> int:
     """Stop a run. Batches in hand are dropped, results stay; sam3-retry takes the cancelled images up again.

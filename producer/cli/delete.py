@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from producer.cli.completion import complete_run
 from producer.cli.options import json_flag
 from workers import edge
 from workers.edge import counted, say
@@ -11,7 +12,7 @@ from workers.errors import UsageError
 
 
 @edge.command("sam3-delete")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_flag
 def main(run: str, yes: bool, json: bool) -> int:

@@ -5,16 +5,22 @@ from typing import Any
 
 import click
 
+from producer.cli.completion import complete_run
 from producer.cli.options import Share, force_flag, json_flag
 from workers import edge
 
 
 @edge.command("sam3-export")
-@click.argument("run")
-@click.option("--format", type=click.Choice(["csv", "coco", "png"]), required=True)
+@click.argument("run", shell_complete=complete_run)
+@click.option("--format", type=click.Choice(["csv", "coco", "png"]), required=True, help="What to write.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file; for png a folder.")
 @click.option("--threshold", type=Share(), help="Another score threshold, down to the run's score floor.")
-@click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
+@click.option(
+    "--select",
+    type=click.Choice(["union", "best", "largest"]),
+    default="union",
+    help="What a png mask holds: all instances together, the one of the best score, or the largest.",
+)
 @click.option(
     "--masks",
     metavar="DIR",

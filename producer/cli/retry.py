@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from producer.cli.completion import complete_run
 from producer.cli.options import json_flag
 from workers import edge
 from workers.edge import counted, say
@@ -17,7 +18,7 @@ RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_RO
 
 
 @edge.command("sam3-retry")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--error-class", type=click.Choice(RETRYABLE), metavar="C", help="Only images that failed for this.")
 @click.option("--chunk", type=click.IntRange(min=1), metavar="N", help="Only the failed images of this chunk.")
 @json_flag

@@ -21,7 +21,12 @@ from workers.cli import worker_flags
     "--state-dir", type=click.Path(path_type=Path), help="Folder for database, logs and broker instead of -o."
 )
 @click.option("--retry-failed", is_flag=True, help="Also try again what failed before.")
-@click.option("--select", type=click.Choice(["union", "best", "largest"]), default="union", show_default=True)
+@click.option(
+    "--select",
+    type=click.Choice(["union", "best", "largest"]),
+    default="union",
+    help="What a png mask holds: all instances together, the one of the best score, or the largest.",
+)
 @force_flag
 @exit_flags
 @json_flag

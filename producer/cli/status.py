@@ -4,12 +4,13 @@ from typing import Any
 
 import click
 
+from producer.cli.completion import complete_run
 from producer.cli.options import exit_flags, json_flag
 from workers import edge
 
 
 @edge.command("sam3-status")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--watch", is_flag=True, help="Keep showing it until the run is over; without RUN, until all are.")
 @click.option("--wait", is_flag=True, help="Print nothing until the run is over; without RUN, until all are.")
 @click.option("--errors", is_flag=True, help="List every kind of error, not only the five most frequent.")

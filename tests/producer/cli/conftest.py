@@ -2,18 +2,19 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from sqlalchemy import Engine, create_engine
 
 from db.migrate import upgrade
 from db.session import Sessions, connect, reading
 from tests.db.recount import differences
-from workers.edge import Sam3Command
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Shell:
     sessions: Sessions
     capture: pytest.CaptureFixture[str]
 
-    def __call__(self, command: Sam3Command, *given: object, code: int | None = 0) -> Answer:
+    def __call__(self, command: click.Command, *given: object, code: int | None = 0) -> Answer:
         """Run a command and check its exit code, if one is expected."""
+        sys.argv = ["sam3"]  # the fixture puts back what it was
         with pytest.raises(SystemExit) as end:
             command.main([str(argument) for argument in given])
         printed = self.capture.readouterr()

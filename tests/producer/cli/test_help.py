@@ -5,7 +5,10 @@ import json
 import subprocess
 import sys
 
+import click
 import pytest
+
+from producer.cli.main import ALONE, MODULES, main
 
 COMMANDS = sorted(
     script.name for script in importlib.metadata.distribution("sam3-queue").entry_points if script.name[:5] == "sam3-"
@@ -16,11 +19,16 @@ HEAVY = {
 }
 ASK = """
 import contextlib, importlib.metadata, io, json, sys
-[script] = importlib.metadata.entry_points(group="console_scripts", name=sys.argv[1])
+if sys.argv[1] in ("sam3", "sam3 config", "sam3 completion"):
+    from producer.cli.main import main
+    program, given = main, sys.argv[1].split()[1:]
+else:
+    [script] = importlib.metadata.entry_points(group="console_scripts", name=sys.argv[1])
+    program, given = script.load(), []
 printed = io.StringIO()
 with contextlib.redirect_stdout(printed):
     try:
-        script.load().main(["--help"], script.name)
+        program.main([*given, "--help"], sys.argv[1].split()[0])
     except SystemExit as end:
         code = end.code
 print(json.dumps({"code": code, "help": printed.getvalue(), "modules": list(sys.modules)}))
@@ -30,9 +38,10 @@ print(json.dumps({"code": code, "help": printed.getvalue(), "modules": list(sys.
 def test_all_eleven_commands_are_installed() -> None:
     names = "broker cancel db delete enqueue export flower retry run status worker"
     assert [f"sam3-{name}" for name in names.split()] == COMMANDS
+    assert set(MODULES) == {*names.split(), *ALONE}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "sam3", "sam3 config", "sam3 completion"])
 def test_help_is_given_without_what_only_the_work_needs(command: str) -> None:
     asked = subprocess.run([sys.executable, "-c", ASK, command], capture_output=True, text=True, check=True)
     answer = json.loads(asked.stdout)
@@ -40,3 +49,15 @@ def test_help_is_given_without_what_only_the_work_needs(command: str) -> None:
     assert (answer["code"], asked.stderr) == (0, "")
     assert answer["help"].startswith(f"Usage: {command} [OPTIONS]")
     assert not HEAVY & set(answer["modules"])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_flag_has_a_sentence_and_the_default_is_shown(name: str) -> None:
+    context = click.Context(main)
+    command = main.get_command(context, name)
+    assert isinstance(command, click.Command)
+    for parameter in command.get_params(click.Context(command, **command.context_settings)):
+        if isinstance(parameter, click.Option):
+            help = parameter.help or ""
+            assert len(help) > len("."), parameter.name
+            assert help.endswith("."), parameter.name

@@ -1,0 +1,53 @@
+"""All settings as text: a commented YAML file, and the variables. Tells what the commands and `Settings` declare."""
+
+import json
+import textwrap
+from typing import Any
+
+import click
+
+from producer.cli.main import MODULES, main
+from workers.settings import Settings
+from workers.variables import PREFIX
+
+NO_KEYS = ("config", "version", "yes")  # what a file cannot say: YAML reads the last as true
+SET_BY_US = ("identity", "node", "device", "cores")  # by the launcher, for each node
+
+
+def template() -> str:
+    """A YAML file in which every line is a comment: take the single # off what you want to set."""
+    keys = {name: entry for name, entry in _keys().items() if name not in NO_KEYS}
+    lines = ["## Every key with its default, for --config FILE; a flag and a variable count more than the file.", ""]
+    for name, (sentence, default) in sorted(keys.items()):
+        lines += [
+            *textwrap.wrap(sentence, 100, initial_indent="## ", subsequent_indent="## "),
+            f"# {_yaml(name, default)}",
+        ]
+    lines += ["", "## The same as variables of the environment; an empty one counts as not set:"]
+    width = max(len(name) for name in keys) + len(PREFIX)
+    lines += [f"## {PREFIX + name.upper():<{width}}  {sentence}" for name, (sentence, _) in sorted(_keys().items())]
+    return "\n".join(lines)
+
+
+def _keys() -> dict[str, tuple[str, Any]]:
+    """Name -> what it means, and its default."""
+    found: dict[str, tuple[str, Any]] = {"valkey_binary": ("The Valkey or Redis server that is started here.", None)}
+    for name, field in Settings.model_fields.items():
+        if name not in SET_BY_US:
+            found[name] = (field.description or "", None if field.default_factory else field.default)
+    context = click.Context(main)
+    for command in [main.get_command(context, name) for name in MODULES]:
+        for parameter in command.params if command is not None else ():
+            if isinstance(parameter, click.Option) and parameter.name:
+                known, default = found.get(parameter.name, ("", None)), parameter.to_info_dict()["default"]
+                if None not in (known[1], default) and known[1] != default:  # of --port each command has its own
+                    default = None
+                elif default is None:
+                    default = known[1]
+                found[parameter.name] = (parameter.help or known[0], default)
+    return found
+
+
+def _yaml(name: str, default: Any) -> str:
+    value = list(default) if isinstance(default, tuple) else default
+    return f"{name}:" if value is None else f"{name}: {json.dumps(value)}"  # JSON is YAML
