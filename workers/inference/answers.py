@@ -6,7 +6,7 @@ as a string of bytes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LARGEST_COORDINATE = 1e9  # pixels; what databases take too
 
@@ -42,6 +42,17 @@ def fault(answers: Sequence[Found], prompts: Sequence[str], width: int, height: 
             if wrong := _wrong_instance(one, prompt, width * height):
                 return wrong
     return None
+
+
+def with_pixels(found: Found) -> Found:
+    """The same without instances whose mask has no pixel at the image's size.
+
+    A model, the library's too, gives a score to each of its queries, also where the mask's probability nowhere exceeds
+    the mask threshold. Nothing of that can be drawn or exported, so an image with nothing else is empty.
+    """
+    if all(one.area for one in found.instances):
+        return found
+    return replace(found, instances=tuple(one for one in found.instances if one.area))
 
 
 def _wrong_instance(one: Instance, prompt: str, pixels: int) -> str | None:

@@ -19,7 +19,7 @@ from itertools import groupby, islice
 from typing import Any, Literal, Protocol, TypeVar
 
 from workers.errors import ErrorClass
-from workers.inference.answers import Found, fault
+from workers.inference.answers import Found, fault, with_pixels
 from workers.inference.caps import Cap, Caps
 from workers.inference.channel import Channel, stage
 from workers.inference.images import RGB, FileSeen, ReadImage, ReadRules, UnreadableImage, read_image
@@ -334,7 +334,7 @@ def _segmented(item: Item, ready: _Ready, found: tuple[Found, ...] | OutOfMemory
     width, height = ready.pixels.width, ready.pixels.height
     if wrong := fault(found, item.prompts, width, height):
         return Rejected(item.id, ErrorClass.INTERNAL, wrong, ready.file)
-    return Segmented(item.id, width, height, found, ready.file, ready.warning)
+    return Segmented(item.id, width, height, tuple(map(with_pixels, found)), ready.file, ready.warning)
 
 
 def refused_prompts(segmenter: Segmenter, prompts: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from workers.errors import ErrorClass
 from workers.inference import answers
 from workers.inference.answers import Found, Instance, fault
 from workers.inference.images import ReadRules
+from workers.inference.masks import encode
 from workers.inference.pipeline import Item, Options, Pace, Rejected, Segmented, segment
 
 GOOD = Instance(0.9, (-1.5, 0.0, 12.0, 8.0), 4, b"12")
@@ -104,3 +105,25 @@ def test_such_an_image_fails_alone_and_its_neighbours_are_segmented(
     assert isinstance(outcomes[1], Rejected)
     assert outcomes[1].error_class == ErrorClass.INTERNAL
     assert outcomes[1].message.startswith("the model gave ")
+
+
+def test_an_instance_without_a_pixel_leaves_with_nothing_of_it_counted(
+    fake: Any, photograph_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fake.postprocess
+    blank = Instance(0.95, BOX, 0, encode(np.zeros((1, 1), bool)))
+
+    def with_blanks(raw: Any, rows: range, options: Options) -> Any:
+        first, second = real(raw, rows, options)
+        return [
+            tuple(replace(prompt, instances=(blank, *prompt.instances)) for prompt in first),
+            tuple(replace(prompt, instances=(blank,), capped=True) for prompt in second),
+        ]
+
+    monkeypatch.setattr(fake, "postprocess", with_blanks)
+    items = [Item(number, path, ("cat",)) for number, path in enumerate(photograph_files[:2])]
+    [[seen, empty]] = segment(items, fake, ReadRules(), Options(), Pace(batch_size=2))
+    assert isinstance(seen, Segmented)
+    assert isinstance(empty, Segmented)
+    assert [one.area > 0 for one in seen.found[0].instances] == [True]
+    assert (empty.found[0].instances, empty.found[0].capped) == ((), True)
