@@ -10,9 +10,9 @@ from typing import Self
 from db.choices import Redo
 from db.models import RunState
 from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
-from db.runs import RetryFilter
+from db.runs import RetryFilter, reopen
 from db.session import Sessions, read, reading, write
-from db.views import RunGone, RunView, progress, run_view
+from db.views import OVER, RunGone, RunView, progress, run_view
 from producer.looking import stat_files
 from producer.retry import retry
 from workers.edge import counted
@@ -79,17 +79,22 @@ def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = lambda done,
     """Move the chosen images into new chunks, as pending; return how many.
 
     One that was interrupted is finished by calling it again: it takes no image that it has moved or computed already.
-    Raises `UsageError` for a run that is neither active nor done, or if a file does not answer.
+    A cancelled run is active again then; what was cancelled in it stays so until a retry. Raises `UsageError` for a run
+    that is still loading or being stopped, or if a file does not answer.
     """
     if which == Redo.FAILED:
         return retry(sessions, run_id, RetryFilter(), tell)
     run = _Run.of(sessions, run_id)
-    if run.view.state not in (RunState.ACTIVE, RunState.DONE):
-        raise UsageError(f"run {run.view.name} is {run.view.state}: --redo is for runs that are active or done")
+    if run.view.state not in (RunState.ACTIVE, *OVER):
+        raise UsageError(f"run {run.view.name} is {run.view.state}: --redo is for runs that are active or over")
     ids = _chosen(sessions, run, which, tell)
+    slice_ = list(islice(ids, SLICE))
+    if slice_ and run.view.state == RunState.CANCELLED:
+        write(sessions, reopen, run_id)
     moved = 0
-    while slice_ := list(islice(ids, SLICE)):
+    while slice_:
         moved += write(sessions, redo_slice, run_id, slice_, run.last_chunk)
+        slice_ = list(islice(ids, SLICE))
     return moved
 
 

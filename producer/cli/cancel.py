@@ -17,11 +17,14 @@ def main(run: str, json: bool) -> int:
     One that was interrupted goes on by itself while workers run, and with the same command at once.
     """
     from db.models import RunState
+    from db.runs import pending_images
+    from db.session import read
     from producer.cli.found import find_run
     from producer.cli.progress import Meter
     from producer.retry import cancel
 
     found = find_run(run, RunState.DELETING)
+    pending = read(found.sessions, pending_images, found.run_id)
     with Meter(f"cancelling {found.name}", "images") as meter:
         cancelled = cancel(found.sessions, found.run_id, meter.tell)
     if json:
@@ -30,6 +33,8 @@ def main(run: str, json: bool) -> int:
     click.echo(f"run {found.name}: {counted(cancelled, 'image')} cancelled")
     if cancelled:
         say(f"Next: sam3-retry {found.argument} takes them up again; sam3-delete {found.argument} forgets the run")
-    else:
+    if pending > cancelled:  # to be computed again, or committed just now
+        say(f"{counted(pending - cancelled, 'image')} that waited or were in hand keep their results")
+    elif not cancelled:
         say("nothing was pending")
     return 0

@@ -9,12 +9,14 @@ from sqlalchemy import select
 
 from db.choices import Redo
 from db.models import Image
-from db.session import Sessions
+from db.runs import cancel_run
+from db.session import Sessions, write
 from producer import looking
 from producer import redo as redoing
 from producer.enqueue import Request, record
 from producer.manifest import CsvManifest
 from producer.redo import Changes, look_for_changes, redo
+from producer.retry import cancel
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed
 from workers.errors import UsageError
@@ -173,8 +175,21 @@ def lost_mount(after: int) -> "looking.Stat":
     return stat
 
 
-def test_a_run_that_loads_or_was_cancelled_is_refused(sessions: Sessions, folder: Path) -> None:
+def test_a_run_that_loads_or_is_being_cancelled_is_refused(sessions: Sessions, folder: Path) -> None:
     run_id = scenario.create(sessions)
-    with pytest.raises(UsageError, match="run faces is loading: --redo is for runs that are active or done"):
+    with pytest.raises(UsageError, match="run faces is loading: --redo is for runs that are active or over"):
         redo(sessions, run_id, Redo.ALL)
-    scenario.finish(sessions, run_id)
+    write(sessions, cancel_run, run_id)
+    with pytest.raises(UsageError, match="run faces is cancelling: --redo "):
+        redo(sessions, run_id, Redo.ALL)
+
+
+def test_a_cancelled_redo_can_be_begun_anew(sessions: Sessions, run_id: int) -> None:
+    assert redo(sessions, run_id, Redo.ALL) == 8
+    cancel(sessions, run_id)
+    assert scenario.run(sessions, run_id).state == "cancelled"
+    assert redo(sessions, run_id, Redo.CHANGED) == 0
+    assert scenario.run(sessions, run_id).state == "cancelled"
+    assert redo(sessions, run_id, Redo.ALL) == 7  # the one that had failed is cancelled, and for a retry
+    assert scenario.run(sessions, run_id).state == "active"
+    assert len(pending(sessions, run_id)) == 7
