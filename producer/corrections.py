@@ -24,7 +24,7 @@ class Wanted:
     frozen: Frozen
     prompts: tuple[str, ...]
     advice: str  # what else to do if the name stands for something else
-    argument: str  # RUN as the next command needs it
+    argument: str | None  # RUN as the next command needs it; None if none can name it
     copy: str  # name without its ending for an export with another threshold, with {} for that
 
 
@@ -75,7 +75,7 @@ def refuse_if_not_to_be_corrected(sessions: Sessions, known: KnownRun, wanted: W
 def _with_results(known: KnownRun, wanted: Wanted, other: Differences) -> UsageError:
     free = ""
     threshold = wanted.frozen.threshold
-    if list(other.there) == ["threshold"] and threshold >= known.frozen.score_floor:
+    if wanted.argument and list(other.there) == ["threshold"] and threshold >= known.frozen.score_floor:
         copy = free_file(wanted.copy.format(f"{threshold:g}"), ".csv")
         export = f"sam3-export {wanted.argument} --format csv --threshold {threshold:g} -o {copy}"
         free = f". No GPU is needed for that: {export}"
@@ -85,8 +85,8 @@ def _with_results(known: KnownRun, wanted: Wanted, other: Differences) -> UsageE
 def refused(wanted: Wanted, other: Differences, has: str = "exists", free: str = "") -> UsageError:
     """The refusal of settings that the run has not, with what to do instead."""
     told = other.told("{name} {there} there, {here} here")
-    advice = f"{wanted.advice}; or sam3-delete {wanted.argument} first"
-    return UsageError(f"run {wanted.name} {has} with other settings: {told}{free}. {advice}")
+    delete = f"; or sam3-delete {wanted.argument} first" if wanted.argument else ""
+    return UsageError(f"run {wanted.name} {has} with other settings: {told}{free}. {wanted.advice}{delete}")
 
 
 def correct(sessions: Sessions, known: KnownRun, wanted: Wanted, other: Differences) -> None:

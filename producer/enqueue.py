@@ -48,7 +48,7 @@ class Request:
     chunk_size: int | None = None  # None: chosen by the size of the run
     limit: int | None = None  # rows; no part of the run's identity
     advice: str = "Give this one another name with --run, or the same settings"  # to whom the name stands for another
-    argument: str = ""  # RUN as the next command needs it, if that is not the name
+    argument: str | None = ""  # RUN as the next command needs it, if that is not the name; None if none can name it
     copy: str = ""  # name without its ending for an export with another threshold, with {} for that
     check: Check | None = None  # looks at some new rows' paths before anything is recorded, and may raise `UsageError`
 
@@ -118,7 +118,8 @@ def _argument(request: Request) -> str:
 
 
 def _wanted(source: Source, request: Request) -> Wanted:
-    argument, copy = _argument(request), request.copy or f"{request.name}-{{}}"
+    argument = None if request.argument is None else _argument(request)
+    copy = request.copy or f"{request.name}-{{}}"
     return Wanted(request.name, source, request.frozen, request.prompts, request.advice, argument, copy)
 
 

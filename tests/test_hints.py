@@ -128,6 +128,42 @@ def test_a_second_run_in_an_output_folder_is_refused_with_the_command_that_works
     assert "nothing left to do" in here.type(f"sam3-run photos {FAKE} -o 'my out'").stdout
 
 
+def test_another_source_in_a_state_folder_of_several_outputs_gets_a_name_of_its_own(terminal: Terminal) -> None:
+    here = terminal
+    here.environment["SAM3_STATE_DIR"] = "state"
+    photographs(here.home / "photos", "a.png", broken=False)
+    (here.home / "other").mkdir()
+    photographs(here.home / "other" / "photos", "b.png", broken=False)
+    here.type(f"sam3-run photos {FAKE} -o one")
+
+    other_folder = here.type(f"sam3-run other/photos {FAKE} -o two", code=2).stderr
+    here.type(re.findall(r"sam3-run other/photos [^;]*", other_folder)[0])
+    same_folder = here.type(f"sam3-run other/photos {FAKE} -o one", code=2).stderr
+    here.type(same_folder.strip().partition(" Use another: ")[2])
+
+
+def test_other_settings_in_a_state_folder_of_several_outputs_get_a_name_of_their_own(terminal: Terminal) -> None:
+    here = terminal
+    here.environment["SAM3_STATE_DIR"] = "state"
+    photographs(here.home / "photos", "a.png", broken=False)
+    here.type(f"sam3-run photos {FAKE} -o one")
+
+    refused = here.type(f"sam3-run photos {FAKE} -o two --threshold 0.7", code=2).stderr
+    here.type(re.findall(r"sam3-export photos .*?csv(?=\. )", refused)[0])
+    here.type(re.findall(r"sam3-run photos [^;]*", refused)[0])
+    here.type(re.findall(r"sam3-delete photos", refused)[0] + " --yes")
+
+
+def test_no_hint_names_a_run_of_a_database_that_the_next_command_does_not_see(terminal: Terminal) -> None:
+    here = terminal
+    photographs(here.home / "photos", "a.png", broken=False)
+    here.type(f"sam3-run photos {FAKE} -o one --state-dir elsewhere")
+    refused = here.type(f"sam3-run photos {FAKE} -o two --state-dir elsewhere --threshold 0.7", code=2).stderr
+    assert "sam3-delete" not in refused
+    assert "sam3-export" not in refused
+    here.type(re.findall(r"sam3-run photos [^;]*", refused)[0])
+
+
 def test_a_name_that_means_two_runs_is_refused_with_both_spellings(terminal: Terminal, broker_url: str) -> None:
     here = terminal
     here.environment["SAM3_BROKER_URL"] = broker_url

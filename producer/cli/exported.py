@@ -73,15 +73,23 @@ def telling_how_to_go_on(found: Found, anew: Path | None) -> Iterator[None]:
     Turns the error of a database that stayed away for longer than we wait into an `Unreachable`.
     """
     try:
-        yield
+        with interruptible(resumes=anew is None):
+            yield
     except DBAPIError as error:
         if not passes(error):
             raise
         left = "goes on from here" if anew is None else f"begins {anew} anew"
         said = describe_failure(error, found.settings.database_url)
         raise Unreachable(f"{said}; once it answers, the same command again {left}") from None
+
+
+@contextmanager
+def interruptible(*, resumes: bool) -> Iterator[None]:
+    """Say at Ctrl-C that nothing is lost; only of work that goes on where it was stopped."""
+    try:
+        yield
     except KeyboardInterrupt:
-        if anew is None:
+        if resumes:
             say("Next: the same command again goes on from here")
         raise click.Abort from None  # ends with 130; for a KeyboardInterrupt click would add an empty line
 

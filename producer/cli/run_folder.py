@@ -11,12 +11,15 @@ from typing import Any, BinaryIO
 import yaml
 
 from db import private, views
-from db.session import Sessions, read
+from db.inputs import run_inputs
+from db.session import Sessions, read, sqlite_url
 from producer.exports.names import numbered
 from producer.exports.targets import Targets
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
-from workers.edge import RUN_FILE
+from workers.edge import RUN_FILE, open_database, spelled_run
 from workers.errors import UsageError
+from workers.serving import absolute_sqlite
+from workers.settings import load_settings
 
 COMMAND = "sam3-run"
 
@@ -50,10 +53,11 @@ def read_run_file(folder: Path) -> RunFile:
     return RunFile(str(facts["run"]), Path(str(source)) if source else None, Path(str(state_dir)))
 
 
-def refuse_other_run(folder: Path, run: str, source: Path) -> None:
+def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | None) -> None:
     """Raise `UsageError` if `folder` is that of another run: their masks would mix.
 
-    A source that was moved is not another one; whether its run can go on is not asked here.
+    A source that was moved is not another one; whether its run can go on is not asked here. `state_dir` is the folder
+    of a database that was named, and may have the runs of other output folders.
     """
     if not is_run_folder(folder):
         return
@@ -62,11 +66,43 @@ def refuse_other_run(folder: Path, run: str, source: Path) -> None:
         return
     other = there.source.exists() and not os.path.samefile(there.source, source)
     if there.run != run or other:
-        raise _belongs_to(folder, f"run {there.run} of {there.source}")
+        raise _belongs_to(folder, f"run {there.run} of {there.source}", _free_run(state_dir, run, source))
 
 
-def _belongs_to(folder: Path, whose: str) -> UsageError:
-    return UsageError(f"-o {folder} belongs to {whose}; a folder holds one run. Use another: {elsewhere(folder)}")
+def _belongs_to(folder: Path, whose: str, run: str | None = None) -> UsageError:
+    return UsageError(f"-o {folder} belongs to {whose}; a folder holds one run. Use another: {elsewhere(folder, run)}")
+
+
+def _free_run(state_dir: Path | None, run: str, source: Path) -> str | None:
+    """The name to give a run of `source` if `run` stands for another one in the database of this folder."""
+    if state_dir is None or not (state_dir / DATABASE_FILE).is_file():
+        return None
+    sessions = open_database(sqlite_url(state_dir / DATABASE_FILE))
+    others = [there.name for there in read(sessions, run_inputs) if there.source != str(source)]
+    return numbered(run, others.__contains__) if run in others else None
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What to say where the name of a run stands for something else."""
+
+    advice: str
+    argument: str | None  # RUN as the next command needs it; None if none can name it
+    copy: str  # name without its ending for an export with another threshold
+
+
+def hints(sessions: Sessions, output: Path, run: str, database: str, *, shared: bool) -> Hints:
+    """`shared`: the database, of this URL, was named and may have the runs of other output folders."""
+    copy = f"{output}/results-{{}}"
+    if not shared:
+        same = f"Use another output folder: {elsewhere(output)}; or the same settings"
+        return Hints(same, shlex.quote(str(output)), copy)
+    free = numbered(run, read(sessions, views.run_names).__contains__)
+    advice = f"Give this one another name and folder: {elsewhere(output, free)}; or the same settings"
+    if is_run_folder(output):
+        return Hints(advice, shlex.quote(str(output)), copy)
+    is_set = absolute_sqlite(load_settings().database_url) == database
+    return Hints(advice, spelled_run(run) if is_set else None, f"{run}-{{}}")
 
 
 def write_run_file(targets: Targets, folder: Path, facts: dict[str, Any]) -> None:
@@ -102,17 +138,17 @@ def _facts(read: Callable[[], bytes]) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) and "run" in facts else None
 
 
-def elsewhere(output: Path) -> str:
-    """The command that was typed, with an output folder that is not there yet."""
+def elsewhere(output: Path, run: str | None = None) -> str:
+    """The command that was typed, with an output folder that is not there yet, and `run` as the run's name."""
     stem = output if output.name not in ("", "..") else output / "out"
     free = numbered(str(stem), os.path.lexists)
-    given = sys.argv[1:]
+    given = [*sys.argv[1:], *(() if run is None else ("--run", run))]  # of two names the last one counts
     for index, word in enumerate(given):
         if word in ("-o", "--output") and index + 1 < len(given):
             return shlex.join([COMMAND, *given[: index + 1], free, *given[index + 2 :]])
         if word.startswith("--output="):
             return shlex.join([COMMAND, *given[:index], f"--output={free}", *given[index + 1 :]])
-    return shlex.join([COMMAND, *given, "-o", free])  # the last one counts
+    return shlex.join([COMMAND, *given, "-o", free])
 
 
 def check_targets(targets: Targets) -> None:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from db import doorbells, private
 from db.runs import RetryFilter
 from db.session import Sessions, sqlite_url, write
-from producer.cli.exported import telling_how_to_go_on, view_of
+from producer.cli.exported import interruptible, telling_how_to_go_on, view_of
 from producer.cli.found import Found
 from producer.cli.options import (
     exit_code,
@@ -32,7 +32,7 @@ from producer.cli.redo import take_up, without_redo
 from producer.cli.run_folder import (
     COMMAND,
     check_targets,
-    elsewhere,
+    hints,
     refuse_other_run,
     refuse_other_runs_state,
     write_run_file,
@@ -91,12 +91,9 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
         frozen=frozen_settings(settings, flags),
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
-        advice=f"Use another output folder: {elsewhere(output)}; or the same settings",
-        argument=shlex.quote(str(output)),
-        copy=f"{output}/results-{{}}",
         check=checking(manifest, flags["no_check"]),
     )
-    refuse_other_run(output, request.name, manifest.source)
+    refuse_other_run(output, request.name, manifest.source, flags["state_dir"])
     check_targets(Targets(output, Inputs(sources=[(request.name, manifest.source)]), force=flags["force"]))
     make_folders(output, settings.state_dir)
     check_models([settings.model], settings)  # its licence first: nothing works without it
@@ -109,7 +106,10 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
         settings = edge.identified(settings, sessions)
         if not flags["state_dir"]:
             refuse_other_runs_state(sessions, output, request.name)
-        found = record_run(sessions, manifest, request, settings, output, flags)
+        shared = bool(flags["state_dir"])
+        request = replace(request, **asdict(hints(sessions, output, request.name, database, shared=shared)))
+        with interruptible(resumes=True):
+            found = record_run(sessions, manifest, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
         return finish(found, flags, asked, Spent(time.monotonic() - began, before), manifest.left_out)
@@ -158,7 +158,9 @@ class only_one:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(f"another sam3-run works with {self._folder}; wait for it, or use another -o") from None
+            raise UsageError(
+                f"another sam3-run works with {self._folder}; wait for it, or use others for -o and --state-dir"
+            ) from None
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
