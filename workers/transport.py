@@ -86,10 +86,26 @@ class WritingChannel(kombu_redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         try:
+            self._remove_strange(self.unacked_key.removesuffix("-unacked"))
             self.client.hdel(self.unacked_key, "")  # changes nothing, but is a write
         except redis.exceptions.ReadOnlyError as error:
             self.close()
             raise redis.ConnectionError("it is a replica, which takes no writes") from error
+
+    def _remove_strange(self, queue: str) -> None:
+        """Delete keys of ours that hold what Redis calls the wrong type: no node could work until somebody did."""
+        named: Any = self  # of which its types know half
+        kinds = {named.unacked_key: b"hash"}
+        kinds |= dict.fromkeys((named.unacked_index_key, named.keyprefix_binding_deadlines), b"zset")
+        kinds |= {named._q_for_pri(queue, priority): b"list" for priority in named.priority_steps}
+        kinds |= {self.keyprefix_queue % exchange: b"set" for exchange in (queue, "celeryev", "celery.pidbox")}
+        types = self.client.pipeline(transaction=False)
+        for key in kinds:
+            types.type(key)
+        found = zip(kinds.items(), types.execute(), strict=True)
+        if strange := [key for (key, kind), there in found if there not in (kind, b"none")]:
+            dropped.one(queue, BadMessage(f"{len(strange)} keys of another type"))
+            self.client.delete(*strange)
 
     def _get_client(self) -> type[redis.Redis]:
         return _Client

@@ -52,6 +52,23 @@ def test_garbage_in_the_queue_ends_no_node_delays_no_run_and_is_told_once(
     assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
 
 
+def test_keys_of_another_type_in_the_place_of_ours_are_removed(
+    here: Terminal, sessions: Sessions, client: Any, tmp_path: Path
+) -> None:
+    run_id = farm.load(sessions, tmp_path / "in", IMAGES, chunk_size=CHUNK)
+    worker = farm.start(here, "one", slow=0.1)
+    farm.some_results(sessions)
+    queue = runs.queue(sessions)
+    bindings = [f"_kombu.binding.{exchange}" for exchange in (queue, "celeryev", "celery.pidbox")]
+    for key in (queue, f"{queue}\x06\x163", f"{queue}-unacked", f"{queue}-unacked-index", *bindings):
+        client.set(key, "canary")
+    farm.finish(sessions, run_id)
+    said = farm.end(worker)
+    farm.check(sessions, run_id)
+    assert "ended (" not in said
+    assert "keys of another type" in said
+
+
 def the_node_lived(worker: Background, client: Any, queue: str) -> str:
     waiting = (queue, f"{queue}\x06\x163")
     wait_until(lambda: not client.exists(*waiting) and not is_busy(client, queue), "the last of the messages")
