@@ -76,13 +76,13 @@ def somebody(environment: Path, tmp_path: Path, broker_url: str) -> Producer:
     return somebody
 
 
-def test_the_wheel_holds_our_three_packages_with_migrations_and_checkpoint_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_our_packages_and_start_with_migrations_and_checkpoint_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         described = archive.read(metadata).decode()
 
-    assert {name.partition("/")[0] for name in names} == {*PACKAGES, metadata.partition("/")[0]}
+    assert {name.partition("/")[0] for name in names} == {*PACKAGES, "sam3_start.py", metadata.partition("/")[0]}
     assert "db/migrations/versions/0001_the_first_schema.py" in names
     assert any(name.startswith("workers/tiny/checkpoint/") and name.endswith(".safetensors") for name in names)
     assert not [name for name in names if "__pycache__" in name]

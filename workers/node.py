@@ -7,7 +7,7 @@ from typing import Any
 
 import celery.worker.state
 import redis
-from celery.signals import worker_init
+from celery.signals import worker_before_create_process, worker_init
 from celery.worker.control import Panel
 
 from workers.app import create_app
@@ -66,3 +66,10 @@ def _count_faults(**_: Any) -> None:
     os.environ[FAULTS] = "0"
     signal.signal(FAULT_SIGNAL, fault)
     signal.signal(WELL_SIGNAL, well)
+
+
+@worker_before_create_process.connect
+def _ignore_hangup(**_: Any) -> None:
+    """Whether the end of a terminal ends the work is for our launcher to decide. Celery, which has set its own handler
+    by now, would start the node anew, without the flags of its Python."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

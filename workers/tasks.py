@@ -1,6 +1,7 @@
 """The task: answer a doorbell, claim its chunk, stream the outcomes into the database. Everything else is elsewhere."""
 
 import logging
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ DECLINED_PAUSES = 6  # of those after a fault: so long a chunk rests whose model
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
     """Show the node in sam3-status before its first chunk, and ring what one worker more may take."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as in our Celery parent, which the pool does not hand on
     logging.getLogger("workers").setLevel(logging.INFO)  # a line for each chunk; Celery's own matter only as warnings
     try:
         dispatch(Worker.this().sessions, publisher(current_app))

@@ -30,7 +30,7 @@ def watch(address: str, port: int, allow_control: bool) -> NoReturn:
     os.environ["SAM3_BROKER_URL"] = settings.broker_url
     os.environ.pop("FLOWER_PORT", None)  # ours is --port; a linked service called flower sets it to tcp://...
     os.chdir(private.make_folder(settings.state_dir / "flower"))  # Celery imports from there first, not from here
-    celery = [sys.executable, "-P", "-m", "celery", "-A", "workers.flowerapp", "flower"]
+    celery = [sys.executable, "-P", "-m", "sam3_start", "celery", "-A", "workers.flowerapp", "flower"]
     options = [f"--conf={Path(flowerconfig.__file__)}", f"--address={address}", f"--port={port}"]
     os.execv(sys.executable, [*celery, *options, f"--read_only={not allow_control}"])
 

@@ -163,10 +163,14 @@ class BundledBroker:
                 umask=0o077,
                 start_new_session=True,  # Ctrl-C is for us; the broker goes last
             )
-        assert self._server.stdin is not None
-        self._server.stdin.write(self._configuration().encode())  # not on the command line, where others could read it
-        self._server.stdin.close()
-        self._wait_until_ready(log)
+        try:
+            assert self._server.stdin is not None
+            self._server.stdin.write(self._configuration().encode())  # on the command line others could read it
+            self._server.stdin.close()
+            self._wait_until_ready(log)
+        except BaseException:  # Ctrl-C, too
+            self.stop()
+            raise
 
     def _configuration(self) -> str:
         lines = [

@@ -54,14 +54,15 @@ def _drain(launcher: Launcher, grace: float, asked: list[signal.Signals]) -> Non
 
 @contextmanager
 def _noting(asked: list[signal.Signals]) -> Iterator[None]:
-    """Collect stop signals instead of being ended by them."""
+    """Collect stop signals instead of being ended by them. Those that were ignored before, as by nohup, stay so."""
 
     def note(number: int, frame: object) -> None:
         asked.append(signal.Signals(number))
         if len(asked) > 2:
             os._exit(128 + number)
 
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield
     finally:

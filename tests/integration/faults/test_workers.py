@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from db import leases
 from db.models import Worker
@@ -251,3 +251,28 @@ def test_a_hanging_image_among_others_holds_up_only_itself(here: Terminal, sessi
     farm.check(sessions, run_id, failed={5: hung.error_class})
     worker.interrupt()
     assert "hangs: its process" in worker.wait(code=130)
+
+
+def test_a_worker_behind_nohup_goes_on_when_its_terminal_ends(here: Terminal, sessions: Sessions, run_id: int) -> None:
+    """The signal is ignored by the launcher, as it was when that started, and by the nodes and what works in them."""
+    worker = farm.start(here.on(("nohup",)), "one", "--until-empty", slow=0.1)
+    child = farm.busy_child(sessions)
+    farm.signal_all(worker, signal.SIGHUP)
+    worker.wait()
+    farm.check(sessions, run_id)
+    assert "stopping" not in worker.output()
+    assert {(chunk.attempts, chunk.fence) for chunk in scenario.chunks(sessions, run_id)} == {(0, 1)}
+    workers = read(sessions, lambda session: session.execute(select(Worker.pid)).scalars().all())
+    assert workers == [child]
+
+
+def test_a_hangup_that_reaches_the_nodes_alone_ends_nothing(here: Terminal, sessions: Sessions, run_id: int) -> None:
+    """Celery would start a node anew."""
+    worker = farm.start(here, "one", "--until-empty", slow=0.1)
+    child = farm.busy_child(sessions)
+    for pid in farm.descendants(worker.process.pid):
+        os.kill(pid, signal.SIGHUP)
+    worker.wait()
+    farm.check(sessions, run_id)
+    workers = read(sessions, lambda session: session.execute(select(Worker.pid)).scalars().all())
+    assert workers == [child]
