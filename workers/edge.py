@@ -232,7 +232,12 @@ def setting_origin(name: str) -> str | None:
 
 def say(line: str) -> None:
     """Tell the person something, in one line whatever it quotes: never data."""
-    click.echo("".join(char if char.isprintable() else _spelled(char) for char in line), err=True)
+    click.echo(printable(line), err=True)
+
+
+def printable(line: str) -> str:
+    """The text in one line, whatever it holds."""
+    return "".join(char if char.isprintable() else _spelled(char) for char in line)
 
 
 def _spelled(char: str) -> str:

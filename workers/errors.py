@@ -27,6 +27,22 @@ class ErrorClass(StrEnum):
     INTERNAL = "internal"  # an unexpected error of ours
 
 
+# What may not happen again when the same file is tried again: its surroundings were at fault, or it was being written.
+# The others are as they are until somebody changes the file, the row or the prompt.
+CURABLE = frozenset(
+    {
+        ErrorClass.MISSING,
+        ErrorClass.PERMISSION,
+        ErrorClass.TRUNCATED,
+        ErrorClass.TIMEOUT,
+        ErrorClass.OUT_OF_MEMORY,
+        ErrorClass.CRASHED,
+        ErrorClass.GAVE_UP,
+        ErrorClass.INTERNAL,
+    }
+)
+
+
 class Sam3Error(Exception):
     """An error to show a person as one line: what, where, what to do. Never carries a password."""
 

@@ -13,7 +13,13 @@ from workers import edge
 @edge.command("sam3-export")
 @click.argument("run", shell_complete=complete_run)
 @click.option("--format", type=click.Choice(["csv", "coco", "png"]), required=True, help="What to write.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file; for png a folder.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A file, or - for standard output; for png a folder.",
+)
 @click.option("--threshold", type=Share(), help="Another score threshold, down to the run's score floor.")
 @click.option(
     "--select",

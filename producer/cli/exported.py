@@ -20,6 +20,7 @@ from producer.cli.progress import Meter
 from producer.exports.common import Request, Summary, read_images
 from producer.exports.inputs import Inputs
 from producer.exports.so_far import SoFar, how_far, require_exportable
+from producer.exports.stdout import StandardOutput
 from producer.exports.targets import Targets
 from workers import edge
 from workers.edge import counted, say
@@ -30,8 +31,9 @@ Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Sum
 
 def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
     """Export as the flags say; returns the exit code of the command."""
-    if str(output) == "-":
-        raise UsageError("-o -: an export is a file that is renamed into place when it is whole; give its name")
+    streams = str(output) == "-"
+    if streams and (format == "png" or flags["json"]):
+        raise UsageError("-o -: only one file, csv or coco without --json, can go to standard output; give a name")
     masks, threshold = flags["masks"], flags["threshold"]
     if masks is not None and format != "csv":
         raise UsageError(f"--masks {masks}: only --format csv has columns for masks")
@@ -49,7 +51,7 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
         masks=masks,
         gone=flags["all"],
         partial=flags["partial"],
-        targets=Targets(output, Inputs(found.sessions), force=flags["force"]),
+        targets=StandardOutput(output) if streams else Targets(output, Inputs(found.sessions), force=flags["force"]),
     )
     try:
         with telling_how_to_go_on(found, None if format == "png" else output):

@@ -17,7 +17,7 @@ class Meter:
         self._what, self._unit = what, unit
         screen = console(stderr=True)
         self._bar = progress_bar(screen, unit) if screen.is_terminal else None
-        self._task = self._bar.add_task(what, total=None) if self._bar is not None else None
+        self._task = self._bar.add_task(what, total=None, facts="") if self._bar is not None else None
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -31,10 +31,11 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
 
-    def tell(self, done: int, total: int, note: str | None = None, waiting: str | None = None) -> None:
-        """Show `done` of `total`; plain lines say `note` instead, and the bar is headed by what is waited for."""
+    def tell(self, done: int, total: int, note: str | None = None, waiting: str | None = None, facts: str = "") -> None:
+        """Show `done` of `total`; plain lines say `note` instead. The bar is headed by what is waited for, and `facts`,
+        such as the speed, follow it."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=waiting or self._what)
+            self._bar.update(self._task, completed=done, total=total, description=waiting or self._what, facts=facts)
         elif time.monotonic() - self._last >= LINE_SECONDS:
             self._last = time.monotonic()
             say(note or f"{self._what}: {done:,}/{total:,} {self._unit}")

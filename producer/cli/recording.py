@@ -1,7 +1,10 @@
 """Records a run from a CSV and rings its first chunks, or only says what that would do. Knows no flags."""
 
 import json
+import os
+from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,15 @@ from producer.csv_text import Reading
 from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
 from producer.exports.targets import free_file
 from producer.manifest import CsvManifest
+from producer.selection import told_left_out
 from workers import edge
 from workers.app import create_app
 from workers.edge import counted, say
 from workers.errors import UsageError
 from workers.fleet.broker import check_broker
 from workers.fleet.dispatch import dispatch, publisher
+
+FIRST_PATHS = 3  # of a dry run: do they lie where they should?
 
 
 def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
@@ -131,20 +137,15 @@ def told(facts: dict[str, Any], recorded: Recorded) -> str:
     return f"run {facts['run']}: {', '.join(parts)}"
 
 
-def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any]) -> int:
-    """Read all rows and say what recording them would do. Needs neither broker nor database nor model."""
+def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any], *, details: bool = False) -> int:
+    """Read all rows and say what recording them would do. Needs neither broker nor database nor model.
+
+    With `details` also which columns are read, and where the first images are.
+    """
     survey = manifest.survey()
     check(request, survey)
     wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    rejected = []
-    with Meter(f"checking {request.name}", "rows") as meter:
-        for number, row in enumerate(manifest.rows(), start=1):
-            if number > wanted:
-                break
-            if row.rejected:
-                rejected.append(row.rejected[1])
-            if number % 1000 == 0 or number == wanted:
-                meter.tell(number, wanted)
+    rejected, first = _read_rows(manifest, request, wanted)
     size = request.chunk_size or auto_chunk_size(wanted, 1)
     facts = {
         "run": request.name,
@@ -157,12 +158,48 @@ def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any]) 
         "cancelled": 0,
     }
     if flags["json"]:
-        edge.print_json(facts | {"dry_run": True})
+        left_out = [asdict(one) for one in manifest.left_out]
+        more = {"first": first, "left_out": left_out, **_columns(manifest)} if details else {}
+        edge.print_json(facts | {"dry_run": True} | more)
     else:
         prompts = json.dumps(request.prompts, ensure_ascii=False)
         click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {prompts}")
-        for message in rejected[:5]:
-            say(f"  rejected: {message}")
-        if len(rejected) > 5:
-            say(f"  ... and {len(rejected) - 5:,} more")
+        _tell_rows(manifest if details else None, rejected, first)
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
+
+
+def _read_rows(manifest: Manifest, request: Request, wanted: int) -> tuple[list[str], list[str]]:
+    """Why rows are rejected, and where the first good images are."""
+    rejected: list[str] = []
+    first: list[str] = []
+    with Meter(f"checking {request.name}", "rows") as meter:
+        for number, row in enumerate(islice(manifest.rows(), wanted), start=1):
+            if row.rejected:
+                rejected.append(row.rejected[1])
+            elif len(first) < FIRST_PATHS:
+                first.append(os.path.abspath(os.path.join(manifest.root, row.path)))
+            if number % 1000 == 0 or number == wanted:
+                meter.tell(number, wanted)
+    return rejected, first
+
+
+def _tell_rows(manifest: Manifest | None, rejected: list[str], first: list[str]) -> None:
+    if manifest is not None:
+        for name, column in _columns(manifest).items():
+            click.echo(f"  {name.replace('_', ' ')}: {edge.printable(column)}")
+        for path in first:
+            click.echo(f"  image: {edge.printable(path)}")
+        if manifest.left_out:
+            say(f"  left out: {told_left_out(manifest.left_out)}")
+    for message in rejected[:5]:
+        say(f"  rejected: {message}")
+    if len(rejected) > 5:
+        say(f"  ... and {len(rejected) - 5:,} more")
+
+
+def _columns(manifest: Manifest) -> dict[str, str]:
+    """Which columns of a CSV are read, by what they hold."""
+    if not isinstance(manifest, CsvManifest):
+        return {}
+    found = {"image_column": manifest.columns.image, "prompt_column": manifest.columns.prompt}
+    return {name: column for name, column in found.items() if column}

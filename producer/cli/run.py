@@ -20,6 +20,7 @@ from workers.cli import worker_flags
 @click.option(
     "--state-dir", type=click.Path(path_type=Path), help="Folder for database, logs and broker instead of -o."
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing, not even a folder.")
 @click.option("--retry-failed", is_flag=True, help="Also try again what failed before.")
 @click.option(
     "--select",

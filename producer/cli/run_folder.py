@@ -1,5 +1,6 @@
 """The output folder of a sam3-run: whose it is, what `run.yaml` in it says, and what must not stand in it."""
 
+import fcntl
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from workers.serving import absolute_sqlite
 from workers.settings import load_settings
 
 COMMAND = "sam3-run"
+RUN_LOCK = "run.lock"  # in the state folder: held by the sam3-run that works there
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,18 @@ def write_run_file(targets: Targets, folder: Path, facts: dict[str, Any]) -> Non
     with targets.replacing(path, of_the_same_run) as temporary:
         temporary.write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), "utf-8")
         temporary.chmod(temporary.stat().st_mode & private.file_mode())
+
+
+def is_at_work(state_dir: Path) -> bool:
+    """Whether some sam3-run holds this state now. Makes nothing."""
+    try:
+        with (state_dir / RUN_LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file: nobody has begun
+        return False
+    return False
 
 
 def go_on(folder: Path) -> str:

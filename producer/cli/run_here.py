@@ -27,10 +27,11 @@ from producer.cli.options import (
     run_name,
 )
 from producer.cli.progress import Meter
-from producer.cli.recording import checking, open_csv
+from producer.cli.recording import checking, open_csv, report_dry_run
 from producer.cli.redo import take_up, without_redo
 from producer.cli.run_folder import (
     COMMAND,
+    RUN_LOCK,
     check_targets,
     hints,
     refuse_other_run,
@@ -95,6 +96,8 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
     )
     refuse_other_run(output, request.name, manifest.source, flags["state_dir"])
     check_targets(Targets(output, Inputs(sources=[(request.name, manifest.source)]), force=flags["force"]))
+    if flags["dry_run"]:
+        return report_dry_run(manifest, request, flags, details=True)
     make_folders(output, settings.state_dir)
     check_models([settings.model], settings)  # its licence first: nothing works without it
     slots = local_slots(flags["gpus"], flags["num_gpus"])
@@ -152,7 +155,7 @@ class only_one:
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir
-        self._lock = FileLock(private.make_file(state_dir / "run.lock"))
+        self._lock = FileLock(private.make_file(state_dir / RUN_LOCK))
 
     def __enter__(self) -> None:
         try:
@@ -237,10 +240,12 @@ class Watch:
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + POLL_SECONDS
-        standing = Standing(self._found.sessions, self._found.run_id, "its nodes are starting")
+        standing = Standing(self._found.sessions, self._found.run_id, "its nodes are starting", starting=True)
         images = standing.progress.images
         total = images.total - images.duplicate - images.rejected
-        self._meter.tell(total - images.pending, total, standing.one_line(), standing.waiting_for())
+        self._meter.tell(
+            total - images.pending, total, standing.one_line(), standing.waiting_for(), standing.told_facts()
+        )
         if standing.over:
             return True
         logs = self._found.settings.state_dir / "logs"
@@ -286,7 +291,7 @@ def finish(
         edge.print_json(standing.as_json() | facts)
     else:
         summarise(standing, spent, written, left_out)
-        if images.failed + images.cancelled:
+        if standing.worth_a_retry:
             given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
         else:

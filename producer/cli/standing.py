@@ -12,8 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from db.refusals import passes
 from db.session import describe_failure
 from producer.cli.console import console
-from producer.cli.found import find_run
+from producer.cli.found import Found, find_run
 from producer.cli.options import exit_code
+from producer.cli.run_folder import is_at_work
 from producer.exports.targets import free_file
 from producer.status import AllRuns, Standing
 from workers import edge
@@ -31,8 +32,7 @@ def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, 
     if run is None:
         return all_runs(awaited, json, ask_code=wait or watch, **code)
     found = find_run(run)
-    begin = "start sam3-worker" if found.folder is None else "the same sam3-run command goes on"
-    standing = awaited(lambda: Standing(found.sessions, found.run_id, begin), found.settings.database_url)
+    standing = awaited(lambda: standing_of(found), found.settings.database_url)
     if json:
         edge.print_json(standing.as_json())
     else:
@@ -40,6 +40,15 @@ def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, 
         next_step(standing, found.argument)
     # Whether images failed is the answer only of a run that is over; before, the question was how far it is.
     return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
+
+
+def standing_of(found: Found) -> Standing:
+    """The run's standing; of a sam3-run folder it also says whether a sam3-run is at it, whose nodes are starting."""
+    if found.folder is None:
+        return Standing(found.sessions, found.run_id)
+    starting = is_at_work(found.settings.state_dir)
+    begin = "its nodes are starting" if starting else "the same sam3-run command goes on"
+    return Standing(found.sessions, found.run_id, begin, starting=starting)
 
 
 def all_runs(
@@ -114,8 +123,7 @@ def follow(read: Callable[[], Shown], errors: bool) -> None:
 
 
 def next_step(standing: Standing, run: str) -> None:
-    images = standing.progress.images
-    if standing.over and images.failed + images.cancelled:
+    if standing.over and standing.worth_a_retry:
         say(f"Next: sam3-retry {run}")
     elif standing.over:
         say(f"Next: sam3-export {run} --format csv -o {free_file(f'{standing.progress.run}-results', '.csv')}")

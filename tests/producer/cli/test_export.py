@@ -197,7 +197,8 @@ def read(name: str) -> list[dict[str, str]]:
             "--masks m: only --format csv has columns for masks",
         ),
         (("faces", "--format", "csv"), 2, "Missing option '-o' / '--output'"),
-        (("faces", "--format", "csv", "-o", "-"), 2, "-o -: an export is a file that is renamed into place"),
+        (("faces", "--format", "png", "-o", "-"), 2, "-o -: only one file, csv or coco without --json"),
+        (("faces", "--format", "csv", "-o", "-", "--json"), 2, "-o -: only one file, csv or coco without --json"),
         (("faces", "--format", "csv", "-o", "."), 2, ". is a folder: name a file to write"),
         (("faces", "--format", "csv", "-o", "/proc/x.csv"), 2, "/proc/x.csv: cannot write"),
         (("faces", "--format", "coco", "-o", "x", "--threshold", "nan"), 2, "nan is not in the range 0<=x<=1"),
@@ -217,3 +218,12 @@ def test_a_format_whose_libraries_are_missing_says_what_to_install(
     error = shell(export, "faces", "--format", "png", "-o", "masks", code=2).error
 
     assert error == "sam3: error: png export needs numpy: pip install 'sam3-queue[worker]'"
+
+
+@pytest.mark.parametrize("kind", ["csv", "coco"])
+def test_one_file_goes_to_standard_output_just_as_it_would_be_written(shell: Shell, kind: str) -> None:
+    shell(export, "faces", "--format", kind, "-o", "file")
+    printed = shell(export, "faces", "--format", kind, "-o", "-")
+
+    assert printed.out == (shell.home / "file").read_text()
+    assert not (shell.home / "-").exists()

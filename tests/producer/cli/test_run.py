@@ -298,3 +298,15 @@ def test_what_cannot_be_run_is_one_line_before_anything_is_recorded(
 
     assert not list(shell.home.glob("**/run.yaml"))
     assert not list(shell.home.glob("**/sam3.db"))
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(here: Terminal) -> None:
+    squares(here, 3)
+    (here.home / "photos" / "notes.txt").write_text("mine")
+
+    told = here.run("sam3-run", "photos", *FAKE, "-o", "out", "--dry-run")
+
+    assert told.stdout.startswith("would record run photos: 3 images in 1 chunk; prompts: [")
+    assert f"  image: {here.home / 'photos' / '000.png'}\n" in told.stdout
+    assert "left out: 1 not an image (notes.txt)" in told.stderr
+    assert not (here.home / "out").exists()

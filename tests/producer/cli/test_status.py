@@ -210,3 +210,20 @@ def test_a_database_that_cannot_be_used_is_one_line_without_a_password(
 
     assert fault in error
     assert "secret" not in error
+
+
+@pytest.mark.parametrize(
+    ("error_class", "hint"),
+    [
+        ("crashed", "sam3-retry faces"),
+        ("truncated", "sam3-retry faces"),
+        ("not_an_image", "sam3-export faces --format csv -o faces-results.csv"),
+        ("too_large", "sam3-export faces --format csv -o faces-results.csv"),
+    ],
+)
+def test_a_retry_is_advised_only_where_it_may_help(shell: Shell, error_class: str, hint: str) -> None:
+    run_id = load(shell.sessions, numbered(1))
+    held = claim(shell.sessions, run_id)
+    commit(shell.sessions, held, [failed(held.images[0], error_class)])
+
+    assert shell(status, "faces", code=1).err == f"Next: {hint}\n"
