@@ -10,8 +10,13 @@ from sqlalchemy import Connection, func, inspect, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from db.refusals import is_read_only
 from db.session import DatabaseUnusable, NoDatabase, Sessions, is_ours, read, reading, without_foreign_keys, write
 
+CANNOT_UPGRADE = (
+    "the database has older tables and can only be read here: copy its folder to a disk of yours, "
+    "where the same command brings them up to date"
+)
 UPGRADE_LOCK = 0x5A3  # any number of our own
 
 
@@ -36,7 +41,12 @@ def ensure_schema(sessions: Sessions, *, create: bool = True) -> None:
         raise DatabaseUnusable(f"the database {state}: run sam3-db upgrade")
     if found is None and not create:
         raise NoDatabase("it is empty")
-    upgrade(sessions)
+    if sessions.kw["bind"].get_execution_options().get("read_only"):
+        raise DatabaseUnusable(CANNOT_UPGRADE)
+    try:
+        upgrade(sessions)
+    except DBAPIError as error:
+        raise DatabaseUnusable(CANNOT_UPGRADE) if is_read_only(error) else error from None
 
 
 def _revision(session: Session) -> str | None:

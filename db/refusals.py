@@ -34,6 +34,22 @@ REFUSED_BY_SQLITE = (
 )
 
 
+NOTHING_BESIDE = (
+    sqlite3.SQLITE_READONLY_DIRECTORY,
+    sqlite3.SQLITE_READONLY_CANTINIT,
+    sqlite3.SQLITE_READONLY_CANTLOCK,
+)
+NO_SHARED_MEMORY = (
+    sqlite3.SQLITE_IOERR_SHMMAP,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_SHMLOCK,
+    sqlite3.SQLITE_IOERR_LOCK,
+    sqlite3.SQLITE_IOERR_RDLOCK,
+    sqlite3.SQLITE_IOERR_MMAP,
+)
+
+
 def passes(error: DBAPIError) -> bool:
     """Whether the same transaction may succeed a moment later."""
     if isinstance(error.orig, sqlite3.OperationalError):
@@ -65,6 +81,30 @@ def is_busy(error: DBAPIError) -> bool:
     """Whether another process kept SQLite's write lock for longer than we wait."""
     code = getattr(error.orig, "sqlite_errorcode", 0) or 0
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_read_only(error: DBAPIError) -> bool:
+    """Whether an SQLite file, or its place, takes no writes."""
+    return (getattr(error.orig, "sqlite_errorcode", 0) or 0) & 0xFF == sqlite3.SQLITE_READONLY
+
+
+def sqlite_reason(error: DBAPIError, kind: str) -> str | None:
+    """What a short word of SQLite means and what to do about it; None if it needs no explanation.
+
+    `kind` is the file system's, if that is known.
+    """
+    code = getattr(error.orig, "sqlite_errorcode", 0) or 0
+    if code in NO_SHARED_MEMORY:
+        on = f"its file system ({kind})" if kind else "its file system"
+        return f"{on} has no memory maps or locks that processes share, which SQLite needs; use a local disk"
+    if code in NOTHING_BESIDE or code & 0xFF == sqlite3.SQLITE_CANTOPEN:
+        return (
+            f"{error.orig}; SQLite has to make files beside it: the folder must be writable, "
+            "or copy all of it to a disk of yours"
+        )
+    if is_read_only(error):
+        return "it can only be read here; copy it to a disk of yours to change anything"
+    return None
 
 
 def _driver_refuses(error: DBAPIError) -> bool:

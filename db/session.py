@@ -17,11 +17,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Float
 
 from db import postgresql, private
-from db.refusals import is_busy, passes
+from db.read_only import is_mounted_read_only, open_read_only
+from db.refusals import is_busy, passes, sqlite_reason
 
 Sessions = sessionmaker[Session]
 Value = TypeVar("Value")
@@ -141,10 +143,28 @@ def _sqlite_engine(url: URL, create: bool) -> Engine:
         url = url.set(database=str(path))
     else:
         _require_file(path)
+        if is_mounted_read_only(path):
+            return _read_only_engine(url, path)
         # SQLite's own switch against making the file, should it vanish between this look and the opening.
         url = url.set(database=f"file:{quote(str(path))}").update_query_dict({"mode": "rw", "uri": "true"})
     engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS})
     event.listen(engine, "connect", lambda connection, record: _set_pragmas(connection, create))
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _read_only_engine(url: URL, path: Path) -> Engine:
+    engine = create_engine(
+        url,
+        creator=lambda: open_read_only(path, LOCK_SECONDS),
+        poolclass=NullPool,
+        execution_options={"read_only": True},
+    )
+
+    @event.listens_for(engine, "connect")
+    def begin_where_we_say(connection: Any, record: object) -> None:
+        connection.isolation_level = None
+
     event.listen(engine, "begin", _begin_immediate)
     return engine
 
@@ -325,19 +345,22 @@ def compact(sessions: Sessions) -> None:
 
 def describe_failure(error: DBAPIError | NoDatabase, url: str) -> str:
     """Half a line about a database that cannot be used: which one and why, without the password."""
-    parsed = make_url(url)
+    parsed, kind = make_url(url), ""
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         where = str(Path(parsed.database).absolute())
+        kind = file_system(Path(where))
     else:
         where = parsed.difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
     if isinstance(error, NoDatabase):
         return f"cannot use the database {where}: {error}"
     if is_busy(error):
         return f"the database {where} is held by another process for too long; end that one or try again later"
-    return f"cannot use the database {where}: {refusal(error)}"
+    return f"cannot use the database {where}: {refusal(error, kind)}"
 
 
-def refusal(error: DBAPIError) -> str:
-    """What the database said, in one line, and which right it asks for if it is that."""
+def refusal(error: DBAPIError, kind: str = "") -> str:
+    """What the database said, in one line, or which right it asks for; on which `kind` of file system it is."""
+    if (reason := sqlite_reason(error, kind)) is not None:
+        return reason
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
     return "; ".join([first, *error.detail])

@@ -196,7 +196,7 @@ def told_database_faults(url: str, *, create: bool, run_file: Path | None = None
     from sqlalchemy.exc import DatabaseError
 
     from db.refusals import is_busy
-    from db.session import NoDatabase, describe_failure
+    from db.session import DatabaseUnusable, NoDatabase, describe_failure
 
     try:
         yield
@@ -204,6 +204,8 @@ def told_database_faults(url: str, *, create: bool, run_file: Path | None = None
         again = "the same sam3-run command again makes what is missing"
         advice = f"it belongs to {run_file}: {again}" if run_file else _database_advice(create)
         raise Unreachable(f"{describe_failure(error, url)}; {advice}") from None
+    except DatabaseUnusable as error:
+        raise DatabaseUnusable(f"{error}; it belongs to {run_file}" if run_file else str(error)) from None
     except DatabaseError as error:  # not there, not ours to open, or no database at all
         said = describe_failure(error, url)
         if not is_busy(error):
