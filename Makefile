@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check chaos bench bench-rows clean
+.PHONY: help install demo test test-newest check chaos bench bench-rows clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -13,12 +13,12 @@ help:  ## Show this list
 install: $(INSTALLED)  ## Make the environment (a few minutes the first time: torch is large)
 
 # Editable, so that only a changed pyproject.toml needs a new install.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("sam3-queue needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes the first time"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'  # knows dependency groups
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[all]' --group test
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[all]' --group test
 	@touch $@
 
 demo: $(INSTALLED)  ## Segment 64 drawn scenes with the bundled model; results in demo/out
@@ -26,6 +26,12 @@ demo: $(INSTALLED)  ## Segment 64 drawn scenes with the bundled model; results i
 	@$(BIN)/sam3-run demo/scenes --prompt "red circle" --prompt square --model tiny -o demo/out
 	@$(BIN)/sam3-export demo/out --format coco -o demo/out/coco.json
 	@$(BIN)/python -m workers.tiny compare demo/scenes demo/out/coco.json
+
+test-newest:  ## Run the suite with the newest dependencies that pyproject.toml allows, in .venv-newest
+	@$(PYTHON) -m venv .venv-newest
+	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'
+	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check --upgrade --editable '.[all]' --group test
+	@.venv-newest/bin/python -m pytest -n 2 --dist worksteal
 
 test: $(INSTALLED)  ## Run the whole suite, with real servers and processes
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -52,4 +58,4 @@ bench-rows: $(INSTALLED)  ## Enqueue ten million rows into each database, once (
 	@$(BIN)/python -m benchmarks.enqueue --rows 10000000 --repeats 1
 
 clean:  ## Remove the environment and the demo
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) .venv-newest demo
