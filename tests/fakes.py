@@ -61,7 +61,7 @@ class FakeSegmenter:
 
 
 KILLS, HANGS, BREAKS_GPU, TOO_LARGE = (255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 0)
-HUNGRY, RAISES = (255, 0, 255), (0, 255, 255)
+HUNGRY, RAISES, HANGS_DECODER = (255, 0, 255), (0, 255, 255), (128, 0, 255)
 """What an image of this colour does to a `FaultySegmenter`."""
 
 
@@ -85,6 +85,11 @@ class FaultySegmenter(FakeSegmenter):
             resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
         if failpoint := os.environ.get("FAKE_FAILPOINT"):
             getattr(failpoints, failpoint)()
+
+    def preprocess(self, image: RGB) -> Pixels:
+        if tuple(int(value) for value in image[0, 0]) == HANGS_DECODER:  # in a decoder's thread, as its read is
+            time.sleep(3600)
+        return super().preprocess(image)
 
     def predict(
         self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options

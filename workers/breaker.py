@@ -1,4 +1,5 @@
-"""Ends a node whose surroundings fail again and again, so that it stops taking work. Judges no error itself.
+"""Ends a node whose surroundings fail again and again, so that it stops taking work, or one that is worn out.
+Judges no error itself.
 
 The process that works counts its faults and tells its Celery parent, which outlives it: a fault may end the process.
 """
@@ -12,11 +13,13 @@ log = logging.getLogger(__name__)
 
 MOST_FAULTS = 3  # in a row, without one image segmented and committed
 EXIT_CODE = 3  # of the node: its launcher starts it again, after a pause that grows
+RENEW_CODE = 4  # of a node that asked for a fresh one: its launcher starts that at once
 
 # From the process that works to its Celery parent. Celery has a use of its own for SIGUSR1; nobody has one for SIGURG,
 # which does nothing where it is not waited for.
 FAULT_SIGNAL = signal.SIGUSR2
 WELL_SIGNAL = signal.SIGURG
+RENEW_SIGNAL = signal.SIGVTALRM
 
 FAULTS = "_SAM3_FAULTS"  # how many so far: a variable that the Celery parent keeps for the processes that it starts
 
@@ -53,6 +56,10 @@ class Breaker:
         log.warning("fault %d of %d in a row: %s", self._faults, MOST_FAULTS, reason)
         if self._faults == MOST_FAULTS:
             log.error("this node stops, nothing it tries succeeds; last: %s", reason)
+
+    def renew(self) -> None:
+        """Nothing failed, but this process has had its day: the parent ends the node when the task has ended."""
+        self._tell(RENEW_SIGNAL)
 
     def success(self) -> None:
         """Images were segmented and committed: the surroundings are well."""

@@ -11,7 +11,16 @@ from celery.signals import worker_before_create_process, worker_init
 from celery.worker.control import Panel
 
 from workers.app import create_app
-from workers.breaker import EXIT_CODE, FAULT_SIGNAL, FAULTS, MOST_FAULTS, WELL_SIGNAL, faults_so_far
+from workers.breaker import (
+    EXIT_CODE,
+    FAULT_SIGNAL,
+    FAULTS,
+    MOST_FAULTS,
+    RENEW_CODE,
+    RENEW_SIGNAL,
+    WELL_SIGNAL,
+    faults_so_far,
+)
 from workers.errors import first_line
 from workers.settings import load_settings
 
@@ -63,7 +72,11 @@ def _count_faults(**_: Any) -> None:
     def well(number: int, frame: object) -> None:
         os.environ[FAULTS] = "0"
 
+    def renew(number: int, frame: object) -> None:
+        celery.worker.state.should_stop = RENEW_CODE  # type: ignore[assignment]
+
     os.environ[FAULTS] = "0"
+    signal.signal(RENEW_SIGNAL, renew)
     signal.signal(FAULT_SIGNAL, fault)
     signal.signal(WELL_SIGNAL, well)
 

@@ -23,6 +23,7 @@ from workers.contract import TASK, BadMessage, Doorbell
 from workers.errors import ErrorClass, first_line, one_line
 from workers.faults import check_model, check_mount, is_infrastructure, ruins_process
 from workers.fleet.dispatch import dispatch, publisher
+from workers.inference import readahead
 from workers.inference.pipeline import Pace, Segmenter, decode_threads
 from workers.settings import load_settings
 from workers.stream import Work, outcomes, summary, told
@@ -52,7 +53,7 @@ def segment_chunk(message: Any) -> dict[str, Any]:
     except BadMessage as error:
         log.warning("dropped a doorbell: %s", error)
         return {"dropped": str(error)}
-    if Worker.breaker.open:
+    if Worker.breaker.open or Worker.worn_out():
         return {"skipped": "this node stops"}  # the chunk stays queued: it is rung again when its doorbell is missed
     try:
         return _answer(doorbell)
@@ -167,16 +168,24 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
             seen.update(summary(batch, run.threshold))
     if not finished and worker.has_lost(claim):
         raise LeaseLost
-    if not finished and not worker.draining.is_set():
+    if not finished and not worker.ends():
         if not worker.holds(claim):  # a delete has taken its images away already
             raise LeaseLost
         raise RuntimeError(f"chunk {claim.number} has images that its claim does not know")
     if not finished:
         worker.release(claim)
         seen["released"] = len(claim.images) - seen["images"]
+    _renew_if_worn_out(worker)
     seconds = time.monotonic() - began
     log.info("%s chunk %d: %s in %.1f s", run.name, claim.number, told(seen), seconds)
     return {"run": run.name, "chunk": claim.number, **seen, "seconds": round(seconds, 1)}
+
+
+def _renew_if_worn_out(worker: Worker) -> None:
+    """Everything is committed or handed back by now: a fresh process costs nobody an attempt."""
+    if worker.worn_out():
+        log.warning("decoders hang on %d files; this node is started again without them", readahead.left_behind())
+        worker.breaker.renew()
 
 
 def _commit(worker: Worker, claim: Claim, batch: Sequence[Outcome]) -> bool:

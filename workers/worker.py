@@ -24,7 +24,7 @@ from db.views import RunView, active_runs, identity, run_view
 from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line, one_line
 from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
-from workers.inference import selftest
+from workers.inference import readahead, selftest
 from workers.inference.caps import Caps
 from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
 from workers.inference.selftest import SelfTestFailed
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 RATE_SECONDS = 60.0  # images per second are those of the last minute
 UNUSABLE_SECONDS = 300.0  # before a model that could not be had is tried again
+MOST_LEFT_BEHIND = 3  # decoders that hang, each a thread with its memory, before a fresh process takes over
 THOROUGH_PASSES = 8  # of the self-test after a fault: a GPU may well manage one
 
 
@@ -235,8 +236,17 @@ class Worker:
         self._progress = time.monotonic()
 
     def stopped(self, claim: Claim) -> bool:
-        """Whether no further batch of the claim is to be begun: we drain, or it is no longer ours."""
-        return self.draining.is_set() or self.has_lost(claim)
+        """Whether no further batch of the claim is to be begun: we end, or it is no longer ours."""
+        return self.ends() or self.has_lost(claim)
+
+    def ends(self) -> bool:
+        """Whether what is in hand is the last that this process does."""
+        return self.draining.is_set() or self.worn_out()
+
+    @staticmethod
+    def worn_out() -> bool:
+        """Whether so many decoders hang in this process that a fresh one is due: threads cannot be ended."""
+        return readahead.left_behind() >= MOST_LEFT_BEHIND
 
     def has_lost(self, claim: Claim) -> bool:
         return self._lost is claim

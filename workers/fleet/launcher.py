@@ -98,6 +98,10 @@ class Launcher:
     def _ended(self, node: Node, process: subprocess.Popen[bytes], code: int) -> None:
         _signal_group(process, signal.SIGKILL)  # a child that outlived its Celery parent still has the GPU's memory
         lived = time.monotonic() - node.started
+        if code == breaker.RENEW_CODE:
+            node.process, node.start_at = None, time.monotonic()
+            self._say(f"{node.slot.name} ended to get rid of decoders that hang; starting it again")
+            return
         broke = code == breaker.EXIT_CODE
         steady = lived >= STEADY_SECONDS * (10 if broke else 1)  # three faults in a row take their time
         if broke:

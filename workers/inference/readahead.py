@@ -6,16 +6,32 @@ Threads of our own: those of `concurrent.futures` would keep the process from en
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from workers.inference.channel import Closed
 
 T = TypeVar("T")
 S = TypeVar("S")
+
+
+_given_up: "set[Future[Any]]" = set()  # of this process: what threads had in hand when they were left behind
+_given_up_lock = threading.Lock()
+
+
+def left_behind() -> int:
+    """How many threads of this process hang on an item that nobody waits for any more."""
+    with _given_up_lock:
+        _given_up.difference_update([future for future in _given_up if future.done()])
+        return len(_given_up)
+
+
+def _give_up(futures: "Iterable[Future[Any]]") -> None:
+    with _given_up_lock:
+        _given_up.update(futures)
 
 
 @dataclass(eq=False)
@@ -42,7 +58,7 @@ class _Task(Generic[S, T]):
 class ReadAhead(Generic[S, T]):
     """Results of `work`, taken in the order in which items were submitted. One thread submits and takes; any closes.
 
-    A thread cannot be ended, so one that works longer than `seconds` on an item is left behind with it.
+    A thread cannot be ended, so one that works longer than `seconds` on an item is left behind with it, and counted.
     """
 
     def __init__(self, work: Callable[[S], T], threads: int, seconds: float) -> None:
@@ -72,6 +88,7 @@ class ReadAhead(Generic[S, T]):
         except CancelledError:
             raise Closed from None
         except TimeoutError:
+            _give_up([task.future])
             self._leave_stuck_threads()
             raise
         finally:
@@ -84,7 +101,9 @@ class ReadAhead(Generic[S, T]):
             self._closed = True
             in_hand = [task.future for task in self._ahead if not task.future.cancel()]
             self._end()
-        if not wait(in_hand, self._seconds).not_done:
+        if hanging := wait(in_hand, self._seconds).not_done:
+            _give_up(hanging)
+        else:
             for thread in self._threads:
                 thread.join()
 

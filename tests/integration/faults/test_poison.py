@@ -6,7 +6,7 @@ import pytest
 
 from db.session import Sessions
 from tests.db import scenario
-from tests.fakes import BREAKS_GPU, HANGS, HUNGRY, KILLS, RAISES, TOO_LARGE
+from tests.fakes import BREAKS_GPU, HANGS, HANGS_DECODER, HUNGRY, KILLS, RAISES, TOO_LARGE
 from tests.integration.faults import farm
 from tests.terminals import Terminal
 
@@ -113,3 +113,17 @@ def test_an_image_that_hangs_its_process_loses_it_the_lease_and_then_itself_its_
     assert [image.state for image in images] == ["done"] * 4 + ["failed"]
     assert images[4].error_class in ("gave_up", "crashed")
     assert "hangs: its process" in said
+
+
+def test_decoders_that_hang_do_not_gather_and_cost_no_image_but_their_own(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Three that hang, and the process hands back the rest of its chunk, and ends in order."""
+    rows = [1, 2, 3, 10, 11, 12, 20]
+    run_id = farm.load(sessions, tmp_path / "in", 32, dict.fromkeys(rows, HANGS_DECODER), chunk_size=32)
+    said = farm.start(here, "one", "--until-empty", SAM3_DECODE_SECONDS="3").wait()
+    farm.check(sessions, run_id, failed=dict.fromkeys(rows, "timeout"))
+    assert crashes(said) == 0
+    assert said.count("ended to get rid of decoders that hang; starting it again") == 2
+    assert "fault 1 of" not in said
+    assert scenario.chunks(sessions, run_id)[0].fence == 3

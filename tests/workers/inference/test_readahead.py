@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from workers.inference.channel import Closed
-from workers.inference.readahead import ReadAhead
+from workers.inference.readahead import ReadAhead, left_behind
 
 HANGS = -1
 
@@ -113,3 +113,19 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_ending() -> None:
         "ahead.close()\n"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+def test_what_hangs_is_counted_until_it_comes_back(work: Callable[[int], int], let_go: threading.Event) -> None:
+    before = left_behind()
+    ahead = ReadAhead(work, threads=2, seconds=0.2)
+    for number in (HANGS, 1, HANGS):
+        ahead.submit(number)
+    with pytest.raises(TimeoutError):
+        ahead.take()
+    assert left_behind() == before + 1
+    ahead.take()
+    ahead.close()  # the other one is in hand
+    assert left_behind() == before + 2
+    let_go.set()
+    while left_behind() > before:
+        time.sleep(0.01)
