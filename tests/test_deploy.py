@@ -16,9 +16,11 @@ import pytest
 import redis
 import yaml
 
+from db.doorbells import Rung
 from workers.app import create_app
 from workers.contract import Doorbell
 from workers.fleet.broker import Doorbells, check_broker, server_binary
+from workers.fleet.dispatch import publisher
 from workers.settings import Settings, load_settings, unknown_variables
 
 ROOT = Path(__file__).parents[1]
@@ -246,8 +248,8 @@ def test_our_own_traffic_passes_the_brokers_rules(broker_url: str) -> None:
     assert Doorbells(app).count() == 0
     with app.connection_for_write() as connection:
         queue = connection.SimpleQueue("sam3")
-        queue.put(Doorbell("", 1, 2, 3).to_message())
-        assert queue.get(timeout=5).payload == Doorbell("", 1, 2, 3).to_message()
+        publisher(app)([Rung(1, "faces", 2, 2, 3, 4, "a.jpg", database="")])
+        assert queue.get(timeout=5).payload[0] == [Doorbell("", 1, 2, 3).to_message()]
         queue.close()
     assert app.control.ping(timeout=0.2) == []  # broadcasts, as Flower does
 

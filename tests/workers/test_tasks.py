@@ -611,12 +611,12 @@ def test_an_image_whose_values_the_database_refuses_fails_alone(
 ) -> None:
     real = FakeSegmenter._found
 
-    def no_area(self: FakeSegmenter, image: RGB, options: Options) -> Any:
+    def no_edge(self: FakeSegmenter, image: RGB, options: Options) -> Any:
         found = real(self, image, options)
-        nothing: Any = None
-        return found if image.shape[1] != 42 else replace(found, instances=(replace(found.instances[0], area=nothing),))
+        nothing: Any = (None, 0.0, 1.0, 1.0)
+        return found if image.shape[1] != 42 else replace(found, instances=(replace(found.instances[0], box=nothing),))
 
-    monkeypatch.setattr(FakeSegmenter, "_found", no_area)
+    monkeypatch.setattr(FakeSegmenter, "_found", no_edge)
     monkeypatch.setattr("workers.inference.pipeline.fault", lambda *_: None)  # which should have let nothing through
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=4)
     [rung] = runs.ring(sessions, run_id)
@@ -625,7 +625,7 @@ def test_an_image_whose_values_the_database_refuses_fails_alone(
     assert [image.state for image in images] == ["done", "done", "failed", "done"]
     assert (images[2].error_class, images[2].error) == (
         "internal",
-        "the database refuses its result: NOT NULL constraint failed: instance.area",
+        "the database refuses its result: NOT NULL constraint failed: instance.x1",
     )
     assert scenario.chunk(sessions, rung.chunk_id).fence == 1
 
