@@ -371,8 +371,14 @@ def holder(sessions: Sessions) -> Process | None:
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_database_that_goes_away_is_waited_for(
-    sessions: Sessions, broker_url: str, database_url: str, postgresql_url: str, caplog: pytest.LogCaptureFixture
+    sessions: Sessions,
+    broker_url: str,
+    database_url: str,
+    postgresql_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("db.session.RETRY_SECONDS", 1.0)  # a round fails after that long
     stop = threading.Event()
     running = threading.Thread(target=start(sessions, broker_url).run, args=(stop,))
     running.start()
