@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.chunks import NO_RANGE, change_chunks
 from db.intake import Frozen
-from db.models import LIVE, Chunk, ChunkState, Image, Prompt, Run, RunState
+from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
 
 
 class HasResults(Exception):
@@ -47,6 +47,18 @@ def correct(session: Session, run_id: int, uid: str, frozen: Frozen, prompts: Se
     if session.execute(running).first() is not None:  # of a chunk that was not there when we took them back
         raise ClaimedMeanwhile
     _replace_prompts(session, run_id, prompts, by_row=row.prompt_column is not None)
+
+
+def move(session: Session, run_id: int, source: str, root: str) -> None:
+    """The run's source stands elsewhere from now on, and so does the folder that its relative paths start from."""
+    session.execute(update(Run).where(Run.id == run_id).values(source=source, root=root))
+
+
+def rows_at(session: Session, run_id: int, numbers: Sequence[int]) -> list[tuple[int, str, int | None]]:
+    """Of the good rows with these numbers (at most 1000): number, path, and bytes of the file when it was read."""
+    rows = select(Image.row, Image.path, Image.file_size).where(Image.run_id == run_id, Image.row.in_(numbers))
+    good = rows.where(Image.state != ImageState.REJECTED).order_by(Image.row)
+    return [(row.row, row.path, row.file_size) for row in session.execute(good)]
 
 
 _CORRECTABLE = (RunState.LOADING, RunState.ACTIVE, RunState.DONE, RunState.CANCELLED)

@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import intake, presence
+from db import corrections, intake, presence
 from db.intake import Frozen, KnownRun, LoadCancelled, LoadTaken, NewRow, Source
 from db.models import RunState
 from db.session import Sessions, reading, write, write_once
 from db.slices import paced, slice_rows
+from producer.cells import one_line
 from producer.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.folder import FolderManifest
 from producer.manifest import FIRST_ROWS, CsvManifest, Survey
+from producer.moving import moved_root
 from producer.row_slices import row_slice
 from producer.stopping import STOPPING, refusal, refuse
 from workers.edge import spelled_run
@@ -50,6 +53,7 @@ class Request:
     advice: str = "Give this one another name with --run, or the same settings"  # to whom the name stands for another
     argument: str | None = ""  # RUN as the next command needs it, if that is not the name; None if none can name it
     copy: str = ""  # name without its ending for an export with another threshold, with {} for that
+    moved_from: Path | None = None  # where the source was when the run was recorded
     check: Check | None = None  # looks at some new rows' paths before anything is recorded, and may raise `UsageError`
 
 
@@ -86,16 +90,16 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         confined=manifest.confined,
         follow_symlinks=manifest.follow_symlinks,
     )
-    known, survey, corrected = _find(sessions, request.name), None, ""
-    if known is not None:
-        refuse(_argument(request), known.state, *STOPPING)
+    known, source, corrected = _followed(sessions, manifest, source, request)
+    survey = None
     if known is not None and (other := differences(known, wanted := _wanted(source, request))):
         refuse_if_not_to_be_corrected(sessions, known, wanted, other)
         if other.of_rows:  # then it is recorded anew, which must not end with nothing
             survey = _checked_survey(manifest, request)
         with _loading(sessions, known.id, request):
             correct(sessions, known, wanted, other)
-        corrected = f"run {request.name} had no results yet: {other.told('{name} {there} -> {here}')}"
+        changed = f"run {request.name} had no results yet: {other.told('{name} {there} -> {here}')}"
+        corrected = f"{corrected}; {changed}" if corrected else changed
         known = _find(sessions, request.name)
     if known is None:
         survey = survey or _checked_survey(manifest, request)
@@ -104,6 +108,28 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
         return Recorded(known.id, 0, 0, corrected)
     with _looking_at_new_objects_only(), _loading(sessions, known.id, request) as loader:
         return replace(_load(loader, manifest, survey, request, tell), corrected=corrected)
+
+
+def _followed(
+    sessions: Sessions, manifest: Manifest, source: Source, request: Request
+) -> tuple[KnownRun | None, Source, str]:
+    """The run of the name, which follows a source that was moved; how it is read for it; and what to tell of that."""
+    known = _find(sessions, request.name)
+    if known is None:
+        if request.moved_from is not None:
+            raise UsageError(f"--moved-from {one_line(str(request.moved_from))}: there is no run {request.name}")
+        return None, source, ""
+    refuse(_argument(request), known.state, *STOPPING)
+    there = known.source
+    root = moved_root(sessions, known, manifest, source, request.moved_from)
+    if root is None:
+        return known, source, ""
+    with _loading(sessions, known.id, request) as loader:
+        loader.write(corrections.move, source.source, root)
+    old, new = (there.source, source.source) if there.source != source.source else (there.root, root)
+    stayed = f", its images are still below {one_line(root)}" if root != source.root else ""
+    told = f"run {request.name} goes on with {one_line(new)}, which was {one_line(old)}{stayed}"
+    return _find(sessions, request.name), replace(source, root=root), told
 
 
 def _checked_survey(manifest: Manifest, request: Request) -> Survey:

@@ -112,6 +112,12 @@ def run_flags(function: Function) -> Function:
         ),
         click.option("--follow-symlinks", is_flag=True, help="Let links lead out of --image-root."),
         click.option("--run", metavar="NAME", help="Name of the run (default: that of the input)."),
+        click.option(
+            "--moved-from",
+            metavar="OLD",
+            type=click.Path(path_type=Path),
+            help="Where the input was when its run was recorded, if it was moved and then changed.",
+        ),
         click.option("--model", metavar="M", help="Hub id, folder, or tiny (bundled); facebook/sam3 if left out."),
         click.option("--threshold", type=Share(), default=0.5, show_default=True, help="Score that counts as found."),
         click.option(

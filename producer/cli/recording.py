@@ -42,11 +42,12 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     prompts = read_prompts(flags["prompt"])
     manifest = open_csv(csv, prompts, flags)
     settings = edge.settings(model=flags["model"])
-    name = run_name(flags["run"], csv)
+    name = run_name(flags["run"], flags["moved_from"] or csv)
     frozen = frozen_settings(settings, flags)
     warn_of_absent_model(frozen.model)
     looks = checking(manifest, flags["no_check"])
-    request = Request(name, prompts, frozen, read_chunk_size(flags["chunk_size"]), flags["limit"], check=looks)
+    size, moved_from = read_chunk_size(flags["chunk_size"]), flags["moved_from"]
+    request = Request(name, prompts, frozen, size, flags["limit"], moved_from=moved_from, check=looks)
     if dry_run:
         return report_dry_run(manifest, request, flags)
     sessions = edge.open_database(settings.database_url, create=True)

@@ -71,6 +71,15 @@ def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | Non
         raise _belongs_to(folder, f"run {there.run} of {there.source}", _free_run(state_dir, run, source))
 
 
+def run_of_moved(folder: Path, given: str | None) -> str | None:
+    """The run of `folder` if no name is given and its source is gone: under a new name it may be the one that is asked
+    for, whatever that is called by now."""
+    if given is not None or not is_run_folder(folder):
+        return None
+    there = read_run_file(folder)
+    return there.run if there.source is not None and not there.source.exists() else None
+
+
 def _belongs_to(folder: Path, whose: str, run: str | None = None) -> UsageError:
     return UsageError(f"-o {folder} belongs to {whose}; a folder holds one run. Use another: {elsewhere(folder, run)}")
 

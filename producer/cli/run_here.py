@@ -36,6 +36,7 @@ from producer.cli.run_folder import (
     hints,
     refuse_other_run,
     refuse_other_runs_state,
+    run_of_moved,
     write_run_file,
 )
 from producer.cli.run_results import following, write_files
@@ -87,11 +88,12 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
     manifest = open_source(source, output, prompts, flags)
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
     request = Request(
-        name=run_name(flags["run"], manifest.source),
+        name=run_of_moved(output, flags["run"]) or run_name(flags["run"], flags["moved_from"] or manifest.source),
         prompts=prompts,
         frozen=frozen_settings(settings, flags),
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
+        moved_from=flags["moved_from"],
         check=checking(manifest, flags["no_check"]),
     )
     refuse_other_run(output, request.name, manifest.source, flags["state_dir"])
