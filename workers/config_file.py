@@ -12,7 +12,8 @@ from workers.errors import UsageError
 from workers.flags import all_flags
 from workers.settings import Settings
 
-SLUGS = "slugs"  # a key of run.yaml that sets nothing: what prompts are called in files and columns
+# Keys of run.yaml that set nothing: what prompts are called in files and columns, and where the input was at first.
+SLUGS, FIRST_SOURCE = "slugs", "first_source"
 
 
 def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]:
@@ -20,7 +21,9 @@ def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]
     keys = _load_yaml(path)
     if not isinstance(keys, dict | None):
         raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
-    named = {str(key).replace("-", "_"): value for key, value in (keys or {}).items() if key != SLUGS}
+    named = {
+        str(key).replace("-", "_"): value for key, value in (keys or {}).items() if key not in (SLUGS, FIRST_SOURCE)
+    }
     own = {parameter.name: parameter for parameter in params}
     for key, value in named.items():
         if key in own or key in Settings.model_fields:

@@ -17,6 +17,7 @@ from db.session import Sessions, read, sqlite_url
 from producer.exports.names import numbered
 from producer.exports.targets import Targets
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
+from workers.config_file import FIRST_SOURCE
 from workers.edge import RUN_FILE, open_database, spelled_run
 from workers.errors import UsageError
 from workers.serving import absolute_sqlite
@@ -33,6 +34,13 @@ class RunFile:
     run: str
     source: Path | None
     state_dir: Path  # a folder that was moved took its state along
+    first_source: str | None = None  # where that was when the run got its name, if it was moved
+
+    def moved_to(self, source: Path) -> str | None:
+        """What `first_source` is once the run reads this source."""
+        if self.source is None or self.source == source or self.source.exists():
+            return self.first_source
+        return self.first_source or str(self.source)
 
     @property
     def database(self) -> Path:
@@ -52,7 +60,9 @@ def read_run_file(folder: Path) -> RunFile:
     if facts is None:
         raise UsageError(f"{path}: not as sam3-run wrote it; move it away and run the same sam3-run command again")
     source, state_dir = facts.get("source"), facts.get("state_dir") or path.parent.absolute() / STATE_FOLDER
-    return RunFile(str(facts["run"]), Path(str(source)) if source else None, Path(str(state_dir)))
+    return RunFile(
+        str(facts["run"]), Path(str(source)) if source else None, Path(str(state_dir)), facts.get(FIRST_SOURCE)
+    )
 
 
 def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | None) -> None:
@@ -71,13 +81,13 @@ def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | Non
         raise _belongs_to(folder, f"run {there.run} of {there.source}", _free_run(state_dir, run, source))
 
 
-def run_of_moved(folder: Path, given: str | None) -> str | None:
-    """The run of `folder` if no name is given and its source is gone: under a new name it may be the one that is asked
-    for, whatever that is called by now."""
+def run_of_folder(folder: Path, given: str | None, source: Path) -> str | None:
+    """The run of `folder` if no name is given and its source was moved, or is gone and may be this one: then what the
+    source is called by now does not count."""
     if given is not None or not is_run_folder(folder):
         return None
     there = read_run_file(folder)
-    return there.run if there.source is not None and not there.source.exists() else None
+    return there.run if there.moved_to(source) is not None else None
 
 
 def _belongs_to(folder: Path, whose: str, run: str | None = None) -> UsageError:

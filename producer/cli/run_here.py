@@ -34,9 +34,11 @@ from producer.cli.run_folder import (
     RUN_LOCK,
     check_targets,
     hints,
+    is_run_folder,
+    read_run_file,
     refuse_other_run,
     refuse_other_runs_state,
-    run_of_moved,
+    run_of_folder,
     write_run_file,
 )
 from producer.cli.run_results import following, write_files
@@ -51,7 +53,7 @@ from producer.slugs import prompt_slugs
 from producer.status import Standing, duration, told_errors, told_warnings
 from workers import edge
 from workers.app import create_app
-from workers.config_file import SLUGS
+from workers.config_file import FIRST_SOURCE, SLUGS
 from workers.edge import RUN_FILE, counted, say
 from workers.errors import Unreachable, UsageError
 from workers.fleet.broker import BundledBroker, Doorbells
@@ -88,7 +90,8 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
     manifest = open_source(source, output, prompts, flags)
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
     request = Request(
-        name=run_of_moved(output, flags["run"]) or run_name(flags["run"], flags["moved_from"] or manifest.source),
+        name=run_of_folder(output, flags["run"], manifest.source)
+        or run_name(flags["run"], flags["moved_from"] or manifest.source),
         prompts=prompts,
         frozen=frozen_settings(settings, flags),
         chunk_size=read_chunk_size(flags["chunk_size"]),
@@ -192,6 +195,7 @@ def record_run(
         "source": str(manifest.source),
         "output": str(output.absolute()),
         "run": request.name,
+        FIRST_SOURCE: read_run_file(output).moved_to(manifest.source) if is_run_folder(output) else None,
         "prompt": list(request.prompts),
         **asdict(request.frozen),
         **{key: flags[key] for key in KEPT_FLAGS},

@@ -111,6 +111,24 @@ def test_a_broken_image_ends_with_1_and_is_tried_again_once_it_is_mended(here: T
     assert status.stderr == "Next: sam3-export moved --format csv -o photos-results.csv\n"
 
 
+def test_a_folder_under_a_new_name_goes_on_in_its_output_and_another_folder_does_not(here: Terminal) -> None:
+    squares(here, 2)
+    here.run("sam3-run", "photos", *FAKE, "-o", "out")
+    (here.home / "photos").rename(here.home / "фото")
+    (here.home / "other").mkdir()
+    shutil.copy(here.home / "фото" / "001.png", here.home / "other" / "x.png")
+
+    refused = here.run("sam3-run", "other", *FAKE, "-o", "out", code=2).stderr
+    assert f"{here.home}/other: does not hold what was recorded from {here.home}/photos, which is gone" in refused
+    again = here.run("sam3-run", "фото", *FAKE, "-o", "out")
+    assert "run photos: 2 images, nothing left to do" in again.stdout
+    assert f"run photos goes on with {here.home}/фото, which was {here.home}/photos\n" in again.stderr
+    assert "goes on with" not in here.run("sam3-run", "фото", *FAKE, "-o", "out").stderr
+    assert "nothing left to do" in here.run("sam3-run", "--config", "out/run.yaml").stdout
+    (here.home / "фото").rename(here.home / "third")
+    assert f"goes on with {here.home}/third" in here.run("sam3-run", "third", *FAKE, "-o", "out").stderr
+
+
 def test_a_dark_picture_is_done_with_a_warning_and_one_with_stretch_is_found(here: Terminal) -> None:
     """Bright for its 12 bits, in a file of 16: nearly black by the common rule."""
     bright = np.full((40, 40), 3000, np.uint16)
