@@ -46,9 +46,10 @@ class Shell:
 
     def __call__(self, command: click.Command, *given: object, code: int | None = 0) -> Answer:
         """Run a command and check its exit code, if one is expected."""
-        sys.argv = ["sam3"]  # the fixture puts back what it was
+        typed = sys.argv
         with pytest.raises(SystemExit) as end:
             command.main([str(argument) for argument in given])
+        sys.argv = typed  # `sam3 run` makes `sam3-run` of it
         printed = self.capture.readouterr()
         assert code is None or end.value.code == code, f"ended with {end.value.code}:\n{printed.out}{printed.err}"
         return Answer(printed.out, printed.err)
