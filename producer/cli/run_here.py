@@ -106,7 +106,7 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
     make_folders(output, settings.state_dir)
     check_models([settings.model], settings)  # its licence first: nothing works without it
     slots = local_slots(flags["gpus"], flags["num_gpus"])
-    with only_one(settings.state_dir):
+    with interruptible(resumes=True), only_one(settings.state_dir):
         database = sqlite_url(settings.state_dir / DATABASE_FILE)
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
@@ -116,8 +116,7 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
             refuse_other_runs_state(sessions, output, request.name)
         shared = bool(flags["state_dir"])
         request = replace(request, **asdict(hints(sessions, output, request.name, database, shared=shared)))
-        with interruptible(resumes=True):
-            found = record_run(sessions, manifest, request, settings, output, flags)
+        found = record_run(sessions, manifest, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
         return finish(found, flags, asked, Spent(time.monotonic() - began, before), manifest.left_out)

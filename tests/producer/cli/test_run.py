@@ -267,6 +267,17 @@ def test_masks_and_preview_are_there_before_the_run_is_over_and_are_not_written_
     assert masks(here) == done
 
 
+def test_ctrl_c_before_the_first_image_says_how_to_go_on(here: Terminal) -> None:
+    Image.new("RGB", (80, 60), "white").save(here.home / "photos" / "a.png")
+    command = ("sam3-run", "photos", *FAKE, "-o", "out")
+    running = here.start(*command)
+    wait_until((here.home / "out" / ".sam3" / "sam3.db").exists, "a database")
+    running.interrupt()
+    assert running.wait(code=130).splitlines()[-1] == "Next: the same command again goes on from here"
+    here.run(*command)
+    assert (here.home / "out" / "results.csv").exists()
+
+
 def test_ctrl_c_while_the_last_masks_are_written_says_how_to_go_on(here: Terminal) -> None:
     for number in range(60):
         Image.new("RGB", (1600, 1200), "white").save(here.home / "photos" / f"{number:03}.png", compress_level=1)
