@@ -333,7 +333,8 @@ def without_foreign_keys(sessions: Sessions) -> Iterator[Sessions]:
         try:
             yield sessionmaker(connection, expire_on_commit=False)
         finally:
-            driver.execute("PRAGMA foreign_keys=ON")
+            if not connection.invalidated:  # by Ctrl-C in the middle of a statement: then it is closed already
+                driver.execute("PRAGMA foreign_keys=ON")
 
 
 def compact(sessions: Sessions) -> None:

@@ -241,3 +241,13 @@ def _described(engine: Engine) -> dict[str, Any]:
 def _index(one: Any) -> str:
     options = {name: str(value) for name, value in sorted(one.get("dialect_options", {}).items())}
     return f"{one['name']} {one['column_names']} unique={one['unique']} {options}"
+
+
+def test_ctrl_c_while_tables_are_made_stays_what_it_is(empty: Sessions) -> None:
+    def interrupted() -> None:
+        with without_foreign_keys(empty) as unchecked, unchecked() as session:
+            session.connection().invalidate()  # as SQLAlchemy does then
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
