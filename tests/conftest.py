@@ -19,8 +19,9 @@ from tests.postgresql import Postgresql, serve
 from tests.terminals import Terminal
 from workers.fleet.broker import BundledBroker
 
-# A shell that starts the tests in the background has Ctrl-C ignored in them and in all that they start.
+# A shell that starts the tests in the background has Ctrl-C ignored in them and in all that they start; nohup, hangups.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -129,8 +129,8 @@ def test_a_broker_that_forgot_everything_has_every_doorbell_rung_again(
     else:
         server.client.flushall()
     said = finish(sessions, run_id, worker)
-    in_hand_or_over = 3 * NODES
-    assert sum(number > 1 for number in rings(sessions, run_id)) >= CHUNKS - in_hand_or_over
+    # Two chunks a node are rung ahead, of which each node may have had one in hand.
+    assert sum(number > 1 for number in rings(sessions, run_id)) >= NODES
     everything_was_done_once(here, sessions, run_id, said)
 
 
