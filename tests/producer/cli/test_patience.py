@@ -1,6 +1,7 @@
 """A database that goes away while somebody reads it: waited for, for a while, and then told."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -52,8 +53,8 @@ def test_who_waits_for_a_run_outlives_a_restart_of_the_server(
     person: Terminal, sessions: Sessions, postgresql: Postgresql, flag: str
 ) -> None:
     run_id = load(sessions, numbered(8))
-    waiting = person.start("sam3-status", "faces", flag)
-    wait_until(lambda: is_connected(postgresql), "sam3-status to look")
+    with held_at_its_first_look(postgresql, sessions):
+        waiting = person.start("sam3-status", "faces", flag)
 
     postgresql.restart()
     work_off(sessions, run_id, 0.9)
@@ -63,12 +64,22 @@ def test_who_waits_for_a_run_outlives_a_restart_of_the_server(
     assert "Traceback" not in told
 
 
-def is_connected(postgresql: Postgresql) -> bool:
-    with psycopg.connect(postgresql.url) as admin:
-        # Its look at the workers, the last of its queries: before, it is told at once that a database is not there.
-        looks = "application_name = 'sam3-queue' AND query LIKE '%FROM worker%'"
-        ours = admin.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {looks}").fetchone()
-    return ours is not None and ours[0] >= 1
+@contextmanager
+def held_at_its_first_look(postgresql: Postgresql, sessions: Sessions) -> Iterator[None]:
+    """Hold the command that is started here at its first look at the workers, until it is certain to be there.
+
+    Only from then on it waits for a server that goes away: before, it is told at once that a database is not there.
+    """
+    name = sessions.kw["bind"].url.database
+    look = "datname = %s AND wait_event_type = 'Lock' AND query LIKE '%%FROM worker%%'"
+    waiting = f"SELECT 1 FROM pg_stat_activity WHERE {look}"
+    with (
+        psycopg.connect(postgresql.url, dbname=name) as holder,
+        psycopg.connect(postgresql.url, autocommit=True) as admin,
+    ):
+        holder.execute("LOCK TABLE worker IN ACCESS EXCLUSIVE MODE")
+        yield
+        wait_until(lambda: admin.execute(waiting, [name]).fetchone(), "sam3-status to look at the workers")
 
 
 @on_postgresql
