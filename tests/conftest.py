@@ -6,13 +6,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from db.migrate import upgrade
 from db.session import Sessions, connect, reading
-from tests import pgbouncer
+from tests import pgbouncer, templates
 from tests.db import audit
 from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
@@ -49,34 +47,52 @@ def postgresql_way(postgresql_url: str) -> Iterator[str]:
 _database_numbers = itertools.count(1)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh, empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'sam3.db'}"
-        return
-    server = request.getfixturevalue("postgresql_url")
-    name = f"test_{next(_database_numbers)}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-    way = make_url(request.getfixturevalue("postgresql_way"))
-    yield way.set(database=name).render_as_string(hide_password=False)
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_url: str) -> str:
+    """The name of a database with our tables and the audit, to be copied."""
+    return templates.make_postgresql(postgresql_url)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with our tables and the audit, to be copied."""
+    return templates.make_sqlite(tmp_path_factory.mktemp("template") / "sam3.db", audited=True)
 
 
 @pytest.fixture
-def sessions(database_url: str) -> Iterator[Sessions]:
+def with_tables() -> None:
+    """Who asks for this beside `database_url` gets a database that holds our tables and the audit."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh, empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
+    filled = "with_tables" in request.fixturenames
+    if request.param == "sqlite":
+        path = tmp_path / "sam3.db"
+        if filled:
+            templates.copy_sqlite(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    server = request.getfixturevalue("postgresql_url")
+    name = f"test_{next(_database_numbers)}"
+    template = request.getfixturevalue("postgresql_template") if filled else None
+    templates.create_postgresql(server, name, template)
+    way = make_url(request.getfixturevalue("postgresql_way"))
+    yield way.set(database=name).render_as_string(hide_password=False)
+    templates.drop_postgresql(server, name)
+
+
+@pytest.fixture
+def sessions(database_url: str, with_tables: None) -> Iterator[Sessions]:
     """A session factory on a fresh database with our tables.
 
     However the test ends, the counters are then counted again from the rows, and any difference fails it; so does
     any commit that was somebody else's to make.
     """
     sessions = connect(database_url, connections=8)
+    yield sessions
     try:
-        upgrade(sessions)
-        audit.install(sessions)
-        yield sessions
         with reading(sessions) as session:
             found = differences(session) + audit.findings(session)
         assert not found, "the rows do not agree:\n" + "\n".join(found)

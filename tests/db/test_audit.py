@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 
 from db import leases
 from db.leases import Claim
-from db.migrate import upgrade
 from db.models import Chunk, ChunkState, Image, Result
 from db.session import Sessions, connect, read, write
 from tests.db import audit, scenario
@@ -17,11 +16,9 @@ from tests.integration.faults.farm import Verdict, judge
 
 
 @pytest.fixture
-def sessions(database_url: str) -> Iterator[Sessions]:
+def sessions(database_url: str, with_tables: None) -> Iterator[Sessions]:
     """Our tables with the audit, which here is allowed to find something."""
     sessions = connect(database_url)
-    upgrade(sessions)
-    audit.install(sessions)
     yield sessions
     sessions.kw["bind"].dispose()
 

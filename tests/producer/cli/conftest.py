@@ -12,8 +12,8 @@ import click
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from db.migrate import upgrade
 from db.session import Sessions, connect, reading
+from tests import templates
 from tests.db.recount import differences
 
 
@@ -60,14 +60,22 @@ def noted(engines: list[Engine], engine: Engine) -> Engine:
     return engine
 
 
+@pytest.fixture(scope="session")
+def plain_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with our tables and nothing else, to be copied."""
+    return templates.make_sqlite(tmp_path_factory.mktemp("template") / "sam3.db", audited=False)
+
+
 @pytest.fixture
 def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plain_template: Path
 ) -> Iterator[Shell]:
     """However the test ends, the counters are then counted again from the rows, and any difference fails it."""
     for name in [name for name in os.environ if name.startswith("SAM3_")]:
         monkeypatch.delenv(name)
-    url = f"sqlite:///{tmp_path / 'sam3.db'}"
+    database = tmp_path / "sam3.db"
+    templates.copy_sqlite(plain_template, database)
+    url = f"sqlite:///{database}"
     monkeypatch.setenv("SAM3_DATABASE_URL", url)
     monkeypatch.setenv("SAM3_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("SAM3_BROKER_URL", "redis://localhost:1/0")  # nobody listens there
@@ -83,7 +91,6 @@ def shell(
     home.mkdir()
     monkeypatch.chdir(home)
     sessions = connect(url)
-    upgrade(sessions)
     yield Shell(home, sessions, capsys)
     with reading(sessions) as session:
         found = differences(session)

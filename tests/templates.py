@@ -1,0 +1,75 @@
+"""Databases with our tables, made once a test process and copied for each test: a copy takes a tenth of the migrations.
+
+Each copy gets an identity of its own, as the migrations give one to each database. Knows nothing of tests.
+"""
+
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from sqlalchemy import update
+from sqlalchemy.engine import make_url
+
+from db.migrate import upgrade
+from db.models import Installation
+from db.session import Sessions, connect, sqlite_url
+from tests.db import audit
+
+POSTGRESQL = "template_of_tests"
+
+
+def make_sqlite(path: Path, *, audited: bool) -> Path:
+    """Make a file with our tables, and with the audit's notes if `audited`."""
+    _make(sqlite_url(path), audited)
+    return path
+
+
+def copy_sqlite(template: Path, path: Path) -> None:
+    shutil.copy(template, path)  # the mode too: the file is its owner's alone
+    _identify(connect(sqlite_url(path)))
+
+
+def make_postgresql(server: str) -> str:
+    """Make a database with our tables and the audit's notes on the server; return its name."""
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {POSTGRESQL}")
+    _make(_url(server, POSTGRESQL), audited=True)
+    return POSTGRESQL
+
+
+def create_postgresql(server: str, name: str, template: str | None) -> None:
+    """Create a database, empty or as a copy of the template."""
+    with psycopg.connect(server, autocommit=True) as admin:
+        # The server may sync nothing, so that copying files is quicker than logging each block of them.
+        like = f" TEMPLATE {template} STRATEGY FILE_COPY" if template else ""
+        admin.execute(f"CREATE DATABASE {name}{like}")
+    if template:
+        _identify(connect(_url(server, name)))
+
+
+def drop_postgresql(server: str, name: str) -> None:
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _make(url: str, audited: bool) -> None:
+    sessions = connect(url)
+    upgrade(sessions)
+    if audited:
+        audit.install(sessions)
+    _close(sessions)
+
+
+def _identify(sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        session.execute(update(Installation).values(identity=uuid4().hex))
+    _close(sessions)
+
+
+def _close(sessions: Sessions) -> None:
+    sessions.kw["bind"].dispose()  # a template that somebody is connected to cannot be copied
+
+
+def _url(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
