@@ -19,9 +19,18 @@ from tests.db import audit
 POSTGRESQL = "template_of_tests"
 
 
+def fill(url: str, *, audited: bool) -> None:
+    """Give an empty database our tables, and the audit's notes if `audited`, and leave it."""
+    sessions = connect(url)
+    upgrade(sessions)
+    if audited:
+        audit.install(sessions)
+    _close(sessions)
+
+
 def make_sqlite(path: Path, *, audited: bool) -> Path:
     """Make a file with our tables, and with the audit's notes if `audited`."""
-    _make(sqlite_url(path), audited)
+    fill(sqlite_url(path), audited=audited)
     return path
 
 
@@ -34,7 +43,7 @@ def make_postgresql(server: str) -> str:
     """Make a database with our tables and the audit's notes on the server; return its name."""
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {POSTGRESQL}")
-    _make(_url(server, POSTGRESQL), audited=True)
+    fill(_url(server, POSTGRESQL), audited=True)
     return POSTGRESQL
 
 
@@ -51,14 +60,6 @@ def create_postgresql(server: str, name: str, template: str | None) -> None:
 def drop_postgresql(server: str, name: str) -> None:
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _make(url: str, audited: bool) -> None:
-    sessions = connect(url)
-    upgrade(sessions)
-    if audited:
-        audit.install(sessions)
-    _close(sessions)
 
 
 def _identify(sessions: Sessions) -> None:

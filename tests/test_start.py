@@ -130,7 +130,7 @@ def test_a_signal_at_any_moment_ends_a_command_quietly_and_leaves_nothing_behind
         assert "Exception ignored" not in said
         # The signal itself ends a process that Python takes down already; a shell shows the same code then.
         assert process.returncode in (128 + number, -number, *OTHERWISE[name]), (delay, said)
-        wait_until(lambda: not left_of(home), "the end of all that it started", seconds=20)
+        wait_until(lambda: not left_of(home), "the end of all that it started")
 
 
 def test_what_was_ignored_when_we_were_started_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:

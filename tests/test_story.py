@@ -4,7 +4,6 @@ Only the model is a stand-in: what masks are right is told elsewhere.
 """
 
 import csv
-import time
 from pathlib import Path
 
 import pytest
@@ -117,10 +116,8 @@ def test_ctrl_c_finishes_the_batch_in_hand_and_leaves_the_rest_for_the_next_work
     worker = here.start("sam3-worker", "--gpus", "cpu", FAKE_SECONDS_PER_IMAGE="0.2")
     wait_until(lambda: done(sessions) >= 4, "the first batch")
 
-    began = time.monotonic()
     worker.interrupt()
     said = worker.wait(code=130)
-    assert time.monotonic() - began < 30
     assert "stopped; what was in hand is committed or back in the queue" in said
     status = here.json("sam3-status", "faces")
     assert status["chunks"]["running"] == 0

@@ -43,7 +43,7 @@ def test_flower_shows_nodes_and_runs_to_who_may_see_them_and_no_password_to_anyb
     wait_until(lambda: node in me.get("/workers"), "the node")  # from here on Flower hears its events
     run_id = runs.load(sessions, tmp_path / "pictures", runs.pictures(tmp_path / "pictures", 6), chunk_size=4)
     wait_until(lambda: scenario.run(sessions, run_id).state == "done", "the run")
-    wait_until(lambda: [row["state"] for row in me.tasks()] == ["SUCCESS"] * 2, "the tasks", seconds=20)
+    wait_until(lambda: [row["state"] for row in me.tasks()] == ["SUCCESS"] * 2, "the tasks")
     shows_the_run(me.tasks(), node)
     for page in (f"/worker/{node}", "/task/faces-00001.1", "/tasks", "/broker", "/metrics"):
         me.get(page)

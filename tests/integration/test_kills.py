@@ -63,7 +63,7 @@ def test_a_killed_child_and_then_a_killed_celery_parent_hold_nothing_up(
     more_results(sessions)
 
     os.kill(parent, signal.SIGKILL)
-    wait_until(lambda: is_gone(second), "the end of the orphan", seconds=10)
+    wait_until(lambda: is_gone(second), "the end of the orphan")
     third = busy_child(sessions, other_than=second)
     assert parent_of(third) != parent  # the launcher started a new node
 
@@ -83,7 +83,7 @@ def test_nodes_and_their_children_die_with_a_killed_launcher(here: Terminal, ses
     worker.process.kill()
     worker.process.wait()
     for pid in (parent, child):
-        wait_until(lambda pid=pid: is_gone(pid), "the end of the node", seconds=5)  # type: ignore[misc]
+        wait_until(lambda pid=pid: is_gone(pid), "the end of the node")  # type: ignore[misc]
 
 
 def test_a_terminated_worker_gives_its_chunk_back_within_seconds_also_when_its_broker_is_gone(

@@ -113,7 +113,7 @@ def test_no_canary_is_seen_while_a_task_fails_and_broker_and_database_refuse_the
 def a_task_fails(database: Database, browser: Browser) -> None:
     """With the traceback of an SQL error, which Flower shows."""
     database.admin.execute("ALTER TABLE result RENAME TO elsewhere")
-    wait_until(lambda: "FAILURE" in {row["state"] for row in browser.tasks()}, "a failed task", seconds=20)
+    wait_until(lambda: "FAILURE" in {row["state"] for row in browser.tasks()}, "a failed task")
     database.admin.execute("ALTER TABLE elsewhere RENAME TO result")
 
 

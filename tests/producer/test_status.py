@@ -1,5 +1,6 @@
 """What status says of a run: its JSON, its one line, and every reason why nothing moves."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
@@ -14,13 +15,15 @@ from db.session import Sessions, write
 from db.views import ErrorLine
 from producer.retry import cancel
 from producer.status import Standing, duration, told_errors, told_warnings
+from tests import templates
 from tests.db import scenario
 from tests.db.scenario import REJECTED, claim, commit, commit_all, done, failed, load, numbered
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(tmp_path: Path, sqlite_template: Path) -> str:
     """SQLite alone: the queries have tests of their own, on both databases."""
+    templates.copy_sqlite(sqlite_template, tmp_path / "sam3.db")
     return f"sqlite:///{tmp_path / 'sam3.db'}"
 
 
@@ -262,7 +265,7 @@ def test_the_table_leaves_out_what_is_zero_and_says_what_is_waited_for(sessions:
     assert "images 8 total, 4 pending, 4 segmented" in lines
     assert "chunks 2 total, 1 pending, 1 done" in lines
     assert "waiting waiting for a worker" in lines
-    assert "cpu1@here idle 0 s ago" in lines
+    assert [line for line in lines if re.fullmatch(r"cpu1@here idle \d+ s ago", line)]
 
 
 def test_the_table_shows_five_kinds_of_errors_unless_all_are_asked_for(sessions: Sessions) -> None:

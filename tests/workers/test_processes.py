@@ -175,7 +175,7 @@ time.sleep(60)
     assert exists(child)
     parent.kill()
     parent.wait()
-    wait_until(lambda: not exists(child), "the end of the child", seconds=5)
+    wait_until(lambda: not exists(child), "the end of the child")
 
 
 def test_a_child_whose_parent_is_gone_already_does_not_start(tmp_path: Path) -> None:

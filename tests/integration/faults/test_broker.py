@@ -184,7 +184,7 @@ def test_a_broker_that_was_the_replica_of_an_empty_one_for_a_while_is_waited_for
     try:
         other.wait_until_ready()
         server.client.replicaof(other.address, other.port)
-        wait_until(lambda: not server.client.exists(runs.queue(sessions)), "the other's data", seconds=10)
+        wait_until(lambda: not server.client.exists(runs.queue(sessions)), "the other's data")
         time.sleep(2)
         server.client.replicaof("NO", "ONE")
     finally:
@@ -264,7 +264,7 @@ def test_flower_may_stand_still_and_die(here: Terminal, sessions: Sessions, run_
     """F43."""
     port = free_port()
     flower = here.start("sam3-flower", "--port", str(port))
-    wait_until(lambda: answers(port), "Flower", seconds=20)
+    wait_until(lambda: answers(port), "Flower")
     os.kill(flower.process.pid, signal.SIGSTOP)
     time.sleep(1)
     flower.process.kill()

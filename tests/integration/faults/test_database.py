@@ -18,7 +18,7 @@ from db.session import Sessions, connect, write
 from tests.db import audit, scenario
 from tests.integration.faults import farm
 from tests.postgresql import Postgresql
-from tests.terminals import Terminal, wait_until
+from tests.terminals import PATIENCE, Terminal, wait_until
 
 IMAGES = 48
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -165,7 +165,7 @@ def test_two_transactions_that_wait_for_each_other_both_get_through(sessions: Se
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
     assert len(tries) == 3
 

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from db.models import Chunk, Worker
 from db.session import Sessions, read
+from tests import templates
 from tests.db import scenario
 from tests.integration.faults import farm
 from tests.integration.network import Host, Wire, two_hosts
@@ -58,10 +59,13 @@ def broker_url(hosts: Hosts, tmp_path: Path) -> Iterator[str]:
 def database_url(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> Iterator[str]:
     """SQLite, which hosts of this machine may share; or the way from here to a PostgreSQL server on the near host."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'sam3.db'}"
+        url = f"sqlite:///{tmp_path / 'sam3.db'}"
+        templates.fill(url, audited=True)
+        yield url
         return
     _, near, _ = hosts
     with serve(near.address, near.within) as server:
+        templates.fill(server.url, audited=True)
         yield server.url
 
 

@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -186,10 +185,8 @@ def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_o
     wait_until(lambda: segmented(here, running) >= 2, "the first batch")
     second = here.run(*command, code=2)
     assert second.stderr.startswith("sam3-run: error: another sam3-run works with ")
-    began = time.monotonic()
     running.interrupt()
     said = running.wait(code=130).splitlines()
-    assert time.monotonic() - began < 30
 
     assert "stopping: the batch in hand is finished first; once more to stop at once" in said
     assert said[-1] == "Next: the same command again goes on from here"

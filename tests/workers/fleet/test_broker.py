@@ -134,7 +134,7 @@ def test_sam3_broker_keeps_its_queue_over_a_restart_and_refuses_a_taken_port(ter
     assert Doorbells(app_on(url)).chunks() == {7}
 
     again.kill_group()  # the server is in a group of its own, and ends with its parent
-    wait_until(lambda: not _answers(port), "the end of the server", seconds=5)
+    wait_until(lambda: not _answers(port), "the end of the server")
     assert published_url(state) is None
 
 

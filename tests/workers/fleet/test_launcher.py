@@ -50,7 +50,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 def pids(tmp_path: Path, count: int) -> list[int]:
     """The numbers that the node's processes wrote, once all have."""
     file = tmp_path / "nodes" / "pids"
-    wait_until(lambda: file.exists() and len(file.read_text().split()) == count, "the node", seconds=10)
+    wait_until(lambda: file.exists() and len(file.read_text().split()) == count, "the node")
     return [int(pid) for pid in file.read_text().split()]
 
 
@@ -84,7 +84,7 @@ def test_a_gpu_belongs_to_one_launcher_of_the_machine_whatever_its_state_folder(
 
 def test_a_node_is_told_its_slot_its_settings_and_its_gpu(start: Start, tmp_path: Path) -> None:
     launcher = start("env > env.$SAM3_NODE; pwd > pwd.$SAM3_NODE", CPU0, Slot("gpu6", "6"))
-    wait_until(lambda: launcher.running() == 0, "the nodes", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the nodes")
     said = {}
     for node in ("cpu0", "gpu6"):
         lines = (tmp_path / "nodes" / f"env.{node}").read_text().splitlines()
@@ -101,7 +101,7 @@ def test_nodes_share_the_cores(start: Start, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("SAM3_CORES", "9")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     launcher = start('echo $SAM3_CORES $OMP_NUM_THREADS > "$SAM3_NODE"', CPU0, Slot("gpu6", "6"))
-    wait_until(lambda: launcher.running() == 0, "the nodes", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the nodes")
     assert (tmp_path / "nodes" / "cpu0").read_text() == "4 4\n"
     assert (tmp_path / "nodes" / "gpu6").read_text() == "4 1\n"
 
@@ -126,7 +126,7 @@ def test_no_secret_is_on_the_command_line_of_a_node(tmp_path: Path, monkeypatch:
 
 def test_what_a_node_says_goes_to_its_own_log(start: Start, tmp_path: Path) -> None:
     launcher = start("echo to stdout; echo to stderr >&2")
-    wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the node")
     assert (tmp_path / "logs" / "cpu0.log").read_text() == "to stdout\nto stderr\n"
 
 
@@ -153,7 +153,7 @@ def test_a_node_that_ends_is_started_again_after_a_pause_that_doubles(
 def test_a_node_that_has_failed_for_days_is_still_started_again(start: Start) -> None:
     launcher = start("exit 1")
     launcher._nodes[0].failures = 5000
-    wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the node")
     launcher.tend()
     assert launcher.failing()
 
@@ -164,7 +164,7 @@ def test_a_node_that_lived_long_is_started_again_at_once(start: Start, tmp_path:
     first, _ = pids(tmp_path, 2)
     launcher._nodes[0].started -= 61
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: launcher.running() == 0, "the end of the node", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the end of the node")
     launcher.tend()
     assert said == ["cpu0 ended (signal 9); starting it again in 0 s"]
     assert launcher.running() == 1
@@ -174,7 +174,7 @@ def test_a_node_that_lived_long_is_started_again_at_once(start: Start, tmp_path:
 def test_a_node_that_took_minutes_to_meet_three_faults_pauses_all_the_same(start: Start) -> None:
     said: list[str] = []
     launcher = start("exit 3", say=said.append)
-    wait_until(lambda: launcher.running() == 0, "the node", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the node")
     launcher._nodes[0].started -= 120
     launcher._nodes[0].faults = HOPELESS_FAILURES
     launcher.tend()
@@ -192,7 +192,7 @@ def test_draining_asks_the_whole_group_of_a_node(start: Start, tmp_path: Path) -
     launcher = start(WAITS)
     both = pids(tmp_path, 2)
     launcher.drain()
-    wait_until(lambda: all(map(gone, both)), "the end of both processes", seconds=10)
+    wait_until(lambda: all(map(gone, both)), "the end of both processes")
     assert launcher.running() == 0
 
 
@@ -211,18 +211,18 @@ def test_a_child_that_outlives_its_node_is_ended_before_the_node_starts_again(st
     launcher = start(WAITS)
     parent, child = pids(tmp_path, 2)
     os.kill(parent, signal.SIGKILL)
-    wait_until(lambda: launcher.running() == 0, "the end of the node", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the end of the node")
     launcher.tend()
-    wait_until(lambda: gone(child), "the end of the child", seconds=10)
+    wait_until(lambda: gone(child), "the end of the child")
 
 
 def test_killing_ends_also_what_an_ended_node_left_behind(start: Start, tmp_path: Path) -> None:
     launcher = start(WAITS)
     parent, child = pids(tmp_path, 2)
     os.kill(parent, signal.SIGKILL)
-    wait_until(lambda: launcher.running() == 0, "the end of the node", seconds=10)
+    wait_until(lambda: launcher.running() == 0, "the end of the node")
     launcher.kill()
-    wait_until(lambda: gone(child), "the end of the child", seconds=10)
+    wait_until(lambda: gone(child), "the end of the child")
 
 
 def test_locks_are_not_put_where_somebody_else_could_have_put_links(start: Start, tmp_path: Path) -> None:

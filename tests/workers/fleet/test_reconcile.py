@@ -22,7 +22,7 @@ from db.presence import Process
 from db.runs import begin_delete, cancel_run
 from db.session import Sessions, reading, write
 from tests.db import scenario
-from tests.terminals import wait_until
+from tests.terminals import PATIENCE, wait_until
 from tests.workers import runs
 from workers.errors import Unreachable
 from workers.fleet.broker import Doorbells
@@ -355,11 +355,11 @@ def test_a_leader_that_stops_looks_once_more_and_hands_over(sessions: Sessions, 
     stop = threading.Event()
     running = threading.Thread(target=leader.run, args=(stop,))
     running.start()
-    wait_until(lambda: holder(sessions) == this_process(), "the leader", seconds=10)
+    wait_until(lambda: holder(sessions) == this_process(), "the leader")
     assert not next_one.step()
     other.kill()
     stop.set()
-    running.join(10)
+    running.join(PATIENCE)
     assert scenario.chunk(sessions, claim.chunk_id).state in ("pending", "queued")
     assert next_one.step()
 
@@ -385,19 +385,19 @@ def test_a_database_that_goes_away_is_waited_for(
     name = make_url(database_url).database
     with psycopg.connect(postgresql_url, autocommit=True) as admin:
         try:
-            wait_until(lambda: holder(sessions) == this_process(), "the leader", seconds=10)
+            wait_until(lambda: holder(sessions) == this_process(), "the leader")
             admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-            wait_until(lambda: "waits for the database" in caplog.text, "a failing round", seconds=10)
+            wait_until(lambda: "waits for the database" in caplog.text, "a failing round")
         finally:
             admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         try:
             assert running.is_alive()
             run_id = scenario.load(sessions, scenario.numbered(4))
-            wait_until(lambda: scenario.chunks(sessions, run_id)[0].state == "queued", "its next round", seconds=10)
+            wait_until(lambda: scenario.chunks(sessions, run_id)[0].state == "queued", "its next round")
         finally:
             stop.set()
-            running.join(10)
+            running.join(PATIENCE)
     assert all(record.exc_info is None for record in caplog.records)
 
 

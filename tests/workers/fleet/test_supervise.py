@@ -20,7 +20,7 @@ from workers.fleet.reconcile import Reconciler
 from workers.fleet.supervise import STOP_SIGNALS, supervise
 from workers.settings import Settings
 
-POLITE = "exec sleep 60"
+POLITE = "exec sleep 3600"
 DEAF = "trap '' TERM; while :; do sleep 1; done"
 
 Run = Callable[..., tuple[signal.Signals | None, float]]
@@ -46,12 +46,15 @@ class Stuck(Idle):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Supervise one node until it is over; return the signal that ended it and how long that took."""
+    """Supervise one node until it is over; return the signal that ended it and how long that took.
+
+    What no test waits for takes an hour: that a test ends at all is the proof that it was not waited for.
+    """
 
     def supervised(
         script: str,
         *signals: tuple[float, signal.Signals],
-        grace: float = 30,
+        grace: float = 3600,
         over: Callable[[], bool] = lambda: False,
         reconciler: type[Idle] = Idle,
     ) -> tuple[signal.Signals | None, float]:
@@ -83,9 +86,8 @@ def test_it_ends_by_itself_when_the_work_is_over(run: Run) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_drains_the_nodes_and_is_told(run: Run, number: signal.Signals) -> None:
-    asked, seconds = run(POLITE, (0.3, number))
+    asked, _ = run(POLITE, (0.3, number))
     assert asked is number
-    assert seconds < 5
 
 
 def test_a_signal_too_many_does_not_kill_the_process_on_its_way_out(run: Run) -> None:
@@ -98,9 +100,8 @@ def test_a_signal_too_many_does_not_kill_the_process_on_its_way_out(run: Run) ->
 
 def test_a_reconciler_whose_database_stands_still_is_not_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervising, "LEAVE_SECONDS", 0.2)
-    asked, seconds = run(POLITE, (0.3, signal.SIGTERM), reconciler=Stuck)
+    asked, _ = run(POLITE, (0.3, signal.SIGTERM), reconciler=Stuck)
     assert asked is signal.SIGTERM
-    assert seconds < 5
 
 
 def test_a_third_signal_ends_the_process_whatever_it_waits_for() -> None:
@@ -117,10 +118,10 @@ def test_a_third_signal_ends_the_process_whatever_it_waits_for() -> None:
 def test_a_second_signal_ends_deaf_nodes_at_once(run: Run) -> None:
     asked, seconds = run(DEAF, (0.3, signal.SIGINT), (0.8, signal.SIGINT))
     assert asked is signal.SIGINT
-    assert 0.7 < seconds < 5
+    assert seconds > 0.7
 
 
 def test_deaf_nodes_are_ended_when_the_grace_is_over(run: Run) -> None:
     asked, seconds = run(DEAF, (0.3, signal.SIGTERM), grace=0.5)
     assert asked is signal.SIGTERM
-    assert 0.7 < seconds < 5
+    assert seconds > 0.5

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.terminals import PATIENCE
 from workers.errors import ErrorClass
 from workers.inference import masks
 from workers.inference.caps import GOOD_BATCHES, Cap, Caps
@@ -160,7 +161,7 @@ def test_closing_during_a_forward_pass_waits_for_that_one_only(fake: Any, photog
     closing.start()
     time.sleep(0.1)
     fake.gate.set()
-    closing.join(30)
+    closing.join(PATIENCE)
     assert not closing.is_alive()
     assert len(fake.batches) <= before + 1
     assert our_threads() == []

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.terminals import PATIENCE
 from workers.inference.channel import Closed
 from workers.inference.readahead import ReadAhead, left_behind
 
@@ -72,13 +73,11 @@ def test_a_close_while_items_are_submitted_waits_for_nothing_and_leaves_no_threa
                 ahead.submit(1)
 
     for _ in range(50):
-        ahead = ReadAhead(work, threads=2, seconds=60)
+        ahead = ReadAhead(work, threads=2, seconds=3600)
         submitting = threading.Thread(target=submit_on_and_on, args=(ahead,))
         submitting.start()
         time.sleep(0.002)
-        began = time.monotonic()
         ahead.close()
-        assert time.monotonic() - began < 30
         submitting.join()
     assert threading.active_count() == before
 
@@ -100,7 +99,7 @@ def test_a_close_while_a_hanging_item_is_waited_for_ends_and_says_closed(work: C
     taking.start()
     time.sleep(0.1)
     ahead.close()
-    taking.join(30)
+    taking.join(PATIENCE)
     assert told == [Closed, Closed]
 
 
