@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-newest check chaos bench bench-rows clean
+PYTEST := -m pytest -n 2 --dist worksteal
+
+.PHONY: help install demo test test-all test-newest check chaos bench bench-rows clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -31,10 +33,13 @@ test-newest:  ## Run the suite with the newest dependencies that pyproject.toml 
 	@$(PYTHON) -m venv .venv-newest
 	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'
 	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check --upgrade --editable '.[all]' --group test
-	@.venv-newest/bin/python -m pytest -n 2 --dist worksteal
+	@.venv-newest/bin/python $(PYTEST)
 
-test: $(INSTALLED)  ## Run the whole suite, with real servers and processes
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 minutes on 2 cores)
+	@$(BIN)/python $(PYTEST) -m 'not long'
+
+test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (12 minutes on 2 cores)
+	@$(BIN)/python $(PYTEST)
 
 check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format"; exit 1; }

@@ -1,7 +1,10 @@
 """Any interleaving of owners, reconcilers and operators that Hypothesis can make up: nothing lost, nothing twice."""
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,25 +19,34 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
+    run_state_machine_as_test,
 )
 from sqlalchemy import select
 
 from db import doorbells, leases, redo, runs
 from db.choices import Redo
 from db.leases import MAX_ATTEMPTS, Claim, LeaseLost, Outcome
-from db.migrate import upgrade
 from db.models import LIVE, STOPPED, Result
 from db.runs import RetryFilter
 from db.session import Sessions, connect, now, read, write
+from tests import templates
 from tests.db import scenario
 from tests.db.recount import differences
 
-pytestmark = pytest.mark.timeout(600)  # a failure is made smaller before it is told
+pytestmark = pytest.mark.timeout(1200)  # a failure is made smaller before it is told
 
 IMAGES = 9
 CHUNK = 4
 OWNERS = st.integers(1, 3)
 MANY = 400  # more steps than working everything off ever takes
+
+
+@cache
+def template() -> Path:
+    """A database with our tables, made once: Hypothesis makes its examples without fixtures."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return templates.make_sqlite(folder / "sam3.db", audited=False)
 
 
 class Leases(RuleBasedStateMachine):
@@ -45,8 +57,9 @@ class Leases(RuleBasedStateMachine):
     @initialize()
     def load(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.sessions: Sessions = connect(f"sqlite:///{Path(self.folder.name) / 'sam3.db'}")
-        upgrade(self.sessions)
+        database = Path(self.folder.name) / "sam3.db"
+        templates.copy_sqlite(template(), database)
+        self.sessions: Sessions = connect(f"sqlite:///{database}")
         self.workers = [scenario.worker(self.sessions, pid) for pid in (1, 2, 3)]
         self.run_id = scenario.load(self.sessions, scenario.numbered(IMAGES), chunk_size=CHUNK)
         self.fences: dict[int, int] = {}
@@ -201,12 +214,15 @@ class Leases(RuleBasedStateMachine):
         assert not read(self.sessions, differences)
 
 
-Leases.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
+AS_EVERY_TIME = settings(
+    stateful_step_count=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-TestLeases = Leases.TestCase
+
+
+def test_no_short_look_at_interleavings_finds_anything_lost_or_twice() -> None:
+    run_state_machine_as_test(Leases, settings=settings(AS_EVERY_TIME, max_examples=8))
+
+
+@pytest.mark.long
+def test_no_long_look_at_interleavings_finds_anything_lost_or_twice() -> None:
+    run_state_machine_as_test(Leases, settings=settings(AS_EVERY_TIME, max_examples=60))

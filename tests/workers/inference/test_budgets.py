@@ -18,7 +18,7 @@ MASK_BYTES = 288 * 288 * 4
 SHAPE_BYTES = 2 * 8  # which the library sends in each run of the heads
 MB = 10**6
 
-pytestmark = pytest.mark.timeout(600)  # some twenty thousand operations, each seen by Python
+pytestmark = pytest.mark.long  # some twenty thousand operations, each seen by Python
 
 
 @pytest.fixture(scope="module")
