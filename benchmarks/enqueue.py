@@ -31,10 +31,10 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.engine import make_url
 
 from benchmarks.timing import Row, as_rows, table
-from db import doorbells, intake, leases, presence
+from db import doorbells, intake, presence
 from db.chunks import add_chunks
+from db.claims import Claim, FoundInstance, ImageDone, PromptResult
 from db.intake import Frozen, Source
-from db.leases import Claim, FoundInstance, ImageDone, PromptResult
 from db.migrate import upgrade
 from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
 from producer.enqueue import Request, record
@@ -276,11 +276,11 @@ def after(url: str, table: Path) -> Aftermath:
         run = intake.find_run(session, REQUEST.name)
     assert run is not None
     worker = write(sessions, presence.register, "gpu0@bench", this_process())
-    claims, commits = [], []
+    claimed, commits = [], []
     for rung in write(sessions, doorbells.ring_pending, run.id, CHUNKS_WORKED):
-        claim, *spent = timed(sessions, leases.claim, run.id, rung.chunk_id, worker)
-        claims.append(spent)
-        commits += [timed(sessions, leases.commit, claim, batch)[1:] for batch in found(claim)]
+        claim, *spent = timed(sessions, claims.claim, run.id, rung.chunk_id, worker)
+        claimed.append(spent)
+        commits += [timed(sessions, claims.commit, claim, batch)[1:] for batch in found(claim)]
     finish(sessions, run.id)
     began = time.perf_counter()
     Standing(sessions, run.id)
@@ -289,8 +289,8 @@ def after(url: str, table: Path) -> Aftermath:
     return Aftermath(
         database=make_url(url).get_backend_name(),
         rows=run.source_rows,
-        claim_ms=1000 * statistics.median(seconds for seconds, _ in claims),
-        claim_statements=max(count for _, count in claims),
+        claim_ms=1000 * statistics.median(seconds for seconds, _ in claimed),
+        claim_statements=max(count for _, count in claimed),
         commit_ms=1000 * statistics.median(seconds for seconds, _ in commits),
         commit_statements=max(count for _, count in commits),
         status_ms=1000 * status,

@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 
 from benchmarks.timing import Row, table
-from db import doorbells, intake, leases, presence
+from db import claims, doorbells, intake, presence
+from db.claims import FoundInstance, ImageDone, PromptResult
 from db.intake import Frozen, NewRow, Source
-from db.leases import FoundInstance, ImageDone, PromptResult
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, write
 from producer.enqueue import Request, record
@@ -105,7 +105,7 @@ def commit_on_and_on(
     commits, errors, longest = 0, 0, 0.0
     go.wait()
     chunk_id = number + 1
-    while not stop.is_set() and (claim := write(sessions, leases.claim, run_id, chunk_id, worker)):
+    while not stop.is_set() and (claim := write(sessions, claims.claim, run_id, chunk_id, worker)):
         for first in range(0, len(claim.images), BATCH):
             outcomes = [
                 ImageDone(image.id, 1024, 1024, (PromptResult(image.prompt_ids[0], 0.9, False, masks()),))
@@ -113,7 +113,7 @@ def commit_on_and_on(
             ]
             began = time.monotonic()
             try:
-                write(sessions, leases.commit, claim, outcomes)
+                write(sessions, claims.commit, claim, outcomes)
                 commits += 1
             except Exception as error:
                 print(f"committer {number}: {error}")

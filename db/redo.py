@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from db.choices import Redo
 from db.chunks import add_chunks, rowcount, take_out
-from db.exported import reading_of
 from db.models import LIVE, Chunk, Image, ImageState, Result, Run, RunState
 from db.runs import reopen
+from db.views.results import reading_of
 
 ENDED = (ImageState.DONE, ImageState.FAILED)
 

@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 from sqlalchemy.orm import Session
 
-from db.exported import ExportedImage, ExportedInstance, sample_rows, some_images
 from db.models import ImageState
 from db.session import Sessions, read
-from db.views import RunView
+from db.views.results import ExportedImage, ExportedInstance, sample_rows, some_images
+from db.views.status import RunView
 from producer.exports.marks import JPEG_COMMENT
 from producer.exports.targets import Targets
 

@@ -12,7 +12,7 @@ from db.models import RunState
 from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
 from db.runs import RetryFilter, reopen
 from db.session import Sessions, read, reading, write
-from db.views import OVER, RunGone, RunView, progress, run_view
+from db.views.status import OVER, RunGone, RunView, progress, run_view
 from producer.looking import stat_files
 from producer.retry import retry
 from workers.edge import counted

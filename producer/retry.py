@@ -13,7 +13,7 @@ from db.models import RunState
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.slices import in_slices
-from db.views import run_view
+from db.views.status import run_view
 from workers.errors import UsageError
 
 Tell = Callable[[int, int], None]  # called with how many images have been handled, of how many

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from db import views
 from db.models import RunState
 from db.session import Sessions, read
-from db.views import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
+from db.views import status
+from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
 from workers.edge import counted
 from workers.errors import CURABLE
 
@@ -47,12 +47,12 @@ class Standing:
         read(sessions, self._look, run_id)
 
     def _look(self, session: Session, run_id: int) -> None:
-        self.progress: Progress = views.progress(session, run_id)
+        self.progress: Progress = status.progress(session, run_id)
         images = self.progress.images
         bad = images.failed + images.rejected
-        self.errors: list[ErrorLine] = views.errors(session, run_id) if bad else []
-        self.warnings: list[WarningLine] = views.warnings(session, run_id) if self.progress.warned else []
-        self.workers: list[WorkerLine] = views.workers(session)
+        self.errors: list[ErrorLine] = status.errors(session, run_id) if bad else []
+        self.warnings: list[WarningLine] = status.warnings(session, run_id) if self.progress.warned else []
+        self.workers: list[WorkerLine] = status.workers(session)
 
     @property
     def over(self) -> bool:
@@ -203,7 +203,7 @@ class AllRuns:
 
     def __init__(self, sessions: Sessions) -> None:
         self.standings: list[Standing] = []
-        for run_id in read(sessions, views.run_ids):
+        for run_id in read(sessions, status.run_ids):
             with suppress(RunGone):  # deleted since we asked
                 self.standings.append(Standing(sessions, run_id))
 

@@ -104,7 +104,7 @@ def _explain_database(error: Exception) -> tuple[int, str] | None:
     from sqlalchemy.exc import DBAPIError, OperationalError
 
     from db.session import DatabaseUnusable, OutcomeUnknown
-    from db.views import RunGone
+    from db.views.status import RunGone
 
     match error:
         case RunGone():
@@ -185,7 +185,7 @@ def open_database(url: str, connections: int = 2, *, create: bool = False, run_f
 def identified(settings: "Settings", sessions: "Sessions") -> "Settings":
     """The settings, and whose doorbells these are: nodes and broker tools need to know the database by its identity."""
     from db.session import read
-    from db.views import identity
+    from db.views.status import identity
 
     return settings.model_copy(update={"identity": read(sessions, identity)})
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.leases import Claim, ImageFailed, Outcome
+from db.claims import Claim, ImageFailed, Outcome
 from db.refusals import is_refused
 from db.session import Sessions, read
-from db.views import RunView, some_done_path
+from db.views.status import RunView, some_done_path
 from workers.errors import ErrorClass, first_line
 from workers.inference import selftest
 from workers.inference.pipeline import Segmenter

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import views
 from db.session import Sessions, parse_url, reading
+from db.views import status
 from workers import edge
 from workers.app import create_app
 from workers.edge import say
@@ -72,7 +72,7 @@ class EmptyQueue:
     def over(self) -> bool:
         try:
             with reading(self._sessions) as session:
-                unfinished = views.unfinished_runs(session)
+                unfinished = status.unfinished_runs(session)
         except SQLAlchemyError:  # away for now: the reconciler says so, and everybody waits for it
             return False
         if unfinished and time.monotonic() > self._next_line:
@@ -92,7 +92,7 @@ def check_runs(sessions: Sessions, settings: Settings) -> None:
     """
     check_models([], settings)
     with reading(sessions) as session:
-        runs = views.active_models(session)
+        runs = status.active_models(session)
     faults: dict[str, Sam3Error] = {}
     for model in dict.fromkeys(model for _, model in runs):
         try:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult, above
-from db.views import RunView
+from db.claims import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult, above
+from db.views.status import RunView
 from workers.errors import ErrorClass
 from workers.inference import pipeline
 from workers.inference.images import ReadRules

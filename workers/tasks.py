@@ -13,12 +13,12 @@ from celery import current_app, shared_task
 from celery.signals import worker_process_init
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
+from db.claims import Claim, ImageFailed, LeaseLost, Outcome
 from db.doorbells import is_rung
-from db.leases import Claim, ImageFailed, LeaseLost, Outcome
 from db.models import STOPPED, RunState
 from db.runs import state_of
 from db.session import DatabaseUnusable, read
-from db.views import RunView, prompt_texts, run_view
+from db.views.status import RunView, prompt_texts, run_view
 from workers.contract import TASK, BadMessage, Doorbell
 from workers.errors import ErrorClass, first_line, one_line
 from workers.faults import check_model, check_mount, is_infrastructure, ruins_process

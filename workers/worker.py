@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Self, cast
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import doorbells, leases, presence
-from db.leases import Claim, ImageDone, LeaseLost, Outcome
+from db import claims, doorbells, presence
+from db.claims import Claim, ImageDone, LeaseLost, Outcome
 from db.migrate import ensure_schema
 from db.models import RunState
 from db.session import Sessions, connect, read, write
-from db.views import RunView, active_runs, identity, run_view
+from db.views.status import RunView, active_runs, identity, run_view
 from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line, one_line
 from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
@@ -207,8 +207,8 @@ class Worker:
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
         """The first worker freezes what it loaded into the run; others must have loaded the same."""
         facts = segmenter.facts
-        mine = leases.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
-        frozen = write(self.sessions, leases.agree_on_model, run.id, mine, run.uid)
+        mine = claims.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
+        frozen = write(self.sessions, claims.agree_on_model, run.id, mine, run.uid)
         if frozen is not None and (frozen.weights_sha256, frozen.dtype) != (mine.weights_sha256, mine.dtype):
             raise Declined(
                 f"it began with weights {frozen.weights_sha256[:12]} in {frozen.dtype}, "
@@ -220,7 +220,7 @@ class Worker:
 
     def claim(self, run_id: int, chunk_id: int, uid: str | None = None) -> Claim | None:
         """None: it is somebody else's, or finished, or the run is not the one of `uid` any more."""
-        claim = write(self.sessions, leases.claim, run_id, chunk_id, self.id, self.settings.lease_seconds, uid)
+        claim = write(self.sessions, claims.claim, run_id, chunk_id, self.id, self.settings.lease_seconds, uid)
         if claim is not None:
             self.progressed()
             self._claim = claim
@@ -229,7 +229,7 @@ class Worker:
 
     def begin_range(self, claim: Claim, first_row: int, last_row: int) -> None:
         """Record which rows are opened next: should this process die of one, they are the suspects."""
-        write(self.sessions, leases.begin_range, claim, first_row, last_row, self.settings.lease_seconds)
+        write(self.sessions, claims.begin_range, claim, first_row, last_row, self.settings.lease_seconds)
 
     def progressed(self) -> None:
         """Some stage finished something. The lease is renewed only while that happens now and then."""
@@ -263,7 +263,7 @@ class Worker:
         self._does |= {"images": self._images, "images_per_second": self._rate()}
 
         def work(session: Session) -> bool:
-            finished = leases.commit(session, claim, outcomes, self.settings.lease_seconds)
+            finished = claims.commit(session, claim, outcomes, self.settings.lease_seconds)
             presence.report(session, self.id, **self._does)
             return finished
 
@@ -274,7 +274,7 @@ class Worker:
             self._recent.pop()
             raise
         except LeaseLost:  # or the answer to our own commit was, with the connection
-            landed = read(self.sessions, leases.landed, claim, outcomes)
+            landed = read(self.sessions, claims.landed, claim, outcomes)
             if landed is None:
                 raise
             finished = landed
@@ -287,12 +287,12 @@ class Worker:
     def release(self, claim: Claim, reason: str | None = None) -> None:
         """Give the chunk back with its attempt; if the database is away, the end of the lease does it."""
         try:
-            write(self.sessions, leases.release, claim, None if reason is None else one_line(reason))
+            write(self.sessions, claims.release, claim, None if reason is None else one_line(reason))
         except SQLAlchemyError as error:
             log.warning("chunk %d comes back when its lease is over: %s", claim.number, first_line(error))
 
     def fail(self, claim: Claim, error: Exception) -> None:
-        write(self.sessions, leases.fail_attempt, claim, one_line(f"{type(error).__name__}: {error}"))
+        write(self.sessions, claims.fail_attempt, claim, one_line(f"{type(error).__name__}: {error}"))
 
     def end_process(self, reason: str) -> None:
         """End at once, without a word to Celery, which starts a fresh process in our place. It is a fault."""
@@ -362,7 +362,7 @@ class Worker:
         return time.monotonic() - self._progress > self.settings.stall_seconds
 
     def _renew(self, claim: Claim) -> None:
-        if not write(self.sessions, leases.heartbeat, claim, self.settings.lease_seconds):
+        if not write(self.sessions, claims.heartbeat, claim, self.settings.lease_seconds):
             self._lost = claim  # or it just ended: nobody asks for it any more then
 
 

@@ -12,10 +12,10 @@ def complete_run(context: click.Context, parameter: click.Parameter, incomplete:
 
 def _run_names() -> list[str]:
     try:
-        from db import views
         from db.session import connect, read
+        from db.views import status
         from workers.settings import load_settings
 
-        return read(connect(load_settings().database_url, connections=1, create=False), views.run_names)
+        return read(connect(load_settings().database_url, connections=1, create=False), status.run_names)
     except Exception:  # an error here would be printed into what somebody is typing
         return []

@@ -8,12 +8,12 @@ from typing import Any
 import click
 from sqlalchemy.exc import DBAPIError
 
-from db import views
-from db.exported import ExportedImage
 from db.models import RunState
 from db.refusals import passes
 from db.session import describe_failure, read
-from db.views import RunView
+from db.views import status
+from db.views.results import ExportedImage
+from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.found import Found, find_run
 from producer.cli.progress import Meter
@@ -158,9 +158,9 @@ def exporter(format: str) -> Export:
 
 
 def view_of(found: Found) -> RunView:
-    view = read(found.sessions, views.run_view, found.run_id)
+    view = read(found.sessions, status.run_view, found.run_id)
     if view is None:
-        raise views.RunGone
+        raise status.RunGone
     return view
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db import views
 from db.runs import run_id_of, state_of
 from db.session import DatabaseUnusable, Sessions, parse_url, read, sqlite_url
+from db.views import status
 from producer import stopping
 from producer.cli.run_folder import is_run_folder, read_run_file
 from workers import edge
@@ -65,7 +65,7 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
     run_file = None if folder is None else folder / edge.RUN_FILE
     sessions = edge.open_database(settings.database_url, run_file=run_file)
     run_id = read(sessions, run_id_of, name)
-    names = read(sessions, views.run_names) if run_id is None else []
+    names = read(sessions, status.run_names) if run_id is None else []
     if run_id is None:
         there_are = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
         hint = f"; the folder {run} holds no {edge.RUN_FILE}" if folder is None and Path(run).is_dir() else ""

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from db.session import reading
-from db.views import ImageCounts, progress
+from db.views.status import ImageCounts, progress
 from producer.check_files import check_files
 from producer.cli.options import (
     exit_code,

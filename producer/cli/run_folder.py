@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from db import private, views
-from db.inputs import run_inputs
+from db import private
 from db.session import Sessions, read, sqlite_url
+from db.views import status
+from db.views.inputs import run_inputs
 from producer.exports.names import numbered
 from producer.exports.targets import Targets
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
@@ -118,7 +119,7 @@ def hints(sessions: Sessions, output: Path, run: str, database: str, *, shared: 
     if not shared:
         same = f"Use another output folder: {elsewhere(output)}; or the same settings"
         return Hints(same, shlex.quote(str(output)), copy)
-    free = numbered(run, read(sessions, views.run_names).__contains__)
+    free = numbered(run, read(sessions, status.run_names).__contains__)
     advice = f"Give this one another name and folder: {elsewhere(output, free)}; or the same settings"
     if is_run_folder(output):
         return Hints(advice, shlex.quote(str(output)), copy)
@@ -198,6 +199,6 @@ def check_targets(targets: Targets) -> None:
 
 def refuse_other_runs_state(sessions: Sessions, output: Path, name: str) -> None:
     """Of a folder whose run.yaml is not written yet, or gone, the database says whose it is."""
-    others = [] if is_run_folder(output) else [run for run in read(sessions, views.run_names) if run != name]
+    others = [] if is_run_folder(output) else [run for run in read(sessions, status.run_names) if run != name]
     if others:
         raise _belongs_to(output, f"run {others[0]}")

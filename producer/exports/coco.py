@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from db.exported import ExportedImage, ExportedInstance
 from db.models import ImageState
-from db.views import RunView
+from db.views.results import ExportedImage, ExportedInstance
+from db.views.status import RunView
 from producer.exports.boxes import NO_BOX, Box, tight_boxes
 from producer.exports.common import Progress, Request, Summary, counted, wanted
 from producer.slugs import prompt_slugs

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.exported import ExportedImage, ExportedInstance, ExportedResult, exported_images
 from db.session import Sessions, read
-from db.views import OVER, RunView
+from db.views.results import ExportedImage, ExportedInstance, ExportedResult, exported_images
+from db.views.status import OVER, RunView
 from producer.exports.so_far import require_exportable
 from producer.exports.targets import Targets
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from db.exported import ExportedImage, ExportedInstance, ExportedResult
 from db.models import ImageState
-from db.views import RunView
+from db.views.results import ExportedImage, ExportedInstance, ExportedResult
+from db.views.status import RunView
 from producer.exports.common import (
     Progress,
     Request,

@@ -11,9 +11,9 @@ from typing import Self
 
 from sqlalchemy.orm import Session
 
-from db.exported import ExportedImage, some_images
 from db.session import Sessions, read
-from db.trail import ChunkSoFar, chunks_again, done_rows, next_chunks
+from db.views.results import ExportedImage, some_images
+from db.views.trail import ChunkSoFar, chunks_again, done_rows, next_chunks
 from producer.exports.common import Request
 from producer.exports.png import MaskWriter
 from producer.exports.targets import Targets

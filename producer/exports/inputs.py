@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from db.inputs import RunInput, recorded_paths, run_inputs
 from db.session import Sessions, read
+from db.views.inputs import RunInput, recorded_paths, run_inputs
 
 
 class Inputs:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from db.exported import ExportedInstance
-from db.views import RunView
+from db.views.results import ExportedInstance
+from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, MASK_MARK
 
 MANIFEST = ".sam3-masks.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from db.exported import ExportedImage, ExportedResult
 from db.models import ImageState
+from db.views.results import ExportedImage, ExportedResult
 from producer.exports.common import Progress, Request, Summary, counted, wanted
 from producer.exports.drawing import draw  # needs numpy, Pillow and pycocotools
 from producer.exports.mask_folder import (

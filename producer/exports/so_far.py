@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import views
 from db.models import Run, RunState
-from db.views import OVER
+from db.views import status
+from db.views.status import OVER
 from producer.stopping import refusal
 from workers.errors import NotOver
 
@@ -36,10 +36,10 @@ def how_far(session: Session, run_id: int) -> SoFar:
     """Raises `NoSuchRun` for a run that is being deleted: what is left of it means nothing. Raises `RunGone`."""
     row = session.execute(select(Run.name, Run.state).where(Run.id == run_id)).one_or_none()
     if row is None:
-        raise views.RunGone
+        raise status.RunGone
     if row.state == RunState.DELETING:
         raise refusal(row.name, row.state)
-    progress = views.progress(session, run_id)
+    progress = status.progress(session, run_id)
     images = progress.images
     total = images.total - images.duplicate - images.rejected
     return SoFar(progress.run, progress.state, total - images.pending, total, images.cancelled)

@@ -5,7 +5,7 @@ from collections import Counter
 from sqlalchemy import ColumnElement, ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
-from db.leases import MAX_ATTEMPTS
+from db.claims import MAX_ATTEMPTS
 from db.models import LIVE, Chunk, Image, ImageState, Run, RunState
 from tests.db import audit
 from tests.db.recount import differences

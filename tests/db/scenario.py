@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from db import doorbells, intake, leases, presence, runs
+from db import claims, doorbells, intake, presence, runs
+from db.claims import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, PromptResult
 from db.intake import Frozen, NewRow, Source
-from db.leases import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, PromptResult
 from db.models import Chunk, Image, Run
 from db.presence import Process
 from db.runs import RetryFilter
@@ -95,7 +95,7 @@ def try_claim(sessions: Sessions, run_id: int, chunk_id: int | None = None, work
         chunk_id = rung[0].chunk_id
     else:
         write(sessions, doorbells.ring_pending, run_id, 1000)
-    return write(sessions, leases.claim, run_id, chunk_id, worker_id)
+    return write(sessions, claims.claim, run_id, chunk_id, worker_id)
 
 
 def done(image: ClaimedImage, *scores: float) -> ImageDone:
@@ -108,8 +108,8 @@ def failed(image: ClaimedImage, error_class: str = "truncated") -> ImageFailed:
     return ImageFailed(image.id, error_class, f"{image.path}: cannot be read")
 
 
-def commit(sessions: Sessions, held: Claim, outcomes: Iterable[leases.Outcome]) -> bool:
-    return write(sessions, leases.commit, held, list(outcomes))
+def commit(sessions: Sessions, held: Claim, outcomes: Iterable[claims.Outcome]) -> bool:
+    return write(sessions, claims.commit, held, list(outcomes))
 
 
 def commit_all(sessions: Sessions, held: Claim, *scores: float) -> bool:
@@ -174,7 +174,7 @@ def take_back(sessions: Sessions, held: Claim, *, crashed: bool = True) -> bool:
     """What the reconciler does when the lease is over."""
     lease_runs_out(sessions, held)
     [found] = [one for one in running(sessions) if one.chunk_id == held.chunk_id]
-    return write(sessions, leases.take_back, found, crashed=crashed)
+    return write(sessions, claims.take_back, found, crashed=crashed)
 
 
 def cancel(sessions: Sessions, run_id: int) -> int:
@@ -207,6 +207,6 @@ def retry(sessions: Sessions, run_id: int, which: RetryFilter = EVERYTHING) -> i
     return in_slices(sessions, partial(runs.retry_slice, which=which), run_id)
 
 
-def running(sessions: Sessions) -> list[leases.RunningChunk]:
+def running(sessions: Sessions) -> list[claims.RunningChunk]:
     with reading(sessions) as session:
-        return leases.running_chunks(session)
+        return claims.running_chunks(session)

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from db import leases
-from db.leases import Claim
+from db import claims
+from db.claims import Claim
 from db.models import Chunk, ChunkState, Image, Result
 from db.session import Sessions, connect, read, write
 from tests.db import audit, scenario
@@ -41,7 +41,7 @@ def test_late_commits_are_unexpected_if_nobody_looks_at_the_fence(
     """The bug that everything is built against. Its rows agree with each other: only the audit sees it."""
     first, second = claimed_twice(sessions, run_id)
     monkeypatch.setattr(
-        leases, "_fenced", lambda claim: (Chunk.id == claim.chunk_id, Chunk.state == ChunkState.RUNNING)
+        claims, "_fenced", lambda claim: (Chunk.id == claim.chunk_id, Chunk.state == ChunkState.RUNNING)
     )
     scenario.commit(sessions, first, [scenario.done(image, 0.9) for image in first.images[:2]])
     scenario.commit(sessions, second, [scenario.done(image, 0.9) for image in second.images[2:]])
@@ -56,7 +56,7 @@ def test_a_commit_into_a_chunk_that_nobody_holds_is_unexpected(
 ) -> None:
     held = scenario.claim(sessions, run_id, worker_id=scenario.worker(sessions))
     scenario.take_back(sessions, held)
-    monkeypatch.setattr(leases, "_held", lambda claim: (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence))
+    monkeypatch.setattr(claims, "_held", lambda claim: (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence))
     scenario.commit(sessions, held, [scenario.done(held.images[0], 0.9)])
     assert read(sessions, judge, run_id) == Verdict(4, 1, 3, duplicated=0, unexpected=1)
 

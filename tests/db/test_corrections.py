@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from db import corrections, doorbells, intake, leases
+from db import claims, corrections, doorbells, intake
+from db.claims import Claim, LeaseLost, ModelUsed
 from db.corrections import ClaimedMeanwhile, HasResults, has_results
 from db.intake import NewRow
-from db.leases import Claim, LeaseLost, ModelUsed
 from db.session import Sessions, read, write
-from db.views import RunView, run_view
+from db.views.status import RunView, run_view
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 
@@ -35,7 +35,7 @@ def correct(sessions: Sessions, run: RunView, *prompts: str) -> None:
 
 def test_settings_prompts_and_model_are_those_that_are_asked_for(sessions: Sessions) -> None:
     before = view(sessions, load(sessions, numbered(6)))
-    write(sessions, leases.agree_on_model, before.id, MINE, before.uid)
+    write(sessions, claims.agree_on_model, before.id, MINE, before.uid)
 
     correct(sessions, before)
 
@@ -63,7 +63,7 @@ def test_prompts_that_rows_brought_stay_theirs(sessions: Sessions) -> None:
 def test_a_chunk_that_rests_after_a_fault_goes_on_at_once(sessions: Sessions) -> None:
     run = view(sessions, load(sessions, numbered(2)))
     held = claim(sessions, run.id)
-    write(sessions, leases.fail_attempt, held, "the wrong model")
+    write(sessions, claims.fail_attempt, held, "the wrong model")
     assert scenario.rests_for(sessions, held.chunk_id) > 0
     correct(sessions, run)
     chunk = scenario.chunk(sessions, held.chunk_id)
@@ -75,7 +75,7 @@ def test_what_is_claimed_under_the_old_settings_can_commit_nothing(sessions: Ses
     run = view(sessions, load(sessions, numbered(2)))
     held = claim(sessions, run.id)
     correct(sessions, run)
-    assert not write(sessions, leases.heartbeat, held)
+    assert not write(sessions, claims.heartbeat, held)
     with pytest.raises(LeaseLost):
         scenario.commit_all(sessions, held, 0.9)
     again = claim(sessions, run.id)
@@ -88,11 +88,11 @@ def test_a_worker_that_read_the_old_settings_neither_claims_nor_freezes_its_mode
     old = view(sessions, load(sessions, numbered(2)))
     correct(sessions, old)
     [rung] = write(sessions, doorbells.ring_pending, old.id, 9)
-    assert write(sessions, leases.agree_on_model, old.id, MINE, old.uid) is None
-    assert write(sessions, leases.claim, old.id, rung.chunk_id, 1, 60, old.uid) is None
+    assert write(sessions, claims.agree_on_model, old.id, MINE, old.uid) is None
+    assert write(sessions, claims.claim, old.id, rung.chunk_id, 1, 60, old.uid) is None
     new = view(sessions, old.id)
-    assert write(sessions, leases.agree_on_model, new.id, THEIRS, new.uid) == THEIRS
-    assert write(sessions, leases.claim, new.id, rung.chunk_id, 1, 60, new.uid) is not None
+    assert write(sessions, claims.agree_on_model, new.id, THEIRS, new.uid) == THEIRS
+    assert write(sessions, claims.claim, new.id, rung.chunk_id, 1, 60, new.uid) is not None
 
 
 def test_a_run_with_a_result_keeps_its_settings(sessions: Sessions) -> None:
@@ -146,7 +146,7 @@ def test_a_commit_that_is_under_way_is_waited_for_and_then_refuses_the_correctio
     claimed, held = claim(sessions, run.id), Event()
     found = [done(image, 0.9) for image in claimed.images]
     finished, corrected = overlapping(
-        lambda: held_open(sessions, held, leases.commit, claimed, found),
+        lambda: held_open(sessions, held, claims.commit, claimed, found),
         lambda: outcome(lambda: correct(sessions, run)),
         held,
     )
@@ -162,7 +162,7 @@ def test_a_claim_or_commit_that_comes_while_the_correction_is_under_way_gets_not
     [rung] = write(sessions, doorbells.ring_pending, run.id, 9)
 
     def ask() -> Claim | None:
-        return write(sessions, leases.claim, run.id, rung.chunk_id, 1, 60, run.uid)
+        return write(sessions, claims.claim, run.id, rung.chunk_id, 1, 60, run.uid)
 
     claimed = ask() if late == "commit" else None
     _, got = overlapping(
@@ -186,7 +186,7 @@ def test_workers_and_corrections_at_the_same_time_mix_no_settings(sessions: Sess
             rung = write(sessions, doorbells.ring_pending, run_id, 1)
             if not rung:  # the other worker has the last one, or a correction has all of them
                 continue
-            held = write(sessions, leases.claim, run_id, rung[0].chunk_id, 1, 60, run.uid)
+            held = write(sessions, claims.claim, run_id, rung[0].chunk_id, 1, 60, run.uid)
             if held is None:
                 write(sessions, doorbells.unqueue, rung[0].chunk_id)
                 continue

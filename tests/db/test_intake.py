@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from db import doorbells, intake, leases
+from db import claims, doorbells, intake
 from db.intake import LoadCancelled, LoadTaken, NewRow
 from db.session import Sessions, reading, write
 from tests.db import scenario
@@ -51,7 +51,7 @@ def test_nothing_of_a_loading_run_is_rung_or_claimed(sessions: Sessions) -> None
     [one] = scenario.chunks(sessions, run_id)
 
     assert write(sessions, doorbells.ring_pending, run_id, 10) == []
-    assert write(sessions, leases.claim, run_id, one.id, 1) is None
+    assert write(sessions, claims.claim, run_id, one.id, 1) is None
     finish(sessions, run_id)
 
 
@@ -130,7 +130,7 @@ def test_appending_to_a_running_run_holds_new_claims_back_but_not_what_is_in_han
     add(sessions, run_id, numbered(9)[8:], read=8)
 
     assert scenario.try_claim(sessions, run_id) is None
-    assert write(sessions, leases.heartbeat, held)
+    assert write(sessions, claims.heartbeat, held)
     assert scenario.commit_all(sessions, held, 0.9)
 
     finish(sessions, run_id)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from db.leases import FoundInstance, PromptResult
+from db.claims import FoundInstance, PromptResult
 from db.session import Sessions
 from tests.db import scenario
 from tests.db.scenario import claim, done, load, numbered

@@ -2,12 +2,12 @@
 
 import pytest
 
-from db import doorbells, intake, leases, presence, runs
+from db import claims, doorbells, intake, presence, runs
 from db.bulk import NAMED_AT_ONCE, named_at_once
-from db.exported import exported_images
 from db.intake import NewRow
 from db.session import Sessions, read, write
-from db.views import prompt_texts
+from db.views.results import exported_images
+from db.views.status import prompt_texts
 from tests.db import scenario
 from tests.db.parameters import FEW, most_parameters
 
@@ -50,16 +50,16 @@ def test_no_statement_grows_with_what_it_is_about(sessions: Sessions) -> None:
         held = scenario.claim(sessions, run_id)
         read(sessions, prompt_texts, {id for image in held.images for id in image.prompt_ids})
         for _ in range(2):
-            write(sessions, leases.begin_range, held, 1, MANY)
+            write(sessions, claims.begin_range, held, 1, MANY)
             scenario.take_back(sessions, held)
             held = scenario.claim(sessions, run_id)
         failed = [scenario.failed(image) for image in held.images]
         scenario.commit(sessions, held, failed)
-        assert read(sessions, leases.landed, held, failed) is not None
+        assert read(sessions, claims.landed, held, failed) is not None
         held = scenario.claim(sessions, run_id)
         done = [scenario.done(image, 0.9) for image in held.images]
         scenario.commit(sessions, held, done)
-        assert read(sessions, leases.landed, held, done) is not None
+        assert read(sessions, claims.landed, held, done) is not None
         assert len(list(exported_images(sessions, run_id, 0.3))) == MANY
         small = scenario.load(sessions, new, "small", chunk_size=1)
         assert len(write(sessions, doorbells.ring_pending, small, MANY)) == MANY

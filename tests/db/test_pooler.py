@@ -13,7 +13,7 @@ from db import presence
 from db.migrate import upgrade
 from db.presence import Process
 from db.session import DatabaseUnusable, Sessions, connect, describe_failure, reading, write
-from db.views import run_names
+from db.views.status import run_names
 from tests import pgbouncer
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, load, numbered

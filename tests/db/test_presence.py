@@ -6,10 +6,11 @@ from threading import Barrier
 
 from sqlalchemy import update
 
-from db import doorbells, presence, views
+from db import doorbells, presence
 from db.models import Lease, Worker
 from db.presence import Process
 from db.session import Sessions, now, reading, write
+from db.views import status
 from tests.db import scenario
 from tests.db.scenario import claim, load, numbered
 
@@ -179,7 +180,7 @@ def test_status_shows_what_each_live_worker_does(sessions: Sessions) -> None:
     write(sessions, presence.bury, dead)
 
     with reading(sessions) as session:
-        everybody, of_run = views.workers(session), views.workers(session, run_id)
+        everybody, of_run = status.workers(session), status.workers(session, run_id)
 
     assert [line.node for line in everybody] == ["gpu0@here", "gpu2@here"]
     [line] = of_run

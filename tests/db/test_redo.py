@@ -3,13 +3,14 @@
 import pytest
 from sqlalchemy import event, func, select, update
 
-from db import intake, leases, views
+from db import claims, intake
 from db.choices import Redo
-from db.exported import ExportedImage, exported_images
-from db.leases import LeaseLost
+from db.claims import LeaseLost
 from db.models import Image, Instance, Result
 from db.redo import ended_images, last_chunk_before, redo_slice
 from db.session import Sessions, read, reading, write
+from db.views import status
+from db.views.results import ExportedImage, exported_images
 from tests.db import audit, scenario
 from tests.db.scenario import claim, commit, commit_all, done, failed, load, numbered, rows
 
@@ -65,7 +66,7 @@ def test_what_is_redone_becomes_pending_in_new_chunks_and_keeps_its_old_results(
     assert stored(sessions) == before
     assert scenario.run(sessions, run_id).state == ("active" if taken else "done")
     with reading(sessions) as session:
-        images = views.progress(session, run_id).images
+        images = status.progress(session, run_id).images
     assert (images.total, images.pending) == (5, len(taken))
     chunks = scenario.chunks(sessions, run_id)
     assert sum(chunk.images for chunk in chunks) == 5
@@ -123,9 +124,9 @@ def test_a_commit_without_a_redo_deletes_nothing(sessions: Sessions) -> None:
 
 def test_a_redo_that_gives_up_leaves_no_old_results_behind(sessions: Sessions, run_id: int) -> None:
     redo(sessions, run_id, Redo.EMPTY)
-    for _ in range(leases.MAX_ATTEMPTS):
+    for _ in range(claims.MAX_ATTEMPTS):
         held = claim(sessions, run_id, scenario.chunks(sessions, run_id)[-1].id)
-        write(sessions, leases.fail_attempt, held, "a bug")
+        write(sessions, claims.fail_attempt, held, "a bug")
         scenario.rest_is_over(sessions, held.chunk_id)
 
     assert scenario.states(sessions, run_id) == ["done", "done", "failed", "failed", "failed"]
@@ -136,9 +137,9 @@ def test_an_image_that_crashes_alone_in_its_redo_loses_its_old_results(sessions:
     run_id = load(sessions, rows("a"))
     scenario.work_off(sessions, run_id, 0.9)
     redo(sessions, run_id)
-    for _ in range(leases.CRASHES_BEFORE_SPLIT):
+    for _ in range(claims.CRASHES_BEFORE_SPLIT):
         held = claim(sessions, run_id, scenario.chunks(sessions, run_id)[-1].id)
-        write(sessions, leases.begin_range, held, 1, 1)
+        write(sessions, claims.begin_range, held, 1, 1)
         scenario.take_back(sessions, held)
 
     [image] = scenario.images(sessions, run_id)
@@ -154,9 +155,9 @@ def test_an_old_result_of_the_same_fence_does_not_pass_for_a_commit_that_landed(
     outcomes = [done(image, 0.5) for image in held.images]
     assert held.fence == 1
 
-    assert read(sessions, leases.landed, held, outcomes) is None
+    assert read(sessions, claims.landed, held, outcomes) is None
     commit(sessions, held, outcomes)
-    assert read(sessions, leases.landed, held, outcomes) is True
+    assert read(sessions, claims.landed, held, outcomes) is True
 
 
 def test_the_same_redo_again_goes_on_and_takes_nothing_twice(sessions: Sessions) -> None:

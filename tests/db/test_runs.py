@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db import doorbells, intake, leases, runs
-from db.leases import LeaseLost
+from db import claims, doorbells, intake, runs
+from db.claims import LeaseLost
 from db.models import Base
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
@@ -58,9 +58,9 @@ def test_a_chunk_that_gave_up_is_done_once_its_failed_images_left(sessions: Sess
     run_id = load(sessions, numbered(4))
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [done(held.images[0], 0.9)])
-    write(sessions, leases.release, held)
+    write(sessions, claims.release, held)
     for _ in range(5):
-        write(sessions, leases.fail_attempt, claim(sessions, run_id), "boom")
+        write(sessions, claims.fail_attempt, claim(sessions, run_id), "boom")
         scenario.rest_is_over(sessions, held.chunk_id)
     assert scenario.chunk(sessions, held.chunk_id).state == "failed"
 
@@ -128,7 +128,7 @@ def test_a_retry_beside_the_end_of_the_last_chunk_leaves_the_run_active(
         assert runs.retry_slice(session, run_id, Place(), 8, EVERYTHING).images == 4
 
     def end(session: Session) -> None:
-        assert leases.commit(session, two, [done(image, 0.9) for image in two.images])
+        assert claims.commit(session, two, [done(image, 0.9) for image in two.images])
 
     first, then = (retry, end) if retry_is_first else (end, retry)
     with ThreadPoolExecutor(1) as other, sessions.begin() as session:
@@ -183,8 +183,8 @@ def test_a_running_chunk_of_a_cancelled_run_loses_its_lease(sessions: Sessions) 
 
     scenario.cancel(sessions, run_id)
 
-    assert not write(sessions, leases.heartbeat, held)
-    assert not write(sessions, leases.release, held)
+    assert not write(sessions, claims.heartbeat, held)
+    assert not write(sessions, claims.release, held)
     with pytest.raises(LeaseLost):
         scenario.commit_all(sessions, held, 0.9)
     assert scenario.running(sessions) == []
@@ -195,7 +195,7 @@ def test_nothing_of_a_cancelled_run_is_rung_or_claimed(sessions: Sessions) -> No
     [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
     write(sessions, runs.cancel_run, run_id)
 
-    assert write(sessions, leases.claim, run_id, rung.chunk_id, 1) is None
+    assert write(sessions, claims.claim, run_id, rung.chunk_id, 1) is None
     assert write(sessions, doorbells.ring_pending, run_id, 10) == []
     scenario.cancel(sessions, run_id)
 
@@ -289,7 +289,7 @@ def test_a_late_worker_cannot_commit_into_a_run_made_after_its_own_was_deleted(s
     held = claim(sessions, load(sessions, numbered(4)))
 
     assert held.fence == late.fence
-    assert not write(sessions, leases.heartbeat, late)
+    assert not write(sessions, claims.heartbeat, late)
     with pytest.raises(LeaseLost):
         scenario.commit_all(sessions, late, 0.9)
 

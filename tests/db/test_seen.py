@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy import event
 
-from db import views
 from db.session import Sessions, reading
-from db.views import WarningLine
+from db.views import status
+from db.views.status import WarningLine
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed, load, numbered
 
@@ -40,8 +40,8 @@ def test_warnings_and_capped_results_are_counted_by_image(sessions: Sessions) ->
     commit(sessions, second, [odd, full, failed(second.images[2])])
 
     with reading(sessions) as session:
-        progress = views.progress(session, run_id)
-        warnings = views.warnings(session, run_id)
+        progress = status.progress(session, run_id)
+        warnings = status.warnings(session, run_id)
     assert (progress.warned, progress.capped) == (3, 1)
     assert warnings == [WarningLine(DARK, 2, "000002.jpg"), WarningLine("odd", 1, "000004.jpg")]
 
@@ -50,8 +50,8 @@ def test_a_run_without_warnings_has_none(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(1))
     scenario.work_off(sessions, run_id, 0.9)
     with reading(sessions) as session:
-        assert views.warnings(session, run_id) == []
-        assert views.progress(session, run_id).warned == 0
+        assert status.warnings(session, run_id) == []
+        assert status.progress(session, run_id).warned == 0
 
 
 def test_what_was_seen_of_a_file_goes_with_the_next_reading_of_it(sessions: Sessions) -> None:

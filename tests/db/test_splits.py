@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from db import leases, runs
-from db.leases import Claim, LeaseLost, Outcome
+from db import claims, runs
+from db.claims import Claim, LeaseLost, Outcome
 from db.session import Sessions, write
 from tests.db import scenario
 
@@ -13,7 +13,7 @@ from tests.db import scenario
 def crash(sessions: Sessions, held: Claim, first: int | None = None, last: int | None = None) -> None:
     """The owner dies with these rows in hand."""
     if first is not None and last is not None:
-        write(sessions, leases.begin_range, held, first, last)
+        write(sessions, claims.begin_range, held, first, last)
     assert scenario.take_back(sessions, held)
 
 
@@ -42,7 +42,7 @@ def test_after_a_crash_a_chunk_is_claimed_to_be_worked_off_serially(sessions: Se
     second = scenario.claim(sessions, run_id)
     assert second.serial
     scenario.commit(sessions, second, [scenario.done(second.images[0])])
-    write(sessions, leases.release, second)
+    write(sessions, claims.release, second)
     assert not scenario.claim(sessions, run_id).serial  # a commit came after the crash
 
 
@@ -77,7 +77,7 @@ def test_an_image_alone_that_takes_its_process_twice_has_failed(
     run_id = scenario.load(sessions, scenario.numbered(1))
     for _ in range(2):
         held = scenario.claim(sessions, run_id)
-        write(sessions, leases.begin_range, held, 1, 1)
+        write(sessions, claims.begin_range, held, 1, 1)
         scenario.take_back(sessions, held, crashed=crashed)
     [image] = scenario.images(sessions, run_id)
     assert (image.state, image.error_class) == ("failed", error_class)
@@ -91,7 +91,7 @@ def find_guilty(sessions: Sessions, run_id: int, guilty: Sequence[int], batch: i
         for start in range(0, len(held.images), batch):
             part = held.images[start : start + batch]
             if held.serial:
-                write(sessions, leases.begin_range, held, part[0].row, part[-1].row)
+                write(sessions, claims.begin_range, held, part[0].row, part[-1].row)
             if any(image.row in guilty for image in part):
                 crash(sessions, held)
                 deaths += 1
@@ -124,7 +124,7 @@ def test_images_that_are_done_are_not_suspects(sessions: Sessions) -> None:
 def test_crashes_without_a_known_range_wait_and_then_give_up(sessions: Sessions) -> None:
     run_id = scenario.load(sessions, scenario.numbered(2))
     waits = []
-    for _ in range(leases.MAX_ATTEMPTS):
+    for _ in range(claims.MAX_ATTEMPTS):
         held = scenario.claim(sessions, run_id)
         crash(sessions, held)
         waits.append(scenario.rests_for(sessions, held.chunk_id))
@@ -137,13 +137,13 @@ def test_crashes_without_a_known_range_wait_and_then_give_up(sessions: Sessions)
 def test_a_range_is_forgotten_once_it_is_out_of_hand(sessions: Sessions, end: str) -> None:
     run_id = scenario.load(sessions, scenario.numbered(4))
     held = scenario.claim(sessions, run_id)
-    write(sessions, leases.begin_range, held, 1, 2)
+    write(sessions, claims.begin_range, held, 1, 2)
     if end == "commit":
         scenario.commit(sessions, held, [scenario.done(held.images[0])])
     elif end == "release":
-        write(sessions, leases.release, held)
+        write(sessions, claims.release, held)
     elif end == "fail_attempt":
-        write(sessions, leases.fail_attempt, held, "a bug")
+        write(sessions, claims.fail_attempt, held, "a bug")
     else:
         crash(sessions, held)
         scenario.claim(sessions, run_id)
@@ -156,14 +156,14 @@ def test_a_range_is_refused_to_whoever_lost_the_chunk(sessions: Sessions) -> Non
     held = scenario.claim(sessions, run_id)
     crash(sessions, held)
     with pytest.raises(LeaseLost):
-        write(sessions, leases.begin_range, held, 1, 2)
+        write(sessions, claims.begin_range, held, 1, 2)
 
 
 def test_a_cancelled_run_is_not_split_so_that_nothing_of_it_is_left_behind(sessions: Sessions) -> None:
     run_id = scenario.load(sessions, scenario.numbered(4))
     crash(sessions, scenario.claim(sessions, run_id))
     held = scenario.claim(sessions, run_id)
-    write(sessions, leases.begin_range, held, 1, 4)
+    write(sessions, claims.begin_range, held, 1, 4)
     write(sessions, runs.cancel_run, run_id)
     crash(sessions, held)
     assert len(scenario.chunks(sessions, run_id)) == 1
@@ -175,13 +175,13 @@ def test_a_claim_whose_answer_was_lost_is_given_again_to_its_owner_only(sessions
     run_id = scenario.load(sessions, scenario.numbered(4))
     mine, other = scenario.worker(sessions, 1), scenario.worker(sessions, 2)
     held = scenario.claim(sessions, run_id, worker_id=mine)
-    assert write(sessions, leases.claim, run_id, held.chunk_id, other) is None
-    again = write(sessions, leases.claim, run_id, held.chunk_id, mine)
+    assert write(sessions, claims.claim, run_id, held.chunk_id, other) is None
+    again = write(sessions, claims.claim, run_id, held.chunk_id, mine)
     assert again is not None
     assert again.images == held.images
     assert scenario.chunk(sessions, held.chunk_id).attempts == 1
     assert scenario.commit_all(sessions, again)
-    assert write(sessions, leases.claim, run_id, held.chunk_id, mine) is None
+    assert write(sessions, claims.claim, run_id, held.chunk_id, mine) is None
 
 
 def test_what_a_commit_left_behind_is_told_from_what_it_did_not(sessions: Sessions) -> None:
@@ -189,12 +189,12 @@ def test_what_a_commit_left_behind_is_told_from_what_it_did_not(sessions: Sessio
     held = scenario.claim(sessions, run_id)
     first: list[Outcome] = [scenario.done(held.images[0]), scenario.failed(held.images[1])]
     rest: list[Outcome] = [scenario.done(held.images[2]), scenario.failed(held.images[3])]
-    assert write(sessions, leases.landed, held, first) is None
+    assert write(sessions, claims.landed, held, first) is None
     scenario.commit(sessions, held, first)
-    assert write(sessions, leases.landed, held, first) is False
-    assert write(sessions, leases.landed, held, [*first, *rest]) is None
+    assert write(sessions, claims.landed, held, first) is False
+    assert write(sessions, claims.landed, held, [*first, *rest]) is None
     scenario.commit(sessions, held, rest)
-    assert write(sessions, leases.landed, held, rest) is True
+    assert write(sessions, claims.landed, held, rest) is True
 
 
 def test_what_a_later_claim_committed_is_not_taken_for_ours(sessions: Sessions) -> None:
@@ -203,5 +203,5 @@ def test_what_a_later_claim_committed_is_not_taken_for_ours(sessions: Sessions) 
     crash(sessions, old)
     new = scenario.claim(sessions, run_id)
     scenario.commit_all(sessions, new, 0.9)
-    assert write(sessions, leases.landed, old, [scenario.done(image, 0.9) for image in old.images]) is None
-    assert write(sessions, leases.landed, old, [scenario.failed(old.images[0])]) is None
+    assert write(sessions, claims.landed, old, [scenario.done(image, 0.9) for image in old.images]) is None
+    assert write(sessions, claims.landed, old, [scenario.failed(old.images[0])]) is None

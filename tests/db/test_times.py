@@ -3,11 +3,12 @@
 import pytest
 from sqlalchemy import select, update
 
-from db import doorbells, leases, presence, views
+from db import claims, doorbells, presence
 from db.models import Chunk, Lease, Worker
 from db.presence import Process
 from db.session import Sessions, now, read, write
 from db.times import LONGEST_SECONDS
+from db.views import status
 from tests.db import scenario
 from tests.db.scenario import claim, commit_all, load, numbered
 from workers.settings import Settings
@@ -38,7 +39,7 @@ def test_the_chunk_of_a_worker_that_is_gone_is_taken_back_after_the_clock_jumped
 
     [held] = scenario.running(sessions)
     assert held.lease_over
-    assert write(sessions, leases.take_back, held, crashed=True)
+    assert write(sessions, claims.take_back, held, crashed=True)
     commit_all(sessions, claim(sessions, run_id), 0.9)
 
 
@@ -49,9 +50,9 @@ def test_a_live_worker_renews_what_it_holds_and_loses_nothing(sessions: Sessions
     shift(sessions, jump)
     [seen] = scenario.running(sessions)
 
-    assert write(sessions, leases.heartbeat, mine)
+    assert write(sessions, claims.heartbeat, mine)
 
-    assert not write(sessions, leases.take_back, seen, crashed=True)  # by whoever looked before
+    assert not write(sessions, claims.take_back, seen, crashed=True)  # by whoever looked before
     assert not scenario.running(sessions)[0].lease_over
     commit_all(sessions, mine, 0.9)
 
@@ -63,9 +64,9 @@ def test_a_batch_that_is_taken_back_meanwhile_is_computed_again_and_recorded_onc
     run_id = load(sessions, numbered(4))
     mine = claim(sessions, run_id)
     shift(sessions, jump)
-    assert write(sessions, leases.take_back, scenario.running(sessions)[0], crashed=False)
+    assert write(sessions, claims.take_back, scenario.running(sessions)[0], crashed=False)
 
-    with pytest.raises(leases.LeaseLost):
+    with pytest.raises(claims.LeaseLost):
         commit_all(sessions, mine, 0.9)
 
     commit_all(sessions, claim(sessions, run_id), 0.9)
@@ -88,11 +89,11 @@ def test_a_rest_that_seems_to_last_for_hours_is_over(sessions: Sessions) -> None
     [chunk] = scenario.chunks(sessions, run_id)
     scenario.change_chunk(sessions, chunk.id, not_before=now() + 300)
     assert write(sessions, doorbells.ring_pending, run_id, 10) == []
-    assert read(sessions, views.progress, run_id).next_retry_seconds
+    assert read(sessions, status.progress, run_id).next_retry_seconds
 
     shift(sessions, 3 * HOUR)
 
-    assert read(sessions, views.progress, run_id).next_retry_seconds is None
+    assert read(sessions, status.progress, run_id).next_retry_seconds is None
     assert len(write(sessions, doorbells.ring_pending, run_id, 10)) == 1
 
 
@@ -101,7 +102,7 @@ def test_a_worker_is_live_after_a_jump_only_when_it_says_so_again(sessions: Sess
     worker_id = write(sessions, presence.register, "gpu0@here", ME)
     shift(sessions, jump)
     assert read(sessions, presence.live_workers) == 0
-    assert read(sessions, views.workers) == []
+    assert read(sessions, status.workers) == []
 
     assert write(sessions, presence.report, worker_id, state="idle")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from db import leases
+from db import claims
 from db.runs import run_id_of
 from db.session import Sessions, read, write
-from db.views import run_view
+from db.views.status import run_view
 from producer.csv_text import Reading
 from producer.enqueue import Recorded, Request, record
 from producer.manifest import CsvManifest
@@ -56,7 +56,7 @@ def test_what_failed_or_rests_under_the_wrong_settings_is_tried_again_at_once(se
     run_id = load(sessions, CsvManifest(faces)).run_id
     one, other = scenario.claim(sessions, run_id, worker_id=1), scenario.claim(sessions, run_id, worker_id=2)
     scenario.commit(sessions, one, [scenario.failed(image, "prompt") for image in one.images])
-    write(sessions, leases.fail_attempt, other, "the wrong model")
+    write(sessions, claims.fail_attempt, other, "the wrong model")
     load(sessions, CsvManifest(faces), RIGHT)
     assert served(sessions) == ("facebook/sam3", ["dog"], ["pending"] * 3)
 

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import func, select
 
 from db import presence
-from db.exported import exported_images
 from db.intake import SLICE_ROWS
 from db.models import Chunk, Image
 from db.presence import Process
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
+from db.views.results import exported_images
 from producer.enqueue import Recorded, Request, auto_chunk_size, record
 from producer.folder import FolderManifest
 from producer.manifest import CsvManifest, Survey

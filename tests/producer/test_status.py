@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from db import doorbells, intake, leases, presence
+from db import claims, doorbells, intake, presence
 from db.intake import NewRow
 from db.session import Sessions, write
-from db.views import ErrorLine
+from db.views.status import ErrorLine
 from producer.retry import cancel
 from producer.status import Standing, duration, told_errors, told_warnings
 from tests import templates
@@ -189,7 +189,7 @@ def test_without_a_worker_it_says_how_to_start_one(sessions: Sessions) -> None:
 def test_a_chunk_that_was_handed_back_for_a_fault_says_which(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
     held = claim(sessions, run_id)
-    write(sessions, leases.release, held, "/mnt/a.jpg was read before and is gone")
+    write(sessions, claims.release, held, "/mnt/a.jpg was read before and is gone")
     write(sessions, doorbells.ring_pending, run_id, 10)
 
     said = "no worker is running: start sam3-worker (last fault: /mnt/a.jpg was read before and is gone)"
@@ -228,7 +228,7 @@ def test_a_chunk_that_rests_after_failed_attempts_says_for_how_long(sessions: Se
     run_id = load(sessions, numbered(4))
     for _ in range(4):
         held = claim(sessions, run_id)
-        write(sessions, leases.fail_attempt, held, "boom")
+        write(sessions, claims.fail_attempt, held, "boom")
         rests = scenario.rests_for(sessions, held.chunk_id)
         sentence = waiting_for(sessions, run_id)
         scenario.rest_is_over(sessions, held.chunk_id)

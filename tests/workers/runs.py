@@ -14,7 +14,7 @@ from db.doorbells import Rung
 from db.intake import NewRow
 from db.models import Result
 from db.session import Sessions, read, reading, write
-from db.views import identity
+from db.views.status import identity
 from tests.db import scenario
 from workers.app import create_app
 from workers.contract import Doorbell, queue_name

@@ -15,12 +15,12 @@ import pytest
 import redis
 from celery import Celery
 
-from db import corrections, doorbells, leases
+from db import claims, corrections, doorbells
+from db.claims import Claim, ImageFailed
 from db.intake import NewRow
-from db.leases import Claim, ImageFailed
 from db.runs import cancel_run
 from db.session import Sessions, read, write
-from db.views import RunView, prompt_texts, run_view
+from db.views.status import RunView, prompt_texts, run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
@@ -184,7 +184,7 @@ def test_a_doorbell_of_a_chunk_that_somebody_works_on_does_nothing(
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     [rung] = runs.ring(sessions, run_id)
-    held = write(sessions, leases.claim, run_id, rung.chunk_id, scenario.worker(sessions))
+    held = write(sessions, claims.claim, run_id, rung.chunk_id, scenario.worker(sessions))
     assert held is not None
     assert answer(runs.message(rung)) == {"skipped": "not to be claimed"}
     assert scenario.commit_all(sessions, held, 0.9)
@@ -215,7 +215,7 @@ def test_a_declined_run_leaves_its_chunk_queued_and_costs_no_attempt(
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     [rung] = runs.ring(sessions, run_id)
-    write(sessions, leases.agree_on_model, run_id, leases.ModelUsed(None, "f" * 64, "bf16"))
+    write(sessions, claims.agree_on_model, run_id, claims.ModelUsed(None, "f" * 64, "bf16"))
     assert list(answer(runs.message(rung))) == ["declined"]
     chunk = scenario.chunk(sessions, rung.chunk_id)
     assert (chunk.state, chunk.attempts, segmenter.forwards) == ("queued", 0, [])
@@ -402,7 +402,7 @@ def test_a_broken_cuda_context_ends_the_process_and_counts_as_a_crash_of_the_chu
     assert ended == [1]
     assert breaker.suspicious
     [held] = scenario.running(sessions)
-    assert write(sessions, leases.take_back, held, crashed=True)  # not given back: the reconciler finds it
+    assert write(sessions, claims.take_back, held, crashed=True)  # not given back: the reconciler finds it
     chunk = scenario.chunk(sessions, second.chunk_id)
     assert (chunk.state, chunk.crashes, chunk.releases) == ("pending", 1, 0)
 
@@ -518,13 +518,13 @@ def test_a_mount_that_is_back_when_its_loss_is_noticed_was_lost_too(
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=2)
     first, second = runs.ring(sessions, run_id)
     answer(runs.message(first))
-    run, claim = read(sessions, run_view, run_id), write(sessions, leases.claim, run_id, second.chunk_id, 1)
+    run, claim = read(sessions, run_view, run_id), write(sessions, claims.claim, run_id, second.chunk_id, 1)
     assert run is not None
     assert claim is not None
     batch = [ImageFailed(image.id, "missing", "cannot be opened") for image in claim.images]
     with pytest.raises(Infrastructure, match=r"was missing and is there again: was a mount lost\?"):
         check_mount(sessions, run, claim, batch, seconds=10)
-    write(sessions, leases.release, claim)
+    write(sessions, claims.release, claim)
 
 
 def test_the_fifth_unexpected_error_without_progress_fails_the_images(
@@ -532,7 +532,7 @@ def test_the_fifth_unexpected_error_without_progress_fails_the_images(
 ) -> None:
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     Bug(monkeypatch, "always", batch=1)
-    for _ in range(leases.MAX_ATTEMPTS):
+    for _ in range(claims.MAX_ATTEMPTS):
         for rung in runs.ring(sessions, run_id):
             with pytest.raises(RuntimeError, match="always"):
                 segment_chunk(runs.message(rung))
@@ -639,7 +639,7 @@ def test_a_lost_lease_stops_the_work_quietly_and_commits_nothing_more(
     def take_away() -> None:
         [held] = scenario.running(sessions)
         scenario.change_chunk(sessions, held.chunk_id, lease_until=1.0)
-        write(sessions, leases.take_back, replace(held, lease_over=True), crashed=False)
+        write(sessions, claims.take_back, replace(held, lease_over=True), crashed=False)
 
     segmenter.before[2] = take_away
     assert answer(runs.message(rung)) == {"lost": 1}
@@ -678,7 +678,7 @@ def gone_before(work: Callable[..., Any], sessions: Sessions) -> Callable[..., A
 
 def claimed_without_images(worker: Worker, run_id: int, chunk_id: int, uid: str) -> Claim | None:
     """Databases may show what a delete has taken away between two statements of the claim."""
-    claim = write(worker.sessions, leases.claim, run_id, chunk_id, worker.id)
+    claim = write(worker.sessions, claims.claim, run_id, chunk_id, worker.id)
     scenario.begin_delete(worker.sessions, run_id)
     return None if claim is None else replace(claim, images=())
 

@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
-from db.leases import LeaseLost, ModelUsed, agree_on_model
+from db.claims import LeaseLost, ModelUsed, agree_on_model
 from db.models import Prompt, Run
 from db.models import Worker as WorkerRow
 from db.session import Sessions, reading, write
-from db.views import RunView, WorkerLine, run_view, workers
+from db.views.status import RunView, WorkerLine, run_view, workers
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.terminals import wait_until

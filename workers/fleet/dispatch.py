@@ -9,9 +9,10 @@ from celery import Celery
 from kombu import Producer
 from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]  # as new as batch
 
-from db import doorbells, presence, views
+from db import doorbells, presence
 from db.doorbells import Rung
 from db.session import Sessions, reading, write
+from db.views import status
 from workers.contract import TASK, Doorbell, queue_name, task_id
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,8 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None
     """
     with reading(sessions) as session:
         window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
-        runs = views.active_runs(session) if run_ids is None else list(run_ids)
-        room = {run_id: window - views.queued_chunks(session, run_id) for run_id in runs}
+        runs = status.active_runs(session) if run_ids is None else list(run_ids)
+        room = {run_id: window - status.queued_chunks(session, run_id) for run_id in runs}
     chunks = [write(sessions, doorbells.ring_pending, run_id, count) for run_id, count in room.items() if count > 0]
     return ring(publish, _in_turn(chunks))
 

@@ -13,7 +13,7 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import doorbells, leases, presence, runs
+from db import claims, doorbells, presence, runs
 from db.models import RunState
 from db.presence import Process
 from db.session import Sessions, read, reading, write
@@ -125,7 +125,7 @@ class Reconciler:
         """Take back chunks whose lease is over, and at once those whose owner died on this machine."""
         with reading(self._sessions) as session:
             here = presence.registered_on(session, self._me.host, self._me.boot)
-            held = leases.running_chunks(session)
+            held = claims.running_chunks(session)
         fates = {worker.worker_id: fate(worker.process) for worker in here}
         dead = {worker_id for worker_id, found in fates.items() if found is Fate.DEAD}
         alive = {worker_id for worker_id, found in fates.items() if found is Fate.ALIVE}
@@ -133,7 +133,7 @@ class Reconciler:
         for chunk in held:
             if chunk.lease_over or chunk.owner_id in dead:
                 crashed = chunk.owner_id not in alive  # an owner that lives but lets its lease run out is stuck
-                write(self._sessions, leases.take_back, chunk, crashed=crashed)
+                write(self._sessions, claims.take_back, chunk, crashed=crashed)
         for worker_id in dead:  # last: once buried, nobody looks for its chunk any more
             write(self._sessions, presence.bury, worker_id)
 

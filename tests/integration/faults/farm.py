@@ -12,7 +12,7 @@ from PIL import Image as Picture
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.leases import MAX_ATTEMPTS
+from db.claims import MAX_ATTEMPTS
 from db.models import LIVE, Image, ImageState, Result, Worker
 from db.session import Sessions, read
 from tests.db import audit, scenario

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from db.session import Sessions, read
-from db.views import identity
+from db.views.status import identity
 from tests.db import scenario
 from tests.integration.faults import farm
 from tests.terminals import Background, Terminal, wait_until

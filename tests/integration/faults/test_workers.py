@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from db import leases
+from db import claims
 from db.models import Worker
 from db.session import Sessions, read, write
 from tests.db import scenario
@@ -231,7 +231,7 @@ def test_an_owner_that_is_dead_but_not_of_this_machine_is_waited_for_until_its_l
     run_id = farm.load(sessions, tmp_path / "in", 4, chunk_size=4)
     gone = scenario.worker(sessions, pid=999_999_999)
     [rung] = runs.ring(sessions, run_id)
-    assert write(sessions, leases.claim, run_id, rung.chunk_id, gone, 3) is not None
+    assert write(sessions, claims.claim, run_id, rung.chunk_id, gone, 3) is not None
     write(sessions, lambda session: session.execute(update(Worker).values(state="running", chunk_id=rung.chunk_id)))
     farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id)

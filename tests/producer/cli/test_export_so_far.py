@@ -11,7 +11,7 @@ from db import intake
 from db.models import Run, RunState
 from db.runs import RetryFilter
 from db.session import Sessions, read, write
-from db.views import run_view
+from db.views.status import run_view
 from producer.cli.export import main as export
 from producer.cli.retry import main as retry
 from producer.exports.common import Request, read_images

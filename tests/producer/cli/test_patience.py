@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from db.exported import PAGE_ROWS
 from db.session import Sessions, read
-from db.views import run_view
+from db.views.results import PAGE_ROWS
+from db.views.status import run_view
 from producer.cli.export import main as export
 from producer.cli.status import main as status
 from producer.exports.common import Request, read_images

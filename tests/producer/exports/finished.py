@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from db import doorbells, intake, leases, views
-from db.exported import ExportedImage
+from db import claims, doorbells, intake
 from db.migrate import ensure_schema
 from db.presence import Process, register
 from db.session import Sessions, connect, reading
+from db.views import status
+from db.views.results import ExportedImage
 from producer.exports.common import Request, read_images
 
 Mask = NDArray[np.uint8]
@@ -53,7 +54,7 @@ class Finished:
     """A run to export."""
 
     sessions: Sessions
-    view: views.RunView
+    view: status.RunView
 
     def images(self, request: Request) -> list[ExportedImage]:
         return list(read_images(self.sessions, request))
@@ -73,7 +74,7 @@ def finish(folder: Path, given: Input, ends: Ends) -> Finished:
     run_id = _enqueue(sessions, given)
     _work(sessions, run_id, ends)
     with reading(sessions) as session:
-        view = views.run_view(session, run_id)
+        view = status.run_view(session, run_id)
     assert view is not None
     return Finished(sessions, view)
 
@@ -93,31 +94,31 @@ def _enqueue(sessions: Sessions, given: Input) -> int:
 def _work(sessions: Sessions, run_id: int, ends: Ends) -> None:
     with sessions.begin() as session:
         worker = register(session, "gpu0@here", Process("here", "boot", 1, 1))
-        view = views.run_view(session, run_id)
+        view = status.run_view(session, run_id)
         assert view is not None
         texts = view.prompts
         for rung in doorbells.ring_pending(session, run_id, 100):
-            claim = leases.claim(session, run_id, rung.chunk_id, worker)
+            claim = claims.claim(session, run_id, rung.chunk_id, worker)
             assert claim is not None
-            leases.commit(
+            claims.commit(
                 session, claim, [_outcome(image, ends, texts) for image in claim.images if image.path in ends]
             )
 
 
-def _outcome(image: leases.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -> leases.Outcome:
+def _outcome(image: claims.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -> claims.Outcome:
     end = ends[image.path]
     if isinstance(end, Failed):
-        return leases.ImageFailed(image.id, end.error_class, end.error)
+        return claims.ImageFailed(image.id, end.error_class, end.error)
     results = tuple(
-        leases.PromptResult(
+        claims.PromptResult(
             id, 0.25, texts[id] in end.capped, tuple(_instance(*one) for one in end.found.get(texts[id], ()))
         )
         for id in image.prompt_ids
     )
-    return leases.ImageDone(image.id, *end.size, results)
+    return claims.ImageDone(image.id, *end.size, results)
 
 
-def _instance(score: float, mask: Mask) -> leases.FoundInstance:
+def _instance(score: float, mask: Mask) -> claims.FoundInstance:
     rle = coco_mask.encode(np.asfortranarray(mask))
     x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
-    return leases.FoundInstance(score, (x, y, x + width, y + height), int(mask.sum()), rle["counts"])
+    return claims.FoundInstance(score, (x, y, x + width, y + height), int(mask.sum()), rle["counts"])

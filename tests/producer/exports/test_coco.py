@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from db.exported import ExportedImage, ExportedInstance, ExportedResult
+from db.views.results import ExportedImage, ExportedInstance, ExportedResult
 from producer.exports.coco import export_coco
 from producer.exports.common import Request, Summary
 from tests.producer.exports.conftest import FAINT, LARGE, SMALL, MakeRequest

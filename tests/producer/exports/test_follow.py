@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from db import views
 from db.session import Sessions, reading
+from db.views import status
 from producer.exports import follow
 from producer.exports.common import Request, read_images
 from producer.exports.follow import Follower, Trail
@@ -72,7 +72,7 @@ def said() -> list[str]:
 def request_of(sessions: Sessions, tmp_path: Path) -> Any:
     def make(run_id: int) -> Request:
         with reading(sessions) as session:
-            view = views.run_view(session, run_id)
+            view = status.run_view(session, run_id)
         assert view is not None
         return Request(view, view.threshold, tmp_path / "masks")
 

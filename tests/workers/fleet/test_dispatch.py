@@ -12,10 +12,10 @@ from kombu import pools
 from kombu.exceptions import OperationalError
 from redis.connection import Connection
 
-from db import intake, leases
+from db import claims, intake
 from db.doorbells import Rung
 from db.session import Sessions, read, write
-from db.views import identity
+from db.views.status import identity
 from tests.db import scenario
 from tests.workers.runs import queue
 from workers.app import create_app
@@ -62,7 +62,7 @@ def test_a_claimed_chunk_makes_room_for_one_more(sessions: Sessions) -> None:
     run_id = scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW + 10), chunk_size=1)
     bells = Bells()
     dispatch(sessions, bells)
-    write(sessions, leases.claim, run_id, bells.rung[0].chunk_id, scenario.worker(sessions))
+    write(sessions, claims.claim, run_id, bells.rung[0].chunk_id, scenario.worker(sessions))
     assert dispatch(sessions, bells) == 1
 
 

@@ -15,8 +15,8 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from db import leases, presence
-from db.leases import Claim
+from db import claims, presence
+from db.claims import Claim
 from db.models import Image, Run
 from db.presence import Process
 from db.runs import begin_delete, cancel_run
@@ -105,7 +105,7 @@ def test_the_chunk_of_a_dead_process_is_taken_over_at_once(
     assert doorbells.chunks() == {chunk.id}
     with reading(sessions) as session:
         assert presence.registered_on(session, other.identity.host, other.identity.boot) == []
-    with pytest.raises(leases.LeaseLost):
+    with pytest.raises(claims.LeaseLost):
         scenario.commit_all(sessions, claim)
 
 
@@ -212,7 +212,7 @@ def test_the_fifth_attempt_without_progress_fails_the_images_by_what_became_of_t
     run_id = scenario.load(sessions, scenario.numbered(2))
     process = this_process() if alive else replace(this_process(), started=1)
     claim = claimed_by(sessions, run_id, process)
-    scenario.change_chunk(sessions, claim.chunk_id, attempts=leases.MAX_ATTEMPTS)
+    scenario.change_chunk(sessions, claim.chunk_id, attempts=claims.MAX_ATTEMPTS)
     scenario.lease_runs_out(sessions, claim)
     reconciler.step()
     assert {image.error_class for image in scenario.images(sessions, run_id)} == {error_class}
@@ -225,7 +225,7 @@ def test_a_chunk_that_rests_is_rung_when_its_time_has_come(
 ) -> None:
     run_id = scenario.load(sessions, scenario.numbered(4))
     claim = claimed_by(sessions, run_id, this_process())
-    write(sessions, leases.fail_attempt, claim, "RuntimeError: out of luck")
+    write(sessions, claims.fail_attempt, claim, "RuntimeError: out of luck")
     reconciler.step()
     assert doorbells.chunks() == set()
     scenario.rest_is_over(sessions, claim.chunk_id)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from db import leases
+from db import claims
 from db.doorbells import Rung
 from db.session import Sessions, write
 from tests.db import scenario
@@ -47,7 +47,7 @@ class Farm:
                 yield False
                 continue
             bell = self.rung.popleft()
-            claim = write(self.sessions, leases.claim, bell.run_id, bell.chunk_id, worker_id)
+            claim = write(self.sessions, claims.claim, bell.run_id, bell.chunk_id, worker_id)
             assert claim is not None
             self.claimed.append(bell.run_name)
             yield True

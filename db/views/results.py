@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from db.models import Image, ImageState, Instance, Result, Run, RunState
 from db.runs import state_of
 from db.session import Sessions, read
-from db.views import RunGone
+from db.views.status import RunGone
 
 PAGE_ROWS = 1000
 

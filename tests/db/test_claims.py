@@ -6,11 +6,11 @@ from threading import Barrier
 import pytest
 from sqlalchemy import func, select
 
-from db import doorbells, leases, runs
-from db.leases import LeaseLost, ModelUsed
+from db import claims, doorbells, runs
+from db.claims import LeaseLost, ModelUsed
 from db.models import Result
 from db.session import Sessions, read, reading, write
-from db.views import identity
+from db.views.status import identity
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 
@@ -20,9 +20,9 @@ def test_a_chunk_is_claimed_once_however_many_ask(sessions: Sessions) -> None:
     [rung] = write(sessions, doorbells.ring_pending, run_id, 10)
     start = Barrier(8)
 
-    def ask(worker_id: int) -> leases.Claim | None:
+    def ask(worker_id: int) -> claims.Claim | None:
         start.wait()
-        return write(sessions, leases.claim, run_id, rung.chunk_id, worker_id)
+        return write(sessions, claims.claim, run_id, rung.chunk_id, worker_id)
 
     with ThreadPoolExecutor(8) as threads:
         claims = [one for one in threads.map(ask, range(1, 9)) if one is not None]
@@ -113,14 +113,14 @@ def test_a_chunk_that_was_not_rung_cannot_be_claimed(sessions: Sessions) -> None
     run_id = load(sessions, numbered(4))
     [one] = scenario.chunks(sessions, run_id)
 
-    assert write(sessions, leases.claim, run_id, one.id, 1) is None
+    assert write(sessions, claims.claim, run_id, one.id, 1) is None
 
 
 def test_a_doorbell_with_the_wrong_run_claims_nothing(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
     [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
 
-    assert write(sessions, leases.claim, run_id + 1, rung.chunk_id, 1) is None
+    assert write(sessions, claims.claim, run_id + 1, rung.chunk_id, 1) is None
 
 
 def test_a_batch_is_recorded_once_and_counted(sessions: Sessions) -> None:
@@ -165,7 +165,7 @@ def test_the_next_claim_takes_only_what_is_pending(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [done(held.images[0], 0.9)])
-    write(sessions, leases.release, held)
+    write(sessions, claims.release, held)
 
     again = claim(sessions, run_id)
 
@@ -201,9 +201,9 @@ def test_an_old_owner_cannot_touch_the_chunk_of_the_next(sessions: Sessions) -> 
 
     with pytest.raises(LeaseLost):
         scenario.commit_all(sessions, old, 0.9)
-    assert not write(sessions, leases.heartbeat, old)
-    assert not write(sessions, leases.release, old)
-    assert not write(sessions, leases.fail_attempt, old, "boom")
+    assert not write(sessions, claims.heartbeat, old)
+    assert not write(sessions, claims.release, old)
+    assert not write(sessions, claims.fail_attempt, old, "boom")
 
     assert scenario.commit_all(sessions, new, 0.9)
 
@@ -217,14 +217,14 @@ def test_a_commit_into_a_cancelled_run_leaves_nothing(sessions: Sessions) -> Non
         scenario.commit_all(sessions, held, 0.9)
 
     assert _results(sessions) == 0
-    assert not write(sessions, leases.heartbeat, held)
+    assert not write(sessions, claims.heartbeat, held)
 
 
 def test_a_heartbeat_renews_the_lease_even_when_it_is_just_over(sessions: Sessions) -> None:
     held = claim(sessions, load(sessions, numbered(4)))
     scenario.lease_runs_out(sessions, held)
 
-    assert write(sessions, leases.heartbeat, held)
+    assert write(sessions, claims.heartbeat, held)
 
     assert not scenario.running(sessions)[0].lease_over
     assert scenario.commit_all(sessions, held, 0.9)
@@ -234,7 +234,7 @@ def test_a_commit_renews_the_lease(sessions: Sessions) -> None:
     held = claim(sessions, load(sessions, numbered(4)))
     before = scenario.chunk(sessions, held.chunk_id).lease_until
 
-    write(sessions, leases.commit, held, [done(held.images[0], 0.9)], 1000.0)
+    write(sessions, claims.commit, held, [done(held.images[0], 0.9)], 1000.0)
 
     after = scenario.chunk(sessions, held.chunk_id).lease_until
     assert before is not None
@@ -246,7 +246,7 @@ def test_a_released_chunk_gets_its_attempt_back_and_is_due_at_once(sessions: Ses
     run_id = load(sessions, numbered(4))
     held = claim(sessions, run_id)
 
-    assert write(sessions, leases.release, held, "the disk is full")
+    assert write(sessions, claims.release, held, "the disk is full")
 
     released = scenario.chunk(sessions, held.chunk_id)
     assert (released.state, released.attempts, released.releases) == ("pending", 0, 1)
@@ -257,11 +257,11 @@ def test_a_released_chunk_gets_its_attempt_back_and_is_due_at_once(sessions: Ses
 def test_the_tenth_release_in_a_row_rests_for_five_minutes(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
     for _ in range(9):
-        write(sessions, leases.release, claim(sessions, run_id))
+        write(sessions, claims.release, claim(sessions, run_id))
     [one] = scenario.chunks(sessions, run_id)
     assert scenario.rests_for(sessions, one.id) == 0
 
-    write(sessions, leases.release, claim(sessions, run_id))
+    write(sessions, claims.release, claim(sessions, run_id))
 
     assert scenario.rests_for(sessions, one.id) == 300
     assert scenario.try_claim(sessions, run_id) is None
@@ -272,11 +272,11 @@ def test_the_tenth_release_in_a_row_rests_for_five_minutes(sessions: Sessions) -
 def test_a_commit_between_releases_starts_the_count_again(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
     for _ in range(9):
-        write(sessions, leases.release, claim(sessions, run_id))
+        write(sessions, claims.release, claim(sessions, run_id))
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [done(held.images[0], 0.9)])
 
-    write(sessions, leases.release, held)
+    write(sessions, claims.release, held)
 
     assert scenario.rests_for(sessions, held.chunk_id) == 0
 
@@ -285,14 +285,14 @@ def test_an_unexpected_error_is_tried_again_later_and_later_then_fails_the_pendi
     run_id = load(sessions, numbered(4))
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [done(held.images[0], 0.9)])
-    write(sessions, leases.release, held)
+    write(sessions, claims.release, held)
     for seconds in (5, 10, 20, 40):
-        write(sessions, leases.fail_attempt, claim(sessions, run_id), "ValueError: boom")
+        write(sessions, claims.fail_attempt, claim(sessions, run_id), "ValueError: boom")
         assert scenario.rests_for(sessions, held.chunk_id) == seconds
         assert scenario.chunk(sessions, held.chunk_id).error == "ValueError: boom"
         scenario.rest_is_over(sessions, held.chunk_id)
 
-    write(sessions, leases.fail_attempt, claim(sessions, run_id), "ValueError: boom")
+    write(sessions, claims.fail_attempt, claim(sessions, run_id), "ValueError: boom")
 
     assert scenario.chunk(sessions, held.chunk_id).state == "failed"
     assert [image.error_class for image in scenario.images(sessions, run_id)] == [None] + ["internal"] * 3
@@ -304,7 +304,7 @@ def test_an_attempt_that_fails_after_a_commit_rests_as_after_a_first_failure(ses
     held = claim(sessions, run_id)
     scenario.commit(sessions, held, [done(held.images[0], 0.9)])
 
-    write(sessions, leases.fail_attempt, held, "ValueError: boom")
+    write(sessions, claims.fail_attempt, held, "ValueError: boom")
 
     assert scenario.rests_for(sessions, held.chunk_id) == 5
 
@@ -344,7 +344,7 @@ def test_a_crash_after_a_commit_is_a_first_crash_again(sessions: Sessions) -> No
 
 
 def test_no_back_off_is_longer_than_five_minutes() -> None:
-    assert [leases.back_off(failures) for failures in (1, 2, 3, 7, 60)] == [5, 10, 20, 300, 300]
+    assert [claims.back_off(failures) for failures in (1, 2, 3, 7, 60)] == [5, 10, 20, 300, 300]
 
 
 def test_the_chunk_of_a_dead_owner_is_taken_back_before_its_lease_is_over(sessions: Sessions) -> None:
@@ -353,9 +353,9 @@ def test_the_chunk_of_a_dead_owner_is_taken_back_before_its_lease_is_over(sessio
     [found] = scenario.running(sessions)
     assert (found.owner_id, found.fence, found.lease_over) == (3, 1, False)
 
-    assert write(sessions, leases.take_back, found, crashed=True)
+    assert write(sessions, claims.take_back, found, crashed=True)
 
-    assert not write(sessions, leases.take_back, found, crashed=True)
+    assert not write(sessions, claims.take_back, found, crashed=True)
     assert scenario.chunk(sessions, held.chunk_id).state == "pending"
 
 
@@ -364,19 +364,19 @@ def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(sessions: Sessions
     scenario.lease_runs_out(sessions, held)
     [found] = scenario.running(sessions)
     assert found.lease_over
-    write(sessions, leases.heartbeat, held)
+    write(sessions, claims.heartbeat, held)
 
-    assert not write(sessions, leases.take_back, found, crashed=False)
+    assert not write(sessions, claims.take_back, found, crashed=False)
 
 
 def test_a_chunk_claimed_again_meanwhile_is_not_taken_back(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
     held = claim(sessions, run_id)
     [found] = scenario.running(sessions)
-    write(sessions, leases.release, held)
+    write(sessions, claims.release, held)
     claim(sessions, run_id)
 
-    assert not write(sessions, leases.take_back, found, crashed=True)
+    assert not write(sessions, claims.take_back, found, crashed=True)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer: no same moment
@@ -384,7 +384,7 @@ def test_two_last_chunks_that_end_at_the_same_moment_end_the_run(sessions: Sessi
     run_id = load(sessions, numbered(8))
     one, two = claim(sessions, run_id), claim(sessions, run_id)
     with ThreadPoolExecutor(1) as other, sessions.begin() as session:
-        assert leases.commit(session, one, [done(image, 0.9) for image in one.images])
+        assert claims.commit(session, one, [done(image, 0.9) for image in one.images])
         # It cannot see the first chunk's end, which is not committed yet, and waits for it.
         second = other.submit(scenario.commit_all, sessions, two, 0.9)
         with pytest.raises(TimeoutError):
@@ -409,8 +409,8 @@ def test_the_first_worker_freezes_its_model_and_the_next_sees_it(sessions: Sessi
     run_id = load(sessions, numbered(1))
     first, second = ModelUsed("main", "abc", "fp32"), ModelUsed(None, "def", "bf16")
 
-    assert write(sessions, leases.agree_on_model, run_id, first) == first
-    assert write(sessions, leases.agree_on_model, run_id, second) == first
+    assert write(sessions, claims.agree_on_model, run_id, first) == first
+    assert write(sessions, claims.agree_on_model, run_id, second) == first
 
 
 def test_rows_with_their_own_prompts_are_claimed_with_them(sessions: Sessions) -> None:

@@ -3,11 +3,12 @@
 import pytest
 from sqlalchemy import update
 
-from db import doorbells, leases, presence, views
+from db import claims, doorbells, presence
 from db.intake import NewRow
 from db.models import Run
 from db.session import Sessions, now, reading, write
-from db.views import ErrorLine, ImageCounts
+from db.views import status
+from db.views.status import ErrorLine, ImageCounts
 from tests.db import scenario
 from tests.db.scenario import REJECTED, claim, done, failed, load, numbered, rows
 
@@ -20,7 +21,7 @@ def test_progress_counts_every_state(sessions: Sessions) -> None:
     claim(sessions, run_id)
 
     with reading(sessions) as session:
-        progress = views.progress(session, run_id)
+        progress = status.progress(session, run_id)
 
     assert progress.images == ImageCounts(
         total=15, pending=8, segmented=1, empty=2, failed=1, cancelled=0, duplicate=2, rejected=1
@@ -35,7 +36,7 @@ def test_progress_of_a_run_without_chunks_is_all_zero(sessions: Sessions) -> Non
     run_id = scenario.create(sessions)
 
     with reading(sessions) as session:
-        progress = views.progress(session, run_id)
+        progress = status.progress(session, run_id)
 
     assert progress.images == ImageCounts(0, 0, 0, 0, 0, 0, 0, 0)
     assert (progress.state, progress.next_retry_seconds) == ("loading", None)
@@ -48,7 +49,7 @@ def test_the_rate_of_an_active_run_is_the_sum_of_its_live_workers(sessions: Sess
         write(sessions, presence.report, scenario.worker(sessions, number), **does)
 
     with reading(sessions) as session:
-        progress = views.progress(session, run_id)
+        progress = status.progress(session, run_id)
 
     assert (progress.images_per_second, progress.eta_seconds) == (4.0, 1.0)
 
@@ -60,7 +61,7 @@ def test_the_rate_of_a_done_run_is_the_mean_over_its_time(sessions: Sessions) ->
         session.execute(update(Run).values(started_at=now() - 10.0, finished_at=now() - 8.0))
 
     with reading(sessions) as session:
-        progress = views.progress(session, run_id)
+        progress = status.progress(session, run_id)
 
     assert progress.images_per_second == pytest.approx(2.0, rel=0.1)
     assert progress.eta_seconds is None
@@ -68,13 +69,13 @@ def test_the_rate_of_a_done_run_is_the_mean_over_its_time(sessions: Sessions) ->
 
 def test_progress_says_when_the_first_resting_chunk_is_due(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
-    write(sessions, leases.fail_attempt, claim(sessions, run_id), "boom")
+    write(sessions, claims.fail_attempt, claim(sessions, run_id), "boom")
 
     with reading(sessions) as session:
-        assert views.progress(session, run_id).next_retry_seconds == pytest.approx(5, abs=2)
+        assert status.progress(session, run_id).next_retry_seconds == pytest.approx(5, abs=2)
     scenario.rest_is_over(sessions, scenario.chunks(sessions, run_id)[0].id)
     with reading(sessions) as session:
-        assert views.progress(session, run_id).next_retry_seconds is None
+        assert status.progress(session, run_id).next_retry_seconds is None
 
 
 def test_errors_are_listed_by_class_with_the_first_path(sessions: Sessions) -> None:
@@ -87,7 +88,7 @@ def test_errors_are_listed_by_class_with_the_first_path(sessions: Sessions) -> N
     scenario.commit(sessions, of_other, [failed(of_other.images[0], "missing")])
 
     with reading(sessions) as session:
-        found = views.errors(session, run_id)
+        found = status.errors(session, run_id)
 
     assert found == [
         ErrorLine("missing", 2, "000002.jpg"),
@@ -100,8 +101,8 @@ def test_a_run_view_has_its_settings_and_all_prompts(sessions: Sessions) -> None
     run_id = load(sessions, [*rows("a"), NewRow("b", prompts=("dog",))], prompts=("person", "car"))
 
     with reading(sessions) as session:
-        view = views.run_view(session, run_id)
-        assert views.run_view(session, run_id + 1) is None
+        view = status.run_view(session, run_id)
+        assert status.run_view(session, run_id + 1) is None
 
     assert view is not None
     assert (view.name, view.columns, view.threshold, view.images) == ("faces", ("path",), 0.5, 2)
@@ -114,17 +115,17 @@ def test_runs_models_and_unfinished_runs_are_listed(sessions: Sessions) -> None:
     scenario.work_off(sessions, ended, 0.9)
 
     with reading(sessions) as session:
-        assert views.run_names(session) == ["one", "two"]
-        assert views.active_runs(session) == [active]
-        assert views.active_models(session) == [("two", "tiny")]
-        assert views.unfinished_runs(session) == ["two"]
-        assert views.queued_chunks(session) == 0
+        assert status.run_names(session) == ["one", "two"]
+        assert status.active_runs(session) == [active]
+        assert status.active_models(session) == [("two", "tiny")]
+        assert status.unfinished_runs(session) == ["two"]
+        assert status.queued_chunks(session) == 0
 
     write(sessions, doorbells.ring_pending, active, 1)
     with reading(sessions) as session:
-        assert (views.queued_chunks(session), views.queued_chunks(session, ended)) == (1, 0)
+        assert (status.queued_chunks(session), status.queued_chunks(session, ended)) == (1, 0)
     scenario.work_off(sessions, active)
     write(sessions, doorbells.unqueue, scenario.chunks(sessions, active)[0].id)
     scenario.work_off(sessions, active)
     with reading(sessions) as session:
-        assert not views.unfinished_runs(session)
+        assert not status.unfinished_runs(session)

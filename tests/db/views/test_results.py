@@ -10,11 +10,11 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from db import intake
-from db.exported import PAGE_ROWS, ExportedImage, exported_images, sample_rows, some_images
 from db.intake import NewRow
 from db.models import Run
 from db.session import Sessions, reading, write
-from db.views import RunGone
+from db.views.results import PAGE_ROWS, ExportedImage, exported_images, sample_rows, some_images
+from db.views.status import RunGone
 from tests.db import scenario
 from tests.db.scenario import REJECTED, claim, delete, done, failed, finish, load, numbered, rows
 

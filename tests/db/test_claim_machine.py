@@ -23,9 +23,9 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from db import doorbells, leases, redo, runs
+from db import claims, doorbells, redo, runs
 from db.choices import Redo
-from db.leases import MAX_ATTEMPTS, Claim, LeaseLost, Outcome
+from db.claims import MAX_ATTEMPTS, Claim, LeaseLost, Outcome
 from db.models import LIVE, STOPPED, Result
 from db.runs import RetryFilter
 from db.session import Sessions, connect, now, read, write
@@ -76,7 +76,7 @@ class Leases(RuleBasedStateMachine):
         if not ids:
             return multiple()
         worker_id = self.workers[owner - 1]
-        held = write(self.sessions, leases.claim, self.run_id, ids[which % len(ids)], worker_id)
+        held = write(self.sessions, claims.claim, self.run_id, ids[which % len(ids)], worker_id)
         return multiple() if held is None else multiple(held)
 
     @rule(held=claims, first=st.integers(0, CHUNK - 1), count=st.integers(1, CHUNK), fails=st.booleans())
@@ -90,7 +90,7 @@ class Leases(RuleBasedStateMachine):
         ]
         newest = scenario.chunk(self.sessions, held.chunk_id).fence
         try:
-            write(self.sessions, leases.commit, held, outcomes)
+            write(self.sessions, claims.commit, held, outcomes)
         except LeaseLost:
             return
         assert held.fence == newest, "an old owner's commit was accepted"
@@ -104,22 +104,22 @@ class Leases(RuleBasedStateMachine):
         if not part:
             return
         try:
-            write(self.sessions, leases.begin_range, held, part[0].row, part[-1].row)
+            write(self.sessions, claims.begin_range, held, part[0].row, part[-1].row)
         except LeaseLost:
             return
         assert held.fence == scenario.chunk(self.sessions, held.chunk_id).fence
 
     @rule(held=claims)
     def heartbeat(self, held: Claim) -> None:
-        write(self.sessions, leases.heartbeat, held)
+        write(self.sessions, claims.heartbeat, held)
 
     @rule(held=consumes(claims))
     def release(self, held: Claim) -> None:
-        write(self.sessions, leases.release, held)
+        write(self.sessions, claims.release, held)
 
     @rule(held=claims)
     def fail(self, held: Claim) -> None:
-        write(self.sessions, leases.fail_attempt, held, "a bug")
+        write(self.sessions, claims.fail_attempt, held, "a bug")
 
     @rule(crashed=st.booleans(), lease_over=st.booleans())
     def take_back(self, crashed: bool, lease_over: bool) -> None:
@@ -128,7 +128,7 @@ class Leases(RuleBasedStateMachine):
             if lease_over:
                 scenario.change_chunk(self.sessions, held.chunk_id, lease_until=now() - 1.0)
         for held in scenario.running(self.sessions):
-            write(self.sessions, leases.take_back, held, crashed=crashed)
+            write(self.sessions, claims.take_back, held, crashed=crashed)
 
     @rule()
     def time_passes(self) -> None:
@@ -206,9 +206,9 @@ class Leases(RuleBasedStateMachine):
             self.time_passes()
             write(self.sessions, doorbells.ring_pending, self.run_id, 100)
             for chunk in scenario.chunks(self.sessions, self.run_id):
-                held = write(self.sessions, leases.claim, self.run_id, chunk.id, self.workers[0])
+                held = write(self.sessions, claims.claim, self.run_id, chunk.id, self.workers[0])
                 if held is not None:
-                    write(self.sessions, leases.commit, held, [scenario.done(image) for image in held.images])
+                    write(self.sessions, claims.commit, held, [scenario.done(image) for image in held.images])
         assert scenario.run(self.sessions, self.run_id).state in ("done", "cancelled")
         assert set(scenario.states(self.sessions, self.run_id)) <= {"done", "failed", "cancelled"}
         assert not read(self.sessions, differences)
