@@ -185,9 +185,9 @@ cancel = Program("producer.cli.cancel:main")
 delete = Program("producer.cli.delete:main")
 export = Program("producer.cli.export:main")
 database = Program("producer.cli.database:main")
-worker = Program("workers.cli:worker")
-broker = Program("workers.cli:broker")
-flower = Program("workers.cli:flower")
+worker = Program("workers.cli.commands:worker")
+broker = Program("workers.cli.commands:broker")
+flower = Program("workers.cli.commands:flower")
 
 if __name__ == "__main__":  # `python -m sam3_start MODULE ARGUMENTS`
     _other_program(sys.argv[1])

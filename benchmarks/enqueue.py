@@ -31,7 +31,7 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.engine import make_url
 
 from benchmarks.timing import Row, as_rows, table
-from db import doorbells, intake, presence
+from db import claims, doorbells, intake, presence
 from db.chunks import add_chunks
 from db.claims import Claim, FoundInstance, ImageDone, PromptResult
 from db.intake import Frozen, Source
@@ -41,8 +41,8 @@ from producer.enqueue import Request, record
 from producer.manifest import CsvManifest
 from producer.status import Standing
 from tests.postgresql import serve
-from workers.fleet.broker import BundledBroker
-from workers.processes import this_process
+from workers.broker.connection import BundledBroker
+from workers.fleet.processes import this_process
 
 SEED = 3
 FOLDER_IMAGES = 1000  # files of one folder, listed in no order

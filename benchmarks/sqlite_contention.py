@@ -22,7 +22,7 @@ from db.migrate import ensure_schema
 from db.session import Sessions, connect, write
 from producer.enqueue import Request, record
 from producer.manifest import CsvManifest
-from workers.processes import this_process
+from workers.fleet.processes import this_process
 
 COMMITTERS = 8
 BATCH = 8  # images of one commit

@@ -18,7 +18,7 @@ from producer.csv_text import UTF8
 from producer.looking import in_time, stat_files
 from producer.manifest import CsvManifest
 from workers.errors import UsageError
-from workers.formats import SUFFIXES
+from workers.inference.formats import SUFFIXES
 
 LOOK_SECONDS = 5.0
 FOLDERS_AT_MOST = 1000  # looked into for the one that the paths start from

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from producer.cells import UNSTORABLE, quoted
 from producer.exports.names import numbered
 from workers.errors import UsageError
-from workers.formats import SUFFIXES
+from workers.inference.formats import SUFFIXES
 
 IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
 OTHER_FORMATS = (  # how they begin, what they are, and what to do

@@ -24,9 +24,9 @@ from producer.manifest import FIRST_ROWS, CsvManifest, Survey
 from producer.moving import moved_root
 from producer.row_slices import row_slice
 from producer.stopping import STOPPING, refusal, refuse
-from workers.edge import spelled_run
+from workers.cli.base import spelled_run
 from workers.errors import Sam3Error, UsageError
-from workers.processes import take_lease, this_process
+from workers.fleet.processes import take_lease, this_process
 
 AUTO_CHUNK_IMAGES = 256  # long enough that filling and draining the pipeline does not count
 SMALLEST_AUTO_CHUNK = 8

@@ -13,7 +13,7 @@ from producer.csv_header import Columns
 from producer.manifest import Survey
 from producer.selection import CIRCLE, UNREADABLE, LeftOut, Selection, Tally, told_left_out
 from workers.errors import UsageError
-from workers.formats import FORMATS
+from workers.inference.formats import FORMATS
 
 
 @dataclass(frozen=True)

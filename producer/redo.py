@@ -15,7 +15,7 @@ from db.session import Sessions, read, reading, write
 from db.views.status import OVER, RunGone, RunView, progress, run_view
 from producer.looking import stat_files
 from producer.retry import retry
-from workers.edge import counted
+from workers.cli.base import counted
 from workers.errors import UsageError
 
 LOOK_SECONDS = 20.0  # of a look that nobody asked for

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from producer.cells import one_line
 from producer.layout import MASK_HEAD_BYTES, RESULTS, is_mask, is_run_file
-from workers.edge import RUN_FILE
-from workers.formats import (
+from workers.cli.base import RUN_FILE
+from workers.inference.formats import (
     CAMERA_RAW_SUFFIXES,
     HEAD_BYTES,
     HEIC,

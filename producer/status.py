@@ -16,7 +16,7 @@ from db.models import RunState
 from db.session import Sessions, read
 from db.views import status
 from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
-from workers.edge import counted
+from workers.cli.base import counted
 from workers.errors import CURABLE
 
 

@@ -24,7 +24,7 @@ def once(name: str) -> bool:
 
 def killed_after_a_commit() -> None:
     """SIGKILL once a batch is in the database and before Celery hears of it."""
-    from workers.worker import Worker
+    from workers.node.worker import Worker
 
     commit = Worker.commit
 
@@ -39,7 +39,7 @@ def killed_after_a_commit() -> None:
 
 def killed_before_a_commit() -> None:
     """SIGKILL with a batch computed and not in the database."""
-    from workers.worker import Worker
+    from workers.node.worker import Worker
 
     commit = Worker.commit
 
@@ -148,7 +148,7 @@ def _in_a_batch(break_it: Callable[[Any], None]) -> None:
 
 
 def _terminate_before_commit(connection: Any) -> None:
-    from workers.worker import Worker
+    from workers.node.worker import Worker
 
     pid = connection.connection.driver_connection.info.backend_pid
     sessions: Sessions = Worker.this().sessions

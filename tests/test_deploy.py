@@ -17,9 +17,9 @@ import redis
 import yaml
 
 from db.doorbells import Rung
-from workers.app import create_app
+from workers.broker.app import create_app
+from workers.broker.connection import Doorbells, check_broker, server_binary
 from workers.contract import Doorbell
-from workers.fleet.broker import Doorbells, check_broker, server_binary
 from workers.fleet.dispatch import publisher
 from workers.settings import Settings, load_settings, unknown_variables
 

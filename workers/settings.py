@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.session import sqlite_url
+from workers.broker.published import published_url
 from workers.errors import UsageError
-from workers.published import published_url
 from workers.variables import PREFIX, own_variables
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")

@@ -7,7 +7,7 @@ from producer.cli.found import Found
 from producer.exports.common import Request, Summary
 from producer.exports.mask_folder import MaskFolder, read_mask_folder
 from producer.exports.names import numbered
-from workers.edge import counted, say
+from workers.cli.base import counted, say
 
 
 def tell_blank_masks(found: Found, request: Request, summary: Summary) -> bool:

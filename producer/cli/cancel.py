@@ -4,11 +4,11 @@ import click
 
 from producer.cli.completion import complete_run
 from producer.cli.options import json_flag
-from workers import edge
-from workers.edge import counted, say
+from workers.cli import base
+from workers.cli.base import counted, say
 
 
-@edge.command("sam3-cancel")
+@base.command("sam3-cancel")
 @click.argument("run", shell_complete=complete_run)
 @json_flag
 def main(run: str, json: bool) -> int:
@@ -28,7 +28,7 @@ def main(run: str, json: bool) -> int:
     with Meter(f"cancelling {found.name}", "images") as meter:
         cancelled = cancel(found.sessions, found.run_id, meter.tell)
     if json:
-        edge.print_json({"run": found.name, "cancelled": cancelled})
+        base.print_json({"run": found.name, "cancelled": cancelled})
         return 0
     click.echo(f"run {found.name}: {counted(cancelled, 'image')} cancelled")
     if cancelled:

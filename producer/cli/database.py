@@ -2,19 +2,19 @@
 
 import click
 
-from workers import edge
-from workers.edge import say
+from workers.cli import base
+from workers.cli.base import say
 
 
-@edge.command("sam3-db")
+@base.command("sam3-db")
 @click.argument("action", type=click.Choice(["upgrade"]))
 def main(action: str) -> int:
     """Bring the tables of SAM3_DATABASE_URL up to this release. SQLite does that by itself."""
     from db.migrate import newest_revision, upgrade
     from db.session import connect
 
-    url = edge.settings().database_url
-    with edge.told_database_faults(url, create=True):
+    url = base.settings().database_url
+    with base.told_database_faults(url, create=True):
         upgrade(connect(url))
     say(f"the database has revision {newest_revision()}")
     return 0

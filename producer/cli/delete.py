@@ -6,12 +6,12 @@ import click
 
 from producer.cli.completion import complete_run
 from producer.cli.options import json_flag
-from workers import edge
-from workers.edge import counted, say
+from workers.cli import base
+from workers.cli.base import counted, say
 from workers.errors import UsageError
 
 
-@edge.command("sam3-delete")
+@base.command("sam3-delete")
 @click.argument("run", shell_complete=complete_run)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_flag
@@ -41,7 +41,7 @@ def main(run: str, yes: bool, json: bool) -> int:
     except (sqlite3.OperationalError, OperationalError) as error:  # the run is gone all the same
         say(f"its space is given back by a later sam3-delete: {getattr(error, 'orig', error)}")
     if json:
-        edge.print_json({"run": found.name, "deleted": deleted})
+        base.print_json({"run": found.name, "deleted": deleted})
     else:
         click.echo(f"{found.shown}: {counted(deleted, 'image')} deleted")
     return 0

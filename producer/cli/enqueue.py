@@ -7,10 +7,10 @@ import click
 
 from producer.cli.options import exit_flags, json_flag, run_flags
 from producer.cli.redo import redo_flag
-from workers import edge
+from workers.cli import base
 
 
-@edge.command("sam3-enqueue")
+@base.command("sam3-enqueue")
 @click.option("--csv", required=True, type=click.Path(path_type=Path), help="CSV file with a column of image paths.")
 @run_flags
 @redo_flag

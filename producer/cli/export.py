@@ -7,10 +7,10 @@ import click
 
 from producer.cli.completion import complete_run
 from producer.cli.options import Share, force_flag, json_flag
-from workers import edge
+from workers.cli import base
 
 
-@edge.command("sam3-export")
+@base.command("sam3-export")
 @click.argument("run", shell_complete=complete_run)
 @click.option("--format", type=click.Choice(["csv", "coco", "png"]), required=True, help="What to write.")
 @click.option(

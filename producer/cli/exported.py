@@ -22,8 +22,8 @@ from producer.exports.inputs import Inputs
 from producer.exports.so_far import SoFar, how_far, require_exportable
 from producer.exports.stdout import StandardOutput
 from producer.exports.targets import Targets
-from workers import edge
-from workers.edge import counted, say
+from workers.cli import base
+from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
 
 Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Summary]
@@ -61,7 +61,7 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
     now = read(found.sessions, how_far, found.run_id)
     if flags["json"]:
         facts = {"run": found.name, "format": format, "path": str(summary.path)} | counts(summary)
-        edge.print_json(facts | {"gone": view.gone, "partial": request.so_far})
+        base.print_json(facts | {"gone": view.gone, "partial": request.so_far})
     else:
         say(told(found, request, summary, now))
     tell_gone(request)

@@ -10,7 +10,7 @@ from db.session import DatabaseUnusable, Sessions, parse_url, read, sqlite_url
 from db.views import status
 from producer import stopping
 from producer.cli.run_folder import is_run_folder, read_run_file
-from workers import edge
+from workers.cli import base
 from workers.errors import NoSuchRun, Unreachable, UsageError
 from workers.settings import Settings
 
@@ -33,7 +33,7 @@ class Found:
     def spelled(self) -> str:
         """RUN as the next command in this folder needs it."""
         if self.folder is None:
-            return edge.spelled_run(self.name)
+            return base.spelled_run(self.name)
         plain = str(self.folder)
         spelled_out = plain.startswith("-") or (_is_plain(plain) and _may_be_in_database(plain, self.settings))
         return f"./{plain}" if spelled_out else plain
@@ -56,19 +56,19 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
     `run:name` the database's. `refused` are the states, of cancelling and deleting, in which the command can do nothing
     with it.
     """
-    settings = edge.settings(**flags)
-    name, folder = run.removeprefix(edge.DATABASE_RUN), _run_folder(run, settings)
+    settings = base.settings(**flags)
+    name, folder = run.removeprefix(base.DATABASE_RUN), _run_folder(run, settings)
     if folder is not None:
         there = read_run_file(folder)
         name = there.run
-        settings = edge.settings(state_dir=there.state_dir, database_url=sqlite_url(there.database), **flags)
-    run_file = None if folder is None else folder / edge.RUN_FILE
-    sessions = edge.open_database(settings.database_url, run_file=run_file)
+        settings = base.settings(state_dir=there.state_dir, database_url=sqlite_url(there.database), **flags)
+    run_file = None if folder is None else folder / base.RUN_FILE
+    sessions = base.open_database(settings.database_url, run_file=run_file)
     run_id = read(sessions, run_id_of, name)
     names = read(sessions, status.run_names) if run_id is None else []
     if run_id is None:
         there_are = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
-        hint = f"; the folder {run} holds no {edge.RUN_FILE}" if folder is None and Path(run).is_dir() else ""
+        hint = f"; the folder {run} holds no {base.RUN_FILE}" if folder is None and Path(run).is_dir() else ""
         raise NoSuchRun(f"no run called {name}; {there_are}{hint}")
     found = Found(sessions, run_id, name, settings, folder)
     found.refuse(*refused)
@@ -78,7 +78,7 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
 def _run_folder(run: str, settings: Settings) -> Path | None:
     """The sam3-run folder that is meant, if one is."""
     folder = Path(run)
-    if run.startswith(edge.DATABASE_RUN) or not (folder / edge.RUN_FILE).is_file():
+    if run.startswith(base.DATABASE_RUN) or not (folder / base.RUN_FILE).is_file():
         return None
     if not _is_plain(run):
         return folder
@@ -93,7 +93,7 @@ def _run_folder(run: str, settings: Settings) -> Path | None:
     if is_both:
         raise UsageError(
             f"{run} means the run of the folder here and another one in the database: "
-            f"write ./{run} for the folder's, {edge.DATABASE_RUN}{run} for the database's"
+            f"write ./{run} for the folder's, {base.DATABASE_RUN}{run} for the database's"
         )
     return folder
 
@@ -108,7 +108,7 @@ def _in_database(name: str, settings: Settings) -> bool:
     url = parse_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return False
-    return read(edge.open_database(settings.database_url), run_id_of, name) is not None
+    return read(base.open_database(settings.database_url), run_id_of, name) is not None
 
 
 def _is_database_of(folder: Path, settings: Settings) -> bool:
@@ -119,7 +119,7 @@ def _is_database_of(folder: Path, settings: Settings) -> bool:
 
 def _may_be_in_database(name: str, of_folder: Settings) -> bool:
     """Whether a plain name could be refused for a run that is called like the folder."""
-    settings = edge.settings()
+    settings = base.settings()
     try:
         return settings.database_url != of_folder.database_url and _in_database(name, settings)
     except (Unreachable, DatabaseUnusable):

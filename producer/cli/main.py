@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import click
 
-from workers import edge
-from workers.edge import Sam3Command
+from workers.cli import base
+from workers.cli.base import Sam3Command
 
 PROGRAM = "sam3"
 MODULES = {  # each is a program of its own as well, such as sam3-run
@@ -22,9 +22,9 @@ MODULES = {  # each is a program of its own as well, such as sam3-run
     "delete": "producer.cli.delete:main",
     "export": "producer.cli.export:main",
     "db": "producer.cli.database:main",
-    "worker": "workers.cli:worker",
-    "broker": "workers.cli:broker",
-    "flower": "workers.cli:flower",
+    "worker": "workers.cli.commands:worker",
+    "broker": "workers.cli.commands:broker",
+    "flower": "workers.cli.commands:flower",
     "config": "producer.cli.main:config",
     "completion": "producer.cli.main:completion",
 }
@@ -58,14 +58,14 @@ class Sam3(click.Group):
         try:
             super().main(given, prog, standalone_mode=False, max_content_width=110)
         except click.ClickException as error:  # no such command, or no such flag
-            edge.say(f"{prog}: error: {error.format_message().rstrip('.')}; see {prog} --help")
+            base.say(f"{prog}: error: {error.format_message().rstrip('.')}; see {prog} --help")
             sys.exit(2)
         sys.exit(0)
 
 
 @click.group(PROGRAM, cls=Sam3, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=edge.tell_versions, help="Show versions."
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=base.tell_versions, help="Show versions."
 )
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -77,7 +77,7 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@edge.command("sam3 config")
+@base.command("sam3 config")
 def config() -> int:
     """Print every setting with its default: a commented YAML file for --config, and all SAM3_ variables."""
     from producer.cli.template import template
@@ -86,7 +86,7 @@ def config() -> int:
     return 0
 
 
-@edge.command("sam3 completion")
+@base.command("sam3 completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
     """Print what makes a SHELL complete commands, flags and names of runs.

@@ -14,7 +14,7 @@ import click
 
 from producer.cells import one_line, prompt_fault
 from producer.slugs import LONGEST_RUN, run_slug
-from workers.edge import say
+from workers.cli.base import say
 from workers.errors import UsageError
 
 if TYPE_CHECKING:

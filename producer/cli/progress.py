@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from producer.cli.console import console, progress_bar
-from workers.edge import say
+from workers.cli.base import say
 
 LINE_SECONDS = 10.0  # between plain lines
 

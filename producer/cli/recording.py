@@ -27,11 +27,11 @@ from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size
 from producer.exports.targets import free_file
 from producer.manifest import CsvManifest
 from producer.selection import told_left_out
-from workers import edge
-from workers.app import create_app
-from workers.edge import counted, say
+from workers.broker.app import create_app
+from workers.broker.connection import check_broker
+from workers.cli import base
+from workers.cli.base import counted, say
 from workers.errors import UsageError
-from workers.fleet.broker import check_broker
 from workers.fleet.dispatch import dispatch, publisher
 
 FIRST_PATHS = 3  # of a dry run: do they lie where they should?
@@ -41,7 +41,7 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     """Record and queue, or check; returns the exit code of the command."""
     prompts = read_prompts(flags["prompt"])
     manifest = open_csv(csv, prompts, flags)
-    settings = edge.settings(model=flags["model"])
+    settings = base.settings(model=flags["model"])
     name = run_name(flags["run"], flags["moved_from"] or csv)
     frozen = frozen_settings(settings, flags)
     warn_of_absent_model(frozen.model)
@@ -50,8 +50,8 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     request = Request(name, prompts, frozen, size, flags["limit"], moved_from=moved_from, check=looks)
     if dry_run:
         return report_dry_run(manifest, request, flags)
-    sessions = edge.open_database(settings.database_url, create=True)
-    app = create_app(edge.identified(settings, sessions))
+    sessions = base.open_database(settings.database_url, create=True)
+    app = create_app(base.identified(settings, sessions))
     for warning in check_broker(app):
         say(f"warning: {warning}")
     with Meter(f"recording {name}", "rows") as meter:
@@ -77,7 +77,7 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     }
     rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
     if flags["json"]:
-        edge.print_json(facts)
+        base.print_json(facts)
     else:
         click.echo(told(facts, recorded))
         tell_next(name, rejected, now.images)
@@ -87,7 +87,7 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
 def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
     if rejected:
         say("Rejected rows: the same command with --dry-run names them")
-    run = edge.spelled_run(name)
+    run = base.spelled_run(name)
     if images.pending:
         say(f"Next: sam3-status {run} --watch")
     elif images.cancelled:
@@ -161,7 +161,7 @@ def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any], 
     if flags["json"]:
         left_out = [asdict(one) for one in manifest.left_out]
         more = {"first": first, "left_out": left_out, **_columns(manifest)} if details else {}
-        edge.print_json(facts | {"dry_run": True} | more)
+        base.print_json(facts | {"dry_run": True} | more)
     else:
         prompts = json.dumps(request.prompts, ensure_ascii=False)
         click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {prompts}")
@@ -187,9 +187,9 @@ def _read_rows(manifest: Manifest, request: Request, wanted: int) -> tuple[list[
 def _tell_rows(manifest: Manifest | None, rejected: list[str], first: list[str]) -> None:
     if manifest is not None:
         for name, column in _columns(manifest).items():
-            click.echo(f"  {name.replace('_', ' ')}: {edge.printable(column)}")
+            click.echo(f"  {name.replace('_', ' ')}: {base.printable(column)}")
         for path in first:
-            click.echo(f"  image: {edge.printable(path)}")
+            click.echo(f"  image: {base.printable(path)}")
         if manifest.left_out:
             say(f"  left out: {told_left_out(manifest.left_out)}")
     for message in rejected[:5]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from db.choices import Redo
-from workers.edge import counted, say
+from workers.cli.base import counted, say
 
 if TYPE_CHECKING:
     from db.session import Sessions

@@ -6,8 +6,8 @@ import click
 
 from producer.cli.completion import complete_run
 from producer.cli.options import json_flag
-from workers import edge
-from workers.edge import counted, say
+from workers.cli import base
+from workers.cli.base import counted, say
 from workers.errors import ErrorClass, Unreachable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_ROW, ErrorClass.BAD_PATH)]
 
 
-@edge.command("sam3-retry")
+@base.command("sam3-retry")
 @click.argument("run", shell_complete=complete_run)
 @click.option("--error-class", type=click.Choice(RETRYABLE), metavar="C", help="Only images that failed for this.")
 @click.option("--chunk", type=click.IntRange(min=1), metavar="N", help="Only the failed images of this chunk.")
@@ -37,7 +37,7 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
     found.refuse(*STOPPING)  # somebody else's cancel or delete came in between
     queued = ring(found) if moved else 0
     if json:
-        edge.print_json({"run": found.name, "images": moved, "queued": queued})
+        base.print_json({"run": found.name, "images": moved, "queued": queued})
         return 0
     click.echo(f"run {found.name}: {counted(moved, 'image')} to try again")
     if not moved:
@@ -53,11 +53,11 @@ def ring(found: "Found") -> int:
     """Ring the new chunks' doorbells; with the broker away the reconciler does it later."""
     if found.folder is not None:
         return 0
-    from workers.app import create_app
-    from workers.fleet.broker import check_broker
+    from workers.broker.app import create_app
+    from workers.broker.connection import check_broker
     from workers.fleet.dispatch import dispatch, publisher
 
-    app = create_app(edge.identified(found.settings, found.sessions))
+    app = create_app(base.identified(found.settings, found.sessions))
     try:
         check_broker(app)
     except Unreachable as error:

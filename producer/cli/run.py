@@ -7,11 +7,11 @@ import click
 
 from producer.cli.options import exit_flags, force_flag, json_flag, run_flags
 from producer.cli.redo import redo_flag
-from workers import edge
-from workers.cli import worker_flags
+from workers.cli import base
+from workers.cli.commands import worker_flags
 
 
-@edge.command("sam3-run")
+@base.command("sam3-run")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Result folder.")
 @run_flags

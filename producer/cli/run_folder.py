@@ -18,10 +18,10 @@ from db.views.inputs import run_inputs
 from producer.exports.names import numbered
 from producer.exports.targets import Targets
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
-from workers.config_file import FIRST_SOURCE
-from workers.edge import RUN_FILE, open_database, spelled_run
+from workers.cli.base import RUN_FILE, open_database, spelled_run
+from workers.cli.config_file import FIRST_SOURCE
+from workers.cli.worker import absolute_sqlite
 from workers.errors import UsageError
-from workers.serving import absolute_sqlite
 from workers.settings import load_settings
 
 COMMAND = "sam3-run"

@@ -51,19 +51,19 @@ from producer.retry import retry
 from producer.selection import LeftOut, told_left_out
 from producer.slugs import prompt_slugs
 from producer.status import Standing, duration, told_errors, told_warnings
-from workers import edge
-from workers.app import create_app
-from workers.config_file import FIRST_SOURCE, SLUGS
-from workers.edge import RUN_FILE, counted, say
+from workers.broker.app import create_app
+from workers.broker.connection import BundledBroker, Doorbells
+from workers.cli import base
+from workers.cli.base import RUN_FILE, counted, say
+from workers.cli.config_file import FIRST_SOURCE, SLUGS
+from workers.cli.worker import node_settings
 from workers.errors import Unreachable, UsageError
-from workers.fleet.broker import BundledBroker, Doorbells
 from workers.fleet.dispatch import publisher
 from workers.fleet.gpus import Slot, choose_slots
 from workers.fleet.launcher import Launcher
 from workers.fleet.reconcile import Reconciler
 from workers.fleet.supervise import supervise
 from workers.fleet.weights import check_models
-from workers.serving import node_settings
 from workers.settings import Settings
 
 POLL_SECONDS = 0.5
@@ -110,8 +110,8 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
         database = sqlite_url(settings.state_dir / DATABASE_FILE)
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
-        sessions = edge.open_database(database, create=True, run_file=output / RUN_FILE)
-        settings = edge.identified(settings, sessions)
+        sessions = base.open_database(database, create=True, run_file=output / RUN_FILE)
+        settings = base.identified(settings, sessions)
         if not flags["state_dir"]:
             refuse_other_runs_state(sessions, output, request.name)
         shared = bool(flags["state_dir"])
@@ -287,13 +287,13 @@ def finish(
     if not standing.over:
         say(standing.one_line(waiting=False))
         say("Next: the same command again goes on from here")
-        return edge.INTERRUPTED if asked is not None else 1
+        return base.INTERRUPTED if asked is not None else 1
     with telling_how_to_go_on(found, None):
         written, whole = write_files(found, flags["select"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:
         facts = {"seconds": round(spent.seconds, 1), "files": written, "left_out": [asdict(one) for one in left_out]}
-        edge.print_json(standing.as_json() | facts)
+        base.print_json(standing.as_json() | facts)
     else:
         summarise(standing, spent, written, left_out)
         if standing.worth_a_retry:

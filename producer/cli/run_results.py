@@ -12,7 +12,7 @@ from producer.exports.common import Request
 from producer.exports.inputs import Inputs
 from producer.exports.targets import Targets
 from producer.layout import RESULTS
-from workers.edge import say
+from workers.cli.base import say
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from producer.cli.options import exit_code
 from producer.cli.run_folder import is_at_work
 from producer.exports.targets import free_file
 from producer.status import AllRuns, Standing
-from workers import edge
-from workers.edge import say
+from workers.cli import base
+from workers.cli.base import say
 
 Shown = TypeVar("Shown", Standing, AllRuns)
 
@@ -34,7 +34,7 @@ def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, 
     found = find_run(run)
     standing = awaited(lambda: standing_of(found), found.settings.database_url)
     if json:
-        edge.print_json(standing.as_json())
+        base.print_json(standing.as_json())
     else:
         console().print(standing.table(errors=errors))
         next_step(standing, found.argument)
@@ -55,11 +55,11 @@ def all_runs(
     awaited: Callable[[Callable[[], AllRuns], str], AllRuns], json: bool, *, ask_code: bool, **code: Any
 ) -> int:
     """Show all runs; the exit code is the worst of theirs if they were waited for."""
-    url = edge.settings().database_url
-    sessions = edge.open_database(url)
+    url = base.settings().database_url
+    sessions = base.open_database(url)
     runs = awaited(lambda: AllRuns(sessions), url)
     if json:
-        edge.print_json(runs.as_json())
+        base.print_json(runs.as_json())
     for standing in runs.standings if not json else ():
         click.echo(f"{standing.progress.state:<10} {standing.one_line()}")
     if not json and not runs.standings:

@@ -6,10 +6,10 @@ import click
 
 from producer.cli.completion import complete_run
 from producer.cli.options import exit_flags, json_flag
-from workers import edge
+from workers.cli import base
 
 
-@edge.command("sam3-status")
+@base.command("sam3-status")
 @click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--watch", is_flag=True, help="Keep showing it until the run is over; without RUN, until all are.")
 @click.option("--wait", is_flag=True, help="Print nothing until the run is over; without RUN, until all are.")

@@ -12,7 +12,7 @@ from db.session import Sessions, reading
 from tests.db import scenario
 from tests.terminals import Terminal, wait_until
 from tests.workers import runs
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.fleet.dispatch import publisher
 from workers.settings import Settings
 

@@ -17,7 +17,7 @@ from tests.integration.processes import command_lines
 from tests.integration.valkey import free_port
 from tests.terminals import Terminal, wait_until
 from tests.workers import runs
-from workers.processes import this_process
+from workers.fleet.processes import this_process
 
 LOGIN = "me:flower-canary"
 DATABASE_PASSWORD = "database-canary"
@@ -130,9 +130,9 @@ def test_flower_answers_only_to_the_names_of_this_machine(open_flower: int) -> N
 
 def test_runtimes_of_up_to_an_hour_are_told_apart_and_flower_commands_nobody(open_flower: int) -> None:
     me = Browser(open_flower, None)
-    from workers import flowerconfig
+    from workers.cli import flower_config
 
-    assert flowerconfig.task_runtime_metric_buckets[-1] == 3600.0
+    assert flower_config.task_runtime_metric_buckets[-1] == 3600.0
     assert me.status("/api/worker/shutdown/cpu0@here", {}) in (401, 403)
 
 

@@ -14,7 +14,7 @@ from producer.folder import FolderManifest
 from producer.layout import MASK_MARK
 from producer.selection import LeftOut, told_left_out
 from workers.errors import ErrorClass
-from workers.formats import FORMATS, SUFFIXES
+from workers.inference.formats import FORMATS, SUFFIXES
 from workers.inference.images import ReadRules, UnreadableImage, read_image
 
 JPEG_XL = b"\xff\x0a\xfa\x7f"
@@ -149,7 +149,7 @@ def test_heic_is_taken_by_name_and_content_where_its_extra_is_installed(photos: 
 
 
 def test_without_its_extra_heic_is_left_out_and_the_extra_named(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.formats.HEIC_IS_OPENED", False)
+    monkeypatch.setattr("workers.inference.formats.HEIC_IS_OPENED", False)
     monkeypatch.setattr("producer.selection.SUFFIXES", (".jpg",))
     picture(photos / "a.jpg")
     file(photos / "b.heic", HEIC)

@@ -16,7 +16,7 @@ from db.models import Result
 from db.session import Sessions, read, reading, write
 from db.views.status import identity
 from tests.db import scenario
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.contract import Doorbell, queue_name
 from workers.settings import Settings
 

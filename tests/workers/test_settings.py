@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from db.session import connect
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.errors import UsageError
 from workers.settings import load_settings, masked, unknown_variables
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from db import private
-from workers import breaker
 from workers.contract import queue_name
 from workers.errors import UsageError
 from workers.fleet.gpus import Slot
-from workers.processes import with_parent
+from workers.fleet.processes import with_parent
+from workers.node import breaker
 from workers.settings import Settings
 from workers.variables import PREFIX
 
-TASKS = "workers.tasks"  # imported by nodes only: it needs the worker extra
+TASKS = "workers.node.tasks"  # imported by nodes only: it needs the worker extra
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending
 HOPELESS_FAILURES = 5
 # Celery warns root of pickled messages from strangers; we accept JSON only, and a container has one user.
@@ -134,7 +134,7 @@ class Launcher:
         home = private.make_folder(self._settings.state_dir / "nodes")
         name = f"{node.slot.name}@%h"
         python = [sys.executable, "-P", "-W", ROOT_WARNING]
-        celery = [*python, "-m", "celery", "--quiet", "-A", "workers.node", "worker", "-n", name]
+        celery = [*python, "-m", "celery", "--quiet", "-A", "workers.node.celery_app", "worker", "-n", name]
         options = [
             "-I",
             TASKS,

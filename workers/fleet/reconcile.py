@@ -18,10 +18,10 @@ from db.models import RunState
 from db.presence import Process
 from db.session import Sessions, read, reading, write
 from db.slices import in_slices
+from workers.broker.connection import Doorbells
 from workers.errors import Unreachable, first_line
-from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import Publish, dispatch, ring
-from workers.processes import Fate, fate, is_dead, take_lease, this_process
+from workers.fleet.processes import Fate, fate, is_dead, take_lease, this_process
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from workers.formats import HEIC_IS_OPENED
+from workers.inference.formats import HEIC_IS_OPENED
 
 PILLOW_NAME = "HEIF"
 

@@ -37,7 +37,8 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
-from workers.formats import (
+from workers.inference import bands, beside, bounds, heic, samples
+from workers.inference.formats import (
     FORMATS,
     HEAD_BYTES,
     HEIC,
@@ -48,7 +49,6 @@ from workers.formats import (
     is_raw_like_tiff,
     other_format,
 )
-from workers.inference import bands, beside, bounds, heic, samples
 from workers.inference.tiff import ORIENTATION, Directories, Directory, is_described, not_the_picture
 
 LATEST_NS = 2**63 - 1  # in the year 2262: databases store no later time, but some clocks tell one

@@ -19,7 +19,7 @@ from tests.integration.faults import farm
 from tests.integration.valkey import Valkey, free_port
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.contract import TASK
 from workers.fleet.dispatch import publisher
 from workers.settings import Settings

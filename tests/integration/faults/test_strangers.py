@@ -16,10 +16,10 @@ from tests.integration.faults import farm
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
 from tests.workers.garbage import DOORBELL, GARBAGE, message
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.contract import TASK
 from workers.fleet.dispatch import publisher
-from workers.processes import this_process
+from workers.fleet.processes import this_process
 from workers.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

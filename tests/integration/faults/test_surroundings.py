@@ -11,7 +11,7 @@ from tests.fakes import BREAKS_GPU
 from tests.integration.faults import farm
 from tests.terminals import Terminal, wait_until
 from tests.workers import runs
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.fleet.dispatch import dispatch, publisher, ring
 from workers.settings import Settings
 

@@ -194,7 +194,7 @@ def test_workers_of_other_batch_sizes_and_messages_of_a_later_version_share_a_ru
     here: Terminal, sessions: Sessions, run_id: int
 ) -> None:
     """F41, as far as one release can tell: a mixed fleet, and doorbells that it does not understand."""
-    from workers.app import create_app
+    from workers.broker.app import create_app
     from workers.settings import Settings
 
     app = create_app(Settings(broker_url=here.environment["SAM3_BROKER_URL"]))

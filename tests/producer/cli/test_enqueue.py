@@ -11,7 +11,7 @@ from producer.retry import cancel
 from tests.db import scenario
 from tests.producer.cli.conftest import Shell
 from tests.workers import runs
-from workers.fleet.broker import Doorbells
+from workers.broker.connection import Doorbells
 from workers.settings import load_settings
 
 

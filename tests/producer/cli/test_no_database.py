@@ -15,7 +15,7 @@ from producer.cli.export import main as export
 from producer.cli.retry import main as retry
 from producer.cli.status import main as status
 from tests.producer.cli.conftest import Shell
-from workers.edge import Sam3Command
+from workers.cli.base import Sam3Command
 
 LOOKING: list[tuple[Sam3Command, tuple[str, ...]]] = [
     (status, ()),

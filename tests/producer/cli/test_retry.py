@@ -8,7 +8,7 @@ from tests.db import scenario
 from tests.db.scenario import claim, commit, failed, load, numbered
 from tests.producer.cli.conftest import Shell
 from tests.workers import runs
-from workers.fleet.broker import Doorbells
+from workers.broker.connection import Doorbells
 from workers.settings import load_settings
 
 

@@ -22,7 +22,7 @@ from producer.status import Standing
 from tests.db import scenario
 from tests.db.scenario import load, numbered
 from tests.producer.cli.conftest import Shell
-from workers.edge import Sam3Command
+from workers.cli.base import Sam3Command
 
 COMMANDS = {"sam3-cancel": cancel, "sam3-delete": delete, "sam3-retry": retry}
 HINT = re.compile(r"(sam3-\w+) ([\w./:-]+)")

@@ -17,11 +17,11 @@ from celery import Celery
 
 from db.doorbells import Rung
 from tests.terminals import Terminal, wait_until
-from workers.app import create_app
+from workers.broker.app import create_app
+from workers.broker.connection import BundledBroker, Doorbells, check_broker
+from workers.broker.published import published_url, url_file
 from workers.errors import Unreachable, UsageError
-from workers.fleet.broker import BundledBroker, Doorbells, check_broker
 from workers.fleet.dispatch import publisher
-from workers.published import published_url, url_file
 from workers.settings import Settings, masked
 
 

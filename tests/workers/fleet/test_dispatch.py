@@ -18,8 +18,8 @@ from db.session import Sessions, read, write
 from db.views.status import identity
 from tests.db import scenario
 from tests.workers.runs import queue
-from workers.app import create_app
-from workers.fleet.broker import BundledBroker
+from workers.broker.app import create_app
+from workers.broker.connection import BundledBroker
 from workers.fleet.dispatch import CHUNKS_PER_WORKER, SMALLEST_WINDOW, dispatch, publisher
 from workers.settings import Settings
 

@@ -24,11 +24,11 @@ from db.session import Sessions, reading, write
 from tests.db import scenario
 from tests.terminals import PATIENCE, wait_until
 from tests.workers import runs
+from workers.broker.connection import Doorbells
 from workers.errors import Unreachable
-from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import publisher
+from workers.fleet.processes import Fate, is_dead, this_process
 from workers.fleet.reconcile import LEASE, Reconciler
-from workers.processes import Fate, is_dead, this_process
 from workers.settings import Settings
 
 ABSENT_SECONDS = 0.2

@@ -12,8 +12,8 @@ from PIL import Image
 from skimage import data
 
 from workers.errors import ErrorClass
-from workers.formats import FORMATS
 from workers.inference import images
+from workers.inference.formats import FORMATS
 from workers.inference.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
 
 PLAIN = data.chelsea()[:192, :256]
@@ -80,7 +80,7 @@ def test_a_file_that_is_cut_is_truncated(tmp_path: Path, make: Any, part: float)
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.formats.HEIC_IS_OPENED", False)
+    monkeypatch.setattr("workers.inference.formats.HEIC_IS_OPENED", False)
     monkeypatch.setattr(images, "_PILLOW_FORMATS", FORMATS)
     (tmp_path / "a.heic").write_bytes(heic(1))
     with pytest.raises(UnreadableImage) as refused:

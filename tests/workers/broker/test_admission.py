@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from tests.workers.garbage import DOORBELL, GARBAGE, message
-from workers.admission import Dropped, command_anew, doorbell_anew, other
-from workers.app import create_app
+from workers.broker.admission import Dropped, command_anew, doorbell_anew, other
+from workers.broker.app import create_app
 from workers.contract import TASK, BadMessage
 from workers.settings import Settings
 

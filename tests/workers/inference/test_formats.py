@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from workers.formats import FORMATS, HEAD_BYTES, image_format, other_format
+from workers.inference.formats import FORMATS, HEAD_BYTES, image_format, other_format
 
 
 def head_of(kind: str) -> bytes:
@@ -60,7 +60,7 @@ def test_heic_is_opened_where_its_extra_is_installed_and_named_where_it_is_not(
     head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for installed in (True, False):
-        monkeypatch.setattr("workers.formats.HEIC_IS_OPENED", installed)
+        monkeypatch.setattr("workers.inference.formats.HEIC_IS_OPENED", installed)
         assert (image_format(head), other_format(head)) == (("HEIC", None) if installed else (None, "HEIC"))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 import yaml
 
+from workers.cli.flags import all_flags
 from workers.errors import UsageError
-from workers.flags import all_flags
 from workers.settings import Settings
 
 # Keys of run.yaml that set nothing: what prompts are called in files and columns, and where the input was at first.

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from workers import transport
+from workers.broker import transport
 from workers.contract import queue_name
 from workers.settings import Settings, sentinel_master
 

@@ -24,12 +24,12 @@ from tests.fakes import FakeSegmenter
 from tests.terminals import wait_until
 from tests.workers import runs
 from workers.errors import Unreachable
+from workers.fleet.processes import this_process
 from workers.inference.answers import Found
 from workers.inference.images import RGB
 from workers.inference.pipeline import Options, OutOfMemory
-from workers.processes import this_process
+from workers.node.worker import UNUSABLE_SECONDS, Declined, Worker, make_segmenter
 from workers.settings import Settings
-from workers.worker import UNUSABLE_SECONDS, Declined, Worker, make_segmenter
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -48,7 +48,7 @@ def start(sessions: Sessions, database_url: str, monkeypatch: pytest.MonkeyPatch
                 raise segmenter
             return segmenter or FakeSegmenter(model)
 
-        monkeypatch.setattr("workers.worker.make_segmenter", load)
+        monkeypatch.setattr("workers.node.worker.make_segmenter", load)
         calm: dict[str, Any] = {
             "heartbeat_seconds": 1000,
             "lease_seconds": 3000,
@@ -168,7 +168,7 @@ def test_a_model_that_is_declined_leaves_the_gpu_at_once_and_each_refusal_is_as_
         made.append(weakref.ref(segmenter))
         return segmenter
 
-    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", load)
     lengths = []
     for first in (True, False, False):
         with pytest.raises(Declined) as declined:
@@ -294,7 +294,7 @@ def test_a_model_that_could_not_be_had_is_tried_again_once_its_folder_looks_othe
             raise Unreachable("no weights")
         return FakeSegmenter(model)
 
-    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", load)
     declined(worker, sessions, run_id)
     declined(worker, sessions, run_id)
     assert loads == [False]
@@ -312,11 +312,11 @@ def test_a_model_that_could_not_be_had_is_tried_again_after_a_while(
 ) -> None:
     """The network, a licence or another process on the GPU may have been in the way."""
     clock = [100.0]
-    monkeypatch.setattr("workers.worker.time", Clock(clock))
+    monkeypatch.setattr("workers.node.worker.time", Clock(clock))
     run_id = scenario.load(sessions, scenario.numbered(2))
     worker = start(Unreachable("no access"))
     declined(worker, sessions, run_id)
-    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: FakeSegmenter(model))
+    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: FakeSegmenter(model))
     clock[0] += UNUSABLE_SECONDS - 1
     declined(worker, sessions, run_id)
     clock[0] += 2
@@ -334,7 +334,7 @@ def test_a_model_that_cannot_be_had_does_not_cost_the_one_that_is_loaded(
         if models == ["gone"]:
             raise Unreachable("no such model")
 
-    monkeypatch.setattr("workers.worker.check_models", missing)
+    monkeypatch.setattr("workers.node.worker.check_models", missing)
     with pytest.raises(Declined):
         worker.segmenter_for(replace(bad, model="gone"))
     assert worker.segmenter_for(good) is segmenter
@@ -351,7 +351,7 @@ def test_a_model_is_loaded_once_and_given_up_before_another_one_is_loaded(
         held.append((model, worker._segmenter))
         return FakeSegmenter(model)
 
-    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", load)
     for run in (one, one, two, two, one):
         assert worker.segmenter_for(run).facts.model == run.model
     assert held == [("a", None), ("b", None), ("a", None)]
@@ -361,7 +361,7 @@ def test_the_rate_counts_the_images_between_the_first_and_the_last_commit(
     start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("workers.worker.time", Clock(clock))
+    monkeypatch.setattr("workers.node.worker.time", Clock(clock))
     worker = start()
     run_id = scenario.load(sessions, scenario.numbered(12), chunk_size=12)
     [rung] = runs.ring(sessions, run_id)
@@ -477,7 +477,7 @@ def test_a_commit_whose_answer_was_lost_is_found_to_have_landed(
         write(sessions, work)  # it got there, the connection broke, and it is tried again
         return write(sessions, work)
 
-    monkeypatch.setattr("workers.worker.write", twice)
+    monkeypatch.setattr("workers.node.worker.write", twice)
     first, rest = claim.images[:1], claim.images[1:]
     assert not worker.commit(claim, [scenario.done(image, 0.9) for image in first])
     assert worker.commit(claim, [scenario.done(image, 0.9) for image in rest])

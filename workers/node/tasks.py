@@ -21,13 +21,13 @@ from db.session import DatabaseUnusable, read
 from db.views.status import RunView, prompt_texts, run_view
 from workers.contract import TASK, BadMessage, Doorbell
 from workers.errors import ErrorClass, first_line, one_line
-from workers.faults import check_model, check_mount, is_infrastructure, ruins_process
 from workers.fleet.dispatch import dispatch, publisher
 from workers.inference import readahead
 from workers.inference.pipeline import Pace, Segmenter, decode_threads
+from workers.node.attempt import Work, outcomes, summary, told
+from workers.node.faults import check_model, check_mount, is_infrastructure, ruins_process
+from workers.node.worker import Declined, Worker
 from workers.settings import load_settings
-from workers.stream import Work, outcomes, summary, told
-from workers.worker import Declined, Worker
 
 log = logging.getLogger(__name__)
 

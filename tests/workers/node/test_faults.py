@@ -5,7 +5,7 @@ import errno
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from workers.faults import is_gpu_fault, is_infrastructure
+from workers.node.faults import is_gpu_fault, is_infrastructure
 
 
 def test_what_the_database_refuses_is_no_fault_of_the_surroundings() -> None:

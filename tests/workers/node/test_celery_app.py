@@ -16,11 +16,11 @@ from workers.contract import TASK, Doorbell
 def app(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """A node's own application."""
     monkeypatch.setenv("SAM3_BROKER_URL", broker_url)
-    from workers import node
+    from workers.node import celery_app
 
-    monkeypatch.setattr(node.app.conf, "broker_url", broker_url)
-    yield node.app
-    node.app.close()
+    monkeypatch.setattr(celery_app.app.conf, "broker_url", broker_url)
+    yield celery_app.app
+    celery_app.app.close()
     celery._state._set_current_app(None)  # type: ignore[attr-defined]
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from workers import edge, flowerconfig
+from workers.cli import base, flower_config
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 DTYPES = ["auto", "mixed", "fp32", "bf16"]
@@ -29,7 +29,7 @@ def worker_flags(function: Function) -> Function:
     return function
 
 
-@edge.command("sam3-worker")
+@base.command("sam3-worker")
 @worker_flags
 @click.option("--until-empty", is_flag=True, help="End when no run has anything left to do.")
 @click.option(
@@ -40,31 +40,31 @@ def worker_flags(function: Function) -> Function:
 )
 def worker(until_empty: bool, **flags: Any) -> int:
     """Serve runs: one supervised node per GPU. Ctrl-C finishes the batch in hand and gives the rest back."""
-    from workers import serving
+    from workers.cli import worker
 
-    return serving.serve(until_empty, flags)
+    return worker.serve(until_empty, flags)
 
 
-@edge.command("sam3-broker")
+@base.command("sam3-broker")
 @click.option("--port", type=click.IntRange(1, 65535), default=6379, help="Port to listen on.")
 def broker(port: int) -> int:
     """Run the bundled Valkey server on this machine's loopback address until Ctrl-C.
 
     It asks for a password, which the other commands find in the state folder as long as SAM3_BROKER_URL is not set.
     """
-    from workers import local_broker
+    from workers.cli import broker
 
-    return local_broker.run(port)
+    return broker.run(port)
 
 
-@edge.command("sam3-flower")
+@base.command("sam3-flower")
 @click.option(
-    "--address", default=flowerconfig.address, show_default=True, help="Beyond loopback: see FLOWER_BASIC_AUTH."
+    "--address", default=flower_config.address, show_default=True, help="Beyond loopback: see FLOWER_BASIC_AUTH."
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=flowerconfig.port, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=flower_config.port, help="Port to listen on.")
 @click.option("--allow-control", is_flag=True, help="Show Flower's buttons; nodes obey if they have it, too.")
 def flower(address: str, port: int, allow_control: bool) -> int:
     """Show the traffic in Flower: nodes by GPU, a task for each chunk. Status itself is in sam3-status."""
-    from workers import watching
+    from workers.cli import flower
 
-    watching.watch(address, port, allow_control)
+    flower.watch(address, port, allow_control)

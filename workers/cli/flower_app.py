@@ -1,4 +1,4 @@
-"""The Celery application of Flower, as `celery -A workers.flowerapp flower`; knows no nodes.
+"""The Celery application of Flower, as `celery -A workers.cli.flower_app flower`; knows no nodes.
 
 Within this process only, Flower is taught two things: which server to trust behind a rediss:// URL, and by which names
 it may be called. A page on the Internet can make its own name mean 127.0.0.1 (DNS rebinding), and would then read ours.
@@ -12,7 +12,7 @@ from flower.app import Flower
 from tornado.httputil import HTTPServerRequest
 from tornado.web import ErrorHandler
 
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.settings import load_settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

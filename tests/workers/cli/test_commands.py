@@ -8,13 +8,13 @@ from db.session import Sessions, connect
 from tests.db import scenario
 from tests.terminals import Terminal
 from tests.workers import runs
-from workers.app import create_app
-from workers.edge import command, open_database
+from workers.broker.app import create_app
+from workers.broker.connection import Doorbells
+from workers.cli.base import command, open_database
+from workers.cli.worker import EmptyQueue, absolute_sqlite, check_runs, node_settings
 from workers.errors import UsageError
-from workers.fleet.broker import Doorbells
 from workers.fleet.dispatch import publisher
 from workers.fleet.reconcile import Reconciler
-from workers.serving import EmptyQueue, absolute_sqlite, check_runs, node_settings
 from workers.settings import Settings
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

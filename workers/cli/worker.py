@@ -9,11 +9,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.session import Sessions, parse_url, reading
 from db.views import status
-from workers import edge
-from workers.app import create_app
-from workers.edge import say
+from workers.broker.app import create_app
+from workers.broker.connection import Doorbells, check_broker
+from workers.cli import base
+from workers.cli.base import say
 from workers.errors import Sam3Error
-from workers.fleet.broker import Doorbells, check_broker
 from workers.fleet.dispatch import publisher
 from workers.fleet.gpus import choose_slots
 from workers.fleet.launcher import Launcher
@@ -29,8 +29,8 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     """Start the nodes and look after them; returns the exit code of the command."""
     slots = choose_slots(flags["gpus"], flags["num_gpus"])
     settings = node_settings(**flags)
-    sessions = edge.open_database(settings.database_url, connections=1, create=True)
-    settings = edge.identified(settings, sessions)
+    sessions = base.open_database(settings.database_url, connections=1, create=True)
+    settings = base.identified(settings, sessions)
     app = create_app(settings)
     for warning in check_broker(app):
         say(f"warning: {warning}")
@@ -42,12 +42,12 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     reconciler = Reconciler(sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
     asked = supervise(launcher, reconciler, settings.grace, over, say)
     say("stopped; what was in hand is committed or back in the queue" if asked else "nothing left to do")
-    return edge.INTERRUPTED if asked is signal.SIGINT else 0
+    return base.INTERRUPTED if asked is signal.SIGINT else 0
 
 
 def node_settings(**flags: Any) -> Settings:
     """The settings of a command that starts nodes, with absolute paths: nodes work in another folder."""
-    settings = edge.settings(
+    settings = base.settings(
         **{name: flags.get(name) for name in ("batch_size", "dtype", "grace", "state_dir", "model", "allow_control")}
     )
     paths = {"state_dir": settings.state_dir.absolute(), "database_url": absolute_sqlite(settings.database_url)}
@@ -101,7 +101,7 @@ def check_runs(sessions: Sessions, settings: Settings) -> None:
             faults[model] = error
     declined = [
         type(fault)(
-            f"run {name} cannot be served here: {fault}; sam3-cancel {edge.spelled_run(name)} if it is not wanted"
+            f"run {name} cannot be served here: {fault}; sam3-cancel {base.spelled_run(name)} if it is not wanted"
         )
         for name, model in runs
         if (fault := faults.get(model)) is not None

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from workers.app import create_app
+from workers.broker.app import create_app
 from workers.settings import Settings
 
 

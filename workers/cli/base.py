@@ -132,7 +132,7 @@ def _database_fault(error: "DBAPIError") -> str:
 def _read_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
     _warn_of_unknown_variables(context)
     if path is not None:
-        from workers.config_file import read_config
+        from workers.cli.config_file import read_config
 
         context.meta[_CONFIG] = context.default_map = read_config(path, context.command.params)
 
@@ -142,7 +142,7 @@ def _warn_of_unknown_variables(context: click.Context) -> None:
     own = [parameter.name or "" for parameter in context.command.params]
     if own_variables(os.environ) <= {PREFIX + name.upper() for name in own}:
         return
-    from workers.flags import all_flags
+    from workers.cli.flags import all_flags
     from workers.settings import unknown_variables
 
     if unknown_variables(os.environ, own):

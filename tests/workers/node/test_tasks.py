@@ -24,14 +24,14 @@ from db.views.status import RunView, prompt_texts, run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
-from workers.breaker import Breaker
-from workers.faults import Infrastructure, check_mount
-from workers.fleet.broker import Doorbells
+from workers.broker.connection import Doorbells
 from workers.inference import selftest
 from workers.inference.images import RGB, ReadImage, ReadRules, read_image
 from workers.inference.pipeline import Options, Pace, Pixels
-from workers.tasks import segment_chunk
-from workers.worker import Worker
+from workers.node.breaker import Breaker
+from workers.node.faults import Infrastructure, check_mount
+from workers.node.tasks import segment_chunk
+from workers.node.worker import Worker
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -82,9 +82,9 @@ def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) 
     """The model that this process's worker loads."""
     segmenter = Segmenter()
     monkeypatch.setattr(Worker, "_this", None)
-    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: segmenter)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: segmenter)
     monkeypatch.setattr(
-        "workers.worker.selftest.check", lambda segmenter, passes=1: None
+        "workers.node.worker.selftest.check", lambda segmenter, passes=1: None
     )  # its forward pass is told elsewhere
     return segmenter
 
@@ -129,7 +129,7 @@ def test_threads_follow_the_cores_of_the_node_unless_they_are_set(
 
     monkeypatch.setenv("SAM3_CORES", str(cores))
     monkeypatch.delenv("SAM3_DECODE_THREADS")
-    monkeypatch.setattr("workers.tasks.Pace", pace)
+    monkeypatch.setattr("workers.node.tasks.Pace", pace)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     [rung] = runs.ring(sessions, run_id)
     answer(runs.message(rung))
@@ -267,13 +267,13 @@ class Bug:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, message: str, batch: int) -> None:
         self.batches = iter(range(1, 1000))
-        self.mend = partial(monkeypatch.setattr, "workers.tasks.check_mount", check_mount)
+        self.mend = partial(monkeypatch.setattr, "workers.node.tasks.check_mount", check_mount)
 
         def raises(*_: Any) -> None:
             if next(self.batches) >= batch:
                 fail(message)
 
-        monkeypatch.setattr("workers.tasks.check_mount", raises)
+        monkeypatch.setattr("workers.node.tasks.check_mount", raises)
 
 
 def test_an_unexpected_error_keeps_what_is_committed_and_lets_the_rest_wait(
@@ -351,7 +351,7 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
     def broken(model: str, settings: object) -> Segmenter:
         raise RuntimeError("CUDA error: no kernel image is available")
 
-    monkeypatch.setattr("workers.worker.make_segmenter", broken)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", broken)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     for _ in range(3):
         [rung] = runs.ring(sessions, run_id)
@@ -364,8 +364,8 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
 def test_while_another_run_can_be_served_only_a_first_refusal_counts_and_the_refused_chunk_rests(
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: fail("damaged"))
-    monkeypatch.setattr("workers.tasks.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: fail("damaged"))
+    monkeypatch.setattr("workers.node.tasks.time.sleep", lambda seconds: None)
     monkeypatch.setenv("SAM3_FAULT_PAUSE_SECONDS", "10")
     bad = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), "bad", chunk_size=1)
     runs.load(sessions, tmp_path, runs.pictures(tmp_path, 1), "good", model="good")
@@ -381,7 +381,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows when the process ends, here by an exception instead."""
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", lambda code: exit_with(ended, code))
-    monkeypatch.setattr("workers.worker.logging.shutdown", lambda: None)
+    monkeypatch.setattr("workers.node.worker.logging.shutdown", lambda: None)
     return ended
 
 
@@ -504,7 +504,7 @@ def test_a_mount_that_hangs_is_lost_too_and_does_not_hang_the_worker(
     [first] = runs.ring(sessions, run_id)
     answer(runs.message(first))
     released = threading.Event()
-    monkeypatch.setattr("workers.faults._lost", lambda *_: released.wait())
+    monkeypatch.setattr("workers.node.faults._lost", lambda *_: released.wait())
     run, late = read(sessions, run_view, run_id), [ImageFailed(3, "timeout", "took too long")]
     assert run is not None
     with pytest.raises(Infrastructure, match=r"was read before and no longer answers: does a mount hang\?"):
@@ -566,7 +566,7 @@ def test_an_image_that_makes_the_model_raise_costs_no_attempt_and_nobody_else(
     caplog: pytest.LogCaptureFixture,
     count: int,
 ) -> None:
-    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: Touchy(width=40))
+    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: Touchy(width=40))
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, count), chunk_size=5)
     [rung] = runs.ring(sessions, run_id)
     told = answer(runs.message(rung))
@@ -593,8 +593,8 @@ def test_a_model_that_fails_at_its_self_test_too_ends_the_process_and_fails_no_i
     works: bool,
 ) -> None:
     touchy = Touchy()
-    monkeypatch.setattr("workers.worker.make_segmenter", lambda model, settings: touchy)
-    monkeypatch.setattr("workers.worker.selftest.check", real_self_test)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: touchy)
+    monkeypatch.setattr("workers.node.worker.selftest.check", real_self_test)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
     touchy.before[3 if works else 2] = lambda: setattr(touchy, "broken", True)
@@ -707,14 +707,16 @@ def test_a_run_that_is_deleted_at_any_moment_ends_the_work_in_words(
             case "its model is loaded":
                 patch.setattr(Worker, "_load", gone_before(Worker._load, sessions))
             case "its prompts are read":
-                patch.setattr("workers.tasks.prompt_texts", gone_before(prompt_texts, sessions))
+                patch.setattr("workers.node.tasks.prompt_texts", gone_before(prompt_texts, sessions))
             case "a batch is computed":
                 segmenter.before[2] = lambda: assert_true(scenario.delete(sessions, run_id) == 4)
             case _:
                 patch.setattr(Worker, "claim", claimed_without_images)
         answered = answer(runs.message(rung))
     assert answered == ({"lost": 1} if told else {"skipped": "not to be claimed"})
-    assert [record.message for record in caplog.records if record.name == "workers.tasks"] == ([told] if told else [])
+    assert [record.message for record in caplog.records if record.name == "workers.node.tasks"] == (
+        [told] if told else []
+    )
     scenario.delete(sessions, run_id)
 
 
@@ -761,7 +763,7 @@ def test_asked_to_stop_while_the_model_loads_the_chunk_is_given_back_unclaimed(
         ask_to_stop()
         return segmenter
 
-    monkeypatch.setattr("workers.worker.make_segmenter", load)
+    monkeypatch.setattr("workers.node.worker.make_segmenter", load)
     before = signal.getsignal(signal.SIGTERM)
     assert answer(runs.message(rung)) == {"skipped": "draining"}
     chunk = scenario.chunk(sessions, rung.chunk_id)

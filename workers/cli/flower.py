@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from db import private
-from workers import edge, flowerconfig
-from workers.app import create_app
-from workers.edge import say
+from workers.broker.app import create_app
+from workers.broker.connection import check_broker
+from workers.cli import base, flower_config
+from workers.cli.base import say
 from workers.errors import UsageError
-from workers.fleet.broker import check_broker
 
 
 def watch(address: str, port: int, allow_control: bool) -> NoReturn:
@@ -19,7 +19,7 @@ def watch(address: str, port: int, allow_control: bool) -> NoReturn:
         raise UsageError(
             f"--address {address} is open to others: set FLOWER_BASIC_AUTH=user:password, or use 127.0.0.1"
         )
-    settings = edge.settings()
+    settings = base.settings()
     try:
         import flower as _installed  # noqa: F401 - only whether it is there
     except ImportError:
@@ -30,8 +30,8 @@ def watch(address: str, port: int, allow_control: bool) -> NoReturn:
     os.environ["SAM3_BROKER_URL"] = settings.broker_url
     os.environ.pop("FLOWER_PORT", None)  # ours is --port; a linked service called flower sets it to tcp://...
     os.chdir(private.make_folder(settings.state_dir / "flower"))  # Celery imports from there first, not from here
-    celery = [sys.executable, "-P", "-m", "sam3_start", "celery", "-A", "workers.flowerapp", "flower"]
-    options = [f"--conf={Path(flowerconfig.__file__)}", f"--address={address}", f"--port={port}"]
+    celery = [sys.executable, "-P", "-m", "sam3_start", "celery", "-A", "workers.cli.flower_app", "flower"]
+    options = [f"--conf={Path(flower_config.__file__)}", f"--address={address}", f"--port={port}"]
     os.execv(sys.executable, [*celery, *options, f"--read_only={not allow_control}"])
 
 

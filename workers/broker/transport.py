@@ -11,7 +11,7 @@ import redis
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 
-from workers.admission import COMMANDS, Dropped, command_anew, doorbell_anew, other
+from workers.broker.admission import COMMANDS, Dropped, command_anew, doorbell_anew, other
 from workers.contract import BadMessage, is_queue
 from workers.errors import first_line
 

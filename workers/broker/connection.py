@@ -17,11 +17,11 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from db import private
-from workers.admission import doorbell_in
+from workers.broker.admission import doorbell_in
+from workers.broker.rights import Refused, check_rights
 from workers.contract import BadMessage
 from workers.errors import Unreachable, UsageError, first_line
-from workers.fleet.rights import Refused, check_rights
-from workers.processes import with_parent
+from workers.fleet.processes import with_parent
 from workers.settings import masked
 
 START_SECONDS = 20.0

@@ -4,17 +4,17 @@ import shlex
 import signal
 from pathlib import Path
 
-from workers import edge
-from workers.edge import say
+from workers.broker.connection import BundledBroker
+from workers.broker.published import publishing
+from workers.cli import base
+from workers.cli.base import say
 from workers.errors import UsageError
-from workers.fleet.broker import BundledBroker
-from workers.published import publishing
 from workers.settings import masked
 
 
 def run(port: int) -> int:
     """Serve until a signal ends it. Raises `UsageError` or `Unreachable` if it cannot be started, or ends by itself."""
-    state_dir = edge.settings().state_dir.absolute()
+    state_dir = base.settings().state_dir.absolute()
     with publishing(state_dir, port) as password:
         return _serve(BundledBroker(state_dir / "broker", port, password), state_dir)
 
@@ -23,9 +23,9 @@ def _serve(server: BundledBroker, state_dir: Path) -> int:
     server.start()
     say(f"broker on {masked(server.url)}, its queue in {server.folder}")
     say("Next: sam3-worker in a second terminal, sam3-enqueue --csv FILE --prompt TEXT in a third")
-    if edge.setting_origin("state_dir"):
+    if base.setting_origin("state_dir"):
         say(f"they find its password with SAM3_STATE_DIR={shlex.quote(str(state_dir))}, as here")
-    if edge.setting_origin("broker_url"):
+    if base.setting_origin("broker_url"):
         say("they find it only where SAM3_BROKER_URL is not set, as it is here")
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the server ends in order

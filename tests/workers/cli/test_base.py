@@ -11,7 +11,7 @@ import pytest
 from db.session import DatabaseUnusable
 from producer.cli.enqueue import main as enqueue
 from producer.cli.options import Phrase
-from workers import edge
+from workers.cli import base
 from workers.errors import NoSuchRun, Unreachable, UsageError
 
 
@@ -39,7 +39,7 @@ class Runner:
     def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
         self._capture = capture
 
-    def __call__(self, command: edge.Sam3Command, *args: str) -> Ended:
+    def __call__(self, command: base.Sam3Command, *args: str) -> Ended:
         with pytest.raises(SystemExit) as end:
             command.main(list(args), "sam3-probe")
         printed = self._capture.readouterr()
@@ -47,30 +47,30 @@ class Runner:
         return Ended(end.value.code, printed.out, printed.err)
 
 
-def failing(error: BaseException) -> edge.Sam3Command:
-    @edge.command("sam3-probe")
+def failing(error: BaseException) -> base.Sam3Command:
+    @base.command("sam3-probe")
     def command() -> int:
         raise error
 
     return command
 
 
-def ending(code: int | None) -> edge.Sam3Command:
-    @edge.command("sam3-probe")
+def ending(code: int | None) -> base.Sam3Command:
+    @base.command("sam3-probe")
     def command() -> int | None:
         return code
 
     return command
 
 
-@edge.command("sam3-probe")
+@base.command("sam3-probe")
 @click.option("--prompt", type=Phrase(), multiple=True)
 @click.option("--batch-size", type=click.IntRange(1, 256))
 @click.option("--threshold", type=float, default=0.5)
 @click.option("--until-empty", is_flag=True)
 def probe(**flags: object) -> None:
     """Tells what it was given, and the settings that come of it."""
-    settings = edge.settings(batch_size=flags["batch_size"])
+    settings = base.settings(batch_size=flags["batch_size"])
     click.echo(json.dumps(flags | {"effective": settings.batch_size, "model": settings.model}))
 
 
@@ -345,7 +345,7 @@ def test_an_unknown_variable_is_a_warning_with_a_suggestion_and_no_error(
 
 
 def test_a_linked_service_called_sam3_sets_no_flag(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    @edge.command("sam3-probe")
+    @base.command("sam3-probe")
     @click.option("--port", type=int, default=5555)
     def command(port: int) -> None:
         click.echo(port)
@@ -359,9 +359,9 @@ def test_a_linked_service_called_sam3_sets_no_flag(run: Runner, monkeypatch: pyt
 def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(
     run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @edge.command("sam3-probe")
+    @base.command("sam3-probe")
     def command() -> None:
-        edge.open_database("postgresql://sam3:canary@127.0.0.1:1/sam3?connect_timeout=2")
+        base.open_database("postgresql://sam3:canary@127.0.0.1:1/sam3?connect_timeout=2")
 
     ended = run(command)
     assert ended.code == 3
@@ -378,6 +378,6 @@ def test_enqueue_without_its_csv_is_one_line(run: Runner) -> None:
 
 
 def test_a_count_reads_as_a_person_would_write_it() -> None:
-    assert edge.counted(1, "image") == "1 image"
-    assert edge.counted(12_000, "image") == "12,000 images"
-    assert edge.counted(2, "batch", "batches") == "2 batches"
+    assert base.counted(1, "image") == "1 image"
+    assert base.counted(12_000, "image") == "12,000 images"
+    assert base.counted(2, "batch", "batches") == "2 batches"

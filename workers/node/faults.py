@@ -15,7 +15,7 @@ from db.views.status import RunView, some_done_path
 from workers.errors import ErrorClass, first_line
 from workers.inference import selftest
 from workers.inference.pipeline import Segmenter
-from workers.stream import absolute
+from workers.node.attempt import absolute
 
 LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)
 GONE = (*LOST, ErrorClass.TIMEOUT)

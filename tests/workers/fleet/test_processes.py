@@ -14,7 +14,7 @@ import pytest
 from db.presence import Process
 from tests.integration.hidden import another_user
 from tests.terminals import wait_until
-from workers.processes import Fate, fate, is_dead, this_process, with_parent
+from workers.fleet.processes import Fate, fate, is_dead, this_process, with_parent
 
 PATIENT = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -86,7 +86,7 @@ def test_nothing_is_said_about_processes_of_another_host_or_another_start() -> N
 def judged(within: Sequence[str], *processes: Process) -> list[str]:
     """What a process that is started so says of these."""
     script = (
-        "import json, sys; from db.presence import Process; from workers.processes import fate\n"
+        "import json, sys; from db.presence import Process; from workers.fleet.processes import fate\n"
         "print(*(fate(Process(*one)).name for one in json.loads(sys.argv[1])))"
     )
     asked = json.dumps([[one.host, one.boot, one.pid, one.started] for one in processes])
@@ -137,7 +137,9 @@ def test_nothing_is_said_where_proc_shows_the_processes_of_another_namespace(
 ) -> None:
     """A container's numbers, looked up in its machine's /proc, are those of strangers: its own too."""
     inside = container("--pid")
-    script = "from workers.processes import *; me = this_process(); print(repr(me.boot), me.started, fate(me).name)"
+    script = (
+        "from workers.fleet.processes import *; me = this_process(); print(repr(me.boot), me.started, fate(me).name)"
+    )
     done = subprocess.run([*inside, sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout.split() == ["''", "0", "UNKNOWN"]
     assert judged(inside, identity(other.pid), replace(this_process(), started=1)) == ["UNKNOWN", "UNKNOWN"]
@@ -162,7 +164,7 @@ def test_a_name_with_brackets_and_blanks_does_not_confuse_the_reader(tmp_path: P
 def test_a_child_with_parent_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = """
 import subprocess, sys, time
-from workers.processes import with_parent
+from workers.fleet.processes import with_parent
 child = subprocess.Popen(with_parent([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]))
 print(child.pid, flush=True)
 time.sleep(60)

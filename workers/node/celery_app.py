@@ -1,4 +1,4 @@
-"""The Celery application of a node, as `celery -A workers.node`: `workers.app`, and how a node breaks."""
+"""The Celery application of a node, as `celery -A workers.node.celery_app`, and how a node breaks."""
 
 import logging
 import os
@@ -10,8 +10,9 @@ import redis
 from celery.signals import worker_before_create_process, worker_init
 from celery.worker.control import Panel
 
-from workers.app import create_app
-from workers.breaker import (
+from workers.broker.app import create_app
+from workers.errors import first_line
+from workers.node.breaker import (
     EXIT_CODE,
     FAULT_SIGNAL,
     FAULTS,
@@ -21,7 +22,6 @@ from workers.breaker import (
     WELL_SIGNAL,
     faults_so_far,
 )
-from workers.errors import first_line
 from workers.settings import load_settings
 
 

@@ -1,4 +1,4 @@
-"""`python -m workers.parent PARENT COMMAND ...` becomes COMMAND, which then ends with that parent.
+"""`python -m workers.fleet.die_with_parent PARENT COMMAND ...` becomes COMMAND, which then ends with that parent.
 
 Standard library only: it stands before the start of every node and broker.
 """

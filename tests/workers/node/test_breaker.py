@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from workers.breaker import FAULT_SIGNAL, FAULTS, WELL_SIGNAL, Breaker
+from workers.node.breaker import FAULT_SIGNAL, FAULTS, WELL_SIGNAL, Breaker
 
 
 def test_it_opens_at_the_third_fault_in_a_row_and_tells_the_parent_of_each() -> None:

@@ -21,14 +21,14 @@ from db.migrate import ensure_schema
 from db.models import RunState
 from db.session import Sessions, connect, read, write
 from db.views.status import RunView, active_runs, identity, run_view
-from workers.breaker import Breaker
 from workers.errors import Sam3Error, first_line, one_line
+from workers.fleet.processes import this_process
 from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
 from workers.inference import readahead, selftest
 from workers.inference.caps import Caps
 from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
 from workers.inference.selftest import SelfTestFailed
-from workers.processes import this_process
+from workers.node.breaker import Breaker
 from workers.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

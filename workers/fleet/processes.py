@@ -87,4 +87,4 @@ def _is_free(pid: int) -> bool:
 
 def with_parent(command: list[str]) -> list[str]:
     """`command` as one that is killed when the calling process's main thread ends. It must be started from there."""
-    return [sys.executable, "-P", "-m", "workers.parent", str(os.getpid()), *command]
+    return [sys.executable, "-P", "-m", "workers.fleet.die_with_parent", str(os.getpid()), *command]
