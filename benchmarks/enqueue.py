@@ -37,12 +37,12 @@ from db.claims import Claim, FoundInstance, ImageDone, PromptResult
 from db.intake import Frozen, Source
 from db.migrate import upgrade
 from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
-from producer.enqueue import Request, record
-from producer.manifest import CsvManifest
-from producer.status import Standing
+from producer.results.status import Standing
+from producer.runs.load import Request, record
+from producer.sources.csv_source import CsvManifest
 from tests.postgresql import serve
-from workers.broker.connection import BundledBroker
 from workers.fleet.processes import this_process
+from workers.fleet.valkey import BundledBroker
 
 SEED = 3
 FOLDER_IMAGES = 1000  # files of one folder, listed in no order

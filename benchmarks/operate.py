@@ -24,9 +24,9 @@ from benchmarks.enqueue import FROZEN, alone, databases, write_csv
 from benchmarks.timing import Row, table
 from db.runs import RetryFilter, run_id_of
 from db.session import NO_TIME_LIMITS, Sessions, connect, read
-from producer.enqueue import Request, record
-from producer.manifest import CsvManifest
-from producer.retry import cancel, delete, retry
+from producer.runs.load import Request, record
+from producer.runs.operate import cancel, delete, retry
+from producer.sources.csv_source import CsvManifest
 
 REQUEST = Request("large", ("person",), FROZEN, chunk_size=256)
 SINGLES = replace(REQUEST, name="singles", chunk_size=1)

@@ -20,8 +20,8 @@ from db.claims import FoundInstance, ImageDone, PromptResult
 from db.intake import Frozen, NewRow, Source
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, write
-from producer.enqueue import Request, record
-from producer.manifest import CsvManifest
+from producer.runs.load import Request, record
+from producer.sources.csv_source import CsvManifest
 from workers.fleet.processes import this_process
 
 COMMITTERS = 8

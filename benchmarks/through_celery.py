@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.device import Busy, read_log
-from workers.broker.connection import BundledBroker
+from workers.fleet.valkey import BundledBroker
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from tests.db import audit
 from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
 from tests.terminals import Terminal
-from workers.broker.connection import BundledBroker
+from workers.fleet.valkey import BundledBroker
 
 # A shell that starts the tests in the background has Ctrl-C ignored in them and in all that they start; nohup, hangups.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,9 +18,10 @@ import yaml
 
 from db.doorbells import Rung
 from workers.broker.app import create_app
-from workers.broker.connection import Doorbells, check_broker, server_binary
+from workers.broker.connection import Doorbells, check_broker
 from workers.contract import Doorbell
 from workers.fleet.dispatch import publisher
+from workers.fleet.valkey import server_binary
 from workers.settings import Settings, load_settings, unknown_variables
 
 ROOT = Path(__file__).parents[1]

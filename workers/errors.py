@@ -4,6 +4,10 @@ from enum import StrEnum
 
 LONGEST_LINE = 500  # characters
 
+# Exit codes by which a node tells its launcher why it ended.
+NODE_BROKE = 3  # its surroundings failed again and again: it is started again after a pause, which grows
+NODE_RENEWS = 4  # it asked for a fresh process: it is started again at once
+
 
 class ErrorClass(StrEnum):
     """Why an image has no result. Stored as text with the image; `sam3-retry --error-class` selects by it."""

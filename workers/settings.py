@@ -1,9 +1,11 @@
 """Every setting of a process, read once at its edge from `SAM3_*` variables; knows no flags and connects to nothing."""
 
 import difflib
+import fcntl
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,7 +15,6 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.session import sqlite_url
-from workers.broker.published import published_url
 from workers.errors import UsageError
 from workers.variables import PREFIX, own_variables
 
@@ -26,6 +27,20 @@ def default_state_dir() -> Path:
 
 def _default_database_url(fields: dict[str, Any]) -> str:
     return sqlite_url(fields["state_dir"] / "sam3.db")
+
+
+def url_file(state_dir: Path) -> Path:
+    return state_dir / "broker" / "url"
+
+
+def published_url(state_dir: Path) -> str | None:
+    """The URL of the sam3-broker that runs with this state folder, if one does."""
+    with suppress(OSError), url_file(state_dir).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or None
+    return None  # there is none, or whoever wrote it has ended
 
 
 def _default_broker_url(fields: dict[str, Any]) -> str:

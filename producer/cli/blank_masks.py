@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 
 from producer.cli.found import Found
-from producer.exports.common import Request, Summary
-from producer.exports.mask_folder import MaskFolder, read_mask_folder
-from producer.exports.names import numbered
+from producer.results.common import Request, Summary
+from producer.results.mask_folder import MaskFolder, read_mask_folder
+from producer.results.names import numbered
 from workers.cli.base import counted, say
 
 

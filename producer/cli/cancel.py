@@ -21,7 +21,7 @@ def main(run: str, json: bool) -> int:
     from db.session import read
     from producer.cli.found import find_run
     from producer.cli.progress import Meter
-    from producer.retry import cancel
+    from producer.runs.operate import cancel
 
     found = find_run(run, RunState.DELETING)
     pending = read(found.sessions, pending_images, found.run_id)

@@ -27,7 +27,7 @@ def main(run: str, yes: bool, json: bool) -> int:
     from db.session import compact
     from producer.cli.found import find_run
     from producer.cli.progress import Meter
-    from producer.retry import delete
+    from producer.runs.operate import delete
 
     found = find_run(run)
     if not yes:

@@ -17,11 +17,11 @@ from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.found import Found, find_run
 from producer.cli.progress import Meter
-from producer.exports.common import Request, Summary, read_images
-from producer.exports.inputs import Inputs
-from producer.exports.so_far import SoFar, how_far, require_exportable
-from producer.exports.stdout import StandardOutput
-from producer.exports.targets import Targets
+from producer.results.common import Request, Summary, read_images
+from producer.results.inputs import Inputs
+from producer.results.so_far import SoFar, how_far, require_exportable
+from producer.results.stdout import StandardOutput
+from producer.results.targets import Targets
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
@@ -142,15 +142,15 @@ def exporter(format: str) -> Export:
     try:
         match format:
             case "csv":
-                from producer.exports.csv_file import export_csv
+                from producer.results.csv_file import export_csv
 
                 return export_csv
             case "coco":
-                from producer.exports.coco import export_coco
+                from producer.results.coco import export_coco
 
                 return export_coco
             case _:
-                from producer.exports.png import export_png  # needs numpy, Pillow and pycocotools
+                from producer.results.png import export_png  # needs numpy, Pillow and pycocotools
 
                 return export_png
     except ImportError as error:

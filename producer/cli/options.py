@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cells import one_line, prompt_fault
 from producer.slugs import LONGEST_RUN, run_slug
+from producer.sources.cells import one_line, prompt_fault
 from workers.cli.base import say
 from workers.errors import UsageError
 

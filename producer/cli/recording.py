@@ -12,7 +12,6 @@ import click
 
 from db.session import reading
 from db.views.status import ImageCounts, progress
-from producer.check_files import check_files
 from producer.cli.options import (
     exit_code,
     frozen_settings,
@@ -22,11 +21,12 @@ from producer.cli.options import (
 )
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
-from producer.csv_text import Reading
-from producer.enqueue import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
-from producer.exports.targets import free_file
-from producer.manifest import CsvManifest
-from producer.selection import told_left_out
+from producer.results.targets import free_file
+from producer.runs.load import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
+from producer.sources.check_files import check_files
+from producer.sources.csv_source import CsvManifest
+from producer.sources.csv_text import Reading
+from producer.sources.selection import told_left_out
 from workers.broker.app import create_app
 from workers.broker.connection import check_broker
 from workers.cli import base

@@ -25,7 +25,7 @@ def redo_flag(function: Function) -> Function:
 def take_up(sessions: "Sessions", run_id: int, flags: dict[str, Any]) -> dict[str, int]:
     """Do what --redo asks for, or else tell which images changed since they were read; the same as JSON."""
     from producer.cli.progress import Meter
-    from producer.redo import look_for_changes, redo
+    from producer.runs.redo import look_for_changes, redo
 
     facts = {"redone": 0, "changed": 0, "missing": 0}
     if flags["redo"] is not None:

@@ -28,7 +28,7 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
     from producer.cli.found import find_run
     from producer.cli.progress import Meter
     from producer.cli.run_folder import go_on
-    from producer.retry import retry
+    from producer.runs.operate import retry
     from producer.stopping import STOPPING
 
     found = find_run(run, *STOPPING)

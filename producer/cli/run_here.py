@@ -42,17 +42,17 @@ from producer.cli.run_folder import (
     write_run_file,
 )
 from producer.cli.run_results import following, write_files
-from producer.enqueue import Manifest, Request, record
-from producer.exports.inputs import Inputs
-from producer.exports.targets import Targets, free_file
-from producer.folder import FolderManifest
 from producer.layout import DATABASE_FILE, STATE_FOLDER
-from producer.retry import retry
-from producer.selection import LeftOut, told_left_out
+from producer.results.inputs import Inputs
+from producer.results.status import Standing, duration, told_errors, told_warnings
+from producer.results.targets import Targets, free_file
+from producer.runs.load import Manifest, Request, record
+from producer.runs.operate import retry
 from producer.slugs import prompt_slugs
-from producer.status import Standing, duration, told_errors, told_warnings
+from producer.sources.folder import FolderManifest
+from producer.sources.selection import LeftOut, told_left_out
 from workers.broker.app import create_app
-from workers.broker.connection import BundledBroker, Doorbells
+from workers.broker.connection import Doorbells
 from workers.cli import base
 from workers.cli.base import RUN_FILE, counted, say
 from workers.cli.config_file import FIRST_SOURCE, SLUGS
@@ -63,6 +63,7 @@ from workers.fleet.gpus import Slot, choose_slots
 from workers.fleet.launcher import Launcher
 from workers.fleet.reconcile import Reconciler
 from workers.fleet.supervise import supervise
+from workers.fleet.valkey import BundledBroker
 from workers.fleet.weights import check_models
 from workers.settings import Settings
 

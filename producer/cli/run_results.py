@@ -8,10 +8,10 @@ from pathlib import Path
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.exported import export, view_of
 from producer.cli.found import Found
-from producer.exports.common import Request
-from producer.exports.inputs import Inputs
-from producer.exports.targets import Targets
 from producer.layout import RESULTS
+from producer.results.common import Request
+from producer.results.inputs import Inputs
+from producer.results.targets import Targets
 from workers.cli.base import say
 
 
@@ -21,7 +21,7 @@ def following(found: Found, select: str, *, force: bool = False) -> Iterator[Non
 
     Raises `UsageError` before the block if the folder of masks cannot be written or belongs to another run.
     """
-    from producer.exports.follow import Follower  # Pillow and numpy: there, since nodes need them
+    from producer.results.follow import Follower  # Pillow and numpy: there, since nodes need them
 
     request, files = _mask_request(found, select, force=force)
     with Follower(found.sessions, request, files["preview"], say):
@@ -30,7 +30,7 @@ def following(found: Found, select: str, *, force: bool = False) -> Iterator[Non
 
 def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict[str, str], bool]:
     """Masks that are missing, results.csv and preview.jpg in the run's folder; whether the table names all masks."""
-    from producer.preview import write_preview  # Pillow and numpy: there, since nodes ran
+    from producer.results.preview import write_preview  # Pillow and numpy: there, since nodes ran
 
     request, files = _mask_request(found, select, force=force)
     export(found, request, "png")

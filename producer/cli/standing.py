@@ -15,8 +15,8 @@ from producer.cli.console import console
 from producer.cli.found import Found, find_run
 from producer.cli.options import exit_code
 from producer.cli.run_folder import is_at_work
-from producer.exports.targets import free_file
-from producer.status import AllRuns, Standing
+from producer.results.status import AllRuns, Standing
+from producer.results.targets import free_file
 from workers.cli import base
 from workers.cli.base import say
 

@@ -11,8 +11,8 @@ from typing import Any
 import redis
 
 from tests.terminals import wait_until
-from workers.broker.connection import server_binary
 from workers.fleet.processes import with_parent
+from workers.fleet.valkey import server_binary
 
 
 class Valkey:

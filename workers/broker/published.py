@@ -8,28 +8,15 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from db import private
 from workers.errors import UsageError
+from workers.settings import url_file
 
 LOCK_SECONDS = 1.0  # somebody who only looks holds the lock for far less
-
-
-def url_file(state_dir: Path) -> Path:
-    return state_dir / "broker" / "url"
-
-
-def published_url(state_dir: Path) -> str | None:
-    """The URL of the sam3-broker that runs with this state folder, if one does."""
-    with suppress(OSError), url_file(state_dir).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or None
-    return None  # there is none, or whoever wrote it has ended
 
 
 @contextmanager

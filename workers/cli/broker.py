@@ -4,11 +4,11 @@ import shlex
 import signal
 from pathlib import Path
 
-from workers.broker.connection import BundledBroker
 from workers.broker.published import publishing
 from workers.cli import base
 from workers.cli.base import say
 from workers.errors import UsageError
+from workers.fleet.valkey import BundledBroker
 from workers.settings import masked
 
 

@@ -16,10 +16,9 @@ from filelock import FileLock, Timeout
 
 from db import private
 from workers.contract import queue_name
-from workers.errors import UsageError
+from workers.errors import NODE_BROKE, NODE_RENEWS, UsageError
 from workers.fleet.gpus import Slot
 from workers.fleet.processes import with_parent
-from workers.node import breaker
 from workers.settings import Settings
 from workers.variables import PREFIX
 
@@ -98,11 +97,11 @@ class Launcher:
     def _ended(self, node: Node, process: subprocess.Popen[bytes], code: int) -> None:
         _signal_group(process, signal.SIGKILL)  # a child that outlived its Celery parent still has the GPU's memory
         lived = time.monotonic() - node.started
-        if code == breaker.RENEW_CODE:
+        if code == NODE_RENEWS:
             node.process, node.start_at = None, time.monotonic()
             self._say(f"{node.slot.name} ended to get rid of decoders that hang; starting it again")
             return
-        broke = code == breaker.EXIT_CODE
+        broke = code == NODE_BROKE
         steady = lived >= STEADY_SECONDS * (10 if broke else 1)  # three faults in a row take their time
         if broke:
             node.failures, node.faults = 0, 1 if steady else node.faults + 1

@@ -12,8 +12,6 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 MOST_FAULTS = 3  # in a row, without one image segmented and committed
-EXIT_CODE = 3  # of the node: its launcher starts it again, after a pause that grows
-RENEW_CODE = 4  # of a node that asked for a fresh one: its launcher starts that at once
 
 # From the process that works to its Celery parent. Celery has a use of its own for SIGUSR1; nobody has one for SIGURG,
 # which does nothing where it is not waited for.

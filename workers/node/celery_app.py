@@ -11,13 +11,11 @@ from celery.signals import worker_before_create_process, worker_init
 from celery.worker.control import Panel
 
 from workers.broker.app import create_app
-from workers.errors import first_line
+from workers.errors import NODE_BROKE, NODE_RENEWS, first_line
 from workers.node.breaker import (
-    EXIT_CODE,
     FAULT_SIGNAL,
     FAULTS,
     MOST_FAULTS,
-    RENEW_CODE,
     RENEW_SIGNAL,
     WELL_SIGNAL,
     faults_so_far,
@@ -67,13 +65,13 @@ def _count_faults(**_: Any) -> None:
     def fault(number: int, frame: object) -> None:
         os.environ[FAULTS] = str(faults_so_far() + 1)
         if faults_so_far() >= MOST_FAULTS:
-            celery.worker.state.should_stop = EXIT_CODE  # type: ignore[assignment]
+            celery.worker.state.should_stop = NODE_BROKE  # type: ignore[assignment]
 
     def well(number: int, frame: object) -> None:
         os.environ[FAULTS] = "0"
 
     def renew(number: int, frame: object) -> None:
-        celery.worker.state.should_stop = RENEW_CODE  # type: ignore[assignment]
+        celery.worker.state.should_stop = NODE_RENEWS  # type: ignore[assignment]
 
     os.environ[FAULTS] = "0"
     signal.signal(RENEW_SIGNAL, renew)

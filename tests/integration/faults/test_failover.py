@@ -14,8 +14,8 @@ from tests.db import scenario
 from tests.integration.faults import farm
 from tests.integration.valkey import Valkey, free_port
 from tests.terminals import Terminal, wait_until
-from workers.broker.connection import server_binary
 from workers.fleet.processes import with_parent
+from workers.fleet.valkey import server_binary
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -2,7 +2,7 @@
 
 from db.choices import Redo
 from producer.cli.cancel import main as cancel
-from producer.redo import redo
+from producer.runs.redo import redo
 from tests.db import scenario
 from tests.db.scenario import claim, load, numbered
 from tests.producer.cli.conftest import Shell

@@ -7,7 +7,7 @@ import pytest
 from producer.cli.enqueue import main as enqueue
 from producer.cli.retry import main as retry
 from producer.cli.status import main as status
-from producer.retry import cancel
+from producer.runs.operate import cancel
 from tests.db import scenario
 from tests.producer.cli.conftest import Shell
 from tests.workers import runs

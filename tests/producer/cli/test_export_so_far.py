@@ -14,10 +14,10 @@ from db.session import Sessions, read, write
 from db.views.status import run_view
 from producer.cli.export import main as export
 from producer.cli.retry import main as retry
-from producer.exports.common import Request, read_images
-from producer.exports.csv_file import export_csv
-from producer.retry import cancel
-from producer.retry import retry as retry_run
+from producer.results.common import Request, read_images
+from producer.results.csv_file import export_csv
+from producer.runs.operate import cancel
+from producer.runs.operate import retry as retry_run
 from tests.db import scenario
 from tests.db.scenario import claim, commit, commit_all, done, failed, load, numbered
 from tests.producer.cli.conftest import Shell

@@ -13,8 +13,8 @@ from db.views.results import PAGE_ROWS
 from db.views.status import run_view
 from producer.cli.export import main as export
 from producer.cli.status import main as status
-from producer.exports.common import Request, read_images
-from producer.exports.csv_file import export_csv
+from producer.results.common import Request, read_images
+from producer.results.csv_file import export_csv
 from tests.db.scenario import load, numbered, work_off
 from tests.postgresql import Postgresql
 from tests.producer.cli.conftest import Shell

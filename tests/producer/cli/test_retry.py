@@ -3,7 +3,7 @@
 import pytest
 
 from producer.cli.retry import main as retry
-from producer.retry import cancel
+from producer.runs.operate import cancel
 from tests.db import scenario
 from tests.db.scenario import claim, commit, failed, load, numbered
 from tests.producer.cli.conftest import Shell

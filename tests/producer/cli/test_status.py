@@ -7,8 +7,8 @@ import time
 import pytest
 
 from producer.cli.status import main as status
-from producer.retry import cancel
-from producer.status import Standing
+from producer.results.status import Standing
+from producer.runs.operate import cancel
 from tests.db import scenario
 from tests.db.scenario import REJECTED, claim, commit, done, failed, load, numbered
 from tests.producer.cli.conftest import Shell

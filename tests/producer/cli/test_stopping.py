@@ -18,7 +18,7 @@ from producer.cli.exported import view_of
 from producer.cli.found import Found
 from producer.cli.retry import main as retry
 from producer.cli.status import main as status
-from producer.status import Standing
+from producer.results.status import Standing
 from tests.db import scenario
 from tests.db.scenario import load, numbered
 from tests.producer.cli.conftest import Shell

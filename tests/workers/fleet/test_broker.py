@@ -18,11 +18,11 @@ from celery import Celery
 from db.doorbells import Rung
 from tests.terminals import Terminal, wait_until
 from workers.broker.app import create_app
-from workers.broker.connection import BundledBroker, Doorbells, check_broker
-from workers.broker.published import published_url, url_file
+from workers.broker.connection import Doorbells, check_broker
 from workers.errors import Unreachable, UsageError
 from workers.fleet.dispatch import publisher
-from workers.settings import Settings, masked
+from workers.fleet.valkey import BundledBroker
+from workers.settings import Settings, masked, published_url, url_file
 
 
 def app_on(url: str) -> Celery:

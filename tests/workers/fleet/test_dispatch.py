@@ -19,8 +19,8 @@ from db.views.status import identity
 from tests.db import scenario
 from tests.workers.runs import queue
 from workers.broker.app import create_app
-from workers.broker.connection import BundledBroker
 from workers.fleet.dispatch import CHUNKS_PER_WORKER, SMALLEST_WINDOW, dispatch, publisher
+from workers.fleet.valkey import BundledBroker
 from workers.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -1,0 +1,133 @@
+"""The run as one COCO JSON, written as a stream. Knows no SQL and no pixels: the RLE counts are stored ready."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from db.models import ImageState
+from db.views.results import ExportedImage, ExportedInstance
+from db.views.status import RunView
+from producer.results.boxes import NO_BOX, Box, tight_boxes
+from producer.results.common import Progress, Request, Summary, counted, wanted
+from producer.slugs import prompt_slugs
+
+
+def export_coco(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
+    """Write done images, also those in which nothing was found, and their instances of at least `min_score`.
+
+    Duplicates are listed once, by their first row. An image's id is its row number, a category's its place among the
+    run's prompts, from 1: both are the same in every database. `bbox` is the box of the mask itself, `predicted_box`
+    what the model's box head said, which may reach beyond the image; masks are RLE with `iscrowd` 0, and `score` is
+    kept as in COCO results. An image's `capped` are the categories of which the model found so many that there may be
+    more. An instance whose mask has no pixel is left out, and counted. Memory does not grow with the run: annotations
+    wait in a temporary file until the list of images is over. Raises `UsageError` when the file cannot be written.
+    """
+    listed = instances = left_out = 0
+    category_ids = {prompt_id: place for place, prompt_id in enumerate(request.view.prompts, start=1)}
+    with (
+        request.files.replacing(request.out) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+        _nameless_file(temporary.parent) as annotations,
+    ):
+        file.write("{\n" + _member("info", _info(request)) + _member("licenses", []))
+        file.write(_member("categories", _categories(request.view, category_ids)) + '"images": [')
+        for image in counted(images, progress):
+            if image.state != ImageState.DONE:
+                continue
+            _append(file, _image(image, category_ids), first=listed == 0)
+            listed += 1
+            for annotation in _annotations(request, image, category_ids):
+                if annotation["bbox"] == NO_BOX:
+                    left_out += 1
+                    continue
+                _append(annotations, {"id": instances + 1} | annotation, first=instances == 0)
+                instances += 1
+        file.write('\n],\n"annotations": [')
+        annotations.seek(0)
+        shutil.copyfileobj(annotations, file, 1 << 16)
+        file.write("\n]\n}\n")
+    return Summary(listed, instances, 1, request.out, left_out)
+
+
+def _nameless_file(folder: Path) -> TextIO:
+    """A file on the target's disk that goes away by itself: /tmp may be small."""
+    return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
+
+
+def _member(key: str, value: Any) -> str:
+    return f'"{key}": {_json(value)},\n'
+
+
+def _append(file: TextIO, value: Any, *, first: bool) -> None:
+    """One element of an array, on a line of its own."""
+    file.write(("\n" if first else ",\n") + _json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+
+
+def _info(request: Request) -> dict[str, Any]:
+    """Where the masks come from. No date, so that the same export gives the same bytes."""
+    view = request.view
+    return {
+        "description": f"run {view.name}, segmented by text prompts",
+        "run": view.name,
+        "image_root": view.root,
+        "model": view.model,
+        "revision": view.revision,
+        "weights_sha256": view.weights_sha256,
+        "dtype": view.dtype,
+        "threshold": view.threshold,
+        "mask_threshold": view.mask_threshold,
+        "score_floor": view.score_floor,
+        "min_score": request.min_score,
+        "mask_rule": view.mask_rule,
+        "orientation": view.orientation,
+        "partial": request.so_far,
+    }
+
+
+def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:
+    """`slug` is what the prompt is called in files and columns of the other formats."""
+    slugs = prompt_slugs(view.prompts.values())
+    return [
+        {"id": ids[id], "name": text, "supercategory": "prompt", "slug": slugs[text]}
+        for id, text in view.prompts.items()
+    ]
+
+
+def _image(image: ExportedImage, category_ids: dict[int, int]) -> dict[str, Any]:
+    facts = {
+        "id": image.row,
+        "file_name": image.path,
+        "width": image.width,
+        "height": image.height,
+        "capped": [category_ids[result.prompt_id] for result in image.results if result.capped],
+    }
+    return facts | ({"gone": True} if image.gone else {})
+
+
+def _annotations(request: Request, image: ExportedImage, category_ids: dict[int, int]) -> Iterator[dict[str, Any]]:
+    """The instances to export, without an id of their own yet; category ids are given by prompt id."""
+    found = [(category_ids[result.prompt_id], one) for result in image.results for one in wanted(request, result)]
+    boxes = tight_boxes([one.rle for _, one in found], image.height or 0, image.width or 0)
+    for (category_id, instance), box in zip(found, boxes, strict=True):
+        yield {"image_id": image.row, "category_id": category_id} | _mask(image, instance, box)
+
+
+def _mask(image: ExportedImage, instance: ExportedInstance, box: Box) -> dict[str, Any]:
+    """Boxes as x, y, width, height in pixels, the predicted one to a thousandth; scores to a millionth, as finely as
+    float32 tells them."""
+    x1, y1, x2, y2 = instance.box
+    return {
+        "bbox": box,
+        "area": instance.area,
+        "segmentation": {"size": [image.height, image.width], "counts": instance.rle.decode("ascii")},
+        "iscrowd": 0,
+        "score": round(instance.score, 6),
+        "predicted_box": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+    }

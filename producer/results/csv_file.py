@@ -1,0 +1,164 @@
+"""The run as a CSV: the input's columns unchanged and in order, then what was found. Knows no SQL and no pixels."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from db.models import ImageState
+from db.views.results import ExportedImage, ExportedInstance, ExportedResult
+from db.views.status import RunView
+from producer.results.common import (
+    Progress,
+    Request,
+    Summary,
+    counted,
+    wanted,
+)
+from producer.results.marks import GONE_COLUMN, PROMPT_COLUMNS, STATUS_COLUMNS
+from producer.results.mask_folder import chosen, digest, holds, read_mask_folder
+from producer.results.names import mask_path, numbered
+from producer.slugs import prompt_slugs
+
+ROW_PROMPTS = "prompt"
+
+
+def export_csv(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
+    """Write one line a row, duplicates and rejected rows too; `images` are those of `common.read_images`.
+
+    `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) goes by the run's threshold,
+    while instances, best score and mask go by `min_score`: with a higher one a segmented image may have 0 instances.
+    Every prompt given to the whole run has its five columns; the names get a number if the input has one of them
+    already. `capped` is `true` where the model found so many that there may be more, else `false`. If rows brought
+    prompts of their own, `prompt_*` hold the values of all prompts of a row, joined by `|`. A mask is named where it
+    is there and was made from the very instances that the row tells of, else the cell is blank. A duplicate shows what
+    was found for its first row. Where rows are exported that the source no longer has, a last column `sam3_gone` says
+    `true` for each of them. Raises `UsageError` when the file cannot be written.
+    """
+    sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _Masks(request))
+    rows = instances = 0
+    with request.files.replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(_UnixLines(file))
+        writer.writerow([*_header(request.view, sheet.slugs), *([GONE_COLUMN] if request.gone else [])])
+        for image in counted(images, progress):
+            writer.writerow(sheet.line(image))
+            rows += 1
+            if image.state == ImageState.DONE:
+                instances += sum(len(wanted(request, result)) for result in image.results)
+    return Summary(rows, instances, 1, request.out, blank_masks=sheet.masks.blank)
+
+
+@dataclass(frozen=True)
+class _UnixLines:
+    """Ends lines with a plain newline. A csv.writer told so itself would leave a lone carriage return unquoted."""
+
+    file: TextIO
+
+    def write(self, line: str) -> None:
+        self.file.write(line.removesuffix("\r\n") + "\n")
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    request: Request
+    slugs: dict[str, str]  # by prompt text
+    masks: "_Masks"
+
+    def line(self, image: ExportedImage) -> list[str]:
+        view = self.request.view
+        by_prompt = {result.prompt_id: self._values(image, result) for result in image.results}
+        line = _input_cells(view, image)
+        line += [_status(view, image), _error(image), _number(image.width), _number(image.height)]
+        for prompt_id in view.every_image:
+            line += by_prompt.get(prompt_id, [""] * len(PROMPT_COLUMNS))
+        if _has_row_prompts(view):
+            columns = zip(*by_prompt.values(), strict=True) if by_prompt else [[]] * len(PROMPT_COLUMNS)
+            line += ["|".join(values) for values in columns]
+        if self.request.gone:
+            line.append("true" if image.gone else "")
+        return line
+
+    def _values(self, image: ExportedImage, result: ExportedResult) -> list[str]:
+        """One result as instances, best score, presence, mask path, capped."""
+        found = wanted(self.request, result)
+        best = f"{max(instance.score for instance in found):.6f}" if found else ""
+        slug = self.slugs[self.request.view.prompts[result.prompt_id]]
+        mask = self.masks.cell(slug, image, found)
+        return [str(len(found)), best, f"{result.presence:.6f}", mask, "true" if result.capped else "false"]
+
+
+class _Masks:
+    """The cells of masks: names of files, and how many are blank though there are instances."""
+
+    def __init__(self, request: Request) -> None:
+        self.blank = 0
+        self._request = request
+        self._folder = None if request.masks is None else read_mask_folder(request.masks)
+        if self._folder is not None and not self._folder.belongs_to(request.view):
+            self._folder = None
+        self._start = _shown_folder(request)
+
+    def cell(self, slug: str, image: ExportedImage, found: Sequence[ExportedInstance]) -> str:
+        if self._request.masks is None or not found:
+            return ""
+        if self._folder is not None:
+            place = mask_path(slug, image.path, self._request.view.root, folded=self._folder.folded)
+            made_from = digest(image.height, image.width, chosen(found, self._folder.select))
+            if holds(self._request.masks / place, made_from):
+                return os.path.join(self._start, place)
+        self.blank += 1
+        return ""
+
+
+def _header(view: RunView, slugs: dict[str, str]) -> list[str]:
+    header = [*view.columns, *STATUS_COLUMNS]
+    blocks = [slugs[view.prompts[prompt_id]] for prompt_id in view.every_image]
+    if _has_row_prompts(view):
+        blocks.append(ROW_PROMPTS)
+    for name in blocks:
+        header += _block(name, header)
+    return header
+
+
+def _block(name: str, taken: Sequence[str]) -> list[str]:
+    """The columns of one prompt, numbered together if one of them is taken: `person_2_instances`, ... ."""
+    free = numbered(name, lambda name: any(f"{name}_{column}" in taken for column in PROMPT_COLUMNS))
+    return [f"{free}_{column}" for column in PROMPT_COLUMNS]
+
+
+def _has_row_prompts(view: RunView) -> bool:
+    return len(view.prompts) > len(view.every_image)
+
+
+def _input_cells(view: RunView, image: ExportedImage) -> list[str]:
+    """The row as it was read; the path's own cell is stored only if it was spelled otherwise."""
+    cells = {view.image_column: image.path} | (image.cells or {})
+    return [cells.get(column, "") for column in view.columns]
+
+
+def _status(view: RunView, image: ExportedImage) -> str:
+    if image.state != ImageState.DONE:
+        return image.state
+    found = any(one.score >= view.threshold for result in image.results for one in result.instances)
+    return "segmented" if found else "empty"
+
+
+def _error(image: ExportedImage) -> str:
+    """`class: message`, on one line."""
+    if image.error_class is None:
+        return ""
+    return " ".join(f"{image.error_class}: {image.error or ''}".split()).removesuffix(":")
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _shown_folder(request: Request) -> str:
+    """The folder of masks as seen from the CSV if it is below the CSV's folder, else absolute."""
+    if request.masks is None:
+        return ""
+    masks, folder = Path(os.path.abspath(request.masks)), Path(os.path.abspath(request.out)).parent
+    return str(masks.relative_to(folder)) if masks.is_relative_to(folder) else str(masks)

@@ -1,0 +1,370 @@
+"""A contact sheet of a run: up to 25 images with their masks drawn in, as one JPEG. Knows pixels, no SQL, no Celery."""
+
+import io
+import math
+import os
+import random
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from pycocotools import mask as coco_mask
+from sqlalchemy.orm import Session
+
+from db.models import ImageState
+from db.session import Sessions, read
+from db.views.results import ExportedImage, ExportedInstance, sample_rows, some_images
+from db.views.status import RunView
+from producer.results.marks import JPEG_COMMENT
+from producer.results.targets import Targets
+
+COLUMNS = 5
+TILES = COLUMNS * COLUMNS
+# How many tiles each kind gets at first; what is left over goes round among those that have more.
+SHARES = {"most instances": 5, "lowest score": 5, "empty": 4, "failed": 3, "random": 8}
+RANDOM_ROWS = 60  # drawn blindly: some turn out to be pending, duplicates or chosen already
+SHOWN = (ImageState.DONE, ImageState.FAILED)
+
+SHEET_WIDTH = 1920
+WIDEST_TILE = 960
+GAP = 10
+STRIP = 52  # pixels of caption under a picture
+HEADER = 58
+JPEG_QUALITY = 88
+
+SHEET, TILE, BACK = (23, 24, 28), (37, 39, 45), (14, 15, 17)
+BRIGHT, DIM = (240, 241, 244), (160, 164, 174)
+COLOURS = (
+    (64, 156, 255),
+    (255, 122, 69),
+    (74, 214, 130),
+    (245, 83, 142),
+    (255, 205, 64),
+    (158, 124, 255),
+    (54, 211, 224),
+    (176, 217, 68),
+    (240, 110, 230),
+    (255, 160, 140),
+)
+KIND_COLOURS = {
+    "most instances": (110, 190, 255),
+    "lowest score": (255, 190, 90),
+    "empty": (175, 180, 190),
+    "failed": (255, 120, 120),
+    "random": (130, 220, 160),
+}
+LIGHT_LINE, DARK_LINE = (255, 255, 255), (16, 16, 18)  # beside each other around every mask
+LINE_SHARE = 400  # pixels of a picture's width for each pixel of a line's
+FILL = 0.42  # how much of a masked pixel is the mask's colour
+# Pillow's own font has plain letters only; for other names one of these is taken if the system has it.
+WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
+OWN_SIGNS = str.maketrans("", "", "…·")  # which it has too
+
+Colour = tuple[int, int, int]
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image of the sheet and why it was chosen."""
+
+    image: ExportedImage
+    kind: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    columns: int
+    rows: int
+    width: int  # of a tile's picture, in pixels
+    height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        across = GAP + self.columns * (self.width + GAP)
+        return across, HEADER + self.rows * (self.height + STRIP + GAP)
+
+    def corner(self, index: int) -> tuple[int, int]:
+        row, column = divmod(index, self.columns)
+        return GAP + column * (self.width + GAP), HEADER + row * (self.height + STRIP + GAP)
+
+
+def write_preview(
+    view: RunView, sessions: Sessions, out: Path, targets: Targets | None = None, *, seed: int = 0
+) -> int:
+    """Write the sheet as a JPEG and return how many images it shows; without any, nothing is written.
+
+    Shows instances of at least the run's threshold. An image that cannot be opened any more is a grey tile, never
+    an error. The same run and seed give the same sheet. Raises `UsageError` when `out` cannot be written.
+    """
+    tiles = read(sessions, lambda session: choose(view, session, seed))
+    if not tiles:
+        return 0
+    sheet = draw_sheet(view, tiles)
+    with (targets or Targets(out)).replacing(out) as temporary:
+        temporary.write_bytes(sheet)
+    return len(tiles)
+
+
+def draw_sheet(view: RunView, tiles: Sequence[Tile]) -> bytes:
+    """The tiles as a JPEG; reads the images' files."""
+    layout = _layout(len(tiles))
+    sheet = Image.new("RGB", layout.size, SHEET)
+    _draw_header(sheet, view, len(tiles))
+    for index, tile in enumerate(tiles):
+        _draw_tile(sheet, layout, layout.corner(index), view, tile)
+    file = io.BytesIO()
+    comment = JPEG_COMMENT + view.name.encode()
+    sheet.save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0, comment=comment)
+    return file.getvalue()
+
+
+def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
+    """Up to 25 different images, grouped by why they were chosen."""
+    candidates = sample_rows(session, view.id)
+    numbers = range(1, view.images + 1)
+    candidates["random"] = random.Random(seed).sample(numbers, min(RANDOM_ROWS, len(numbers)))
+    rows = {row for kind in candidates.values() for row in kind}
+    images = {
+        image.row: image
+        for image in some_images(session, view.id, view.threshold, sorted(rows))
+        if image.state in SHOWN
+    }
+    left = {kind: [row for row in candidates[kind] if row in images] for kind in SHARES}
+    chosen: dict[int, str] = {}
+    for kind, share in SHARES.items():
+        _take(chosen, left[kind], kind, share)
+    while len(chosen) < TILES and any(left.values()):
+        for kind in reversed(SHARES):
+            _take(chosen, left[kind], kind, min(1, TILES - len(chosen)))
+    order = list(SHARES)
+    return [Tile(images[row], kind) for row, kind in sorted(chosen.items(), key=lambda one: order.index(one[1]))]
+
+
+def _take(chosen: dict[int, str], rows: list[int], kind: str, count: int) -> None:
+    """Move up to `count` rows that nobody has chosen yet."""
+    while rows and count:
+        row = rows.pop(0)
+        if row not in chosen:
+            chosen[row] = kind
+            count -= 1
+
+
+def _layout(tiles: int) -> Layout:
+    columns = min(COLUMNS, max(min(tiles, 3), math.ceil(math.sqrt(tiles))))
+    width = min(WIDEST_TILE, (SHEET_WIDTH - GAP) // columns - GAP)
+    return Layout(columns, math.ceil(tiles / columns), width, width * 3 // 4)
+
+
+def _draw_header(sheet: Image.Image, view: RunView, tiles: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    name = _fitted(view.name, 24, sheet.width // 3)
+    draw.text((GAP + 2, HEADER // 2), name, BRIGHT, _font(name, 24), anchor="lm")
+    x = GAP + 2 + _width(name, 24) + 18
+    shown = f"{tiles} of {view.images:,} images" if view.images > 1 else "1 image"
+    about = _fitted(f"{shown} · score from {view.threshold:g} · {view.model}", 16, sheet.width - x - GAP)
+    draw.text((x, HEADER // 2 + 2), about, DIM, _font(about, 16), anchor="lm")
+    _draw_legend(draw, view, x + _width(about, 16) + 24, sheet.width - GAP)
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, view: RunView, start: int, end: int) -> None:
+    """The prompts with their colours, right-aligned, as many as there is room for."""
+    entries: list[tuple[str, Colour]] = []
+    room = end - start
+    for prompt_id, text in view.prompts.items():
+        label = _fitted(text, 16, 260)
+        room -= _width(label, 16) + 40
+        if room < 0:
+            break
+        entries.append((label, _prompt_colour(view, prompt_id)))
+    x, middle = end, HEADER // 2
+    for label, colour in reversed(entries):
+        x -= _width(label, 16)
+        draw.text((x, middle + 2), label, BRIGHT, _font(label, 16), anchor="lm")
+        x -= 22
+        if len(view.prompts) > 1:
+            draw.rounded_rectangle((x, middle - 6, x + 14, middle + 8), 4, fill=colour)
+        x -= 18
+
+
+def _draw_tile(sheet: Image.Image, layout: Layout, corner: tuple[int, int], view: RunView, tile: Tile) -> None:
+    x, y = corner
+    draw = ImageDraw.Draw(sheet)
+    draw.rounded_rectangle((x, y, x + layout.width - 1, y + layout.height + STRIP - 1), 6, fill=TILE)
+    picture = _picture(view, tile, (layout.width, layout.height))
+    if isinstance(picture, str):
+        draw.rectangle((x, y, x + layout.width - 1, y + layout.height - 1), fill=(78, 80, 87))
+        centre = (x + layout.width // 2, y + layout.height // 2)
+        label = _fitted(picture, 20, layout.width - 24)
+        draw.text(centre, label, BRIGHT, _font(label, 20), anchor="mm")
+    else:
+        draw.rectangle((x, y, x + layout.width - 1, y + layout.height - 1), fill=BACK)
+        offset = ((layout.width - picture.width) // 2, (layout.height - picture.height) // 2)
+        sheet.paste(picture, (x + offset[0], y + offset[1]))
+    _draw_caption(draw, view, tile, (x + 10, y + layout.height), layout.width - 20)
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, view: RunView, tile: Tile, corner: tuple[int, int], width: int) -> None:
+    """File name and reason on the first line, what was found on the second."""
+    x, y = corner
+    kind_width = _width(tile.kind, 14)
+    draw.text((x + width, y + 17), tile.kind, KIND_COLOURS[tile.kind], _font(tile.kind, 14), anchor="rm")
+    name = _fitted(os.path.basename(tile.image.path) or tile.image.path, 17, width - kind_width - 12)
+    draw.text((x, y + 17), name, BRIGHT, _font(name, 17), anchor="lm")
+    found = _fitted(told_found(view, tile.image), 14, width)
+    draw.text((x, y + 38), found, DIM, _font(found, 14), anchor="lm")
+
+
+def told_found(view: RunView, image: ExportedImage) -> str:
+    """`190 person (capped) · 1 hat · best 0.91`, or why the image failed."""
+    if image.state != ImageState.DONE:
+        return " ".join((image.error or image.error_class or "").split())
+    counts = Counter({view.prompts[result.prompt_id]: len(result.instances) for result in image.results})
+    scores = [instance.score for result in image.results for instance in result.instances]
+    if not scores:
+        presence = max((result.presence for result in image.results), default=0.0)
+        return f"nothing found · presence {presence:.2f}"
+    best = f"best {max(scores):.2f}" if len(scores) > 1 else f"score {scores[0]:.2f}"
+    capped = {view.prompts[result.prompt_id] for result in image.results if result.capped}
+    told = [f"{count} {text}{' (capped)' * (text in capped)}" for text, count in counts.items() if count]
+    return " · ".join([*told, best])
+
+
+def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | str:
+    """The image with its masks, fitted into `room` (width, height); or what to say instead."""
+    if tile.image.state != ImageState.DONE:
+        return tile.image.error_class or tile.image.state
+    try:
+        picture = _read(Path(view.root, tile.image.path), view.orientation, room)
+    except Exception:  # decoders raise whatever they like, and a preview is no reason to stop
+        return "cannot be opened any more"
+    return _overlay(picture, view, tile.image)
+
+
+def _read(path: Path, orientation: str, room: tuple[int, int]) -> Image.Image:
+    """The image as RGB within `room`, shrunk while it is decoded where the format allows it."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise FileNotFoundError(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow comments on large and on slightly broken files
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * max(room), 2 * max(room)))
+            picture = ImageOps.exif_transpose(image) if orientation == "exif" else image.copy()
+    picture = _as_rgb(picture)
+    scale = min(room[0] / picture.width, room[1] / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Pixels of more than 8 bits are stretched to what a screen can show."""
+    if image.mode[0] not in "IF":
+        return image.convert("RGB")
+    values = np.asarray(image, dtype=np.float32)
+    low, high = float(values.min()), float(values.max())
+    grey = (values - low) * (255 / max(high - low, 1e-6))
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _overlay(picture: Image.Image, view: RunView, image: ExportedImage) -> Image.Image:
+    """Draw masks with their outlines, the largest first so that small ones stay visible, then the boxes."""
+    coloured = [
+        (instance, _instance_colour(view, result.prompt_id, rank))
+        for result in image.results
+        for rank, instance in enumerate(result.instances)
+    ]
+    coloured.sort(key=lambda one: -one[0].area)
+    pixels = np.array(picture, dtype=np.float32)
+    for instance, colour in coloured:
+        _blend(pixels, _coverage(image, instance, picture.size), colour)
+    shown = Image.fromarray(pixels.round().astype(np.uint8))
+    draw = ImageDraw.Draw(shown)
+    across, down = shown.width / (image.width or 1), shown.height / (image.height or 1)
+    for instance, colour in coloured:
+        x1, y1, x2, y2 = instance.box
+        left, top = max(0, round(x1 * across)), max(0, round(y1 * down))
+        right, bottom = min(shown.width, round(x2 * across)) - 1, min(shown.height, round(y2 * down)) - 1
+        right, bottom = max(left, right), max(top, bottom)
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=DARK_LINE)
+        draw.rectangle((left, top, right, bottom), outline=colour)
+    return shown
+
+
+def _coverage(image: ExportedImage, instance: ExportedInstance, size: tuple[int, int]) -> Pixels:
+    """How much of each shown pixel the mask covers: height x width, 0 to 1."""
+    rle = {"size": [image.height, image.width], "counts": instance.rle}
+    mask: NDArray[Any] = coco_mask.decode(rle)
+    step = max(1, min(mask.shape[0] // (2 * size[1]), mask.shape[1] // (2 * size[0])))
+    thinned = np.ascontiguousarray(mask[::step, ::step]) * np.uint8(255)
+    scaled = Image.fromarray(thinned).resize(size, Image.Resampling.BOX)
+    return np.asarray(scaled, dtype=np.float32) / np.float32(255)
+
+
+def _blend(pixels: Pixels, coverage: Pixels, colour: Colour) -> None:
+    """Tint the covered part of `pixels` (height x width x 3) in place and draw its outline.
+
+    From outside to inside: a dark line, a light one, and one of the mask's colour, twice as wide. Whatever the
+    picture's colour is, one of the lines differs from it.
+    """
+    mask, line = coverage > 0.5, max(1, round(pixels.shape[1] / LINE_SHARE))
+    around, without_light, within = _grown(mask, line), ~_grown(~mask, line), ~_grown(~mask, 3 * line)
+    pixels += (np.array(colour, dtype=np.float32) - pixels) * (coverage * np.float32(FILL))[..., None]
+    pixels[without_light & ~within] = colour
+    pixels[mask & ~without_light] = LIGHT_LINE
+    pixels[around & ~mask] = DARK_LINE
+
+
+def _grown(area: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The area and all pixels up to `by` steps beside it; beyond the picture's border it goes on as it is there."""
+    for _ in range(by):
+        padded = np.pad(area, 1, mode="edge")
+        area = area | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return area
+
+
+def _prompt_colour(view: RunView, prompt_id: int) -> Colour:
+    return COLOURS[list(view.prompts).index(prompt_id) % len(COLOURS)]
+
+
+def _instance_colour(view: RunView, prompt_id: int, rank: int) -> Colour:
+    """By prompt if there are several, in three shades so that neighbours differ; else by instance."""
+    if len(view.prompts) == 1:
+        return COLOURS[rank % len(COLOURS)]
+    red, green, blue = _prompt_colour(view, prompt_id)
+    shade = (1.0, 0.78, 0.6)[rank % 3]
+    return round(red * shade), round(green * shade), round(blue * shade)
+
+
+def _fitted(text: str, size: int, width: int) -> str:
+    """`text` on one line, its middle left out as far as needed to fit into `width` pixels."""
+    text = " ".join(text.split())[:300]
+    short, keep = text, len(text)
+    while keep > 2 and _width(short, size) > width:
+        keep -= 1
+        short = f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
+    return short
+
+
+def _width(text: str, size: int) -> int:
+    return math.ceil(_font(text, size).getlength(text))
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return _load_font(text.translate(OWN_SIGNS).isascii(), size)
+
+
+@lru_cache
+def _load_font(plain: bool, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in () if plain else WIDE_FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)

@@ -1,0 +1,208 @@
+"""Writes files whole or not at all, and only where nothing is lost that is not ours. Knows no format and no SQL."""
+
+import fcntl
+import hashlib
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from producer.results.inputs import Inputs
+from producer.results.marks import made_by_export
+from producer.results.names import numbered
+from workers.errors import UsageError
+
+Recognise = Callable[[BinaryIO], bool]  # whether an existing file is one that we made and may replace
+
+# A folder is only looked up in, for which it need not be readable.
+FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Targets:
+    """The files that one command writes: `named`, which its user named, or files below that folder.
+
+    An existing file is replaced only if an export of ours made it and no run reads it, or if the user says `force`.
+    A symbolic link is written through where `named` itself is one, or stands behind one; below it never.
+    """
+
+    def __init__(self, named: Path, inputs: Inputs | None = None, *, force: bool = False) -> None:
+        self.named, self._force = named, force
+        self._inputs = inputs or Inputs()
+        self._no_images: frozenset[Path] = frozenset()  # paths of which the last look-up said so
+
+    def look_up(self, paths: Sequence[Path]) -> None:
+        """Ask the database once which of many files that will be written are images of a run."""
+        there = [] if self._force else [path for path in paths if os.path.lexists(path)]
+        images = self._inputs.images_among(there) if there else {}
+        self._no_images = frozenset(there) - images.keys()
+
+    def check(self, path: Path, recognise: Recognise = made_by_export) -> None:
+        """Raise `UsageError` if `path` must not be written, or removed; nothing is changed."""
+        with writing(path), suppress(FileNotFoundError), self._folder_of(path, make=False) as (folder, place):
+            self._judge(folder, place.name, path, recognise)
+
+    def refuse_link(self, path: Path) -> None:
+        """Raise `UsageError` if `path`, below `named`, is a symbolic link."""
+        with writing(path), suppress(FileNotFoundError), self._folder_of(path, make=False) as (folder, place):
+            _refuse_link(folder, place.name, path)
+
+    def check_folder(self, path: Path, *, make: bool = False) -> None:
+        """Raise `UsageError` if a file or a link is in the way of a folder for masks: `named`, or one below it."""
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file: masks need a folder; name another with -o")
+        with writing(path), suppress(FileNotFoundError), self._folder_of(path / "any", make=make):
+            pass
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder for masks, and those above it. Raises `UsageError` as `check_folder` does."""
+        self.check_folder(path, make=True)
+
+    @contextmanager
+    def replacing(self, path: Path, recognise: Recognise = made_by_export) -> Iterator[Path]:
+        """Yield a temporary name beside `path`; what the block wrote there takes the place of `path` if it ends well.
+
+        Makes the folders above. Raises `UsageError` when the file must not or cannot be written, or is being written
+        by another process; nothing is left behind then.
+        """
+        with writing(path), self._folder_of(path, make=True) as (folder, place):
+            self._judge(folder, place.name, path, recognise)
+            # Always the same name, so that the next export takes what a killed one left behind.
+            name = f".sam3-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:32]}.part"
+            with _held(folder, name, path):
+                try:
+                    yield place.with_name(name)
+                    self._judge(folder, place.name, path, recognise)  # the block may have taken long
+                    os.replace(name, place.name, src_dir_fd=folder, dst_dir_fd=folder)
+                except BaseException:
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=folder)
+                    raise
+
+    @contextmanager
+    def _folder_of(self, path: Path, *, make: bool) -> Iterator[tuple[int, Path]]:
+        """The open folder that `path` stands in, and the path without links; raises `UsageError` for one on the way."""
+        named = Path(os.path.realpath(self.named))
+        place = named / path.relative_to(self.named)
+        start = named.parent if place == named else named
+        if make:
+            start.mkdir(parents=True, exist_ok=True)
+        above = place.relative_to(start).parts[:-1]
+        folder = os.open(start, FOLDER)
+        try:
+            for depth, part in enumerate(above, start=1):
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=folder)
+                _refuse_link(folder, part, self.named.joinpath(*above[:depth]))
+                inner = os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            yield folder, place
+        finally:
+            os.close(folder)
+
+    def _judge(self, folder: int, name: str, path: Path, recognise: Recognise) -> None:
+        _refuse_link(folder, name, path)
+        try:
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode):
+            raise UsageError(f"{path} is a folder: name a file to write, such as {path / 'export'}")
+        if not stat.S_ISREG(found.st_mode):
+            raise UsageError(f"{path} is not an ordinary file: name another one")
+        if not self._force:
+            self._refuse_what_is_not_ours(path, found, ours=_is_recognised(folder, name, recognise))
+
+    def _refuse_what_is_not_ours(self, path: Path, found: os.stat_result, *, ours: bool) -> None:
+        if run := self._inputs.source_of(found):
+            what = f"is the input of run {run}"
+        elif path not in self._no_images and (run := self._inputs.images_among([path]).get(path)):
+            what = f"is an image of run {run}"
+        elif ours:
+            return
+        else:
+            what = "was not made by an export of ours"
+        raise UsageError(
+            f"{path} {what}, so it is not replaced: choose another -o, or add --force to lose what it holds"
+        )
+
+
+def _is_recognised(folder: int, name: str, recognise: Recognise) -> bool:
+    """Whether the file is ours, or holds nothing that could be lost: no byte, or only zeros, as a power cut leaves."""
+    with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+        while block := file.read(1 << 16):
+            if block.count(0) < len(block):
+                file.seek(0)
+                return recognise(file)
+    return True
+
+
+def _refuse_link(folder: int, name: str, path: Path) -> None:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise UsageError(
+            f"{path} is a link to somewhere else: nothing is written through it; remove it, or choose another -o"
+        )
+
+
+@contextmanager
+def _held(folder: int, name: str, path: Path) -> Iterator[None]:
+    """Make the file `name`, or take what is there, and keep others from writing `path` until the block ends."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(name, flags, 0o666, dir_fd=folder)
+        try:
+            _lock(file, path)
+            if _is_at(folder, name, file):  # else whoever held it has just ended and renamed it
+                yield
+                return
+        finally:
+            os.close(file)
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{path}: another export is writing it; wait for that one, or name another file") from None
+    except OSError:
+        return  # a file system without locks
+
+
+def _is_at(folder: int, name: str, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about `path` into a `UsageError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UsageError(f"{path}: cannot write: {reason}; choose another place or make room there") from error
+
+
+def free_file(stem: str, suffix: str) -> str:
+    """A file to name in a hint, quoted for the shell: not there yet, or made by an export of ours."""
+    writable = os.access(Path(stem).parent, os.W_OK)
+    begin = stem if writable else str(Path.home() / Path(stem).name)
+    return shlex.quote(numbered(begin, lambda name: _is_foreign(Path(name + suffix))) + suffix)
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        Targets(path).check(path)
+    except UsageError:
+        return True
+    return False

@@ -1,0 +1,115 @@
+"""A source that no longer stands where its run was recorded: found again by content, or where somebody says it is.
+
+Looks at recorded rows and at files; decodes no image.
+"""
+
+import os
+import shlex
+from itertools import islice
+from pathlib import Path
+
+from db.corrections import rows_at
+from db.intake import KnownRun, Source
+from db.session import Sessions, read
+from producer.sources.cells import one_line
+from producer.sources.csv_source import CsvManifest
+from producer.sources.folder import FolderManifest
+from producer.sources.looking import stat_files
+from workers.errors import UsageError
+
+LOOK_SECONDS = 10.0
+SAMPLE_ROWS = 200
+
+Recorded = list[tuple[int, str, int | None]]  # number of a row from 1, path, bytes of the file if it was read
+
+
+def moved_root(
+    sessions: Sessions,
+    known: KnownRun,
+    manifest: CsvManifest | FolderManifest,
+    here: Source,
+    moved_from: Path | None,
+) -> str | None:
+    """The folder that relative paths start from if the run's source was moved `here`; None if it was not.
+
+    It was if the old one is gone and the new one has the same content, or if `moved_from` says so; likewise a root
+    that is gone, of the same source. Raises `UsageError` if the old source is gone and the new one is another, and for
+    a `moved_from` that is still there or was never it.
+    """
+    there = known.source
+    if there.source == here.source:
+        both_confined = here.confined and there.confined and here.root != there.root
+        return here.root if both_confined and _root_moved(sessions, known, here.root) else None
+    if moved_from is not None:
+        _check(known, moved_from)
+    if os.path.exists(there.source):
+        return None
+    recorded = _sample(sessions, known)
+    if moved_from is None and not _has_same_content(known, manifest, recorded):
+        raise UsageError(
+            f"{one_line(here.source)}: does not hold what was recorded from {one_line(there.source)}, which is gone; "
+            f"if it was moved and then changed: --moved-from {shlex.quote(one_line(there.source))}; "
+            "if it is another: give its run another name with --run"
+        )
+    return _root(there, here, recorded)
+
+
+def _root_moved(sessions: Sessions, known: KnownRun, root: str) -> bool:
+    recorded = _sample(sessions, known)
+    return not os.path.exists(known.source.root) and bool(recorded) and _same_files(recorded, root)
+
+
+def _sample(sessions: Sessions, known: KnownRun) -> Recorded:
+    return read(sessions, rows_at, known.id, _spread(known.images))
+
+
+def _check(known: KnownRun, moved_from: Path) -> None:
+    old = os.path.abspath(moved_from)
+    if old != known.source.source:
+        raise UsageError(f"--moved-from {one_line(old)}: the run was recorded from {one_line(known.source.source)}")
+    if os.path.exists(old):
+        raise UsageError(f"--moved-from {one_line(old)}: is still there; move it away, or give another run with --run")
+
+
+def _spread(count: int) -> list[int]:
+    """Numbers of rows from the whole run, the first and the last among them."""
+    picked = min(count, SAMPLE_ROWS)
+    return sorted({1 + number * (count - 1) // max(1, picked - 1) for number in range(picked)})
+
+
+def _has_same_content(known: KnownRun, manifest: CsvManifest | FolderManifest, recorded: Recorded) -> bool:
+    """A CSV: the same bytes, perhaps with more behind them. A folder: the same files, by path and size."""
+    if not recorded:
+        return True  # nothing is known of it
+    if isinstance(manifest, FolderManifest):
+        return _same_files(recorded, str(manifest.root))
+    if known.source_sha256 is not None:
+        return manifest.survey(known.source_size, known.source_sha256).continues
+    if known.load > 1:  # it was edited, and the rows stand in another order
+        return False
+    numbered = {number: path for number, path, _ in recorded}
+    rows = islice(enumerate(manifest.rows(), start=1), max(numbered))
+    found = {number: row.path for number, row in rows if number in numbered}
+    return found == numbered
+
+
+def _same_files(recorded: Recorded, root: str) -> bool:
+    seen = stat_files([os.path.join(root, path) for _, path, _ in recorded], LOOK_SECONDS)
+    for _, path, size in recorded:
+        found = seen.get(os.path.join(root, path))
+        if not isinstance(found, os.stat_result) or size not in (None, found.st_size):
+            return False
+    return True
+
+
+def _root(there: Source, here: Source, recorded: Recorded) -> str:
+    """The new root; the old one if a CSV was moved and its images were not."""
+    relative = [path for _, path, _ in recorded if not os.path.isabs(path)]
+    if here.confined or not relative or not os.path.isdir(there.root):
+        return here.root
+    seen = stat_files([os.path.join(root, path) for root in (there.root, here.root) for path in relative], LOOK_SECONDS)
+    left, came = (
+        sum(isinstance(seen.get(os.path.join(root, path)), os.stat_result) for path in relative)
+        for root in (there.root, here.root)
+    )
+    return there.root if left > came else here.root

@@ -1,0 +1,160 @@
+"""Finds images whose files changed since they were read, and has images computed again. Opens no image."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Self
+
+from db.choices import Redo
+from db.models import RunState
+from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
+from db.runs import RetryFilter, reopen
+from db.session import Sessions, read, reading, write
+from db.views.status import OVER, RunGone, RunView, progress, run_view
+from producer.runs.operate import retry
+from producer.sources.looking import stat_files
+from workers.cli.base import counted
+from workers.errors import UsageError
+
+LOOK_SECONDS = 20.0  # of a look that nobody asked for
+PATIENCE_SECONDS = 120.0  # of one that was asked for, for each page
+PAGE_ROWS = 4000  # whose files are looked at together
+SLICE = 1000  # images of one transaction
+
+Tell = Callable[[int, int], None]  # called with how many images have been looked at or moved, of how many
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What became of the files of images that were read."""
+
+    changed: int = 0
+    missing: int = 0
+    looked: int = 0  # at so many files
+    images: int = 0  # of so many images that are done or failed
+    whole: bool = True  # at all that were read
+
+    def lines(self) -> list[str]:
+        """For the person at the terminal; nothing if all is as it was."""
+        if self.missing and self.missing == self.looked:
+            return ["none of the images that were read is to be seen from here, so no change is (--no-check: no look)"]
+        lines = []
+        if self.changed:
+            they, them = ("it was", "it") if self.changed == 1 else ("they were", "them")
+            lines.append(
+                f"{counted(self.changed, 'image')} changed since {they} read: --redo changed computes {them} again"
+            )
+        if self.missing:
+            lines.append(f"{counted(self.missing, 'image')} read before, but gone from disk now")
+        if not self.whole:
+            lines.append(
+                f"looked at {self.looked:,} of {self.images:,} images for changes; --redo changed looks at all"
+            )
+        return lines
+
+
+def look_for_changes(sessions: Sessions, run_id: int, seconds: float = LOOK_SECONDS) -> Changes:
+    """Compare size and modification time of the files with those at reading, for at most about so many seconds."""
+    run, seen, end = _Run.of(sessions, run_id), Changes(), time.monotonic() + seconds
+    if not run.ended:
+        return seen
+    seen = replace(seen, images=run.ended)
+    for page in _pages(sessions, run, Redo.CHANGED):
+        became = _became(run, page, max(0.0, end - time.monotonic()))
+        seen = replace(
+            seen,
+            changed=seen.changed + became.count("changed"),
+            missing=seen.missing + became.count("missing"),
+            looked=seen.looked + len(page) - became.count(None),
+            whole=None not in became,
+        )
+        if not seen.whole:
+            break
+    return seen
+
+
+def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = lambda done, total: None) -> int:
+    """Move the chosen images into new chunks, as pending; return how many.
+
+    One that was interrupted is finished by calling it again: it takes no image that it has moved or computed already.
+    A cancelled run is active again then; what was cancelled in it stays so until a retry. Raises `UsageError` for a run
+    that is still loading or being stopped, or if a file does not answer.
+    """
+    if which == Redo.FAILED:
+        return retry(sessions, run_id, RetryFilter(), tell)
+    run = _Run.of(sessions, run_id)
+    if run.view.state not in (RunState.ACTIVE, *OVER):
+        raise UsageError(f"run {run.view.name} is {run.view.state}: --redo is for runs that are active or over")
+    ids = _chosen(sessions, run, which, tell)
+    slice_ = list(islice(ids, SLICE))
+    if slice_ and run.view.state == RunState.CANCELLED:
+        write(sessions, reopen, run_id)
+    moved = 0
+    while slice_:
+        moved += write(sessions, redo_slice, run_id, slice_, run.last_chunk)
+        slice_ = list(islice(ids, SLICE))
+    return moved
+
+
+@dataclass(frozen=True)
+class _Run:
+    view: RunView
+    ended: int  # images that are done or failed
+    last_chunk: int  # that a redo takes images from
+
+    @classmethod
+    def of(cls, sessions: Sessions, run_id: int) -> Self:
+        with reading(sessions) as session:
+            view = run_view(session, run_id, row_prompts=False)
+            if view is None:
+                raise RunGone
+            images = progress(session, run_id).images
+            last_chunk = last_chunk_before(session, run_id)
+        return cls(view, images.segmented + images.empty + images.failed, last_chunk)
+
+
+def _chosen(sessions: Sessions, run: _Run, which: Redo, tell: Tell) -> Iterator[int]:
+    """Ids of the images to compute again, in the order of their rows."""
+    looked = 0
+    for page in _pages(sessions, run, which):
+        if which == Redo.CHANGED:
+            became = _became(run, page, PATIENCE_SECONDS)
+            if None in became:
+                silent = page[became.index(None)].path
+                raise UsageError(
+                    f"{silent}: does not answer; is a mount lost? The same command again goes on from here"
+                )
+            yield from (image.id for image, what in zip(page, became, strict=True) if what == "changed")
+        else:
+            yield from (image.id for image in page)
+        looked += len(page)
+        tell(looked, max(looked, run.ended))
+
+
+def _pages(sessions: Sessions, run: _Run, which: Redo) -> Iterator[list[EndedImage]]:
+    """By ranges of rows, so that no query takes long where there are few such images."""
+    for first in range(1, run.view.images + 1, PAGE_ROWS):
+        rows = range(first, first + PAGE_ROWS)
+        if page := read(sessions, ended_images, run.view.id, which, rows, run.last_chunk):
+            yield page
+
+
+def _became(run: _Run, page: list[EndedImage], seconds: float) -> list[str | None]:
+    """What became of each image's file: same, changed, missing or unreadable; None if nothing answered in time."""
+    paths = [os.path.join(run.view.root, image.path) for image in page]
+    seen = stat_files(paths, seconds)
+    return [_compared(image, seen.get(path)) for image, path in zip(page, paths, strict=True)]
+
+
+def _compared(image: EndedImage, seen: os.stat_result | OSError | None) -> str | None:
+    match seen:
+        case None:
+            return None
+        case FileNotFoundError() | NotADirectoryError():
+            return "missing"
+        case OSError():
+            return "unreadable"
+    same = (seen.st_size, seen.st_mtime_ns) == (image.file_size, image.file_mtime_ns)
+    return "same" if same else "changed"

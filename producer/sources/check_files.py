@@ -1,0 +1,169 @@
+"""Looks whether some of the images that a CSV names are there, before a million rows are recorded that all fail.
+
+A disk that does not answer is waited for a few seconds only. Opens no image, and knows no SQL.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote
+
+from producer.sources.cells import one_line, quoted
+from producer.sources.csv_header import new_file
+from producer.sources.csv_source import CsvManifest
+from producer.sources.csv_text import UTF8
+from producer.sources.looking import in_time, stat_files
+from workers.errors import UsageError
+from workers.inference.formats import SUFFIXES
+
+LOOK_SECONDS = 5.0
+FOLDERS_AT_MOST = 1000  # looked into for the one that the paths start from
+
+Value = TypeVar("Value")
+
+
+def check_files(manifest: CsvManifest, paths: Sequence[str], say: Callable[[str], None]) -> None:
+    """Look at these paths of the CSV's rows. Raises `UsageError`, with the likeliest cure, if no file is there.
+
+    If only some are missing, or cannot be looked at, it is said and no more.
+    """
+    at = {path: os.path.join(manifest.root, path) for path in paths}
+    seen = look(list(at.values()))
+    looked = f"{len(at):,} images looked at"
+    missing = [path for path in at if isinstance(seen.get(at[path]), FileNotFoundError | NotADirectoryError)]
+    if missing and len(missing) == len(at):
+        raise UsageError(_none_there(manifest, missing[0], at[missing[0]], len(at)))
+    if missing:
+        say(f"warning: {len(missing):,} of {looked} are not there, such as {one_line(at[missing[0]])}")
+    unknown = [path for path in at if path not in missing and seen.get(at[path], TimeoutError()) is not None]
+    if unknown:
+        error = seen.get(at[unknown[0]])
+        why = "no answer" if error is None else error.strerror
+        say(f"warning: {len(unknown):,} of {looked} could not be looked for ({one_line(at[unknown[0]])}: {why})")
+
+
+def look(paths: Sequence[str]) -> dict[str, OSError | None]:
+    """For each path None if something is there, else why not. One without an answer in time is left out."""
+    seen = stat_files(paths, LOOK_SECONDS)
+    return {path: found if isinstance(found, OSError) else None for path, found in seen.items()}
+
+
+def _none_there(manifest: CsvManifest, path: str, tried: str, looked: int) -> str:
+    start = f"--image-root {one_line(str(manifest.root))}" if manifest.confined else "the CSV's folder"
+    origin = "" if os.path.isabs(path) else f" (relative paths start at {start})"
+    cures: list[str] = []
+    in_time(lambda: cures.extend(islice(likely_cures(manifest, path), 1)), LOOK_SECONDS)
+    cure = (
+        cures[0]
+        if cures
+        else _by_its_look(path) + "check the paths, or give the folder that they start from with --image-root"
+    )
+    none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
+    return (
+        f"{one_line(str(manifest.source))}: {none}: the first would be {one_line(tried)}{origin}; "
+        f"{cure}; if only the workers see the images: --no-check"
+    )
+
+
+def _by_its_look(path: str) -> str:
+    """What may be wrong with the spelling of a path whose file was found nowhere."""
+    if re.match(r"[A-Za-z]:[\\/]", path):
+        return f"{path[:2]} is a drive of Windows, which has another path here; "
+    if "\\" in path:
+        return "the paths are written with backslashes, as on Windows; "
+    if re.search("%[0-9A-Fa-f]{2}", path):
+        return "the paths are written as in a URL; "
+    return "~ is the home folder only in a shell; " if path.startswith("~") else ""
+
+
+def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
+    """What makes the file of a path that is not there be found, the likeliest first; each has been tried."""
+    root, bases = str(manifest.root), [str(folder) for folder in _bases(manifest)]
+    rewritten = list(_rewritten(manifest, path))
+    longer = [(path + suffix, f"add {suffix} to the paths") for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))]
+    for spelled, advice in (*rewritten, *longer):
+        if os.path.exists(os.path.join(root, spelled)):
+            yield f"{one_line(spelled)} is there: {advice}"
+    for spelled, advice in ((path, ""), *rewritten, *longer):
+        base = None if os.path.isabs(spelled) else _first_with(bases, spelled)
+        if base is not None:
+            yield f"{advice and advice + ', and '}give --image-root {_typed(base)}"
+    for spelled, advice in ((path, ""), *rewritten):
+        parts = spelled.split("/")
+        for cut in range(1, len(parts)):
+            base = _first_with([root, *bases], "/".join(parts[cut:]))
+            if base is not None:
+                there, gone = os.path.join(base, *parts[cut:]), "/".join(parts[:cut]) or "/"
+                write = f"{advice and advice + ', then '}write {quoted(base)} for {quoted(gone)} in them"
+                yield f"{one_line(there)} is there: the CSV's paths begin elsewhere; {write}"
+
+
+def _rewritten(manifest: CsvManifest, path: str) -> Iterator[tuple[str, str]]:
+    """Other ways to write a path, and what to do if that is the right one."""
+    spelled, advice = path, []
+    if "%" in path:
+        spelled = unquote(spelled)
+        advice.append("decode the paths, which are written as in a URL")
+        yield spelled, advice[0]
+    if drive := re.match(r"([A-Za-z]):(?:[\\/]|.*\\)", spelled):
+        spelled = spelled[2:]
+        advice.append(f"leave out {drive[1]}:")
+    if "\\" in spelled:
+        spelled = spelled.replace("\\", "/")
+        advice.append(_slashes(manifest))
+    if spelled.startswith("~"):
+        spelled = os.path.expanduser(spelled)
+        advice.append("write the home folder instead of ~")
+    if advice:
+        yield spelled, " and ".join(advice)
+    if drive:  # where Windows' own Linux has it
+        mounted = f"/mnt/{drive[1].lower()}"
+        yield mounted + spelled, " and ".join([f"write {mounted} for {drive[1]}:", *advice[1:]])
+
+
+def _slashes(manifest: CsvManifest) -> str:
+    advice = "write slashes for backslashes"
+    if manifest.text.encoding != UTF8:  # elsewhere the byte of a backslash may be half a letter
+        return advice
+    slashes = new_file(os.path.relpath(manifest.source), "slashes")
+    return rf"{advice}: tr '\\' / < {_typed(str(manifest.source))} > {slashes}"
+
+
+def _bases(manifest: CsvManifest) -> Iterator[Path]:
+    """Folders that relative paths may be meant to start from, the nearest first."""
+    near = list(dict.fromkeys((manifest.source.parent, Path.cwd())))
+    yield from near
+    beside = [folder for folder in (*near, manifest.source.parent.parent) if folder != folder.parent]
+    for folder in dict.fromkeys(beside):
+        yield from islice(_folders_in(folder), FOLDERS_AT_MOST)
+    yield from (above for folder in (manifest.root, *near) for above in folder.parents)
+
+
+def _folders_in(folder: Path) -> Iterator[Path]:
+    """Those directly in it, then those in these."""
+    inner = sorted(_subfolders(folder))
+    yield from inner
+    for one in inner:
+        yield from sorted(_subfolders(one))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry) for entry in entries if entry.name[0] != "." and entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _first_with(bases: Sequence[str], path: str) -> str | None:
+    return next((base for base in bases if os.path.exists(os.path.join(base, path))), None)
+
+
+def _typed(path: str) -> str:
+    """A path as one would type it here: relative if it is below the working folder."""
+    below = os.path.relpath(path)
+    return shlex.quote(one_line(path if below.startswith("..") else below))

@@ -1,0 +1,102 @@
+"""Which columns a CSV has and which of them are used, and what is no CSV at all. Knows no rows."""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from producer.results.names import numbered
+from producer.sources.cells import UNSTORABLE, quoted
+from workers.errors import UsageError
+from workers.inference.formats import SUFFIXES
+
+IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
+OTHER_FORMATS = (  # how they begin, what they are, and what to do
+    (b"\x1f\x8b", "gzip", "unpack it first: gunzip < {file} > {unpacked}"),
+    (b"BZh", "bzip2", "unpack it first: bunzip2 < {file} > {unpacked}"),
+    (b"\xfd7zXZ\0", "xz", "unpack it first: unxz < {file} > {unpacked}"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd < {file} > {unpacked}"),
+    (b"PK\3\4", "zip", "unpack it first: unzip {file}"),
+    (b"PAR1", "Parquet", "write it as CSV first, for example with pandas: to_csv(..., index=False)"),
+    (b"\xd0\xcf\x11\xe0", "an Office document such as .xls", "save its sheet as CSV UTF-8 and give that file"),
+    (b"\xff\xd8\xff", "a JPEG image", "give a CSV of image paths, or the image's folder"),
+    (b"\x89PNG", "a PNG image", "give a CSV of image paths, or the image's folder"),
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The input's header, and the columns of it that are used."""
+
+    names: tuple[str, ...]
+    image: str
+    prompt: str | None
+
+
+def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None, prompt_column: str | None) -> Columns:
+    """Raises `UsageError` for a header that cannot be used."""
+    if UNSTORABLE.search("".join(names)):
+        raise UsageError(f"{shown}: its header holds bytes that are no text; correct them")
+    for name, count in Counter(names).items():
+        if count > 1:
+            which = f"column {quoted(name)}" if name else "a column without a name"
+            raise UsageError(f"{shown}: {which} appears {count} times in the header; rename all but one")
+        if name.lower().startswith("sam3_"):
+            raise UsageError(f"{shown}: column {quoted(name)} has a name of our results; rename or remove it")
+    image = _choose_image(shown, names, image_column)
+    prompt = None if prompt_column is None else _named(names, prompt_column)
+    if prompt_column is not None and prompt is None:
+        raise _no_column(shown, names, prompt_column, "--prompt-column")
+    if prompt == image:
+        raise UsageError(f"{shown}: column {quoted(image)} cannot hold both image and prompt; name two columns")
+    return Columns(names, image, prompt)
+
+
+def may_hold_images(names: Sequence[str], image_column: str | None) -> bool:
+    """Whether this header has the column of paths: the one with that name, or one with a name that is guessed."""
+    return (_guessed(names) if image_column is None else _named(names, image_column)) is not None
+
+
+def _named(names: Sequence[str], wanted: str) -> str | None:
+    """The column of that name; blanks around either do not count."""
+    return wanted if wanted in names else {name.strip(): name for name in reversed(names)}.get(wanted.strip())
+
+
+def _guessed(names: Sequence[str]) -> str | None:
+    spelled = {name.strip().lower(): name for name in reversed(names)}
+    return next((spelled[guess] for guess in IMAGE_COLUMNS if guess in spelled), None)
+
+
+def _choose_image(shown: str, names: tuple[str, ...], image_column: str | None) -> str:
+    found = _guessed(names) if image_column is None else _named(names, image_column)
+    if found is not None:
+        return found
+    if image_column is not None:
+        raise _no_column(shown, names, image_column, "--image-column")
+    for name in names:
+        if name.lower().endswith(SUFFIXES):
+            raise UsageError(f"{shown}: its first line holds {quoted(name)}, no column names; put a header above it")
+    raise _no_column(shown, names, None, "--image-column")
+
+
+def _no_column(shown: str, names: tuple[str, ...], wanted: str | None, flag: str) -> UsageError:
+    targets = IMAGE_COLUMNS if wanted is None else (wanted.lower(),)
+    scores = {name: max(SequenceMatcher(None, name.lower(), target).ratio() for target in targets) for name in names}
+    best = max(scores, key=scores.__getitem__)
+    missing = "no column of image paths" if wanted is None else f"no column {quoted(wanted)}"
+    listed = ", ".join(map(quoted, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    advice = f"{flag} {shlex.quote(best)}?" if scores[best] >= 0.5 else f"name it with {flag}"
+    return UsageError(f"{shown}: {missing}; columns found: {listed}; {advice}")
+
+
+def new_file(shown: str, stem: str) -> str:
+    """A CSV that is not there yet, beside the one shown: there its relative paths mean the same. Quoted for shells."""
+    begin = os.path.join(os.path.dirname(shown), stem)
+    return shlex.quote(numbered(begin, lambda name: os.path.lexists(f"{name}.csv")) + ".csv")
+
+
+def advice_on(advice: str, shown: str) -> str:
+    """One of `OTHER_FORMATS` for this file."""
+    return advice.format(file=shlex.quote(shown), unpacked=new_file(shown, "unpacked"))

@@ -1,0 +1,355 @@
+"""Turns a CSV of image paths into validated rows. Knows no SQL and no Celery, and opens no image.
+
+A fault of the whole input raises `UsageError`, from the constructor or from `survey`, before anything is recorded.
+A fault of one row makes it a rejected row, and its neighbours are fine. Memory does not grow with the rows.
+"""
+
+import csv
+import io
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from os.path import normpath
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from db.intake import NewRow
+from producer.sources.cells import (
+    SHORT,
+    UNSTORABLE,
+    BadRow,
+    as_name,
+    check_path,
+    one_line,
+    quoted,
+    split_prompts,
+    storable,
+    unreadable,
+)
+from producer.sources.csv_header import choose_columns
+from producer.sources.csv_text import AS_FOUND, Reading, advised_encoding, filled_rows, find_text
+from producer.sources.sampling import sampled
+from producer.sources.selection import LeftOut
+from workers.errors import ErrorClass, UsageError
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+    from _typeshed import WriteableBuffer
+
+LINE_BYTES = 1 << 24  # a longer line is not a CSV's, and would be held in memory whole
+FIRST_ROWS, RANDOM_ROWS = 100, 100  # of a survey's sample
+ROWS_PER_LOOK = 1000  # rows handed out between two looks whether the file is still the same, which are held together
+BYTES_PER_LOOK = 4 << 20  # fewer where rows are wide, by their mean
+
+_HASH_DIGITS = 64  # of a SHA-256; what stands behind them says how the bytes were read
+_UNDECODED = re.compile("[\udc80-\udcff]")  # stand for bytes that are no text
+_DOUBTFUL = ("", "\\")  # first characters of a path that deserves a closer look
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A whole input at one look. `continues`: the known bytes are its beginning and end with a whole row."""
+
+    size: int  # bytes of a CSV, images of a folder
+    mtime_ns: int  # of a CSV, or of the folder below which something was added or removed last
+    sha256: str | None
+    rows: int
+    continues: bool
+    sample: tuple[tuple[int, str], ...] = field(default=(), compare=False)  # of a CSV: numbers from 0, and paths
+
+
+class _HashedFile(io.FileIO):
+    """A file that hashes what is read of it; `sha256_at_mark` is that of its first `mark` bytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.hash = sha256()
+        self.mark = 0
+        self.sha256_at_mark: str | None = None
+        self._read = 0
+        self._line = 0
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int | None:
+        count = super().readinto(buffer) or 0
+        block = memoryview(buffer).cast("B")[:count]
+        self._line = 0 if re.search(rb"[\r\n]", block) else self._line + count
+        if self._line > LINE_BYTES:
+            size = f"a line of more than {LINE_BYTES >> 20} MiB"
+            raise UsageError(f"{one_line(str(self.name))}: {size}; give a CSV with one image a line")
+        before_mark = self.mark - self._read
+        if 0 < before_mark <= count:
+            self.hash.update(block[:before_mark])
+            self.sha256_at_mark = self.hash.hexdigest()
+            block = block[before_mark:]
+        self.hash.update(block)
+        self._read += count
+        return count
+
+
+_File = TypeVar("_File", bound=io.FileIO)
+_IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+
+
+class CsvManifest:
+    """Rows of a CSV file, with any line ends. Relative paths start at `root`, else at the CSV's folder.
+
+    How its bytes are text says producer/sources/csv_text.py. Blanks around a path do not count.
+
+    With a root given (`confined`) no path may leave it, judged by spelling alone. The file that the constructor saw is
+    the one that is read: if it changes before `survey` or `rows` ends, they raise `UsageError`.
+    """
+
+    left_out: tuple[LeftOut, ...] = ()  # a CSV names its images, so that nothing is
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        image_column: str | None = None,
+        prompt_column: str | None = None,
+        root: Path | None = None,
+        follow_symlinks: bool = False,
+        reading: Reading = AS_FOUND,
+    ) -> None:
+        self._shown = one_line(str(path))
+        self._name = one_line(path.name)
+        self.source = Path(os.path.abspath(path))
+        self.confined = root is not None
+        self.root = Path(os.path.abspath(root)) if root else self.source.parent
+        self.follow_symlinks = follow_symlinks
+        self._needs_prompt = reading.needs_prompt
+        self._stat = _stat_csv(path, self._shown)
+        with self._open(io.FileIO) as file:
+            self.text = find_text(file, self._shown, image_column, reading)
+        with self._parsed(self._open(io.FileIO)) as reader:
+            rows = filled_rows(reader)
+            names = next(rows, None)
+            if names is not None:
+                if any(map(_UNDECODED.search, names)):
+                    raise self._no_text(of_row=False)
+                self.columns = choose_columns(self._shown, tuple(names), image_column, prompt_column)
+            if next(rows, None) is None:
+                self._refuse_no_rows()
+        self._width = len(self.columns.names)
+        self._image = self.columns.names.index(self.columns.image)
+        self._prompt = None if self.columns.prompt is None else self.columns.names.index(self.columns.prompt)
+        self._others = tuple(name for name in self.columns.names if name != self.columns.image)
+        self._below_root = os.path.join(self.root, "")
+        self._rows_per_look = ROWS_PER_LOOK
+
+    def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
+        """Whether the file looks as an earlier survey found it, and is read in the same way: without reading it."""
+        there = self._stat.st_size, self._stat.st_mtime_ns, self.text.stamp
+        return there == (known_size, known_mtime_ns, known_sha256[_HASH_DIGITS:])
+
+    def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
+        """Read the whole file once: count its rows, hash it, and raise `UsageError` where it is no CSV.
+
+        `known_size` and `known_sha256` are what an earlier survey found.
+        """
+        # Of bytes that are no text only those rows are rejected, if somebody said that they are to be read like this.
+        strict = self.text.given.encoding is None
+        file = self._open(_HashedFile)
+        file.mark = known_size
+        with self._parsed(file, strict=strict) as reader:
+            data = filled_rows(reader)
+            next(data, None)
+            rows, sample = sampled(data, FIRST_ROWS, RANDOM_ROWS)
+            picked = [(number, self._row(cells, reader)) for number, cells in sample]
+            unit = self.text.unit_bytes
+            edge = os.pread(file.fileno(), 2 * unit, max(known_size - unit, 0))
+        self._refuse_changed()
+        if rows < 1:
+            self._refuse_no_rows()
+        self._rows_per_look = max(1, min(ROWS_PER_LOOK, BYTES_PER_LOOK * rows // self._stat.st_size))
+        whole_row = self._stat.st_size == known_size or self.text.ends_row(edge)
+        return Survey(
+            size=self._stat.st_size,
+            mtime_ns=self._stat.st_mtime_ns,
+            sha256=file.hash.hexdigest() + self.text.stamp,
+            rows=rows,
+            continues=whole_row and f"{file.sha256_at_mark}{self.text.stamp}" == known_sha256,
+            sample=tuple((number, row.path) for number, row in picked if row.rejected is None),
+        )
+
+    def rows(self, skip: int = 0) -> Iterator[NewRow]:
+        """The rows after the first `skip`, good and rejected, in the file's order. Blank lines are no rows."""
+        with self._parsed(self._open(io.FileIO)) as reader:
+            rows = filled_rows(reader)
+            deque(islice(rows, 1 + skip), maxlen=0)
+            while True:
+                batch = [self._row(cells, reader) for cells in islice(rows, self._rows_per_look)]
+                self._refuse_changed()
+                if not batch:
+                    return
+                yield from batch
+
+    def _row(self, cells: list[str], reader: "Reader") -> NewRow:
+        """Runs once a row: what nearly every row passes is asked cheaply, and only doubtful rows are looked at."""
+        try:
+            if len(cells) != self._width:
+                raise BadRow(ErrorClass.BAD_ROW, self._column_count(cells))
+            clean = "".join(cells).isprintable()  # no control characters, and nothing that is not UTF-8
+            if not clean:
+                self._check_text(cells)
+            given = cells[self._image]
+            path = given.strip()
+            if not clean or ":" in path or path[:1] in _DOUBTFUL or len(path) > SHORT:
+                check_path(path)
+            path = normpath(path)
+            if path[0] in "/.":
+                path = self._inside(path)
+            prompts = None if self._prompt is None else self._prompts(cells[self._prompt])
+        except BadRow as bad:
+            return self._rejected(cells, reader.line_num, bad)
+        if path != given:
+            return NewRow(path, dict(zip(self.columns.names, cells, strict=True)), prompts)
+        if not self._others:
+            return NewRow(path, None, prompts)
+        del cells[self._image]
+        return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts)
+
+    def _column_count(self, cells: list[str]) -> str:
+        columns = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
+        return f"{columns}, the header has {len(self.columns.names)}"
+
+    def _check_text(self, cells: list[str]) -> None:
+        for name, cell in zip(self.columns.names, cells, strict=True):
+            bad = UNSTORABLE.search(cell)
+            if bad is None or (name == self.columns.image and bad[0] == "\0"):
+                continue  # a NUL in the path is the path's fault
+            if bad[0] == "\0":
+                raise BadRow(ErrorClass.BAD_ROW, f"NUL character in column {quoted(name)}; remove it")
+            fault = f"column {quoted(name)} is not valid {self.text.encoding.upper()}; correct the cell"
+            raise BadRow(ErrorClass.BAD_ROW, fault)
+
+    def _inside(self, path: str) -> str:
+        """The normalised path, checked against the root."""
+        if path.startswith("//"):  # two slashes mean nothing here, but POSIX lets normpath keep them
+            path = path[1:]
+        if self.confined:
+            leaves = (
+                path != str(self.root) and not path.startswith(self._below_root)
+                if path[0] == "/"
+                else path == ".." or path.startswith("../")
+            )
+            if leaves:
+                root = one_line(str(self.root))
+                fault = f"the path leaves the image root {root}; move the file below it, or choose another --image-root"
+                raise BadRow(ErrorClass.OUTSIDE_ROOT, fault)
+        return path
+
+    def _prompts(self, cell: str) -> tuple[str, ...] | None:
+        prompts = split_prompts(cell)
+        if prompts is None and self._needs_prompt:
+            raise BadRow(
+                ErrorClass.PROMPT,
+                f"no prompt in column {quoted(str(self.columns.prompt))}; write one, or give --prompt",
+            )
+        return prompts
+
+    def _rejected(self, cells: list[str], line: int, bad: BadRow) -> NewRow:
+        """`line` is the last line of the row, but the message names its first."""
+        line = _first_line(cells, line)
+        kept = dict(zip(self.columns.names, map(storable, cells), strict=False))
+        given = kept.get(self.columns.image, "")
+        path = as_name(given)
+        if path == given:
+            kept.pop(self.columns.image, None)
+        rejected = (bad.error_class.value, f"{self._name}:{line}: {bad.fault}")
+        return NewRow(path, kept or None, rejected=rejected)
+
+    @contextmanager
+    def _parsed(self, file: io.FileIO, *, strict: bool = False) -> Iterator["Reader"]:
+        try:
+            with self.text.open(file, strict=strict) as text:
+                yield self.text.rows(text)
+        except UnicodeError as error:
+            self._refuse_changed()
+            raise self._no_text() from error
+        except csv.Error as error:
+            self._refuse_changed()
+            raise self._fault() from error
+        except OSError as error:
+            self._refuse_changed()
+            raise UsageError(f"{self._shown}: cannot be read: {error.strerror}; check its disk") from error
+
+    def _fault(self) -> UsageError:
+        """Where and why the file cannot be parsed: found by a second reading, as the first does not count lines."""
+        first = 1
+        with self.text.open(self._open(io.FileIO)) as text:
+            reader = self.text.rows(text)
+            try:
+                for _ in reader:
+                    first = reader.line_num + 1
+            except csv.Error as error:
+                if str(error).startswith("field larger") and reader.line_num == first:
+                    fault = f"cell longer than {csv.field_size_limit()} characters; shorten it or remove its column"
+                elif "expected after" in str(error):
+                    fault = 'text after a closing quote; write a quote inside a cell as ""'
+                else:
+                    fault = 'quote opened and never closed; close it, or write a quote inside a cell as ""'
+                return UsageError(f"{self._shown}:{first}: {fault}")
+        return self._changed()
+
+    def _no_text(self, *, of_row: bool = True) -> UsageError:
+        """Where the bytes are not as the encoding has them, and which encoding to give."""
+        encoding = self.text.encoding.upper()
+        try:
+            with self.text.open(self._open(io.FileIO)) as text:
+                reader = self.text.rows(text)
+                found = ((cells, bad) for cells in reader for cell in cells if (bad := _UNDECODED.search(cell)))
+                cells, bad = next(found)
+                part = bad.string[max(0, bad.start() - 40) : bad.end() + 40]
+                where = f"{self._shown}:{_first_line(cells, reader.line_num)}: {quoted(part)} is not {encoding}"
+        except (UnicodeError, csv.Error, StopIteration):
+            return UsageError(f"{self._shown}: is not valid {encoding}; save it again, or give its --encoding")
+        if self.text.mark or self.text.given.encoding:
+            return UsageError(f"{where}; correct it")
+        advice = advised_encoding(part.encode(errors="surrogateescape"))
+        return UsageError(f"{where}; {advice}" + (", --encoding utf-8 rejects only such rows" if of_row else ""))
+
+    def _open(self, kind: type[_File]) -> _File:
+        try:
+            return kind(self.source)
+        except FileNotFoundError as error:
+            raise self._changed() from error
+        except OSError as error:
+            raise UsageError(unreadable(self._shown, error)) from error
+
+    def _refuse_changed(self) -> None:
+        try:
+            now = os.stat(self.source)
+        except OSError as error:
+            raise self._changed() from error
+        if any(getattr(now, key) != getattr(self._stat, key) for key in _IDENTITY):
+            raise self._changed()
+
+    def _changed(self) -> UsageError:
+        return UsageError(f"{self._shown} changed while it was read; run the same command again")
+
+    def _refuse_no_rows(self) -> NoReturn:
+        raise UsageError(f"{self._shown} has no data rows: write one image path a line below the header")
+
+
+def _stat_csv(path: Path, shown: str) -> os.stat_result:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise UsageError(unreadable(shown, error)) from error
+    if stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"{shown}: is a folder; give a CSV file")
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{shown}: is no regular file, and a CSV is read twice; save it to a file first")
+    return found
+
+
+def _first_line(cells: list[str], last_line: int) -> int:
+    return last_line - sum(len(re.findall("\r\n|\r|\n", cell)) for cell in cells)

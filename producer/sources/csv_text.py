@@ -1,0 +1,212 @@
+"""How the bytes of a CSV are text: encoding, delimiter, an Excel line `sep=;`; and what is no CSV text at all.
+
+An encoding is taken from a byte order mark or from the user, else it is UTF-8: never guessed. The delimiter is found in
+the header. Knows no rows.
+"""
+
+import codecs
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from producer.sources.cells import quoted
+from producer.sources.csv_header import OTHER_FORMATS, advice_on, may_hold_images
+from workers.errors import UsageError
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+HEAD_BYTES = 1 << 20
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}  # found in this order
+UTF8 = "utf-8"
+_MARKS = (  # byte order marks, and the codecs of what follows; the longer of two equal beginnings first
+    (codecs.BOM_UTF8, UTF8),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_SEP_LINE = re.compile(r'"?sep=([^\r\n])"?(?:\r\n|\r|\n)', re.IGNORECASE)
+_SPELLED = {"tab": "\t", r"\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "space": " "}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a CSV is asked to be read. Encoding and delimiter are found if none is given."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    needs_prompt: bool = False  # the run has no prompts of its own, so that a row without one is rejected
+
+
+AS_FOUND = Reading()
+
+
+@dataclass(frozen=True)
+class CsvText:
+    """How to read one CSV."""
+
+    mark: bytes  # the byte order mark it begins with
+    encoding: str  # codec of what follows the mark
+    delimiter: str
+    preface: bool  # the first line is `sep=;`, which is no row
+    given: Reading
+
+    @property
+    def told(self) -> str:
+        """How it is read, if that was found out and is not what everybody expects: `UTF-16 with tabs between ...`."""
+        parts = []
+        if self.given.encoding is None and self.encoding != UTF8:
+            parts.append(f"as {self.encoding.upper()}")
+        if self.given.delimiter is None and self.delimiter != ",":
+            parts.append(f"with {DELIMITERS.get(self.delimiter, quoted(self.delimiter))} between its cells")
+        return " ".join(parts)
+
+    @property
+    def stamp(self) -> str:
+        """What stands behind the hash of the bytes: the same bytes read in another way are other rows."""
+        usual = self.encoding == UTF8 and self.delimiter == ","
+        return "" if usual else f" {self.encoding} {quoted(self.delimiter)}"
+
+    def open(self, file: io.FileIO, *, strict: bool = False) -> io.TextIOWrapper:
+        """The text behind the mark, with its line ends as they are.
+
+        Bytes that are no text become surrogates, or raise `UnicodeDecodeError` where that cannot be or if `strict`.
+        """
+        buffered = io.BufferedReader(file)
+        if self.mark:
+            buffered.read(len(self.mark))
+        return io.TextIOWrapper(buffered, self.encoding, "strict" if strict else "surrogateescape", newline="")
+
+    def rows(self, text: io.TextIOWrapper) -> "Reader":
+        """All rows of this text, blank ones too. Errors are those of csv and of the codec."""
+        reader = csv.reader(text, delimiter=self.delimiter, strict=True)
+        if self.preface:
+            next(reader)
+        return reader
+
+    def ends_row(self, unit: bytes) -> bool:
+        """Whether one of these code units, as many bytes as `unit_bytes`, is a line's end."""
+        text = unit.decode(self.encoding, "replace")
+        return "\r" in text or "\n" in text
+
+    @property
+    def unit_bytes(self) -> int:
+        return {"utf-16": 2, "utf-32": 4}.get(self.encoding[:6], 1)
+
+
+def find_text(file: io.FileIO, shown: str, image_column: str | None, given: Reading) -> CsvText:
+    """Look at the beginning of a file. Raises `UsageError` for one that is no CSV text, with what to do about it."""
+    head = file.read(HEAD_BYTES)
+    encoding, delimiter = _codec(given.encoding), _delimiter(given.delimiter)
+    mark, marked = next(((mark, codec) for mark, codec in _MARKS if head.startswith(mark)), (b"", None))
+    if not mark:
+        _refuse_other_formats(head, shown, Path(str(file.name)))
+    if marked and encoding and not marked.startswith(encoding):
+        raise UsageError(f"{shown}: begins with the mark of {marked.upper()} text; leave out --encoding {encoding}")
+    encoding = marked or encoding or UTF8
+    if not encoding.startswith(("utf-16", "utf-32")):
+        _refuse_nul(head, shown)
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(head[len(mark) :])
+    if not re.search(r"[\r\n]", text) and len(head) == HEAD_BYTES:
+        raise UsageError(f"{shown}: no line break in its first MiB; give a CSV with one image a line")
+    said = _SEP_LINE.match(text)
+    delimiter = delimiter or (said[1] if said else None) or _found_delimiter(text, image_column)
+    return CsvText(mark, encoding, delimiter, said is not None, given)
+
+
+def filled_rows(reader: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The header and the rows; lines that are blank or hold nothing but delimiters are none."""
+    for cells in reader:
+        if cells and (cells[0].strip() or any(map(str.strip, cells))):
+            yield cells
+
+
+def advised_encoding(broken: bytes) -> str:
+    """`--encoding cp1252 reads it as 'café.jpg'`: for bytes that are not UTF-8."""
+    for codec in ("cp1252", "latin1"):
+        try:
+            return f"--encoding {codec} reads it as {quoted(broken.decode(codec))}"
+        except UnicodeDecodeError:
+            continue
+    raise AssertionError("Latin-1 reads everything")
+
+
+def _codec(name: str | None) -> str | None:
+    """The usual name of an encoding."""
+    if name is None:
+        return None
+    try:
+        found = codecs.lookup(name)
+        if not getattr(found, "_is_text_encoding", True) or found.incrementaldecoder is None:  # such as base64
+            raise LookupError
+        found.incrementaldecoder("surrogateescape").decode(b"", True)
+    except (LookupError, ValueError):
+        known = "such as cp1252, latin1, shift_jis, gb18030, utf-16"
+        raise UsageError(
+            f"--encoding {quoted(name)}: Python knows no such encoding of text; give one {known}"
+        ) from None
+    return UTF8 if found.name == "utf-8-sig" else found.name
+
+
+def _delimiter(given: str | None) -> str | None:
+    if given is None:
+        return None
+    delimiter = _SPELLED.get(given.lower(), given)
+    if len(delimiter) != 1 or delimiter in '\r\n"\0':
+        raise UsageError(f"--delimiter {quoted(given)}: give one character, such as ';', or tab")
+    return delimiter
+
+
+def _found_delimiter(text: str, image_column: str | None) -> str:
+    """The one by which the header holds the column of paths, else the one that makes most columns of it."""
+    headers = {delimiter: names for delimiter in DELIMITERS if (names := _header(text, delimiter))}
+    for delimiter, names in headers.items():
+        if may_hold_images(names, image_column):
+            return delimiter
+    return max(headers, key=lambda delimiter: len(headers[delimiter]), default=",")
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    try:
+        return next(filled_rows(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)), [])
+    except csv.Error:  # told where the rows are read
+        return []
+
+
+def _refuse_nul(head: bytes, shown: str) -> None:
+    line = re.split(rb"[\r\n]", head, maxsplit=1)[0]
+    if b"\0" in line:
+        order = "be" if line[:1] == b"\0" else "le"
+        raise UsageError(f"{shown}: is not UTF-8 text; if it is UTF-16: --encoding utf-16-{order}")
+
+
+def _refuse_other_formats(head: bytes, shown: str, path: Path) -> None:
+    for magic, what, advice in OTHER_FORMATS:
+        if head.startswith(magic):
+            if what == "zip":
+                what, advice = _zipped(path, head) or (what, advice)
+            raise UsageError(f"{shown}: is {what}, not CSV text; {advice_on(advice, shown)}")
+
+
+_SAVE_SHEET = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"
+
+
+def _zipped(path: Path, head: bytes) -> tuple[str, str] | None:
+    """What an office program keeps in a ZIP file, and what to do with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            mimetype = archive.read("mimetype")[:100] if "mimetype" in names else b""
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):  # cut, or encrypted
+        names, mimetype = (["xl/"] if b"[Content_Types].xml" in head and b"xl/" in head else []), b""
+    if any(name.startswith("xl/") for name in names):
+        return "an Excel workbook", _SAVE_SHEET
+    if b"opendocument" in mimetype:
+        return "an OpenDocument file", _SAVE_SHEET
+    return ("an Office document", _SAVE_SHEET) if "[Content_Types].xml" in names else None

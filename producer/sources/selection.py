@@ -1,0 +1,214 @@
+"""Which entries below a folder are images to segment, and for which reason the others are left out.
+
+Judges as the reader of images does: the content decides. A file is an image if its suffix says so (whatever it holds:
+somebody meant it as one, and it then fails with its own reason) or if its first bytes say so. Decodes nothing.
+"""
+
+import errno
+import os
+from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from producer.layout import MASK_HEAD_BYTES, RESULTS, is_mask, is_run_file
+from producer.sources.cells import one_line
+from workers.cli.base import RUN_FILE
+from workers.inference.formats import (
+    CAMERA_RAW_SUFFIXES,
+    HEAD_BYTES,
+    HEIC,
+    HEIC_EXTRA,
+    SUFFIXES,
+    VIDEO,
+    image_format,
+    other_format,
+)
+
+IMAGE, FOLDER = "image", "folder"  # what is taken; every other verdict is a reason
+HIDDEN = "hidden"
+TRASH = "in a trash or thumbnail folder"
+OURS = "from sam3-run or sam3-export"
+OUTPUT = "in the output folder"
+LINK = "not followed"
+BROKEN = "link to nothing"
+CIRCLE = "in a circle of links"
+UNREADABLE = "unreadable"
+SPECIAL = "pipe, socket or device"
+NO_IMAGE = "not an image"
+_ADVICE = dict.fromkeys((HIDDEN, TRASH, OURS, OUTPUT, BROKEN, CIRCLE, SPECIAL, NO_IMAGE), "") | {
+    LINK: "--follow-symlinks takes in what such links lead to",
+    UNREADABLE: "make it readable for this user",
+    HEIC: f"{HEIC_EXTRA}, or convert to JPEG",
+    VIDEO: "save the frames that you want as images",
+}
+_ADVICE_ON_FORMATS = "convert to JPEG"
+
+_TRASH_FOLDERS = frozenset(
+    (
+        *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"),  # of network storage
+        *("$recycle.bin", "recycler", "system volume information", "__macosx", "lost+found"),
+    )
+)
+_KNOWN_AT_MOST = 100_000  # verdicts about contents that are kept, so that a file is not opened a second time
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files that are not taken from a folder, for one reason. An unreadable folder counts as one."""
+
+    reason: str
+    count: int
+    example: str  # path below the folder
+
+
+class Tally:
+    """Counts what is left out."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
+
+    def add(self, reason: str, path: str, count: int = 1) -> None:
+        if count:
+            self._counts[reason] = self._counts.get(reason, 0) + count
+            self._examples[reason] = min(path, self._examples.get(reason, path))
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The most frequent reason first; last the one that nobody wonders about."""
+        ordered = sorted(self._counts.items(), key=lambda item: (item[0] == OUTPUT, -item[1], item[0]))
+        return tuple(LeftOut(reason, count, one_line(self._examples[reason])) for reason, count in ordered)
+
+
+def told_left_out(left_out: Sequence[LeftOut]) -> str:
+    """`2 JPEG XL (1.jxl; convert to JPEG), 1 hidden (.cache/a.jpg)`."""
+    advised = [(one, _ADVICE.get(one.reason, _ADVICE_ON_FORMATS)) for one in left_out]
+    return ", ".join(
+        f"{one.count:,} {one.reason} ({one.example}{'; ' + advice if advice else ''})" for one, advice in advised
+    )
+
+
+class Selection:
+    """Judges the entries of folders below `top`. `exclude` is the path below it of a folder that is not looked into."""
+
+    def __init__(self, top: str, exclude: str | None, follow_symlinks: bool) -> None:
+        self._top = os.path.join(top, "")
+        self._exclude = exclude
+        self._follow = follow_symlinks
+        self._known: dict[str, str] = {}  # by path, of files whose content had to be asked
+
+    def taken(self, folder: str, tally: Tally | None) -> list[str]:
+        """Sorted paths of the folders, which end with a slash, and images directly in `folder` ("" or "a/b/").
+
+        What is left out is counted in `tally`, with all that is below it. Raises `OSError` for the folder itself.
+        """
+        with os.scandir(self._top + folder) as scanned:
+            entries = list(scanned)
+        names = {entry.name for entry in entries}
+        ours = self._ours(folder, names)
+        judge = self._among_masks if self._begins_with_mask(folder, names) else self._judge
+        taken = []
+        for entry in entries:
+            path = folder + entry.name
+            verdict = ours.get(entry.name) or judge(entry, path)
+            if verdict == IMAGE:
+                taken.append(path)
+            elif verdict == FOLDER:
+                taken.append(f"{path}/")
+            elif tally is not None:
+                self._count(entry, path, verdict, tally)
+        taken.sort()
+        return taken
+
+    def _judge(self, entry: os.DirEntry[str], path: str) -> str:
+        name = entry.name
+        if name[0] == ".":
+            return HIDDEN
+        try:
+            if entry.is_dir(follow_symlinks=self._follow):
+                return TRASH if name.lower() in _TRASH_FOLDERS else FOLDER
+            if entry.is_file():
+                return IMAGE if name.lower().endswith(SUFFIXES) else self._by_content(path)
+            if entry.is_dir():
+                return LINK
+            return SPECIAL if os.path.exists(entry) else _absent(name, BROKEN)
+        except OSError as error:  # of what a link leads to, or of the content
+            return _absent(name, BROKEN if error.errno == errno.ELOOP else UNREADABLE)
+
+    def _among_masks(self, entry: os.DirEntry[str], path: str) -> str:
+        """The same in a folder with masks of ours: every PNG is asked."""
+        verdict = self._judge(entry, path)
+        if verdict == IMAGE and _is_png(path):
+            with suppress(OSError):  # what it is its reader will say
+                return OURS if is_mask(self._head(path, MASK_HEAD_BYTES)) else IMAGE
+        return verdict
+
+    def _by_content(self, path: str) -> str:
+        verdict = self._known.get(path)
+        if verdict is None:
+            verdict = _verdict(path, self._head(path, HEAD_BYTES))
+            if len(self._known) < _KNOWN_AT_MOST:
+                self._known[path] = verdict
+        return verdict
+
+    def _head(self, path: str, count: int) -> bytes:
+        # O_NONBLOCK: should it be a pipe by now, opening it would wait for somebody to write.
+        descriptor = os.open(self._top + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, count)
+        finally:
+            os.close(descriptor)
+
+    def _ours(self, folder: str, names: Container[str]) -> dict[str, str]:
+        """Reasons for names in `folder` that are ours: what sam3-run left beside its run file, and our output."""
+        ours: dict[str, str] = {}
+        if RUN_FILE in names:
+            with suppress(OSError):
+                if is_run_file(self._head(folder + RUN_FILE, 1 << 20)):
+                    ours = dict.fromkeys((RUN_FILE, *RESULTS.values()), OURS)
+        if self._exclude is not None and os.path.dirname(self._exclude) == folder.rstrip("/"):
+            ours[os.path.basename(self._exclude)] = OUTPUT
+        return ours
+
+    def _begins_with_mask(self, folder: str, names: Iterable[str]) -> bool:
+        first = min(filter(_is_png, names), default=None)
+        try:
+            return first is not None and is_mask(self._head(folder + first, MASK_HEAD_BYTES))
+        except OSError:
+            return False
+
+    def _count(self, entry: os.DirEntry[str], path: str, reason: str, tally: Tally) -> None:
+        """Count an entry that is left out; of a folder, all that is below it, however deep."""
+        if not entry.is_dir(follow_symlinks=False):
+            tally.add(reason, path)
+            return
+        below = [f"{path}/"]
+        while below:
+            folder = below.pop()
+            try:
+                with os.scandir(self._top + folder) as scanned:
+                    entries = list(scanned)
+            except OSError:
+                tally.add(UNREADABLE, folder)
+                continue
+            folders = [f"{folder}{entry.name}/" for entry in entries if entry.is_dir(follow_symlinks=False)]
+            tally.add(reason, f"{path}/", len(entries) - len(folders))
+            below += folders
+
+
+def _absent(name: str, reason: str) -> str:
+    """What has the name of an image becomes a row all the same, which says what was wrong when it was read."""
+    return IMAGE if name.lower().endswith(SUFFIXES) else reason
+
+
+def _verdict(path: str, head: bytes) -> str:
+    other = other_format(head)
+    if other is not None:
+        return other
+    if image_format(head) is None:
+        return NO_IMAGE
+    return "camera raw" if path.lower().endswith(CAMERA_RAW_SUFFIXES) else IMAGE
+
+
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")

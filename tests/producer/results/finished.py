@@ -1,0 +1,124 @@
+"""Makes small finished runs in SQLite for export tests, through the functions that enqueue and workers use."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from db import claims, doorbells, intake
+from db.migrate import ensure_schema
+from db.presence import Process, register
+from db.session import Sessions, connect, reading
+from db.views import status
+from db.views.results import ExportedImage
+from producer.results.common import Request, read_images
+
+Mask = NDArray[np.uint8]
+Found = Sequence[tuple[float, Mask]]  # score and mask, highest score first
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker commits for one image: instances by prompt text."""
+
+    found: Mapping[str, Found]
+    size: tuple[int, int]  # width, height
+    capped: Collection[str] = ()  # prompts of which there may be more
+
+
+@dataclass(frozen=True)
+class Failed:
+    error_class: str
+    error: str
+
+
+Ends = Mapping[str, Done | Failed]  # by path; images without one stay pending
+
+
+@dataclass(frozen=True)
+class Input:
+    """One enqueue."""
+
+    root: Path
+    rows: Sequence[intake.NewRow]
+    prompts: Sequence[str] = ("person",)
+    columns: tuple[str, ...] = ("path",)
+    orientation: str = "exif"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run to export."""
+
+    sessions: Sessions
+    view: status.RunView
+
+    def images(self, request: Request) -> list[ExportedImage]:
+        return list(read_images(self.sessions, request))
+
+
+def ellipse(size: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]) -> Mask:
+    """A filled ellipse, height x width of 0 and 1, in a picture of `size` (width, height)."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    inside = ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 <= 1
+    return np.asarray(inside, dtype=np.uint8)
+
+
+def finish(folder: Path, given: Input, ends: Ends) -> Finished:
+    """Enqueue `given`, work through it and return the run."""
+    sessions = connect(f"sqlite:///{folder / 'state.db'}")
+    ensure_schema(sessions)
+    run_id = _enqueue(sessions, given)
+    _work(sessions, run_id, ends)
+    with reading(sessions) as session:
+        view = status.run_view(session, run_id)
+    assert view is not None
+    return Finished(sessions, view)
+
+
+def _enqueue(sessions: Sessions, given: Input) -> int:
+    source = intake.Source(str(given.root / "list.csv"), given.columns[0], given.columns, str(given.root), False, False)
+    frozen = intake.Frozen("tiny", 0.5, 0.5, 0.3, "library", given.orientation)
+    with sessions.begin() as session:
+        run_id = intake.create_run(session, "list", source, frozen, given.prompts, chunk_size=100)
+        intake.add_rows(session, run_id, 0, given.rows)
+        if repeated := list(intake.repeated_rows(session, run_id)):
+            intake.mark_duplicates(session, run_id, repeated)
+        intake.finish_load(session, run_id, None)
+    return run_id
+
+
+def _work(sessions: Sessions, run_id: int, ends: Ends) -> None:
+    with sessions.begin() as session:
+        worker = register(session, "gpu0@here", Process("here", "boot", 1, 1))
+        view = status.run_view(session, run_id)
+        assert view is not None
+        texts = view.prompts
+        for rung in doorbells.ring_pending(session, run_id, 100):
+            claim = claims.claim(session, run_id, rung.chunk_id, worker)
+            assert claim is not None
+            claims.commit(
+                session, claim, [_outcome(image, ends, texts) for image in claim.images if image.path in ends]
+            )
+
+
+def _outcome(image: claims.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -> claims.Outcome:
+    end = ends[image.path]
+    if isinstance(end, Failed):
+        return claims.ImageFailed(image.id, end.error_class, end.error)
+    results = tuple(
+        claims.PromptResult(
+            id, 0.25, texts[id] in end.capped, tuple(_instance(*one) for one in end.found.get(texts[id], ()))
+        )
+        for id in image.prompt_ids
+    )
+    return claims.ImageDone(image.id, *end.size, results)
+
+
+def _instance(score: float, mask: Mask) -> claims.FoundInstance:
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
+    return claims.FoundInstance(score, (x, y, x + width, y + height), int(mask.sum()), rle["counts"])
