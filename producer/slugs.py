@@ -5,7 +5,7 @@ Knows no files and no SQL. What is plain already keeps its letters.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 LONGEST_SLUG = 80  # characters: prompts can be sentences
 LONGEST_RUN = 100
@@ -41,6 +41,15 @@ def run_slug(text: str) -> str:
     if not slug.strip("-."):
         return f"run-{checksum}"
     return slug if len(slug) <= LONGEST_RUN else f"{slug[: LONGEST_RUN - 9]}-{checksum}"
+
+
+def numbered(name: str, is_taken: Callable[[str], bool]) -> str:
+    """`name`, or `name_2`, `name_3`, ...: the first that is free."""
+    free, number = name, 1
+    while is_taken(free):
+        number += 1
+        free = f"{name}_{number}"
+    return free
 
 
 def in_latin(text: str) -> str:

@@ -16,8 +16,8 @@ from db.session import Sessions, read, sqlite_url
 from db.views import status
 from db.views.inputs import run_inputs
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
-from producer.results.names import numbered
 from producer.results.targets import Targets
+from producer.slugs import numbered
 from workers.cli.base import RUN_FILE, open_database, spelled_run
 from workers.cli.config_file import FIRST_SOURCE
 from workers.cli.worker import absolute_sqlite

@@ -19,8 +19,8 @@ from producer.results.common import (
 )
 from producer.results.marks import GONE_COLUMN, PROMPT_COLUMNS, STATUS_COLUMNS
 from producer.results.mask_folder import chosen, digest, holds, read_mask_folder
-from producer.results.names import mask_path, numbered
-from producer.slugs import prompt_slugs
+from producer.results.names import mask_path
+from producer.slugs import numbered, prompt_slugs
 
 ROW_PROMPTS = "prompt"
 

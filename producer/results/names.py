@@ -5,7 +5,6 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable
 from os.path import normpath
 from pathlib import Path, PurePosixPath
 
@@ -16,15 +15,6 @@ ABSOLUTE, UP = "_absolute", "_up"  # first folders of images that are not below 
 _RESERVED = re.compile(f"_+({ABSOLUTE[1:]}|{UP[1:]})")
 _LIKE_A_MASK = re.compile(rf"{re.escape(SUFFIX)}_*\Z")  # how the name of a folder ends that a mask could have
 _LIKE_CHECKED = re.compile(r"~[0-9a-f]{16}\Z")
-
-
-def numbered(name: str, is_taken: Callable[[str], bool]) -> str:
-    """`name`, or `name_2`, `name_3`, ...: the first that is free."""
-    free, number = name, 1
-    while is_taken(free):
-        number += 1
-        free = f"{name}_{number}"
-    return free
 
 
 def mask_path(slug: str, path: str, root: str = "/", *, folded: bool = False) -> PurePosixPath:

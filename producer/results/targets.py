@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from producer.results.inputs import Inputs
 from producer.results.marks import made_by_export
-from producer.results.names import numbered
+from producer.slugs import numbered
 from workers.errors import UsageError
 
 Recognise = Callable[[BinaryIO], bool]  # whether an existing file is one that we made and may replace

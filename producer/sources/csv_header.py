@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from producer.results.names import numbered
+from producer.slugs import numbered
 from producer.sources.cells import UNSTORABLE, quoted
 from workers.errors import UsageError
 from workers.inference.formats import SUFFIXES
