@@ -43,7 +43,7 @@ def reconciler(sessions: Sessions, broker_url: str) -> Reconciler:
 
 
 def start(sessions: Sessions, url: str, me: Process | None = None) -> Reconciler:
-    settings = Settings(broker_url=url, absent_seconds=ABSENT_SECONDS, reconcile_seconds=0.1)
+    settings = Settings(broker_url=url, absent_seconds=ABSENT_SECONDS)
     app = runs.app(sessions, url)
     made = Reconciler(sessions, publisher(app), Doorbells(app), settings)
     if me is not None:
@@ -380,7 +380,9 @@ def test_a_database_that_goes_away_is_waited_for(
 ) -> None:
     monkeypatch.setattr("db.session.RETRY_SECONDS", 1.0)  # a round fails after that long
     stop = threading.Event()
-    running = threading.Thread(target=start(sessions, broker_url).run, args=(stop,))
+    reconciler = start(sessions, broker_url)
+    reconciler._settings = reconciler._settings.model_copy(update={"reconcile_seconds": 0.1})  # a round soon comes again
+    running = threading.Thread(target=reconciler.run, args=(stop,))
     running.start()
     name = make_url(database_url).database
     with psycopg.connect(postgresql_url, autocommit=True) as admin:
@@ -424,7 +426,6 @@ def test_what_a_killed_delete_left_is_finished_and_nothing_else_is_touched(
     rows = [*scenario.numbered(10), *scenario.numbered(2), scenario.REJECTED]
     kept, deleted = scenario.load(sessions, rows, "kept"), scenario.load(sessions, rows)
     scenario.begin_delete(sessions, deleted, chunks=1)
-    reconciler._settings = reconciler._settings.model_copy(update={"reconcile_seconds": 60.0})
     reconciler.step()
     with reading(sessions) as session:
         assert session.execute(select(Run.id)).scalars().all() == [kept]
