@@ -381,7 +381,9 @@ def test_a_database_that_goes_away_is_waited_for(
     monkeypatch.setattr("db.session.RETRY_SECONDS", 1.0)  # a round fails after that long
     stop = threading.Event()
     reconciler = start(sessions, broker_url)
-    reconciler._settings = reconciler._settings.model_copy(update={"reconcile_seconds": 0.1})  # a round soon comes again
+    reconciler._settings = reconciler._settings.model_copy(
+        update={"reconcile_seconds": 0.1}
+    )  # a round soon comes again
     running = threading.Thread(target=reconciler.run, args=(stop,))
     running.start()
     name = make_url(database_url).database
