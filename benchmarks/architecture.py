@@ -12,7 +12,8 @@ import torch
 from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
 from workers.inference import sam3_model
-from workers.inference.sam3_model import Precision, Sam3Segmenter
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.segmenters import Precision
 from workers.tiny import architecture as tiny
 
 GRID = 72  # the vision features of an image are so many by so many
@@ -30,8 +31,8 @@ def full_size(device: str, seed: int = 0) -> tuple[Any, Sam3Processor]:
 def segmenter_of(model: Any, processor: Any, device: str, dtype: Precision = "fp32") -> Sam3Segmenter:
     """A segmenter of a model that is in memory and in no folder."""
     with (
-        mock.patch.object(sam3_model, "_load", return_value=(model, processor)),
-        mock.patch.object(sam3_model, "_weights_sha256", return_value="0" * 64),
+        mock.patch.object(sam3_model, "load", return_value=(model, processor)),
+        mock.patch.object(sam3_model, "weights_sha256", return_value="0" * 64),
     ):
         return Sam3Segmenter(Path("memory"), model_name="random", device=device, dtype=dtype)
 

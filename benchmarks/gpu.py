@@ -29,7 +29,9 @@ from workers.fleet.weights import model_folder
 from workers.inference import masks
 from workers.inference.images import ReadRules
 from workers.inference.pipeline import Item, Options, Pace, Segmented, segment
-from workers.inference.sam3_model import Precision, Sam3Segmenter, _load
+from workers.inference.sam3_checkpoint import load
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.segmenters import Precision
 
 NOT_HERE = "n/a"
 OPTIONS = Options(threshold=0.5, score_floor=0.5)
@@ -138,7 +140,7 @@ def _relate(rows: list[Row], floor: float | None) -> None:
 def _load_plain(folder: Path, device: str) -> Work:
     """The library's model as its documentation loads it: fp32, and without TF32, which ours turns on."""
     torch.set_float32_matmul_precision("highest")
-    library, processor = _load(folder)
+    library, processor = load(folder)
     return partial(_plain, library.to(device), processor)
 
 
@@ -159,7 +161,7 @@ def _check_parity(
 ) -> tuple[list[Row], Precision]:
     """Parity, and the precision that `dtype` means here; no model stays."""
     segmenter = Sam3Segmenter(folder, model_name=model, device=device, dtype=dtype)
-    library, processor = _load(folder)
+    library, processor = load(folder)
     parity = measure_parity(segmenter, library.to(device), processor, paths)
     return parity, cast(Precision, segmenter.facts.dtype)
 
@@ -190,7 +192,7 @@ def measure_parity(segmenter: Sam3Segmenter, library: Any, processor: Any, paths
 
 def count_flops(folder: Path) -> int:
     """Of one image with one prompt, counted on the meta device for this model."""
-    model, processor = _load(folder)
+    model, processor = load(folder)
     return count_ours(segmenter_of(model.to("meta"), processor, "meta"), [("person",)], found=1).flops
 
 

@@ -27,7 +27,8 @@ from benchmarks.counting import Counts, count_ours, count_plain, make_position_t
 from benchmarks.timing import Row, interleaved, table
 from workers.inference import images
 from workers.inference.pipeline import Options, Pixels
-from workers.inference.sam3_model import Sam3Segmenter, _load
+from workers.inference.sam3_checkpoint import load
+from workers.inference.sam3_model import Sam3Segmenter
 from workers.tiny.architecture import new_processor, random_model
 
 PROMPTS = ("cat", "dog", "car", "person", "a red circle", "sky", "tree", "a cup", "road", "house")
@@ -197,7 +198,7 @@ def main(full: bool, checkpoint: Path | None) -> None:
     print(table(measure_counts()), table(measure_reading()), table(measure_position_tables()), sep="\n\n")
     measured = [measure_random(name) for name in (RANDOM if full else [*RANDOM][:1])]
     if checkpoint:
-        measured.append(measure_equality(checkpoint.name, *_load(checkpoint)))
+        measured.append(measure_equality(checkpoint.name, *load(checkpoint)))
     for equality, times in measured:
         print("", table(equality), "", "Seconds an image:", table(times), sep="\n")
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row, interleaved, table
-from workers.inference import masks, sam3_model
+from workers.inference import masks, sam3_heads, sam3_model
 from workers.inference.answers import Found
 from workers.inference.pipeline import Options
 from workers.inference.sam3_model import Sam3Segmenter
@@ -120,7 +120,7 @@ def raw_of(logits: torch.Tensor, height: int, width: int) -> Any:
     presence = output.presence_logits.sigmoid()
     scores = output.pred_logits.sigmoid() * presence
     numbers = torch.cat((presence, scores, output.pred_boxes.flatten(1)), dim=1)
-    return sam3_model._Raw([(height, width)], {}, sam3_model._Heads([(0, 0)], numbers, output.pred_masks), None)
+    return sam3_model._Raw([(height, width)], {}, sam3_heads.Heads([(0, 0)], numbers, output.pred_masks), None)
 
 
 def library_output(logits: torch.Tensor) -> Any:

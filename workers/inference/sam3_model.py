@@ -1,4 +1,4 @@
-"""SAM3 as a `Segmenter`: the only module that touches torch and transformers. Knows no files but the model's.
+"""SAM3 as a `Segmenter`: runs the model on batches of images. Knows no files.
 
 Equal to the plain library loop (processor, model, `post_process_instance_segmentation`), with less work: the text
 encoder runs once a prompt, the vision encoder once an image, and masks are never enlarged: their RLE comes from the
@@ -7,73 +7,37 @@ if rows ask prompts of different lengths), only for what leaves it: `predict` re
 that the next batch can be handed over meanwhile.
 """
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from transformers import Sam3Model, Sam3Processor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
-from transformers.utils import logging as transformers_logging
 
-from workers.errors import Unreachable
-from workers.inference import masks
-from workers.inference.answers import Found, Instance
+from workers.inference.answers import Found
 from workers.inference.images import RGB
 from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.sam3_checkpoint import load, weights_sha256
+from workers.inference.sam3_heads import Heads, Kept, Row, found_in, keep, to_host
+from workers.inference.segmenters import Precision
 
 T = TypeVar("T")
-Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
 CACHED_PROMPTS = 1024  # 32 kB each
-SMALLEST = 1 / float(np.finfo(np.float32).max)  # probability in fp32: below it sigmoid gives 0
 # What says that memory is short without being a torch.OutOfMemoryError: torch on a CPU, the driver, CUDA's libraries.
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-NEARLY_ALL = 0.95  # of the queries kept: 190 of SAM3's 200. More objects than queries cannot be told apart.
-
-
-class ModelUnusable(Unreachable):
-    """A folder that does not hold a SAM3 which can be loaded; one line that says what is wrong."""
-
-
-Row = tuple[int, int]
-"""What the heads are asked: an image of the batch, by its number, and which of its prompts."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Heads:
-    """What one run of the heads left on the device. r rows, q queries:"""
-
-    rows: list[Row]
-    numbers: torch.Tensor  # (r, 1 + 5 q) presence, scores, boxes as x1, y1, x2, y2 in fractions of the image; fp32
-    masks: torch.Tensor  # (r, q, h, w) logits at the model's mask size
-
-
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """What one prompt keeps of one image, best score first. n instances:"""
-
-    presence: float
-    scores: npt.NDArray[np.float32]  # (n,)
-    boxes: npt.NDArray[np.float32]  # (n, 4)
-    masks: list[torch.Tensor]  # n of (h, w), logits, on the device
-    capped: bool
 
 
 @dataclass(frozen=True, eq=False)
 class _Raw:
     sizes: list[tuple[int, int]]  # (height, width) of each image
-    kept: dict[Row, _Kept]  # of all runs of the heads but the last one,
-    last: _Heads  # which may still be under way,
+    kept: dict[Row, Kept]  # of all runs of the heads but the last one,
+    last: Heads  # which may still be under way,
     done: torch.cuda.Event | None  # until then; on a GPU only
 
 
@@ -95,7 +59,7 @@ class Sam3Segmenter:
         if dtype == "auto":
             dtype = "mixed" if device.startswith("cuda") else "fp32"
         self._device = torch.device(device)
-        self._model, processor = _load(folder)
+        self._model, processor = load(folder)
         self._tokenizer = processor.tokenizer
         self._images = images = processor.image_processor
         # As the library: (value / 255 - mean) / std in one step.
@@ -112,7 +76,7 @@ class Sam3Segmenter:
         # Not a method of ours: that would be a cycle, and a model no longer wanted should leave the GPU at once.
         encode = partial(_encode_text, model=self._model, tokenizer=self._tokenizer)
         self._text_features = lru_cache(CACHED_PROMPTS)(encode)
-        self._facts = ModelFacts(model_name, revision, _weights_sha256(folder), dtype, device)
+        self._facts = ModelFacts(model_name, revision, weights_sha256(folder), dtype, device)
 
     @property
     def facts(self) -> ModelFacts:
@@ -159,11 +123,11 @@ class Sam3Segmenter:
         """The heads run as often as it takes to ask everything with at most as many rows as there are images, so more
         prompts take hardly more memory: all but what is kept of a run is let go before the next one."""
         vision = self._model.get_vision_features(self._to_device(batch))
-        kept: dict[Row, _Kept] = {}
-        heads: _Heads | None = None
+        kept: dict[Row, Kept] = {}
+        heads: Heads | None = None
         for rows in self._runs(prompts):
             if heads is not None:
-                kept |= _keep(heads, options.floor, copy=True)
+                kept |= keep(heads, options.floor, copy=True)
                 heads = None  # before the next ones are made
             heads = self._run_heads(vision, rows, [prompts[image][number] for image, number in rows])
         assert heads is not None, "an item has at least one prompt"
@@ -192,7 +156,7 @@ class Sam3Segmenter:
         rows.sort(key=lambda row: (self._text_features(prompts[row[0]][row[1]]).shape[1], row[1], row[0]))
         return [rows[start : start + len(prompts)] for start in range(0, len(rows), len(prompts))]
 
-    def _run_heads(self, vision: Any, rows: list[Row], prompts: list[str]) -> _Heads:
+    def _run_heads(self, vision: Any, rows: list[Row], prompts: list[str]) -> Heads:
         text, attention_mask = self._text_of(prompts)
         output = self._model(
             vision_embeds=self._rows_of(vision, [image for image, _ in rows]),
@@ -202,7 +166,7 @@ class Sam3Segmenter:
         presence = output.presence_logits.float().sigmoid()  # (rows, 1)
         scores = output.pred_logits.float().sigmoid() * presence  # (rows, queries)
         numbers = torch.cat((presence, scores, output.pred_boxes.float().flatten(1)), dim=1)
-        return _Heads(rows, numbers, output.pred_masks)
+        return Heads(rows, numbers, output.pred_masks)
 
     def _text_of(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Text features, one row a prompt, and their attention mask if they differ in length. Without a mask the model
@@ -234,12 +198,12 @@ class Sam3Segmenter:
     @torch.inference_mode()
     def _postprocess(self, raw: _Raw, images: range, options: Options) -> list[tuple[Found, ...]]:
         with self._beside_the_next_batch(raw.done):
-            kept = raw.kept | _keep(raw.last, options.floor)
+            kept = raw.kept | keep(raw.last, options.floor)
             wanted = {row: kept[row] for row in sorted(kept) if row[0] in images}
-            small = iter(_to_host([mask for one in wanted.values() for mask in one.masks], options))
+            small = iter(to_host([mask for one in wanted.values() for mask in one.masks], options))
         found: dict[int, list[Found]] = {image: [] for image in images}
         for (image, _), one in wanted.items():
-            found[image].append(_found(one, small, raw.sizes[image], options))
+            found[image].append(found_in(one, small, raw.sizes[image], options))
         return [tuple(of_image) for of_image in found.values()]
 
     @contextmanager
@@ -293,113 +257,3 @@ def _keep_shapes_on_host(encoder: Any, args: Any, kwargs: dict[str, Any], output
     if "vision_features" in kwargs:
         output.spatial_shapes = torch.tensor([features.shape[-2:] for features in kwargs["vision_features"]])
     return output
-
-
-def _keep(heads: _Heads, floor: float, copy: bool = False) -> dict[Row, _Kept]:
-    """Of each row the instances that score above `floor`. A `copy` of their masks lets all the others go."""
-    numbers = heads.numbers.cpu().numpy()
-    queries = heads.masks.shape[1]
-    kept = {}
-    for row, masks_of_row, line in zip(heads.rows, heads.masks, numbers, strict=True):
-        presence, scores, boxes = line[0], line[1 : 1 + queries], line[1 + queries :].reshape(queries, 4)
-        chosen = np.flatnonzero(scores > floor)
-        chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-        small = [masks_of_row[query] for query in chosen]
-        if copy and small:
-            small = list(torch.stack(small))
-        capped = len(chosen) >= NEARLY_ALL * queries
-        kept[row] = _Kept(float(presence), scores[chosen], boxes[chosen], small, capped)
-    return kept
-
-
-def _to_host(logits: list[torch.Tensor], options: Options) -> npt.NDArray[np.float32]:
-    """Masks (n, h, w) as they are enlarged: probabilities by the library's rule, logits by Meta's. One copy for all."""
-    if not logits:
-        return np.empty((0, 1, 1), np.float32)
-    small = torch.stack(logits).float()
-    if options.mask_rule == "library":
-        small.sigmoid_()
-    return cast(npt.NDArray[np.float32], small.cpu().numpy())
-
-
-def _found(kept: _Kept, small: Iterator[Any], size: tuple[int, int], options: Options) -> Found:
-    height, width = size
-    boxes = kept.boxes * np.array([width, height, width, height], np.float32)
-    cut = _cut(options)
-    instances = []
-    for score, (x1, y1, x2, y2) in zip(kept.scores.tolist(), boxes.tolist(), strict=True):
-        rle = masks.encode_enlarged(next(small), height, width, cut)
-        instances.append(Instance(score, (x1, y1, x2, y2), masks.area(rle, height, width), rle))
-    return Found(kept.presence, tuple(instances), kept.capped)
-
-
-def _cut(options: Options) -> float:
-    """What an enlarged pixel must exceed to be inside. Meta enlarges logits, and then asks for their probability."""
-    threshold = options.mask_threshold
-    if options.mask_rule == "library":
-        return threshold
-    if threshold >= 1:
-        return math.inf
-    return math.log(max(threshold, SMALLEST) / (1 - threshold))
-
-
-def _load(folder: Path) -> tuple[Any, Any]:
-    """Model (fp32, on the CPU) and processor, from safetensors only and without any code of the checkpoint's."""
-    _check_folder(folder)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
-    try:
-        # Any: the library's stubs know neither the loading report nor the processor's parts.
-        loaded: Any = Sam3Model.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        processor: Any = Sam3Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        images = processor.image_processor
-        usual = images.do_resize and images.do_rescale and images.do_normalize and images.size["height"]
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelUnusable(
-            f"model {folder}: cannot be loaded ({type(error).__name__}: {reason}); download it again"
-        ) from error
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ModelUnusable(
-            f"model {folder}: {len(missing)} weights are missing, {missing[0]} for one; not a complete SAM3"
-        )
-    if not usual:
-        raise ModelUnusable(f"model {folder}: its image processor does not resize, rescale and normalise")
-    return model.eval(), processor
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        kind = json.loads((folder / "config.json").read_bytes())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ModelUnusable(f"model {folder}: no usable config.json there; is it a model's folder?") from None
-    if kind not in ("sam3", "sam3_video"):
-        raise ModelUnusable(f"model {folder}: a {kind} model, not SAM3")
-    if not _weight_files(folder):
-        raise ModelUnusable(f"model {folder}: no weights there (model.safetensors)")
-    # Without its files the library quietly makes a tokenizer that knows no words.
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise ModelUnusable(f"model {folder}: no tokenizer there (tokenizer.json)")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single = folder / "model.safetensors"
-    return [single] if single.is_file() else sorted(folder.glob("model-*.safetensors"))
-
-
-def _weights_sha256(folder: Path) -> str:
-    """The weights' name whatever the folder: one file's sha256 (the Hub shows the same), or that of its parts'."""
-    digests = []
-    for path in _weight_files(folder):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """This process as a worker: its database row, its heartbeat, its model and its claim. Segments nothing itself."""
 
-import importlib
 import logging
 import os
 import signal
@@ -24,7 +23,7 @@ from db.views.status import RunView, active_runs, identity, run_view
 from workers.errors import Sam3Error, first_line, one_line
 from workers.fleet.processes import this_process
 from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
-from workers.inference import readahead, selftest
+from workers.inference import readahead, segmenters, selftest
 from workers.inference.caps import Caps
 from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
 from workers.inference.selftest import SelfTestFailed
@@ -385,11 +384,7 @@ def _told(model: str, error: Exception) -> str:
 def make_segmenter(model: str, settings: Settings) -> Segmenter:
     """The implementation that the settings name, with `model` loaded. Raises `Sam3Error` if it cannot be."""
     if settings.segmenter:
-        module, _, factory = settings.segmenter.partition(":")
-        return cast(Segmenter, getattr(importlib.import_module(module), factory)(model, settings))
-    from workers.inference.sam3_model import Sam3Segmenter  # torch: only here, in a worker's own process
-
+        return cast(Segmenter, segmenters.named(settings.segmenter)(model, settings))
     folder = model_folder(model)
-    return Sam3Segmenter(
-        folder, model_name=model, revision=revision_of(folder), device=settings.device, dtype=settings.dtype
-    )
+    make = segmenters.family_of(folder)  # torch is imported here, in a worker's own process
+    return make(folder, model_name=model, revision=revision_of(folder), device=settings.device, dtype=settings.dtype)

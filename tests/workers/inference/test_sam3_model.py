@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from skimage import data
 from transformers import Sam3Model, Sam3Processor
 
-from workers.inference import masks, sam3_model
+from workers.inference import masks, sam3_heads, sam3_model
 from workers.inference.answers import Found
 from workers.inference.images import RGB, ReadRules
 from workers.inference.pipeline import Item, Options, OutOfMemory, Pace, Segmented, segment
-from workers.inference.sam3_model import ModelUnusable, Sam3Segmenter
+from workers.inference.sam3_checkpoint import weights_sha256
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.segmenters import ModelUnusable, Precision
 
 OPTIONS = Options(threshold=0.5, score_floor=0.3)
 SCORE_TOLERANCE = 1e-4
@@ -283,7 +285,7 @@ def heads(logits: torch.Tensor, scores: torch.Tensor) -> Any:
     """One row of the heads' output, every box a quarter of the image."""
     boxes = torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(len(scores))
     numbers = torch.cat((torch.tensor([0.9]), scores, boxes))
-    return sam3_model._Heads([(0, 0)], numbers[None], logits[None])
+    return sam3_heads.Heads([(0, 0)], numbers[None], logits[None])
 
 
 def postprocessed(segmenter: Sam3Segmenter, logits: torch.Tensor, height: int, width: int) -> Found:
@@ -330,7 +332,7 @@ def test_of_all_runs_of_the_heads_but_the_last_only_what_is_kept_stays_in_memory
 @pytest.mark.parametrize(("found", "capped"), [(189, False), (190, True), (200, True)])
 def test_a_result_that_took_nearly_all_queries_is_flagged(found: int, capped: bool) -> None:
     scores = torch.tensor([0.9] * found + [0.0] * (200 - found))
-    (only,) = sam3_model._keep(heads(torch.zeros(200, 4, 4), scores), 0.3).values()
+    (only,) = sam3_heads.keep(heads(torch.zeros(200, 4, 4), scores), 0.3).values()
     assert len(only.scores) == found
     assert only.capped is capped
 
@@ -349,7 +351,7 @@ def test_mixed_casts_the_vision_weights_and_neither_the_heads_nor_the_tables_of_
 
 @pytest.mark.parametrize("dtype", ["mixed", "bf16"])
 def test_lower_precisions_run_and_find_nearly_the_same(
-    checkpoint: Path, segmenter: Sam3Segmenter, pictures: list[RGB], dtype: sam3_model.Precision
+    checkpoint: Path, segmenter: Sam3Segmenter, pictures: list[RGB], dtype: Precision
 ) -> None:
     lower = Sam3Segmenter(checkpoint, model_name="tiny", dtype=dtype)
     assert lower.facts.dtype == dtype
@@ -404,9 +406,9 @@ def test_a_segmenter_that_is_dropped_frees_its_model_without_the_garbage_collect
 
 def test_the_weights_are_known_by_their_content(checkpoint: Path, segmenter: Sam3Segmenter, tmp_path: Path) -> None:
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
-    assert sam3_model._weights_sha256(copy) == segmenter.facts.weights_sha256
+    assert weights_sha256(copy) == segmenter.facts.weights_sha256
     save_file({"other": torch.zeros(1)}, copy / "model.safetensors")
-    assert sam3_model._weights_sha256(copy) != segmenter.facts.weights_sha256
+    assert weights_sha256(copy) != segmenter.facts.weights_sha256
 
 
 def damage_config(folder: Path) -> None:

@@ -1,0 +1,56 @@
+"""Which code serves which checkpoint: a table of model families, by the `model_type` in the checkpoint's config.json.
+
+To add a family, write a module with a class that implements `pipeline.Segmenter` and give it a line in `FAMILIES`.
+Families are named, not imported: torch is loaded only when a segmenter is made.
+"""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from workers.errors import Unreachable
+from workers.inference.pipeline import Segmenter
+
+Precision = Literal["auto", "mixed", "fp32", "bf16"]
+
+FAMILIES = {
+    "sam3": "workers.inference.sam3_model:Sam3Segmenter",
+    "sam3_video": "workers.inference.sam3_model:Sam3Segmenter",  # what facebook/sam3 holds: its detector is a SAM3
+}
+
+
+class ModelUnusable(Unreachable):
+    """A folder that does not hold a model which can be loaded; one line that says what is wrong."""
+
+
+class Family(Protocol):
+    """Makes a segmenter of a checkpoint of one family."""
+
+    def __call__(
+        self, folder: Path, *, model_name: str, revision: str | None, device: str, dtype: Precision
+    ) -> Segmenter:
+        """Load what `folder` holds on the `device` ("cpu" or "cuda"). Raises `ModelUnusable`."""
+
+
+def family_of(folder: Path) -> Family:
+    """What makes segmenters of the checkpoint in this folder. Raises `ModelUnusable` if nothing does."""
+    kind = model_type(folder)
+    if kind not in FAMILIES:
+        raise ModelUnusable(f"model {folder}: a {kind} model, not SAM3")
+    return cast(Family, named(FAMILIES[kind]))
+
+
+def model_type(folder: Path) -> str:
+    """The family that a checkpoint belongs to by its config.json. Raises `ModelUnusable` if that cannot be read."""
+    try:
+        return str(json.loads((folder / "config.json").read_bytes())["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelUnusable(f"model {folder}: no usable config.json there; is it a model's folder?") from None
+
+
+def named(name: str) -> Callable[..., Any]:
+    """The function or class that a name such as `package.module:factory` stands for."""
+    module, _, factory = name.partition(":")
+    return cast(Callable[..., Any], getattr(importlib.import_module(module), factory))
