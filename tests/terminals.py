@@ -64,7 +64,7 @@ class Terminal:
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
-    def type(self, line: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    def type(self, line: str, code: int = 0, seconds: float = PATIENCE) -> "subprocess.CompletedProcess[str]":
         """Have a shell run a line, as somebody types or copies it."""
         path = f"{BIN}{os.pathsep}{self.environment['PATH']}"
         done = subprocess.run(
@@ -74,7 +74,7 @@ class Terminal:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=seconds,
             check=False,
         )
         assert done.returncode == code, f"{line} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
