@@ -4,7 +4,9 @@ pycocotools does it a hundred times as fast where it is installed; a producer wi
 Python below, which gives the same numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+from workers.inference.rle import run_lengths
 
 try:
     from pycocotools import mask as _coco
@@ -28,7 +30,7 @@ def box_from_runs(rle: bytes, height: int) -> Box:
     left = right = bottom = -1
     top = height
     position = 0
-    for index, length in enumerate(_run_lengths(rle)):
+    for index, length in enumerate(run_lengths(rle)):
         if index % 2 and length:
             first_column, first_row = divmod(position, height)
             right, last_row = divmod(position + length - 1, height)
@@ -38,22 +40,3 @@ def box_from_runs(rle: bytes, height: int) -> Box:
             top, bottom = min(top, first_row), max(bottom, last_row)
         position += length
     return NO_BOX if left < 0 else (left, top, right - left + 1, bottom - top + 1)
-
-
-def _run_lengths(rle: bytes) -> Iterator[int]:
-    """Numbers of five bits a byte, lowest first, each from the fourth on less the one two before it."""
-    number = shift = 0
-    before, last = 0, 0  # the two lengths before this one
-    index = 0
-    for byte in rle:
-        bits = byte - 48
-        number |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:  # more bytes follow
-            continue
-        if bits & 0x10:  # negative
-            number -= 1 << shift
-        before, last = last, number + (before if index > 2 else 0)
-        yield last
-        index += 1
-        number = shift = 0

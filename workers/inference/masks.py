@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
+from workers.inference.rle import run_lengths
+
 Mask = npt.NDArray[np.bool_]
 """A binary mask of shape (height, width)."""
 Floats = npt.NDArray[np.float32]
@@ -103,7 +105,7 @@ def _from_flips(flips: Indices, height: int, width: int) -> bytes:
 
 def decode(rle: bytes, height: int, width: int) -> Mask:
     """The mask, of shape (height, width). (pycocotools' own decode raises a deprecation warning in numpy 2.)"""
-    lengths = _run_lengths(rle)
+    lengths = list(run_lengths(rle))
     inside = np.arange(len(lengths)) % 2 == 1  # the first run is outside
     return np.repeat(inside, lengths).reshape(width, height).T
 
@@ -118,23 +120,6 @@ def iou(one: bytes, other: bytes, height: int, width: int) -> float:
     if not area(one, height, width) and not area(other, height, width):
         return 1.0
     return float(coco.iou([_coco(one, height, width)], [_coco(other, height, width)], [0])[0, 0])
-
-
-def _run_lengths(rle: bytes) -> list[int]:
-    """The run lengths: numbers of five bits a byte, lowest first, each less the one two before it."""
-    lengths: list[int] = []
-    number = shift = 0
-    for byte in rle:
-        bits = byte - 48
-        number |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:  # more bytes follow
-            continue
-        if bits & 0x10:  # negative
-            number -= 1 << shift
-        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
-        number = shift = 0
-    return lengths
 
 
 def _coco(rle: bytes, height: int, width: int) -> dict[str, object]:
