@@ -1,7 +1,6 @@
 """Records a run from a CSV and rings its first chunks, or only says what that would do. Knows no flags."""
 
 import json
-import os
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -33,6 +32,7 @@ from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import UsageError
 from workers.fleet.dispatch import dispatch, publisher
+from workers.inference import location
 
 FIRST_PATHS = 3  # of a dry run: do they lie where they should?
 
@@ -178,7 +178,7 @@ def _read_rows(manifest: Manifest, request: Request, wanted: int) -> tuple[list[
             if row.rejected:
                 rejected.append(row.rejected[1])
             elif len(first) < FIRST_PATHS:
-                first.append(os.path.abspath(os.path.join(manifest.root, row.path)))
+                first.append(location.absolute(location.place(str(manifest.root), row.path)))
             if number % 1000 == 0 or number == wanted:
                 meter.tell(number, wanted)
     return rejected, first
@@ -189,7 +189,7 @@ def _tell_rows(manifest: Manifest | None, rejected: list[str], first: list[str])
         for name, column in _columns(manifest).items():
             click.echo(f"  {name.replace('_', ' ')}: {base.printable(column)}")
         for path in first:
-            click.echo(f"  image: {base.printable(path)}")
+            click.echo(f"  image: {location.shown(path)}")
         if manifest.left_out:
             say(f"  left out: {told_left_out(manifest.left_out)}")
     for message in rejected[:5]:

@@ -2,11 +2,12 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from db.session import Sessions, read
 from db.views.inputs import RunInput, recorded_paths, run_inputs
+from workers.inference import location
 
 
 class Inputs:
@@ -34,7 +35,7 @@ class Inputs:
         for run in self._runs():
             by_root[run.root][run.id] = run.name
         for root, names in by_root.items():
-            spelled = {spelling: path for path in paths for spelling in _spellings(path, root)}
+            spelled = {spelling: path for path in paths for spelling in location.spellings(str(path), root)}
             for run_id, spelling in sorted(read(self._sessions, recorded_paths, list(names), list(spelled))):
                 found.setdefault(spelled[spelling], names[run_id])
         return found
@@ -51,14 +52,3 @@ def _identity(source: Path) -> tuple[int, int] | None:
     except OSError:  # it is gone, or cannot be seen from here
         return None
     return found.st_dev, found.st_ino
-
-
-def _spellings(path: Path, root: str) -> Iterator[str]:
-    """Every way in which a row may spell this file: absolute, or from `root`, also by a detour over a folder above."""
-    for target in {os.path.abspath(path), os.path.realpath(path)}:
-        yield target
-        for start in {root, os.path.realpath(root)}:
-            above = Path(start)
-            for steps, folder in enumerate((above, *above.parents)):
-                if Path(target).is_relative_to(folder):
-                    yield "../" * steps + str(Path(target).relative_to(folder))

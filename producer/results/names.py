@@ -5,8 +5,9 @@ import os
 import re
 import tempfile
 import unicodedata
-from os.path import normpath
 from pathlib import Path, PurePosixPath
+
+from workers.inference import location
 
 LONGEST_NAME = 255  # bytes of a file name, on every common file system
 SUFFIX = ".png"
@@ -41,7 +42,7 @@ def mask_path(slug: str, path: str, root: str = "/", *, folded: bool = False) ->
 
 def _place(path: str, root: str) -> tuple[list[str], list[str], str]:
     """The reserved folders, the real folders, and the name of the file."""
-    plain, base = _normal(path), _normal(f"/{root}").rstrip("/")
+    plain, base = location.normal(path), location.normal(f"/{root}").rstrip("/")
     above = []
     if plain.startswith("/"):
         if plain == base or plain.startswith(f"{base}/"):
@@ -53,11 +54,6 @@ def _place(path: str, root: str) -> tuple[list[str], list[str], str]:
         above.append(UP)
         del folders[0]
     return above, folders, name
-
-
-def _normal(path: str) -> str:
-    plain = normpath(path)
-    return plain[1:] if plain.startswith("//") else plain  # POSIX lets two slashes be, but they mean one here
 
 
 def _folder_name(name: str, folded: bool) -> str:

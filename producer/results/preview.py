@@ -24,6 +24,7 @@ from db.views.results import ExportedImage, ExportedInstance, sample_rows, some_
 from db.views.status import RunView
 from producer.results.marks import JPEG_COMMENT
 from producer.results.targets import Targets
+from workers.inference import location
 
 COLUMNS = 5
 TILES = COLUMNS * COLUMNS
@@ -242,19 +243,17 @@ def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | 
     if tile.image.state != ImageState.DONE:
         return tile.image.error_class or tile.image.state
     try:
-        picture = _read(Path(view.root, tile.image.path), view.orientation, room)
+        picture = _read(location.place(view.root, tile.image.path), view.orientation, room)
     except Exception:  # decoders raise whatever they like, and a preview is no reason to stop
         return "cannot be opened any more"
     return _overlay(picture, view, tile.image)
 
 
-def _read(path: Path, orientation: str, room: tuple[int, int]) -> Image.Image:
+def _read(place: str, orientation: str, room: tuple[int, int]) -> Image.Image:
     """The image as RGB within `room`, shrunk while it is decoded where the format allows it."""
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise FileNotFoundError(path)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), location.opened(place) as (_, file):
         warnings.simplefilter("ignore")  # Pillow comments on large and on slightly broken files
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.draft("RGB", (2 * max(room), 2 * max(room)))
             picture = ImageOps.exif_transpose(image) if orientation == "exif" else image.copy()
     picture = _as_rgb(picture)

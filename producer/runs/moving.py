@@ -16,6 +16,8 @@ from producer.sources.csv_source import CsvManifest
 from producer.sources.folder import FolderManifest
 from producer.sources.looking import stat_files
 from workers.errors import UsageError
+from workers.inference import location
+from workers.inference.location import FileSeen
 
 LOOK_SECONDS = 10.0
 SAMPLE_ROWS = 200
@@ -94,22 +96,22 @@ def _has_same_content(known: KnownRun, manifest: CsvManifest | FolderManifest, r
 
 
 def _same_files(recorded: Recorded, root: str) -> bool:
-    seen = stat_files([os.path.join(root, path) for _, path, _ in recorded], LOOK_SECONDS)
+    seen = stat_files([location.place(root, path) for _, path, _ in recorded], LOOK_SECONDS)
     for _, path, size in recorded:
-        found = seen.get(os.path.join(root, path))
-        if not isinstance(found, os.stat_result) or size not in (None, found.st_size):
+        found = seen.get(location.place(root, path))
+        if not isinstance(found, FileSeen) or size not in (None, found.size):
             return False
     return True
 
 
 def _root(there: Source, here: Source, recorded: Recorded) -> str:
     """The new root; the old one if a CSV was moved and its images were not."""
-    relative = [path for _, path, _ in recorded if not os.path.isabs(path)]
+    relative = [path for _, path, _ in recorded if location.is_relative(path)]
     if here.confined or not relative or not os.path.isdir(there.root):
         return here.root
-    seen = stat_files([os.path.join(root, path) for root in (there.root, here.root) for path in relative], LOOK_SECONDS)
+    roots = (there.root, here.root)
+    seen = stat_files([location.place(root, path) for root in roots for path in relative], LOOK_SECONDS)
     left, came = (
-        sum(isinstance(seen.get(os.path.join(root, path)), os.stat_result) for path in relative)
-        for root in (there.root, here.root)
+        sum(isinstance(seen.get(location.place(root, path)), FileSeen) for path in relative) for root in roots
     )
     return there.root if left > came else here.root

@@ -1,6 +1,5 @@
 """Finds images whose files changed since they were read, and has images computed again. Opens no image."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +16,8 @@ from producer.runs.operate import retry
 from producer.sources.looking import stat_files
 from workers.cli.base import counted
 from workers.errors import UsageError
+from workers.inference import location
+from workers.inference.location import FileSeen
 
 LOOK_SECONDS = 20.0  # of a look that nobody asked for
 PATIENCE_SECONDS = 120.0  # of one that was asked for, for each page
@@ -143,12 +144,12 @@ def _pages(sessions: Sessions, run: _Run, which: Redo) -> Iterator[list[EndedIma
 
 def _became(run: _Run, page: list[EndedImage], seconds: float) -> list[str | None]:
     """What became of each image's file: same, changed, missing or unreadable; None if nothing answered in time."""
-    paths = [os.path.join(run.view.root, image.path) for image in page]
-    seen = stat_files(paths, seconds)
-    return [_compared(image, seen.get(path)) for image, path in zip(page, paths, strict=True)]
+    places = [location.place(run.view.root, image.path) for image in page]
+    seen = stat_files(places, seconds)
+    return [_compared(image, seen.get(place)) for image, place in zip(page, places, strict=True)]
 
 
-def _compared(image: EndedImage, seen: os.stat_result | OSError | None) -> str | None:
+def _compared(image: EndedImage, seen: FileSeen | OSError | None) -> str | None:
     match seen:
         case None:
             return None
@@ -156,5 +157,5 @@ def _compared(image: EndedImage, seen: os.stat_result | OSError | None) -> str |
             return "missing"
         case OSError():
             return "unreadable"
-    same = (seen.st_size, seen.st_mtime_ns) == (image.file_size, image.file_mtime_ns)
+    same = (seen.size, seen.mtime_ns) == (image.file_size, image.file_mtime_ns)
     return "same" if same else "changed"

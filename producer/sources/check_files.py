@@ -18,6 +18,7 @@ from producer.sources.csv_source import CsvManifest
 from producer.sources.csv_text import UTF8
 from producer.sources.looking import in_time, stat_files
 from workers.errors import UsageError
+from workers.inference import location
 from workers.inference.formats import SUFFIXES
 
 LOOK_SECONDS = 5.0
@@ -31,19 +32,19 @@ def check_files(manifest: CsvManifest, paths: Sequence[str], say: Callable[[str]
 
     If only some are missing, or cannot be looked at, it is said and no more.
     """
-    at = {path: os.path.join(manifest.root, path) for path in paths}
+    at = {path: location.place(str(manifest.root), path) for path in paths}
     seen = look(list(at.values()))
     looked = f"{len(at):,} images looked at"
     missing = [path for path in at if isinstance(seen.get(at[path]), FileNotFoundError | NotADirectoryError)]
     if missing and len(missing) == len(at):
         raise UsageError(_none_there(manifest, missing[0], at[missing[0]], len(at)))
     if missing:
-        say(f"warning: {len(missing):,} of {looked} are not there, such as {one_line(at[missing[0]])}")
+        say(f"warning: {len(missing):,} of {looked} are not there, such as {location.shown(at[missing[0]])}")
     unknown = [path for path in at if path not in missing and seen.get(at[path], TimeoutError()) is not None]
     if unknown:
         error = seen.get(at[unknown[0]])
         why = "no answer" if error is None else error.strerror
-        say(f"warning: {len(unknown):,} of {looked} could not be looked for ({one_line(at[unknown[0]])}: {why})")
+        say(f"warning: {len(unknown):,} of {looked} could not be looked for ({location.shown(at[unknown[0]])}: {why})")
 
 
 def look(paths: Sequence[str]) -> dict[str, OSError | None]:
@@ -54,7 +55,7 @@ def look(paths: Sequence[str]) -> dict[str, OSError | None]:
 
 def _none_there(manifest: CsvManifest, path: str, tried: str, looked: int) -> str:
     start = f"--image-root {one_line(str(manifest.root))}" if manifest.confined else "the CSV's folder"
-    origin = "" if os.path.isabs(path) else f" (relative paths start at {start})"
+    origin = "" if not location.is_relative(path) else f" (relative paths start at {start})"
     cures: list[str] = []
     in_time(lambda: cures.extend(islice(likely_cures(manifest, path), 1)), LOOK_SECONDS)
     cure = (
@@ -64,7 +65,7 @@ def _none_there(manifest: CsvManifest, path: str, tried: str, looked: int) -> st
     )
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (
-        f"{one_line(str(manifest.source))}: {none}: the first would be {one_line(tried)}{origin}; "
+        f"{one_line(str(manifest.source))}: {none}: the first would be {location.shown(tried)}{origin}; "
         f"{cure}; if only the workers see the images: --no-check"
     )
 
@@ -86,10 +87,10 @@ def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
     rewritten = list(_rewritten(manifest, path))
     longer = [(path + suffix, f"add {suffix} to the paths") for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))]
     for spelled, advice in (*rewritten, *longer):
-        if os.path.exists(os.path.join(root, spelled)):
+        if location.exists(location.place(root, spelled)):
             yield f"{one_line(spelled)} is there: {advice}"
     for spelled, advice in ((path, ""), *rewritten, *longer):
-        base = None if os.path.isabs(spelled) else _first_with(bases, spelled)
+        base = _first_with(bases, spelled) if location.is_relative(spelled) else None
         if base is not None:
             yield f"{advice and advice + ', and '}give --image-root {_typed(base)}"
     for spelled, advice in ((path, ""), *rewritten):
@@ -97,7 +98,7 @@ def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
         for cut in range(1, len(parts)):
             base = _first_with([root, *bases], "/".join(parts[cut:]))
             if base is not None:
-                there, gone = os.path.join(base, *parts[cut:]), "/".join(parts[:cut]) or "/"
+                there, gone = location.place(base, "/".join(parts[cut:])), "/".join(parts[:cut]) or "/"
                 write = f"{advice and advice + ', then '}write {quoted(base)} for {quoted(gone)} in them"
                 yield f"{one_line(there)} is there: the CSV's paths begin elsewhere; {write}"
 
@@ -160,7 +161,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _first_with(bases: Sequence[str], path: str) -> str | None:
-    return next((base for base in bases if os.path.exists(os.path.join(base, path))), None)
+    return next((base for base in bases if location.exists(location.place(base, path))), None)
 
 
 def _typed(path: str) -> str:

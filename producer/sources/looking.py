@@ -1,30 +1,30 @@
 """Looks at many files at a time, for a limited time: a lost mount may not answer for hours. Opens none of them."""
 
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from workers.inference import location
+from workers.inference.location import FileSeen
+
 LOOKERS = 16  # threads: a network disk answers several at a time
 
-Stat = Callable[[str], os.stat_result | OSError]
 
-
-def stat_files(paths: Sequence[str], seconds: float) -> dict[str, os.stat_result | OSError]:
-    """By path what the system says of the file, links followed, or why nothing. What took too long is left out."""
-    waiting = deque(paths)
-    seen: dict[str, os.stat_result | OSError] = {}
+def stat_files(places: Sequence[str], seconds: float) -> dict[str, FileSeen | OSError]:
+    """By place what is there, links followed, or why nothing. What took too long is left out."""
+    waiting = deque(places)
+    seen: dict[str, FileSeen | OSError] = {}
 
     def work() -> None:
         while waiting:
             try:
-                path = waiting.popleft()
+                place = waiting.popleft()
             except IndexError:  # another thread was quicker
                 return
-            seen[path] = _stat(path)
+            seen[place] = _stat(place)
 
-    in_time(work, seconds, threads=min(LOOKERS, len(paths)))
+    in_time(work, seconds, threads=min(LOOKERS, len(places)))
     waiting.clear()
     return dict(seen)
 
@@ -40,10 +40,8 @@ def in_time(work: Callable[[], object], seconds: float, threads: int = 1) -> Non
         thread.join(max(0.0, end - time.monotonic()))
 
 
-def _stat(path: str) -> os.stat_result | OSError:
+def _stat(place: str) -> FileSeen | OSError:
     try:
-        return os.stat(path)
+        return location.stat(place)
     except OSError as error:
         return error
-    except ValueError as error:  # a NUL in the path
-        return OSError(str(error))

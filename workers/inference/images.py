@@ -23,8 +23,6 @@ The rules, the same for every format:
 """
 
 import io
-import os
-import stat
 import struct
 import warnings
 from collections.abc import Sequence
@@ -37,7 +35,7 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
-from workers.inference import bands, beside, bounds, heic, samples
+from workers.inference import bands, beside, bounds, heic, location, samples
 from workers.inference.formats import (
     FORMATS,
     HEAD_BYTES,
@@ -49,14 +47,12 @@ from workers.inference.formats import (
     is_raw_like_tiff,
     other_format,
 )
+from workers.inference.location import FileSeen
 from workers.inference.tiff import ORIENTATION, Directories, Directory, is_described, not_the_picture
-
-LATEST_NS = 2**63 - 1  # in the year 2262: databases store no later time, but some clocks tell one
 
 RGB = npt.NDArray[np.uint8]
 """Pixels of shape (height, width, 3)."""
 
-NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
 JPEGS = ("JPEG", "MPO")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERT = f"is not opened; convert to one of {', '.join(FORMATS)}"
@@ -121,14 +117,6 @@ class ReadRules:
     min_side: int = 8
 
 
-@dataclass(frozen=True)
-class FileSeen:
-    """A file as it was when it was read: enough to notice later that it changed."""
-
-    size: int  # bytes
-    mtime_ns: int
-
-
 @dataclass(frozen=True, eq=False)
 class ReadImage:
     """An image that can be used, the file it came from, and what is odd about it, in one line that many may share."""
@@ -164,53 +152,32 @@ def read_image(path: str, rules: ReadRules) -> ReadImage:
 def _read_file(path: str, rules: ReadRules) -> tuple[bytes, FileSeen]:
     """The whole file, so that errors of the disk and of the picture cannot be confused; as it was before it was read,
     so that a change meanwhile is noticed later."""
+    if rules.root is not None and location.leaves(location.normal(rules.root), location.normal(path)):
+        raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"the path leaves {rules.root}")
     try:
-        if rules.root is not None and not _is_below(os.path.normpath(path), os.path.normpath(rules.root)):
-            raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"the path leaves {rules.root}")
-        _check_regular(os.stat(path))  # already the opening of a device may do something
-        # O_NONBLOCK: should it be a pipe by now, opening it would wait for somebody to write.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            seen = _check_opened(descriptor, path, rules)
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(rules.max_bytes + 1)  # the file may have grown since it was checked
-        finally:
-            os.close(descriptor)
-    except PermissionError:
-        raise UnreadableImage(ErrorClass.PERMISSION, "may not be read: permission denied") from None
-    except ValueError as error:  # a NUL in the path
-        raise UnreadableImage(ErrorClass.BAD_PATH, f"cannot name a file: {error}") from None
-    except OSError as error:
-        # ESTALE, EIO and ENOTCONN among others: how a lost mount says that the file is gone.
-        raise UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}") from None
+        with location.opened(path, None if rules.follow_symlinks else rules.root) as (seen, file):
+            if seen.size > rules.max_bytes:
+                said = f"{seen.size:,} bytes, over the limit of {rules.max_bytes:,}"
+                raise UnreadableImage(ErrorClass.TOO_LARGE, said, seen)
+            data = file.read(rules.max_bytes + 1)  # the file may have grown since it was checked
+    except (OSError, ValueError) as error:
+        raise _not_to_be_had(error, rules) from None
     if len(data) > rules.max_bytes:
         raise UnreadableImage(ErrorClass.TOO_LARGE, f"over the limit of {rules.max_bytes:,} bytes", seen)
     return data, seen
 
 
-def _check_opened(descriptor: int, path: str, rules: ReadRules) -> FileSeen:
-    """Check the file that was really opened, which a path checked beforehand could no longer name."""
-    if rules.root is not None and not rules.follow_symlinks:
-        link = f"/proc/self/fd/{descriptor}"
-        real = os.readlink(link) if os.path.islink(link) else os.path.realpath(path)
-        if not _is_below(real, os.path.realpath(rules.root)):
-            raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
-    status = os.fstat(descriptor)
-    _check_regular(status)
-    seen = FileSeen(status.st_size, min(status.st_mtime_ns, LATEST_NS))
-    if seen.size > rules.max_bytes:
-        said = f"{seen.size:,} bytes, over the limit of {rules.max_bytes:,}"
-        raise UnreadableImage(ErrorClass.TOO_LARGE, said, seen)
-    return seen
-
-
-def _check_regular(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise UnreadableImage(ErrorClass.NOT_AN_IMAGE, NOT_REGULAR)
-
-
-def _is_below(path: str, root: str) -> bool:
-    return os.path.commonpath([path, root]) == root
+def _not_to_be_had(error: OSError | ValueError, rules: ReadRules) -> UnreadableImage:
+    match error:
+        case PermissionError():
+            return UnreadableImage(ErrorClass.PERMISSION, "may not be read: permission denied")
+        case location.NotRegular():
+            return UnreadableImage(ErrorClass.NOT_AN_IMAGE, str(error.strerror))
+        case location.LinkLeavesRoot():
+            return UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
+        case OSError():  # ESTALE, EIO and ENOTCONN among others: how a lost mount says that the file is gone
+            return UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}")
+    return UnreadableImage(ErrorClass.BAD_PATH, f"cannot name a file: {error}")  # a NUL in the path
 
 
 def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:

@@ -22,7 +22,8 @@ from workers.errors import ErrorClass
 from workers.inference.answers import Found, fault, with_pixels
 from workers.inference.caps import Cap, Caps
 from workers.inference.channel import Channel, stage
-from workers.inference.images import RGB, FileSeen, ReadImage, ReadRules, UnreadableImage, read_image
+from workers.inference.images import RGB, ReadImage, ReadRules, UnreadableImage, read_image
+from workers.inference.location import FileSeen
 from workers.inference.narrow import Raised, narrowed
 from workers.inference.readahead import ReadAhead
 

@@ -1,7 +1,6 @@
 """A claim's images as a stream of outcomes in the database's words. Commits nothing, knows no Celery and no torch."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from db.claims import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult, above
 from db.views.status import RunView
 from workers.errors import ErrorClass
-from workers.inference import pipeline
+from workers.inference import location, pipeline
 from workers.inference.images import ReadRules
 from workers.inference.pipeline import Item, NothingGotThrough, Options, Pace, Rejected, Segmenter, refused_prompts
 
@@ -106,11 +105,7 @@ def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
 
 def _item(work: Work, image: ClaimedImage) -> Item:
     prompts = tuple(work.prompts[prompt_id] for prompt_id in image.prompt_ids)
-    return Item(image.id, absolute(work.run, image.path), prompts)
-
-
-def absolute(run: RunView, path: str) -> str:
-    return os.path.join(run.root, path)
+    return Item(image.id, location.place(work.run.root, image.path), prompts)
 
 
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:

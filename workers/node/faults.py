@@ -1,10 +1,8 @@
 """Tells faults of the surroundings - database, disk, GPU, a lost mount - from those of a chunk. Handles none itself."""
 
 import errno
-import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,9 +11,8 @@ from db.refusals import is_refused
 from db.session import Sessions, read
 from db.views.status import RunView, some_done_path
 from workers.errors import ErrorClass, first_line
-from workers.inference import selftest
+from workers.inference import location, selftest
 from workers.inference.pipeline import Segmenter
-from workers.node.attempt import absolute
 
 LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)
 GONE = (*LOST, ErrorClass.TIMEOUT)
@@ -77,8 +74,8 @@ def check_mount(sessions: Sessions, run: RunView, claim: Claim, batch: Sequence[
     missing = {
         outcome.image_id for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in LOST
     }
-    own = [absolute(run, image.path) for image in claim.images if image.id in missing]
-    path = absolute(run, read_before)
+    own = [location.place(run.root, image.path) for image in claim.images if image.id in missing]
+    path = location.place(run.root, read_before)
     answers: list[str | None] = []
     # In a thread of its own, because nothing else ends the wait for a mount that hangs.
     asking = threading.Thread(target=lambda: answers.append(_lost(path, own)), name="mount", daemon=True)
@@ -92,23 +89,9 @@ def check_mount(sessions: Sessions, run: RunView, claim: Claim, batch: Sequence[
 
 def _lost(read_before: str, missing: Sequence[str]) -> str | None:
     """In words, why the mount is or was lost; None if these files are simply missing."""
-    gone = _cannot_be_opened(read_before)
-    if gone is not None and not _has_files(os.path.dirname(read_before)):
+    gone = location.why_not_opened(read_before)
+    if gone is not None and not location.has_neighbours(read_before):
         return f"{read_before} was read before and is gone ({gone.strerror}): is a mount lost?"
-    if missing and _cannot_be_opened(missing[0]) is None:
+    if missing and location.why_not_opened(missing[0]) is None:
         return f"{missing[0]} was missing and is there again: was a mount lost?"
     return None
-
-
-def _cannot_be_opened(path: str) -> OSError | None:
-    try:
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError as error:
-        return error
-    return None
-
-
-def _has_files(folder: str) -> bool:
-    with suppress(OSError), os.scandir(folder) as entries:
-        return any(entries)
-    return False

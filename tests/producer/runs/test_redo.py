@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from producer.sources.csv_source import CsvManifest
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed
 from workers.errors import UsageError
+from workers.inference import location
+from workers.inference.location import FileSeen
 
 
 class Killed(Exception):
@@ -163,14 +166,14 @@ def test_a_file_that_never_answers_ends_a_redo_in_one_line(
     assert pending(sessions, run_id) == []
 
 
-def lost_mount(after: int) -> "looking.Stat":
+def lost_mount(after: int) -> Callable[[str], FileSeen]:
     """Answers for so many files, and then never again."""
     answers = iter(range(after))
 
-    def stat(path: str) -> os.stat_result | OSError:
+    def stat(place: str) -> FileSeen:
         if next(answers, None) is None:
             threading.Event().wait()
-        return os.stat(path)
+        return location.stat(place)
 
     return stat
 

@@ -15,13 +15,13 @@ from skimage import data
 from tests.workers.inference import handmade
 from workers.errors import ErrorClass
 from workers.inference.images import (
-    FileSeen,
     ReadImage,
     ReadRules,
     UnreadableImage,
     read_image,
     refuse_what_pillow_warns_of,
 )
+from workers.inference.location import FileSeen
 from workers.inference.samples import LITTLE_RANGE
 
 RULES = ReadRules()
