@@ -33,10 +33,10 @@ from sqlalchemy.engine import make_url
 from benchmarks.timing import Row, as_rows, table
 from db import claims, doorbells, intake, presence
 from db.chunks import add_chunks
-from db.claims import Claim, FoundInstance, ImageDone, PromptResult
-from db.intake import Frozen, Source
+from db.claims import Claim, ImageDone
 from db.migrate import upgrade
 from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
+from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.results.status import Standing
 from producer.runs.load import Request, record
 from producer.sources.csv_source import CsvManifest

@@ -16,10 +16,11 @@ import click
 
 from benchmarks.timing import Row, table
 from db import claims, doorbells, intake, presence
-from db.claims import FoundInstance, ImageDone, PromptResult
-from db.intake import Frozen, NewRow, Source
+from db.claims import ImageDone
+from db.intake import NewRow
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, write
+from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.runs.load import Request, record
 from producer.sources.csv_source import CsvManifest
 from workers.fleet.processes import this_process

@@ -19,6 +19,7 @@ from db.older import NOT_READ, drop_results
 from db.session import now
 from db.splits import split_off
 from db.times import is_over
+from db.values import PromptResult
 
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 5  # attempts in a row without one commit
@@ -54,22 +55,6 @@ class Claim:
     threshold: float
     images: tuple[ClaimedImage, ...]
     serial: bool = False  # somebody died of this chunk: one batch at a time, each announced by `begin_range`
-
-
-@dataclass(frozen=True)
-class FoundInstance:
-    score: float
-    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
-    area: int
-    rle: bytes
-
-
-@dataclass(frozen=True)
-class PromptResult:
-    prompt_id: int
-    presence: float
-    capped: bool
-    instances: tuple[FoundInstance, ...]  # highest score first, down to the run's score floor
 
 
 @dataclass(frozen=True)

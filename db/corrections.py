@@ -8,8 +8,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.chunks import NO_RANGE, change_chunks
-from db.intake import Frozen
 from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
+from db.values import Frozen
 
 
 class HasResults(Exception):

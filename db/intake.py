@@ -16,9 +16,23 @@ from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
 from db.chunks import CHUNKS, add_chunks, finish_run, rowcount
-from db.models import STOPPED, Base, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState, cells_to_json, to_json
+from db.models import (
+    STOPPED,
+    Base,
+    Chunk,
+    ChunkState,
+    Image,
+    ImageState,
+    Prompt,
+    Run,
+    RunState,
+    cells_to_json,
+    source_columns,
+    to_json,
+)
 from db.session import now
 from db.slices import SLICE_ROWS as SLICE_ROWS
+from db.values import Frozen, Source
 
 IMAGES = Base.metadata.tables["image"]
 ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts")
@@ -34,32 +48,6 @@ class LoadTaken(Exception):
 
 class LoadCancelled(LoadTaken):
     """The run was cancelled or deleted while it was loaded."""
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """The settings that a run's results depend on: they never change under the same name."""
-
-    model: str
-    threshold: float
-    mask_threshold: float
-    score_floor: float
-    mask_rule: str
-    orientation: str
-    stretch: bool = False
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the rows come from, and how their paths are read."""
-
-    source: str
-    image_column: str
-    columns: tuple[str, ...]
-    root: str
-    confined: bool
-    follow_symlinks: bool
-    prompt_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,16 +98,9 @@ def find_run(session: Session, name: str) -> KnownRun | None:
     prompts = session.execute(
         select(Prompt.text).where(Prompt.run_id == run.id, Prompt.every_image).order_by(Prompt.id)
     ).scalars()
-    pick = {field: getattr(run, field) for field in Source.__dataclass_fields__} | {"columns": tuple(run.columns)}
+    own = set(KnownRun.__dataclass_fields__) - {"frozen", "source", "prompts"}
     return KnownRun(
-        frozen=Frozen(**{field: getattr(run, field) for field in Frozen.__dataclass_fields__}),
-        source=Source(**pick),
-        prompts=tuple(prompts),
-        **{
-            field: getattr(run, field)
-            for field in KnownRun.__dataclass_fields__
-            if field not in ("frozen", "source", "prompts")
-        },
+        frozen=run.frozen, source=run.rows_from, prompts=tuple(prompts), **{name: getattr(run, name) for name in own}
     )
 
 
@@ -127,7 +108,7 @@ def create_run(
     session: Session, name: str, source: Source, frozen: Frozen, prompts: Sequence[str], chunk_size: int
 ) -> int:
     """Insert an empty run in state loading and return its id. The unique name makes a second one fail."""
-    values = asdict(source) | {"columns": list(source.columns)} | asdict(frozen)
+    values = source_columns(source) | asdict(frozen)
     run_id = session.execute(
         insert(Run)
         .values(

@@ -1,6 +1,7 @@
 """The tables and their states; knows no queries, no Celery and no pixels. Times are database seconds since 1970."""
 
 import json
+from dataclasses import asdict, fields
 from enum import StrEnum
 from json.encoder import encode_basestring as _quoted
 from typing import Any
@@ -23,6 +24,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from db.values import Frozen, Source
 
 # SQLite numbers rows by itself only in an INTEGER column.
 Id = BigInteger().with_variant(Integer, "sqlite")
@@ -64,6 +67,14 @@ class ImageState(StrEnum):
     CANCELLED = "cancelled"
     DUPLICATE = "duplicate"  # the same path and prompts as an earlier row, `same_as`
     REJECTED = "rejected"  # a bad row; these last two belong to no chunk
+
+
+class WorkerState(StrEnum):
+    IDLE = "idle"
+    LOADING = "loading"  # reads the model of the run that it was rung for
+    RUNNING = "running"  # holds a chunk
+    DECLINED = "declined"  # cannot serve its run, `message` says why; it waits for another one
+    DEAD = "dead"  # its process ended without saying so
 
 
 def to_json(value: Any) -> str:
@@ -153,9 +164,30 @@ class Run(Base):
     rejected: Mapped[int] = mapped_column(server_default="0")
 
     @property
+    def frozen(self) -> Frozen:
+        """The settings that the run's results depend on."""
+        return Frozen(**{setting.name: getattr(self, setting.name) for setting in fields(Frozen)})
+
+    @property
+    def rows_from(self) -> Source:
+        """Where the rows come from."""
+        named = {setting.name: getattr(self, _COLUMN_OF.get(setting.name, setting.name)) for setting in fields(Source)}
+        return Source(**(named | {"columns": tuple(self.columns)}))
+
+    @property
     def gone(self) -> int:
         """How many rows the source, read to its end, no longer has: each row that was read is one of the others."""
         return max(0, self.images - self.source_rows) if self.source_ended else 0  # below it while it is deleted
+
+
+_COLUMN_OF = {"path": "source"}  # of a source: the others are called alike
+
+
+def source_columns(source: Source) -> dict[str, Any]:
+    """The columns of a run that say where its rows come from."""
+    return {_COLUMN_OF.get(name, name): value for name, value in asdict(source).items()} | {
+        "columns": list(source.columns)
+    }
 
 
 class Prompt(Base):
@@ -312,7 +344,7 @@ class Worker(ProcessColumns, Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     node: Mapped[str]
     heartbeat: Mapped[float]
-    state: Mapped[str] = mapped_column(String(16))  # idle, loading, running, declined, dead
+    state: Mapped[str] = mapped_column(String(16))  # of WorkerState
     run_id: Mapped[int | None]
     chunk_id: Mapped[int | None]
     images: Mapped[int] = mapped_column(server_default="0")  # images committed by this process

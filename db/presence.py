@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db.chunks import change_chunks, rowcount
-from db.models import STOPPED, Chunk, ChunkState, Lease, Run, Worker
+from db.models import STOPPED, Chunk, ChunkState, Lease, Run, Worker, WorkerState
 from db.session import now
 from db.times import is_over, is_recent
 
@@ -36,7 +36,7 @@ class Registered:
 
 def register(session: Session, node: str, process: Process) -> int:
     """Add a worker and return its id. Rows of the node's earlier processes stay, since chunks refer to them."""
-    row = insert(Worker).values(node=node, heartbeat=now(), state="idle", **asdict(process))
+    row = insert(Worker).values(node=node, heartbeat=now(), state=WorkerState.IDLE, **asdict(process))
     return session.execute(row.returning(Worker.id)).scalar_one()
 
 
@@ -60,7 +60,7 @@ def report(session: Session, worker_id: int, /, **does: object) -> bool:
 
 
 def live_workers(session: Session) -> int:
-    fresh = select(func.count()).where(is_recent(Worker.heartbeat, LIVE_SECONDS), Worker.state != "dead")
+    fresh = select(func.count()).where(is_recent(Worker.heartbeat, LIVE_SECONDS), Worker.state != WorkerState.DEAD)
     return session.execute(fresh).scalar_one()
 
 
@@ -72,7 +72,7 @@ def busy_workers(session: Session) -> bool:
 
 def registered_on(session: Session, host: str, boot: str) -> list[Registered]:
     """Workers of one start of one machine that nobody has declared dead yet."""
-    return _registered(session, host, boot, Worker.state != "dead")
+    return _registered(session, host, boot, Worker.state != WorkerState.DEAD)
 
 
 def _registered(session: Session, host: str, boot: str, *where: ColumnElement[bool]) -> list[Registered]:
@@ -104,7 +104,7 @@ def bury(session: Session, worker_id: int) -> None:
     worker = session.get(Worker, worker_id)
     if worker is None:
         return
-    worker.state = "dead"
+    worker.state = WorkerState.DEAD
     if worker.chunk_id is not None:
         session.execute(
             update(Chunk)

@@ -20,25 +20,10 @@ from sqlalchemy.orm import Session
 from db.models import Image, ImageState, Instance, Result, Run, RunState
 from db.runs import state_of
 from db.session import Sessions, read
+from db.values import FoundInstance, PromptResult
 from db.views.status import RunGone
 
 PAGE_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class ExportedInstance:
-    score: float
-    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
-    area: int
-    rle: bytes  # COCO counts over height x width
-
-
-@dataclass(frozen=True)
-class ExportedResult:
-    prompt_id: int
-    presence: float
-    capped: bool
-    instances: tuple[ExportedInstance, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,7 @@ class ExportedImage:
     error: str | None
     width: int | None
     height: int | None
-    results: tuple[ExportedResult, ...]  # in the order of the row's own prompts, else of the run's; none unless done
+    results: tuple[PromptResult, ...]  # in the order of the row's own prompts, else of the run's; none unless done
     gone: bool = False  # the source, read to its end, no longer has the row
 
 
@@ -178,12 +163,12 @@ def _with_results(
         )
 
 
-def _in_order(results: list[ExportedResult], prompts: list[int] | None) -> tuple[ExportedResult, ...]:
+def _in_order(results: list[PromptResult], prompts: list[int] | None) -> tuple[PromptResult, ...]:
     return tuple(results if prompts is None else sorted(results, key=lambda result: prompts.index(result.prompt_id)))
 
 
-def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int, list[ExportedResult]]:
-    instances: defaultdict[tuple[int, int], list[ExportedInstance]] = defaultdict(list)
+def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int, list[PromptResult]]:
+    instances: defaultdict[tuple[int, int], list[FoundInstance]] = defaultdict(list)
     found = (
         select(Instance)
         .where(Instance.image_id.in_(ids), Instance.score >= min_score)
@@ -191,13 +176,13 @@ def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int
     )
     for one in session.execute(found).scalars():
         instances[one.image_id, one.prompt_id].append(
-            ExportedInstance(one.score, (one.x1, one.y1, one.x2, one.y2), one.area, one.rle)
+            FoundInstance(one.score, (one.x1, one.y1, one.x2, one.y2), one.area, one.rle)
         )
-    results: defaultdict[int, list[ExportedResult]] = defaultdict(list)
+    results: defaultdict[int, list[PromptResult]] = defaultdict(list)
     rows = select(Result).where(Result.image_id.in_(ids)).order_by(Result.image_id, Result.prompt_id)
     for result in session.execute(rows).scalars():
         found_here = tuple(instances[result.image_id, result.prompt_id])
-        results[result.image_id].append(ExportedResult(result.prompt_id, result.presence, result.capped, found_here))
+        results[result.image_id].append(PromptResult(result.prompt_id, result.presence, result.capped, found_here))
     return results
 
 

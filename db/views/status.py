@@ -18,10 +18,12 @@ from db.models import (
     Run,
     RunState,
     Worker,
+    WorkerState,
 )
 from db.presence import LIVE_SECONDS
 from db.session import now
 from db.times import is_over, is_recent
+from db.values import Frozen, Source
 
 OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
 
@@ -38,19 +40,8 @@ class RunView:
     uid: str
     name: str
     state: str
-    source: str
-    image_column: str
-    columns: tuple[str, ...]
-    root: str
-    confined: bool
-    follow_symlinks: bool
-    model: str
-    threshold: float
-    mask_threshold: float
-    score_floor: float
-    mask_rule: str
-    orientation: str
-    stretch: bool
+    source: Source
+    frozen: Frozen
     revision: str | None
     weights_sha256: str | None
     dtype: str | None
@@ -127,16 +118,13 @@ def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunV
         return None
     wanted = select(Prompt.id, Prompt.text, Prompt.every_image).where(Prompt.run_id == run_id).order_by(Prompt.id)
     prompts = session.execute(wanted if row_prompts else wanted.where(Prompt.every_image)).all()
-    plain = {
-        field: getattr(run, field)
-        for field in RunView.__dataclass_fields__
-        if field not in ("columns", "prompts", "every_image")
-    }
+    own = set(RunView.__dataclass_fields__) - {"source", "frozen", "prompts", "every_image"}
     return RunView(
-        columns=tuple(run.columns),
+        source=run.rows_from,
+        frozen=run.frozen,
         prompts={prompt.id: prompt.text for prompt in prompts},
         every_image=tuple(prompt.id for prompt in prompts if prompt.every_image),
-        **plain,
+        **{name: getattr(run, name) for name in own},
     )
 
 
@@ -300,11 +288,11 @@ def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:
 
     Who declined a run that is over or gone by now declines nothing.
     """
-    old = (Worker.state == "declined") & Run.state.is_distinct_from(RunState.ACTIVE)
+    old = (Worker.state == WorkerState.DECLINED) & Run.state.is_distinct_from(RunState.ACTIVE)
     rows = session.execute(
         select(
             Worker.node,
-            case((old, "idle"), else_=Worker.state),
+            case((old, WorkerState.IDLE), else_=Worker.state),
             case((old, None), else_=Run.name),
             Chunk.number,
             Worker.images_per_second,
@@ -313,7 +301,7 @@ def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:
         )
         .outerjoin(Run, Run.id == Worker.run_id)
         .outerjoin(Chunk, Chunk.id == Worker.chunk_id)
-        .where(is_recent(Worker.heartbeat, LIVE_SECONDS), Worker.state != "dead")
+        .where(is_recent(Worker.heartbeat, LIVE_SECONDS), Worker.state != WorkerState.DEAD)
         .where(Worker.run_id == run_id if run_id is not None else Worker.id.is_not(None))
         .order_by(Worker.node)
     )

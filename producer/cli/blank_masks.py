@@ -18,7 +18,7 @@ def tell_blank_masks(found: Found, request: Request, summary: Summary) -> bool:
     folder = _folder_to_fill(request, request.masks, there)
     export = ["sam3-export", found.spelled, "--format"]
     options = ["--all"] * request.gone + ["--partial"] * request.partial
-    if request.min_score != request.view.threshold:
+    if request.min_score != request.view.frozen.threshold:
         options += ["--threshold", str(request.min_score)]
     select = ["--select", there.select] if there is not None and there.select != "union" else []
     masks = [*export, "png", *options, *select, "-o", folder]

@@ -41,11 +41,11 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
     view = view_of(found)
     if masks is None and found.folder is not None:
         masks = found.folder / "masks"
-    if threshold is not None and threshold < view.score_floor:
-        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.score_floor} only")
+    if threshold is not None and threshold < view.frozen.score_floor:
+        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
     request = Request(
         view=view,
-        min_score=view.threshold if threshold is None else threshold,
+        min_score=view.frozen.threshold if threshold is None else threshold,
         out=output,
         select=flags["select"],
         masks=masks,
@@ -98,7 +98,7 @@ def interruptible(*, resumes: bool) -> Iterator[None]:
 
 def tell_gone(request: Request) -> None:
     """Name the rows that an edited source no longer has."""
-    view, source = request.view, Path(request.view.source).name
+    view, source = request.view, Path(request.view.source.path).name
     if view.gone and not request.gone:
         say(f"{counted(view.gone, 'row')} no longer in {source} left out; --all keeps them at the end")
     if view.load > 1 and not view.source_ended:

@@ -18,7 +18,7 @@ from workers.cli.base import say
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
-    from db.intake import Frozen
+    from db.values import Frozen
     from workers.settings import Settings
 
 _BETWEEN_PROMPTS = re.compile("[,;|\u3001\uff0c\uff1b\u060c]")  # as lists are written in several scripts
@@ -184,18 +184,14 @@ def read_chunk_size(text: str) -> int | None:
 
 
 def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
-    from db.intake import Frozen
+    from dataclasses import fields
+
+    from db.values import Frozen
     from workers.fleet.weights import absolute_model
 
-    return Frozen(
-        model=absolute_model(settings.model),
-        threshold=flags["threshold"],
-        mask_threshold=flags["mask_threshold"],
-        score_floor=min(flags["score_floor"], flags["threshold"]),
-        mask_rule=flags["mask_rule"],
-        orientation=flags["orientation"],
-        stretch=flags["stretch"],
-    )
+    chosen = {setting.name: flags[setting.name] for setting in fields(Frozen) if setting.name != "model"}
+    floor = min(flags["score_floor"], flags["threshold"])
+    return Frozen(model=absolute_model(settings.model), **(chosen | {"score_floor": floor}))
 
 
 def run_name(given: str | None, source: Path) -> str:

@@ -15,6 +15,7 @@ import click
 from filelock import FileLock, Timeout
 
 from db import doorbells, private
+from db.models import WorkerState
 from db.runs import RetryFilter
 from db.session import Sessions, sqlite_url, write
 from producer.cli.exported import interruptible, telling_how_to_go_on, view_of
@@ -258,7 +259,7 @@ class Watch:
         if self._launcher.failing():
             raise Unreachable(f"the nodes end right after they start: see {logs}")
         run, workers = standing.progress.run, standing.workers
-        if workers and all(worker.state == "declined" and worker.run == run for worker in workers):
+        if workers and all(worker.state == WorkerState.DECLINED and worker.run == run for worker in workers):
             raise Unreachable(f"run {run} cannot be served: {workers[0].message}")
         return False
 

@@ -45,5 +45,5 @@ def _mask_request(found: Found, select: str, *, force: bool) -> tuple[Request, d
     assert found.folder is not None
     files = {name: found.folder / file for name, file in RESULTS.items()}
     view, targets = view_of(found), Targets(found.folder, Inputs(found.sessions), force=force)
-    request = Request(view, view.threshold, files["masks"], select, files["masks"], targets=targets)
+    request = Request(view, view.frozen.threshold, files["masks"], select, files["masks"], targets=targets)
     return request, files

@@ -4,11 +4,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from db.models import ImageState
-from db.views.results import ExportedImage, ExportedInstance
+from db.values import FoundInstance
+from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.boxes import NO_BOX, Box, tight_boxes
 from producer.results.common import Progress, Request, Summary, counted, wanted
@@ -76,17 +78,12 @@ def _info(request: Request) -> dict[str, Any]:
     return {
         "description": f"run {view.name}, segmented by text prompts",
         "run": view.name,
-        "image_root": view.root,
-        "model": view.model,
+        "image_root": view.source.root,
+        **asdict(view.frozen),
         "revision": view.revision,
         "weights_sha256": view.weights_sha256,
         "dtype": view.dtype,
-        "threshold": view.threshold,
-        "mask_threshold": view.mask_threshold,
-        "score_floor": view.score_floor,
         "min_score": request.min_score,
-        "mask_rule": view.mask_rule,
-        "orientation": view.orientation,
         "partial": request.so_far,
     }
 
@@ -119,7 +116,7 @@ def _annotations(request: Request, image: ExportedImage, category_ids: dict[int,
         yield {"image_id": image.row, "category_id": category_id} | _mask(image, instance, box)
 
 
-def _mask(image: ExportedImage, instance: ExportedInstance, box: Box) -> dict[str, Any]:
+def _mask(image: ExportedImage, instance: FoundInstance, box: Box) -> dict[str, Any]:
     """Boxes as x, y, width, height in pixels, the predicted one to a thousandth; scores to a millionth, as finely as
     float32 tells them."""
     x1, y1, x2, y2 = instance.box

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db.session import Sessions, read
-from db.views.results import ExportedImage, ExportedInstance, ExportedResult, exported_images
+from db.values import FoundInstance, PromptResult
+from db.views.results import ExportedImage, exported_images
 from db.views.status import OVER, RunView
 from producer.results.so_far import require_exportable
 from producer.results.targets import Targets
@@ -65,7 +66,7 @@ def read_images(sessions: Sessions, request: Request) -> Iterator[ExportedImage]
     is not over by then, unless that was asked for: a retry or a delete may begin while an export reads for hours. A
     format that writes one file has not put it in its place yet.
     """
-    min_score = min(request.min_score, request.view.threshold)
+    min_score = min(request.min_score, request.view.frozen.threshold)
     yield from exported_images(sessions, request.view.id, min_score, gone=request.gone)
     read(sessions, require_exportable, request.view.id, partial=request.partial)
 
@@ -77,6 +78,6 @@ def counted(images: Iterable[ExportedImage], progress: Progress) -> Iterator[Exp
         progress(count)
 
 
-def wanted(request: Request, result: ExportedResult) -> list[ExportedInstance]:
+def wanted(request: Request, result: PromptResult) -> list[FoundInstance]:
     """The instances of a result to export, highest score first."""
     return [instance for instance in result.instances if instance.score >= request.min_score]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from db.models import ImageState
-from db.views.results import ExportedImage, ExportedInstance, ExportedResult
+from db.values import FoundInstance, PromptResult
+from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.common import (
     Progress,
@@ -80,7 +81,7 @@ class _Sheet:
             line.append("true" if image.gone else "")
         return line
 
-    def _values(self, image: ExportedImage, result: ExportedResult) -> list[str]:
+    def _values(self, image: ExportedImage, result: PromptResult) -> list[str]:
         """One result as instances, best score, presence, mask path, capped."""
         found = wanted(self.request, result)
         best = f"{max(instance.score for instance in found):.6f}" if found else ""
@@ -100,11 +101,11 @@ class _Masks:
             self._folder = None
         self._start = _shown_folder(request)
 
-    def cell(self, slug: str, image: ExportedImage, found: Sequence[ExportedInstance]) -> str:
+    def cell(self, slug: str, image: ExportedImage, found: Sequence[FoundInstance]) -> str:
         if self._request.masks is None or not found:
             return ""
         if self._folder is not None:
-            place = mask_path(slug, image.path, self._request.view.root, folded=self._folder.folded)
+            place = mask_path(slug, image.path, self._request.view.source.root, folded=self._folder.folded)
             made_from = digest(image.height, image.width, chosen(found, self._folder.select))
             if holds(self._request.masks / place, made_from):
                 return os.path.join(self._start, place)
@@ -113,7 +114,7 @@ class _Masks:
 
 
 def _header(view: RunView, slugs: dict[str, str]) -> list[str]:
-    header = [*view.columns, *STATUS_COLUMNS]
+    header = [*view.source.columns, *STATUS_COLUMNS]
     blocks = [slugs[view.prompts[prompt_id]] for prompt_id in view.every_image]
     if _has_row_prompts(view):
         blocks.append(ROW_PROMPTS)
@@ -134,14 +135,14 @@ def _has_row_prompts(view: RunView) -> bool:
 
 def _input_cells(view: RunView, image: ExportedImage) -> list[str]:
     """The row as it was read; the path's own cell is stored only if it was spelled otherwise."""
-    cells = {view.image_column: image.path} | (image.cells or {})
-    return [cells.get(column, "") for column in view.columns]
+    cells = {view.source.image_column: image.path} | (image.cells or {})
+    return [cells.get(column, "") for column in view.source.columns]
 
 
 def _status(view: RunView, image: ExportedImage) -> str:
     if image.state != ImageState.DONE:
         return image.state
-    found = any(one.score >= view.threshold for result in image.results for one in result.instances)
+    found = any(one.score >= view.frozen.threshold for result in image.results for one in result.instances)
     return "segmented" if found else "empty"
 
 

@@ -116,7 +116,7 @@ class Follower:
 
     def _images(self, session: Session, rows: list[int]) -> list[ExportedImage]:
         view = self._request.view
-        return some_images(session, view.id, min(self._request.min_score, view.threshold), rows)
+        return some_images(session, view.id, min(self._request.min_score, view.frozen.threshold), rows)
 
     def _write_preview(self) -> None:
         self._next_preview = 2 * self._masks.images

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from db.views.results import ExportedInstance
+from db.values import FoundInstance
 from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, MASK_MARK
 
@@ -33,7 +33,7 @@ class MaskFolder:
 
     def belongs_to(self, view: RunView) -> bool:
         """Whether it is the run's own, or that of a deleted run of the same name and source."""
-        return self.uid == view.uid or (self.run, self.source) == (view.name, view.source)
+        return self.uid == view.uid or (self.run, self.source) == (view.name, view.source.path)
 
     def as_json(self) -> str:
         return json.dumps({"schema": 1, "sam3_masks": True, **asdict(self)}, ensure_ascii=False, indent=1) + "\n"
@@ -57,14 +57,14 @@ def is_manifest(file: BinaryIO) -> bool:
     return isinstance(facts, dict) and facts.get("sam3_masks") is True
 
 
-def chosen(found: Sequence[ExportedInstance], select: str) -> Sequence[ExportedInstance]:
+def chosen(found: Sequence[FoundInstance], select: str) -> Sequence[FoundInstance]:
     """Those of a result's instances (highest score first) that its mask is the union of; of none none."""
     if select == "union" or not found:
         return found
     return [found[0]] if select == "best" else [max(found, key=lambda instance: instance.area)]
 
 
-def digest(height: int | None, width: int | None, instances: Sequence[ExportedInstance]) -> str:
+def digest(height: int | None, width: int | None, instances: Sequence[FoundInstance]) -> str:
     """Stands for the pixels of a mask: those of two masks with the same digest are equal."""
     told = hashlib.sha256(f"{height}x{width}".encode())
     for instance in instances:

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from db.models import ImageState
-from db.views.results import ExportedImage, ExportedResult
+from db.values import PromptResult
+from db.views.results import ExportedImage
 from producer.results.common import Progress, Request, Summary, counted, wanted
 from producer.results.drawing import draw  # needs numpy, Pillow and pycocotools
 from producer.results.helpers import Helpers, processes
@@ -138,7 +139,7 @@ class MaskWriter:
     def summary(self) -> Summary:
         return Summary(self.images, self.instances, self.written + self.kept, self._request.out, kept=self.kept)
 
-    def _mask(self, image: ExportedImage, result: ExportedResult) -> _Mask:
+    def _mask(self, image: ExportedImage, result: PromptResult) -> _Mask:
         found = wanted(self._request, result)
         self.instances += len(found)
         instances = chosen(found, self._request.select)
@@ -146,10 +147,10 @@ class MaskWriter:
         rles = tuple(instance.rle for instance in instances)
         return _Mask(self._target(image, result), height, width, rles, digest(height, width, instances))
 
-    def _target(self, image: ExportedImage, result: ExportedResult) -> Path:
+    def _target(self, image: ExportedImage, result: PromptResult) -> Path:
         view = self._request.view
         slug = self._slugs[view.prompts[result.prompt_id]]
-        return self._request.out / mask_path(slug, image.path, view.root, folded=self._folder.folded)
+        return self._request.out / mask_path(slug, image.path, view.source.root, folded=self._folder.folded)
 
     def _has_room(self, mask: _Mask) -> bool:
         # Two rows of one image may have a prompt in common: one after the other then.
@@ -207,5 +208,5 @@ def _open_folder(request: Request, targets: Targets) -> MaskFolder:
         raise UsageError(f"{out} holds the masks of run {other}: choose another folder for those of {view.name}")
     with writing(out):
         folded = folds_names(out) or (there is not None and there.folded)
-    new = MaskFolder(view.name, view.uid, view.source, request.min_score, request.select, folded)
+    new = MaskFolder(view.name, view.uid, view.source.path, request.min_score, request.select, folded)
     return there if there is not None and replace(there, complete=False) == new else new

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from db.models import ImageState
 from db.session import Sessions, read
-from db.views.results import ExportedImage, ExportedInstance, sample_rows, some_images
+from db.values import FoundInstance
+from db.views.results import ExportedImage, sample_rows, some_images
 from db.views.status import RunView
 from producer.results.marks import JPEG_COMMENT
 from producer.results.targets import Targets
@@ -135,7 +136,7 @@ def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
     rows = {row for kind in candidates.values() for row in kind}
     images = {
         image.row: image
-        for image in some_images(session, view.id, view.threshold, sorted(rows))
+        for image in some_images(session, view.id, view.frozen.threshold, sorted(rows))
         if image.state in SHOWN
     }
     left = {kind: [row for row in candidates[kind] if row in images] for kind in SHARES}
@@ -170,7 +171,7 @@ def _draw_header(sheet: Image.Image, view: RunView, tiles: int) -> None:
     draw.text((GAP + 2, HEADER // 2), name, BRIGHT, _font(name, 24), anchor="lm")
     x = GAP + 2 + _width(name, 24) + 18
     shown = f"{tiles} of {view.images:,} images" if view.images > 1 else "1 image"
-    about = _fitted(f"{shown} · score from {view.threshold:g} · {view.model}", 16, sheet.width - x - GAP)
+    about = _fitted(f"{shown} · score from {view.frozen.threshold:g} · {view.frozen.model}", 16, sheet.width - x - GAP)
     draw.text((x, HEADER // 2 + 2), about, DIM, _font(about, 16), anchor="lm")
     _draw_legend(draw, view, x + _width(about, 16) + 24, sheet.width - GAP)
 
@@ -243,7 +244,7 @@ def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | 
     if tile.image.state != ImageState.DONE:
         return tile.image.error_class or tile.image.state
     try:
-        picture = _read(location.place(view.root, tile.image.path), view.orientation, room)
+        picture = _read(location.place(view.source.root, tile.image.path), view.frozen.orientation, room)
     except Exception:  # decoders raise whatever they like, and a preview is no reason to stop
         return "cannot be opened any more"
     return _overlay(picture, view, tile.image)
@@ -296,7 +297,7 @@ def _overlay(picture: Image.Image, view: RunView, image: ExportedImage) -> Image
     return shown
 
 
-def _coverage(image: ExportedImage, instance: ExportedInstance, size: tuple[int, int]) -> Pixels:
+def _coverage(image: ExportedImage, instance: FoundInstance, size: tuple[int, int]) -> Pixels:
     """How much of each shown pixel the mask covers: height x width, 0 to 1."""
     rle = {"size": [image.height, image.width], "counts": instance.rle}
     mask: NDArray[Any] = coco_mask.decode(rle)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from db.models import RunState
+from db.models import RunState, WorkerState
 from db.session import Sessions, read
 from db.views import status
 from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
@@ -128,7 +128,7 @@ class Standing:
         here = [worker for worker in self.workers if worker.run == progress.run]
         if self.over or any(worker.state == "running" for worker in here):
             return None
-        if declined := [worker for worker in here if worker.state == "declined"]:
+        if declined := [worker for worker in here if worker.state == WorkerState.DECLINED]:
             return f"{declined[0].node} does not serve it: {declined[0].message}"
         if loading := [worker.node for worker in here if worker.state == "loading"]:
             return f"{', '.join(loading)} {'loads' if len(loading) == 1 else 'load'} the model"

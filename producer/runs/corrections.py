@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass, field
 
 from db import corrections
 from db.corrections import ClaimedMeanwhile, HasResults
-from db.intake import Frozen, KnownRun, Source
+from db.intake import KnownRun
 from db.models import RunState
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
+from db.values import Frozen, Source
 from producer.results.targets import free_file
 from producer.runs.operate import delete, retry
 from workers.errors import UsageError
@@ -113,7 +114,7 @@ def correct(sessions: Sessions, known: KnownRun, wanted: Wanted, other: Differen
 
 def _identity(source: Source) -> dict[str, object]:
     return {
-        "source": source.source,
+        "source": source.path,
         "image_column": source.image_column,
         "prompt_column": source.prompt_column or "none",
         "image_root": source.root if source.confined else "none",

@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import corrections, intake, presence
-from db.intake import Frozen, KnownRun, LoadCancelled, LoadTaken, NewRow, Source
+from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
 from db.models import RunState
 from db.session import Sessions, reading, write, write_once
 from db.slices import paced, slice_rows
+from db.values import Frozen, Source
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.moving import moved_root
 from producer.runs.row_slices import row_slice
@@ -82,7 +83,7 @@ def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell)
     A killed one goes on where it stopped. Raises `UsageError` if the run's name stands for something else.
     """
     source = Source(
-        source=str(manifest.source),
+        path=str(manifest.source),
         image_column=manifest.columns.image,
         prompt_column=manifest.columns.prompt,
         columns=manifest.columns.names,
@@ -125,8 +126,8 @@ def _followed(
     if root is None:
         return known, source, ""
     with _loading(sessions, known.id, request) as loader:
-        loader.write(corrections.move, source.source, root)
-    old, new = (there.source, source.source) if there.source != source.source else (there.root, root)
+        loader.write(corrections.move, source.path, root)
+    old, new = (there.path, source.path) if there.path != source.path else (there.root, root)
     stayed = f", its images are still below {one_line(root)}" if root != source.root else ""
     told = f"run {request.name} goes on with {one_line(new)}, which was {one_line(old)}{stayed}"
     return _find(sessions, request.name), replace(source, root=root), told

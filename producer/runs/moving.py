@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from db.corrections import rows_at
-from db.intake import KnownRun, Source
+from db.intake import KnownRun
 from db.session import Sessions, read
+from db.values import Source
 from producer.sources.cells import one_line
 from producer.sources.csv_source import CsvManifest
 from producer.sources.folder import FolderManifest
@@ -39,18 +40,18 @@ def moved_root(
     a `moved_from` that is still there or was never it.
     """
     there = known.source
-    if there.source == here.source:
+    if there.path == here.path:
         both_confined = here.confined and there.confined and here.root != there.root
         return here.root if both_confined and _root_moved(sessions, known, here.root) else None
     if moved_from is not None:
         _check(known, moved_from)
-    if os.path.exists(there.source):
+    if os.path.exists(there.path):
         return None
     recorded = _sample(sessions, known)
     if moved_from is None and not _has_same_content(known, manifest, recorded):
         raise UsageError(
-            f"{one_line(here.source)}: does not hold what was recorded from {one_line(there.source)}, which is gone; "
-            f"if it was moved and then changed: --moved-from {shlex.quote(one_line(there.source))}; "
+            f"{one_line(here.path)}: does not hold what was recorded from {one_line(there.path)}, which is gone; "
+            f"if it was moved and then changed: --moved-from {shlex.quote(one_line(there.path))}; "
             "if it is another: give its run another name with --run"
         )
     return _root(there, here, recorded)
@@ -67,8 +68,8 @@ def _sample(sessions: Sessions, known: KnownRun) -> Recorded:
 
 def _check(known: KnownRun, moved_from: Path) -> None:
     old = os.path.abspath(moved_from)
-    if old != known.source.source:
-        raise UsageError(f"--moved-from {one_line(old)}: the run was recorded from {one_line(known.source.source)}")
+    if old != known.source.path:
+        raise UsageError(f"--moved-from {one_line(old)}: the run was recorded from {one_line(known.source.path)}")
     if os.path.exists(old):
         raise UsageError(f"--moved-from {one_line(old)}: is still there; move it away, or give another run with --run")
 

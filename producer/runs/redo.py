@@ -144,7 +144,7 @@ def _pages(sessions: Sessions, run: _Run, which: Redo) -> Iterator[list[EndedIma
 
 def _became(run: _Run, page: list[EndedImage], seconds: float) -> list[str | None]:
     """What became of each image's file: same, changed, missing or unreadable; None if nothing answered in time."""
-    places = [location.place(run.view.root, image.path) for image in page]
+    places = [location.place(run.view.source.root, image.path) for image in page]
     seen = stat_files(places, seconds)
     return [_compared(image, seen.get(place)) for image, place in zip(page, places, strict=True)]
 

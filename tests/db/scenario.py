@@ -7,13 +7,14 @@ from typing import Any
 from sqlalchemy import select, update
 
 from db import claims, doorbells, intake, presence, runs
-from db.claims import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, PromptResult
-from db.intake import Frozen, NewRow, Source
+from db.claims import Claim, ClaimedImage, ImageDone, ImageFailed
+from db.intake import NewRow
 from db.models import Chunk, Image, Run
 from db.presence import Process
 from db.runs import RetryFilter
 from db.session import Sessions, now, reading, write
 from db.slices import Place, in_slices
+from db.values import FoundInstance, Frozen, PromptResult, Source
 
 FROZEN = Frozen("tiny", 0.5, 0.5, 0.3, "library", "exif")
 SOURCE = Source("/data/faces.csv", "path", ("path",), "/data", False, False)

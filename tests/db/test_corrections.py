@@ -40,7 +40,7 @@ def test_settings_prompts_and_model_are_those_that_are_asked_for(sessions: Sessi
     correct(sessions, before)
 
     run = view(sessions, before.id)
-    assert (run.model, run.threshold, run.weights_sha256, run.dtype) == ("facebook/sam3", 0.7, None, None)
+    assert (run.frozen.model, run.frozen.threshold, run.weights_sha256, run.dtype) == ("facebook/sam3", 0.7, None, None)
     assert [run.prompts[prompt_id] for prompt_id in run.every_image] == ["dog", "cat"]
     assert run.uid != before.uid
     assert scenario.states(sessions, run.id) == ["pending"] * 6
@@ -151,7 +151,7 @@ def test_a_commit_that_is_under_way_is_waited_for_and_then_refuses_the_correctio
         held,
     )
     assert (finished, corrected) == (True, HasResults)
-    assert view(sessions, run.id).model == run.model
+    assert view(sessions, run.id).frozen.model == run.frozen.model
 
 
 @pytest.mark.parametrize("late", ["claim", "commit"])
@@ -193,7 +193,7 @@ def test_workers_and_corrections_at_the_same_time_mix_no_settings(sessions: Sess
             with suppress(LeaseLost):
                 for image in held.images:
                     scenario.commit(sessions, held, [done(image, 0.9)])
-                    used.add(run.model)
+                    used.add(run.frozen.model)
 
     def change() -> Any:
         start.wait(30)
@@ -202,7 +202,7 @@ def test_workers_and_corrections_at_the_same_time_mix_no_settings(sessions: Sess
     with ThreadPoolExecutor(3) as threads:
         ends = [threads.submit(work), threads.submit(work), threads.submit(change)]
         corrected = [end.result(60) for end in ends][-1]
-    model = view(sessions, run_id).model
+    model = view(sessions, run_id).frozen.model
     assert model == ("facebook/sam3" if corrected is None else "tiny")
     assert used == {model}
     assert set(scenario.states(sessions, run_id)) == {"done"}

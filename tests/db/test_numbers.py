@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from db.claims import FoundInstance, PromptResult
 from db.session import Sessions
+from db.values import FoundInstance, PromptResult
 from tests.db import scenario
 from tests.db.scenario import claim, done, load, numbered
 

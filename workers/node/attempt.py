@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from db.claims import Claim, ClaimedImage, FoundInstance, ImageDone, ImageFailed, Outcome, PromptResult, above
+from db.claims import Claim, ClaimedImage, ImageDone, ImageFailed, Outcome, above
+from db.values import FoundInstance, PromptResult
 from db.views.status import RunView
 from workers.errors import ErrorClass
 from workers.inference import location, pipeline
@@ -82,19 +83,19 @@ def _one_by_one(work: Work, items: list[Item]) -> Iterator[list[Item]]:
 
 def _rules(run: RunView) -> ReadRules:
     return ReadRules(
-        orientation="raw" if run.orientation == "raw" else "exif",
-        root=run.root if run.confined else None,
-        follow_symlinks=run.follow_symlinks,
-        stretch=run.stretch,
+        orientation="raw" if run.frozen.orientation == "raw" else "exif",
+        root=run.source.root if run.source.confined else None,
+        follow_symlinks=run.source.follow_symlinks,
+        stretch=run.frozen.stretch,
     )
 
 
 def _options(run: RunView) -> Options:
     return Options(
-        threshold=run.threshold,
-        mask_threshold=run.mask_threshold,
-        score_floor=run.score_floor,
-        mask_rule="meta" if run.mask_rule == "meta" else "library",
+        threshold=run.frozen.threshold,
+        mask_threshold=run.frozen.mask_threshold,
+        score_floor=run.frozen.score_floor,
+        mask_rule="meta" if run.frozen.mask_rule == "meta" else "library",
     )
 
 
@@ -105,7 +106,7 @@ def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
 
 def _item(work: Work, image: ClaimedImage) -> Item:
     prompts = tuple(work.prompts[prompt_id] for prompt_id in image.prompt_ids)
-    return Item(image.id, location.place(work.run.root, image.path), prompts)
+    return Item(image.id, location.place(work.run.source.root, image.path), prompts)
 
 
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:

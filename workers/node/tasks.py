@@ -165,7 +165,7 @@ def _work(worker: Worker, run: RunView, segmenter: Segmenter, claim: Claim) -> d
         for batch in batches:
             check_mount(worker.sessions, run, claim, batch, worker.settings.decode_seconds)
             finished = _commit(worker, claim, batch)
-            seen.update(summary(batch, run.threshold))
+            seen.update(summary(batch, run.frozen.threshold))
     if not finished and worker.has_lost(claim):
         raise LeaseLost
     if not finished and not worker.ends():

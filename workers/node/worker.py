@@ -139,9 +139,9 @@ class Worker:
         """The run's model, loaded now if another one is. Raises `Declined` if this worker cannot serve the run."""
         refusal, tried = self._refusal(run), False
         if refusal is None:
-            tried = self._why_unusable(run.model) is None
+            tried = self._why_unusable(run.frozen.model) is None
             try:
-                segmenter = self._load(run.model)
+                segmenter = self._load(run.frozen.model)
                 self._agree(run, segmenter)
                 return segmenter
             except Declined as declined:
@@ -155,7 +155,7 @@ class Worker:
         refusal = self._declined.get(run.id)
         if refusal is None or refusal.is_as != _settings_of(run):
             return None
-        return None if refusal.fault and self._why_unusable(run.model) is None else refusal
+        return None if refusal.fault and self._why_unusable(run.frozen.model) is None else refusal
 
     def _why_unusable(self, model: str) -> str | None:
         """Why the model could not be had here, unless it is time to try again: its folder changed, or it is a while
@@ -368,7 +368,7 @@ class Worker:
 def _settings_of(run: RunView) -> tuple[object, ...]:
     """Which run it is, and what it depends on whether a worker can serve it."""
     prompts = tuple(run.prompts[prompt_id] for prompt_id in run.every_image)
-    return run.uid, run.model, run.revision, run.weights_sha256, run.dtype, prompts
+    return run.uid, run.frozen.model, run.revision, run.weights_sha256, run.dtype, prompts
 
 
 def _told(model: str, error: Exception) -> str:

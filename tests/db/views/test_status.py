@@ -105,7 +105,7 @@ def test_a_run_view_has_its_settings_and_all_prompts(sessions: Sessions) -> None
         assert status.run_view(session, run_id + 1) is None
 
     assert view is not None
-    assert (view.name, view.columns, view.threshold, view.images) == ("faces", ("path",), 0.5, 2)
+    assert (view.name, view.source.columns, view.frozen.threshold, view.images) == ("faces", ("path",), 0.5, 2)
     assert list(view.prompts.values()) == ["person", "car", "dog"]
     assert [view.prompts[id] for id in view.every_image] == ["person", "car"]
 

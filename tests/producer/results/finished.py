@@ -12,6 +12,7 @@ from db import claims, doorbells, intake
 from db.migrate import ensure_schema
 from db.presence import Process, register
 from db.session import Sessions, connect, reading
+from db.values import FoundInstance, Frozen, PromptResult, Source
 from db.views import status
 from db.views.results import ExportedImage
 from producer.results.common import Request, read_images
@@ -80,8 +81,8 @@ def finish(folder: Path, given: Input, ends: Ends) -> Finished:
 
 
 def _enqueue(sessions: Sessions, given: Input) -> int:
-    source = intake.Source(str(given.root / "list.csv"), given.columns[0], given.columns, str(given.root), False, False)
-    frozen = intake.Frozen("tiny", 0.5, 0.5, 0.3, "library", given.orientation)
+    source = Source(str(given.root / "list.csv"), given.columns[0], given.columns, str(given.root), False, False)
+    frozen = Frozen("tiny", 0.5, 0.5, 0.3, "library", given.orientation)
     with sessions.begin() as session:
         run_id = intake.create_run(session, "list", source, frozen, given.prompts, chunk_size=100)
         intake.add_rows(session, run_id, 0, given.rows)
@@ -110,15 +111,13 @@ def _outcome(image: claims.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -
     if isinstance(end, Failed):
         return claims.ImageFailed(image.id, end.error_class, end.error)
     results = tuple(
-        claims.PromptResult(
-            id, 0.25, texts[id] in end.capped, tuple(_instance(*one) for one in end.found.get(texts[id], ()))
-        )
+        PromptResult(id, 0.25, texts[id] in end.capped, tuple(_instance(*one) for one in end.found.get(texts[id], ())))
         for id in image.prompt_ids
     )
     return claims.ImageDone(image.id, *end.size, results)
 
 
-def _instance(score: float, mask: Mask) -> claims.FoundInstance:
+def _instance(score: float, mask: Mask) -> FoundInstance:
     rle = coco_mask.encode(np.asfortranarray(mask))
     x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
-    return claims.FoundInstance(score, (x, y, x + width, y + height), int(mask.sum()), rle["counts"])
+    return FoundInstance(score, (x, y, x + width, y + height), int(mask.sum()), rle["counts"])

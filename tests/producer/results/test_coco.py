@@ -12,7 +12,8 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from db.views.results import ExportedImage, ExportedInstance, ExportedResult
+from db.values import FoundInstance, PromptResult
+from db.views.results import ExportedImage
 from producer.results.coco import export_coco
 from producer.results.common import Request, Summary
 from tests.producer.results.conftest import FAINT, LARGE, SMALL, MakeRequest
@@ -58,14 +59,14 @@ def test_done_images_are_listed_once_with_unique_ids(run: Finished, request_for:
     assert summary == Summary(images=3, instances=3, files=1, path=tmp_path / "out" / "c.json")
 
 
-def encoded(mask: Mask, box: Box, score: float = 0.9) -> ExportedInstance:
+def encoded(mask: Mask, box: Box, score: float = 0.9) -> FoundInstance:
     rle = coco_mask.encode(np.asfortranarray(mask))
-    return ExportedInstance(score, box, int(mask.sum()), rle["counts"])
+    return FoundInstance(score, box, int(mask.sum()), rle["counts"])
 
 
-def done(row: int, *found: ExportedInstance, prompt_id: int = 1, id: int = 7000) -> ExportedImage:
+def done(row: int, *found: FoundInstance, prompt_id: int = 1, id: int = 7000) -> ExportedImage:
     """A done image of 64 x 48 pixels with instances of one prompt."""
-    results = (ExportedResult(prompt_id, 0.9, False, found),)
+    results = (PromptResult(prompt_id, 0.9, False, found),)
     return ExportedImage(id, row, f"{row}.jpg", None, "done", None, None, 64, 48, results)
 
 
@@ -112,7 +113,7 @@ def test_ids_are_row_numbers_and_places_whatever_the_database_calls_them(request
 def test_an_image_names_the_categories_of_which_there_may_be_more(request_for: MakeRequest) -> None:
     request = request_for("c.json")
     person, hat = request.view.prompts
-    results = (ExportedResult(person, 0.9, False, ()), ExportedResult(hat, 0.9, True, ()))
+    results = (PromptResult(person, 0.9, False, ()), PromptResult(hat, 0.9, True, ()))
     export_coco(request, [replace(done(1), results=results), done(2)], lambda count: None)
 
     assert [image["capped"] for image in json.loads(request.out.read_text())["images"]] == [[2], []]

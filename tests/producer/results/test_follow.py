@@ -74,7 +74,7 @@ def request_of(sessions: Sessions, tmp_path: Path) -> Any:
         with reading(sessions) as session:
             view = status.run_view(session, run_id)
         assert view is not None
-        return Request(view, view.threshold, tmp_path / "masks")
+        return Request(view, view.frozen.threshold, tmp_path / "masks")
 
     return make
 

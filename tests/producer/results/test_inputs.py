@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import event
 
 from db import intake
-from db.intake import NewRow, Source
+from db.intake import NewRow
 from db.session import Sessions, write
+from db.values import Source
 from producer.results.inputs import Inputs
 from producer.results.targets import Targets
 from tests.db.scenario import FROZEN

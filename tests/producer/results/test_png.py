@@ -225,7 +225,8 @@ def test_a_folder_belongs_to_one_run(run: Finished, request_for: MakeRequest) ->
     export(run, request)
     before = inodes(request.out)
     again = replace(run.view, uid="f" * 32)  # deleted and enqueued again
-    for view in (replace(again, name="other"), replace(again, source="/elsewhere/faces.csv")):
+    elsewhere = replace(again.source, path="/elsewhere/faces.csv")
+    for view in (replace(again, name="other"), replace(again, source=elsewhere)):
         with pytest.raises(UsageError, match=r"masks holds the masks of run \w+.*: choose another folder for those of"):
             export(run, replace(request, view=view))
     assert inodes(request.out) == before

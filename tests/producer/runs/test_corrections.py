@@ -40,7 +40,7 @@ def served(sessions: Sessions) -> tuple[str, list[str], list[str]]:
     run = read(sessions, run_view, run_id)
     assert run is not None
     assert run.state == "done"
-    return run.model, [run.prompts[one] for one in run.every_image], states
+    return run.frozen.model, [run.prompts[one] for one in run.every_image], states
 
 
 def test_a_wrong_model_and_prompt_are_corrected_by_the_same_name_and_said(sessions: Sessions, faces: Path) -> None:

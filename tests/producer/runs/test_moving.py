@@ -76,7 +76,7 @@ def test_a_csv_that_was_moved_with_its_images_goes_on_and_is_told_once(sessions:
 
     assert (moved.new_rows, moved.gone_rows) == (0, 0)
     assert moved.corrected == f"run faces goes on with {here}/new/images.csv, which was {here}/old/images.csv"
-    assert (known(sessions).source.source, known(sessions).source.root) == (f"{here}/new/images.csv", f"{here}/new")
+    assert (known(sessions).source.path, known(sessions).source.root) == (f"{here}/new/images.csv", f"{here}/new")
     assert load(sessions, Path("new/images.csv")).corrected == ""
 
 

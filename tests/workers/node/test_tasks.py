@@ -255,7 +255,7 @@ def test_a_run_that_is_corrected_meanwhile_gets_nothing_of_its_old_settings(
     answer(runs.message(again))
     new = read(sessions, run_view, run_id)
     assert new is not None
-    assert (new.model, list(new.prompts.values()), new.state) == ("tiny", ["dog"], "done")
+    assert (new.frozen.model, list(new.prompts.values()), new.state) == ("tiny", ["dog"], "done")
 
 
 def fail(message: str) -> None:

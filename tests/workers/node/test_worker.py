@@ -187,7 +187,7 @@ def test_a_model_that_does_not_fit_is_told_in_one_line(
     run = view(sessions, scenario.load(sessions, scenario.numbered(4)))
     with pytest.raises(Declined) as declined:
         start(error).segmenter_for(run)
-    assert str(declined.value) == f"{run.model} does not fit into memory; is another process on this GPU?"
+    assert str(declined.value) == f"{run.frozen.model} does not fit into memory; is another process on this GPU?"
     assert declined.value.fault
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -336,7 +336,7 @@ def test_a_model_that_cannot_be_had_does_not_cost_the_one_that_is_loaded(
 
     monkeypatch.setattr("workers.node.worker.check_models", missing)
     with pytest.raises(Declined):
-        worker.segmenter_for(replace(bad, model="gone"))
+        worker.segmenter_for(replace(bad, frozen=replace(bad.frozen, model="gone")))
     assert worker.segmenter_for(good) is segmenter
 
 
@@ -353,7 +353,7 @@ def test_a_model_is_loaded_once_and_given_up_before_another_one_is_loaded(
 
     monkeypatch.setattr("workers.node.worker.make_segmenter", load)
     for run in (one, one, two, two, one):
-        assert worker.segmenter_for(run).facts.model == run.model
+        assert worker.segmenter_for(run).facts.model == run.frozen.model
     assert held == [("a", None), ("b", None), ("a", None)]
 
 
