@@ -74,8 +74,8 @@ def check_mount(sessions: Sessions, run: RunView, claim: Claim, batch: Sequence[
     missing = {
         outcome.image_id for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in LOST
     }
-    own = [location.place(run.root, image.path) for image in claim.images if image.id in missing]
-    path = location.place(run.root, read_before)
+    own = [location.place(run.source.root, image.path) for image in claim.images if image.id in missing]
+    path = location.place(run.source.root, read_before)
     answers: list[str | None] = []
     # In a thread of its own, because nothing else ends the wait for a mount that hangs.
     asking = threading.Thread(target=lambda: answers.append(_lost(path, own)), name="mount", daemon=True)
