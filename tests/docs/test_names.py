@@ -16,6 +16,9 @@ from workers.settings import Settings
 
 LONGEST_README = 900  # words
 MADE_BY_COMMANDS = ("out/", "demo/", "masks/", "photos/")  # in examples, not in the repository
+CODE = ("db", "producer", "workers")
+# What stands for something else in the messages that pages show.
+EXAMPLES = r"\bgpu0(?:@host)?\b|\bimages\b|\bother\b|\b0:20\b|\b3 of 3\b|signal 9|start sam3-worker|\bloads\b|\.\.\."
 SET_BY_US = {"identity", "node", "device", "cores"}  # settings that the launcher hands to its nodes
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
@@ -141,6 +144,17 @@ def test_the_table_of_error_classes_has_each_class_and_says_whether_a_retry_may_
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| .* \| (yes|no)\b.*\|$", operations(), flags=re.MULTILINE)
     shown = {word: helps == "yes" for words, helps in rows for word in re.findall(r"`(\w+)`", words)}
     assert shown == {str(kind): kind in CURABLE for kind in ErrorClass}
+
+
+def test_every_message_in_the_table_of_symptoms_is_one_that_our_code_has() -> None:
+    section = operations().partition("## A symptom")[2].partition("\n## ")[0]
+    messages = [span for row in section.splitlines() for span in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    source = "\n".join(path.read_text() for package in CODE for path in (ROOT / package).rglob("*.py"))
+    for message in messages:
+        fixed = [part.strip() for part in re.split(EXAMPLES, message)]
+        longest = max(fixed, key=len)
+        assert longest in source, f"{message}: nothing says {longest!r}"
+    assert len(messages) > 20
 
 
 def operations() -> str:
