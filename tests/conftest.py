@@ -14,6 +14,7 @@ from tests import pgbouncer, templates
 from tests.db import audit
 from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
+from tests.quick_start import Forerunner
 from tests.terminals import Terminal
 from workers.fleet.valkey import BundledBroker
 
@@ -109,11 +110,21 @@ def broker_url(tmp_path: Path) -> Iterator[str]:
     broker.stop()
 
 
+@pytest.fixture(scope="session")
+def forerunner() -> Iterator[Forerunner]:
+    """A process that has imported our commands, so that they begin at once."""
+    forerunner = Forerunner()
+    yield forerunner
+    forerunner.close()
+
+
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
+def terminal(tmp_path: Path, forerunner: Forerunner) -> Iterator[Terminal]:
     """A person at a terminal in an empty folder, with state of their own and no model weights."""
     home = tmp_path / "home"
     home.mkdir()
-    terminal = Terminal(home, SAM3_STATE_DIR=str(tmp_path / "state"), SAM3_SEGMENTER="tests.fakes:FakeSegmenter")
+    own = {"SAM3_STATE_DIR": str(tmp_path / "state"), "SAM3_SEGMENTER": "tests.fakes:FakeSegmenter"}
+    terminal = Terminal(home, **own)
+    terminal.forerunner = forerunner
     yield terminal
     terminal.close()

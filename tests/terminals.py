@@ -4,21 +4,22 @@ import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
 from typing import Any
 
-BIN = Path(sys.executable).parent
+from tests.quick_start import BIN, SCRIPTS, Forerunner, Process
+
 PATIENCE = 90.0  # seconds: the machines that run this are shared
 
 
 class Background:
     """A command that goes on while the test does."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    def __init__(self, process: Process, log: Path) -> None:
         self.process, self.log = process, log
 
     def output(self) -> str:
@@ -41,10 +42,11 @@ class Background:
 
 
 class Terminal:
-    """Commands in one folder with one environment."""
+    """Commands in one folder with one environment, started anew or, with a forerunner, as forks of it."""
 
     def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
+        self.forerunner: Forerunner | None = None
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SAM3_")}
         self.environment = inherited | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"} | environment
         self._started: list[Background] = []
@@ -52,15 +54,15 @@ class Terminal:
 
     def run(self, *command: str, code: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end and check its exit code."""
-        done = subprocess.run(
-            [BIN / command[0], *command[1:]],
-            cwd=self.home,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            process = self._begin(command, environment, (output.fileno(), errors.fileno()))
+            try:
+                process.wait(PATIENCE)
+            finally:
+                process.kill()
+            output.seek(0)
+            errors.seek(0)
+            done = subprocess.CompletedProcess(command, process.wait(), output.read(), errors.read())
         assert done.returncode == code, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
@@ -93,17 +95,22 @@ class Terminal:
         """Start a command in a process group of its own, as a shell does."""
         log = self.home / f"{len(self._started):02}-{command[0]}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*self._within, BIN / command[0], *command[1:]],
-                cwd=self.home,
-                env=self.environment | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            process = self._begin(command, environment, (output.fileno(), output.fileno()))
         self._started.append(Background(process, log))
         return self._started[-1]
+
+    def _begin(self, command: tuple[str, ...], environment: dict[str, str], output: tuple[int, int]) -> Process:
+        if self.forerunner is not None and not self._within and command[0] in SCRIPTS:
+            return self.forerunner.start(command, self.home, self.environment | environment, output)
+        return subprocess.Popen(
+            [*self._within, BIN / command[0], *command[1:]],
+            cwd=self.home,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output[0],
+            stderr=output[1],
+            start_new_session=True,
+        )
 
     def close(self) -> None:
         for one in self._started:
