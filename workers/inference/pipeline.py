@@ -75,8 +75,9 @@ class Segmented:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """An image that cannot be used, and why. A value, not an exception: its neighbours are fine."""
+class Unreadable:
+    """An image of which no pixels or no masks could be had, and why. A value, not an exception: its neighbours are
+    fine."""
 
     id: int
     error_class: ErrorClass
@@ -84,7 +85,7 @@ class Rejected:
     file: FileSeen | None = None  # if it was opened
 
 
-Outcome = Segmented | Rejected
+Outcome = Segmented | Unreadable
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +164,10 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A batch after decoding: in order, each item with its pixels or its rejection."""
+    """A batch after decoding: in order, each item with its pixels, or as unreadable."""
 
     items: Sequence[Item]
-    results: Sequence[_Ready | Rejected]
+    results: Sequence[_Ready | Unreadable]
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def segment(
             thread.join()
 
 
-def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Rejected], pace: Pace) -> Iterator[_Decoded]:
+def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace) -> Iterator[_Decoded]:
     """All of them, or those begun before a stop; read some batches ahead."""
     todo, waiting = iter(items), iter(items)
 
@@ -242,27 +243,27 @@ def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Rejected]
         yield _Decoded(batch, [_decoded(item, decoding, pace) for item in batch])
 
 
-def _decoded(item: Item, decoding: ReadAhead[Item, _Ready | Rejected], pace: Pace) -> _Ready | Rejected:
+def _decoded(item: Item, decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace) -> _Ready | Unreadable:
     try:
         return decoding.take()
     except TimeoutError:
-        return Rejected(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {pace.decode_seconds:g} s")
+        return Unreadable(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {pace.decode_seconds:g} s")
     finally:
         pace.progressed()
 
 
-def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> _Ready | Rejected:
+def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> _Ready | Unreadable:
     image: ReadImage | None = None
     try:
         image = read_image(item.path, rules)
         return _Ready(segmenter.preprocess(image.pixels), image.file, image.warning)
     except UnreadableImage as error:
-        return Rejected(item.id, error.error_class, error.message, error.file)
+        return Unreadable(item.id, error.error_class, error.message, error.file)
     except MemoryError:
         error_class, message = ErrorClass.OUT_OF_MEMORY, "does not fit into memory"
     except Exception as error:  # whatever one image does to us, its neighbours are fine
         error_class, message = ErrorClass.INTERNAL, f"{type(error).__name__}: {error}"
-    return Rejected(item.id, error_class, message, image.file if image else None)
+    return Unreadable(item.id, error_class, message, image.file if image else None)
 
 
 def _predict(batch: _Decoded, segmenter: Segmenter, options: Options, pace: Pace) -> _Predicted:
@@ -293,7 +294,7 @@ def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options, 
     answers = iter(found)
     pace.progressed()
     outcomes = [
-        result if isinstance(result, Rejected) else _segmented(item, result, next(answers))
+        result if isinstance(result, Unreadable) else _segmented(item, result, next(answers))
         for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True)
     ]
     raised = [one.error for one in found if isinstance(one, Raised)]
@@ -328,13 +329,15 @@ def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> lis
 def _segmented(item: Item, ready: _Ready, found: tuple[Found, ...] | OutOfMemory | Raised) -> Outcome:
     """The one place where a model's answer is judged: behind it, all is as the database and every export need it."""
     if isinstance(found, Raised):
-        return Rejected(item.id, ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}", ready.file)
+        return Unreadable(
+            item.id, ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}", ready.file
+        )
     if isinstance(found, OutOfMemory):
         said = "does not fit into the model's memory, even alone"
-        return Rejected(item.id, ErrorClass.OUT_OF_MEMORY, said, ready.file)
+        return Unreadable(item.id, ErrorClass.OUT_OF_MEMORY, said, ready.file)
     width, height = ready.pixels.width, ready.pixels.height
     if wrong := fault(found, item.prompts, width, height):
-        return Rejected(item.id, ErrorClass.INTERNAL, wrong, ready.file)
+        return Unreadable(item.id, ErrorClass.INTERNAL, wrong, ready.file)
     return Segmented(item.id, width, height, tuple(map(with_pixels, found)), ready.file, ready.warning)
 
 

@@ -11,7 +11,7 @@ from db.views.status import RunView
 from workers.errors import ErrorClass
 from workers.inference import location, pipeline
 from workers.inference.images import ReadRules
-from workers.inference.pipeline import Item, NothingGotThrough, Options, Pace, Rejected, Segmenter, refused_prompts
+from workers.inference.pipeline import Item, NothingGotThrough, Options, Pace, Segmenter, Unreadable, refused_prompts
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _item(work: Work, image: ClaimedImage) -> Item:
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
     """What inference says, in the words of the database."""
     size, mtime_ns = (outcome.file.size, outcome.file.mtime_ns) if outcome.file else (None, None)
-    if isinstance(outcome, Rejected):
+    if isinstance(outcome, Unreadable):
         # A decoder may quote the file's own bytes, and PostgreSQL stores no NUL.
         return ImageFailed(outcome.id, outcome.error_class, outcome.message.replace("\0", "\\0"), size, mtime_ns)
     results = tuple(

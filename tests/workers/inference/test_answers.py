@@ -14,7 +14,7 @@ from workers.inference import answers
 from workers.inference.answers import Found, Instance, fault
 from workers.inference.images import ReadRules
 from workers.inference.masks import encode
-from workers.inference.pipeline import Item, Options, Pace, Rejected, Segmented, segment
+from workers.inference.pipeline import Item, Options, Pace, Segmented, Unreadable, segment
 
 GOOD = Instance(0.9, (-1.5, 0.0, 12.0, 8.0), 4, b"12")
 BOX = GOOD.box
@@ -102,7 +102,7 @@ def test_such_an_image_fails_alone_and_its_neighbours_are_segmented(
     items = [Item(number, path, ("cat",)) for number, path in enumerate(photograph_files)]
     [outcomes] = segment(items, fake, ReadRules(), Options(), Pace(batch_size=4))
     assert [outcome.id for outcome in outcomes if isinstance(outcome, Segmented)] == [0, 2, 3]
-    assert isinstance(outcomes[1], Rejected)
+    assert isinstance(outcomes[1], Unreadable)
     assert outcomes[1].error_class == ErrorClass.INTERNAL
     assert outcomes[1].message.startswith("the model gave ")
 

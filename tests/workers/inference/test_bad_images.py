@@ -18,7 +18,7 @@ from tests.workers.inference import handmade
 from workers.errors import ErrorClass
 from workers.inference import images
 from workers.inference.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
-from workers.inference.pipeline import Item, Options, Pace, Rejected, segment
+from workers.inference.pipeline import Item, Options, Pace, Unreadable, segment
 
 RULES = ReadRules()
 CAT = Image.fromarray(data.chelsea())
@@ -199,7 +199,7 @@ def test_every_bad_image_fails_alone_and_its_neighbours_are_segmented(tmp_path: 
     batches = segment(items, fake, RULES, Options(), Pace(batch_size=4))
     outcomes = [outcome for batch in batches for outcome in batch]
     assert [outcome.id for outcome in outcomes] == list(expected)
-    assert {one.id: one.error_class if isinstance(one, Rejected) else None for one in outcomes} == expected
+    assert {one.id: one.error_class if isinstance(one, Unreadable) else None for one in outcomes} == expected
 
 
 # Warnings

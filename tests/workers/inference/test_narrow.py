@@ -23,8 +23,8 @@ from workers.inference.pipeline import (
     Outcome,
     OutOfMemory,
     Pace,
-    Rejected,
     Segmented,
+    Unreadable,
     refused_prompts,
     segment,
 )
@@ -127,7 +127,7 @@ def test_an_image_that_makes_the_model_raise_fails_alone_with_what_it_raised(
     items = [Item(number, path, ("cat", "person")) for number, path in enumerate(photograph_files * 4)]
     odd = max(widths, key=lambda width: (widths.count(width) == 1, width))
     outcomes = run(items, Touchy(verb, [odd]))
-    refused = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Unreadable)]
     assert {widths[one.id % len(widths)] for one in refused} == {odd}
     assert {one.error_class for one in refused} == {ErrorClass.INTERNAL}
     assert {one.message for one in refused} == {"the model raises for it, even alone: ValueError: an odd width"}
@@ -142,7 +142,7 @@ def test_an_image_whose_own_prompt_makes_the_model_raise_fails_alone(photograph_
     prompts = {3: ("cat", "\u0000"), 9: ("\u0000",)}
     items = [Item(number, path, prompts.get(number, ("cat",))) for number, path in enumerate(photograph_files * 4)]
     outcomes = run(items, Touchy(verb, prompts=["\u0000"]))
-    assert [one.id for one in outcomes if isinstance(one, Rejected)] == [3, 9]
+    assert [one.id for one in outcomes if isinstance(one, Unreadable)] == [3, 9]
     assert [one.id for one in outcomes] == list(range(len(items)))
 
 
@@ -158,7 +158,7 @@ def test_a_batch_of_which_nothing_gets_through_is_for_the_caller_to_judge(
         run(items, Touchy(verb, widths), batch_size=len(items))
     assert isinstance(nothing.value.__cause__, ValueError)
     assert [one.id for one in nothing.value.outcomes] == list(range(len(items)))
-    classes = [one.error_class for one in nothing.value.outcomes if isinstance(one, Rejected)]
+    classes = [one.error_class for one in nothing.value.outcomes if isinstance(one, Unreadable)]
     assert classes == [ErrorClass.INTERNAL] * count + [ErrorClass.MISSING]
 
 
@@ -174,7 +174,7 @@ def test_raising_and_not_fitting_are_told_apart(photograph_files: list[str], wid
         for number, path in enumerate(photograph_files * 2)
     ]
     outcomes = run(items, Both("predict", prompts=["odd"]))
-    assert [one.id for one in outcomes if isinstance(one, Rejected)] == [5]
+    assert [one.id for one in outcomes if isinstance(one, Unreadable)] == [5]
 
 
 def test_without_a_judge_nothing_is_narrowed(photograph_files: list[str], widths: list[int]) -> None:

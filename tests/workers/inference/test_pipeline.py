@@ -28,8 +28,8 @@ from workers.inference.pipeline import (
     Options,
     Outcome,
     Pace,
-    Rejected,
     Segmented,
+    Unreadable,
     segment,
 )
 
@@ -102,7 +102,7 @@ def test_broken_images_are_rejected_and_their_neighbours_are_not_touched(
     assert [replace(outcome, id=0) for outcome in outcomes[::2]] == [
         replace(outcome, id=0) for outcome in [*alone, alone[0]]
     ]
-    assert [outcome.error_class for outcome in outcomes[1::2] if isinstance(outcome, Rejected)] == [
+    assert [outcome.error_class for outcome in outcomes[1::2] if isinstance(outcome, Unreadable)] == [
         ErrorClass.TRUNCATED,
         ErrorClass.NOT_AN_IMAGE,
         ErrorClass.NOT_AN_IMAGE,
@@ -113,7 +113,7 @@ def test_broken_images_are_rejected_and_their_neighbours_are_not_touched(
 
 def test_a_batch_of_nothing_but_broken_images_never_reaches_the_model(fake: Any, broken_files: list[str]) -> None:
     outcomes = run(items_of(broken_files), fake, batch_size=2)
-    assert all(isinstance(outcome, Rejected) for outcome in outcomes)
+    assert all(isinstance(outcome, Unreadable) for outcome in outcomes)
     assert len(outcomes) == len(broken_files)
     assert fake.batches == []
 
@@ -191,7 +191,7 @@ def test_what_one_image_does_to_preprocessing_is_its_own_failure(
 ) -> None:
     fake.fail_in["preprocess"] = error
     outcomes = run(items_of(photograph_files), fake)
-    assert [outcome.error_class for outcome in outcomes if isinstance(outcome, Rejected)] == [error_class] * len(
+    assert [outcome.error_class for outcome in outcomes if isinstance(outcome, Unreadable)] == [error_class] * len(
         outcomes
     )
 
@@ -207,7 +207,7 @@ def test_a_result_that_is_no_number_fails_its_image_only(
 
     monkeypatch.setattr(fake, "postprocess", first_is_nan)
     first, *rest = run(items_of(photograph_files), fake)
-    assert isinstance(first, Rejected)
+    assert isinstance(first, Unreadable)
     assert first.error_class == ErrorClass.INTERNAL
     assert all(isinstance(outcome, Segmented) for outcome in rest)
 
@@ -270,7 +270,7 @@ def test_only_the_image_that_does_not_even_fit_alone_is_out_of_memory(
     widths = [pixels.shape[1] for pixels in photographs.values()]
     items = items_of(photograph_files * 2)
     outcomes = run(items, cramped(widest=sorted(set(widths))[-2]), batch_size=8)
-    refused = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Unreadable)]
     assert {widths[outcome.id % 4] for outcome in refused} == {max(widths)}
     assert {outcome.error_class for outcome in refused} == {ErrorClass.OUT_OF_MEMORY}
     whole = run(items, fake, batch_size=8)
@@ -305,8 +305,8 @@ def test_an_image_that_takes_too_long_to_read_fails_alone_and_holds_nobody_up(
     outcomes = run(items_of(paths), fake, batch_size=2, threads=1, decode_seconds=0.3)
     hung.set()
     assert [outcome.id for outcome in outcomes] == list(range(8))
-    assert [one.id for one in outcomes if isinstance(one, Rejected)] == [2, 3]
-    assert isinstance(outcomes[2], Rejected)
+    assert [one.id for one in outcomes if isinstance(one, Unreadable)] == [2, 3]
+    assert isinstance(outcomes[2], Unreadable)
     assert outcomes[2].error_class == ErrorClass.TIMEOUT
     assert outcomes[2].message == "reading it took longer than 0.3 s"
 
@@ -329,7 +329,7 @@ def test_many_images_that_hang_are_each_begun_once_and_leave_a_thread_each(
     outcomes = run(items_of(paths), fake, batch_size=2, threads=3, decode_seconds=0.3)
     left = threading.active_count() - before
     released.set()
-    assert [isinstance(outcome, Rejected) for outcome in outcomes] == [True, False] * 6
+    assert [isinstance(outcome, Unreadable) for outcome in outcomes] == [True, False] * 6
     assert sorted(begun) == sorted(paths)
     assert left <= len(hanging)
 
