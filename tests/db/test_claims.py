@@ -25,9 +25,9 @@ def test_a_chunk_is_claimed_once_however_many_ask(sessions: Sessions) -> None:
         return write(sessions, claims.claim, run_id, rung.chunk_id, worker_id)
 
     with ThreadPoolExecutor(8) as threads:
-        claims = [one for one in threads.map(ask, range(1, 9)) if one is not None]
+        given = [one for one in threads.map(ask, range(1, 9)) if one is not None]
 
-    [held] = claims
+    [held] = given
     assert held.fence == 1
     assert [image.path for image in held.images] == ["000001.jpg", "000002.jpg", "000003.jpg", "000004.jpg"]
     assert scenario.run(sessions, run_id).started_at is not None
