@@ -20,7 +20,7 @@ from db.slices import paced, slice_rows
 from db.values import Frozen, Source
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.moving import moved_root
-from producer.runs.row_slices import row_slice
+from producer.sources.rows import row_slice
 from producer.sources.cells import one_line
 from producer.sources.csv_source import FIRST_ROWS, CsvManifest, Survey
 from producer.sources.folder import FolderManifest

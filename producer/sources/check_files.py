@@ -13,7 +13,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from producer.sources.cells import one_line, quoted
-from producer.sources.csv_header import new_file
+from producer.sources.columns import new_file
 from producer.sources.csv_source import CsvManifest
 from producer.sources.csv_text import UTF8
 from producer.sources.looking import in_time, stat_files

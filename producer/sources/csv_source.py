@@ -32,7 +32,7 @@ from producer.sources.cells import (
     storable,
     unreadable,
 )
-from producer.sources.csv_header import choose_columns
+from producer.sources.columns import choose_columns
 from producer.sources.csv_text import AS_FOUND, Reading, advised_encoding, filled_rows, find_text
 from producer.sources.sampling import sampled
 from producer.sources.selection import LeftOut

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from producer.sources.cells import quoted
-from producer.sources.csv_header import OTHER_FORMATS, advice_on, may_hold_images
+from producer.sources.columns import OTHER_FORMATS, advice_on, may_hold_images
 from workers.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from db.intake import NewRow
 from producer.sources.cells import SHORT, BadRow, as_name, check_path, one_line, unreadable
-from producer.sources.csv_header import Columns
+from producer.sources.columns import Columns
 from producer.sources.csv_source import Survey
 from producer.sources.selection import CIRCLE, UNREADABLE, LeftOut, Selection, Tally, told_left_out
 from workers.errors import UsageError

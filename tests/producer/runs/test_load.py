@@ -453,7 +453,7 @@ def test_slices_are_small_only_while_workers_are_busy_and_end_with_a_whole_chunk
 def test_slices_of_wide_rows_end_with_the_chunk_that_fills_them(
     sessions: Sessions, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.runs.row_slices.SLICE_CHARACTERS", 100 * (len("000001.jpg") + 2000))
+    monkeypatch.setattr("producer.sources.rows.SLICE_CHARACTERS", 100 * (len("000001.jpg") + 2000))
     write_csv(faces, paths(300), note="x" * 2000)
     seen: list[int] = []
 
