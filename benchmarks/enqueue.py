@@ -39,7 +39,7 @@ from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.results.status import Standing
 from producer.runs.load import Request, record
-from producer.sources.csv_source import CsvManifest
+from producer.sources.csv_source import CsvSource
 from tests.postgresql import serve
 from workers.fleet.processes import this_process
 from workers.fleet.valkey import BundledBroker
@@ -223,7 +223,7 @@ def write_csv(table: Path, rows: int) -> None:
 
 
 def ours(url: str, table: Path) -> Load:
-    return measured(lambda sessions: record(sessions, CsvManifest(table), REQUEST, lambda done, total: None), url)
+    return measured(lambda sessions: record(sessions, CsvSource(table), REQUEST, lambda done, total: None), url)
 
 
 def bare(url: str, table: Path) -> Load:

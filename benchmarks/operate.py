@@ -26,7 +26,7 @@ from db.runs import RetryFilter, run_id_of
 from db.session import NO_TIME_LIMITS, Sessions, connect, read
 from producer.runs.load import Request, record
 from producer.runs.operate import cancel, delete, retry
-from producer.sources.csv_source import CsvManifest
+from producer.sources.csv_source import CsvSource
 
 REQUEST = Request("large", ("person",), FROZEN, chunk_size=256)
 SINGLES = replace(REQUEST, name="singles", chunk_size=1)
@@ -115,7 +115,7 @@ def timed(url: str, prepare: Callable[[Sessions], None], command: Callable[[Sess
 
 
 def load(sessions: Sessions, source: Path, request: Request, then: tuple[str, ...] = ()) -> None:
-    record(sessions, CsvManifest(source), request, lambda done, total: None)
+    record(sessions, CsvSource(source), request, lambda done, total: None)
     execute(sessions, then)
 
 

@@ -1,6 +1,7 @@
 """Records a run from a CSV and rings its first chunks, or only says what that would do. Knows no flags."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -21,16 +22,15 @@ from producer.cli.options import (
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
 from producer.results.targets import free_file
-from producer.runs.load import Check, Manifest, Recorded, Request, auto_chunk_size, check, record
+from producer.runs.load import Check, Recorded, Request, auto_chunk_size, check, record
 from producer.sources.check_files import check_files
-from producer.sources.csv_source import CsvManifest
-from producer.sources.csv_text import Reading
+from producer.sources.kinds import open_file
 from producer.sources.selection import told_left_out
+from producer.sources.source import Reading, RowSource
 from workers.broker.app import create_app
 from workers.broker.connection import check_broker
 from workers.cli import base
 from workers.cli.base import counted, say
-from workers.errors import UsageError
 from workers.fleet.dispatch import dispatch, publisher
 from workers.inference import location
 
@@ -40,22 +40,22 @@ FIRST_PATHS = 3  # of a dry run: do they lie where they should?
 def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     """Record and queue, or check; returns the exit code of the command."""
     prompts = read_prompts(flags["prompt"])
-    manifest = open_csv(csv, prompts, flags)
+    source = open_input(open_file, csv, prompts, flags)
     settings = base.settings(model=flags["model"])
     name = run_name(flags["run"], flags["moved_from"] or csv)
     frozen = frozen_settings(settings, flags)
     warn_of_absent_model(frozen.model)
-    looks = checking(manifest, flags["no_check"])
+    looks = checking(source, flags["no_check"])
     size, moved_from = read_chunk_size(flags["chunk_size"]), flags["moved_from"]
     request = Request(name, prompts, frozen, size, flags["limit"], moved_from=moved_from, check=looks)
     if dry_run:
-        return report_dry_run(manifest, request, flags)
+        return report_dry_run(source, request, flags)
     sessions = base.open_database(settings.database_url, create=True)
     app = create_app(base.identified(settings, sessions))
     for warning in check_broker(app):
         say(f"warning: {warning}")
     with Meter(f"recording {name}", "rows") as meter:
-        recorded = record(sessions, manifest, request, meter.tell)
+        recorded = record(sessions, source, request, meter.tell)
     again = take_up(sessions, recorded.run_id, flags)
     if recorded.corrected:
         say(recorded.corrected)
@@ -79,7 +79,7 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     if flags["json"]:
         base.print_json(facts)
     else:
-        click.echo(told(facts, recorded))
+        click.echo(told(facts, recorded, source.kind))
         tell_next(name, rejected, now.images)
     return exit_code(rejected, now.images.total, flags["max_failures"], flags["exit_zero"])
 
@@ -103,29 +103,34 @@ def warn_of_absent_model(model: str) -> None:
         say(f"warning: model {model}: no such folder on this machine; the workers need it under this path")
 
 
-def open_csv(csv: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> CsvManifest:
-    """The CSV, checked as far as its start tells. Raises `UsageError`, also when there is nothing to look for."""
-    if not prompts and not flags["prompt_column"]:
-        raise UsageError("nothing to look for: give --prompt TEXT, or --prompt-column C")
-    manifest = CsvManifest(
-        csv,
-        image_column=flags["image_column"],
-        prompt_column=flags["prompt_column"],
-        root=flags["image_root"],
-        follow_symlinks=flags["follow_symlinks"],
-        reading=Reading(flags["encoding"], flags["delimiter"], needs_prompt=not prompts),
+def open_input(
+    kind: Callable[[Path, Reading], RowSource], path: Path, prompts: tuple[str, ...], flags: dict[str, Any]
+) -> RowSource:
+    """The input as the flags ask for it, checked as far as its start tells. `kind` opens it."""
+    source = kind(
+        path,
+        Reading(
+            encoding=flags["encoding"],
+            delimiter=flags["delimiter"],
+            needs_prompt=not prompts,
+            image_column=flags["image_column"],
+            prompt_column=flags["prompt_column"],
+            root=flags["image_root"],
+            follow_symlinks=flags["follow_symlinks"],
+            exclude=flags.get("output"),
+        ),
     )
-    if manifest.text.told:
-        say(f"reading {csv} {manifest.text.told}")
-    return manifest
+    if source.told:
+        say(f"reading {path} {source.told}")
+    return source
 
 
-def checking(manifest: Manifest, no_check: bool) -> Check | None:
-    """What looks at some images before they are recorded. Those of a folder were seen when it was listed."""
-    return partial(check_files, manifest, say=say) if isinstance(manifest, CsvManifest) and not no_check else None
+def checking(source: RowSource, no_check: bool) -> Check | None:
+    """What looks at some images before they are recorded."""
+    return None if no_check or source.files_seen else partial(check_files, source, say=say)
 
 
-def told(facts: dict[str, Any], recorded: Recorded) -> str:
+def told(facts: dict[str, Any], recorded: Recorded, kind: str) -> str:
     """`run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
     parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
     words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate"}
@@ -134,19 +139,19 @@ def told(facts: dict[str, Any], recorded: Recorded) -> str:
     if recorded.new_rows != facts["images"]:
         parts.append(f"{recorded.new_rows:,} new")
     if recorded.gone_rows:
-        parts.append(f"{recorded.gone_rows:,} no longer in the CSV (left out of exports)")
+        parts.append(f"{recorded.gone_rows:,} no longer in the {kind} (left out of exports)")
     return f"run {facts['run']}: {', '.join(parts)}"
 
 
-def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any], *, details: bool = False) -> int:
+def report_dry_run(source: RowSource, request: Request, flags: dict[str, Any], *, details: bool = False) -> int:
     """Read all rows and say what recording them would do. Needs neither broker nor database nor model.
 
     With `details` also which columns are read, and where the first images are.
     """
-    survey = manifest.survey()
+    survey = source.survey()
     check(request, survey)
     wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    rejected, first = _read_rows(manifest, request, wanted)
+    rejected, first = _read_rows(source, request, wanted)
     size = request.chunk_size or auto_chunk_size(wanted, 1)
     facts = {
         "run": request.name,
@@ -159,48 +164,40 @@ def report_dry_run(manifest: Manifest, request: Request, flags: dict[str, Any], 
         "cancelled": 0,
     }
     if flags["json"]:
-        left_out = [asdict(one) for one in manifest.left_out]
-        more = {"first": first, "left_out": left_out, **_columns(manifest)} if details else {}
+        left_out = [asdict(one) for one in source.left_out]
+        more = {"first": first, "left_out": left_out, **source.named_columns} if details else {}
         base.print_json(facts | {"dry_run": True} | more)
     else:
         prompts = json.dumps(request.prompts, ensure_ascii=False)
-        click.echo(f"would record {told(facts, Recorded(0, wanted, 0))}; prompts: {prompts}")
-        _tell_rows(manifest if details else None, rejected, first)
+        click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {prompts}")
+        _tell_rows(source if details else None, rejected, first)
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
 
 
-def _read_rows(manifest: Manifest, request: Request, wanted: int) -> tuple[list[str], list[str]]:
+def _read_rows(source: RowSource, request: Request, wanted: int) -> tuple[list[str], list[str]]:
     """Why rows are rejected, and where the first good images are."""
     rejected: list[str] = []
     first: list[str] = []
     with Meter(f"checking {request.name}", "rows") as meter:
-        for number, row in enumerate(islice(manifest.rows(), wanted), start=1):
+        for number, row in enumerate(islice(source.rows(), wanted), start=1):
             if row.rejected:
                 rejected.append(row.rejected[1])
             elif len(first) < FIRST_PATHS:
-                first.append(location.absolute(location.place(str(manifest.root), row.path)))
+                first.append(location.absolute(location.place(str(source.root), row.path)))
             if number % 1000 == 0 or number == wanted:
                 meter.tell(number, wanted)
     return rejected, first
 
 
-def _tell_rows(manifest: Manifest | None, rejected: list[str], first: list[str]) -> None:
-    if manifest is not None:
-        for name, column in _columns(manifest).items():
+def _tell_rows(source: RowSource | None, rejected: list[str], first: list[str]) -> None:
+    if source is not None:
+        for name, column in source.named_columns.items():
             click.echo(f"  {name.replace('_', ' ')}: {base.printable(column)}")
         for path in first:
             click.echo(f"  image: {location.shown(path)}")
-        if manifest.left_out:
-            say(f"  left out: {told_left_out(manifest.left_out)}")
+        if source.left_out:
+            say(f"  left out: {told_left_out(source.left_out)}")
     for message in rejected[:5]:
         say(f"  rejected: {message}")
     if len(rejected) > 5:
         say(f"  ... and {len(rejected) - 5:,} more")
-
-
-def _columns(manifest: Manifest) -> dict[str, str]:
-    """Which columns of a CSV are read, by what they hold."""
-    if not isinstance(manifest, CsvManifest):
-        return {}
-    found = {"image_column": manifest.columns.image, "prompt_column": manifest.columns.prompt}
-    return {name: column for name, column in found.items() if column}

@@ -28,7 +28,7 @@ from producer.cli.options import (
     run_name,
 )
 from producer.cli.progress import Meter
-from producer.cli.recording import checking, open_csv, report_dry_run
+from producer.cli.recording import checking, open_input, report_dry_run
 from producer.cli.redo import take_up, without_redo
 from producer.cli.run_folder import (
     COMMAND,
@@ -47,11 +47,12 @@ from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.inputs import Inputs
 from producer.results.status import Standing, duration, told_errors, told_warnings
 from producer.results.targets import Targets, free_file
-from producer.runs.load import Manifest, Request, record
+from producer.runs.load import Request, record
 from producer.runs.operate import retry
 from producer.slugs import prompt_slugs
-from producer.sources.folder import FolderManifest
+from producer.sources.kinds import open_source
 from producer.sources.selection import LeftOut, told_left_out
+from producer.sources.source import RowSource
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells
 from workers.cli import base
@@ -69,7 +70,6 @@ from workers.fleet.weights import check_models
 from workers.settings import Settings
 
 POLL_SECONDS = 0.5
-CSV_FLAGS = ("prompt_column", "image_column", "image_root", "encoding", "delimiter")
 SLUGS_AT_MOST = 1000  # in run.yaml: rows may bring any number of prompts
 KEPT_FLAGS = (  # those that run.yaml repeats as they were given
     "image_column",
@@ -86,25 +86,25 @@ KEPT_FLAGS = (  # those that run.yaml repeats as they were given
 )
 
 
-def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
+def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     """Segment the source; returns the exit code of the command."""
     prompts = read_prompts(flags["prompt"])
-    manifest = open_source(source, output, prompts, flags)
+    source = open_input(open_source, path, prompts, flags | {"output": output})
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
     request = Request(
-        name=run_of_folder(output, flags["run"], manifest.source)
-        or run_name(flags["run"], flags["moved_from"] or manifest.source),
+        name=run_of_folder(output, flags["run"], source.path)
+        or run_name(flags["run"], flags["moved_from"] or source.path),
         prompts=prompts,
         frozen=frozen_settings(settings, flags),
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
         moved_from=flags["moved_from"],
-        check=checking(manifest, flags["no_check"]),
+        check=checking(source, flags["no_check"]),
     )
-    refuse_other_run(output, request.name, manifest.source, flags["state_dir"])
-    check_targets(Targets(output, Inputs(sources=[(request.name, manifest.source)]), force=flags["force"]))
+    refuse_other_run(output, request.name, source.path, flags["state_dir"])
+    check_targets(Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"]))
     if flags["dry_run"]:
-        return report_dry_run(manifest, request, flags, details=True)
+        return report_dry_run(source, request, flags, details=True)
     make_folders(output, settings.state_dir)
     check_models([settings.model], settings)  # its licence first: nothing works without it
     slots = local_slots(flags["gpus"], flags["num_gpus"])
@@ -118,21 +118,10 @@ def run(source: Path, output: Path, flags: dict[str, Any]) -> int:
             refuse_other_runs_state(sessions, output, request.name)
         shared = bool(flags["state_dir"])
         request = replace(request, **asdict(hints(sessions, output, request.name, database, shared=shared)))
-        found = record_run(sessions, manifest, request, settings, output, flags)
+        found = record_run(sessions, source, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
-        return finish(found, flags, asked, Spent(time.monotonic() - began, before), manifest.left_out)
-
-
-def open_source(source: Path, output: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> Manifest:
-    if not source.is_dir():
-        return open_csv(source, prompts, flags)
-    if any(flags[flag] for flag in CSV_FLAGS):
-        of_csv = "--prompt-column, --image-column and --image-root are for CSV files, as are --encoding and --delimiter"
-        raise UsageError(f"{source} is a folder: {of_csv}")
-    if not prompts:
-        raise UsageError("nothing to look for: give --prompt TEXT")
-    return FolderManifest(source, follow_symlinks=flags["follow_symlinks"], exclude=output)
+        return finish(found, flags, asked, Spent(time.monotonic() - began, before), source.left_out)
 
 
 def local_slots(gpus: str, count: int | None) -> list[Slot]:
@@ -176,31 +165,31 @@ class only_one:
 
 
 def record_run(
-    sessions: Sessions, manifest: Manifest, request: Request, settings: Settings, output: Path, flags: dict[str, Any]
+    sessions: Sessions, source: RowSource, request: Request, settings: Settings, output: Path, flags: dict[str, Any]
 ) -> Found:
     """Bring the run in the folder's database up to the source, and write down how it was made."""
     with Meter(f"recording {request.name}", "rows") as meter:
-        recorded = record(sessions, manifest, request, meter.tell)
+        recorded = record(sessions, source, request, meter.tell)
     if recorded.corrected:
         say(recorded.corrected)
-    if manifest.left_out:  # now, not only at the end, which may be days away
-        say(f"left out: {told_left_out(manifest.left_out)}")
+    if source.left_out:  # now, not only at the end, which may be days away
+        say(f"left out: {told_left_out(source.left_out)}")
     found = Found(sessions, recorded.run_id, request.name, settings, output)
     if flags["retry_failed"]:
         say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
     take_up(sessions, recorded.run_id, flags)
     if recorded.gone_rows:
-        gone = f"{counted(recorded.gone_rows, 'row')} no longer in {manifest.source.name}"
+        gone = f"{counted(recorded.gone_rows, 'row')} no longer in {source.path.name}"
         say(f"{gone}: kept in the database, left out of the results")
     effective = {
-        "source": str(manifest.source),
+        "source": str(source.path),
         "output": str(output.absolute()),
         "run": request.name,
-        FIRST_SOURCE: read_run_file(output).moved_to(manifest.source) if is_run_folder(output) else None,
+        FIRST_SOURCE: read_run_file(output).moved_to(source.path) if is_run_folder(output) else None,
         "prompt": list(request.prompts),
         **asdict(request.frozen),
         **{key: flags[key] for key in KEPT_FLAGS},
-        "image_root": str(manifest.root) if manifest.confined else None,
+        "image_root": str(source.root) if source.confined else None,
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,
         "grace": settings.grace,

@@ -20,10 +20,9 @@ from db.slices import paced, slice_rows
 from db.values import Frozen, Source
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.moving import moved_root
-from producer.sources.rows import row_slice
 from producer.sources.cells import one_line
-from producer.sources.csv_source import FIRST_ROWS, CsvManifest, Survey
-from producer.sources.folder import FolderManifest
+from producer.sources.rows import row_slice
+from producer.sources.source import RowSource, Survey
 from producer.stopping import STOPPING, refusal, refuse
 from workers.cli.base import spelled_run
 from workers.errors import Sam3Error, UsageError
@@ -34,8 +33,8 @@ SMALLEST_AUTO_CHUNK = 8
 CHUNKS_FOR_EACH_WORKER = 4  # in a small run, so that all workers end at about the same time
 
 LOAD_LEASE_SECONDS = 60.0
+FIRST_ROWS = 100  # of those that are new to a run that has rows, whose files are looked at
 
-Manifest = CsvManifest | FolderManifest
 Value = TypeVar("Value")
 Args = ParamSpec("Args")
 Check = Callable[[Sequence[str]], None]
@@ -77,64 +76,69 @@ class Plan:
     restart: bool  # begins a new matching from the first row
 
 
-def record(sessions: Sessions, manifest: Manifest, request: Request, tell: Tell) -> Recorded:
+def record(sessions: Sessions, source: RowSource, request: Request, tell: Tell) -> Recorded:
     """Bring the database up to what the source says; afterwards the run is active, or done.
 
     A killed one goes on where it stopped. Raises `UsageError` if the run's name stands for something else.
     """
-    source = Source(
-        path=str(manifest.source),
-        image_column=manifest.columns.image,
-        prompt_column=manifest.columns.prompt,
-        columns=manifest.columns.names,
-        root=str(manifest.root),
-        confined=manifest.confined,
-        follow_symlinks=manifest.follow_symlinks,
-    )
-    known, source, corrected = _followed(sessions, manifest, source, request)
+    facts = _facts(source)
+    known, facts, corrected = _followed(sessions, source, facts, request)
     survey = None
-    if known is not None and (other := differences(known, wanted := _wanted(source, request))):
+    if known is not None and (other := differences(known, wanted := _wanted(facts, request))):
         refuse_if_not_to_be_corrected(sessions, known, wanted, other)
         if other.of_rows:  # then it is recorded anew, which must not end with nothing
-            survey = _checked_survey(manifest, request)
+            survey = _checked_survey(source, request)
         with _loading(sessions, known.id, request):
             correct(sessions, known, wanted, other)
         changed = f"run {request.name} had no results yet: {other.told('{name} {there} -> {here}')}"
         corrected = f"{corrected}; {changed}" if corrected else changed
         known = _find(sessions, request.name)
     if known is None:
-        survey = survey or _checked_survey(manifest, request)
-        known = _create(sessions, source, request, survey.rows)
-    elif _unchanged(known, manifest):
+        survey = survey or _checked_survey(source, request)
+        known = _create(sessions, facts, request, survey.rows)
+    elif _unchanged(known, source):
         return Recorded(known.id, 0, 0, corrected)
     with _looking_at_new_objects_only(), _loading(sessions, known.id, request) as loader:
-        return replace(_load(loader, manifest, survey, request, tell), corrected=corrected)
+        return replace(_load(loader, source, survey, request, tell), corrected=corrected)
+
+
+def _facts(source: RowSource) -> Source:
+    """What is written down of a source, so that the same command finds its run again."""
+    return Source(
+        path=str(source.path),
+        image_column=source.columns.image,
+        prompt_column=source.columns.prompt,
+        columns=source.columns.names,
+        root=str(source.root),
+        confined=source.confined,
+        follow_symlinks=source.follow_symlinks,
+    )
 
 
 def _followed(
-    sessions: Sessions, manifest: Manifest, source: Source, request: Request
+    sessions: Sessions, source: RowSource, facts: Source, request: Request
 ) -> tuple[KnownRun | None, Source, str]:
     """The run of the name, which follows a source that was moved; how it is read for it; and what to tell of that."""
     known = _find(sessions, request.name)
     if known is None:
         if request.moved_from is not None:
             raise UsageError(f"--moved-from {one_line(str(request.moved_from))}: there is no run {request.name}")
-        return None, source, ""
+        return None, facts, ""
     refuse(_argument(request), known.state, *STOPPING)
     there = known.source
-    root = moved_root(sessions, known, manifest, source, request.moved_from)
+    root = moved_root(sessions, known, source, facts, request.moved_from)
     if root is None:
-        return known, source, ""
+        return known, facts, ""
     with _loading(sessions, known.id, request) as loader:
-        loader.write(corrections.move, source.path, root)
-    old, new = (there.path, source.path) if there.path != source.path else (there.root, root)
-    stayed = f", its images are still below {one_line(root)}" if root != source.root else ""
+        loader.write(corrections.move, facts.path, root)
+    old, new = (there.path, facts.path) if there.path != facts.path else (there.root, root)
+    stayed = f", its images are still below {one_line(root)}" if root != facts.root else ""
     told = f"run {request.name} goes on with {one_line(new)}, which was {one_line(old)}{stayed}"
-    return _find(sessions, request.name), replace(source, root=root), told
+    return _find(sessions, request.name), replace(facts, root=root), told
 
 
-def _checked_survey(manifest: Manifest, request: Request) -> Survey:
-    survey = manifest.survey()
+def _checked_survey(source: RowSource, request: Request) -> Survey:
+    survey = source.survey()
     check(request, survey)
     return survey
 
@@ -144,10 +148,10 @@ def _argument(request: Request) -> str:
     return request.argument or spelled_run(request.name)
 
 
-def _wanted(source: Source, request: Request) -> Wanted:
+def _wanted(facts: Source, request: Request) -> Wanted:
     argument = None if request.argument is None else _argument(request)
     copy = request.copy or f"{request.name}-{{}}"
-    return Wanted(request.name, source, request.frozen, request.prompts, request.advice, argument, copy)
+    return Wanted(request.name, facts, request.frozen, request.prompts, request.advice, argument, copy)
 
 
 @contextmanager
@@ -222,16 +226,16 @@ def _find(sessions: Sessions, name: str) -> KnownRun | None:
         return intake.find_run(session, name)
 
 
-def _create(sessions: Sessions, source: Source, request: Request, rows: int) -> KnownRun:
+def _create(sessions: Sessions, facts: Source, request: Request, rows: int) -> KnownRun:
     with reading(sessions) as session:
         size = request.chunk_size or auto_chunk_size(rows, presence.live_workers(session))
     # Lost the race for the name: then the other one's run is known now.
     with suppress(IntegrityError):
-        write(sessions, intake.create_run, request.name, source, request.frozen, request.prompts, size)
+        write(sessions, intake.create_run, request.name, facts, request.frozen, request.prompts, size)
     known = _find(sessions, request.name)
     if known is None:
         raise _stopped(sessions, request)
-    if other := differences(known, wanted := _wanted(source, request)):
+    if other := differences(known, wanted := _wanted(facts, request)):
         raise refused(wanted, other)
     return known
 
@@ -241,11 +245,11 @@ def auto_chunk_size(rows: int, workers: int) -> int:
     return min(AUTO_CHUNK_IMAGES, max(SMALLEST_AUTO_CHUNK, share))
 
 
-def _unchanged(known: KnownRun, manifest: Manifest) -> bool:
+def _unchanged(known: KnownRun, source: RowSource) -> bool:
     """The same source as when it was last read to its end: nothing to read."""
     if known.source_sha256 is None or known.state == RunState.LOADING:
         return False
-    return manifest.is_still(known.source_size, known.source_mtime_ns, known.source_sha256)
+    return source.is_still(known.source_size, known.source_mtime_ns, known.source_sha256)
 
 
 def plan(known: KnownRun, survey: Survey) -> Plan:
@@ -262,20 +266,20 @@ def plan(known: KnownRun, survey: Survey) -> Plan:
     return Plan(0, matching=True, restart=True)
 
 
-def _load(loader: Loader, manifest: Manifest, survey: Survey | None, request: Request, tell: Tell) -> Recorded:
+def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Request, tell: Tell) -> Recorded:
     known = _find(loader.sessions, request.name)  # as it is now that nobody else loads it
     if known is None:
         raise LoadCancelled
-    if _unchanged(known, manifest):
+    if _unchanged(known, source):
         return Recorded(known.id, 0, 0)
     if survey is None or known.source_sha256 is not None:  # the one we have was not made to compare with that
-        survey = manifest.survey(known.source_size, known.source_sha256)
+        survey = source.survey(known.source_size, known.source_sha256)
     how = plan(known, survey)
     wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    asked = itertools.islice(manifest.rows(how.skip), max(0, wanted - how.skip))
+    asked = itertools.islice(source.rows(how.skip), max(0, wanted - how.skip))
     rows = _checked(loader, asked, known, survey, request)
     begin = intake.begin_matching if how.restart else intake.begin_reading
-    loader.write(begin, survey.size, survey.mtime_ns, manifest.columns.names)
+    loader.write(begin, survey.size, survey.mtime_ns, source.columns.names)
     new = _add_rows(loader, rows, known, how, wanted, tell)
     if new or known.state == RunState.LOADING:
         _mark_duplicates(loader)

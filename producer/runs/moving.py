@@ -5,7 +5,6 @@ Looks at recorded rows and at files; decodes no image.
 
 import os
 import shlex
-from itertools import islice
 from pathlib import Path
 
 from db.corrections import rows_at
@@ -13,9 +12,8 @@ from db.intake import KnownRun
 from db.session import Sessions, read
 from db.values import Source
 from producer.sources.cells import one_line
-from producer.sources.csv_source import CsvManifest
-from producer.sources.folder import FolderManifest
-from producer.sources.looking import stat_files
+from producer.sources.looking import same_files, stat_files
+from producer.sources.source import RecordedRow, RowSource
 from workers.errors import UsageError
 from workers.inference import location
 from workers.inference.location import FileSeen
@@ -23,13 +21,11 @@ from workers.inference.location import FileSeen
 LOOK_SECONDS = 10.0
 SAMPLE_ROWS = 200
 
-Recorded = list[tuple[int, str, int | None]]  # number of a row from 1, path, bytes of the file if it was read
-
 
 def moved_root(
     sessions: Sessions,
     known: KnownRun,
-    manifest: CsvManifest | FolderManifest,
+    source: RowSource,
     here: Source,
     moved_from: Path | None,
 ) -> str | None:
@@ -48,7 +44,7 @@ def moved_root(
     if os.path.exists(there.path):
         return None
     recorded = _sample(sessions, known)
-    if moved_from is None and not _has_same_content(known, manifest, recorded):
+    if moved_from is None and recorded and not source.holds(known, recorded):
         raise UsageError(
             f"{one_line(here.path)}: does not hold what was recorded from {one_line(there.path)}, which is gone; "
             f"if it was moved and then changed: --moved-from {shlex.quote(one_line(there.path))}; "
@@ -59,10 +55,10 @@ def moved_root(
 
 def _root_moved(sessions: Sessions, known: KnownRun, root: str) -> bool:
     recorded = _sample(sessions, known)
-    return not os.path.exists(known.source.root) and bool(recorded) and _same_files(recorded, root)
+    return not os.path.exists(known.source.root) and bool(recorded) and same_files(recorded, root)
 
 
-def _sample(sessions: Sessions, known: KnownRun) -> Recorded:
+def _sample(sessions: Sessions, known: KnownRun) -> list[RecordedRow]:
     return read(sessions, rows_at, known.id, _spread(known.images))
 
 
@@ -80,32 +76,7 @@ def _spread(count: int) -> list[int]:
     return sorted({1 + number * (count - 1) // max(1, picked - 1) for number in range(picked)})
 
 
-def _has_same_content(known: KnownRun, manifest: CsvManifest | FolderManifest, recorded: Recorded) -> bool:
-    """A CSV: the same bytes, perhaps with more behind them. A folder: the same files, by path and size."""
-    if not recorded:
-        return True  # nothing is known of it
-    if isinstance(manifest, FolderManifest):
-        return _same_files(recorded, str(manifest.root))
-    if known.source_sha256 is not None:
-        return manifest.survey(known.source_size, known.source_sha256).continues
-    if known.load > 1:  # it was edited, and the rows stand in another order
-        return False
-    numbered = {number: path for number, path, _ in recorded}
-    rows = islice(enumerate(manifest.rows(), start=1), max(numbered))
-    found = {number: row.path for number, row in rows if number in numbered}
-    return found == numbered
-
-
-def _same_files(recorded: Recorded, root: str) -> bool:
-    seen = stat_files([location.place(root, path) for _, path, _ in recorded], LOOK_SECONDS)
-    for _, path, size in recorded:
-        found = seen.get(location.place(root, path))
-        if not isinstance(found, FileSeen) or size not in (None, found.size):
-            return False
-    return True
-
-
-def _root(there: Source, here: Source, recorded: Recorded) -> str:
+def _root(there: Source, here: Source, recorded: list[RecordedRow]) -> str:
     """The new root; the old one if a CSV was moved and its images were not."""
     relative = [path for _, path, _ in recorded if location.is_relative(path)]
     if here.confined or not relative or not os.path.isdir(there.root):

@@ -1,4 +1,4 @@
-"""Text of single cells: paths, prompts, and how to show and store whatever they hold. Knows no files."""
+"""Text of single cells: prompts, and how to show and store whatever a cell holds. Knows no rows and no files."""
 
 import re
 from functools import lru_cache
@@ -7,16 +7,13 @@ from workers.errors import ErrorClass
 
 PROMPT_WORDS = 30  # the model reads 32 tokens, two of which mark start and end
 PROMPT_BYTES = 1000  # PostgreSQL's index of prompts takes up to 2700
-PATH_BYTES, NAME_BYTES = 2600, 255  # Linux opens up to 4096, PostgreSQL's index of paths takes up to 2700
-SHORT = NAME_BYTES // 4  # characters that no path is too long with, in any script
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are not UTF-8
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # the same, without white space
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/|data:\w+/", re.IGNORECASE)
 
 
 class BadRow(Exception):
-    """Why a row is rejected. Never leaves the manifest."""
+    """Why a row is rejected. Never leaves its source."""
 
     def __init__(self, error_class: ErrorClass, fault: str) -> None:
         super().__init__(error_class, fault)
@@ -49,27 +46,6 @@ def split_prompts(cell: str) -> tuple[str, ...] | None:
     return prompts
 
 
-def check_path(path: str) -> None:
-    """Raise `BadRow` for what can name no local file, whatever the disk holds."""
-    if not path or path.isspace():
-        fault = "empty path; give the image's path, or remove the row"
-    elif not path.isprintable() and (found := _CONTROL.search(path)):
-        fault = f"the path holds {as_name(found[0])}, which is no text; rename the file"
-    elif ":" in path and (url := _URL.match(path)):
-        fault = f"{quoted(url[0])} is a URL, and nothing is downloaded; give the path of a local copy"
-    elif path.startswith("\\\\"):
-        fault = "a network share is no path; mount it and give the path below its mount"
-    elif (size := len(encoded := path.encode())) <= NAME_BYTES:
-        return
-    elif size > PATH_BYTES:
-        fault = f"path of {size} bytes; shorten it to {PATH_BYTES}"
-    elif (longest := max(map(len, encoded.split(b"/")))) > NAME_BYTES:
-        fault = f"the path holds a name of {longest} bytes; shorten it to {NAME_BYTES}"
-    else:
-        return
-    raise BadRow(ErrorClass.BAD_PATH, fault)
-
-
 def storable(cell: str) -> str:
     """A cell without what databases refuse: NUL and bytes that are not UTF-8 are spelled like \\xe9."""
     return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\x00")
@@ -83,7 +59,7 @@ def as_name(path: str) -> str:
 
 
 def one_line(text: str) -> str:
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), storable(text))
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), storable(text))
 
 
 def quoted(text: str) -> str:

@@ -1,11 +1,10 @@
-"""Looks whether some of the images that a CSV names are there, before a million rows are recorded that all fail.
+"""Looks whether some of the images that an input names are there, before a million rows are recorded that all fail.
 
 A disk that does not answer is waited for a few seconds only. Opens no image, and knows no SQL.
 """
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from producer.sources.cells import one_line, quoted
-from producer.sources.columns import new_file
-from producer.sources.csv_source import CsvManifest
-from producer.sources.csv_text import UTF8
+from producer.sources.hints import typed
 from producer.sources.looking import in_time, stat_files
+from producer.sources.source import RowSource
 from workers.errors import UsageError
 from workers.inference import location
 from workers.inference.formats import SUFFIXES
@@ -27,17 +25,17 @@ FOLDERS_AT_MOST = 1000  # looked into for the one that the paths start from
 Value = TypeVar("Value")
 
 
-def check_files(manifest: CsvManifest, paths: Sequence[str], say: Callable[[str], None]) -> None:
-    """Look at these paths of the CSV's rows. Raises `UsageError`, with the likeliest cure, if no file is there.
+def check_files(source: RowSource, paths: Sequence[str], say: Callable[[str], None]) -> None:
+    """Look at these paths of the source's rows. Raises `UsageError`, with the likeliest cure, if no file is there.
 
     If only some are missing, or cannot be looked at, it is said and no more.
     """
-    at = {path: location.place(str(manifest.root), path) for path in paths}
+    at = {path: location.place(str(source.root), path) for path in paths}
     seen = look(list(at.values()))
     looked = f"{len(at):,} images looked at"
     missing = [path for path in at if isinstance(seen.get(at[path]), FileNotFoundError | NotADirectoryError)]
     if missing and len(missing) == len(at):
-        raise UsageError(_none_there(manifest, missing[0], at[missing[0]], len(at)))
+        raise UsageError(_none_there(source, missing[0], at[missing[0]], len(at)))
     if missing:
         say(f"warning: {len(missing):,} of {looked} are not there, such as {location.shown(at[missing[0]])}")
     unknown = [path for path in at if path not in missing and seen.get(at[path], TimeoutError()) is not None]
@@ -53,11 +51,11 @@ def look(paths: Sequence[str]) -> dict[str, OSError | None]:
     return {path: found if isinstance(found, OSError) else None for path, found in seen.items()}
 
 
-def _none_there(manifest: CsvManifest, path: str, tried: str, looked: int) -> str:
-    start = f"--image-root {one_line(str(manifest.root))}" if manifest.confined else "the CSV's folder"
+def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
+    start = f"--image-root {one_line(str(source.root))}" if source.confined else f"the {source.kind}'s folder"
     origin = "" if not location.is_relative(path) else f" (relative paths start at {start})"
     cures: list[str] = []
-    in_time(lambda: cures.extend(islice(likely_cures(manifest, path), 1)), LOOK_SECONDS)
+    in_time(lambda: cures.extend(islice(likely_cures(source, path), 1)), LOOK_SECONDS)
     cure = (
         cures[0]
         if cures
@@ -65,7 +63,7 @@ def _none_there(manifest: CsvManifest, path: str, tried: str, looked: int) -> st
     )
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (
-        f"{one_line(str(manifest.source))}: {none}: the first would be {location.shown(tried)}{origin}; "
+        f"{one_line(str(source.path))}: {none}: the first would be {location.shown(tried)}{origin}; "
         f"{cure}; if only the workers see the images: --no-check"
     )
 
@@ -81,10 +79,10 @@ def _by_its_look(path: str) -> str:
     return "~ is the home folder only in a shell; " if path.startswith("~") else ""
 
 
-def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
+def likely_cures(source: RowSource, path: str) -> Iterator[str]:
     """What makes the file of a path that is not there be found, the likeliest first; each has been tried."""
-    root, bases = str(manifest.root), [str(folder) for folder in _bases(manifest)]
-    rewritten = list(_rewritten(manifest, path))
+    root, bases = str(source.root), [str(folder) for folder in _bases(source)]
+    rewritten = list(_rewritten(source, path))
     longer = [(path + suffix, f"add {suffix} to the paths") for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))]
     for spelled, advice in (*rewritten, *longer):
         if location.exists(location.place(root, spelled)):
@@ -92,7 +90,7 @@ def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
     for spelled, advice in ((path, ""), *rewritten, *longer):
         base = _first_with(bases, spelled) if location.is_relative(spelled) else None
         if base is not None:
-            yield f"{advice and advice + ', and '}give --image-root {_typed(base)}"
+            yield f"{advice and advice + ', and '}give --image-root {typed(base)}"
     for spelled, advice in ((path, ""), *rewritten):
         parts = spelled.split("/")
         for cut in range(1, len(parts)):
@@ -100,10 +98,10 @@ def likely_cures(manifest: CsvManifest, path: str) -> Iterator[str]:
             if base is not None:
                 there, gone = location.place(base, "/".join(parts[cut:])), "/".join(parts[:cut]) or "/"
                 write = f"{advice and advice + ', then '}write {quoted(base)} for {quoted(gone)} in them"
-                yield f"{one_line(there)} is there: the CSV's paths begin elsewhere; {write}"
+                yield f"{one_line(there)} is there: the {source.kind}'s paths begin elsewhere; {write}"
 
 
-def _rewritten(manifest: CsvManifest, path: str) -> Iterator[tuple[str, str]]:
+def _rewritten(source: RowSource, path: str) -> Iterator[tuple[str, str]]:
     """Other ways to write a path, and what to do if that is the right one."""
     spelled, advice = path, []
     if "%" in path:
@@ -115,7 +113,7 @@ def _rewritten(manifest: CsvManifest, path: str) -> Iterator[tuple[str, str]]:
         advice.append(f"leave out {drive[1]}:")
     if "\\" in spelled:
         spelled = spelled.replace("\\", "/")
-        advice.append(_slashes(manifest))
+        advice.append(source.advice_on_backslashes())
     if spelled.startswith("~"):
         spelled = os.path.expanduser(spelled)
         advice.append("write the home folder instead of ~")
@@ -126,22 +124,14 @@ def _rewritten(manifest: CsvManifest, path: str) -> Iterator[tuple[str, str]]:
         yield mounted + spelled, " and ".join([f"write {mounted} for {drive[1]}:", *advice[1:]])
 
 
-def _slashes(manifest: CsvManifest) -> str:
-    advice = "write slashes for backslashes"
-    if manifest.text.encoding != UTF8:  # elsewhere the byte of a backslash may be half a letter
-        return advice
-    slashes = new_file(os.path.relpath(manifest.source), "slashes")
-    return rf"{advice}: tr '\\' / < {_typed(str(manifest.source))} > {slashes}"
-
-
-def _bases(manifest: CsvManifest) -> Iterator[Path]:
+def _bases(source: RowSource) -> Iterator[Path]:
     """Folders that relative paths may be meant to start from, the nearest first."""
-    near = list(dict.fromkeys((manifest.source.parent, Path.cwd())))
+    near = list(dict.fromkeys((source.path.parent, Path.cwd())))
     yield from near
-    beside = [folder for folder in (*near, manifest.source.parent.parent) if folder != folder.parent]
+    beside = [folder for folder in (*near, source.path.parent.parent) if folder != folder.parent]
     for folder in dict.fromkeys(beside):
         yield from islice(_folders_in(folder), FOLDERS_AT_MOST)
-    yield from (above for folder in (manifest.root, *near) for above in folder.parents)
+    yield from (above for folder in (source.root, *near) for above in folder.parents)
 
 
 def _folders_in(folder: Path) -> Iterator[Path]:
@@ -162,9 +152,3 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _first_with(bases: Sequence[str], path: str) -> str | None:
     return next((base for base in bases if location.exists(location.place(base, path))), None)
-
-
-def _typed(path: str) -> str:
-    """A path as one would type it here: relative if it is below the working folder."""
-    below = os.path.relpath(path)
-    return shlex.quote(one_line(path if below.startswith("..") else below))

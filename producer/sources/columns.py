@@ -1,29 +1,16 @@
-"""Which columns a CSV has and which of them are used, and what is no CSV at all. Knows no rows."""
+"""Which columns an input has and which of them are used. Knows no rows and no files."""
 
-import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from producer.slugs import numbered
 from producer.sources.cells import UNSTORABLE, quoted
 from workers.errors import UsageError
 from workers.inference.formats import SUFFIXES
 
 IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
-OTHER_FORMATS = (  # how they begin, what they are, and what to do
-    (b"\x1f\x8b", "gzip", "unpack it first: gunzip < {file} > {unpacked}"),
-    (b"BZh", "bzip2", "unpack it first: bunzip2 < {file} > {unpacked}"),
-    (b"\xfd7zXZ\0", "xz", "unpack it first: unxz < {file} > {unpacked}"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd < {file} > {unpacked}"),
-    (b"PK\3\4", "zip", "unpack it first: unzip {file}"),
-    (b"PAR1", "Parquet", "write it as CSV first, for example with pandas: to_csv(..., index=False)"),
-    (b"\xd0\xcf\x11\xe0", "an Office document such as .xls", "save its sheet as CSV UTF-8 and give that file"),
-    (b"\xff\xd8\xff", "a JPEG image", "give a CSV of image paths, or the image's folder"),
-    (b"\x89PNG", "a PNG image", "give a CSV of image paths, or the image's folder"),
-)
 
 
 @dataclass(frozen=True)
@@ -89,14 +76,3 @@ def _no_column(shown: str, names: tuple[str, ...], wanted: str | None, flag: str
     listed = ", ".join(map(quoted, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     advice = f"{flag} {shlex.quote(best)}?" if scores[best] >= 0.5 else f"name it with {flag}"
     return UsageError(f"{shown}: {missing}; columns found: {listed}; {advice}")
-
-
-def new_file(shown: str, stem: str) -> str:
-    """A CSV that is not there yet, beside the one shown: there its relative paths mean the same. Quoted for shells."""
-    begin = os.path.join(os.path.dirname(shown), stem)
-    return shlex.quote(numbered(begin, lambda name: os.path.lexists(f"{name}.csv")) + ".csv")
-
-
-def advice_on(advice: str, shown: str) -> str:
-    """One of `OTHER_FORMATS` for this file."""
-    return advice.format(file=shlex.quote(shown), unpacked=new_file(shown, "unpacked"))

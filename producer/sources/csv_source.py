@@ -12,31 +12,20 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from db.intake import NewRow
-from producer.sources.cells import (
-    SHORT,
-    UNSTORABLE,
-    BadRow,
-    as_name,
-    check_path,
-    one_line,
-    quoted,
-    split_prompts,
-    storable,
-    unreadable,
-)
+from producer.sources.cells import BadRow, one_line, quoted, unreadable
 from producer.sources.columns import choose_columns
-from producer.sources.csv_text import AS_FOUND, Reading, advised_encoding, filled_rows, find_text
+from producer.sources.csv_text import UTF8, advised_encoding, filled_rows, find_text
+from producer.sources.hints import new_file, typed
+from producer.sources.rows import RowRules
 from producer.sources.sampling import sampled
-from producer.sources.selection import LeftOut
-from workers.errors import ErrorClass, UsageError
+from producer.sources.source import AS_FOUND, Reading, RowSource, Survey, require_prompts
+from workers.errors import UsageError
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -50,19 +39,6 @@ BYTES_PER_LOOK = 4 << 20  # fewer where rows are wide, by their mean
 
 _HASH_DIGITS = 64  # of a SHA-256; what stands behind them says how the bytes were read
 _UNDECODED = re.compile("[\udc80-\udcff]")  # stand for bytes that are no text
-_DOUBTFUL = ("", "\\")  # first characters of a path that deserves a closer look
-
-
-@dataclass(frozen=True)
-class Survey:
-    """A whole input at one look. `continues`: the known bytes are its beginning and end with a whole row."""
-
-    size: int  # bytes of a CSV, images of a folder
-    mtime_ns: int  # of a CSV, or of the folder below which something was added or removed last
-    sha256: str | None
-    rows: int
-    continues: bool
-    sample: tuple[tuple[int, str], ...] = field(default=(), compare=False)  # of a CSV: numbers from 0, and paths
 
 
 class _HashedFile(io.FileIO):
@@ -97,52 +73,55 @@ _File = TypeVar("_File", bound=io.FileIO)
 _IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 
 
-class CsvManifest:
-    """Rows of a CSV file, with any line ends. Relative paths start at `root`, else at the CSV's folder.
+class CsvSource(RowSource):
+    """Rows of a CSV file, with any line ends. Relative paths start at `reading.root`, else at the CSV's folder.
 
-    How its bytes are text says producer/sources/csv_text.py. Blanks around a path do not count.
-
-    With a root given (`confined`) no path may leave it, judged by spelling alone. The file that the constructor saw is
-    the one that is read: if it changes before `survey` or `rows` ends, they raise `UsageError`.
+    How its bytes are text says producer/sources/csv_text.py.
     """
 
-    left_out: tuple[LeftOut, ...] = ()  # a CSV names its images, so that nothing is
+    kind = "CSV"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        image_column: str | None = None,
-        prompt_column: str | None = None,
-        root: Path | None = None,
-        follow_symlinks: bool = False,
-        reading: Reading = AS_FOUND,
-    ) -> None:
+    def __init__(self, path: Path, reading: Reading = AS_FOUND) -> None:
+        require_prompts(reading)
         self._shown = one_line(str(path))
         self._name = one_line(path.name)
-        self.source = Path(os.path.abspath(path))
-        self.confined = root is not None
-        self.root = Path(os.path.abspath(root)) if root else self.source.parent
-        self.follow_symlinks = follow_symlinks
-        self._needs_prompt = reading.needs_prompt
+        self.path = Path(os.path.abspath(path))
+        self.confined = reading.root is not None
+        self.root = Path(os.path.abspath(reading.root)) if reading.root else self.path.parent
+        self.follow_symlinks = reading.follow_symlinks
         self._stat = _stat_csv(path, self._shown)
         with self._open(io.FileIO) as file:
-            self.text = find_text(file, self._shown, image_column, reading)
+            self.text = find_text(file, self._shown, reading)
         with self._parsed(self._open(io.FileIO)) as reader:
             rows = filled_rows(reader)
             names = next(rows, None)
             if names is not None:
                 if any(map(_UNDECODED.search, names)):
                     raise self._no_text(of_row=False)
-                self.columns = choose_columns(self._shown, tuple(names), image_column, prompt_column)
+                self.columns = choose_columns(self._shown, tuple(names), reading.image_column, reading.prompt_column)
             if next(rows, None) is None:
                 self._refuse_no_rows()
-        self._width = len(self.columns.names)
-        self._image = self.columns.names.index(self.columns.image)
-        self._prompt = None if self.columns.prompt is None else self.columns.names.index(self.columns.prompt)
-        self._others = tuple(name for name in self.columns.names if name != self.columns.image)
-        self._below_root = os.path.join(self.root, "")
+        self.told = self.text.told
+        self._rules = RowRules(
+            self.columns,
+            self.root,
+            confined=self.confined,
+            needs_prompt=reading.needs_prompt,
+            encoding=self.text.encoding,
+        )
         self._rows_per_look = ROWS_PER_LOOK
+
+    @classmethod
+    def takes(cls, path: Path) -> bool:
+        """Whatever is there: what is no CSV is told by what it is."""
+        return True
+
+    def advice_on_backslashes(self) -> str:
+        advice = super().advice_on_backslashes()
+        if self.text.encoding != UTF8:  # elsewhere the byte of a backslash may be half a letter
+            return advice
+        slashes = new_file(os.path.relpath(self.path), "slashes")
+        return rf"{advice}: tr '\\' / < {typed(str(self.path))} > {slashes}"
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
         """Whether the file looks as an earlier survey found it, and is read in the same way: without reading it."""
@@ -192,79 +171,10 @@ class CsvManifest:
                 yield from batch
 
     def _row(self, cells: list[str], reader: "Reader") -> NewRow:
-        """Runs once a row: what nearly every row passes is asked cheaply, and only doubtful rows are looked at."""
         try:
-            if len(cells) != self._width:
-                raise BadRow(ErrorClass.BAD_ROW, self._column_count(cells))
-            clean = "".join(cells).isprintable()  # no control characters, and nothing that is not UTF-8
-            if not clean:
-                self._check_text(cells)
-            given = cells[self._image]
-            path = given.strip()
-            if not clean or ":" in path or path[:1] in _DOUBTFUL or len(path) > SHORT:
-                check_path(path)
-            path = normpath(path)
-            if path[0] in "/.":
-                path = self._inside(path)
-            prompts = None if self._prompt is None else self._prompts(cells[self._prompt])
+            return self._rules.row(cells)
         except BadRow as bad:
-            return self._rejected(cells, reader.line_num, bad)
-        if path != given:
-            return NewRow(path, dict(zip(self.columns.names, cells, strict=True)), prompts)
-        if not self._others:
-            return NewRow(path, None, prompts)
-        del cells[self._image]
-        return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts)
-
-    def _column_count(self, cells: list[str]) -> str:
-        columns = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
-        return f"{columns}, the header has {len(self.columns.names)}"
-
-    def _check_text(self, cells: list[str]) -> None:
-        for name, cell in zip(self.columns.names, cells, strict=True):
-            bad = UNSTORABLE.search(cell)
-            if bad is None or (name == self.columns.image and bad[0] == "\0"):
-                continue  # a NUL in the path is the path's fault
-            if bad[0] == "\0":
-                raise BadRow(ErrorClass.BAD_ROW, f"NUL character in column {quoted(name)}; remove it")
-            fault = f"column {quoted(name)} is not valid {self.text.encoding.upper()}; correct the cell"
-            raise BadRow(ErrorClass.BAD_ROW, fault)
-
-    def _inside(self, path: str) -> str:
-        """The normalised path, checked against the root."""
-        if path.startswith("//"):  # two slashes mean nothing here, but POSIX lets normpath keep them
-            path = path[1:]
-        if self.confined:
-            leaves = (
-                path != str(self.root) and not path.startswith(self._below_root)
-                if path[0] == "/"
-                else path == ".." or path.startswith("../")
-            )
-            if leaves:
-                root = one_line(str(self.root))
-                fault = f"the path leaves the image root {root}; move the file below it, or choose another --image-root"
-                raise BadRow(ErrorClass.OUTSIDE_ROOT, fault)
-        return path
-
-    def _prompts(self, cell: str) -> tuple[str, ...] | None:
-        prompts = split_prompts(cell)
-        if prompts is None and self._needs_prompt:
-            raise BadRow(
-                ErrorClass.PROMPT,
-                f"no prompt in column {quoted(str(self.columns.prompt))}; write one, or give --prompt",
-            )
-        return prompts
-
-    def _rejected(self, cells: list[str], line: int, bad: BadRow) -> NewRow:
-        """`line` is the last line of the row, but the message names its first."""
-        line = _first_line(cells, line)
-        kept = dict(zip(self.columns.names, map(storable, cells), strict=False))
-        given = kept.get(self.columns.image, "")
-        path = as_name(given)
-        if path == given:
-            kept.pop(self.columns.image, None)
-        rejected = (bad.error_class.value, f"{self._name}:{line}: {bad.fault}")
-        return NewRow(path, kept or None, rejected=rejected)
+            return self._rules.rejected(cells, f"{self._name}:{_first_line(cells, reader.line_num)}", bad)
 
     @contextmanager
     def _parsed(self, file: io.FileIO, *, strict: bool = False) -> Iterator["Reader"]:
@@ -318,7 +228,7 @@ class CsvManifest:
 
     def _open(self, kind: type[_File]) -> _File:
         try:
-            return kind(self.source)
+            return kind(self.path)
         except FileNotFoundError as error:
             raise self._changed() from error
         except OSError as error:
@@ -326,7 +236,7 @@ class CsvManifest:
 
     def _refuse_changed(self) -> None:
         try:
-            now = os.stat(self.source)
+            now = os.stat(self.path)
         except OSError as error:
             raise self._changed() from error
         if any(getattr(now, key) != getattr(self._stat, key) for key in _IDENTITY):

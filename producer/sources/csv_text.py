@@ -8,6 +8,7 @@ import codecs
 import csv
 import io
 import re
+import shlex
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from producer.sources.cells import quoted
-from producer.sources.columns import OTHER_FORMATS, advice_on, may_hold_images
+from producer.sources.columns import may_hold_images
+from producer.sources.hints import new_file
+from producer.sources.source import Reading
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,20 +34,19 @@ _MARKS = (  # byte order marks, and the codecs of what follows; the longer of tw
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+OTHER_FORMATS = (  # how they begin, what they are, and what to do
+    (b"\x1f\x8b", "gzip", "unpack it first: gunzip < {file} > {unpacked}"),
+    (b"BZh", "bzip2", "unpack it first: bunzip2 < {file} > {unpacked}"),
+    (b"\xfd7zXZ\0", "xz", "unpack it first: unxz < {file} > {unpacked}"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unpack it first: unzstd < {file} > {unpacked}"),
+    (b"PK\3\4", "zip", "unpack it first: unzip {file}"),
+    (b"PAR1", "Parquet", "write it as CSV first, for example with pandas: to_csv(..., index=False)"),
+    (b"\xd0\xcf\x11\xe0", "an Office document such as .xls", "save its sheet as CSV UTF-8 and give that file"),
+    (b"\xff\xd8\xff", "a JPEG image", "give a CSV of image paths, or the image's folder"),
+    (b"\x89PNG", "a PNG image", "give a CSV of image paths, or the image's folder"),
+)
 _SEP_LINE = re.compile(r'"?sep=([^\r\n])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 _SPELLED = {"tab": "\t", r"\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "space": " "}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a CSV is asked to be read. Encoding and delimiter are found if none is given."""
-
-    encoding: str | None = None
-    delimiter: str | None = None
-    needs_prompt: bool = False  # the run has no prompts of its own, so that a row without one is rejected
-
-
-AS_FOUND = Reading()
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class CsvText:
         return {"utf-16": 2, "utf-32": 4}.get(self.encoding[:6], 1)
 
 
-def find_text(file: io.FileIO, shown: str, image_column: str | None, given: Reading) -> CsvText:
+def find_text(file: io.FileIO, shown: str, given: Reading) -> CsvText:
     """Look at the beginning of a file. Raises `UsageError` for one that is no CSV text, with what to do about it."""
     head = file.read(HEAD_BYTES)
     encoding, delimiter = _codec(given.encoding), _delimiter(given.delimiter)
@@ -116,7 +118,7 @@ def find_text(file: io.FileIO, shown: str, image_column: str | None, given: Read
     if not re.search(r"[\r\n]", text) and len(head) == HEAD_BYTES:
         raise UsageError(f"{shown}: no line break in its first MiB; give a CSV with one image a line")
     said = _SEP_LINE.match(text)
-    delimiter = delimiter or (said[1] if said else None) or _found_delimiter(text, image_column)
+    delimiter = delimiter or (said[1] if said else None) or _found_delimiter(text, given.image_column)
     return CsvText(mark, encoding, delimiter, said is not None, given)
 
 
@@ -191,7 +193,8 @@ def _refuse_other_formats(head: bytes, shown: str, path: Path) -> None:
         if head.startswith(magic):
             if what == "zip":
                 what, advice = _zipped(path, head) or (what, advice)
-            raise UsageError(f"{shown}: is {what}, not CSV text; {advice_on(advice, shown)}")
+            advice = advice.format(file=shlex.quote(shown), unpacked=new_file(shown, "unpacked"))
+            raise UsageError(f"{shown}: is {what}, not CSV text; {advice}")
 
 
 _SAVE_SHEET = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from workers.inference import location
 from workers.inference.location import FileSeen
 
+SAME_FILES_SECONDS = 10.0
 LOOKERS = 16  # threads: a network disk answers several at a time
 
 
@@ -27,6 +28,17 @@ def stat_files(places: Sequence[str], seconds: float) -> dict[str, FileSeen | OS
     in_time(work, seconds, threads=min(LOOKERS, len(places)))
     waiting.clear()
     return dict(seen)
+
+
+def same_files(recorded: Sequence[tuple[int, str, int | None]], root: str) -> bool:
+    """Whether the files of recorded rows are all below `root`. `recorded` are their numbers, paths, and sizes in bytes,
+    None where a size is not known."""
+    seen = stat_files([location.place(root, path) for _, path, _ in recorded], SAME_FILES_SECONDS)
+    for _, path, size in recorded:
+        found = seen.get(location.place(root, path))
+        if not isinstance(found, FileSeen) or size not in (None, found.size):
+            return False
+    return True
 
 
 def in_time(work: Callable[[], object], seconds: float, threads: int = 1) -> None:

@@ -1,12 +1,138 @@
-"""How many rows one transaction takes: bounded by their number and by their size. Knows no SQL and no files."""
+"""The rules of a row, the same for every kind of input: paths, prompts, other cells, and how many make one transaction.
+
+A row that breaks a rule is rejected, with the reason; its neighbours are fine. Knows no files and no SQL.
+"""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from db.intake import NewRow
+from producer.sources.cells import (
+    CONTROL,
+    UNSTORABLE,
+    BadRow,
+    as_name,
+    one_line,
+    quoted,
+    split_prompts,
+    storable,
+)
+from producer.sources.columns import Columns
+from workers.errors import ErrorClass
+from workers.inference import location
 
 # While a slice is written, its rows are held several times over: as they were read, as JSON, as parameters.
 SLICE_CHARACTERS = 4_000_000
 CUT_CHUNK_CHARACTERS = 4 * SLICE_CHARACTERS  # not even for whole chunks
+
+PATH_BYTES, NAME_BYTES = 2600, 255  # Linux opens up to 4096, PostgreSQL's index of paths takes up to 2700
+SHORT = NAME_BYTES // 4  # characters that no path is too long with, in any script
+_DOUBTFUL = ("", "\\")  # first characters of a path that deserves a closer look
+
+
+class RowRules:
+    """Makes rows of cells that stand in the order of `columns`. Blanks around a path do not count.
+
+    Relative paths start from `root`, an absolute folder. If it is `confined`, no path may leave it, judged by spelling
+    alone. `encoding` is that of the cells' text, for people. With `needs_prompt` a row has to bring a prompt.
+    """
+
+    def __init__(
+        self, columns: Columns, root: Path, *, confined: bool, needs_prompt: bool = False, encoding: str = "utf-8"
+    ) -> None:
+        self._columns, self._root, self._confined = columns, str(root), confined
+        self._needs_prompt, self._encoding = needs_prompt, encoding
+        self._image = columns.names.index(columns.image)
+        self._prompt = None if columns.prompt is None else columns.names.index(columns.prompt)
+        self._others = tuple(name for name in columns.names if name != columns.image)
+
+    def row(self, cells: list[str]) -> NewRow:
+        """The row of these cells, which it may keep. Raises `BadRow`.
+
+        Runs once a row: what nearly every row passes is asked cheaply, and only doubtful rows are looked at.
+        """
+        if len(cells) != len(self._columns.names):
+            raise BadRow(ErrorClass.BAD_ROW, self._column_count(cells))
+        clean = "".join(cells).isprintable()  # no control characters, and nothing that is not UTF-8
+        if not clean:
+            self._check_text(cells)
+        given = cells[self._image]
+        path = given.strip()
+        if not clean or ":" in path or path[:1] in _DOUBTFUL or len(path) > SHORT:
+            check_path(path)
+        path = location.normal(path)
+        if self._confined and path[0] in "/." and location.leaves(self._root, path):
+            fault = f"the path leaves the image root {one_line(self._root)}; move the file below it, or choose another"
+            raise BadRow(ErrorClass.OUTSIDE_ROOT, f"{fault} --image-root")
+        prompts = None if self._prompt is None else self._prompts(cells[self._prompt])
+        if path != given:
+            return NewRow(path, dict(zip(self._columns.names, cells, strict=True)), prompts)
+        if not self._others:
+            return NewRow(path, None, prompts)
+        del cells[self._image]
+        return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts)
+
+    def rejected(self, cells: list[str], where: str, bad: BadRow) -> NewRow:
+        """The row of cells that break a rule. `where` names the row in its input, such as `images.csv:7`."""
+        kept = dict(zip(self._columns.names, map(storable, cells), strict=False))
+        given = kept.get(self._columns.image, "")
+        path = as_name(given)
+        if path == given:
+            kept.pop(self._columns.image, None)
+        return NewRow(path, kept or None, rejected=(bad.error_class.value, f"{where}: {bad.fault}"))
+
+    def _column_count(self, cells: list[str]) -> str:
+        columns = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
+        return f"{columns}, the header has {len(self._columns.names)}"
+
+    def _check_text(self, cells: list[str]) -> None:
+        for name, cell in zip(self._columns.names, cells, strict=True):
+            bad = UNSTORABLE.search(cell)
+            if bad is None or (name == self._columns.image and bad[0] == "\0"):
+                continue  # a NUL in the path is the path's fault
+            if bad[0] == "\0":
+                raise BadRow(ErrorClass.BAD_ROW, f"NUL character in column {quoted(name)}; remove it")
+            fault = f"column {quoted(name)} is not valid {self._encoding.upper()}; correct the cell"
+            raise BadRow(ErrorClass.BAD_ROW, fault)
+
+    def _prompts(self, cell: str) -> tuple[str, ...] | None:
+        prompts = split_prompts(cell)
+        if prompts is None and self._needs_prompt:
+            column = quoted(str(self._columns.prompt))
+            raise BadRow(ErrorClass.PROMPT, f"no prompt in column {column}; write one, or give --prompt")
+        return prompts
+
+
+def check_path(path: str) -> None:
+    """Raise `BadRow` for what can name no image that we read, whatever the disk holds."""
+    if not path or path.isspace():
+        fault = "empty path; give the image's path, or remove the row"
+    elif not path.isprintable() and (found := CONTROL.search(path)):
+        fault = f"the path holds {as_name(found[0])}, which is no text; rename the file"
+    elif ":" in path and (url := location.unread_scheme(path)):
+        fault = f"{quoted(url)} is a URL, and nothing is downloaded; give the path of a local copy"
+    elif path.startswith("\\\\"):
+        fault = "a network share is no path; mount it and give the path below its mount"
+    elif (size := len(encoded := path.encode())) <= NAME_BYTES:
+        return
+    elif size > PATH_BYTES:
+        fault = f"path of {size} bytes; shorten it to {PATH_BYTES}"
+    elif (longest := max(map(len, encoded.split(b"/")))) > NAME_BYTES:
+        fault = f"the path holds a name of {longest} bytes; shorten it to {NAME_BYTES}"
+    else:
+        return
+    raise BadRow(ErrorClass.BAD_PATH, fault)
+
+
+def row_of_file(path: str, folder: str) -> NewRow:
+    """The row of a file that was found below `folder`, as that is shown; rejected if its name cannot be recorded."""
+    if len(path) > SHORT or not path.isprintable():
+        try:
+            check_path(path)
+        except BadRow as bad:
+            name = as_name(path)
+            return NewRow(name, rejected=(bad.error_class.value, f"{folder}/{name}: {bad.fault}"))
+    return NewRow(path)
 
 
 def row_slice(rows: Iterator[NewRow], most: int, chunk_size: int) -> list[NewRow]:

@@ -7,6 +7,7 @@ not there, `PermissionError` for what may not be read. Knows no rows, no image f
 """
 
 import os
+import re
 import stat as modes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from typing import BinaryIO
 
 LATEST_NS = 2**63 - 1  # in the year 2262: databases store no later time, but some clocks tell one
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|file:/|data:\w+/", re.IGNORECASE)
 NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
 
 
@@ -46,6 +48,12 @@ def place(root: str, path: str) -> str:
 def is_relative(path: str) -> bool:
     """Whether where the image is depends on a root."""
     return not os.path.isabs(path)
+
+
+def unread_scheme(path: str) -> str | None:
+    """How a path begins that is a URL, none of which is read, such as `s3://`; None for all others."""
+    found = _URL.match(path)
+    return None if found is None else found[0]
 
 
 def normal(path: str) -> str:

@@ -18,8 +18,9 @@ from db.session import Sessions, reading, write
 from db.views.results import exported_images
 from producer.runs.load import Recorded, Request, auto_chunk_size, record
 from producer.runs.operate import cancel, retry
-from producer.sources.csv_source import CsvManifest, Survey
-from producer.sources.folder import FolderManifest
+from producer.sources.csv_source import CsvSource
+from producer.sources.folder import FolderSource
+from producer.sources.source import Reading, Survey
 from tests.db import scenario
 from workers.errors import UsageError
 
@@ -32,7 +33,7 @@ class Killed(Exception):
     """Stands for kill -9: nobody catches it."""
 
 
-class Unread(CsvManifest):
+class Unread(CsvSource):
     """Fails the test when more than the file's start is read."""
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
@@ -62,7 +63,7 @@ def paths(count: int, first: int = 1) -> list[str]:
 
 
 def load(sessions: Sessions, csv: Path, request: Request = REQUEST) -> Recorded:
-    return record(sessions, CsvManifest(csv), request, lambda done, total: None)
+    return record(sessions, CsvSource(csv), request, lambda done, total: None)
 
 
 def load_until_killed(sessions: Sessions, csv: Path, request: Request = REQUEST) -> int:
@@ -74,7 +75,7 @@ def load_until_killed(sessions: Sessions, csv: Path, request: Request = REQUEST)
         raise Killed
 
     with pytest.raises(Killed):
-        record(sessions, CsvManifest(csv), request, die)
+        record(sessions, CsvSource(csv), request, die)
     return read[0]
 
 
@@ -100,7 +101,7 @@ def test_how_far_the_load_is_is_told_slice_by_slice(sessions: Sessions, faces: P
     write_csv(faces, paths(MANY))
     told: list[tuple[int, int]] = []
 
-    record(sessions, CsvManifest(faces), REQUEST, lambda done, total: told.append((done, total)))
+    record(sessions, CsvSource(faces), REQUEST, lambda done, total: told.append((done, total)))
 
     assert told == [(1000, MANY), (2000, MANY), (MANY, MANY)]
 
@@ -129,7 +130,7 @@ def test_a_killed_load_goes_on_where_it_stopped(sessions: Sessions, faces: Path)
     assert load_until_killed(sessions, faces) == 1000
     told: list[int] = []
 
-    recorded = record(sessions, CsvManifest(faces), REQUEST, lambda done, total: told.append(done))
+    recorded = record(sessions, CsvSource(faces), REQUEST, lambda done, total: told.append(done))
 
     assert told == [2000, MANY]
     assert recorded.new_rows == MANY - 1000
@@ -281,13 +282,13 @@ def test_another_file_or_another_way_to_read_it_is_refused(sessions: Sessions, f
         load(sessions, other)
     scenario.work_off(sessions, recorded.run_id, 0.9)
     with pytest.raises(UsageError, match="image-column path there, note here"):
-        record(sessions, CsvManifest(faces, image_column="note"), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, Reading(image_column="note")), REQUEST, lambda done, total: None)
     with pytest.raises(UsageError, match=f"image-root none there, {tmp_path / 'images'} here"):
-        record(sessions, CsvManifest(faces, root=tmp_path / "images"), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, Reading(root=tmp_path / "images")), REQUEST, lambda done, total: None)
     with pytest.raises(UsageError, match=f"image-root none there, {tmp_path} here"):  # the same folder, but confined
-        record(sessions, CsvManifest(faces, root=tmp_path), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, Reading(root=tmp_path)), REQUEST, lambda done, total: None)
     with pytest.raises(UsageError, match="prompt-column none there, note here"):
-        record(sessions, CsvManifest(faces, prompt_column="note"), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, Reading(prompt_column="note")), REQUEST, lambda done, total: None)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,7 @@ def test_of_two_loaders_at_once_one_records_every_row_and_the_other_says_so(sess
             second.append(load(sessions, faces))
 
     with pytest.raises(UsageError, match="run faces is being loaded by another sam3-enqueue; run this again"):
-        record(sessions, CsvManifest(faces), REQUEST, load_too)
+        record(sessions, CsvSource(faces), REQUEST, load_too)
 
     assert second[0].new_rows == MANY - 1000
     assert seen(sessions, second[0].run_id) == list(enumerate(paths(MANY), start=1))
@@ -331,7 +332,7 @@ def test_of_two_loaders_at_once_one_records_every_row_and_the_other_says_so(sess
 def test_of_two_that_create_the_same_run_the_later_finds_everything_done(sessions: Sessions, faces: Path) -> None:
     write_csv(faces, paths(5))
 
-    class Slow(CsvManifest):
+    class Slow(CsvSource):
         def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
             load(sessions, faces)  # somebody else, while we read the file
             return super().survey(known_size, known_sha256)
@@ -349,7 +350,7 @@ def test_while_one_loads_a_run_another_is_refused_at_every_moment(sessions: Sess
             record_elsewhere(sessions, faces)
         refused.append(error)
 
-    record(sessions, CsvManifest(faces), REQUEST, another)
+    record(sessions, CsvSource(faces), REQUEST, another)
 
     assert len(refused) > 1
     assert scenario.states(sessions, 1).count("duplicate") == MANY
@@ -359,7 +360,7 @@ def record_elsewhere(sessions: Sessions, faces: Path) -> None:
     """As another process would: the lease tells processes apart."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("producer.runs.load.this_process", lambda: Process("elsewhere", "boot", 1, 1))
-        record(sessions, CsvManifest(faces), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces), REQUEST, lambda done, total: None)
 
 
 def test_a_load_whose_run_is_cancelled_stops_and_says_how_to_go_on(sessions: Sessions, faces: Path) -> None:
@@ -369,7 +370,7 @@ def test_a_load_whose_run_is_cancelled_stops_and_says_how_to_go_on(sessions: Ses
         cancel(sessions, 1)
 
     with pytest.raises(UsageError) as stopped:
-        record(sessions, CsvManifest(faces), REQUEST, cancel_it)
+        record(sessions, CsvSource(faces), REQUEST, cancel_it)
 
     assert str(stopped.value) == ("run faces was cancelled while it was loaded; sam3-retry faces takes up what it had")
     assert set(scenario.states(sessions, 1)) == {"cancelled"}
@@ -382,7 +383,7 @@ def test_duplicates_are_found_in_a_load_that_was_cancelled_and_taken_up_again(se
         cancel(sessions, 1)
 
     with pytest.raises(UsageError):
-        record(sessions, CsvManifest(faces), REQUEST, cancel_it)
+        record(sessions, CsvSource(faces), REQUEST, cancel_it)
     retry(sessions, 1, RetryFilter())
     load(sessions, faces)
 
@@ -396,8 +397,8 @@ def test_rows_of_their_own_prompts_are_told_apart_when_duplicates_are_looked_for
     with faces.open("a") as file:
         file.write("a.jpg,cat|dog\na.jpg,dog\na.jpg,\n")
 
-    manifest = CsvManifest(faces, prompt_column="note")
-    recorded = record(sessions, manifest, REQUEST, lambda done, total: None)
+    source = CsvSource(faces, Reading(prompt_column="note"))
+    recorded = record(sessions, source, REQUEST, lambda done, total: None)
 
     assert scenario.states(sessions, recorded.run_id) == ["pending", "pending", "duplicate", "pending"]
 
@@ -408,10 +409,10 @@ def test_a_folder_is_a_run_too_and_new_images_of_it_are_added(sessions: Sessions
     photos.mkdir()
     for name in ("b.jpg", "d.png"):
         (photos / name).touch()
-    first = record(sessions, FolderManifest(photos), REQUEST, lambda done, total: None)
+    first = record(sessions, FolderSource(photos), REQUEST, lambda done, total: None)
     (photos / "a.jpg").touch()
 
-    grown = record(sessions, FolderManifest(photos), REQUEST, lambda done, total: None)
+    grown = record(sessions, FolderSource(photos), REQUEST, lambda done, total: None)
 
     assert (first.new_rows, grown.new_rows, grown.gone_rows) == (2, 1, 0)
     assert seen(sessions, first.run_id) == [(1, "b.jpg"), (2, "d.png"), (3, "a.jpg")]
@@ -444,7 +445,7 @@ def test_slices_are_small_only_while_workers_are_busy_and_end_with_a_whole_chunk
     write_csv(faces, paths(MANY))
     seen: list[int] = []
 
-    record(sessions, CsvManifest(faces), replace(REQUEST, chunk_size=256), lambda done, total: seen.append(done))
+    record(sessions, CsvSource(faces), replace(REQUEST, chunk_size=256), lambda done, total: seen.append(done))
 
     assert seen == told
 
@@ -457,9 +458,7 @@ def test_slices_of_wide_rows_end_with_the_chunk_that_fills_them(
     write_csv(faces, paths(300), note="x" * 2000)
     seen: list[int] = []
 
-    recorded = record(
-        sessions, CsvManifest(faces), replace(REQUEST, chunk_size=8), lambda done, total: seen.append(done)
-    )
+    recorded = record(sessions, CsvSource(faces), replace(REQUEST, chunk_size=8), lambda done, total: seen.append(done))
 
     assert seen == [104, 208, 300]  # 13 chunks of 8 are the first to hold 100 rows
     assert [chunk.images for chunk in scenario.chunks(sessions, recorded.run_id)] == [8] * 37 + [4]
@@ -478,7 +477,7 @@ def test_memory_does_not_grow_with_the_rows(sessions: Sessions, faces: Path) -> 
 
     tracemalloc.start()
     try:
-        recorded = record(sessions, CsvManifest(faces), replace(REQUEST, chunk_size=256), look)
+        recorded = record(sessions, CsvSource(faces), replace(REQUEST, chunk_size=256), look)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -11,8 +11,8 @@ from db.intake import KnownRun, find_run
 from db.models import Image
 from db.session import Sessions, reading
 from producer.runs.load import Recorded, Request, record
-from producer.sources.csv_source import CsvManifest
-from producer.sources.folder import FolderManifest
+from producer.sources.kinds import open_source
+from producer.sources.source import Reading
 from tests.db import scenario
 from workers.errors import UsageError
 
@@ -40,8 +40,7 @@ def write_csv(path: str, *rows: str) -> Path:
 
 
 def load(sessions: Sessions, source: Path, request: Request = REQUEST, root: Path | None = None) -> Recorded:
-    manifest = FolderManifest(source) if source.is_dir() else CsvManifest(source, root=root)
-    return record(sessions, manifest, request, lambda done, total: None)
+    return record(sessions, open_source(source, Reading(root=root)), request, lambda done, total: None)
 
 
 def known(sessions: Sessions) -> KnownRun:

@@ -17,7 +17,7 @@ from producer.runs.load import Request, record
 from producer.runs.operate import cancel
 from producer.runs.redo import Changes, look_for_changes, redo
 from producer.sources import looking
-from producer.sources.csv_source import CsvManifest
+from producer.sources.csv_source import CsvSource
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed
 from workers.errors import UsageError
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def run_id(sessions: Sessions, folder: Path) -> int:
     """Eight images: seven are done, the last could not be decoded."""
     request = Request("faces", ("person",), scenario.FROZEN, chunk_size=4)
-    run_id = record(sessions, CsvManifest(folder / "faces.csv"), request, lambda done, total: None).run_id
+    run_id = record(sessions, CsvSource(folder / "faces.csv"), request, lambda done, total: None).run_id
     while (held := scenario.try_claim(sessions, run_id)) is not None:
         commit(sessions, held, [failed(one) if one.row == 8 else done(one, 0.9) for one in held.images])
     note_files(sessions, run_id, folder)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from producer.sources.check_files import check_files
-from producer.sources.csv_source import CsvManifest
-from producer.sources.csv_text import Reading
+from producer.sources.csv_source import CsvSource
+from producer.sources.source import Reading
 from workers.errors import UsageError
 
 
@@ -37,9 +37,9 @@ def csv_of(paths: Iterable[str], at: str = "images.csv") -> Path:
 
 def looked_at(csv: Path, root: Path | None = None) -> list[str]:
     """What is said; raises `UsageError`."""
-    manifest = CsvManifest(csv, root=root)
+    source = CsvSource(csv, Reading(root=root))
     said: list[str] = []
-    check_files(manifest, [path for _, path in manifest.survey().sample], said.append)
+    check_files(source, [path for _, path in source.survey().sample], said.append)
     return said
 
 
@@ -78,10 +78,10 @@ def test_if_none_is_there_it_is_said_what_was_tried_and_from_which_root(here: Pa
     ],
 )
 def test_the_root_that_is_advised_is_the_right_one(path: str, csv: str, root: str | None) -> None:
-    manifest = csv_of([path], csv)
-    advice = re.search(r"; give --image-root (\S+);", refusal(manifest, None if root is None else Path(root)))
+    source = csv_of([path], csv)
+    advice = re.search(r"; give --image-root (\S+);", refusal(source, None if root is None else Path(root)))
     assert advice is not None
-    assert looked_at(manifest, Path(shlex.split(advice[1])[0])) == []
+    assert looked_at(source, Path(shlex.split(advice[1])[0])) == []
 
 
 def test_blanks_around_paths_are_no_part_of_them() -> None:
@@ -91,9 +91,9 @@ def test_blanks_around_paths_are_no_part_of_them() -> None:
 def test_no_bytes_are_to_be_replaced_where_half_a_letter_may_be_a_backslash() -> None:
     csv = Path("images.csv")
     csv.write_bytes("path\nphotos\\in\\1.jpg\n表\\x.jpg\n".encode("shift_jis"))
-    manifest = CsvManifest(csv, reading=Reading(encoding="shift_jis"))
+    source = CsvSource(csv, Reading(encoding="shift_jis"))
     with pytest.raises(UsageError, match=r"photos/in/1\.jpg is there: write slashes for backslashes; if only"):
-        check_files(manifest, [path for _, path in manifest.survey().sample], print)
+        check_files(source, [path for _, path in source.survey().sample], print)
 
 
 def test_advised_slashes_work_as_they_are_typed() -> None:

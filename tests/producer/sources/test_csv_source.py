@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.csv_source import LINE_BYTES, ROWS_PER_LOOK, CsvManifest
-from producer.sources.csv_text import Reading
-from producer.sources.folder import FolderManifest
+from producer.sources.csv_source import LINE_BYTES, ROWS_PER_LOOK, CsvSource
+from producer.sources.folder import FolderSource
 from producer.sources.selection import LeftOut
+from producer.sources.source import Reading
 from workers.errors import UsageError
 
 SAVE = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"
@@ -41,7 +41,7 @@ def write(content: str | bytes) -> Path:
 
 
 def rows_of(content: str | bytes) -> list[NewRow]:
-    return list(CsvManifest(write(content)).rows())
+    return list(CsvSource(write(content)).rows())
 
 
 REFUSED: dict[str, tuple[str | bytes, str]] = {
@@ -163,15 +163,15 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 def test_a_file_that_is_no_csv_of_images_is_refused_before_any_row(content: str | bytes, message: str) -> None:
     path = write(content)
     with pytest.raises(UsageError) as refused:
-        CsvManifest(path).survey()
+        CsvSource(path).survey()
     assert str(refused.value) == message
 
 
 def test_c12_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
-    manifest = CsvManifest(write(b"path\na.jpg\n" + (LINE_BYTES + 100_000) * b"x"))
+    source = CsvSource(write(b"path\na.jpg\n" + (LINE_BYTES + 100_000) * b"x"))
     with pytest.raises(UsageError) as refused:
-        manifest.survey()
-    assert str(refused.value) == f"{manifest.source}: a line of more than 16 MiB; give a CSV with one image a line"
+        source.survey()
+    assert str(refused.value) == f"{source.path}: a line of more than 16 MiB; give a CSV with one image a line"
 
 
 def test_c1_a_path_that_is_no_readable_file_is_refused() -> None:
@@ -184,7 +184,7 @@ def test_c1_a_path_that_is_no_readable_file_is_refused() -> None:
     }
     for name, message in expected.items():
         with pytest.raises(UsageError) as refused:
-            CsvManifest(Path(name))
+            CsvSource(Path(name))
         assert str(refused.value) == message
 
 
@@ -193,7 +193,7 @@ def test_c1_a_file_of_somebody_else_is_refused() -> None:
     path = write("path\na.jpg\n")
     path.chmod(0)
     with pytest.raises(UsageError, match=r"^images\.csv: permission denied; make it readable for this user$"):
-        CsvManifest(path)
+        CsvSource(path)
 
 
 def test_named_columns_must_exist() -> None:
@@ -205,15 +205,15 @@ def test_named_columns_must_exist() -> None:
     }
     for (image, prompt), message in wrong.items():
         with pytest.raises(UsageError) as refused:
-            CsvManifest(path, image_column=image, prompt_column=prompt)
+            CsvSource(path, Reading(image_column=image, prompt_column=prompt))
         assert str(refused.value) == f"images.csv: {message}"
 
 
 @pytest.mark.parametrize("column", ["path", "image_path", "image", "file", "FileName", " Path "])
 def test_the_image_column_is_guessed(column: str) -> None:
-    manifest = CsvManifest(write(f"id,{column}\n1,a.jpg\n"))
-    assert manifest.columns.image == column
-    assert list(manifest.rows()) == [NewRow("a.jpg", {"id": "1"})]
+    source = CsvSource(write(f"id,{column}\n1,a.jpg\n"))
+    assert source.columns.image == column
+    assert list(source.rows()) == [NewRow("a.jpg", {"id": "1"})]
 
 
 LONG_NAME = 256 * "n"
@@ -347,9 +347,9 @@ def test_c5_bom_crlf_quotes_and_line_breaks_in_cells_are_read() -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_c12_any_line_end_will_do_and_blank_lines_are_no_rows(end: str) -> None:
     content = end.join(["", "path,label", "a.jpg,1", "", "   ", "b.jpg,2", ""])
-    manifest = CsvManifest(write(content))
-    assert list(manifest.rows()) == [NewRow("a.jpg", {"label": "1"}), NewRow("b.jpg", {"label": "2"})]
-    assert manifest.survey().rows == 2
+    source = CsvSource(write(content))
+    assert list(source.rows()) == [NewRow("a.jpg", {"label": "1"}), NewRow("b.jpg", {"label": "2"})]
+    assert source.survey().rows == 2
 
 
 def test_c15_two_spellings_of_a_path_become_one_and_keep_their_cells() -> None:
@@ -366,7 +366,7 @@ def test_c16_no_path_leaves_a_given_root() -> None:
     path = write(
         "path\na.jpg\nb/../../c.jpg\n../etc/passwd\n/etc/passwd\n/data/a.jpg\n/data/../b.jpg\n/database/c.jpg\n"
     )
-    rows = list(CsvManifest(path, root=Path("/data")).rows())
+    rows = list(CsvSource(path, Reading(root=Path("/data"))).rows())
     fault = "the path leaves the image root /data; move the file below it, or choose another --image-root"
     assert [(row.path, row.rejected) for row in rows] == [
         ("a.jpg", None),
@@ -380,15 +380,15 @@ def test_c16_no_path_leaves_a_given_root() -> None:
 
 
 def test_without_a_root_paths_start_at_the_csv_and_may_go_anywhere() -> None:
-    manifest = CsvManifest(write("path\n../a.jpg\n/b.jpg\n"))
-    assert (manifest.root, manifest.confined) == (Path.cwd(), False)
-    assert manifest.source == Path.cwd() / "images.csv"
-    assert [row.path for row in manifest.rows()] == ["../a.jpg", "/b.jpg"]
+    source = CsvSource(write("path\n../a.jpg\n/b.jpg\n"))
+    assert (source.root, source.confined) == (Path.cwd(), False)
+    assert source.path == Path.cwd() / "images.csv"
+    assert [row.path for row in source.rows()] == ["../a.jpg", "/b.jpg"]
 
 
 def test_the_root_of_the_file_system_confines_nothing() -> None:
-    manifest = CsvManifest(write("path\n/etc/a.jpg\n"), root=Path("/"))
-    assert list(manifest.rows()) == [NewRow("/etc/a.jpg")]
+    source = CsvSource(write("path\n/etc/a.jpg\n"), Reading(root=Path("/")))
+    assert list(source.rows()) == [NewRow("/etc/a.jpg")]
 
 
 def test_c21_cells_that_look_like_formulas_stay_as_they_are() -> None:
@@ -411,7 +411,7 @@ def test_paths_of_any_script_and_with_spaces_are_good() -> None:
 def test_c25_prompts_of_a_cell_are_split_trimmed_and_counted_once() -> None:
     many = " ".join(31 * ["very"])
     path = write(f"path,what\na.jpg,cat\nb.jpg, cat | red dog|cat\nc.jpg,\nd.jpg,cat||dog\ne.jpg,{many}\n")
-    rows = list(CsvManifest(path, prompt_column="what").rows())
+    rows = list(CsvSource(path, Reading(prompt_column="what")).rows())
     assert rows == [
         NewRow("a.jpg", {"what": "cat"}, ("cat",)),
         NewRow("b.jpg", {"what": " cat | red dog|cat"}, ("cat", "red dog")),
@@ -429,7 +429,7 @@ def test_c25_prompts_of_a_cell_are_split_trimmed_and_counted_once() -> None:
 
 def test_a_prompt_longer_than_the_index_of_databases_is_rejected_and_named() -> None:
     path = write(f"path,what\na.jpg,{'w' * 1000}\nb.jpg,{'w' * 9000}\nc.jpg,{'é' * 501}\n")
-    good, *bad = CsvManifest(path, prompt_column="what").rows()
+    good, *bad = CsvSource(path, Reading(prompt_column="what")).rows()
     assert good.prompts == ("w" * 1000,)
     assert [row.rejected for row in bad] == [
         ("prompt", "images.csv:3: prompt of 9,000 bytes; shorten it to 1,000 bytes"),
@@ -439,17 +439,17 @@ def test_a_prompt_longer_than_the_index_of_databases_is_rejected_and_named() -> 
 
 def test_a_row_without_a_prompt_is_rejected_if_the_run_has_none() -> None:
     path = write("path,what\na.jpg,cat\nb.jpg, \n")
-    good, bad = CsvManifest(path, prompt_column="what", reading=Reading(needs_prompt=True)).rows()
+    good, bad = CsvSource(path, Reading(needs_prompt=True, prompt_column="what")).rows()
     assert good.prompts == ("cat",)
     assert bad.rejected == ("prompt", "images.csv:3: no prompt in column 'what'; write one, or give --prompt")
 
 
 def test_skip_goes_on_where_an_earlier_reading_stopped() -> None:
-    manifest = CsvManifest(write("path\n" + "".join(f"{i}.jpg\n\n" for i in range(2500)) + ",x\n"))
-    everything = list(manifest.rows())
-    assert len(everything) == manifest.survey().rows == 2501
+    source = CsvSource(write("path\n" + "".join(f"{i}.jpg\n\n" for i in range(2500)) + ",x\n"))
+    everything = list(source.rows())
+    assert len(everything) == source.survey().rows == 2501
     for skip in (0, 1, 999, 1000, 2500, 2501, 9999):
-        assert list(manifest.rows(skip)) == everything[skip:]
+        assert list(source.rows(skip)) == everything[skip:]
     assert everything[-1].rejected == ("bad_row", "images.csv:5002: 2 columns, the header has 1")
 
 
@@ -470,9 +470,9 @@ CONTINUES = {
 
 @pytest.mark.parametrize(("before", "after", "continues"), CONTINUES.values(), ids=CONTINUES)
 def test_c23_growth_is_told_from_an_edit(before: bytes, after: bytes, continues: bool) -> None:
-    known = CsvManifest(write(before)).survey()
+    known = CsvSource(write(before)).survey()
     assert (known.size, known.continues) == (len(before), False)
-    survey = CsvManifest(write(after)).survey(known.size, known.sha256)
+    survey = CsvSource(write(after)).survey(known.size, known.sha256)
     assert survey.continues is continues
     assert survey.mtime_ns == Path("images.csv").stat().st_mtime_ns
 
@@ -483,9 +483,9 @@ CHANGED = r"^images\.csv changed while it was read; run the same command again$"
 @pytest.mark.parametrize("change", ["append", "truncate", "replace", "delete"])
 def test_c23_a_change_while_rows_are_read_stops_them_at_the_change(change: str) -> None:
     path = write("path\n" + "".join(f"{i}.jpg\n" for i in range(3 * ROWS_PER_LOOK)))
-    manifest = CsvManifest(path)
-    manifest.survey()
-    rows = manifest.rows()
+    source = CsvSource(path)
+    source.survey()
+    rows = source.rows()
     assert next(rows) == NewRow("0.jpg")
     if change == "append":
         with path.open("a") as file:
@@ -502,20 +502,20 @@ def test_c23_a_change_while_rows_are_read_stops_them_at_the_change(change: str) 
         read.extend(rows)
     assert read == [NewRow(f"{i}.jpg") for i in range(1, ROWS_PER_LOOK)]  # nothing of what was read after it
     with pytest.raises(UsageError, match=CHANGED):
-        manifest.survey()
+        source.survey()
     with pytest.raises(UsageError, match=CHANGED):
-        next(manifest.rows())
+        next(source.rows())
 
 
 def test_c22_memory_does_not_grow_with_the_rows() -> None:
     path = Path("images.csv")
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *((f"folder/{i:06}.jpg", "x") for i in range(200_000))])
-    manifest = CsvManifest(path)
+    source = CsvSource(path)
     tracemalloc.start()
     try:
-        rows = manifest.survey().rows
-        count = sum(1 for _ in manifest.rows())
+        rows = source.survey().rows
+        count = sum(1 for _ in source.rows())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -533,18 +533,18 @@ def make(*names: str) -> Path:
 def test_a_folder_is_read_recursively_in_the_order_of_its_paths() -> None:
     names = ["a.jpg", "a/2.PNG", "a/b/1.jpeg", "c.webp", "d.TIF", "e.tiff", "f.bmp"]
     folder = make(*names, "notes.txt", ".git/x.jpg", "a/.hidden.jpg", "out/masks/a.png")
-    manifest = FolderManifest(folder, exclude=Path("photos/out"))
-    assert list(manifest.rows()) == [NewRow(name) for name in sorted(names)]
-    assert list(manifest.rows(5)) == [NewRow("e.tiff"), NewRow("f.bmp")]
-    assert (manifest.columns.names, manifest.columns.image, manifest.columns.prompt) == (("path",), "path", None)
-    assert (manifest.root, manifest.source, manifest.confined) == (Path.cwd() / "photos", Path.cwd() / "photos", False)
+    source = FolderSource(folder, Reading(exclude=Path("photos/out")))
+    assert list(source.rows()) == [NewRow(name) for name in sorted(names)]
+    assert list(source.rows(5)) == [NewRow("e.tiff"), NewRow("f.bmp")]
+    assert (source.columns.names, source.columns.image, source.columns.prompt) == (("path",), "path", None)
+    assert (source.root, source.path, source.confined) == (Path.cwd() / "photos", Path.cwd() / "photos", False)
 
 
 def test_a_folder_s_survey_counts_and_sees_that_something_was_added() -> None:
     folder = make("a.jpg", "b/c.jpg")
     os.utime(folder / "b", ns=(10**18, 10**18))
     os.utime(folder, ns=(5, 5))
-    survey = FolderManifest(folder).survey(2, None)
+    survey = FolderSource(folder).survey(2, None)
     assert (survey.size, survey.rows, survey.mtime_ns) == (2, 2, 10**18)
     assert (survey.sha256, survey.continues) == (None, False)
 
@@ -556,15 +556,15 @@ def test_symlinked_folders_are_followed_only_if_asked_and_never_in_a_circle() ->
     Path("photos/b").symlink_to(Path("elsewhere").absolute())
     Path("photos/a/loop").symlink_to(folder.absolute())
     Path("photos/gone.jpg").symlink_to("nowhere.jpg")
-    assert [row.path for row in FolderManifest(folder).rows()] == ["a/1.jpg", "gone.jpg"]
-    followed = FolderManifest(folder, follow_symlinks=True)
+    assert [row.path for row in FolderSource(folder).rows()] == ["a/1.jpg", "gone.jpg"]
+    followed = FolderSource(folder, Reading(follow_symlinks=True))
     assert [row.path for row in followed.rows()] == ["a/1.jpg", "b/2.jpg", "gone.jpg"]
 
 
 def test_names_that_no_database_stores_are_rejected_rows() -> None:
     folder = make("a.jpg", "b\n.jpg")
     Path(os.fsdecode(b"photos/caf\xe9.jpg")).touch()
-    _, line_break, latin = FolderManifest(folder).rows()
+    _, line_break, latin = FolderSource(folder).rows()
     assert line_break.rejected == (
         "bad_path",
         r"photos/b\n.jpg: the path holds \n, which is no text; rename the file",
@@ -589,13 +589,13 @@ def test_a_folder_without_images_is_refused() -> None:
     }
     for name, message in expected.items():
         with pytest.raises(UsageError) as refused:
-            FolderManifest(Path(name))
+            FolderSource(Path(name))
         assert str(refused.value) == message
 
 
 def test_a_folder_cannot_be_its_own_output() -> None:
     with pytest.raises(UsageError, match=r"^photos: is the output folder too; choose another with -o$"):
-        FolderManifest(make("a.jpg"), exclude=Path("photos"))
+        FolderSource(make("a.jpg"), Reading(exclude=Path("photos")))
 
 
 @pytest.mark.usefixtures("nobody_special")
@@ -605,19 +605,19 @@ def test_a_folder_that_may_not_be_read_is_told_and_only_at_the_top_refused() -> 
     private = Path("photos/private")
     private.chmod(0)
     try:
-        manifest = FolderManifest(folder)
-        assert manifest.survey().rows == 1
-        assert manifest.left_out == (LeftOut("unreadable", 2, "private.txt"),)
-        assert [row.path for row in manifest.rows()] == ["a.jpg"]
+        source = FolderSource(folder)
+        assert source.survey().rows == 1
+        assert source.left_out == (LeftOut("unreadable", 2, "private.txt"),)
+        assert [row.path for row in source.rows()] == ["a.jpg"]
         with pytest.raises(UsageError, match=r"^photos/private: permission denied; make it readable for this user$"):
-            FolderManifest(private)
+            FolderSource(private)
     finally:
         private.chmod(0o700)
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_told() -> None:
     folder = make("a.jpg", "b/c.jpg")
-    rows = FolderManifest(folder).rows()
+    rows = FolderSource(folder).rows()
     next(rows)
     Path("photos/b/c.jpg").unlink()
     Path("photos/b").rmdir()

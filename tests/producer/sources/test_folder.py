@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from producer.layout import MASK_MARK
-from producer.sources.folder import FolderManifest
+from producer.sources.folder import FolderSource
 from producer.sources.selection import LeftOut, told_left_out
+from producer.sources.source import Reading
 from workers.errors import ErrorClass
 from workers.inference.formats import FORMATS, SUFFIXES
 from workers.inference.images import ReadRules, UnreadableImage, read_image
@@ -45,16 +46,16 @@ def file(path: Path, content: bytes = b"text") -> None:
     path.write_bytes(content)
 
 
-def taken(manifest: FolderManifest) -> list[str]:
+def taken(source: FolderSource) -> list[str]:
     """Paths of the rows; survey and rows must agree."""
-    paths = [row.path for row in manifest.rows()]
-    assert manifest.survey().rows == len(paths)
+    paths = [row.path for row in source.rows()]
+    assert source.survey().rows == len(paths)
     return paths
 
 
-def left_out(manifest: FolderManifest) -> dict[str, int]:
-    manifest.survey()
-    return {one.reason: one.count for one in manifest.left_out}
+def left_out(source: FolderSource) -> dict[str, int]:
+    source.survey()
+    return {one.reason: one.count for one in source.left_out}
 
 
 @contextmanager
@@ -106,12 +107,12 @@ def messy(folder: Path) -> None:
 def test_every_file_of_a_messy_folder_is_a_row_or_left_out_for_a_reason(photos: Path) -> None:
     messy(photos)
     with listening(photos / "socket"):
-        manifest = FolderManifest(photos)
-        assert taken(manifest) == [
+        source = FolderSource(photos)
+        assert taken(source) == [
             *("a.JPG", "b.jfif", "c.gif", "noext", "people/mine.jpg"),
             *("trip/cut.jpg", "trip/gone.png", "trip/late.jpg", "trip/scan.001"),
         ]
-        assert left_out(manifest) == {
+        assert left_out(source) == {
             "JPEG XL": 2,
             "JPEG 2000": 1,
             "camera raw": 1,
@@ -125,7 +126,7 @@ def test_every_file_of_a_messy_folder_is_a_row_or_left_out_for_a_reason(photos: 
             "pipe, socket or device": 2,
         }
         found = subprocess.run(["find", photos, "!", "-type", "d"], capture_output=True, text=True, check=True)
-        counted = manifest.survey().rows + sum(left_out(manifest).values())
+        counted = source.survey().rows + sum(left_out(source).values())
         assert len(found.stdout.splitlines()) == counted
 
 
@@ -134,9 +135,9 @@ def test_each_reason_has_an_example_and_what_to_do_about_it(photos: Path) -> Non
     file(photos / "b.jxl", JPEG_XL)
     file(photos / "sub" / "c.jxl", JPEG_XL)
     file(photos / ".hidden" / "a.jpg")
-    manifest = FolderManifest(photos)
-    manifest.survey()
-    assert manifest.left_out == (LeftOut("JPEG XL", 2, "b.jxl"), LeftOut("hidden", 1, ".hidden/"))
+    source = FolderSource(photos)
+    source.survey()
+    assert source.left_out == (LeftOut("JPEG XL", 2, "b.jxl"), LeftOut("hidden", 1, ".hidden/"))
     assert told_left_out((LeftOut("JPEG XL", 2000, "b.jxl"), LeftOut("hidden", 1, ".hidden/"))) == (
         "2,000 JPEG XL (b.jxl; convert to JPEG), 1 hidden (.hidden/)"
     )
@@ -145,7 +146,7 @@ def test_each_reason_has_an_example_and_what_to_do_about_it(photos: Path) -> Non
 def test_heic_is_taken_by_name_and_content_where_its_extra_is_installed(photos: Path) -> None:
     file(photos / "a.HEIC", HEIC)
     file(photos / "noext", HEIC)
-    assert taken(FolderManifest(photos)) == ["a.HEIC", "noext"]
+    assert taken(FolderSource(photos)) == ["a.HEIC", "noext"]
 
 
 def test_without_its_extra_heic_is_left_out_and_the_extra_named(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +154,9 @@ def test_without_its_extra_heic_is_left_out_and_the_extra_named(photos: Path, mo
     monkeypatch.setattr("producer.sources.selection.SUFFIXES", (".jpg",))
     picture(photos / "a.jpg")
     file(photos / "b.heic", HEIC)
-    manifest = FolderManifest(photos)
-    assert taken(manifest) == ["a.jpg"]
-    assert told_left_out(manifest.left_out) == ("1 HEIC (b.heic; pip install 'sam3-queue[heic]', or convert to JPEG)")
+    source = FolderSource(photos)
+    assert taken(source) == ["a.jpg"]
+    assert told_left_out(source.left_out) == ("1 HEIC (b.heic; pip install 'sam3-queue[heic]', or convert to JPEG)")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -163,13 +164,13 @@ def test_what_the_reader_opens_is_taken_whatever_it_is_called(photos: Path, kind
     for name in ("noext", "scan.001", "x.dat", "y.txt"):
         picture(photos / name, kind)
         assert read_image(str(photos / name), ReadRules()).pixels.shape == (30, 40, 3)
-    assert taken(FolderManifest(photos)) == ["noext", "scan.001", "x.dat", "y.txt"]
+    assert taken(FolderSource(photos)) == ["noext", "scan.001", "x.dat", "y.txt"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_called_an_image_is_a_row_even_if_it_is_none(photos: Path, suffix: str) -> None:
     file(photos / f"page{suffix}", b"<html>moved</html>")
-    assert taken(FolderManifest(photos)) == [f"page{suffix}"]
+    assert taken(FolderSource(photos)) == [f"page{suffix}"]
     with pytest.raises(UnreadableImage) as refused:
         read_image(str(photos / f"page{suffix}"), ReadRules())
     assert refused.value.error_class == ErrorClass.NOT_AN_IMAGE
@@ -178,7 +179,7 @@ def test_what_is_called_an_image_is_a_row_even_if_it_is_none(photos: Path, suffi
 @pytest.mark.parametrize("top", [".hidden", "@eaDir", "#recycle"])
 def test_the_folder_that_was_named_is_taken_whatever_it_is_called(photos: Path, top: str) -> None:
     picture(photos / top / "a.jpg")
-    assert taken(FolderManifest(photos / top)) == ["a.jpg"]
+    assert taken(FolderSource(photos / top)) == ["a.jpg"]
 
 
 def test_a_source_that_was_an_output_folder_before_has_the_user_s_pictures_only(photos: Path) -> None:
@@ -186,41 +187,41 @@ def test_a_source_that_was_an_output_folder_before_has_the_user_s_pictures_only(
     picture(photos / "a.jpg")
     picture(photos / "preview.jpg")
     mask(photos / "masks" / "person" / "a.jpg.png")
-    manifest = FolderManifest(photos)
-    assert taken(manifest) == ["a.jpg"]
-    assert left_out(manifest) == {"from sam3-run or sam3-export": 3}
+    source = FolderSource(photos)
+    assert taken(source) == ["a.jpg"]
+    assert left_out(source) == {"from sam3-run or sam3-export": 3}
 
 
 def test_a_run_file_of_somebody_else_makes_nothing_ours(photos: Path) -> None:
     file(photos / "run.yaml", b"learning_rate: 0.1\n")
     picture(photos / "masks" / "a.png", "PNG")
     picture(photos / "preview.jpg")
-    assert taken(FolderManifest(photos)) == ["masks/a.png", "preview.jpg"]
+    assert taken(FolderSource(photos)) == ["masks/a.png", "preview.jpg"]
 
 
 def test_masks_of_ours_beside_pictures_are_told_apart(photos: Path) -> None:
     mask(photos / "a.png")
     picture(photos / "b.png", "PNG")
     (photos / "c.png").symlink_to("nowhere")
-    manifest = FolderManifest(photos)
-    assert taken(manifest) == ["b.png", "c.png"]
-    assert left_out(manifest) == {"from sam3-run or sam3-export": 1}
+    source = FolderSource(photos)
+    assert taken(source) == ["b.png", "c.png"]
+    assert left_out(source) == {"from sam3-run or sam3-export": 1}
 
 
 def test_the_output_folder_is_counted_too_wherever_it_lies(photos: Path) -> None:
     picture(photos / "a.jpg")
     picture(photos / "deep" / "out" / "masks" / "x.png", "PNG")
-    manifest = FolderManifest(photos, exclude=photos / "deep" / "out")
-    assert taken(manifest) == ["a.jpg"]
-    assert left_out(manifest) == {"in the output folder": 1}
+    source = FolderSource(photos, Reading(exclude=photos / "deep" / "out"))
+    assert taken(source) == ["a.jpg"]
+    assert left_out(source) == {"in the output folder": 1}
 
 
 def test_links_in_a_circle_are_counted_when_links_are_followed(photos: Path) -> None:
     picture(photos / "a" / "1.jpg")
     (photos / "a" / "loop").symlink_to(photos.absolute())
-    manifest = FolderManifest(photos, follow_symlinks=True)
-    assert taken(manifest) == ["a/1.jpg"]
-    assert left_out(manifest) == {"in a circle of links": 1}
+    source = FolderSource(photos, Reading(follow_symlinks=True))
+    assert taken(source) == ["a/1.jpg"]
+    assert left_out(source) == {"in a circle of links": 1}
 
 
 def test_a_file_is_opened_only_if_its_name_does_not_decide_and_then_once(
@@ -238,6 +239,6 @@ def test_a_file_is_opened_only_if_its_name_does_not_decide_and_then_once(
         return really(path, *rest)
 
     monkeypatch.setattr("producer.sources.selection.os.open", noting)
-    manifest = FolderManifest(photos)
-    assert manifest.survey().rows == len(list(manifest.rows())) == 23
+    source = FolderSource(photos)
+    assert source.survey().rows == len(list(source.rows())) == 23
     assert sorted(opened) == ["notes", "x", "y"]
