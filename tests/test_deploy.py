@@ -17,6 +17,7 @@ import redis
 import yaml
 
 from db.doorbells import Rung
+from tests.terminals import PATIENCE
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
 from workers.contract import Doorbell
@@ -250,7 +251,7 @@ def test_our_own_traffic_passes_the_brokers_rules(broker_url: str) -> None:
     with app.connection_for_write() as connection:
         queue = connection.SimpleQueue("sam3")
         publisher(app)([Rung(1, "faces", 2, 2, 3, 4, "a.jpg", database="")])
-        assert queue.get(timeout=5).payload[0] == [Doorbell("", 1, 2, 3).to_message()]
+        assert queue.get(timeout=PATIENCE).payload[0] == [Doorbell("", 1, 2, 3).to_message()]
         queue.close()
     assert app.control.ping(timeout=0.2) == []  # broadcasts, as Flower does
 

@@ -95,6 +95,7 @@ def test_the_packages_of_this_checkout_are_those_that_are_tested() -> None:
     assert {owner for name in PACKAGES for owner in owners.get(name, [])} <= {"sam3-queue"}
 
 
+@pytest.mark.long
 def test_nobody_else_owns_the_names_of_our_packages(environment: Path) -> None:
     asked = subprocess.run([environment / "bin" / "python", "-c", OWNERS], capture_output=True, text=True, check=True)
     owners = json.loads(asked.stdout)
@@ -103,6 +104,7 @@ def test_nobody_else_owns_the_names_of_our_packages(environment: Path) -> None:
     assert not {"torch", "transformers", "numpy", "PIL", "flower", "psycopg"} & owners.keys()
 
 
+@pytest.mark.long
 def test_without_torch_a_run_is_checked_recorded_watched_and_exported(somebody: Producer) -> None:
     given = ("sam3-enqueue", "--csv", "faces.csv", "--prompt", "person")
     assert somebody.run(*given, "--dry-run").stdout.startswith("would record run faces: 3 images in 1 chunk")
@@ -125,6 +127,7 @@ def test_without_torch_a_run_is_checked_recorded_watched_and_exported(somebody: 
     somebody.run("sam3-delete", "faces", "--yes")
 
 
+@pytest.mark.long
 def test_what_needs_more_than_the_base_says_what_to_install(somebody: Producer) -> None:
     somebody.run("sam3-enqueue", "--csv", "faces.csv", "--prompt", "person")
     wanted = {

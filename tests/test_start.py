@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sam3_start import INTERRUPTED, Stopping
-from tests.terminals import wait_until
+from tests.terminals import PATIENCE, wait_until
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
@@ -111,9 +111,12 @@ MOMENTS = [
     for number in (signal.SIGINT, signal.SIGTERM)
     if (name, number) != ("sam3-flower", signal.SIGINT)
 ]
+QUICK = [("sam3-run", signal.SIGINT), ("sam3-worker", signal.SIGTERM)]  # those that start most
 
 
-@pytest.mark.parametrize(("name", "number"), MOMENTS)
+@pytest.mark.parametrize(
+    ("name", "number"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.long) for one in MOMENTS]
+)
 def test_a_signal_at_any_moment_ends_a_command_quietly_and_leaves_nothing_behind(
     start: Start, home: Path, broker_url: str, name: str, number: signal.Signals
 ) -> None:
@@ -125,7 +128,7 @@ def test_a_signal_at_any_moment_ends_a_command_quietly_and_leaves_nothing_behind
         time.sleep(delay)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in said
         assert "Exception ignored" not in said
         # The signal itself ends a process that Python takes down already; a shell shows the same code then.
@@ -156,7 +159,7 @@ def test_a_folder_before_ours_in_pythonpath_is_named_in_one_line(start: Start, h
     (home / package).mkdir()
     (home / package / "__init__.py").write_text("raise SystemExit('taken')")
     process = start("sam3-status", "--json", PYTHONPATH=f".:{REPOSITORY}")
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     hides = f"{home / package} hides our package {package}"
     assert said == f"sam3-status: error: {hides}; start it without that: env -u PYTHONPATH sam3-status --json\n"
@@ -165,7 +168,7 @@ def test_a_folder_before_ours_in_pythonpath_is_named_in_one_line(start: Start, h
 def test_a_folder_without_code_hides_nothing(start: Start, home: Path) -> None:
     (home / "db").mkdir()
     process = start("sam3-db", "--help", PYTHONPATH=f".:{REPOSITORY}")
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said.partition(" [")[0]) == (0, "Usage: sam3-db")
 
 
@@ -182,6 +185,6 @@ def test_the_first_process_of_a_container_ends_at_a_signal(start: Start, number:
     first = int(children.read_text().split()[0])
     wait_until(lambda: Path(f"/proc/{first}/task/{first}/children").read_text().split(), "its child")
     os.kill(first, number)
-    said, _ = outside.communicate(timeout=60)
+    said, _ = outside.communicate(timeout=PATIENCE)
     assert outside.returncode in (code, 3), said  # 3: it had said already that there is no database
     assert "Traceback" not in said

@@ -55,6 +55,7 @@ def done(sessions: Sessions) -> int:
         return session.execute(select(func.count()).select_from(Result)).scalar_one()
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 def test_a_killed_worker_loses_nothing_and_a_mended_image_is_retried(
     here: Terminal, portraits: Path, sessions: Sessions
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_killed_worker_loses_nothing_and_a_mended_image_is_retried(
     assert {row["sam3_status"] for row in rows} == {"segmented"}
 
 
+@pytest.mark.long
 def test_ctrl_c_finishes_the_batch_in_hand_and_leaves_the_rest_for_the_next_worker(
     here: Terminal, portraits: Path, sessions: Sessions
 ) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.terminals import PATIENCE
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -30,5 +32,5 @@ def run_together(count: int, program: str, url: str) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    ends = [process.communicate(timeout=60) for process in processes]
+    ends = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0] * count, "\n".join(stderr for _, stderr in ends)

@@ -13,6 +13,7 @@ from db.session import Sessions, read, reading, write
 from db.views.status import identity
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
+from tests.terminals import PATIENCE
 
 
 def test_a_chunk_is_claimed_once_however_many_ask(sessions: Sessions) -> None:
@@ -390,7 +391,7 @@ def test_two_last_chunks_that_end_at_the_same_moment_end_the_run(sessions: Sessi
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)
         session.commit()
-        assert second.result(timeout=10)
+        assert second.result(timeout=PATIENCE)
 
     assert scenario.run(sessions, run_id).state == "done"
 

@@ -15,6 +15,7 @@ from db.session import Sessions, reading, write
 from db.slices import Place
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
+from tests.terminals import PATIENCE
 
 EVERYTHING = RetryFilter()
 
@@ -111,7 +112,7 @@ def test_two_retries_at_once_do_not_give_the_same_chunk_number(sessions: Session
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)
         session.commit()
-        assert second.result(timeout=20) == 2
+        assert second.result(timeout=PATIENCE) == 2
 
     assert [chunk.number for chunk in scenario.chunks(sessions, run_id)] == [1, 2, 3, 4]
 
@@ -137,7 +138,7 @@ def test_a_retry_beside_the_end_of_the_last_chunk_leaves_the_run_active(
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)
         session.commit()
-        second.result(timeout=20)
+        second.result(timeout=PATIENCE)
 
     assert scenario.run(sessions, run_id).state == "active"
 

@@ -8,6 +8,8 @@ import urllib.request
 from http.client import HTTPResponse
 from typing import Any
 
+from tests.terminals import PATIENCE
+
 COLUMNS = ["uuid", "state", "args", "result", "received", "started", "runtime", "worker"]
 
 
@@ -24,7 +26,7 @@ class Browser:
     def get(self, page: str, form: dict[str, str] | None = None) -> str:
         data = None if form is None else urllib.parse.urlencode(form).encode()
         request = urllib.request.Request(self._start + page, data, self._headers)
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             assert isinstance(response, HTTPResponse)
             text = response.read().decode()
         self.seen += text

@@ -30,6 +30,7 @@ def test_two_prompts_never_share_a_slug(texts: list[str]) -> None:
     assert list(prompt_slugs([*texts, "one more"]).values())[: len(texts)] == list(slugs.values())
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_prompts_without_a_latin_letter_get_their_slugs() -> None:
     slugs = list(prompt_slugs(chr(0x20000 + number) for number in range(100_000)).values())
     assert slugs[:2] == ["prompt", "prompt_2"]

@@ -9,6 +9,13 @@ from tests.integration.faults import farm
 from tests.terminals import Terminal
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder is long: each starts nodes of its own, to break something about them."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture
 def failing_attempts() -> set[str]:
     """Names of errors that attempts, or loads of a model, end with in this test: their tracebacks are shown."""
@@ -38,3 +45,9 @@ def here(
     }
     yield terminal
     assert not farm.bugs_told(terminal.home, failing_attempts)
+
+
+@pytest.fixture
+def nobody_dies(here: Terminal) -> None:
+    """Clocks of a test in which nobody dies or hangs, so that no slow machine looks like that."""
+    here.environment |= {"SAM3_LEASE_SECONDS": "60", "SAM3_STALL_SECONDS": "60"}

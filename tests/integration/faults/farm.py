@@ -86,8 +86,8 @@ def is_over(sessions: Sessions, run_id: int) -> bool:
     return scenario.run(sessions, run_id).state in ("done", "cancelled")
 
 
-def finish(sessions: Sessions, run_id: int, seconds: float = 60) -> None:
-    wait_until(lambda: is_over(sessions, run_id), "the run", seconds)
+def finish(sessions: Sessions, run_id: int) -> None:
+    wait_until(lambda: is_over(sessions, run_id), "the run")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,10 @@ from workers.contract import TASK
 from workers.fleet.dispatch import publisher
 from workers.settings import Settings
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("nobody_dies"),
+]
 
 IMAGES, CHUNK, NODES = 96, 8, 2
 CHUNKS = IMAGES // CHUNK

@@ -44,6 +44,7 @@ def test_a_server_that_restarts_in_the_middle_is_waited_for(
 
 
 @on_postgresql
+@pytest.mark.usefixtures("nobody_dies")
 @pytest.mark.parametrize("failpoint", ["terminated_in_a_commit", "answer_lost_in_a_commit"])
 def test_a_commit_of_unknown_outcome_is_looked_up_and_its_batch_kept_once(
     here: Terminal, sessions: Sessions, run_id: int, failpoint: str
@@ -150,7 +151,7 @@ def test_three_reconcilers_ring_and_take_back_nothing_twice(here: Terminal, sess
 @on_postgresql
 def test_two_transactions_that_wait_for_each_other_both_get_through(sessions: Sessions, run_id: int) -> None:
     """F23, the deadlock: PostgreSQL ends one of the two, which is then repeated."""
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=PATIENCE)
     tries: list[int] = []
 
     def lock(session: Session, first: int, second: int) -> None:

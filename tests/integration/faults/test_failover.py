@@ -17,7 +17,10 @@ from tests.terminals import Terminal, wait_until
 from workers.fleet.processes import with_parent
 from workers.fleet.valkey import server_binary
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("nobody_dies"),
+]
 
 IMAGES = 64
 

@@ -9,7 +9,10 @@ from tests.db import scenario
 from tests.integration.faults import farm
 from tests.terminals import Terminal, wait_until
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("nobody_dies"),
+]
 
 IMAGES, CHUNK, READ = 40, 16, 8
 

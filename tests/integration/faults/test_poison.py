@@ -47,6 +47,7 @@ def test_an_image_that_breaks_the_gpu_is_found_like_one_that_kills(
     assert "this process cannot go on: CUDA error" in said
 
 
+@pytest.mark.usefixtures("nobody_dies")
 @pytest.mark.parametrize("rows", [[22], [5, 6, 7, 8], [1, 21, 22, 40]], ids=str)
 def test_images_that_make_the_model_raise_fail_alone_in_one_attempt_and_so_again_after_a_retry(
     here: Terminal, sessions: Sessions, tmp_path: Path, failing_attempts: set[str], rows: list[int]
@@ -79,6 +80,7 @@ def test_a_model_that_raises_for_everything_fails_no_image_but_its_process(
     assert "this process cannot go on: the model no longer passes its self-test" in said
 
 
+@pytest.mark.usefixtures("nobody_dies")
 def test_an_image_that_does_not_fit_into_memory_fails_alone_without_a_crash(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
@@ -91,6 +93,7 @@ def test_an_image_that_does_not_fit_into_memory_fails_alone_without_a_crash(
     assert scenario.chunks(sessions, run_id)[0].fence == 1
 
 
+@pytest.mark.usefixtures("nobody_dies")
 def test_an_image_that_takes_more_memory_than_the_process_may_have_fails_alone(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from db.models import Image, Run
 from db.session import Sessions, read
 from tests.db import scenario
 from tests.integration.faults import farm
-from tests.terminals import Terminal, wait_until
+from tests.terminals import PATIENCE, Terminal, wait_until
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -45,7 +45,7 @@ def enqueue_and_die(here: Terminal, failpoint: str, table: Path, **environment: 
         env=here.environment | {"PYTHONPATH": str(Path(__file__).parents[3])} | environment,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
 
@@ -120,7 +120,7 @@ def test_cancel_and_retry_at_once_leave_no_half_state(here: Terminal, sessions: 
 
     def ask(command: str) -> None:
         for _ in range(2):
-            done.append(here.start(command, "faces").process.wait(60))
+            done.append(here.start(command, "faces").process.wait(PATIENCE))
 
     threads = [threading.Thread(target=ask, args=(command,)) for command in ("sam3-cancel", "sam3-retry")]
     for thread in threads:

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from db.migrate import upgrade
 from db.session import Sessions, connect
 from tests.db import scenario
 from tests.integration.faults import farm
 from tests.terminals import Terminal, wait_until
 from tests.workers import runs
+
+pytestmark = pytest.mark.usefixtures("nobody_dies")
 
 
 def test_an_idle_worker_of_another_database_takes_no_doorbell(

@@ -12,7 +12,7 @@ from db.models import Run
 from db.session import Sessions, read
 from tests.db import scenario
 from tests.integration.faults import farm
-from tests.terminals import Terminal, wait_until
+from tests.terminals import PATIENCE, Terminal, wait_until
 
 IMAGES = 40
 DIES = "from tests import failpoints; failpoints.killed_in_a_pass(); from producer.cli.{0} import main; main()"
@@ -31,7 +31,7 @@ def die_half_way(here: Terminal, command: str, *flags: str) -> None:
         env=here.environment | {"PYTHONPATH": str(Path(__file__).parents[3]), "FAKE_SLICES": "2"},
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
 
@@ -71,6 +71,6 @@ def test_a_run_deleted_under_its_workers_ends_in_words_and_they_serve_the_next_o
     here.run("sam3-delete", "faces", "--yes")
     assert states(sessions) == []
     other = farm.load(sessions, tmp_path / "in", 16, name="next")
-    wait_until(lambda: farm.is_over(sessions, other), "the next run", 60)
+    wait_until(lambda: farm.is_over(sessions, other), "the next run")
     farm.check(sessions, other)
     assert " of faces is no longer ours: its run " in farm.end(worker)

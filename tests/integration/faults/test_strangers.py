@@ -13,7 +13,7 @@ from db.session import Sessions, read
 from db.views.status import identity
 from tests.db import scenario
 from tests.integration.faults import farm
-from tests.terminals import Background, Terminal, wait_until
+from tests.terminals import PATIENCE, Background, Terminal, wait_until
 from tests.workers import runs
 from tests.workers.garbage import DOORBELL, GARBAGE, message
 from workers.broker.app import create_app
@@ -22,7 +22,10 @@ from workers.fleet.dispatch import publisher
 from workers.fleet.processes import this_process
 from workers.settings import Settings
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("nobody_dies"),
+]
 
 IMAGES, CHUNK = 24, 4
 
@@ -165,12 +168,12 @@ def test_nodes_take_no_remote_control_and_still_answer_what_flower_asks(
     wait_until(lambda: app.control.inspect(timeout=1).ping(), "the node")
     for method, arguments in CONTROL.items():
         given = {key: str(value).format(queue=runs.queue(sessions)) for key, value in arguments.items()}
-        answers = app.control.broadcast(method, given, reply=True, timeout=5, limit=1)
+        answers = app.control.broadcast(method, given, reply=True, timeout=PATIENCE, limit=1)
         assert answers == [{node: {"error": REFUSAL}}]
     for raw in NOISE:
         client.publish("/0.celery.pidbox", raw)
         client.publish("/0.celeryev/worker.heartbeat", raw)
-    asked = app.control.inspect(timeout=10, destination=[node])
+    asked = app.control.inspect(timeout=PATIENCE, limit=1, destination=[node])
     for look in ("stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf", "ping"):
         assert list(getattr(asked, look)()) == [node]
 

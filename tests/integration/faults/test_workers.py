@@ -79,6 +79,7 @@ def test_a_doorbell_that_dies_between_the_broker_and_its_node_is_rung_again(
     farm.end(worker)
 
 
+@pytest.mark.usefixtures("nobody_dies")
 @pytest.mark.parametrize("whole_group", [False, True], ids=["launcher", "whole group"])
 def test_a_worker_told_to_end_gives_its_chunk_back_and_another_goes_on(
     here: Terminal, sessions: Sessions, run_id: int, whole_group: bool
@@ -105,7 +106,7 @@ def test_three_signals_end_a_worker_at_once_and_cost_no_image(here: Terminal, se
     for _ in range(3):
         first.process.terminate()
         time.sleep(0.1)
-    first.wait(code=None, seconds=10)
+    first.wait(code=None)
     assert first.process.returncode in (0, 128 + signal.SIGTERM)  # the third one may come when the second was enough
     farm.start(here, "two", "--until-empty").wait()
     farm.check(sessions, run_id)
@@ -143,6 +144,7 @@ def test_a_child_that_stands_still_is_ended_by_its_launcher(here: Terminal, sess
     farm.check(sessions, run_id)
 
 
+@pytest.mark.usefixtures("nobody_dies")
 def test_a_celery_parent_that_stands_still_does_not_keep_its_child_from_committing(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_celery_parent_that_stands_still_does_not_keep_its_child_from_committi
     assert farm.forwards(here) == 40 + 1
 
 
+@pytest.mark.usefixtures("nobody_dies")
 def test_a_worker_whose_clock_is_hours_wrong_changes_nothing(here: Terminal, sessions: Sessions, run_id: int) -> None:
     """F38. Only the database's clock counts."""
     farm.start(here, "one", "--num-gpus", "2", "--until-empty", FAKE_FAILPOINT="two_hours_ahead").wait()
@@ -253,6 +256,7 @@ def test_a_hanging_image_among_others_holds_up_only_itself(here: Terminal, sessi
     assert "hangs: its process" in worker.wait(code=130)
 
 
+@pytest.mark.usefixtures("nobody_dies")
 def test_a_worker_behind_nohup_goes_on_when_its_terminal_ends(here: Terminal, sessions: Sessions, run_id: int) -> None:
     """The signal is ignored by the launcher, as it was when that started, and by the nodes and what works in them."""
     worker = farm.start(here.on(("nohup",)), "one", "--until-empty", slow=0.1)
@@ -266,6 +270,7 @@ def test_a_worker_behind_nohup_goes_on_when_its_terminal_ends(here: Terminal, se
     assert workers == [child]
 
 
+@pytest.mark.usefixtures("nobody_dies")
 def test_a_hangup_that_reaches_the_nodes_alone_ends_nothing(here: Terminal, sessions: Sessions, run_id: int) -> None:
     """Celery would start a node anew."""
     worker = farm.start(here, "one", "--until-empty", slow=0.1)

@@ -16,7 +16,7 @@ import redis
 from celery import Celery
 
 from db.doorbells import Rung
-from tests.terminals import Terminal, wait_until
+from tests.terminals import PATIENCE, Terminal, wait_until
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
 from workers.errors import Unreachable, UsageError
@@ -37,7 +37,7 @@ def ring(app: Celery, *chunks: int) -> None:
 def taken(app: Celery) -> Iterator[Any]:
     """The oldest message, taken by a consumer that has not acknowledged it yet."""
     with app.connection_for_read() as connection, connection.SimpleQueue("sam3") as queue:
-        yield queue.get(timeout=5)
+        yield queue.get(timeout=PATIENCE)
 
 
 def test_waiting_and_taken_doorbells_are_seen(broker_url: str) -> None:

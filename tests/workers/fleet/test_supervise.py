@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from tests.terminals import PATIENCE
 from workers.fleet import launcher as module
 from workers.fleet import supervise as supervising
 from workers.fleet.gpus import Slot
@@ -111,7 +112,7 @@ def test_a_third_signal_ends_the_process_whatever_it_waits_for() -> None:
         "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
         "    threading.Event().wait()\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], check=False, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", script], check=False, timeout=PATIENCE)
     assert ended.returncode == 128 + signal.SIGTERM
 
 

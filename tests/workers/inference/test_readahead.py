@@ -111,7 +111,7 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_ending() -> None:
         "ahead.submit(1)\n"
         "ahead.close()\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False).returncode == 0
 
 
 def test_what_hangs_is_counted_until_it_comes_back(work: Callable[[int], int], let_go: threading.Event) -> None:

@@ -9,6 +9,7 @@ import pytest
 import redis
 from celery import Celery
 
+from tests.terminals import PATIENCE
 from workers.contract import TASK, Doorbell
 
 
@@ -32,7 +33,7 @@ def test_a_message_whose_end_the_broker_refuses_to_hear_keeps_no_other_away(app:
         channel: Any = connection.default_channel
         channel.basic_qos(0, 1, False)
         with app.amqp.TaskConsumer(channel, on_message=messages.append):
-            connection.drain_events(timeout=10)
+            connection.drain_events(timeout=PATIENCE)
             assert not channel.qos.can_consume()
             server.replicaof("127.0.0.1", "1")  # of nobody: it refuses every write
             messages[0].ack_log_error(logging.getLogger("quiet"), (redis.RedisError,))
