@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
-from db.claims import LeaseLost, ModelUsed, agree_on_model
+from db.claims import Claim, LeaseLost, ModelUsed, agree_on_model
 from db.models import Prompt, Run
 from db.models import Worker as WorkerRow
 from db.session import Sessions, reading, write
@@ -386,13 +386,21 @@ class Clock:
         return self._now[0]
 
 
-def test_the_heartbeat_keeps_a_claim_that_takes_longer_than_its_lease(start: Start, sessions: Sessions) -> None:
-    worker = start(heartbeat_seconds=0.3, lease_seconds=1.2)
+def renewed(sessions: Sessions, claim: Claim) -> None:
+    """Wait until the lease ends later than now."""
+    before = scenario.chunk(sessions, claim.chunk_id).lease_until
+    assert before is not None
+    wait_until(lambda: (scenario.chunk(sessions, claim.chunk_id).lease_until or 0) > before, "the heartbeat")
+
+
+def test_the_heartbeat_renews_the_lease_of_a_claim_again_and_again(start: Start, sessions: Sessions) -> None:
+    worker = start(heartbeat_seconds=0.1, lease_seconds=60)
     run_id = scenario.load(sessions, scenario.numbered(4))
     [rung] = runs.ring(sessions, run_id)
     claim = worker.claim(run_id, rung.chunk_id)
     assert claim is not None
-    time.sleep(2)
+    for _ in range(3):
+        renewed(sessions, claim)
     assert [chunk.lease_over for chunk in scenario.running(sessions)] == [False]
     assert worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
 
@@ -408,15 +416,20 @@ def test_a_worker_that_stands_still_lets_its_lease_run_out(start: Start, session
         worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
 
 
-def test_progress_keeps_the_lease_however_long_the_chunk_takes(start: Start, sessions: Sessions) -> None:
-    worker = start(heartbeat_seconds=0.1, lease_seconds=0.9, stall_seconds=0.5)
+def test_progress_keeps_the_lease_however_long_the_chunk_takes(
+    start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("workers.node.worker.time", Clock(clock))
+    worker = start(heartbeat_seconds=0.1, lease_seconds=60, stall_seconds=15)
     run_id = scenario.load(sessions, scenario.numbered(4))
     [rung] = runs.ring(sessions, run_id)
     claim = worker.claim(run_id, rung.chunk_id)
     assert claim is not None
-    for _ in range(20):
-        time.sleep(0.1)
+    for _ in range(4):
+        clock[0] += 10
         worker.progressed()
+        renewed(sessions, claim)
     assert worker.commit(claim, [scenario.done(image, 0.9) for image in claim.images])
 
 
