@@ -38,7 +38,7 @@ from db.migrate import upgrade
 from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.results.status import Standing
-from producer.runs.load import Request, record
+from producer.runs.load import RunRequest, record
 from producer.sources.csv_source import CsvSource
 from tests.postgresql import serve
 from workers.fleet.processes import this_process
@@ -51,7 +51,7 @@ REJECTED = 1000  # one row in so many is bad
 FAILED = 100  # one image in so many failed
 MODEL = "tiny"
 FROZEN = Frozen(MODEL, 0.5, 0.5, 0.3, "library", "exif")
-REQUEST = Request("large", ("person",), FROZEN)
+REQUEST = RunRequest("large", ("person",), FROZEN)
 REPEATS = 3
 CHUNKS_WORKED = 8  # whose claims and commits are timed
 BARE_COLUMNS = "image (run_id, row, load, path, cells, state, chunk_id)"

@@ -24,11 +24,11 @@ from benchmarks.enqueue import FROZEN, alone, databases, write_csv
 from benchmarks.timing import Row, table
 from db.runs import RetryFilter, run_id_of
 from db.session import NO_TIME_LIMITS, Sessions, connect, read
-from producer.runs.load import Request, record
+from producer.runs.load import RunRequest, record
 from producer.runs.operate import cancel, delete, retry
 from producer.sources.csv_source import CsvSource
 
-REQUEST = Request("large", ("person",), FROZEN, chunk_size=256)
+REQUEST = RunRequest("large", ("person",), FROZEN, chunk_size=256)
 SINGLES = replace(REQUEST, name="singles", chunk_size=1)
 MOST_CHUNKS = 390_625  # of 256 images, in 100 million
 MASK_BYTES = 100
@@ -114,7 +114,7 @@ def timed(url: str, prepare: Callable[[Sessions], None], command: Callable[[Sess
     return rows, seconds
 
 
-def load(sessions: Sessions, source: Path, request: Request, then: tuple[str, ...] = ()) -> None:
+def load(sessions: Sessions, source: Path, request: RunRequest, then: tuple[str, ...] = ()) -> None:
     record(sessions, CsvSource(source), request, lambda done, total: None)
     execute(sessions, then)
 

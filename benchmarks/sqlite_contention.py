@@ -21,7 +21,7 @@ from db.intake import NewRow
 from db.migrate import ensure_schema
 from db.session import Sessions, connect, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
-from producer.runs.load import Request, record
+from producer.runs.load import RunRequest, record
 from producer.sources.csv_source import CsvSource
 from workers.fleet.processes import this_process
 
@@ -133,7 +133,7 @@ def masks() -> tuple[FoundInstance, ...]:
 def enqueue(sessions: Sessions, folder: Path, rows: int) -> None:
     csv = folder / "images.csv"
     csv.write_text("path\n" + "".join(f"images/{number:08}.jpg\n" for number in range(rows)))
-    record(sessions, CsvSource(csv), Request("large", ("person",), FROZEN), lambda read, of: None)
+    record(sessions, CsvSource(csv), RunRequest("large", ("person",), FROZEN), lambda read, of: None)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ import shlex
 from pathlib import Path
 
 from producer.cli.found import Found
-from producer.results.common import Request, Summary
+from producer.results.common import ExportRequest, Summary
 from producer.results.mask_folder import MaskFolder, read_mask_folder
 from producer.slugs import numbered
 from workers.cli.base import counted, say
 
 
-def tell_blank_masks(found: Found, request: Request, summary: Summary) -> bool:
+def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> bool:
     """Say how many masks the table leaves blank, if it does, and how to fill them; return whether it does."""
     if not summary.blank_masks or request.masks is None:
         return False
@@ -28,7 +28,7 @@ def tell_blank_masks(found: Found, request: Request, summary: Summary) -> bool:
     return True
 
 
-def _folder_to_fill(request: Request, masks: Path, there: MaskFolder | None) -> str:
+def _folder_to_fill(request: ExportRequest, masks: Path, there: MaskFolder | None) -> str:
     """The folder itself if its masks are meant to be these, else one beside it: another table may need what it has."""
 
     def is_taken(name: str) -> bool:
@@ -41,5 +41,5 @@ def _folder_to_fill(request: Request, masks: Path, there: MaskFolder | None) -> 
     return numbered(f"{masks}-{what}", is_taken)
 
 
-def _fits(folder: MaskFolder, request: Request) -> bool:
+def _fits(folder: MaskFolder, request: ExportRequest) -> bool:
     return folder.belongs_to(request.view) and folder.threshold == request.min_score

@@ -17,7 +17,7 @@ from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.found import Found, find_run
 from producer.cli.progress import Meter
-from producer.results.common import Request, Summary, read_images
+from producer.results.common import ExportRequest, Summary, read_images
 from producer.results.inputs import Inputs
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.results.stdout import StandardOutput
@@ -26,7 +26,7 @@ from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
 
-Export = Callable[[Request, Iterable[ExportedImage], Callable[[int], None]], Summary]
+Export = Callable[[ExportRequest, Iterable[ExportedImage], Callable[[int], None]], Summary]
 
 
 def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
@@ -43,7 +43,7 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
         masks = found.folder / "masks"
     if threshold is not None and threshold < view.frozen.score_floor:
         raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
-    request = Request(
+    request = ExportRequest(
         view=view,
         min_score=view.frozen.threshold if threshold is None else threshold,
         out=output,
@@ -96,7 +96,7 @@ def interruptible(*, resumes: bool) -> Iterator[None]:
         raise click.Abort from None  # ends with 130; for a KeyboardInterrupt click would add an empty line
 
 
-def tell_gone(request: Request) -> None:
+def tell_gone(request: ExportRequest) -> None:
     """Name the rows that an edited source no longer has."""
     view, source = request.view, Path(request.view.source.path).name
     if view.gone and not request.gone:
@@ -115,7 +115,7 @@ def how_to_go_on(found: Found, view: RunView) -> str:
     return f"wait (sam3-status {found.argument} --wait)"
 
 
-def told(found: Found, request: Request, summary: Summary, now: SoFar) -> str:
+def told(found: Found, request: ExportRequest, summary: Summary, now: SoFar) -> str:
     """`faces.json: 176 images, 203 instances; 176 of 768 images so far`."""
     parts = [f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}"]
     if summary.left_out:
@@ -128,7 +128,7 @@ def told(found: Found, request: Request, summary: Summary, now: SoFar) -> str:
     return "; ".join(parts)
 
 
-def export(found: Found, request: Request, format: str) -> Summary:
+def export(found: Found, request: ExportRequest, format: str) -> Summary:
     """Write one format with a progress bar. Raises `NotOver`, before anything is written, for a part of a run that
     was not asked for as one."""
     write = exporter(format)

@@ -22,7 +22,7 @@ from producer.cli.options import (
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
 from producer.results.targets import free_file
-from producer.runs.load import Check, Recorded, Request, auto_chunk_size, check, record
+from producer.runs.load import Check, Recorded, RunRequest, auto_chunk_size, check, record
 from producer.sources.check_files import check_files
 from producer.sources.kinds import open_file
 from producer.sources.selection import told_left_out
@@ -47,7 +47,7 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     warn_of_absent_model(frozen.model)
     looks = checking(source, flags["no_check"])
     size, moved_from = read_chunk_size(flags["chunk_size"]), flags["moved_from"]
-    request = Request(name, prompts, frozen, size, flags["limit"], moved_from=moved_from, check=looks)
+    request = RunRequest(name, prompts, frozen, size, flags["limit"], moved_from=moved_from, check=looks)
     if dry_run:
         return report_dry_run(source, request, flags)
     sessions = base.open_database(settings.database_url, create=True)
@@ -143,7 +143,7 @@ def told(facts: dict[str, Any], recorded: Recorded, kind: str) -> str:
     return f"run {facts['run']}: {', '.join(parts)}"
 
 
-def report_dry_run(source: RowSource, request: Request, flags: dict[str, Any], *, details: bool = False) -> int:
+def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any], *, details: bool = False) -> int:
     """Read all rows and say what recording them would do. Needs neither broker nor database nor model.
 
     With `details` also which columns are read, and where the first images are.
@@ -174,7 +174,7 @@ def report_dry_run(source: RowSource, request: Request, flags: dict[str, Any], *
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
 
 
-def _read_rows(source: RowSource, request: Request, wanted: int) -> tuple[list[str], list[str]]:
+def _read_rows(source: RowSource, request: RunRequest, wanted: int) -> tuple[list[str], list[str]]:
     """Why rows are rejected, and where the first good images are."""
     rejected: list[str] = []
     first: list[str] = []

@@ -47,7 +47,7 @@ from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.inputs import Inputs
 from producer.results.status import Standing, duration, told_errors, told_warnings
 from producer.results.targets import Targets, free_file
-from producer.runs.load import Request, record
+from producer.runs.load import RunRequest, record
 from producer.runs.operate import retry
 from producer.slugs import prompt_slugs
 from producer.sources.kinds import open_source
@@ -91,7 +91,7 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     prompts = read_prompts(flags["prompt"])
     source = open_input(open_source, path, prompts, flags | {"output": output})
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
-    request = Request(
+    request = RunRequest(
         name=run_of_folder(output, flags["run"], source.path)
         or run_name(flags["run"], flags["moved_from"] or source.path),
         prompts=prompts,
@@ -165,7 +165,7 @@ class only_one:
 
 
 def record_run(
-    sessions: Sessions, source: RowSource, request: Request, settings: Settings, output: Path, flags: dict[str, Any]
+    sessions: Sessions, source: RowSource, request: RunRequest, settings: Settings, output: Path, flags: dict[str, Any]
 ) -> Found:
     """Bring the run in the folder's database up to the source, and write down how it was made."""
     with Meter(f"recording {request.name}", "rows") as meter:

@@ -9,7 +9,7 @@ from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.exported import export, view_of
 from producer.cli.found import Found
 from producer.layout import RESULTS
-from producer.results.common import Request
+from producer.results.common import ExportRequest
 from producer.results.inputs import Inputs
 from producer.results.targets import Targets
 from workers.cli.base import say
@@ -40,10 +40,10 @@ def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict
     return {name: str(file) for name, file in files.items()}, not blank
 
 
-def _mask_request(found: Found, select: str, *, force: bool) -> tuple[Request, dict[str, Path]]:
+def _mask_request(found: Found, select: str, *, force: bool) -> tuple[ExportRequest, dict[str, Path]]:
     """What masks are to be, and all files by their names."""
     assert found.folder is not None
     files = {name: found.folder / file for name, file in RESULTS.items()}
     view, targets = view_of(found), Targets(found.folder, Inputs(found.sessions), force=force)
-    request = Request(view, view.frozen.threshold, files["masks"], select, files["masks"], targets=targets)
+    request = ExportRequest(view, view.frozen.threshold, files["masks"], select, files["masks"], targets=targets)
     return request, files

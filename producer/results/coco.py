@@ -13,18 +13,18 @@ from db.values import FoundInstance
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.boxes import NO_BOX, Box, tight_boxes
-from producer.results.common import Progress, Request, Summary, counted, wanted
+from producer.results.common import TellRows, ExportRequest, Summary, counting, wanted
 from producer.slugs import prompt_slugs
 
 
-def export_coco(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
+def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
     """Write done images, also those in which nothing was found, and their instances of at least `min_score`.
 
     Duplicates are listed once, by their first row. An image's id is its row number, a category's its place among the
     run's prompts, from 1: both are the same in every database. `bbox` is the box of the mask itself, `predicted_box`
     what the model's box head said, which may reach beyond the image; masks are RLE with `iscrowd` 0, and `score` is
     kept as in COCO results. An image's `capped` are the categories of which the model found so many that there may be
-    more. An instance whose mask has no pixel is left out, and counted. Memory does not grow with the run: annotations
+    more. An instance whose mask has no pixel is left out, and counting. Memory does not grow with the run: annotations
     wait in a temporary file until the list of images is over. Raises `UsageError` when the file cannot be written.
     """
     listed = instances = left_out = 0
@@ -36,7 +36,7 @@ def export_coco(request: Request, images: Iterable[ExportedImage], progress: Pro
     ):
         file.write("{\n" + _member("info", _info(request)) + _member("licenses", []))
         file.write(_member("categories", _categories(request.view, category_ids)) + '"images": [')
-        for image in counted(images, progress):
+        for image in counting(images, progress):
             if image.state != ImageState.DONE:
                 continue
             _append(file, _image(image, category_ids), first=listed == 0)
@@ -72,7 +72,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
 
 
-def _info(request: Request) -> dict[str, Any]:
+def _info(request: ExportRequest) -> dict[str, Any]:
     """Where the masks come from. No date, so that the same export gives the same bytes."""
     view = request.view
     return {
@@ -108,7 +108,9 @@ def _image(image: ExportedImage, category_ids: dict[int, int]) -> dict[str, Any]
     return facts | ({"gone": True} if image.gone else {})
 
 
-def _annotations(request: Request, image: ExportedImage, category_ids: dict[int, int]) -> Iterator[dict[str, Any]]:
+def _annotations(
+    request: ExportRequest, image: ExportedImage, category_ids: dict[int, int]
+) -> Iterator[dict[str, Any]]:
     """The instances to export, without an id of their own yet; category ids are given by prompt id."""
     found = [(category_ids[result.prompt_id], one) for result in image.results for one in wanted(request, result)]
     boxes = tight_boxes([one.rle for _, one in found], image.height or 0, image.width or 0)

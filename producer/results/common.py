@@ -11,11 +11,11 @@ from db.views.status import OVER, RunView
 from producer.results.so_far import require_exportable
 from producer.results.targets import Targets
 
-Progress = Callable[[int], None]  # is told how many rows have been read so far
+TellRows = Callable[[int], None]  # is told how many rows have been read so far
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What to write, and where.
 
     `min_score` decides which instances are exported; whether an image counts as segmented is decided by the run's
@@ -58,7 +58,7 @@ class Summary:
     blank_masks: int = 0  # csv: results with instances whose mask is not in the folder, or was made from others
 
 
-def read_images(sessions: Sessions, request: Request) -> Iterator[ExportedImage]:
+def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[ExportedImage]:
     """The rows for any format: those of the source in its order.
 
     Instances come down to the run's threshold even if `min_score` is higher, so that segmented and empty
@@ -71,13 +71,13 @@ def read_images(sessions: Sessions, request: Request) -> Iterator[ExportedImage]
     read(sessions, require_exportable, request.view.id, partial=request.partial)
 
 
-def counted(images: Iterable[ExportedImage], progress: Progress) -> Iterator[ExportedImage]:
-    """Pass the images on and report after each how many are through."""
+def counting(images: Iterable[ExportedImage], tell: TellRows) -> Iterator[ExportedImage]:
+    """Pass the images on, and tell after each one how many are through."""
     for count, image in enumerate(images, start=1):
         yield image
-        progress(count)
+        tell(count)
 
 
-def wanted(request: Request, result: PromptResult) -> list[FoundInstance]:
+def wanted(request: ExportRequest, result: PromptResult) -> list[FoundInstance]:
     """The instances of a result to export, highest score first."""
     return [instance for instance in result.instances if instance.score >= request.min_score]

@@ -12,10 +12,10 @@ from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.common import (
-    Progress,
-    Request,
+    TellRows,
+    ExportRequest,
     Summary,
-    counted,
+    counting,
     wanted,
 )
 from producer.results.marks import GONE_COLUMN, PROMPT_COLUMNS, STATUS_COLUMNS
@@ -26,7 +26,7 @@ from producer.slugs import numbered, prompt_slugs
 ROW_PROMPTS = "prompt"
 
 
-def export_csv(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
+def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
     """Write one line a row, duplicates and rejected rows too; `images` are those of `common.read_images`.
 
     `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) goes by the run's threshold,
@@ -43,7 +43,7 @@ def export_csv(request: Request, images: Iterable[ExportedImage], progress: Prog
     with request.files.replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(_UnixLines(file))
         writer.writerow([*_header(request.view, sheet.slugs), *([GONE_COLUMN] if request.gone else [])])
-        for image in counted(images, progress):
+        for image in counting(images, progress):
             writer.writerow(sheet.line(image))
             rows += 1
             if image.state == ImageState.DONE:
@@ -63,7 +63,7 @@ class _UnixLines:
 
 @dataclass(frozen=True)
 class _Sheet:
-    request: Request
+    request: ExportRequest
     slugs: dict[str, str]  # by prompt text
     masks: "_Masks"
 
@@ -93,7 +93,7 @@ class _Sheet:
 class _Masks:
     """The cells of masks: names of files, and how many are blank though there are instances."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ExportRequest) -> None:
         self.blank = 0
         self._request = request
         self._folder = None if request.masks is None else read_mask_folder(request.masks)
@@ -157,7 +157,7 @@ def _number(value: int | None) -> str:
     return "" if value is None else str(value)
 
 
-def _shown_folder(request: Request) -> str:
+def _shown_folder(request: ExportRequest) -> str:
     """The folder of masks as seen from the CSV if it is below the CSV's folder, else absolute."""
     if request.masks is None:
         return ""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from db.session import Sessions, read
 from db.views.results import ExportedImage, some_images
 from db.views.trail import ChunkSoFar, chunks_again, done_rows, next_chunks
-from producer.results.common import Request
+from producer.results.common import ExportRequest
 from producer.results.helpers import Helpers
 from producer.results.png import MaskWriter
 from producer.results.preview import choose, draw_sheet
@@ -67,7 +67,7 @@ class Follower:
     `request` is one for masks. What goes wrong is told once and ends the following, never the run.
     """
 
-    def __init__(self, sessions: Sessions, request: Request, preview: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, sessions: Sessions, request: ExportRequest, preview: Path, say: Callable[[str], None]) -> None:
         """Raises `UsageError` if there can be no masks in the folder."""
         self._sessions, self._request, self._preview, self._say = sessions, request, preview, say
         self._targets = request.targets or Targets(preview)

@@ -13,7 +13,7 @@ from typing import Self
 from db.models import ImageState
 from db.values import PromptResult
 from db.views.results import ExportedImage
-from producer.results.common import Progress, Request, Summary, counted, wanted
+from producer.results.common import TellRows, ExportRequest, Summary, counting, wanted
 from producer.results.drawing import draw  # needs numpy, Pillow and pycocotools
 from producer.results.helpers import Helpers, processes
 from producer.results.mask_folder import (
@@ -37,7 +37,7 @@ PAGE_IMAGES = 500  # the database is asked once for so many whether a mask would
 FEW = 8  # masks that are drawn sooner than a process for it would have started
 
 
-def export_png(request: Request, images: Iterable[ExportedImage], progress: Progress) -> Summary:
+def export_png(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
     """Write a mask (0 and 255, 8 bits, at the image's size) for every result with an instance of at least `min_score`.
 
     A mask that is there already and was made from the same instances stays as it is. A result without an instance has
@@ -46,7 +46,7 @@ def export_png(request: Request, images: Iterable[ExportedImage], progress: Prog
     a folder, holds the masks of another run or anything in a mask's place that is not ours, or cannot be written.
     """
     with MaskWriter(request) as masks:
-        for image in counted(masks.looked_up(images), progress):
+        for image in counting(masks.looked_up(images), progress):
             masks.add(image)
         masks.finish()
     return masks.summary()
@@ -70,7 +70,7 @@ class MaskWriter:
     file system answers late, and processes draw, since that takes all the time.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ExportRequest) -> None:
         """Raises `UsageError` if the folder is a file, cannot be written, or holds the masks of another run."""
         if request.select not in SELECTIONS:
             raise UsageError(f"--select {request.select}: choose one of {', '.join(SELECTIONS)}")
@@ -198,7 +198,7 @@ class MaskWriter:
         self._folder = new
 
 
-def _open_folder(request: Request, targets: Targets) -> MaskFolder:
+def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
     """Make the folder, or see whose it is, and return what is to be written down in it."""
     out, view = request.out, request.view
     targets.make_folder(out)

@@ -20,6 +20,7 @@ from db.slices import paced, slice_rows
 from db.values import Frozen, Source
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.moving import moved_root
+from producer.runs.operate import Tell
 from producer.sources.cells import one_line
 from producer.sources.rows import row_slice
 from producer.sources.source import RowSource, Survey
@@ -38,11 +39,10 @@ FIRST_ROWS = 100  # of those that are new to a run that has rows, whose files ar
 Value = TypeVar("Value")
 Args = ParamSpec("Args")
 Check = Callable[[Sequence[str]], None]
-Tell = Callable[[int, int], None]  # called with how many rows have been read, of how many
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What is asked of a run besides its rows."""
 
     name: str
@@ -76,7 +76,7 @@ class Plan:
     restart: bool  # begins a new matching from the first row
 
 
-def record(sessions: Sessions, source: RowSource, request: Request, tell: Tell) -> Recorded:
+def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tell) -> Recorded:
     """Bring the database up to what the source says; afterwards the run is active, or done.
 
     A killed one goes on where it stopped. Raises `UsageError` if the run's name stands for something else.
@@ -116,7 +116,7 @@ def _facts(source: RowSource) -> Source:
 
 
 def _followed(
-    sessions: Sessions, source: RowSource, facts: Source, request: Request
+    sessions: Sessions, source: RowSource, facts: Source, request: RunRequest
 ) -> tuple[KnownRun | None, Source, str]:
     """The run of the name, which follows a source that was moved; how it is read for it; and what to tell of that."""
     known = _find(sessions, request.name)
@@ -137,25 +137,25 @@ def _followed(
     return _find(sessions, request.name), replace(facts, root=root), told
 
 
-def _checked_survey(source: RowSource, request: Request) -> Survey:
+def _checked_survey(source: RowSource, request: RunRequest) -> Survey:
     survey = source.survey()
     check(request, survey)
     return survey
 
 
-def _argument(request: Request) -> str:
+def _argument(request: RunRequest) -> str:
     """RUN as another command needs it."""
     return request.argument or spelled_run(request.name)
 
 
-def _wanted(facts: Source, request: Request) -> Wanted:
+def _wanted(facts: Source, request: RunRequest) -> Wanted:
     argument = None if request.argument is None else _argument(request)
     copy = request.copy or f"{request.name}-{{}}"
     return Wanted(request.name, facts, request.frozen, request.prompts, request.advice, argument, copy)
 
 
 @contextmanager
-def _loading(sessions: Sessions, run_id: int, request: Request) -> Iterator["Loader"]:
+def _loading(sessions: Sessions, run_id: int, request: RunRequest) -> Iterator["Loader"]:
     """The right to change a run's rows and settings alone. Raises `UsageError` if somebody else has it."""
     try:
         with Loader(sessions, run_id) as loader:
@@ -169,7 +169,7 @@ def _loading(sessions: Sessions, run_id: int, request: Request) -> Iterator["Loa
         ) from None
 
 
-def _stopped(sessions: Sessions, request: Request) -> Sam3Error:
+def _stopped(sessions: Sessions, request: RunRequest) -> Sam3Error:
     """What to tell of a run that was cancelled or deleted while it was loaded."""
     known, run = _find(sessions, request.name), _argument(request)
     if known is None:
@@ -226,7 +226,7 @@ def _find(sessions: Sessions, name: str) -> KnownRun | None:
         return intake.find_run(session, name)
 
 
-def _create(sessions: Sessions, facts: Source, request: Request, rows: int) -> KnownRun:
+def _create(sessions: Sessions, facts: Source, request: RunRequest, rows: int) -> KnownRun:
     with reading(sessions) as session:
         size = request.chunk_size or auto_chunk_size(rows, presence.live_workers(session))
     # Lost the race for the name: then the other one's run is known now.
@@ -266,7 +266,7 @@ def plan(known: KnownRun, survey: Survey) -> Plan:
     return Plan(0, matching=True, restart=True)
 
 
-def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Request, tell: Tell) -> Recorded:
+def _load(loader: Loader, source: RowSource, survey: Survey | None, request: RunRequest, tell: Tell) -> Recorded:
     known = _find(loader.sessions, request.name)  # as it is now that nobody else loads it
     if known is None:
         raise LoadCancelled
@@ -289,18 +289,18 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Req
     return Recorded(known.id, new, now_known.gone if now_known is not None and how.matching else 0)
 
 
-def check(request: Request, survey: Survey) -> None:
+def check(request: RunRequest, survey: Survey) -> None:
     """Look at some of the files that a new run is asked for."""
     if request.check is not None:
         request.check(_sample(request, survey))
 
 
-def _sample(request: Request, survey: Survey) -> list[str]:
+def _sample(request: RunRequest, survey: Survey) -> list[str]:
     return [path for number, path in survey.sample if request.limit is None or number < request.limit]
 
 
 def _checked(
-    loader: Loader, rows: Iterator[NewRow], known: KnownRun, survey: Survey, request: Request
+    loader: Loader, rows: Iterator[NewRow], known: KnownRun, survey: Survey, request: RunRequest
 ) -> Iterator[NewRow]:
     """The same rows. If some are new to a run that has rows, their files are looked at before any is recorded."""
     if request.check is None or known.images == 0:  # a new run's were, before it was created

@@ -16,7 +16,7 @@ from db.slices import in_slices
 from db.views.status import run_view
 from workers.errors import UsageError
 
-Tell = Callable[[int, int], None]  # called with how many images have been handled, of how many
+Tell = Callable[[int, int], None]  # called with how many rows or images have been handled, of how many
 
 
 def ignore(done: int, total: int) -> None:

@@ -1,7 +1,7 @@
 """Finds images whose files changed since they were read, and has images computed again. Opens no image."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Self
@@ -12,7 +12,7 @@ from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
 from db.runs import RetryFilter, reopen
 from db.session import Sessions, read, reading, write
 from db.views.status import OVER, RunGone, RunView, progress, run_view
-from producer.runs.operate import retry
+from producer.runs.operate import Tell, ignore, retry
 from producer.sources.looking import stat_files
 from workers.cli.base import counted
 from workers.errors import UsageError
@@ -23,8 +23,6 @@ LOOK_SECONDS = 20.0  # of a look that nobody asked for
 PATIENCE_SECONDS = 120.0  # of one that was asked for, for each page
 PAGE_ROWS = 4000  # whose files are looked at together
 SLICE = 1000  # images of one transaction
-
-Tell = Callable[[int, int], None]  # called with how many images have been looked at or moved, of how many
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def look_for_changes(sessions: Sessions, run_id: int, seconds: float = LOOK_SECO
     return seen
 
 
-def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = lambda done, total: None) -> int:
+def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore) -> int:
     """Move the chosen images into new chunks, as pending; return how many.
 
     One that was interrupted is finished by calling it again: it takes no image that it has moved or computed already.

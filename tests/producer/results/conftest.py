@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.results.common import Request
+from producer.results.common import ExportRequest
 from tests.producer.results.finished import Done, Ends, Failed, Finished, Input, ellipse, finish
 
 SIZE = (64, 48)
@@ -14,7 +14,7 @@ SMALL = ellipse(SIZE, (20, 20), (6, 9))
 LARGE = ellipse(SIZE, (40, 24), (20, 15))
 FAINT = ellipse(SIZE, (5, 40), (3, 3))
 
-MakeRequest = Callable[..., Request]
+MakeRequest = Callable[..., ExportRequest]
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def run(tmp_path: Path) -> Finished:
 def request_for(run: Finished, tmp_path: Path) -> MakeRequest:
     """Make a request for the run; `out` is a name below a fresh folder."""
 
-    def make(out: str, *, min_score: float = 0.5, select: str = "union", masks: str | None = None) -> Request:
+    def make(out: str, *, min_score: float = 0.5, select: str = "union", masks: str | None = None) -> ExportRequest:
         folder = tmp_path / "out"
         masks_folder = None if masks is None else folder / masks
-        return Request(run.view, min_score, folder / out, select, masks_folder, partial=True)  # a row is pending
+        return ExportRequest(run.view, min_score, folder / out, select, masks_folder, partial=True)  # a row is pending
 
     return make

@@ -15,7 +15,7 @@ from db.session import Sessions, connect, reading
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from db.views import status
 from db.views.results import ExportedImage
-from producer.results.common import Request, read_images
+from producer.results.common import ExportRequest, read_images
 
 Mask = NDArray[np.uint8]
 Found = Sequence[tuple[float, Mask]]  # score and mask, highest score first
@@ -57,7 +57,7 @@ class Finished:
     sessions: Sessions
     view: status.RunView
 
-    def images(self, request: Request) -> list[ExportedImage]:
+    def images(self, request: ExportRequest) -> list[ExportedImage]:
         return list(read_images(self.sessions, request))
 
 

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
 from producer.results.coco import export_coco
-from producer.results.common import Request, Summary
+from producer.results.common import ExportRequest, Summary
 from tests.producer.results.conftest import FAINT, LARGE, SMALL, MakeRequest
 from tests.producer.results.finished import Finished, Mask
 
@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
-def export(run: Finished, request: Request) -> tuple[Summary, dict[str, Any]]:
+def export(run: Finished, request: ExportRequest) -> tuple[Summary, dict[str, Any]]:
     summary = export_coco(request, run.images(request), lambda count: None)
     return summary, json.loads(request.out.read_text(encoding="utf-8"))
 

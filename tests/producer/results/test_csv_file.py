@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.results.common import Request, Summary
+from producer.results.common import ExportRequest, Summary
 from producer.results.csv_file import export_csv
 from producer.results.mask_folder import MANIFEST
 from producer.results.png import export_png
@@ -19,13 +19,13 @@ from workers.errors import UsageError
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
-def export(run: Finished, request: Request) -> tuple[Summary, list[dict[str, str]]]:
+def export(run: Finished, request: ExportRequest) -> tuple[Summary, list[dict[str, str]]]:
     summary = export_csv(request, run.images(request), lambda count: None)
     with request.out.open(encoding="utf-8", newline="") as file:
         return summary, list(csv.DictReader(file))
 
 
-def export_masks(run: Finished, request: Request) -> Path:
+def export_masks(run: Finished, request: ExportRequest) -> Path:
     """The masks that go with a table: at the same score, and where it looks for them."""
     assert request.masks is not None
     masks = replace(request, out=request.masks)
@@ -112,7 +112,7 @@ def test_columns_that_the_input_has_already_are_numbered(tmp_path: Path) -> None
     rows = [NewRow("a.jpg", {"person_mask": "mine"})]
     given = Input(tmp_path, rows, ("person",), ("path", "person_mask"))
     run = finish(tmp_path, given, {"a.jpg": Done({"person": [(0.9, SMALL)]}, SIZE)})
-    request = Request(run.view, 0.5, tmp_path / "r.csv", masks=tmp_path / "masks")
+    request = ExportRequest(run.view, 0.5, tmp_path / "r.csv", masks=tmp_path / "masks")
     export_masks(run, request)
     _, [row] = export(run, request)
     assert row["person_mask"] == "mine"
@@ -127,7 +127,7 @@ def test_rows_with_their_own_prompts_share_their_columns(tmp_path: Path) -> None
         "b.jpg": Done({"dog": [(0.75, SMALL)]}, SIZE),
     }
     run = finish(tmp_path, Input(tmp_path, rows, (), ("path", "what")), ends)
-    request = Request(run.view, 0.5, tmp_path / "r.csv", masks=tmp_path / "m")
+    request = ExportRequest(run.view, 0.5, tmp_path / "r.csv", masks=tmp_path / "m")
     export_masks(run, request)
     _, [both, one] = export(run, request)
     assert sorted(both["prompt_instances"].split("|")) == ["0", "2"]
@@ -143,7 +143,7 @@ def test_a_count_that_may_be_too_low_is_capped(tmp_path: Path) -> None:
         "b.jpg": Done({"person": [(0.9, SMALL)]}, SIZE, capped=["cat"]),
     }
     run = finish(tmp_path, Input(tmp_path, rows), ends)
-    _, [capped, other, pending] = export(run, Request(run.view, 0.5, tmp_path / "r.csv", partial=True))
+    _, [capped, other, pending] = export(run, ExportRequest(run.view, 0.5, tmp_path / "r.csv", partial=True))
 
     assert (capped["person_capped"], capped["prompt_capped"]) == ("true", "true")
     assert (other["person_capped"], other["prompt_capped"]) == ("false", "true|false")

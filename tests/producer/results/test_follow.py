@@ -8,7 +8,7 @@ import pytest
 from db.session import Sessions, reading
 from db.views import status
 from producer.results import follow
-from producer.results.common import Request, read_images
+from producer.results.common import ExportRequest, read_images
 from producer.results.follow import Follower, Trail
 from producer.results.helpers import Helpers
 from producer.results.marks import JPEG_COMMENT, JPEG_START
@@ -70,20 +70,20 @@ def said() -> list[str]:
 
 @pytest.fixture
 def request_of(sessions: Sessions, tmp_path: Path) -> Any:
-    def make(run_id: int) -> Request:
+    def make(run_id: int) -> ExportRequest:
         with reading(sessions) as session:
             view = status.run_view(session, run_id)
         assert view is not None
-        return Request(view, view.frozen.threshold, tmp_path / "masks")
+        return ExportRequest(view, view.frozen.threshold, tmp_path / "masks")
 
     return make
 
 
-def masks(request: Request) -> list[str]:
+def masks(request: ExportRequest) -> list[str]:
     return sorted(path.name for path in request.out.rglob("*.png"))
 
 
-def exported(sessions: Sessions, request: Request) -> tuple[int, int]:
+def exported(sessions: Sessions, request: ExportRequest) -> tuple[int, int]:
     """How many masks a whole export has to write after the following, and how many it keeps."""
     summary = export_png(request, read_images(sessions, request), lambda count: None)
     return summary.files - summary.kept, summary.kept

@@ -9,14 +9,14 @@ from db import claims
 from db.runs import run_id_of
 from db.session import Sessions, read, write
 from db.views.status import run_view
-from producer.runs.load import Recorded, Request, record
+from producer.runs.load import Recorded, RunRequest, record
 from producer.runs.operate import cancel
 from producer.sources.csv_source import CsvSource
 from producer.sources.source import Reading
 from tests.db import scenario
 from workers.errors import UsageError
 
-REQUEST = Request("faces", ("person",), scenario.FROZEN, chunk_size=2)
+REQUEST = RunRequest("faces", ("person",), scenario.FROZEN, chunk_size=2)
 RIGHT = replace(REQUEST, prompts=("dog",), frozen=replace(scenario.FROZEN, model="facebook/sam3"))
 
 
@@ -27,7 +27,7 @@ def faces(tmp_path: Path) -> Path:
     return csv
 
 
-def load(sessions: Sessions, source: CsvSource, request: Request = REQUEST) -> Recorded:
+def load(sessions: Sessions, source: CsvSource, request: RunRequest = REQUEST) -> Recorded:
     return record(sessions, source, request, lambda done, total: None)
 
 

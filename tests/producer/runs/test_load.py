@@ -16,7 +16,7 @@ from db.presence import Process
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.views.results import exported_images
-from producer.runs.load import Recorded, Request, auto_chunk_size, record
+from producer.runs.load import Recorded, RunRequest, auto_chunk_size, record
 from producer.runs.operate import cancel, retry
 from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource
@@ -24,7 +24,7 @@ from producer.sources.source import Reading, Survey
 from tests.db import scenario
 from workers.errors import UsageError
 
-REQUEST = Request("faces", ("person",), scenario.FROZEN, chunk_size=4)
+REQUEST = RunRequest("faces", ("person",), scenario.FROZEN, chunk_size=4)
 MANY = 2500  # rows: three slices
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -62,11 +62,11 @@ def paths(count: int, first: int = 1) -> list[str]:
     return [f"{number:06}.jpg" for number in range(first, first + count)]
 
 
-def load(sessions: Sessions, csv: Path, request: Request = REQUEST) -> Recorded:
+def load(sessions: Sessions, csv: Path, request: RunRequest = REQUEST) -> Recorded:
     return record(sessions, CsvSource(csv), request, lambda done, total: None)
 
 
-def load_until_killed(sessions: Sessions, csv: Path, request: Request = REQUEST) -> int:
+def load_until_killed(sessions: Sessions, csv: Path, request: RunRequest = REQUEST) -> int:
     """Kill the load after its first slice; return how many rows that was."""
     read: list[int] = []
 
@@ -255,7 +255,7 @@ def test_a_limit_reports_no_row_as_gone(sessions: Sessions, faces: Path) -> None
 )
 @only_sqlite
 def test_other_settings_under_the_same_name_are_refused_with_the_difference(
-    sessions: Sessions, faces: Path, changed: Request, difference: str
+    sessions: Sessions, faces: Path, changed: RunRequest, difference: str
 ) -> None:
     write_csv(faces, paths(3))
     recorded = load(sessions, faces)

@@ -10,13 +10,13 @@ import pytest
 from db.intake import KnownRun, find_run
 from db.models import Image
 from db.session import Sessions, reading
-from producer.runs.load import Recorded, Request, record
+from producer.runs.load import Recorded, RunRequest, record
 from producer.sources.kinds import open_source
 from producer.sources.source import Reading
 from tests.db import scenario
 from workers.errors import UsageError
 
-REQUEST = Request("faces", ("person",), scenario.FROZEN, chunk_size=4)
+REQUEST = RunRequest("faces", ("person",), scenario.FROZEN, chunk_size=4)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def write_csv(path: str, *rows: str) -> Path:
     return Path(path)
 
 
-def load(sessions: Sessions, source: Path, request: Request = REQUEST, root: Path | None = None) -> Recorded:
+def load(sessions: Sessions, source: Path, request: RunRequest = REQUEST, root: Path | None = None) -> Recorded:
     return record(sessions, open_source(source, Reading(root=root)), request, lambda done, total: None)
 
 
@@ -58,7 +58,7 @@ def read_by_a_worker(sessions: Sessions) -> None:
             image.file_size = (root / image.path).stat().st_size
 
 
-def refusal(sessions: Sessions, source: Path, request: Request = REQUEST) -> str:
+def refusal(sessions: Sessions, source: Path, request: RunRequest = REQUEST) -> str:
     before = known(sessions)
     with pytest.raises(UsageError) as refused:
         load(sessions, source, request)

@@ -13,7 +13,7 @@ from db.models import Image
 from db.runs import cancel_run
 from db.session import Sessions, write
 from producer.runs import redo as redoing
-from producer.runs.load import Request, record
+from producer.runs.load import RunRequest, record
 from producer.runs.operate import cancel
 from producer.runs.redo import Changes, look_for_changes, redo
 from producer.sources import looking
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def run_id(sessions: Sessions, folder: Path) -> int:
     """Eight images: seven are done, the last could not be decoded."""
-    request = Request("faces", ("person",), scenario.FROZEN, chunk_size=4)
+    request = RunRequest("faces", ("person",), scenario.FROZEN, chunk_size=4)
     run_id = record(sessions, CsvSource(folder / "faces.csv"), request, lambda done, total: None).run_id
     while (held := scenario.try_claim(sessions, run_id)) is not None:
         commit(sessions, held, [failed(one) if one.row == 8 else done(one, 0.9) for one in held.images])
