@@ -7,12 +7,13 @@ import click
 
 from producer.cli.completion import complete_run
 from producer.cli.options import Share, force_flag, json_flag
+from producer.results.formats import MODULES
 from workers.cli import base
 
 
 @base.command("sam3-export")
 @click.argument("run", shell_complete=complete_run)
-@click.option("--format", type=click.Choice(["csv", "coco", "png"]), required=True, help="What to write.")
+@click.option("--format", type=click.Choice(tuple(MODULES)), required=True, help="What to write.")
 @click.option(
     "-o",
     "--output",

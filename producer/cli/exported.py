@@ -1,6 +1,6 @@
 """Writes a run's results as files, and tells what they hold and what is missing. Reads SQL only; knows no flags."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from db.models import RunState
 from db.refusals import passes
 from db.session import describe_failure, read
 from db.views import status
-from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.found import Found, find_run
 from producer.cli.progress import Meter
+from producer.layout import RESULTS
 from producer.results.common import ExportRequest, Summary, read_images
+from producer.results.formats import format_named, names_of_files, require_libraries, require_taken
 from producer.results.inputs import Inputs
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.results.stdout import StandardOutput
@@ -26,46 +27,59 @@ from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
 
-Export = Callable[[ExportRequest, Iterable[ExportedImage], Callable[[int], None]], Summary]
-
 
 def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
     """Export as the flags say; returns the exit code of the command."""
-    streams = str(output) == "-"
-    if streams and (format == "png" or flags["json"]):
-        raise UsageError("-o -: only one file, csv or coco without --json, can go to standard output; give a name")
-    masks, threshold = flags["masks"], flags["threshold"]
-    if masks is not None and format != "csv":
-        raise UsageError(f"--masks {masks}: only --format csv has columns for masks")
+    _refuse_what_it_cannot(format, output, flags)
     found = find_run(run, RunState.DELETING)
-    view = view_of(found)
-    if masks is None and found.folder is not None:
-        masks = found.folder / "masks"
-    if threshold is not None and threshold < view.frozen.score_floor:
-        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
-    request = ExportRequest(
-        view=view,
-        min_score=view.frozen.threshold if threshold is None else threshold,
-        out=output,
-        select=flags["select"],
-        masks=masks,
-        gone=flags["all"],
-        partial=flags["partial"],
-        targets=StandardOutput(output) if streams else Targets(output, Inputs(found.sessions), force=flags["force"]),
-    )
+    request = _request(found, format, output, flags)
     try:
-        with telling_how_to_go_on(found, None if format == "png" else output):
+        with telling_how_to_go_on(found, None if format_named(format).folder else output):
             summary = export(found, request, format)
     except NotOver as error:
-        raise NotOver(f"{error}; {how_to_go_on(found, view)}, or add --partial to export what is there") from None
+        on = how_to_go_on(found, request.view)
+        raise NotOver(f"{error}; {on}, or add --partial to export what is there") from None
     now = read(found.sessions, how_far, found.run_id)
     if flags["json"]:
         facts = {"run": found.name, "format": format, "path": str(summary.path)} | counts(summary)
-        base.print_json(facts | {"gone": view.gone, "partial": request.so_far})
+        base.print_json(facts | {"gone": request.view.gone, "partial": request.so_far})
     else:
         say(told(found, request, summary, now))
     tell_gone(request)
     return int(tell_blank_masks(found, request, summary))
+
+
+def _refuse_what_it_cannot(format: str, output: Path, flags: dict[str, Any]) -> None:
+    """Raise `UsageError` for flags that do not go with the format, before anything is looked up."""
+    if _streams(output) and (format_named(format).folder or flags["json"]):
+        *others, last = names_of_files()
+        files = f"{', '.join(others)} or {last}"
+        raise UsageError(f"-o -: only one file, {files} without --json, can go to standard output; give a name")
+    if flags["masks"] is not None:
+        require_taken(format, "masks", flags["masks"])
+
+
+def _streams(output: Path) -> bool:
+    return str(output) == "-"
+
+
+def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> ExportRequest:
+    """What the flags ask for. Raises `UsageError` for a threshold below what the run has kept."""
+    view, threshold = view_of(found), flags["threshold"]
+    if threshold is not None and threshold < view.frozen.score_floor:
+        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
+    if flags["masks"] is None and found.folder is not None:
+        flags = flags | {"masks": found.folder / RESULTS["masks"]}
+    files = Targets(output, Inputs(found.sessions), force=flags["force"])
+    return ExportRequest(
+        view=view,
+        min_score=view.frozen.threshold if threshold is None else threshold,
+        out=output,
+        gone=flags["all"],
+        partial=flags["partial"],
+        targets=StandardOutput(output) if _streams(output) else files,
+        **{flag: flags[flag] for flag in format_named(format).takes},
+    )
 
 
 @contextmanager
@@ -131,30 +145,11 @@ def told(found: Found, request: ExportRequest, summary: Summary, now: SoFar) -> 
 def export(found: Found, request: ExportRequest, format: str) -> Summary:
     """Write one format with a progress bar. Raises `NotOver`, before anything is written, for a part of a run that
     was not asked for as one."""
-    write = exporter(format)
+    require_libraries(format)
+    write = format_named(format).write
     with Meter(f"exporting {format}", "images") as meter:
         read(found.sessions, require_exportable, found.run_id, partial=request.partial)
         return write(request, read_images(found.sessions, request), lambda done: meter.tell(done, request.rows))
-
-
-def exporter(format: str) -> Export:
-    """The function that writes `format`. Raises `UsageError` where its libraries are not installed."""
-    try:
-        match format:
-            case "csv":
-                from producer.results.csv_file import export_csv
-
-                return export_csv
-            case "coco":
-                from producer.results.coco import export_coco
-
-                return export_coco
-            case _:
-                from producer.results.png import export_png  # needs numpy, Pillow and pycocotools
-
-                return export_png
-    except ImportError as error:
-        raise UsageError(f"{format} export needs {error.name}: pip install 'sam3-queue[worker]'") from None
 
 
 def view_of(found: Found) -> RunView:

@@ -6,15 +6,21 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from db.models import ImageState
 from db.values import FoundInstance
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.boxes import NO_BOX, Box, tight_boxes
-from producer.results.common import TellRows, ExportRequest, Summary, counting, wanted
+from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
+from producer.results.formats import Format
 from producer.slugs import prompt_slugs
+
+# Nobody else's writer breaks its lines there, so a COCO file that was saved again is not ours.
+START = b'{\n"info": '
+INFO_KEYS = {"run", "model", "weights_sha256", "min_score"}
+INFO_BYTES = 1 << 20  # the longest info that is looked at
 
 
 def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
@@ -130,3 +136,19 @@ def _mask(image: ExportedImage, instance: FoundInstance, box: Box) -> dict[str, 
         "score": round(instance.score, 6),
         "predicted_box": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
     }
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Whether it begins as ours do, with an `info` that says the same things."""
+    head = file.read(len(START) + INFO_BYTES)
+    if not head.startswith(START):
+        return False
+    info = head[len(START) :].partition(b"\n")[0].removesuffix(b",")
+    try:
+        facts = json.loads(info)
+    except ValueError:
+        return False
+    return isinstance(facts, dict) and facts.keys() >= INFO_KEYS
+
+
+FORMAT = Format(export_coco, is_ours, ".json")

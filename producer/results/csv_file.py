@@ -1,29 +1,34 @@
 """The run as a CSV: the input's columns unchanged and in order, then what was found. Knows no SQL and no pixels."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from db.models import ImageState
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.common import (
-    TellRows,
     ExportRequest,
     Summary,
+    TellRows,
     counting,
     wanted,
 )
-from producer.results.marks import GONE_COLUMN, PROMPT_COLUMNS, STATUS_COLUMNS
+from producer.results.formats import Format
 from producer.results.mask_folder import chosen, digest, holds, read_mask_folder
 from producer.results.names import mask_path
 from producer.slugs import numbered, prompt_slugs
 
+STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
+GONE_COLUMN = "sam3_gone"
+PROMPT_COLUMNS = ("instances", "score", "presence", "mask", "capped")
 ROW_PROMPTS = "prompt"
+HEADER_BYTES = 1 << 20  # the longest header that is looked at
 
 
 def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
@@ -163,3 +168,26 @@ def _shown_folder(request: ExportRequest) -> str:
         return ""
     masks, folder = Path(os.path.abspath(request.masks)), Path(os.path.abspath(request.out)).parent
     return str(masks.relative_to(folder)) if masks.is_relative_to(folder) else str(masks)
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Whether its header ends with our columns. With a column behind them somebody has gone on working in it."""
+    head = file.read(HEADER_BYTES)
+    if STATUS_COLUMNS[0].encode() not in head:  # as in every other format
+        return False
+    try:
+        header = next(csv.reader(io.StringIO(head.decode(errors="replace"), newline="")), [])
+    except csv.Error:
+        return False
+    if STATUS_COLUMNS[0] not in header:
+        return False
+    first = header.index(STATUS_COLUMNS[0])
+    added = header[first + len(STATUS_COLUMNS) :]
+    return tuple(header[first : first + len(STATUS_COLUMNS)]) == STATUS_COLUMNS and all(map(_is_added, added))
+
+
+def _is_added(column: str) -> bool:
+    return column.startswith("sam3_") or column.endswith(tuple(f"_{name}" for name in PROMPT_COLUMNS))
+
+
+FORMAT = Format(export_csv, is_ours, ".csv", takes={"masks": "columns for masks"})

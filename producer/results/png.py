@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from db.models import ImageState
 from db.values import PromptResult
 from db.views.results import ExportedImage
-from producer.results.common import TellRows, ExportRequest, Summary, counting, wanted
-from producer.results.drawing import draw  # needs numpy, Pillow and pycocotools
+from producer.layout import MASK_HEAD_BYTES, is_mask
+from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
+from producer.results.formats import Format
 from producer.results.helpers import Helpers, processes
 from producer.results.mask_folder import (
     MANIFEST,
@@ -32,6 +33,7 @@ from producer.results.targets import Targets, writing
 from producer.slugs import prompt_slugs
 from workers.errors import UsageError
 
+PNG_START = b"\x89PNG\r\n\x1a\n"
 SELECTIONS = ("union", "best", "largest")
 PAGE_IMAGES = 500  # the database is asked once for so many whether a mask would replace an input
 FEW = 8  # masks that are drawn sooner than a process for it would have started
@@ -74,7 +76,9 @@ class MaskWriter:
         """Raises `UsageError` if the folder is a file, cannot be written, or holds the masks of another run."""
         if request.select not in SELECTIONS:
             raise UsageError(f"--select {request.select}: choose one of {', '.join(SELECTIONS)}")
-        self._request = request
+        from producer.results.drawing import draw  # needs what `FORMAT` says
+
+        self._request, self._draw = request, draw
         self._targets = request.files
         self._folder = _open_folder(request, self._targets)
         self._slugs = prompt_slugs(request.view.prompts.values())
@@ -183,7 +187,7 @@ class MaskWriter:
                 self._drawn += 1
                 few = self._drawn <= FEW
             given = (mask.height, mask.width, mask.rles, texts(run, mask.digest))
-            png = draw(*given) if few else self._helpers.call(draw, *given)
+            png = self._draw(*given) if few else self._helpers.call(self._draw, *given)
             with self._targets.replacing(mask.target) as temporary:
                 temporary.write_bytes(png)
             with self._change:
@@ -210,3 +214,19 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
         folded = folds_names(out) or (there is not None and there.folded)
     new = MaskFolder(view.name, view.uid, view.source.path, request.min_score, request.select, folded)
     return there if there is not None and replace(there, complete=False) == new else new
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Whether it is a PNG with the mark that all our masks have."""
+    head = file.read(MASK_HEAD_BYTES)
+    return head.startswith(PNG_START) and is_mask(head)
+
+
+FORMAT = Format(
+    export_png,
+    is_ours,
+    ".png",
+    folder=True,
+    takes={"select": "masks of several instances"},
+    needs=("numpy", "PIL", "pycocotools"),
+)

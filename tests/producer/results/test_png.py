@@ -113,7 +113,7 @@ def test_masks_that_are_there_and_right_stay_and_nothing_is_drawn(
     request = request_for("masks")
     assert export(run, request).kept == 0
     before = {path: path.stat() for path in request.out.rglob("*")}
-    monkeypatch.setattr("producer.results.png.draw", lambda *given: pytest.fail("a mask was drawn"))
+    monkeypatch.setattr("producer.results.drawing.draw", lambda *given: pytest.fail("a mask was drawn"))
     monkeypatch.setattr("producer.results.png.FEW", 1000)
     assert export(run, request) == Summary(images=3, instances=3, files=2, path=request.out, kept=2)
     assert {path: path.stat() for path in request.out.rglob("*")}.keys() == before.keys()
@@ -254,7 +254,7 @@ def test_a_helper_that_is_killed_is_one_line_and_the_next_export_goes_on(
     request = request_for("masks")
     with monkeypatch.context() as patch:
         patch.setattr("producer.results.png.FEW", 0)
-        patch.setattr("producer.results.png.draw", die)
+        patch.setattr("producer.results.drawing.draw", die)
         with pytest.raises(HelperEnded, match="the same command again goes on"):
             export(run, request)
     assert export(run, request).files == 2
