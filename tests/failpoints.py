@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Engine, event, text
 
 from db import claims
-from db.claims import Claim
 from db.session import Sessions
 
 
@@ -24,31 +23,31 @@ def once(name: str) -> bool:
 
 def killed_after_a_commit() -> None:
     """SIGKILL once a batch is in the database and before Celery hears of it."""
-    from workers.node.worker import Worker
+    from workers.node.chunk import ChunkInHand
 
-    commit = Worker.commit
+    commit = ChunkInHand.commit
 
-    def then_die(self: Worker, claim: Claim, outcomes: Sequence[Any]) -> bool:
-        finished = commit(self, claim, outcomes)
+    def then_die(self: ChunkInHand, outcomes: Sequence[Any]) -> bool:
+        finished = commit(self, outcomes)
         if finished and once("killed_after_a_commit"):
             os.kill(os.getpid(), signal.SIGKILL)
         return finished
 
-    Worker.commit = then_die  # type: ignore[method-assign]
+    ChunkInHand.commit = then_die  # type: ignore[method-assign]
 
 
 def killed_before_a_commit() -> None:
     """SIGKILL with a batch computed and not in the database."""
-    from workers.node.worker import Worker
+    from workers.node.chunk import ChunkInHand
 
-    commit = Worker.commit
+    commit = ChunkInHand.commit
 
-    def or_die(self: Worker, claim: Claim, outcomes: Sequence[Any]) -> bool:
+    def or_die(self: ChunkInHand, outcomes: Sequence[Any]) -> bool:
         if once("killed_before_a_commit"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return commit(self, claim, outcomes)
+        return commit(self, outcomes)
 
-    Worker.commit = or_die  # type: ignore[method-assign]
+    ChunkInHand.commit = or_die  # type: ignore[method-assign]
 
 
 def terminated_in_a_commit() -> None:
@@ -148,10 +147,10 @@ def _in_a_batch(break_it: Callable[[Any], None]) -> None:
 
 
 def _terminate_before_commit(connection: Any) -> None:
-    from workers.node.worker import Worker
+    from workers.node.node import Node
 
     pid = connection.connection.driver_connection.info.backend_pid
-    sessions: Sessions = Worker.this().sessions
+    sessions: Sessions = Node.this().worker.sessions
     with sessions.kw["bind"].connect() as other:
         other.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
 

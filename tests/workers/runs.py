@@ -14,7 +14,7 @@ from db.doorbells import Rung
 from db.intake import NewRow
 from db.models import Result
 from db.session import Sessions, read, reading, write
-from db.views.status import identity
+from db.views.status import RunView, WorkerLine, identity, run_view, workers
 from tests.db import scenario
 from workers.broker.app import create_app
 from workers.contract import Doorbell, queue_name
@@ -68,3 +68,16 @@ def queue(sessions: Sessions) -> str:
 def results(sessions: Sessions) -> int:
     with reading(sessions) as session:
         return session.execute(select(func.count()).select_from(Result)).scalar_one()
+
+
+def view(sessions: Sessions, run_id: int) -> RunView:
+    """A run as a worker reads it."""
+    found = read(sessions, run_view, run_id)
+    assert found is not None
+    return found
+
+
+def reported(sessions: Sessions) -> WorkerLine:
+    """What the only worker says in its row."""
+    [line] = read(sessions, workers)
+    return line

@@ -1,62 +1,140 @@
-"""A claim's images as a stream of outcomes in the database's words. Commits nothing, knows no Celery and no torch."""
+"""One attempt at a chunk: its images as a stream of outcomes, each batch committed. Knows no Celery and no torch."""
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 
-from db.claims import Claim, ClaimedImage, ImageDone, ImageFailed, Outcome, above
+from db.claims import ClaimedImage, ImageDone, ImageFailed, LeaseLost, Outcome, above
+from db.session import read
 from db.values import FoundInstance, PromptResult
-from db.views.status import RunView
-from workers.errors import ErrorClass
-from workers.inference import location, pipeline
+from db.views.status import RunView, prompt_texts
+from workers.errors import ErrorClass, first_line
+from workers.inference import location, pipeline, selftest
 from workers.inference.images import ReadRules
-from workers.inference.pipeline import Item, NothingGotThrough, Options, Pace, Segmenter, Unreadable, refused_prompts
+from workers.inference.pipeline import (
+    Item,
+    NothingGotThrough,
+    Options,
+    Pace,
+    Segmenter,
+    Unreadable,
+    decode_threads,
+    refused_prompts,
+)
+from workers.node.chunk import ChunkInHand
+from workers.node.faults import BrokenModel, is_infrastructure
+from workers.node.model import Model
+from workers.node.mount import check_mount
+from workers.node.worker import Worker
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Work:
-    """What one attempt at a chunk needs. `prompts`: texts by id, of the claim's images."""
+class Attempt:
+    """What one attempt needs: the chunk, claimed, and the model that serves its run, as `segmenter`."""
 
-    run: RunView
-    claim: Claim
-    prompts: dict[int, str]
+    worker: Worker
+    model: Model
     segmenter: Segmenter
-    pace: Pace
-    begin_range: Callable[[int, int], None]  # told the first and last row of a batch before any of its files is opened
-    check_model: Callable[[Segmenter], None]  # raises if the model is broken, and not the images that it raised for
+    chunk: ChunkInHand
+
+    @property
+    def run(self) -> RunView:
+        return self.chunk.run
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How the images are streamed. Everything that the stream tells while it runs goes through here."""
+        settings = self.worker.settings
+        return Pace(
+            batch_size=settings.batch_size,
+            threads=settings.decode_threads or decode_threads(settings.cores),
+            stopped=self.chunk.stopped,
+            caps=self.model.caps,
+            progressed=self.worker.activity.progressed,
+            narrows=lambda error: not is_infrastructure(error),
+            decode_seconds=settings.decode_seconds,
+        )
 
 
-def outcomes(work: Work) -> Generator[list[Outcome]]:
-    """Each of the claim's images once, a batch at a time; those whose own prompts the model cannot take come first."""
-    run, claim = work.run, work.claim
-    own = {text for prompt_id, text in work.prompts.items() if prompt_id not in run.every_image}
-    bad = refused_prompts(work.segmenter, sorted(own))
-    items = [_item(work, image) for image in claim.images]
+def work(attempt: Attempt) -> dict[str, int | float | str]:
+    """Segment and commit what is pending of the chunk; returns a small summary, of what came out and in which time.
+
+    The chunk is done after it, or given back because this process ends. Raises `LeaseLost` if it is somebody else's,
+    and whatever ends the attempt.
+    """
+    began = time.monotonic()
+    chunk, seen, finished = attempt.chunk, _nothing_seen(), False
+    with closing(outcomes(attempt)) as batches:  # closed: its threads end before the chunk is given back
+        for batch in batches:
+            check_mount(attempt.worker.sessions, attempt.run, chunk.images, batch, attempt.pace.decode_seconds)
+            finished = chunk.commit(batch)
+            if any(isinstance(outcome, ImageDone) for outcome in batch):
+                attempt.model.worked()
+            seen.update(_summary(batch, attempt.run.frozen.threshold))
+    if not finished:
+        _give_back(attempt)
+        seen["released"] = len(chunk.images) - seen["images"]
+    seconds = time.monotonic() - began
+    log.info("%s chunk %d: %s in %.1f s", attempt.run.name, chunk.number, _told(seen), seconds)
+    return {"run": attempt.run.name, "chunk": chunk.number, **seen, "seconds": round(seconds, 1)}
+
+
+def _give_back(attempt: Attempt) -> None:
+    """Give a chunk back whose stream has ended early. Raises `LeaseLost` if that was not because this process ends."""
+    chunk = attempt.chunk
+    if chunk.is_lost:
+        raise LeaseLost
+    if not attempt.worker.ends():
+        if not chunk.is_still_ours():  # a delete has taken its images away already
+            raise LeaseLost
+        raise RuntimeError(f"chunk {chunk.number} has images that its claim does not know")
+    chunk.release()
+
+
+def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
+    """Each of the chunk's images once, a batch at a time; those whose own prompts the model cannot take come first."""
+    run, images = attempt.run, attempt.chunk.images
+    texts = _prompt_texts(attempt)
+    own = {text for prompt_id, text in texts.items() if prompt_id not in run.every_image}
+    bad = refused_prompts(attempt.segmenter, sorted(own))
+    items = [_item(run, image, texts) for image in images]
     refused = [_refused(item, bad) for item in items if bad.keys() & set(item.prompts)]
     if refused:
         yield list(refused)
-    prompt_ids = {image.id: image.prompt_ids for image in claim.images}
+    prompt_ids = {image.id: image.prompt_ids for image in images}
     good = [item for item in items if not bad.keys() & set(item.prompts)]
-    for part in _one_by_one(work, good) if claim.serial else [good]:
-        for batch in _segmented(work, part):
+    for part in _one_by_one(attempt, good) if attempt.chunk.is_serial else [good]:
+        for batch in _segmented(attempt, part):
             yield [_record(outcome, prompt_ids[outcome.id]) for outcome in batch]
 
 
-def _segmented(work: Work, items: list[Item]) -> Iterator[list[pipeline.Outcome]]:
+def _prompt_texts(attempt: Attempt) -> dict[int, str]:
+    """The texts of all prompts that the chunk's images are asked, by their ids."""
+    asked = {prompt_id for image in attempt.chunk.images for prompt_id in image.prompt_ids}
+    texts = read(attempt.worker.sessions, prompt_texts, asked)
+    if asked - texts.keys():  # only a delete takes prompts away
+        raise LeaseLost
+    return texts
+
+
+def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Outcome]]:
     """The outcomes of these items; where a whole batch makes the model raise, the model is tested in between."""
-    rules, options = _rules(work.run), _options(work.run)
+    rules, options = _rules(attempt.run), _options(attempt.run)
     while items:
         failed: list[pipeline.Outcome] = []
         try:
-            for batch in pipeline.segment(items, work.segmenter, rules, options, work.pace):
+            for batch in pipeline.segment(items, attempt.segmenter, rules, options, attempt.pace):
                 items = items[len(batch) :]
                 yield batch
         except NothingGotThrough as nothing:
             # Its stages have ended: nobody else calls the model now.
-            work.check_model(work.segmenter)
+            _check_model(attempt.segmenter)
             log.error("every image of a batch makes the model raise, which is well", exc_info=nothing.__cause__)
             failed = nothing.outcomes
         if not failed:
@@ -65,19 +143,27 @@ def _segmented(work: Work, items: list[Item]) -> Iterator[list[pipeline.Outcome]
         yield failed
 
 
-def _one_by_one(work: Work, items: list[Item]) -> Iterator[list[Item]]:
+def _check_model(segmenter: Segmenter) -> None:
+    """Raise `BrokenModel` if the model fails at its self-test: then it is no image's fault that it raises."""
+    try:
+        selftest.check(segmenter)
+    except Exception as error:
+        raise BrokenModel(f"the model no longer passes its self-test: {first_line(error)}") from error
+
+
+def _one_by_one(attempt: Attempt, items: list[Item]) -> Iterator[list[Item]]:
     """One batch at a time, none begun before the last is committed: the process may die, and of one of these.
 
-    A process that worked on this chunk has died before. The batch is written down first, so that whoever finds us dead
-    knows the suspects.
+    A process that worked on this chunk has died before. The batch is written down first, so that whoever finds this
+    process dead knows the suspects.
     """
-    rows = {image.id: image.row for image in work.claim.images}
-    size = work.pace.batch_size
+    rows = {image.id: image.row for image in attempt.chunk.images}
+    size = attempt.pace.batch_size
     for start in range(0, len(items), size):
-        if work.pace.stopped():
+        if attempt.chunk.stopped():
             return
         part = items[start : start + size]
-        work.begin_range(rows[part[0].id], rows[part[-1].id])
+        attempt.chunk.begin_range(rows[part[0].id], rows[part[-1].id])
         yield part
 
 
@@ -104,9 +190,10 @@ def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
     return ImageFailed(item.id, ErrorClass.PROMPT, "; ".join(reasons))
 
 
-def _item(work: Work, image: ClaimedImage) -> Item:
-    prompts = tuple(work.prompts[prompt_id] for prompt_id in image.prompt_ids)
-    return Item(image.id, location.place(work.run.source.root, image.path), prompts)
+def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
+    return Item(
+        image.id, location.place(run.source.root, image.path), tuple(texts[prompt_id] for prompt_id in image.prompt_ids)
+    )
 
 
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
@@ -127,8 +214,14 @@ def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
     return ImageDone(outcome.id, outcome.width, outcome.height, results, size, mtime_ns, outcome.warning)
 
 
-def summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
-    seen: Counter[str] = Counter(images=len(outcomes), segmented=0, empty=0, failed=0, instances=0)
+def _nothing_seen() -> Counter[str]:
+    return Counter(images=0, segmented=0, empty=0, failed=0, instances=0)
+
+
+def _summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
+    """How many images came out how, and how many instances were found in them."""
+    seen = _nothing_seen()
+    seen["images"] = len(outcomes)
     for outcome in outcomes:
         if isinstance(outcome, ImageFailed):
             seen["failed"] += 1
@@ -139,5 +232,5 @@ def summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
     return seen
 
 
-def told(seen: Counter[str]) -> str:
+def _told(seen: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in seen.items() if count or name == "images")

@@ -1,42 +1,24 @@
-"""Ends a node whose surroundings fail again and again, so that it stops taking work, or one that is worn out.
-Judges no error itself.
-
-The process that works counts its faults and tells its Celery parent, which outlives it: a fault may end the process.
-"""
+"""Stops a node whose surroundings fail again and again, so that it takes no more work. Judges no error itself."""
 
 import logging
-import os
 import signal
 from collections.abc import Callable
 
+from workers.node.life import FAULT_SIGNAL, MOST_FAULTS, RENEW_SIGNAL, WELL_SIGNAL
+
 log = logging.getLogger(__name__)
-
-MOST_FAULTS = 3  # in a row, without one image segmented and committed
-
-# From the process that works to its Celery parent. Celery has a use of its own for SIGUSR1; nobody has one for SIGURG,
-# which does nothing where it is not waited for.
-FAULT_SIGNAL = signal.SIGUSR2
-WELL_SIGNAL = signal.SIGURG
-RENEW_SIGNAL = signal.SIGVTALRM
-
-FAULTS = "_SAM3_FAULTS"  # how many so far: a variable that the Celery parent keeps for the processes that it starts
-
-
-def tell_parent(number: signal.Signals) -> None:
-    os.kill(os.getppid(), number)
-
-
-def faults_so_far() -> int:
-    return int(os.environ.get(FAULTS, "0"))
 
 
 class Breaker:
-    """Counts faults in a row, from those of this process's predecessors on. Once open it stays open: the parent ends
-    the node as soon as the task has ended, and what follows is a fresh node."""
+    """Counts faults in a row, and reports each one with `tell`, since a fault may end this process.
 
-    def __init__(self, tell: Callable[[signal.Signals], None] = tell_parent) -> None:
+    `faults` is how many this process's predecessors had. Once open the breaker stays open: the Celery parent ends the
+    node as soon as the task has ended, and what follows is a fresh node.
+    """
+
+    def __init__(self, faults: int, tell: Callable[[signal.Signals], None]) -> None:
+        self._faults = faults
         self._tell = tell
-        self._faults = faults_so_far()
 
     @property
     def open(self) -> bool:
@@ -56,7 +38,7 @@ class Breaker:
             log.error("this node stops, nothing it tries succeeds; last: %s", reason)
 
     def renew(self) -> None:
-        """Nothing failed, but this process has had its day: the parent ends the node when the task has ended."""
+        """Nothing failed, but this process is worn out: the parent ends the node when the task has ended."""
         self._tell(RENEW_SIGNAL)
 
     def success(self) -> None:

@@ -1,25 +1,15 @@
-"""The Celery application of a node, as `celery -A workers.node.celery_app`, and how a node breaks."""
+"""The Celery application of a node, as `celery -A workers.node.celery_app`: what its Celery parent is told."""
 
 import logging
-import os
-import signal
 from typing import Any
 
-import celery.worker.state
 import redis
 from celery.signals import worker_before_create_process, worker_init
 from celery.worker.control import Panel
 
 from workers.broker.app import create_app
-from workers.errors import NODE_BROKE, NODE_RENEWS, first_line
-from workers.node.breaker import (
-    FAULT_SIGNAL,
-    FAULTS,
-    MOST_FAULTS,
-    RENEW_SIGNAL,
-    WELL_SIGNAL,
-    faults_so_far,
-)
+from workers.errors import first_line
+from workers.node import life
 from workers.settings import load_settings
 
 
@@ -59,28 +49,10 @@ if not settings.allow_control:
 
 @worker_init.connect
 def _count_faults(**_: Any) -> None:
-    """In the Celery parent only: count what its children report, and end with an exit code of our own when it is
-    enough, as SIGTERM would with 0."""
-
-    def fault(number: int, frame: object) -> None:
-        os.environ[FAULTS] = str(faults_so_far() + 1)
-        if faults_so_far() >= MOST_FAULTS:
-            celery.worker.state.should_stop = NODE_BROKE  # type: ignore[assignment]
-
-    def well(number: int, frame: object) -> None:
-        os.environ[FAULTS] = "0"
-
-    def renew(number: int, frame: object) -> None:
-        celery.worker.state.should_stop = NODE_RENEWS  # type: ignore[assignment]
-
-    os.environ[FAULTS] = "0"
-    signal.signal(RENEW_SIGNAL, renew)
-    signal.signal(FAULT_SIGNAL, fault)
-    signal.signal(WELL_SIGNAL, well)
+    life.count_faults()
 
 
 @worker_before_create_process.connect
 def _ignore_hangup(**_: Any) -> None:
-    """Whether the end of a terminal ends the work is for our launcher to decide. Celery, which has set its own handler
-    by now, would start the node anew, without the flags of its Python."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    """Celery, which has set its own handler by now, would start the node anew, without the flags of its Python."""
+    life.ignore_hangup()

@@ -1,21 +1,15 @@
-"""Tells faults of the surroundings - database, disk, GPU, a lost mount - from those of a chunk. Handles none itself."""
+"""Judges errors: what one means for the chunk in hand, for this process, and for the node. Carries nothing out."""
 
 import errno
-import threading
-from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.claims import Claim, ImageFailed, Outcome
+from db.claims import LeaseLost
 from db.refusals import is_refused
-from db.session import Sessions, read
-from db.views.status import RunView, some_done_path
-from workers.errors import ErrorClass, first_line
-from workers.inference import location, selftest
-from workers.inference.pipeline import Segmenter
+from workers.errors import ErrorClass, first_line, one_line
 
-LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)
-GONE = (*LOST, ErrorClass.TIMEOUT)
 GPU_WORDS = ("CUDA", "cuDNN", "CUDNN", "cuBLAS", "CUBLAS", "NCCL")
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -26,6 +20,44 @@ class Infrastructure(Exception):
 
 class BrokenModel(Infrastructure):
     """The model computes nothing any more, in this process."""
+
+
+class Ruling(Enum):
+    """What becomes of the chunk in hand."""
+
+    GIVE_BACK = auto()  # with its attempt: another one may well succeed with the same images, elsewhere or later
+    CHARGE = auto()  # the attempt counts: the chunk waits, and fails at the fifth
+    HOLD = auto()  # until this process is found dead, which is charged as a crash
+    LOST = auto()  # it is somebody else's already
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an error means. `error_class` and `line` are what to store with a chunk that is charged."""
+
+    ruling: Ruling
+    line: str
+    is_fault: bool = False  # of the surroundings: three in a row end the node
+    ends_process: bool = False  # no image can be trusted to this process any more
+    error_class: ErrorClass = ErrorClass.INTERNAL
+
+
+def judge(error: Exception, gpu_works: bool) -> Verdict:
+    """The verdict on an error that ended an attempt, or came before its claim.
+
+    `gpu_works`: whether this process has shown that its GPU works, by a commit or by a thorough self-test.
+    """
+    line = first_line(error)
+    if isinstance(error, LeaseLost):
+        return Verdict(Ruling.LOST, line)
+    if is_gpu_fault(error) or isinstance(error, BrokenModel):
+        # A GPU that was seen to work may have been broken by an image of the chunk. Any other is the suspect itself,
+        # and the chunk goes back. The next process tests its GPU thoroughly before it claims anything.
+        ruling = Ruling.HOLD if gpu_works else Ruling.GIVE_BACK
+        return Verdict(ruling, line, is_fault=True, ends_process=True, error_class=ErrorClass.CRASHED)
+    if is_infrastructure(error):
+        return Verdict(Ruling.GIVE_BACK, line or type(error).__name__, is_fault=True)
+    return Verdict(Ruling.CHARGE, one_line(f"{type(error).__name__}: {error}"))
 
 
 def is_infrastructure(error: BaseException) -> bool:
@@ -44,54 +76,3 @@ def is_gpu_fault(error: BaseException) -> bool:
     """
     # By its text: the class differs between releases of torch, which this process may not even have.
     return isinstance(error, RuntimeError) and any(word in str(error) for word in GPU_WORDS)
-
-
-def ruins_process(error: BaseException) -> bool:
-    """Whether this process must end, because no image can be trusted to it any more."""
-    return is_gpu_fault(error) or isinstance(error, BrokenModel)
-
-
-def check_model(segmenter: Segmenter) -> None:
-    """Raise `BrokenModel` if the model fails at its self-test: then it is no image's fault that it raises."""
-    try:
-        selftest.check(segmenter)
-    except Exception as error:
-        raise BrokenModel(f"the model no longer passes its self-test: {first_line(error)}") from error
-
-
-def check_mount(sessions: Sessions, run: RunView, claim: Claim, batch: Sequence[Outcome], seconds: float) -> None:
-    """Raise `Infrastructure` if a whole batch is gone and so is a file that this run has read before, with its folder.
-
-    Without the second condition a folder that was simply deleted would never come to an end, without the third one
-    somebody who deletes what is done. A mount that does not answer within `seconds` is lost too, and so was one that
-    has come back since the batch was read.
-    """
-    if not all(isinstance(outcome, ImageFailed) and outcome.error_class in GONE for outcome in batch):
-        return
-    read_before = read(sessions, some_done_path, run.id)
-    if read_before is None:
-        return
-    missing = {
-        outcome.image_id for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in LOST
-    }
-    own = [location.place(run.source.root, image.path) for image in claim.images if image.id in missing]
-    path = location.place(run.source.root, read_before)
-    answers: list[str | None] = []
-    # In a thread of its own, because nothing else ends the wait for a mount that hangs.
-    asking = threading.Thread(target=lambda: answers.append(_lost(path, own)), name="mount", daemon=True)
-    asking.start()
-    asking.join(seconds)
-    if not answers:
-        raise Infrastructure(f"{path} was read before and no longer answers: does a mount hang?")
-    if (reason := answers[0]) is not None:
-        raise Infrastructure(reason)
-
-
-def _lost(read_before: str, missing: Sequence[str]) -> str | None:
-    """In words, why the mount is or was lost; None if these files are simply missing."""
-    gone = location.why_not_opened(read_before)
-    if gone is not None and not location.has_neighbours(read_before):
-        return f"{read_before} was read before and is gone ({gone.strerror}): is a mount lost?"
-    if missing and location.why_not_opened(missing[0]) is None:
-        return f"{missing[0]} was missing and is there again: was a mount lost?"
-    return None

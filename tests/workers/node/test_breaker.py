@@ -4,12 +4,14 @@ import signal
 
 import pytest
 
-from workers.node.breaker import FAULT_SIGNAL, FAULTS, WELL_SIGNAL, Breaker
+from workers.node import life
+from workers.node.breaker import Breaker
+from workers.node.life import FAULT_SIGNAL, FAULTS, WELL_SIGNAL
 
 
 def test_it_opens_at_the_third_fault_in_a_row_and_tells_the_parent_of_each() -> None:
     told: list[signal.Signals] = []
-    breaker = Breaker(tell=told.append)
+    breaker = Breaker(0, told.append)
     for _ in range(2):
         breaker.fault("the disk is full")
     assert not breaker.open
@@ -24,7 +26,7 @@ def test_it_opens_at_the_third_fault_in_a_row_and_tells_the_parent_of_each() -> 
 
 
 def test_once_open_it_stays_open() -> None:
-    breaker = Breaker(tell=lambda number: None)
+    breaker = Breaker(0, tell=lambda number: None)
     for _ in range(3):
         breaker.fault("no model")
     breaker.success()
@@ -33,7 +35,7 @@ def test_once_open_it_stays_open() -> None:
 
 def test_it_goes_on_counting_where_the_process_before_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FAULTS, "2")
-    breaker = Breaker(tell=lambda number: None)
+    breaker = Breaker(life.faults_so_far(), tell=lambda number: None)
     assert breaker.suspicious
     breaker.fault("CUDA error")
     assert breaker.open

@@ -5,7 +5,9 @@ import errno
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from workers.node.faults import is_gpu_fault, is_infrastructure
+from db.claims import LeaseLost
+from workers.errors import ErrorClass
+from workers.node.faults import BrokenModel, Infrastructure, Ruling, Verdict, is_gpu_fault, is_infrastructure, judge
 
 
 def test_what_the_database_refuses_is_no_fault_of_the_surroundings() -> None:
@@ -52,3 +54,38 @@ def test_what_the_gpu_and_its_libraries_say_is_a_fault_of_the_gpu(said: str) -> 
 def test_a_bug_of_ours_is_no_fault_of_the_gpu(error: Exception) -> None:
     assert not is_gpu_fault(error)
     assert not is_infrastructure(error)
+
+
+DISK = OSError(errno.ENOSPC, "No space left on device")
+AWAY = OperationalError("commit", {}, Exception("server closed the connection\nunexpectedly"))
+GPU = RuntimeError("CUDA error: device-side assert triggered\nCompile with ...")
+
+
+@pytest.mark.parametrize(
+    ("error", "gpu_works", "verdict"),
+    [
+        (LeaseLost(), True, Verdict(Ruling.LOST, "")),
+        (LeaseLost("2 of 4"), True, Verdict(Ruling.LOST, "2 of 4")),
+        (DISK, True, Verdict(Ruling.GIVE_BACK, "[Errno 28] No space left on device", is_fault=True)),
+        (AWAY, True, Verdict(Ruling.GIVE_BACK, "(builtins.Exception) server closed the connection", is_fault=True)),
+        (Infrastructure("a mount"), True, Verdict(Ruling.GIVE_BACK, "a mount", is_fault=True)),
+        (ValueError("two\nlines"), True, Verdict(Ruling.CHARGE, "ValueError: two lines")),
+        (MemoryError(), True, Verdict(Ruling.CHARGE, "MemoryError:")),
+    ],
+    ids=repr,
+)
+def test_an_error_is_judged_by_whether_the_same_images_may_succeed(
+    error: Exception, gpu_works: bool, verdict: Verdict
+) -> None:
+    assert judge(error, gpu_works) == verdict
+
+
+@pytest.mark.parametrize("error", [GPU, BrokenModel("the model no longer passes its self-test: nan")], ids=repr)
+@pytest.mark.parametrize(("gpu_works", "ruling"), [(True, Ruling.HOLD), (False, Ruling.GIVE_BACK)])
+def test_a_broken_gpu_ends_the_process_and_charges_the_chunk_only_if_the_gpu_was_seen_to_work(
+    error: Exception, gpu_works: bool, ruling: Ruling
+) -> None:
+    verdict = judge(error, gpu_works)
+    assert (verdict.ruling, verdict.is_fault, verdict.ends_process) == (ruling, True, True)
+    assert verdict.error_class == ErrorClass.CRASHED
+    assert "\n" not in verdict.line

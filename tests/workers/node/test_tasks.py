@@ -16,7 +16,7 @@ import redis
 from celery import Celery
 
 from db import claims, corrections, doorbells
-from db.claims import Claim, ImageFailed
+from db.claims import ImageFailed
 from db.intake import NewRow
 from db.runs import cancel_run
 from db.session import Sessions, read, write
@@ -29,9 +29,12 @@ from workers.inference import selftest
 from workers.inference.images import RGB, ReadImage, ReadRules, read_image
 from workers.inference.pipeline import Options, Pace, Pixels
 from workers.node.breaker import Breaker
-from workers.node.faults import Infrastructure, check_mount
+from workers.node.chunk import ChunkInHand
+from workers.node.faults import Infrastructure
+from workers.node.model import Model
+from workers.node.mount import check_mount
+from workers.node.node import Node
 from workers.node.tasks import segment_chunk
-from workers.node.worker import Worker
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -81,10 +84,10 @@ def app(broker_url: str, database_url: str, sessions: Sessions, monkeypatch: pyt
 def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     """The model that this process's worker loads."""
     segmenter = Segmenter()
-    monkeypatch.setattr(Worker, "_this", None)
-    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: segmenter)
+    monkeypatch.setattr(Node, "_this", None)
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: segmenter)
     monkeypatch.setattr(
-        "workers.node.worker.selftest.check", lambda segmenter, passes=1: None
+        "workers.inference.selftest.check", lambda segmenter, passes=1: None
     )  # its forward pass is told elsewhere
     return segmenter
 
@@ -92,8 +95,8 @@ def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(autouse=True)
 def breaker(monkeypatch: pytest.MonkeyPatch) -> Breaker:
     """A breaker that tells nobody: the parent of this process is not a node."""
-    breaker = Breaker(tell=lambda number: None)
-    monkeypatch.setattr(Worker, "breaker", breaker)
+    breaker = Breaker(0, tell=lambda number: None)
+    monkeypatch.setattr("workers.node.node.Breaker", lambda faults, tell: breaker)
     return breaker
 
 
@@ -129,7 +132,7 @@ def test_threads_follow_the_cores_of_the_node_unless_they_are_set(
 
     monkeypatch.setenv("SAM3_CORES", str(cores))
     monkeypatch.delenv("SAM3_DECODE_THREADS")
-    monkeypatch.setattr("workers.node.tasks.Pace", pace)
+    monkeypatch.setattr("workers.node.attempt.Pace", pace)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     [rung] = runs.ring(sessions, run_id)
     answer(runs.message(rung))
@@ -206,7 +209,7 @@ def test_a_doorbell_of_a_finished_run_does_not_load_its_model(
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     [rung] = runs.ring(sessions, run_id)
     answer(runs.message(rung))
-    monkeypatch.setattr(Worker, "segmenter_for", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Model, "segmenter_for", lambda *_: pytest.fail("the model was loaded"))
     assert answer(runs.message(rung)) == {"skipped": "run is done"}
 
 
@@ -233,22 +236,22 @@ def test_a_run_that_is_corrected_meanwhile_gets_nothing_of_its_old_settings(
     def correct() -> None:
         write(sessions, corrections.correct, run_id, old.uid, scenario.FROZEN, ("dog",))
 
-    really = Worker.segmenter_for
+    really = Model.segmenter_for
 
-    def loaded(worker: Worker, run: RunView) -> Any:
-        model = really(worker, run)
+    def loaded(model: Model, run: RunView) -> Any:
+        segmenter = really(model, run)
         correct()
-        return model
+        return segmenter
 
     if moment == "while it is computed":
         segmenter.before[1] = correct
     else:
-        monkeypatch.setattr(Worker, "segmenter_for", loaded)
+        monkeypatch.setattr(Model, "segmenter_for", loaded)
     assert answer(runs.message(rung)) in ({"lost": 1}, {"skipped": "not to be claimed"})
     assert scenario.states(sessions, run_id) == ["pending", "pending"]
     assert runs.results(sessions) == 0
 
-    monkeypatch.setattr(Worker, "segmenter_for", really)
+    monkeypatch.setattr(Model, "segmenter_for", really)
     segmenter.before.clear()
     runs.ring(sessions, run_id)  # if that was not done yet
     [again] = read(sessions, doorbells.rung, [rung.chunk_id])
@@ -267,13 +270,13 @@ class Bug:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, message: str, batch: int) -> None:
         self.batches = iter(range(1, 1000))
-        self.mend = partial(monkeypatch.setattr, "workers.node.tasks.check_mount", check_mount)
+        self.mend = partial(monkeypatch.setattr, "workers.node.attempt.check_mount", check_mount)
 
         def raises(*_: Any) -> None:
             if next(self.batches) >= batch:
                 fail(message)
 
-        monkeypatch.setattr("workers.node.tasks.check_mount", raises)
+        monkeypatch.setattr("workers.node.attempt.check_mount", raises)
 
 
 def test_an_unexpected_error_keeps_what_is_committed_and_lets_the_rest_wait(
@@ -351,7 +354,7 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
     def broken(model: str, settings: object) -> Segmenter:
         raise RuntimeError("CUDA error: no kernel image is available")
 
-    monkeypatch.setattr("workers.node.worker.make_segmenter", broken)
+    monkeypatch.setattr("workers.node.model.make_segmenter", broken)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     for _ in range(3):
         [rung] = runs.ring(sessions, run_id)
@@ -364,8 +367,8 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
 def test_while_another_run_can_be_served_only_a_first_refusal_counts_and_the_refused_chunk_rests(
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: fail("damaged"))
-    monkeypatch.setattr("workers.node.tasks.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: fail("damaged"))
+    monkeypatch.setattr(Node, "fault", lambda node, reason: breaker.fault(reason))  # without its pause
     monkeypatch.setenv("SAM3_FAULT_PAUSE_SECONDS", "10")
     bad = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), "bad", chunk_size=1)
     runs.load(sessions, tmp_path, runs.pictures(tmp_path, 1), "good", model="good")
@@ -381,7 +384,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows when the process ends, here by an exception instead."""
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", lambda code: exit_with(ended, code))
-    monkeypatch.setattr("workers.node.worker.logging.shutdown", lambda: None)
+    monkeypatch.setattr("workers.node.life.logging.shutdown", lambda: None)
     return ended
 
 
@@ -427,7 +430,7 @@ def test_images_that_cannot_be_read_do_not_show_that_the_gpu_works(
     run_id = runs.load(sessions, tmp_path, [NewRow("here.png"), NewRow("there.png")], chunk_size=1)
     first, second = runs.ring(sessions, run_id)
     assert answer(runs.message(first))["failed"] == 1
-    assert not Worker.this().gpu_works
+    assert not Node.this().gpu_works
     breaker.fault("CUDA error")
     assert answer(runs.message(second))["failed"] == 1
     assert breaker.suspicious
@@ -504,11 +507,11 @@ def test_a_mount_that_hangs_is_lost_too_and_does_not_hang_the_worker(
     [first] = runs.ring(sessions, run_id)
     answer(runs.message(first))
     released = threading.Event()
-    monkeypatch.setattr("workers.node.faults._lost", lambda *_: released.wait())
+    monkeypatch.setattr("workers.node.mount._lost", lambda *_: released.wait())
     run, late = read(sessions, run_view, run_id), [ImageFailed(3, "timeout", "took too long")]
     assert run is not None
     with pytest.raises(Infrastructure, match=r"was read before and no longer answers: does a mount hang\?"):
-        check_mount(sessions, run, Claim(1, run_id, 1, 1, 0.5, ()), late, seconds=0.2)
+        check_mount(sessions, run, (), late, seconds=0.2)
     released.set()
 
 
@@ -523,7 +526,7 @@ def test_a_mount_that_is_back_when_its_loss_is_noticed_was_lost_too(
     assert claim is not None
     batch = [ImageFailed(image.id, "missing", "cannot be opened") for image in claim.images]
     with pytest.raises(Infrastructure, match=r"was missing and is there again: was a mount lost\?"):
-        check_mount(sessions, run, claim, batch, seconds=10)
+        check_mount(sessions, run, claim.images, batch, seconds=10)
     write(sessions, claims.release, claim)
 
 
@@ -566,7 +569,7 @@ def test_an_image_that_makes_the_model_raise_costs_no_attempt_and_nobody_else(
     caplog: pytest.LogCaptureFixture,
     count: int,
 ) -> None:
-    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: Touchy(width=40))
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: Touchy(width=40))
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, count), chunk_size=5)
     [rung] = runs.ring(sessions, run_id)
     told = answer(runs.message(rung))
@@ -593,8 +596,8 @@ def test_a_model_that_fails_at_its_self_test_too_ends_the_process_and_fails_no_i
     works: bool,
 ) -> None:
     touchy = Touchy()
-    monkeypatch.setattr("workers.node.worker.make_segmenter", lambda model, settings: touchy)
-    monkeypatch.setattr("workers.node.worker.selftest.check", real_self_test)
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: touchy)
+    monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
     touchy.before[3 if works else 2] = lambda: setattr(touchy, "broken", True)
@@ -676,11 +679,15 @@ def gone_before(work: Callable[..., Any], sessions: Sessions) -> Callable[..., A
     return then
 
 
-def claimed_without_images(worker: Worker, run_id: int, chunk_id: int, uid: str) -> Claim | None:
+really_claim = ChunkInHand.claim
+
+
+def claimed_without_images(chunk: ChunkInHand) -> bool:
     """Databases may show what a delete has taken away between two statements of the claim."""
-    claim = write(worker.sessions, claims.claim, run_id, chunk_id, worker.id)
-    scenario.begin_delete(worker.sessions, run_id)
-    return None if claim is None else replace(claim, images=())
+    claimed = really_claim(chunk)
+    scenario.begin_delete(chunk._worker.sessions, chunk.run.id)
+    chunk._claim = replace(chunk._mine, images=())
+    return claimed
 
 
 @pytest.mark.parametrize(
@@ -705,13 +712,13 @@ def test_a_run_that_is_deleted_at_any_moment_ends_the_work_in_words(
     with pytest.MonkeyPatch.context() as patch:
         match moment:
             case "its model is loaded":
-                patch.setattr(Worker, "_load", gone_before(Worker._load, sessions))
+                patch.setattr(Model, "_load", gone_before(Model._load, sessions))
             case "its prompts are read":
-                patch.setattr("workers.node.tasks.prompt_texts", gone_before(prompt_texts, sessions))
+                patch.setattr("workers.node.attempt.prompt_texts", gone_before(prompt_texts, sessions))
             case "a batch is computed":
                 segmenter.before[2] = lambda: assert_true(scenario.delete(sessions, run_id) == 4)
             case _:
-                patch.setattr(Worker, "claim", claimed_without_images)
+                patch.setattr(ChunkInHand, "claim", claimed_without_images)
         answered = answer(runs.message(rung))
     assert answered == ({"lost": 1} if told else {"skipped": "not to be claimed"})
     assert [record.message for record in caplog.records if record.name == "workers.node.tasks"] == (
@@ -763,7 +770,7 @@ def test_asked_to_stop_while_the_model_loads_the_chunk_is_given_back_unclaimed(
         ask_to_stop()
         return segmenter
 
-    monkeypatch.setattr("workers.node.worker.make_segmenter", load)
+    monkeypatch.setattr("workers.node.model.make_segmenter", load)
     before = signal.getsignal(signal.SIGTERM)
     assert answer(runs.message(rung)) == {"skipped": "draining"}
     chunk = scenario.chunk(sessions, rung.chunk_id)

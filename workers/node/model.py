@@ -1,0 +1,128 @@
+"""The model of this process: loaded for the run in hand, tested, agreed on with other workers, or declined and why."""
+
+import logging
+import time
+from typing import cast
+
+from db import claims
+from db.session import read, write
+from db.views.status import RunView, active_runs
+from workers.errors import Sam3Error, first_line
+from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
+from workers.inference import segmenters, selftest
+from workers.inference.caps import Caps
+from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
+from workers.inference.selftest import SelfTestFailed
+from workers.node.breaker import Breaker
+from workers.node.refusals import Declined, Refusal, Unusable, what_decides
+from workers.node.worker import Worker
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+THOROUGH_PASSES = 8  # of the self-test after a fault: a GPU may well manage one
+
+
+class Model:
+    """At most one model at a time. Used by the task's thread only."""
+
+    def __init__(self, worker: Worker, breaker: Breaker) -> None:
+        self.caps = Caps()  # what fits into memory with the model that is loaded
+        self.gpu_works = False  # as seen by this process, which ends at the first sign that it does not
+        self._worker = worker
+        self._breaker = breaker
+        self._segmenter: tuple[str, Segmenter] | None = None  # (model, what serves it)
+        self._declined: dict[int, Refusal] = {}  # by run
+        self._unusable: dict[str, Unusable] = {}  # by model
+
+    def segmenter_for(self, run: RunView) -> Segmenter:
+        """The run's model, loaded now if another one is. Raises `Declined` if this worker cannot serve the run."""
+        refusal, tried = self._declined.get(run.id), False
+        if refusal is None or not refusal.holds(run):
+            tried = self._why_unusable(run.frozen.model) is None
+            try:
+                segmenter = self._load(run.frozen.model)
+                self._agree(run, segmenter)
+                return segmenter
+            except Declined as declined:
+                unusable = self._unusable[run.frozen.model] if declined.fault else None
+                refusal = self._declined[run.id] = Refusal(what_decides(run), str(declined), unusable)
+                log.error("run %s is not served by this worker: %s", run.name, refusal.reason)
+        self._worker.activity.decline(refusal)
+        self._worker.report()
+        raise Declined(refusal.reason, fault=refusal.unusable is not None, tried=tried)
+
+    def may_serve_another(self) -> bool:
+        """Whether some active run has not been declined, yet."""
+        return any(run_id not in self._declined for run_id in read(self._worker.sessions, active_runs))
+
+    def worked(self) -> None:
+        """Images were segmented and committed: the model and all around it are well."""
+        self.gpu_works = True
+        self._breaker.success()
+
+    def _why_unusable(self, model: str) -> str | None:
+        """Why the model could not be had here, if it is too early to try again."""
+        found = self._unusable.get(model)
+        return found.reason if found is not None and found.holds() else None
+
+    def _load(self, model: str) -> Segmenter:
+        if (reason := self._why_unusable(model)) is not None:
+            raise Declined(reason, fault=True)
+        if self._segmenter is None or self._segmenter[0] != model:
+            looks = looks_of(model)
+            settings = self._worker.settings
+            try:
+                check_models([model], settings)  # a download may take its time
+                self._segmenter = None  # two models need not fit at once
+                with self._worker.activity.loading():
+                    segmenter = make_segmenter(model, settings)
+                    self._test(segmenter)
+            except Exception as error:
+                reason = _told(model, error)
+                self._unusable[model] = Unusable(model, reason, looks, time.monotonic())
+                raise Declined(reason, fault=True) from None
+            self._segmenter, self.caps = (model, segmenter), Caps()
+        return self._segmenter[1]
+
+    def _test(self, segmenter: Segmenter) -> None:
+        """A broken GPU must not find out with somebody's images."""
+        thorough = self._breaker.suspicious
+        selftest.check(segmenter, THOROUGH_PASSES if thorough else 1)
+        self.gpu_works |= thorough
+
+    def _agree(self, run: RunView, segmenter: Segmenter) -> None:
+        """The first worker freezes what it loaded into the run; others must have loaded the same."""
+        facts = segmenter.facts
+        mine = claims.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
+        frozen = write(self._worker.sessions, claims.agree_on_model, run.id, mine, run.uid)
+        if frozen is not None and (frozen.weights_sha256, frozen.dtype) != (mine.weights_sha256, mine.dtype):
+            raise Declined(
+                f"it began with weights {frozen.weights_sha256[:12]} in {frozen.dtype}, "
+                f"here are {mine.weights_sha256[:12]} in {mine.dtype}"
+            )
+        every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
+        for prompt, reason in refused_prompts(segmenter, every_image).items():
+            raise Declined(f"prompt {prompt!r}: {reason}; the same command with a shorter prompt corrects it")
+
+
+def _told(model: str, error: Exception) -> str:
+    """One line; what nobody foresaw is logged with its traceback."""
+    if isinstance(error, Sam3Error | SelfTestFailed):
+        return str(error)
+    if isinstance(error, OutOfMemory | MemoryError) or "out of memory" in str(error):
+        return f"{model} does not fit into memory; is another process on this GPU?"
+    log.error("loading %s failed", model, exc_info=error)
+    return f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}"
+
+
+def make_segmenter(model: str, settings: Settings) -> Segmenter:
+    """The implementation that the settings name, with `model` loaded; else the one of the model's family.
+
+    Raises `Sam3Error` if the model cannot be loaded.
+    """
+    if settings.segmenter:
+        return cast(Segmenter, segmenters.named(settings.segmenter)(model, settings))
+    folder = model_folder(model)
+    make = segmenters.family_of(folder)  # torch is imported here, in a worker's own process
+    return make(folder, model_name=model, revision=revision_of(folder), device=settings.device, dtype=settings.dtype)

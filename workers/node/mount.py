@@ -1,0 +1,54 @@
+"""Whether images are missing because their folder or its mount is gone. Reads no image."""
+
+import threading
+from collections.abc import Sequence
+
+from db.claims import ClaimedImage, ImageFailed, Outcome
+from db.session import Sessions, read
+from db.views.status import RunView, some_done_path
+from workers.errors import ErrorClass
+from workers.inference import location
+from workers.node.faults import Infrastructure
+
+LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)
+GONE = (*LOST, ErrorClass.TIMEOUT)
+
+
+def check_mount(
+    sessions: Sessions, run: RunView, images: Sequence[ClaimedImage], batch: Sequence[Outcome], seconds: float
+) -> None:
+    """Raise `Infrastructure` if a whole batch is gone and so is a file that this run has read before, with its folder.
+
+    Without the second condition a folder that was simply deleted would never come to an end, without the third one
+    somebody who deletes what is done. A mount that does not answer within `seconds` is lost too, and so was one that
+    has come back since the batch was read.
+    """
+    if not all(isinstance(outcome, ImageFailed) and outcome.error_class in GONE for outcome in batch):
+        return
+    read_before = read(sessions, some_done_path, run.id)
+    if read_before is None:
+        return
+    missing = {
+        outcome.image_id for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in LOST
+    }
+    own = [location.place(run.source.root, image.path) for image in images if image.id in missing]
+    path = location.place(run.source.root, read_before)
+    answers: list[str | None] = []
+    # In a thread of its own, because nothing else ends the wait for a mount that hangs.
+    asking = threading.Thread(target=lambda: answers.append(_lost(path, own)), name="mount", daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if not answers:
+        raise Infrastructure(f"{path} was read before and no longer answers: does a mount hang?")
+    if (reason := answers[0]) is not None:
+        raise Infrastructure(reason)
+
+
+def _lost(read_before: str, missing: Sequence[str]) -> str | None:
+    """In words, why the mount is or was lost; None if these files are simply missing."""
+    gone = location.why_not_opened(read_before)
+    if gone is not None and not location.has_neighbours(read_before):
+        return f"{read_before} was read before and is gone ({gone.strerror}): is a mount lost?"
+    if missing and location.why_not_opened(missing[0]) is None:
+        return f"{missing[0]} was missing and is there again: was a mount lost?"
+    return None
