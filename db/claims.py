@@ -310,15 +310,18 @@ def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
     )
 
 
-def fail_attempt(session: Session, claim: Claim, error: str) -> bool:
-    """running -> pending after a pause, or failed at the fifth attempt without progress: an unexpected error."""
+def fail_attempt(session: Session, claim: Claim, error: str, error_class: str = "internal") -> bool:
+    """running -> pending after a pause, or failed at the fifth attempt without progress: an unexpected error.
+
+    `error_class` is what its images then fail with.
+    """
     attempts = session.execute(
         update(Chunk).where(*_fenced(claim)).values(error=error).returning(Chunk.attempts)
     ).scalar_one_or_none()
     if attempts is None:
         return False
     if attempts >= MAX_ATTEMPTS:
-        _give_up(session, claim.chunk_id, "internal", error)
+        _give_up(session, claim.chunk_id, error_class, error)
     else:
         _wait(session, claim.chunk_id, back_off(attempts))
     return True

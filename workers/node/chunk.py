@@ -149,9 +149,9 @@ class ChunkInHand:
         """Give the chunk back with its attempt."""
         self._leave(lambda: write(self._worker.sessions, claims.release, self._mine, reason))
 
-    def fail(self, reason: str) -> None:
+    def fail(self, error_class: ErrorClass, reason: str) -> None:
         """Give the chunk back, or fail it, with this attempt counted."""
-        self._leave(lambda: write(self._worker.sessions, claims.fail_attempt, self._mine, reason))
+        self._leave(lambda: write(self._worker.sessions, claims.fail_attempt, self._mine, reason, error_class))
 
     def _leave(self, work: Callable[[], object]) -> None:
         try:

@@ -47,7 +47,7 @@ def judge(error: Exception, gpu_works: bool) -> Verdict:
 
     `gpu_works`: whether this process has shown that its GPU works, by a commit or by a thorough self-test.
     """
-    line = first_line(error)
+    line = one_line(first_line(error))
     if isinstance(error, LeaseLost):
         return Verdict(Ruling.LOST, line)
     if is_gpu_fault(error) or isinstance(error, BrokenModel):

@@ -1,6 +1,8 @@
 """The task: answer a doorbell, and acknowledge what came of it, once. The work itself is elsewhere."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -39,9 +41,16 @@ def _introduce_worker(**_: Any) -> None:
     life.ignore_hangup()  # as in our Celery parent, which the pool does not hand on
     logging.getLogger("workers").setLevel(logging.INFO)  # a line for each chunk; Celery's own matter only as warnings
     logging.getLogger("celery.app.trace").addFilter(_is_news)
-    try:
+    with _database_may_be_away():  # the first doorbell tries again
         dispatch(Node.this().worker.sessions, publisher(current_app))
-    except (SQLAlchemyError, DatabaseUnusable) as error:  # the first doorbell tries again
+
+
+@contextmanager
+def _database_may_be_away() -> Iterator[None]:
+    """What is done here is done again by somebody else, or later."""
+    try:
+        yield
+    except (SQLAlchemyError, DatabaseUnusable) as error:
         log.warning("the database cannot be reached: %s", first_line(error))
 
 
@@ -134,14 +143,13 @@ def _decline(node: Node, chunk: ChunkInHand, reason: Declined) -> None:
 
 def _carry_out(node: Node, chunk: ChunkInHand | None, verdict: Verdict) -> None:
     """What becomes of the chunk, of this process and of the node."""
-    if chunk is not None and chunk.is_claimed:
-        _end_attempt(node, chunk, verdict)
+    with _database_may_be_away():
+        if chunk is not None and chunk.is_claimed:
+            _end_attempt(node, chunk, verdict)
     if verdict.ends_process:
         node.end_process(verdict.line)
-    try:
+    with _database_may_be_away():
         _leave(node, chunk)
-    except SQLAlchemyError as error:
-        log.warning("the database cannot be reached: %s", first_line(error))
     if verdict.is_fault:
         node.fault(verdict.line)
 
@@ -151,7 +159,7 @@ def _end_attempt(node: Node, chunk: ChunkInHand, verdict: Verdict) -> None:
         case Ruling.GIVE_BACK:
             chunk.release(verdict.line)
         case Ruling.CHARGE:
-            chunk.fail(verdict.line)
+            chunk.fail(verdict.error_class, verdict.line)
         case Ruling.LOST:
             why = verdict.line or _stopped(node, chunk.run)
             log.warning("chunk %d of %s is no longer ours%s", chunk.number, chunk.run.name, f": {why}" if why else "")
