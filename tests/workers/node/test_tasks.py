@@ -224,6 +224,17 @@ def test_a_declined_run_leaves_its_chunk_queued_and_costs_no_attempt(
     assert (chunk.state, chunk.attempts, segmenter.forwards) == ("queued", 0, [])
 
 
+def test_a_declined_run_is_rung_again_for_the_workers_that_serve_it(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, app: Celery
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    write(sessions, claims.agree_on_model, run_id, claims.ModelUsed(None, "f" * 64, "bf16"))
+    answer(runs.message(rung))
+    assert scenario.chunk(sessions, rung.chunk_id).ring == rung.ring + 1
+    assert Doorbells(app).chunks() == {rung.chunk_id}
+
+
 @pytest.mark.parametrize("moment", ["while its model is loaded", "while it is computed"])
 def test_a_run_that_is_corrected_meanwhile_gets_nothing_of_its_old_settings(
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

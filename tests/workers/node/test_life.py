@@ -1,0 +1,60 @@
+"""How a node ends: what its Celery parent makes of the signals of the process that works."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import celery.worker.state
+import pytest
+
+from workers.errors import NODE_BROKE, NODE_RENEWS
+from workers.node import life
+from workers.node.life import FAULT_SIGNAL, FAULTS, RENEW_SIGNAL, WELL_SIGNAL
+
+
+@pytest.fixture
+def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process stands for the Celery parent."""
+    monkeypatch.setattr(celery.worker.state, "should_stop", None)
+    monkeypatch.setenv(FAULTS, "7")  # of another node, perhaps
+    before = {number: signal.getsignal(number) for number in (FAULT_SIGNAL, WELL_SIGNAL, RENEW_SIGNAL)}
+    life.count_faults()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def tell(*numbers: signal.Signals) -> object:
+    """Signal the parent, and return what it ends with, if it does."""
+    for number in numbers:
+        os.kill(os.getpid(), number)
+    return celery.worker.state.should_stop
+
+
+@pytest.mark.usefixtures("parent")
+def test_three_faults_in_a_row_end_the_node_with_a_code_of_our_own() -> None:
+    assert tell(FAULT_SIGNAL, FAULT_SIGNAL) is None
+    assert life.faults_so_far() == 2  # what the next process begins with
+    assert tell(FAULT_SIGNAL) == NODE_BROKE
+
+
+@pytest.mark.usefixtures("parent")
+def test_work_between_two_faults_makes_them_count_from_the_start() -> None:
+    assert tell(FAULT_SIGNAL, FAULT_SIGNAL, WELL_SIGNAL, FAULT_SIGNAL, FAULT_SIGNAL) is None
+    assert life.faults_so_far() == 2
+
+
+@pytest.mark.usefixtures("parent")
+def test_a_process_that_is_worn_out_has_its_node_started_again_at_once() -> None:
+    assert tell(RENEW_SIGNAL) == NODE_RENEWS
+
+
+def test_sigterm_asks_to_drain_only_while_a_doorbell_is_answered() -> None:
+    draining, before = threading.Event(), signal.getsignal(signal.SIGTERM)
+    draining.set()  # of an earlier doorbell
+    with life.draining_on_sigterm(draining):
+        assert not draining.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert draining.is_set()
+    assert signal.getsignal(signal.SIGTERM) is before
