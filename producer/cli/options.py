@@ -93,63 +93,67 @@ def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool
     return int(failed > float(max_failures))
 
 
+INPUT_FLAGS = (  # what is read, and how
+    click.option("--prompt", type=Phrase(), multiple=True, help="What to look for, such as person; repeatable."),
+    click.option("--prompt-column", metavar="C", help="CSV column with each row's own prompts, joined by |."),
+    click.option("--image-column", metavar="C", help="CSV column with the image paths (guessed if left out)."),
+    click.option(
+        "--encoding", metavar="E", help="Encoding of a CSV that is not UTF-8 and has no mark, such as cp1252."
+    ),
+    click.option(
+        "--delimiter", metavar="D", help="Between a CSV's cells: , ; tab or | (found in the header if left out)."
+    ),
+    click.option(
+        "--image-root",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder that relative paths start from and no path may leave.",
+    ),
+    click.option("--follow-symlinks", is_flag=True, help="Let links lead out of --image-root."),
+)
+SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
+    click.option("--run", metavar="NAME", help="Name of the run (default: that of the input)."),
+    click.option(
+        "--moved-from",
+        metavar="OLD",
+        type=click.Path(path_type=Path),
+        help="Where the input was when its run was recorded, if it was moved and then changed.",
+    ),
+    click.option("--model", metavar="M", help="Hub id, folder, or tiny (bundled); facebook/sam3 if left out."),
+    click.option("--threshold", type=Share(), default=0.5, show_default=True, help="Score that counts as found."),
+    click.option(
+        "--mask-threshold",
+        type=Share(),
+        default=0.5,
+        show_default=True,
+        help="Probability from which a pixel belongs to a mask.",
+    ),
+    click.option("--score-floor", type=Share(), default=0.3, show_default=True, help="Instances kept for export."),
+    click.option(
+        "--mask-rule",
+        type=click.Choice(["library", "meta"]),
+        default="library",
+        help="How a mask is made of the model's answer: as the transformers library does, or as Meta's own code.",
+    ),
+    click.option(
+        "--orientation",
+        type=click.Choice(["exif", "raw"]),
+        default="exif",
+        help="Turn images as their EXIF data says, or take the file's own axes.",
+    ),
+    click.option("--stretch", is_flag=True, help="Spread samples of more than 8 bits over their own range."),
+    click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
+    click.option(
+        "--no-check",
+        is_flag=True,
+        help="Look at no image file: neither whether it is here nor whether it has changed.",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows."),
+)
+
+
 def run_flags(function: Function) -> Function:
-    """What a run is made of: prompts and frozen settings."""
-    flags = [
-        click.option("--prompt", type=Phrase(), multiple=True, help="What to look for, such as person; repeatable."),
-        click.option("--prompt-column", metavar="C", help="CSV column with each row's own prompts, joined by |."),
-        click.option("--image-column", metavar="C", help="CSV column with the image paths (guessed if left out)."),
-        click.option(
-            "--encoding", metavar="E", help="Encoding of a CSV that is not UTF-8 and has no mark, such as cp1252."
-        ),
-        click.option(
-            "--delimiter", metavar="D", help="Between a CSV's cells: , ; tab or | (found in the header if left out)."
-        ),
-        click.option(
-            "--image-root",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder that relative paths start from and no path may leave.",
-        ),
-        click.option("--follow-symlinks", is_flag=True, help="Let links lead out of --image-root."),
-        click.option("--run", metavar="NAME", help="Name of the run (default: that of the input)."),
-        click.option(
-            "--moved-from",
-            metavar="OLD",
-            type=click.Path(path_type=Path),
-            help="Where the input was when its run was recorded, if it was moved and then changed.",
-        ),
-        click.option("--model", metavar="M", help="Hub id, folder, or tiny (bundled); facebook/sam3 if left out."),
-        click.option("--threshold", type=Share(), default=0.5, show_default=True, help="Score that counts as found."),
-        click.option(
-            "--mask-threshold",
-            type=Share(),
-            default=0.5,
-            show_default=True,
-            help="Probability from which a pixel belongs to a mask.",
-        ),
-        click.option("--score-floor", type=Share(), default=0.3, show_default=True, help="Instances kept for export."),
-        click.option(
-            "--mask-rule",
-            type=click.Choice(["library", "meta"]),
-            default="library",
-            help="How a mask is made of the model's answer: as the transformers library does, or as Meta's own code.",
-        ),
-        click.option(
-            "--orientation",
-            type=click.Choice(["exif", "raw"]),
-            default="exif",
-            help="Turn images as their EXIF data says, or take the file's own axes.",
-        ),
-        click.option("--stretch", is_flag=True, help="Spread samples of more than 8 bits over their own range."),
-        click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
-        click.option(
-            "--no-check",
-            is_flag=True,
-            help="Look at no image file: neither whether it is here nor whether it has changed.",
-        ),
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows."),
-    ]
-    for flag in reversed(flags):
+    """What a run is made of: its input, prompts and frozen settings."""
+    for flag in reversed((*INPUT_FLAGS, *SETTING_FLAGS)):
         function = flag(function)
     return function
 

@@ -18,17 +18,13 @@ from db import doorbells, private
 from db.models import WorkerState
 from db.runs import RetryFilter
 from db.session import Sessions, sqlite_url, write
+from producer.cli.asked import open_input, run_request
+from producer.cli.dry_run import report_dry_run
 from producer.cli.exported import interruptible, telling_how_to_go_on, view_of
 from producer.cli.found import Found
-from producer.cli.options import (
-    exit_code,
-    frozen_settings,
-    read_chunk_size,
-    read_prompts,
-    run_name,
-)
+from producer.cli.options import exit_code, read_prompts, run_name
 from producer.cli.progress import Meter
-from producer.cli.recording import checking, open_input, report_dry_run
+from producer.cli.recording import record_rows
 from producer.cli.redo import take_up, without_redo
 from producer.cli.run_folder import (
     COMMAND,
@@ -47,7 +43,7 @@ from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.inputs import Inputs
 from producer.results.status import Standing, duration, told_errors, told_warnings
 from producer.results.targets import Targets, free_file
-from producer.runs.load import RunRequest, record
+from producer.runs.load import RunRequest
 from producer.runs.operate import retry
 from producer.slugs import prompt_slugs
 from producer.sources.kinds import open_source
@@ -91,16 +87,9 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     prompts = read_prompts(flags["prompt"])
     source = open_input(open_source, path, prompts, flags | {"output": output})
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
-    request = RunRequest(
-        name=run_of_folder(output, flags["run"], source.path)
-        or run_name(flags["run"], flags["moved_from"] or source.path),
-        prompts=prompts,
-        frozen=frozen_settings(settings, flags),
-        chunk_size=read_chunk_size(flags["chunk_size"]),
-        limit=flags["limit"],
-        moved_from=flags["moved_from"],
-        check=checking(source, flags["no_check"]),
-    )
+    name = run_of_folder(output, flags["run"], source.path)
+    name = name or run_name(flags["run"], flags["moved_from"] or source.path)
+    request = run_request(name, prompts, source, settings, flags)
     refuse_other_run(output, request.name, source.path, flags["state_dir"])
     check_targets(Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"]))
     if flags["dry_run"]:
@@ -168,8 +157,7 @@ def record_run(
     sessions: Sessions, source: RowSource, request: RunRequest, settings: Settings, output: Path, flags: dict[str, Any]
 ) -> Found:
     """Bring the run in the folder's database up to the source, and write down how it was made."""
-    with Meter(f"recording {request.name}", "rows") as meter:
-        recorded = record(sessions, source, request, meter.tell)
+    recorded = record_rows(sessions, source, request)
     if recorded.corrected:
         say(recorded.corrected)
     if source.left_out:  # now, not only at the end, which may be days away

@@ -1,0 +1,51 @@
+"""The input, and what is asked of its run, as the flags of sam3-enqueue and sam3-run say. Records nothing."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from producer.cli.options import frozen_settings, read_chunk_size
+from producer.runs.load import RunRequest
+from producer.sources.check_files import check_files
+from producer.sources.source import Reading, RowSource
+from workers.cli.base import say
+from workers.settings import Settings
+
+
+def open_input(
+    kind: Callable[[Path, Reading], RowSource], path: Path, prompts: tuple[str, ...], flags: dict[str, Any]
+) -> RowSource:
+    """The input as the flags ask for it, checked as far as its start tells. `kind` opens it."""
+    source = kind(
+        path,
+        Reading(
+            encoding=flags["encoding"],
+            delimiter=flags["delimiter"],
+            needs_prompt=not prompts,
+            image_column=flags["image_column"],
+            prompt_column=flags["prompt_column"],
+            root=flags["image_root"],
+            follow_symlinks=flags["follow_symlinks"],
+            exclude=flags.get("output"),
+        ),
+    )
+    if source.told:
+        say(f"reading {path} {source.told}")
+    return source
+
+
+def run_request(
+    name: str, prompts: tuple[str, ...], source: RowSource, settings: Settings, flags: dict[str, Any]
+) -> RunRequest:
+    """What is asked of the run `name` of this source. Raises `UsageError` for a flag with a value that none can be."""
+    looks = not (flags["no_check"] or source.files_seen)
+    return RunRequest(
+        name=name,
+        prompts=prompts,
+        frozen=frozen_settings(settings, flags),
+        chunk_size=read_chunk_size(flags["chunk_size"]),
+        limit=flags["limit"],
+        moved_from=flags["moved_from"],
+        check=partial(check_files, source, say=say) if looks else None,
+    )

@@ -1,0 +1,92 @@
+"""What recording an input would do, or did, in words: counts, rejected rows, the first images. Writes nothing."""
+
+import json
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import click
+
+from producer.cli.options import exit_code
+from producer.cli.progress import Meter
+from producer.runs.load import Recorded, RunRequest, auto_chunk_size, check
+from producer.sources.selection import told_left_out
+from producer.sources.source import RowSource
+from workers.cli import base
+from workers.cli.base import counted, say
+from workers.inference import location
+
+FIRST_PATHS = 3  # do they lie where they should?
+
+
+def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any], *, details: bool = False) -> int:
+    """Read all rows and say what recording them would do. Needs neither broker nor database nor model.
+
+    With `details` also which columns are read, and where the first images are.
+    """
+    survey = source.survey()
+    check(request, survey)
+    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
+    rejected, first = _read_rows(source, request, wanted)
+    size = request.chunk_size or auto_chunk_size(wanted, 1)
+    facts = {
+        "run": request.name,
+        "images": wanted,
+        "chunks": -(-(wanted - len(rejected)) // size),
+        "queued": 0,
+        "already_done": 0,
+        "duplicates": 0,
+        "rejected": len(rejected),
+        "cancelled": 0,
+    }
+    if flags["json"]:
+        left_out = [asdict(one) for one in source.left_out]
+        more = {"first": first, "left_out": left_out, **source.named_columns} if details else {}
+        base.print_json(facts | {"dry_run": True} | more)
+    else:
+        prompts = json.dumps(request.prompts, ensure_ascii=False)
+        click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {prompts}")
+        _tell_rows(source if details else None, rejected, first)
+    return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
+
+
+def _read_rows(source: RowSource, request: RunRequest, wanted: int) -> tuple[list[str], list[str]]:
+    """Why rows are rejected, and where the first good images are."""
+    rejected: list[str] = []
+    first: list[str] = []
+    with Meter(f"checking {request.name}", "rows") as meter:
+        for number, row in enumerate(islice(source.rows(), wanted), start=1):
+            if row.rejected:
+                rejected.append(row.rejected[1])
+            elif len(first) < FIRST_PATHS:
+                first.append(location.absolute(location.place(str(source.root), row.path)))
+            if number % 1000 == 0 or number == wanted:
+                meter.tell(number, wanted)
+    return rejected, first
+
+
+def _tell_rows(source: RowSource | None, rejected: list[str], first: list[str]) -> None:
+    if source is not None:
+        for name, column in source.named_columns.items():
+            click.echo(f"  {name.replace('_', ' ')}: {base.printable(column)}")
+        for path in first:
+            click.echo(f"  image: {location.shown(path)}")
+        if source.left_out:
+            say(f"  left out: {told_left_out(source.left_out)}")
+    for message in rejected[:5]:
+        say(f"  rejected: {message}")
+    if len(rejected) > 5:
+        say(f"  ... and {len(rejected) - 5:,} more")
+
+
+def told(facts: dict[str, Any], recorded: Recorded, kind: str) -> str:
+    """`run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
+    parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
+    words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate"}
+    words |= {"rejected": "rejected", "cancelled": "cancelled"}
+    parts += [f"{facts[key]:,} {word}" for key, word in words.items() if facts[key]]
+    if recorded.new_rows != facts["images"]:
+        parts.append(f"{recorded.new_rows:,} new")
+    if recorded.gone_rows:
+        parts.append(f"{recorded.gone_rows:,} no longer in the {kind} (left out of exports)")
+    return f"run {facts['run']}: {', '.join(parts)}"
