@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.terminals import Terminal
 
+pytestmark = pytest.mark.long
+
 FAKE = "--prompt person --model any/model --gpus cpu"
 
 
@@ -42,7 +44,6 @@ def contents(folder: Path) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.long
 def test_every_hint_about_a_queued_run_works_beside_its_csv(terminal: Terminal, broker_url: str) -> None:
     here = terminal
     here.environment |= {"SAM3_BROKER_URL": broker_url, "SAM3_RECONCILE_SECONDS": "1"}
@@ -71,7 +72,6 @@ def test_every_hint_about_a_queued_run_works_beside_its_csv(terminal: Terminal, 
     assert {path: now for path, now in contents(here.home).items() if path in before} | {broken: ""} == before
 
 
-@pytest.mark.long
 def test_both_hints_about_a_cancelled_run_work_for_a_name_like_a_flag(terminal: Terminal, broker_url: str) -> None:
     here = terminal
     here.environment |= {"SAM3_BROKER_URL": broker_url, "SAM3_RECONCILE_SECONDS": "1"}
@@ -87,7 +87,6 @@ def test_both_hints_about_a_cancelled_run_work_for_a_name_like_a_flag(terminal: 
     here.type(f"{delete} --yes")
 
 
-@pytest.mark.long
 def test_every_hint_about_a_sam3_run_works_beside_its_pictures(terminal: Terminal) -> None:
     here = terminal
     del here.environment["SAM3_STATE_DIR"]
@@ -112,7 +111,6 @@ def test_every_hint_about_a_sam3_run_works_beside_its_pictures(terminal: Termina
     assert theirs.read_text() == "{}"
 
 
-@pytest.mark.long
 def test_a_second_run_in_an_output_folder_is_refused_with_the_command_that_works(terminal: Terminal) -> None:
     here = terminal
     del here.environment["SAM3_STATE_DIR"]
@@ -133,7 +131,6 @@ def test_a_second_run_in_an_output_folder_is_refused_with_the_command_that_works
     assert "nothing left to do" in here.type(f"sam3-run photos {FAKE} -o 'my out'").stdout
 
 
-@pytest.mark.long
 def test_another_source_in_a_state_folder_of_several_outputs_gets_a_name_of_its_own(terminal: Terminal) -> None:
     here = terminal
     here.environment["SAM3_STATE_DIR"] = "state"
@@ -148,7 +145,6 @@ def test_another_source_in_a_state_folder_of_several_outputs_gets_a_name_of_its_
     here.type(same_folder.strip().partition(" Use another: ")[2])
 
 
-@pytest.mark.long
 def test_other_settings_in_a_state_folder_of_several_outputs_get_a_name_of_their_own(terminal: Terminal) -> None:
     here = terminal
     here.environment["SAM3_STATE_DIR"] = "state"
@@ -171,7 +167,6 @@ def test_no_hint_names_a_run_of_a_database_that_the_next_command_does_not_see(te
     here.type(re.findall(r"sam3-run photos [^;]*", refused)[0])
 
 
-@pytest.mark.long
 def test_a_name_that_means_two_runs_is_refused_with_both_spellings(terminal: Terminal, broker_url: str) -> None:
     here = terminal
     here.environment["SAM3_BROKER_URL"] = broker_url

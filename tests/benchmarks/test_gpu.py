@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from benchmarks import gpu
 
 
+@pytest.mark.long
 def test_on_a_cpu_it_shows_parity_first_and_what_only_a_gpu_has_as_not_available() -> None:
     parity, speeds = gpu.measure("tiny", [1, 2], "cpu", images=4)
     assert len(parity) == 4

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
@@ -57,6 +58,7 @@ def test_every_system_does_the_whole_work_and_gets_its_row() -> None:
     assert tables(rows).count("simulated") == 1
 
 
+@pytest.mark.long
 def test_a_run_of_several_chunks_goes_through_celery_beside_one_in_process() -> None:
     told = stream_through_celery(SMALL, FAST, images=512, repeats=1)
     assert (told.images, told.chunks) == (512, 2)

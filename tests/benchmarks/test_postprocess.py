@@ -1,6 +1,10 @@
 """The post-processing benchmark: that both ways make the same masks, and the memory of ours."""
 
+import pytest
+
 from benchmarks import postprocess
+
+pytestmark = pytest.mark.long
 
 
 def test_not_a_pixel_differs_from_the_library() -> None:
