@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-PYTEST := -m pytest -n 2 --dist worksteal
+PYTEST := -m pytest --dist worksteal
 
 .PHONY: help install demo test test-all test-newest check chaos bench bench-rows clean
 
@@ -33,13 +33,13 @@ test-newest:  ## Run the suite with the newest dependencies that pyproject.toml 
 	@$(PYTHON) -m venv .venv-newest
 	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'
 	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check --upgrade --editable '.[all]' --group test
-	@.venv-newest/bin/python $(PYTEST)
+	@.venv-newest/bin/python $(PYTEST) -n 4
 
 test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 minutes on 2 cores)
-	@$(BIN)/python $(PYTEST) -m 'not long'
+	@$(BIN)/python $(PYTEST) -n 2 -m 'not long'
 
 test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (12 minutes on 2 cores)
-	@$(BIN)/python $(PYTEST)
+	@$(BIN)/python $(PYTEST) -n 4  # the long ones wait so much that four of them keep two cores busy
 
 check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format"; exit 1; }

@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import redis
 from sqlalchemy import select
 
@@ -20,6 +21,7 @@ IMAGES = 60
 TIMES = 5
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 def test_two_nodes_share_a_run_whose_doorbells_all_come_five_times_among_garbage(
     here: Terminal, sessions: Sessions, broker_url: str, tmp_path: Path
 ) -> None:

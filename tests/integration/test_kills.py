@@ -49,6 +49,7 @@ def start(here: Terminal, *flags: str, seconds_per_image: float = 0.15) -> Backg
     return here.start("sam3-worker", "--gpus", "cpu", *flags, FAKE_SECONDS_PER_IMAGE=str(seconds_per_image))
 
 
+@pytest.mark.long
 def test_a_killed_child_and_then_a_killed_celery_parent_hold_nothing_up(
     here: Terminal, sessions: Sessions, run_id: int
 ) -> None:
@@ -86,6 +87,7 @@ def test_nodes_and_their_children_die_with_a_killed_launcher(here: Terminal, ses
         wait_until(lambda pid=pid: is_gone(pid), "the end of the node")  # type: ignore[misc]
 
 
+@pytest.mark.long
 def test_a_terminated_worker_gives_its_chunk_back_within_seconds_also_when_its_broker_is_gone(
     here: Terminal, sessions: Sessions, run_id: int, broker_url: str
 ) -> None:

@@ -73,6 +73,7 @@ def database(here: Terminal, database_url: str) -> Iterator[Database]:
         admin.execute("DROP ROLE keeper")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_no_canary_is_seen_while_a_task_fails_and_broker_and_database_refuse_their_password(
     here: Terminal, sessions: Sessions, broker: Broker, database: Database, tmp_path: Path

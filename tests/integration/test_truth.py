@@ -20,6 +20,7 @@ def here(terminal: Terminal) -> Terminal:
     return terminal
 
 
+@pytest.mark.long
 def test_the_bundled_model_finds_what_was_drawn(here: Terminal) -> None:
     truth = write_demo(here.home / "scenes", count=24, seed=7)  # not the demo's scenes, nor any it was trained on
 

@@ -110,6 +110,7 @@ def test_a_broken_image_ends_with_1_and_is_tried_again_once_it_is_mended(here: T
     assert status.stderr == "Next: sam3-export moved --format csv -o photos-results.csv\n"
 
 
+@pytest.mark.long
 def test_a_folder_under_a_new_name_goes_on_in_its_output_and_another_folder_does_not(here: Terminal) -> None:
     squares(here, 2)
     here.run("sam3-run", "photos", *FAKE, "-o", "out")
@@ -128,6 +129,7 @@ def test_a_folder_under_a_new_name_goes_on_in_its_output_and_another_folder_does
     assert f"goes on with {here.home}/third" in here.run("sam3-run", "third", *FAKE, "-o", "out").stderr
 
 
+@pytest.mark.long
 def test_a_dark_picture_is_done_with_a_warning_and_one_with_stretch_is_found(here: Terminal) -> None:
     """Bright for its 12 bits, in a file of 16: nearly black by the common rule."""
     bright = np.full((40, 40), 3000, np.uint16)
@@ -152,6 +154,7 @@ def test_a_dark_picture_is_done_with_a_warning_and_one_with_stretch_is_found(her
     )
 
 
+@pytest.mark.long
 def test_what_a_folder_leaves_out_is_told_and_earlier_results_in_it_are_no_images(here: Terminal) -> None:
     squares(here, 2)
     (here.home / "photos" / "a.jxl").write_bytes(b"\xff\x0a\xfa\x7f")
@@ -177,6 +180,7 @@ def segmented(here: Terminal, running: Background) -> int:
     return int(here.json("sam3-status", "out")["images"]["segmented"])
 
 
+@pytest.mark.long
 def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_on(here: Terminal) -> None:
     squares(here, 40)
     command = ("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "8")
@@ -204,6 +208,7 @@ def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_o
     assert "  40 segmented, 0 empty; 40 instances" in here.run(*command).stdout
 
 
+@pytest.mark.long
 def test_a_run_that_was_cancelled_ends_with_1_and_the_command_that_it_names_goes_on(here: Terminal) -> None:
     squares(here, 100)
     running = here.start("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "4", **SLOW)
@@ -241,6 +246,7 @@ def helpers_of(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.long
 def test_masks_and_preview_are_there_before_the_run_is_over_and_are_not_written_again(here: Terminal) -> None:
     squares(here, 40)
     command = ("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "8")
@@ -275,6 +281,7 @@ def test_ctrl_c_before_the_first_image_says_how_to_go_on(here: Terminal) -> None
     assert (here.home / "out" / "results.csv").exists()
 
 
+@pytest.mark.long
 def test_ctrl_c_while_the_last_masks_are_written_says_how_to_go_on(here: Terminal) -> None:
     for number in range(60):
         Image.new("RGB", (1600, 1200), "white").save(here.home / "photos" / f"{number:03}.png", compress_level=1)

@@ -26,6 +26,7 @@ def test_a_few_steps_on_the_same_pictures_lower_the_loss(tmp_path: Path) -> None
     assert values[-1] < 0.8 * values[0]
 
 
+@pytest.mark.long
 def test_an_interrupted_training_continues_the_same_curve(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.Training(whole, FEW).run()
