@@ -107,6 +107,14 @@ def sqlite_reason(error: DBAPIError, kind: str) -> str | None:
     return None
 
 
+def refusal(error: DBAPIError, kind: str = "") -> str:
+    """What the database said, in one line, or which right it asks for; on which `kind` of file system it is."""
+    if (reason := sqlite_reason(error, kind)) is not None:
+        return reason
+    first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+    return "; ".join([first, *error.detail])
+
+
 def _driver_refuses(error: DBAPIError) -> bool:
     """Whether PostgreSQL's driver would not send a statement, such as one with too many parameters, although its
     connection is well."""

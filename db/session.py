@@ -1,7 +1,6 @@
 """Opens the database: engines, pragmas and the database's clock; knows URLs but no tables and no environment."""
 
 import itertools
-import random
 import re
 import sqlite3
 import stat
@@ -22,8 +21,9 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Float
 
 from db import postgresql, private
+from db.patience import Patience
 from db.read_only import is_mounted_read_only, open_read_only
-from db.refusals import is_busy, passes, sqlite_reason
+from db.refusals import is_busy, refusal
 
 Sessions = sessionmaker[Session]
 Value = TypeVar("Value")
@@ -54,8 +54,8 @@ NO_TIME_LIMITS = select(
     func.set_config("statement_timeout", "0", True), func.set_config("idle_in_transaction_session_timeout", "0", True)
 )
 OUR_TABLES = {"run", "chunk", "image"}  # of every release
+PATIENCE = "patience"  # where sessions keep it, in their info
 WAL_TRIES = 100  # 0.1 s apart
-RETRY_SECONDS = 30.0
 LOCK_SECONDS = 10  # to wait for another's lock before the transaction is begun anew: less, so that there is a next time
 
 
@@ -89,17 +89,24 @@ def _now_postgresql(element: now, compiler: Any, **kw: Any) -> str:
     return "extract(epoch from clock_timestamp())::float8"
 
 
-def connect(url: str, *, connections: int = 2, create: bool = True) -> Sessions:
+def connect(url: str, *, connections: int = 2, create: bool = True, patience: Patience | None = None) -> Sessions:
     """Return a session factory for `url`. Nothing is opened before the first session begins.
 
     `connections` is the most that this process holds open on PostgreSQL. Without `create` an SQLite file and its
-    folder are never made: raises `NoDatabase` where there is no file.
+    folder are never made: raises `NoDatabase` where there is no file. `patience` is how `read`, `write` and
+    `write_once` wait for a database that is away: for half a minute if nothing is given.
     Raises `DatabaseUnusable` for a malformed URL, another kind of database, or SQLite on a network file system.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return sessionmaker(_sqlite_engine(parsed, create), expire_on_commit=False)
-    return sessionmaker(_postgresql_engine(parsed, connections), expire_on_commit=False)
+    is_file = parsed.get_backend_name() == "sqlite"
+    engine = _sqlite_engine(parsed, create) if is_file else _postgresql_engine(parsed, connections)
+    return sessionmaker(engine, expire_on_commit=False, info={PATIENCE: patience or Patience()})
+
+
+def patience_of(sessions: Sessions) -> Patience:
+    """How whoever uses these sessions waits for the database."""
+    found = sessions.kw.get("info", {}).get(PATIENCE)
+    return found if isinstance(found, Patience) else Patience()
 
 
 def sqlite_url(path: Path) -> str:
@@ -269,7 +276,7 @@ def write(
         with sessions.begin() as session:
             return work(session, *args, **kwargs)
 
-    return _patiently(once)
+    return patience_of(sessions).repeat(once, writes=True)
 
 
 def write_once(
@@ -289,7 +296,7 @@ def write_once(
                 raise
             return value
 
-    return _patiently(once)
+    return patience_of(sessions).repeat(once, writes=True)
 
 
 def read(
@@ -301,19 +308,7 @@ def read(
         with reading(sessions) as session:
             return work(session, *args, **kwargs)
 
-    return _patiently(once)
-
-
-def _patiently(once: Callable[[], Value]) -> Value:
-    deadline = time.monotonic() + RETRY_SECONDS
-    for attempt in itertools.count(1):
-        try:
-            return once()
-        except DBAPIError as error:
-            if not passes(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(random.uniform(0.05, 0.1) * 2 ** min(attempt, 4))
-    raise AssertionError("unreachable")
+    return patience_of(sessions).repeat(once, writes=False)
 
 
 @contextmanager
@@ -357,11 +352,3 @@ def describe_failure(error: DBAPIError | NoDatabase, url: str) -> str:
     if is_busy(error):
         return f"the database {where} is held by another process for too long; end that one or try again later"
     return f"cannot use the database {where}: {refusal(error, kind)}"
-
-
-def refusal(error: DBAPIError, kind: str = "") -> str:
-    """What the database said, in one line, or which right it asks for; on which `kind` of file system it is."""
-    if (reason := sqlite_reason(error, kind)) is not None:
-        return reason
-    first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-    return "; ".join([first, *error.detail])

@@ -68,6 +68,13 @@ def two_hours_ahead() -> None:
     time.time = lambda: right() + 7200
 
 
+def little_patience() -> None:
+    """A transaction alone waits for a second only, and a wait of half a second is told already."""
+    from db import patience
+
+    patience.RETRY_SECONDS, patience.TOLD_SECONDS = 1.0, 0.5
+
+
 def mount_lost_between_two_batches() -> None:
     """The folder FAKE_MOUNT is gone, under another name, when the image FAKE_FIRST_LOST is to be read."""
     from workers.inference import images, pipeline

@@ -42,6 +42,13 @@ class Postgresql:
     url: str
     leash: "subprocess.Popen[bytes]"
 
+    def only_read(self, only: bool) -> None:
+        """Refuse every write from the next transaction on, as a standby does, or take them again."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            admin.execute("SET default_transaction_read_only = off")
+            admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if only else 'off'}")
+            admin.execute("SELECT pg_reload_conf()")
+
     def restart(self) -> None:
         """As `pg_ctl restart -m immediate`: every connection breaks, what was not committed is gone."""
         assert self.leash.stdin is not None

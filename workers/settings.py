@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(10, gt=0, description="Between two signs of life of a worker.")
     reconcile_seconds: float = Field(15, gt=0, le=1200, description="Between two looks for what was lost.")
     absent_seconds: float = Field(30, gt=0, description="A doorbell missing twice, this far apart, is rung again.")
+    patience_seconds: float = Field(
+        300, ge=0, description="Workers wait so long for a database that is away or only reads before it is a fault."
+    )
     stall_seconds: float = Field(600, gt=0, description="A worker that finishes nothing for so long loses its chunk.")
     fault_pause_seconds: float = Field(
         10, ge=0, le=600, description="After a fault of the surroundings, before the next claim."

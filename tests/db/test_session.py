@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from db import session as database
 from db.models import Chunk, Run
+from db.patience import RETRY_SECONDS
 from db.session import (
     LOCK_SECONDS,
-    RETRY_SECONDS,
     DatabaseUnusable,
     Sessions,
     connect,

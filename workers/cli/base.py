@@ -21,6 +21,7 @@ from workers.variables import PREFIX, linked_services, own_variables
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
+    from db.patience import Patience
     from db.session import Sessions
     from workers.settings import Settings
 
@@ -121,8 +122,7 @@ def _explain_database(error: Exception) -> tuple[int, str] | None:
 def _database_fault(error: "DBAPIError") -> str:
     from sqlalchemy.exc import OperationalError
 
-    from db.refusals import is_busy
-    from db.session import refusal
+    from db.refusals import is_busy, refusal
 
     if isinstance(error, OperationalError) and is_busy(error):
         return "another process holds the database for too long; end that one or try again"
@@ -166,18 +166,26 @@ def settings(**flags: Any) -> "Settings":
     return found
 
 
-def open_database(url: str, connections: int = 2, *, create: bool = False, run_file: Path | None = None) -> "Sessions":
+def open_database(
+    url: str,
+    connections: int = 2,
+    *,
+    create: bool = False,
+    run_file: Path | None = None,
+    patience: "Patience | None" = None,
+) -> "Sessions":
     """Connect and bring the schema up to date (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`.
 
     `connections` is the most that this process holds open on PostgreSQL. Only with `create` an SQLite database is made
     where there is none: commands that merely look at one must not make an empty one of a mistyped name. `run_file` is
-    that of the sam3-run folder which the database belongs to, if the settings do not name it.
+    that of the sam3-run folder which the database belongs to, if the settings do not name it. `patience` is how its
+    sessions wait for a database that goes away later: half a minute if nothing is given.
     """
     from db.migrate import ensure_schema
     from db.session import connect
 
     with told_database_faults(url, create=create, run_file=run_file):
-        sessions = connect(url, connections=connections, create=create)
+        sessions = connect(url, connections=connections, create=create, patience=patience)
         ensure_schema(sessions, create=create)
     return sessions
 

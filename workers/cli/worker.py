@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.session import Sessions, parse_url, reading
+from db.patience import Patience
+from db.session import Sessions, parse_url, read, reading
 from db.views import status
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
@@ -29,7 +30,8 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     """Start the nodes and look after them; returns the exit code of the command."""
     slots = choose_slots(flags["gpus"], flags["num_gpus"])
     settings = node_settings(**flags)
-    sessions = base.open_database(settings.database_url, connections=1, create=True)
+    patience = Patience(settings.patience_seconds, say)
+    sessions = base.open_database(settings.database_url, connections=1, create=True, patience=patience)
     settings = base.identified(settings, sessions)
     app = create_app(settings)
     for warning in check_broker(app):
@@ -91,8 +93,7 @@ def check_runs(sessions: Sessions, settings: Settings) -> None:
     If that is every run there is, raises the first one's `UsageError` or `Unreachable` with the run's name.
     """
     check_models([], settings)
-    with reading(sessions) as session:
-        runs = status.active_models(session)
+    runs = read(sessions, status.active_models)
     faults: dict[str, Sam3Error] = {}
     for model in dict.fromkeys(model for _, model in runs):
         try:

@@ -8,10 +8,11 @@ from typing import Protocol
 from celery import Celery
 from kombu import Producer
 from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]  # as new as batch
+from sqlalchemy.orm import Session
 
 from db import doorbells, presence
 from db.doorbells import Rung
-from db.session import Sessions, reading, write
+from db.session import Sessions, read, write
 from db.views import status
 from workers.contract import TASK, Doorbell, queue_name, task_id
 
@@ -76,12 +77,16 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None
 
     When the broker cannot be reached the chunks stay queued, and the reconciler rings them again.
     """
-    with reading(sessions) as session:
-        window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
-        runs = status.active_runs(session) if run_ids is None else list(run_ids)
-        room = {run_id: window - status.queued_chunks(session, run_id) for run_id in runs}
+    room = read(sessions, _room, run_ids if run_ids is None else list(run_ids))
     chunks = [write(sessions, doorbells.ring_pending, run_id, count) for run_id, count in room.items() if count > 0]
     return ring(publish, _in_turn(chunks))
+
+
+def _room(session: Session, run_ids: list[int] | None) -> dict[int, int]:
+    """How many chunks more of each run may be rung; of every active one, if none is named."""
+    window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
+    runs = status.active_runs(session) if run_ids is None else run_ids
+    return {run_id: window - status.queued_chunks(session, run_id) for run_id in runs}
 
 
 def _in_turn(chunks: Iterable[list[Rung]]) -> Iterator[Rung]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from db import presence
 from db.presence import Process
-from db.session import Sessions, reading, write
+from db.session import Sessions, read, write
 
 
 class Fate(Enum):
@@ -46,8 +46,7 @@ def fate(process: Process) -> Fate:
 
 def take_lease(sessions: Sessions, name: str, me: Process, seconds: float) -> bool:
     """Take or renew a named lease; a holder that died on this machine is not waited for."""
-    with reading(sessions) as session:
-        holder = presence.lease_holder(session, name)
+    holder = read(sessions, presence.lease_holder, name)
     dead = holder if holder is not None and is_dead(holder) else None
     return write(sessions, presence.acquire_lease, name, me, seconds, dead=dead)
 

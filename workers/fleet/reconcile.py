@@ -12,11 +12,12 @@ import threading
 import time
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from db import claims, doorbells, presence, runs
 from db.models import RunState
-from db.presence import Process
-from db.session import Sessions, read, reading, write
+from db.presence import Process, Registered
+from db.session import Sessions, patience_of, read, write
 from db.slices import in_slices
 from workers.broker.connection import Doorbells
 from workers.errors import Unreachable, first_line
@@ -107,9 +108,8 @@ class Reconciler:
     def _end_stuck(self) -> None:
         """Kill workers of this machine that lost their lease and do not even notice: they hang."""
         here, patience = (self._me.host, self._me.boot), self._settings.lease_seconds
-        with reading(self._sessions) as session:
-            stalled = presence.without_lease(session, *here, stopped=False)
-            stopped = presence.without_lease(session, *here, stopped=True)
+        stalled = read(self._sessions, presence.without_lease, *here, stopped=False)
+        stopped = read(self._sessions, presence.without_lease, *here, stopped=True)
         # Who stalled has been waited for already; whose run was stopped may only have a long batch in hand.
         longer = patience + self._settings.stall_seconds
         found = dict.fromkeys(stalled, patience) | dict.fromkeys(stopped, longer)
@@ -123,15 +123,15 @@ class Reconciler:
 
     def _bury_dead(self) -> None:
         """Take back chunks whose lease is over, and at once those whose owner died on this machine."""
-        with reading(self._sessions) as session:
-            here = presence.registered_on(session, self._me.host, self._me.boot)
-            held = claims.running_chunks(session)
+        here, held = read(self._sessions, _owners_and_chunks, self._me)
+        # While the database was away nobody could renew a lease: whoever still lives does it now.
+        lapses = patience_of(self._sessions).seconds_since_a_wait() > self._settings.lease_seconds
         fates = {worker.worker_id: fate(worker.process) for worker in here}
         dead = {worker_id for worker_id, found in fates.items() if found is Fate.DEAD}
         alive = {worker_id for worker_id, found in fates.items() if found is Fate.ALIVE}
         self._here = [worker.process for worker in here if worker.worker_id not in dead]
         for chunk in held:
-            if chunk.lease_over or chunk.owner_id in dead:
+            if (chunk.lease_over and lapses) or chunk.owner_id in dead:
                 crashed = chunk.owner_id not in alive  # an owner that lives but lets its lease run out is stuck
                 write(self._sessions, claims.take_back, chunk, crashed=crashed)
         for worker_id in dead:  # last: once buried, nobody looks for its chunk any more
@@ -139,8 +139,7 @@ class Reconciler:
 
     def _ring_lost(self) -> None:
         """Ring chunks again whose doorbell was missing twice: one look can miss a message that is moving."""
-        with reading(self._sessions) as session:
-            queued = doorbells.queued_doorbells(session)
+        queued = read(self._sessions, doorbells.queued_doorbells)
         self._rounds += 1
         # Doorbells of chunks that just began to run are counted too, so now and then we look whatever the count says.
         if len(queued) <= self._doorbells.count() and self._rounds % ROUNDS_BETWEEN_LOOKS:
@@ -152,3 +151,8 @@ class Reconciler:
         for (chunk, number), since in self._absent.items():
             if seen - since >= self._settings.absent_seconds:
                 ring(self._publish, write(self._sessions, doorbells.ring_again, chunk, number))
+
+
+def _owners_and_chunks(session: Session, me: Process) -> tuple[list[Registered], list[claims.RunningChunk]]:
+    """The workers that are registered on this machine, and all chunks that run anywhere, of one moment."""
+    return presence.registered_on(session, me.host, me.boot), claims.running_chunks(session)

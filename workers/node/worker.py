@@ -8,6 +8,7 @@ from db import presence
 from db.claims import Claim, heartbeat
 from db.migrate import ensure_schema
 from db.models import WorkerState
+from db.patience import Patience
 from db.session import Sessions, connect, read, write
 from db.views.status import identity
 from workers.fleet.processes import this_process
@@ -27,7 +28,8 @@ class Worker:
         """Connect and register. `draining` is set when this process is asked to end."""
         self.settings = settings
         self.draining = draining
-        self.sessions: Sessions = connect(settings.database_url, connections=2)
+        patience = Patience(settings.patience_seconds, log.warning, draining.is_set)
+        self.sessions: Sessions = connect(settings.database_url, connections=2, patience=patience)
         ensure_schema(self.sessions)
         self.identity = read(self.sessions, identity)
         self.activity = Activity()

@@ -32,7 +32,7 @@ def person(terminal: Terminal, database_url: str) -> Terminal:
 @pytest.fixture
 def impatient(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The database, of commands that wait only half a second for it."""
-    monkeypatch.setattr("db.session.RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("db.patience.RETRY_SECONDS", 0.5)
     monkeypatch.setenv("SAM3_DATABASE_URL", database_url)
     yield database_url
     admit(database_url, everybody=True)

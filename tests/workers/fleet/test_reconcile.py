@@ -378,7 +378,7 @@ def test_a_database_that_goes_away_is_waited_for(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("db.session.RETRY_SECONDS", 1.0)  # a round fails after that long
+    monkeypatch.setattr("db.patience.RETRY_SECONDS", 1.0)  # a round fails after that long
     stop = threading.Event()
     reconciler = start(sessions, broker_url)
     reconciler._settings = reconciler._settings.model_copy(
