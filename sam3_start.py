@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 PACKAGES = ("db", "producer", "workers")
 USAGE = 2  # the exit code of wrong usage, as in workers.errors
 INTERRUPTED = 128 + signal.SIGINT
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SENT_BY_KERNEL = 0x80  # SI_KERNEL of sigaction(2): a terminal sends Ctrl-C so, to all processes in its foreground
 
 
 class Program:
-    """What a script of ours calls. The command itself, as `module:name`, is imported when something of it is asked."""
+    """What a script of ours calls. The command itself, as `module:name`, is imported when something of it is asked.
 
-    def __init__(self, place: str) -> None:
+    With `ends_at_once` the command has nothing to put away, and a signal ends it wherever it is.
+    """
+
+    def __init__(self, place: str, *, ends_at_once: bool = False) -> None:
         self._module, _, self._name = place.partition(":")
+        self._ends_at_once = ends_at_once
 
     def __call__(self) -> NoReturn:
         """Run the command as a program."""
@@ -35,7 +40,8 @@ class Program:
         stopping = Stopping()
         _refuse_hiding_folders()
         command = self._command()
-        stopping.begin()
+        if not self._ends_at_once:
+            stopping.begin()
         code: Any = INTERRUPTED
         try:
             command.main()
@@ -69,7 +75,7 @@ class Stopping:
         self.code = 0
         self._on: Callable[[int], None] = _exit
         self._asked: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
 
@@ -167,11 +173,20 @@ def _bury(child: int) -> None:
             os._exit(code if code >= 0 else 128 - code)
 
 
+def become_other_program(module: str, *arguments: str) -> NoReturn:
+    """Go on in this process as a module of somebody else's, which has nothing to put away: a signal ends it at once.
+
+    Signals that come while Python starts anew wait until it has our handlers.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "sam3_start", module, *arguments])
+
+
 def _other_program(module: str) -> None:
-    """Run a module of somebody else's as a program that has nothing to put away: a signal ends it at once."""
     from runpy import run_module
 
     Stopping()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     sys.argv = sys.argv[1:]
     run_module(module, run_name="__main__", alter_sys=True)
 
@@ -187,7 +202,7 @@ export = Program("producer.cli.export:main")
 database = Program("producer.cli.database:main")
 worker = Program("workers.cli.commands:worker")
 broker = Program("workers.cli.commands:broker")
-flower = Program("workers.cli.commands:flower")
+flower = Program("workers.cli.commands:flower", ends_at_once=True)
 
 if __name__ == "__main__":  # `python -m sam3_start MODULE ARGUMENTS`
     _other_program(sys.argv[1])

@@ -104,13 +104,7 @@ def runs_our_code(process: "subprocess.Popen[str]") -> bool:
     return bool(int(caught, 16) & (1 << (signal.SIGTERM - 1)))
 
 
-# Not Ctrl-C for Flower: while Celery imports it, Python may print a KeyboardInterrupt that nobody of ours can catch.
-MOMENTS = [
-    (name, number)
-    for name in COMMANDS
-    for number in (signal.SIGINT, signal.SIGTERM)
-    if (name, number) != ("sam3-flower", signal.SIGINT)
-]
+MOMENTS = [(name, number) for name in COMMANDS for number in (signal.SIGINT, signal.SIGTERM)]
 QUICK = [("sam3-run", signal.SIGINT), ("sam3-worker", signal.SIGTERM)]  # those that start most
 
 

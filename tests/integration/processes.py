@@ -12,6 +12,14 @@ def parent_of(pid: int) -> int:
     return int(_stat(pid)[1])
 
 
+def state_of(pid: int) -> str:
+    """As `ps` shows it: R, S, Z, ...; empty of one that is not there."""
+    try:
+        return _stat(pid)[0]
+    except OSError:
+        return ""
+
+
 def is_gone(pid: int) -> bool:
     try:
         return _stat(pid)[0] in "ZX"

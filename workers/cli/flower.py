@@ -1,11 +1,11 @@
 """What `sam3-flower` does: becomes Flower with our settings, after all was tried that Flower would only trace back."""
 
 import os
-import sys
 from pathlib import Path
 from typing import NoReturn
 
 from db import private
+from sam3_start import become_other_program
 from workers.broker.app import create_app
 from workers.broker.connection import check_broker
 from workers.cli import base, flower_config
@@ -30,9 +30,9 @@ def watch(address: str, port: int, allow_control: bool) -> NoReturn:
     os.environ["SAM3_BROKER_URL"] = settings.broker_url
     os.environ.pop("FLOWER_PORT", None)  # ours is --port; a linked service called flower sets it to tcp://...
     os.chdir(private.make_folder(settings.state_dir / "flower"))  # Celery imports from there first, not from here
-    celery = [sys.executable, "-P", "-m", "sam3_start", "celery", "-A", "workers.cli.flower_app", "flower"]
     options = [f"--conf={Path(flower_config.__file__)}", f"--address={address}", f"--port={port}"]
-    os.execv(sys.executable, [*celery, *options, f"--read_only={not allow_control}"])
+    arguments = ("-A", "workers.cli.flower_app", "flower", *options, f"--read_only={not allow_control}")
+    become_other_program("celery", *arguments)
 
 
 def _check_free(address: str, port: int) -> None:
