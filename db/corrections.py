@@ -22,8 +22,10 @@ class ClaimedMeanwhile(Exception):
 
 def has_results(session: Session, run_id: int) -> bool:
     """Whether any image was ever computed; also one whose result waits to be replaced."""
-    measured = select(Image.id).where(Image.run_id == run_id, Image.width.is_not(None)).limit(1)
-    return _counted(session, run_id) or session.execute(measured).first() is not None
+    # Those are in chunks of a redo, which have a parent: images are looked at by chunk, and not all of the run.
+    waits = (Image.chunk_id == Chunk.id, Image.state == ImageState.PENDING, Image.width.is_not(None))
+    again = (Chunk.run_id == run_id, Chunk.parent_id.is_not(None), select(Image.id).where(*waits).exists())
+    return _counted(session, run_id) or session.execute(select(Chunk.id).where(*again).limit(1)).first() is not None
 
 
 def correct(session: Session, run_id: int, uid: str, frozen: Frozen, prompts: Sequence[str]) -> None:

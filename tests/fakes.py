@@ -148,6 +148,13 @@ def needs_a_folder(model: str, settings: Settings) -> FaultySegmenter:
     return FaultySegmenter(model, settings)
 
 
+def other_weights(model: str, settings: Settings) -> FaultySegmenter:
+    """The same model with weights of its own."""
+    segmenter = FaultySegmenter(model, settings)
+    segmenter.facts = ModelFacts(model, None, "1" * 64, "fp32", "cpu")
+    return segmenter
+
+
 def hangs_once(model: str, settings: Settings) -> FaultySegmenter:
     """The first load of all never ends."""
     if failpoints.once("hangs"):

@@ -140,6 +140,11 @@ def prompt_texts(session: Session, ids: Collection[int]) -> dict[int, str]:
     return {row.id: row.text for part in parts for row in session.execute(prompts.where(Prompt.id.in_(part)))}
 
 
+def root_of(session: Session, run_id: int) -> str | None:
+    """The folder that the run's relative paths start from by now; None if the run is deleted."""
+    return session.execute(select(Run.root).where(Run.id == run_id)).scalar_one_or_none()
+
+
 def some_done_path(session: Session, run_id: int) -> str | None:
     """The path of an image of the run that was read; None if there is none yet."""
     chunk = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.segmented + Chunk.empty > 0).limit(1).scalar_subquery()

@@ -81,7 +81,7 @@ def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
         say(f"Next: sam3-status {run} --watch")
     elif images.cancelled:
         say(f"Next: sam3-retry {run}")
-    else:
+    elif images.segmented + images.empty + images.failed:
         say(f"Next: sam3-export {run} --format csv -o {free_file(f'{name}-results', '.csv')}")
 
 

@@ -1,11 +1,13 @@
 """A whole run on this machine: source, broker, nodes, results. Knows the flags by their names only."""
 
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,11 +15,14 @@ from typing import Any
 
 import click
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from db import doorbells, private
 from db.models import WorkerState
+from db.patience import Patience
 from db.runs import RetryFilter
-from db.session import Sessions, sqlite_url, write
+from db.session import DatabaseUnusable, Sessions, connect, read, sqlite_url, write
+from db.views.status import run_names
 from producer.cli.asked import open_input, run_request
 from producer.cli.dry_run import report_dry_run
 from producer.cli.exported import interruptible, telling_how_to_go_on, view_of
@@ -47,7 +52,7 @@ from producer.runs.load import RunRequest
 from producer.runs.operate import retry
 from producer.slugs import prompt_slugs
 from producer.sources.kinds import open_source
-from producer.sources.selection import LeftOut, told_left_out
+from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells
@@ -94,14 +99,14 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     check_targets(Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"]))
     if flags["dry_run"]:
         return report_dry_run(source, request, flags, details=True)
-    make_folders(output, settings.state_dir)
     check_models([settings.model], settings)  # its licence first: nothing works without it
     slots = local_slots(flags["gpus"], flags["num_gpus"])
-    with interruptible(resumes=True), only_one(settings.state_dir):
+    with new_folders(output, settings.state_dir), interruptible(resumes=True), only_one(settings.state_dir):
         database = sqlite_url(settings.state_dir / DATABASE_FILE)
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
-        sessions = base.open_database(database, create=True, run_file=output / RUN_FILE)
+        patience = Patience(settings.patience_seconds, say)
+        sessions = base.open_database(database, create=True, run_file=output / RUN_FILE, patience=patience)
         settings = base.identified(settings, sessions)
         if not flags["state_dir"]:
             refuse_other_runs_state(sessions, output, request.name)
@@ -110,7 +115,7 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
         found = record_run(sessions, source, request, settings, output, flags)
         before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
         asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
-        return finish(found, flags, asked, Spent(time.monotonic() - began, before), source.left_out)
+        return finish(found, flags, asked, Spent(time.monotonic() - began, before), source)
 
 
 def local_slots(gpus: str, count: int | None) -> list[Slot]:
@@ -122,6 +127,31 @@ def local_slots(gpus: str, count: int | None) -> list[Slot]:
             raise
         say(f"{str(error).partition(';')[0]}: using the CPU, which is slow with a full-size model")
         return choose_slots("cpu", None)
+
+
+@contextmanager
+def new_folders(output: Path, state_dir: Path) -> Iterator[None]:
+    """Make both, and take away again what was made if the command fails before it has recorded a run."""
+    new = [folder for folder in (output, *output.parents) if not folder.exists()]
+    make_folders(output, state_dir)
+    try:
+        yield
+    except Exception:
+        if new and not (output / RUN_FILE).exists() and not _has_runs(output / STATE_FOLDER / DATABASE_FILE):
+            shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+            with suppress(OSError):  # somebody put something there meanwhile
+                for folder in new:
+                    folder.rmdir()
+        raise
+
+
+def _has_runs(database: Path) -> bool:
+    if not database.is_file():
+        return False
+    try:
+        return bool(read(connect(sqlite_url(database), create=False), run_names))
+    except (SQLAlchemyError, DatabaseUnusable):  # who knows what it is: it stays
+        return True
 
 
 def make_folders(output: Path, state_dir: Path) -> None:
@@ -259,53 +289,61 @@ def finish(
     flags: dict[str, Any],
     asked: signal.Signals | None,
     spent: Spent,
-    left_out: tuple[LeftOut, ...],
+    source: RowSource,
 ) -> int:
     """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
         say(standing.one_line(waiting=False))
         say("Next: the same command again goes on from here")
-        return base.INTERRUPTED if asked is not None else 1
+        return 1 if asked is None else 128 + asked
     with telling_how_to_go_on(found, None):
         written, whole = write_files(found, flags["select"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:
-        facts = {"seconds": round(spent.seconds, 1), "files": written, "left_out": [asdict(one) for one in left_out]}
+        facts = {
+            "seconds": round(spent.seconds, 1),
+            "files": written,
+            "left_out": [asdict(one) for one in source.left_out],
+        }
         base.print_json(standing.as_json() | facts)
     else:
-        summarise(standing, spent, written, left_out)
+        summarise(standing, spent, written, source.path)
         if standing.worth_a_retry:
             given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
+        elif not images.segmented + images.empty + images.failed:
+            say("Next: the same command with --dry-run names the rejected rows; correct them, then run it again")
         else:
             say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
     failures = exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
     return failures if whole else max(1, failures)
 
 
-def summarise(standing: Standing, spent: Spent, written: dict[str, str], left_out: tuple[LeftOut, ...]) -> None:
+def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: Path) -> None:
     progress, images = standing.progress, standing.progress.images
     now = ended_images(standing) - spent.images_before
     speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
     some = f"{counted(now, 'image')} of " if spent.images_before or images.cancelled else ""
-    worked = f"{some}{counted(images.total, 'image')} in {duration(spent.seconds)}{speed}"
+    rows = counted(images.total - images.gone, "image")
+    worked = f"{some}{rows} in {duration(spent.seconds)}{speed}"
     if now <= 0:
-        worked = counted(images.total, "image") + ("" if images.cancelled else ", nothing left to do")
+        worked = rows + ("" if images.cancelled else ", nothing left to do")
     cancelled = f"cancelled with {counted(images.cancelled, 'image')} to go; " if images.cancelled else ""
     click.echo(f"run {progress.run}: {cancelled}{worked}")
     parts = [f"{images.segmented:,} segmented", f"{images.empty:,} empty"]
     parts += [
         f"{getattr(images, name):,} {name}"
-        for name in ("failed", "cancelled", "duplicate", "rejected", "gone")
+        for name in ("failed", "cancelled", "duplicate", "rejected")
         if getattr(images, name)
     ]
     click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
+    if images.gone:
+        gone = f"{counted(images.gone, 'row')} of these no longer in {base.printable(source.name)}"
+        click.echo(f"  gone: {gone}, so not in the results")
     if standing.errors:
         click.echo(f"  errors: {told_errors(standing.errors)}")
     if standing.warnings:
         click.echo(f"  warnings: {told_warnings(standing.warnings)}")
-    if left_out:
-        click.echo(f"  left out: {told_left_out(left_out)}")
     for name, path in written.items():
         click.echo(f"  {name:<8} {path}")

@@ -37,12 +37,12 @@ def check_files(source: RowSource, paths: Sequence[str], say: Callable[[str], No
     if missing and len(missing) == len(at):
         raise UsageError(_none_there(source, missing[0], at[missing[0]], len(at)))
     if missing:
-        say(f"warning: {len(missing):,} of {looked} are not there, such as {location.shown(at[missing[0]])}")
+        say(f"warning: {len(missing):,} of {looked} are not there, such as {quoted(at[missing[0]])}")
     unknown = [path for path in at if path not in missing and seen.get(at[path], TimeoutError()) is not None]
     if unknown:
         error = seen.get(at[unknown[0]])
         why = "no answer" if error is None else error.strerror
-        say(f"warning: {len(unknown):,} of {looked} could not be looked for ({location.shown(at[unknown[0]])}: {why})")
+        say(f"warning: {len(unknown):,} of {looked} could not be looked for ({quoted(at[unknown[0]])}: {why})")
 
 
 def look(paths: Sequence[str]) -> dict[str, OSError | None]:

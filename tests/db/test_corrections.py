@@ -14,7 +14,7 @@ from db import claims, corrections, doorbells, intake
 from db.claims import Claim, LeaseLost, ModelUsed
 from db.corrections import ClaimedMeanwhile, HasResults, has_results
 from db.intake import NewRow
-from db.session import Sessions, read, write
+from db.session import Sessions, read, reading, write
 from db.views.status import RunView, run_view
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
@@ -217,3 +217,22 @@ def test_a_chunk_that_began_to_run_unseen_makes_it_try_again(
     with pytest.raises(ClaimedMeanwhile):
         correct(sessions, run)
     assert view(sessions, run.id) == run
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_asking_for_results_looks_at_no_image_of_a_run_that_has_none(sessions: Sessions) -> None:
+    """Counted in steps of SQLite's machine: a hundred times the images cost the same."""
+    few = load(sessions, numbered(20), name="few", chunk_size=2000)
+    many = load(sessions, numbered(2000), name="many", chunk_size=2000)
+    assert steps(sessions, many) < 2 * steps(sessions, few)
+
+
+def steps(sessions: Sessions, run_id: int) -> int:
+    counted: list[int] = []
+    with reading(sessions) as session:
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(lambda: counted.append(1), 10)
+        assert not has_results(session, run_id)
+        driver.set_progress_handler(None, 0)
+    return len(counted)

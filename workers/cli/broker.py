@@ -3,6 +3,7 @@
 import shlex
 import signal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from workers.broker.published import publishing
 from workers.cli import base
@@ -11,12 +12,25 @@ from workers.errors import UsageError
 from workers.fleet.valkey import BundledBroker
 from workers.settings import masked
 
+PORT = 6379  # Redis' own
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-def run(port: int) -> int:
+
+def run(port: int | None) -> int:
     """Serve until a signal ends it. Raises `UsageError` or `Unreachable` if it cannot be started, or ends by itself."""
-    state_dir = base.settings().state_dir.absolute()
+    settings = base.settings()
+    state_dir = settings.state_dir.absolute()
+    if port is None:
+        named = _port_here(settings.broker_url) if base.setting_origin("broker_url") else None
+        port = named or PORT
     with publishing(state_dir, port) as password:
         return _serve(BundledBroker(state_dir / "broker", port, password), state_dir)
+
+
+def _port_here(url: str) -> int | None:
+    """The port of a URL that means this machine; None for any other."""
+    parts = urlsplit(url)
+    return parts.port if parts.scheme == "redis" and parts.hostname in LOOPBACK else None
 
 
 def _serve(server: BundledBroker, state_dir: Path) -> int:

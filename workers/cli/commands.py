@@ -46,8 +46,13 @@ def worker(until_empty: bool, **flags: Any) -> int:
 
 
 @base.command("sam3-broker")
-@click.option("--port", type=click.IntRange(1, 65535), default=6379, help="Port to listen on.")
-def broker(port: int) -> int:
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="Port to listen on; if not given that of SAM3_BROKER_URL where it names this machine, else 6379.",
+)
+def broker(port: int | None) -> int:
     """Run the bundled Valkey server on this machine's loopback address until Ctrl-C.
 
     It asks for a password, which the other commands find in the state folder as long as SAM3_BROKER_URL is not set.

@@ -126,7 +126,9 @@ class Launcher:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(f"{slot.name} is in use by another sam3-worker or sam3-run of yours") from None
+            raise UsageError(
+                f"{slot.name} is in use by another sam3-worker or sam3-run of yours; {_how_to_get_one(slot)}"
+            ) from None
         return lock
 
     def _spawn(self, node: Node) -> None:
@@ -173,6 +175,12 @@ class Launcher:
             f"{PREFIX}CORES": str(cores),
             "CUDA_VISIBLE_DEVICES": slot.visible or "",
         }
+
+
+def _how_to_get_one(slot: Slot) -> str:
+    if slot.device == "cpu":
+        return "stop it first; one command starts several nodes with --num-gpus N"
+    return "stop it first, or name other GPUs with --gpus"
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

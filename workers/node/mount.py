@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Sequence
 
-from db.claims import ClaimedImage, ImageFailed, Outcome
+from db.claims import ClaimedImage, ImageDone, ImageFailed, Outcome
 from db.session import Sessions, read
-from db.views.status import RunView, some_done_path
+from db.views.status import RunView, root_of, some_done_path
 from workers.errors import ErrorClass
 from workers.inference import location
 from workers.node.faults import Infrastructure
@@ -17,20 +17,24 @@ GONE = (*LOST, ErrorClass.TIMEOUT)
 def check_mount(
     sessions: Sessions, run: RunView, images: Sequence[ClaimedImage], batch: Sequence[Outcome], seconds: float
 ) -> None:
-    """Raise `Infrastructure` if a whole batch is gone and so is a file that this run has read before, with its folder.
+    """Raise `Infrastructure` if images are missing because their folder was moved or its mount is lost.
 
-    Without the second condition a folder that was simply deleted would never come to an end, without the third one
-    somebody who deletes what is done. A mount that does not answer within `seconds` is lost too, and so was one that
-    has come back since the batch was read.
+    It is if a whole batch is gone and so is a file that this run has read before, with its folder: without the second
+    condition a folder that was simply deleted would never come to an end, without the third one somebody who deletes
+    what is done. Where only a part of a batch is missing, that file is one that was read for the same batch. A mount
+    that does not answer within `seconds` is lost too, and so was one that has come back since the batch was read.
     """
-    if not all(isinstance(outcome, ImageFailed) and outcome.error_class in GONE for outcome in batch):
+    failed = [outcome for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in GONE]
+    missing = {outcome.image_id for outcome in failed if outcome.error_class in LOST}
+    if missing and (root := read(sessions, root_of, run.id)) not in (run.source.root, None):
+        raise Infrastructure(f"the images were moved to {root} after the chunk was begun")
+    if not missing and len(failed) < len(batch):
         return
-    read_before = read(sessions, some_done_path, run.id)
+    read_before = _read_for(batch, images) or (
+        read(sessions, some_done_path, run.id) if len(failed) == len(batch) else None
+    )
     if read_before is None:
         return
-    missing = {
-        outcome.image_id for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in LOST
-    }
     own = [location.place(run.source.root, image.path) for image in images if image.id in missing]
     path = location.place(run.source.root, read_before)
     answers: list[str | None] = []
@@ -42,6 +46,12 @@ def check_mount(
         raise Infrastructure(f"{path} was read before and no longer answers: does a mount hang?")
     if (reason := answers[0]) is not None:
         raise Infrastructure(reason)
+
+
+def _read_for(batch: Sequence[Outcome], images: Sequence[ClaimedImage]) -> str | None:
+    """The path of an image of this batch that was read; None if there is none."""
+    done = {outcome.image_id for outcome in batch if isinstance(outcome, ImageDone)}
+    return next((image.path for image in images if image.id in done), None)
 
 
 def _lost(read_before: str, missing: Sequence[str]) -> str | None:

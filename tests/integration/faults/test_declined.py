@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from db.models import Run, Worker
 from db.session import Sessions, read, write
@@ -36,6 +37,28 @@ def test_a_declined_run_that_is_deleted_and_enqueued_anew_is_served_without_a_re
     farm.check(sessions, second)
     assert len(read(sessions, lambda session: session.query(Worker).all())) == 1
     farm.end(worker)
+
+
+def test_a_worker_that_declines_a_run_keeps_no_doorbell_from_those_that_serve_it(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """One that has other weights and nothing else to do; a doorbell that is missed is not rung again in this test."""
+    here.environment["SAM3_ABSENT_SECONDS"] = "3600"
+    run_id = farm.load(sessions, tmp_path / "in", 24, chunk_size=4)
+    write(sessions, freeze_model, run_id)
+    other = farm.start(here, "two", SAM3_SEGMENTER="tests.fakes:other_weights")
+    wait_until(lambda: "declined" in [line["state"] for line in worker_lines(here)], "the refusal")
+    good = farm.start(here, "one", slow=0.1)
+    farm.finish(sessions, run_id)
+    farm.check(sessions, run_id)
+    farm.end(good)
+    farm.end(other)
+
+
+def freeze_model(session: Session, run_id: int) -> None:
+    """As a worker with a `FaultySegmenter` does that begins the run."""
+    run = session.get_one(Run, run_id)
+    run.weights_sha256, run.dtype = "0" * 64, "fp32"
 
 
 def test_a_run_whose_model_folder_is_put_right_is_served_without_a_restart(

@@ -66,6 +66,13 @@ def test_the_same_command_again_adds_nothing_and_ends_well(shell: Shell) -> None
 
 
 @pytest.mark.usefixtures("broker")
+def test_where_all_rows_are_rejected_no_export_is_advised(shell: Shell) -> None:
+    write_csv(shell, "http://example.org/a.jpg")
+    told = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", code=1)
+    assert told.err == "Rejected rows: the same command with --dry-run names them\n"
+
+
+@pytest.mark.usefixtures("broker")
 def test_a_cancelled_run_is_told_and_the_hint_takes_it_up_again(shell: Shell) -> None:
     write_csv(shell, *photographs(3))
     given = ("--csv", "faces.csv", "--prompt", "person")

@@ -130,7 +130,7 @@ def test_other_spellings_are_tried(here: Path, path: str, cure: str) -> None:
 
 def test_if_only_some_are_missing_their_number_is_said(here: Path) -> None:
     assert looked_at(csv_of(["photos/in/1.jpg", "b.jpg", "c.jpg"])) == [
-        f"warning: 2 of 3 images looked at are not there, such as {here}/b.jpg"
+        f"warning: 2 of 3 images looked at are not there, such as '{here}/b.jpg'"
     ]
 
 
@@ -151,7 +151,7 @@ def test_a_folder_that_may_not_be_looked_into_is_no_proof() -> None:
     finally:
         private.chmod(0o700)
     at = Path("private/1.jpg").absolute()
-    assert said == f"warning: 1 of 1 images looked at could not be looked for ({at}: Permission denied)"
+    assert said == f"warning: 1 of 1 images looked at could not be looked for ('{at}': Permission denied)"
 
 
 def test_a_disk_that_does_not_answer_is_not_waited_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,4 +163,4 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(here: Path, monkeypatch: 
         [said] = looked_at(csv_of(f"photos/in/{number}.jpg" for number in range(50)))
     finally:
         answer.set()
-    assert said == f"warning: 50 of 50 images looked at could not be looked for ({here}/photos/in/0.jpg: no answer)"
+    assert said == f"warning: 50 of 50 images looked at could not be looked for ('{here}/photos/in/0.jpg': no answer)"

@@ -159,6 +159,15 @@ def test_commands_of_the_same_user_find_the_password_of_sam3_broker_and_nobody_e
         assert password not in seen
 
 
+def test_sam3_broker_listens_where_the_url_says_that_it_is_given(terminal: Terminal) -> None:
+    port = free_port()
+    broker = terminal.start("sam3-broker", SAM3_BROKER_URL=f"redis://localhost:{port}/0")
+    wait_until(lambda: "SAM3_BROKER_URL is not set" in broker.output(), "the broker")
+    assert f":{port}/0, its queue in " in broker.output()
+    worker = terminal.run("sam3-worker", "--gpus", "cpu", "--until-empty")
+    assert f"redis://:***@localhost:{port}/0" in worker.stderr
+
+
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -63,7 +63,9 @@ def gone(pid: int) -> bool:
 
 def test_a_slot_belongs_to_one_launcher_until_it_is_killed(start: Start) -> None:
     first = start(WAITS, CPU0)
-    with pytest.raises(UsageError, match="cpu0 is in use by another sam3-worker or sam3-run of yours"):
+    with pytest.raises(
+        UsageError, match="cpu0 is in use by another sam3-worker or sam3-run of yours; stop it first; one"
+    ):
         start(WAITS, CPU1, CPU0)
     assert first.running() == 1
     first.kill()

@@ -16,7 +16,7 @@ import redis
 from celery import Celery
 
 from db import claims, corrections, doorbells
-from db.claims import ImageFailed
+from db.claims import ImageFailed, Outcome
 from db.intake import NewRow
 from db.runs import cancel_run
 from db.session import Sessions, read, write
@@ -537,6 +537,31 @@ def test_a_mount_that_is_back_when_its_loss_is_noticed_was_lost_too(
     assert claim is not None
     batch = [ImageFailed(image.id, "missing", "cannot be opened") for image in claim.images]
     with pytest.raises(Infrastructure, match=r"was missing and is there again: was a mount lost\?"):
+        check_mount(sessions, run, claim.images, batch, seconds=10)
+    write(sessions, claims.release, claim)
+
+
+@pytest.mark.parametrize("moved", ["folder", "run"])
+def test_images_that_are_moved_while_a_batch_is_read_are_not_missing(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, moved: str
+) -> None:
+    """The first two were read, then the folder was renamed, or the run was told that its images are elsewhere."""
+    photos = tmp_path / "photos"
+    run_id = runs.load(sessions, photos, runs.pictures(photos, 4), chunk_size=4)
+    [rung] = runs.ring(sessions, run_id)
+    run, claim = read(sessions, run_view, run_id), write(sessions, claims.claim, run_id, rung.chunk_id, 1)
+    assert run is not None
+    assert claim is not None
+    batch: list[Outcome] = [scenario.done(image, 0.9) for image in claim.images[:2]]
+    batch += [ImageFailed(image.id, "missing", "cannot be opened") for image in claim.images[2:]]
+    for image in claim.images[2:]:
+        (photos / image.path).unlink()
+    check_mount(sessions, run, claim.images, batch, seconds=10)  # files that are simply missing
+    if moved == "folder":
+        photos.rename(tmp_path / "elsewhere")
+    else:
+        write(sessions, corrections.move, run_id, "faces.csv", str(tmp_path / "elsewhere"))
+    with pytest.raises(Infrastructure, match=r"is a mount lost|were moved to"):
         check_mount(sessions, run, claim.images, batch, seconds=10)
     write(sessions, claims.release, claim)
 
