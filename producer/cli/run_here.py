@@ -70,7 +70,9 @@ from workers.fleet.valkey import BundledBroker
 from workers.fleet.weights import check_models
 from workers.settings import Settings
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = (0.1, 0.5)  # between two looks at the run, the longer the more a look costs
+LOOKING_SHARE = 0.1  # of the time, at most
+LAST_WORDS_SECONDS = 2.0  # for nodes to log and report after the last commit, before they are ended
 SLUGS_AT_MOST = 1000  # in run.yaml: rows may bring any number of prompts
 KEPT_FLAGS = (  # those that run.yaml repeats as they were given
     "image_column",
@@ -249,19 +251,22 @@ class Watch:
     def __init__(self, found: Found, launcher: Launcher, meter: Meter) -> None:
         self._found, self._launcher, self._meter = found, launcher, meter
         self._next = 0.0
+        self._over_since: float | None = None
 
     def over(self) -> bool:
         if time.monotonic() < self._next:
             return False
-        self._next = time.monotonic() + POLL_SECONDS
+        began = time.monotonic()
         standing = Standing(self._found.sessions, self._found.run_id, "its nodes are starting", starting=True)
+        ended = time.monotonic()
+        self._next = ended + min(max(POLL_SECONDS[0], (ended - began) / LOOKING_SHARE), POLL_SECONDS[1])
         images = standing.progress.images
         total = images.total - images.duplicate - images.rejected
         self._meter.tell(
             total - images.pending, total, standing.one_line(), standing.waiting_for(), standing.told_facts()
         )
         if standing.over:
-            return True
+            return self._may_end(standing)
         logs = self._found.settings.state_dir / "logs"
         if self._launcher.failing():
             raise Unreachable(f"the nodes end right after they start: see {logs}")
@@ -269,6 +274,16 @@ class Watch:
         if workers and all(worker.state == WorkerState.DECLINED and worker.run == run for worker in workers):
             raise Unreachable(f"run {run} cannot be served: {workers[0].message}")
         return False
+
+    def _may_end(self, standing: Standing) -> bool:
+        """End the nodes at once when the run is over and none works any more: nothing of ours is left to hand back, and
+        Celery takes a second for that."""
+        self._over_since = self._over_since or time.monotonic()
+        works = any(worker.state == WorkerState.RUNNING for worker in standing.workers)
+        if works and time.monotonic() - self._over_since < LAST_WORDS_SECONDS:
+            return False
+        self._launcher.kill()
+        return True
 
 
 @dataclass(frozen=True)

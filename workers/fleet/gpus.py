@@ -1,10 +1,12 @@
 """Which slots (a GPU each, or CPU ones) a machine offers; asks torch in a short process and imports it nowhere."""
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from workers.errors import UsageError
 
@@ -62,6 +64,8 @@ def choose_slots(gpus: str, count: int | None) -> list[Slot]:
 
 def usable_gpus() -> list[str]:
     """Names of the GPUs that torch can use. Raises `UsageError` with the reason when there is none."""
+    if sys.platform == "linux" and find_spec("torch") is not None and not _has_driver():
+        raise UsageError("no GPU found (no driver of one is installed here); use --gpus cpu")
     asked = subprocess.run([sys.executable, "-P", "-c", _ASK_TORCH], capture_output=True, text=True, check=False)
     try:
         answer = json.loads(asked.stdout)
@@ -74,6 +78,18 @@ def usable_gpus() -> list[str]:
         built = f"torch is built for CUDA {answer['built']}" if answer["built"] else "torch is built without CUDA"
         raise UsageError(f"no GPU found ({built}); use --gpus cpu")
     return list(answer["names"])
+
+
+def _has_driver() -> bool:
+    """Whether the library is there without which torch finds no NVIDIA GPU, or the device without which no AMD one.
+
+    That is quickly told, while torch takes seconds to be imported.
+    """
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return os.path.exists("/dev/kfd")
+    return True
 
 
 def _indices(gpus: str) -> list[int]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from workers.fleet.launcher import Launcher, Say
 from workers.fleet.reconcile import Reconciler
 
-TICK_SECONDS = 0.2
+TICK_SECONDS = 0.1
 LEAVE_SECONDS = 10.0  # for the reconciler's last look; its database may stand still
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -17,13 +17,14 @@ Say = Callable[..., None]
 def torch_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """Replace the Python that is asked by a program that prints an answer."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("workers.fleet.gpus._has_driver", lambda: True)
 
     def say(names: list[str] | None = None, error: str | None = None, raw: str | None = None) -> None:
         answer = raw if raw is not None else json.dumps({"names": names or [], "error": error, "built": "12.8"})
         program = tmp_path / "python"
         program.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
         program.chmod(0o755)
-        monkeypatch.setattr("workers.fleet.gpus.sys", SimpleNamespace(executable=str(program)))
+        monkeypatch.setattr("workers.fleet.gpus.sys", SimpleNamespace(executable=str(program), platform="linux"))
 
     return say
 
@@ -103,4 +104,11 @@ def test_a_python_that_dies_while_asked_is_one_line(torch_says: Say) -> None:
 
 def test_the_torch_of_this_machine_is_really_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # it sees no GPU, wherever this runs
+    monkeypatch.setattr("workers.fleet.gpus._has_driver", lambda: True)
     assert refusal("all").startswith("no GPU found (torch is built ")
+
+
+def test_where_no_driver_is_installed_torch_is_not_waited_for(torch_says: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_says(["A100"])
+    monkeypatch.setattr("workers.fleet.gpus._has_driver", lambda: False)
+    assert refusal("all") == "no GPU found (no driver of one is installed here); use --gpus cpu"
