@@ -18,6 +18,7 @@ CONTAINER = ("unshare", "--pid", "--fork", "--mount-proc")
 SLOW = {"FAKE_SECONDS_PER_IMAGE": "0.3"}
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process namespaces everywhere"),
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
 ]
