@@ -180,13 +180,13 @@ def test_workers_and_corrections_at_the_same_time_mix_no_settings(sessions: Sess
     start = Barrier(3)
     used: set[str] = set()
 
-    def work() -> None:
+    def work(worker_id: int) -> None:  # of one worker a second claim of the same chunk would be its first one again
         start.wait(30)
         while (run := view(sessions, run_id)).state == "active":
             rung = write(sessions, doorbells.ring_pending, run_id, 1)
             if not rung:  # the other worker has the last one, or a correction has all of them
                 continue
-            held = write(sessions, claims.claim, run_id, rung[0].chunk_id, 1, 60, run.uid)
+            held = write(sessions, claims.claim, run_id, rung[0].chunk_id, worker_id, 60, run.uid)
             if held is None:
                 write(sessions, doorbells.unqueue, rung[0].chunk_id)
                 continue
@@ -200,7 +200,7 @@ def test_workers_and_corrections_at_the_same_time_mix_no_settings(sessions: Sess
         return outcome(lambda: correct(sessions, view(sessions, run_id)))
 
     with ThreadPoolExecutor(3) as threads:
-        ends = [threads.submit(work), threads.submit(work), threads.submit(change)]
+        ends = [threads.submit(work, 1), threads.submit(work, 2), threads.submit(change)]
         corrected = [end.result(60) for end in ends][-1]
     model = view(sessions, run_id).frozen.model
     assert model == ("facebook/sam3" if corrected is None else "tiny")
