@@ -101,9 +101,9 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     check_targets(Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"]))
     if flags["dry_run"]:
         return report_dry_run(source, request, flags, details=True)
-    check_models([settings.model], settings)  # its licence first: nothing works without it
-    slots = local_slots(flags["gpus"], flags["num_gpus"])
     with new_folders(output, settings.state_dir), interruptible(resumes=True), only_one(settings.state_dir):
+        check_models([settings.model], settings)  # its licence first: nothing works without it
+        slots = local_slots(flags["gpus"], flags["num_gpus"])
         database = sqlite_url(settings.state_dir / DATABASE_FILE)
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
