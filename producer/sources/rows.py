@@ -42,6 +42,7 @@ class RowRules:
     ) -> None:
         self._columns, self._root, self._confined = columns, str(root), confined
         self._needs_prompt, self._encoding = needs_prompt, encoding
+        self._width = len(columns.names)
         self._image = columns.names.index(columns.image)
         self._prompt = None if columns.prompt is None else columns.names.index(columns.prompt)
         self._others = tuple(name for name in columns.names if name != columns.image)
@@ -51,7 +52,7 @@ class RowRules:
 
         Runs once a row: what nearly every row passes is asked cheaply, and only doubtful rows are looked at.
         """
-        if len(cells) != len(self._columns.names):
+        if len(cells) != self._width:
             raise BadRow(ErrorClass.BAD_ROW, self._column_count(cells))
         clean = "".join(cells).isprintable()  # no control characters, and nothing that is not UTF-8
         if not clean:

@@ -12,6 +12,7 @@ import stat as modes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,8 +59,8 @@ def unread_scheme(path: str) -> str | None:
 
 def normal(path: str) -> str:
     """The one way to write this path. Compares text only: links are not followed."""
-    plain = os.path.normpath(path)
-    return plain[1:] if plain.startswith("//") else plain  # POSIX lets two slashes be, but they mean one here
+    plain = normpath(path)  # runs once a row: reached without looking through `os.path`
+    return plain[1:] if plain[:2] == "//" else plain  # POSIX lets two slashes be, but they mean one here
 
 
 def leaves(root: str, path: str) -> bool:
