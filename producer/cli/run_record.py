@@ -1,0 +1,80 @@
+"""Records the run of a sam3-run, and writes down in its folder how it was made. Starts no node."""
+
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from db.runs import RetryFilter
+from db.session import Sessions
+from producer.cli.exported import view_of
+from producer.cli.found import Found
+from producer.cli.recording import record_rows
+from producer.cli.redo import take_up
+from producer.cli.run_folder import is_run_folder, read_run_file, write_run_file
+from producer.results.targets import Targets
+from producer.runs.load import RunRequest
+from producer.runs.operate import retry
+from producer.slugs import prompt_slugs
+from producer.sources.selection import told_left_out
+from producer.sources.source import RowSource
+from workers.cli.base import counted, say
+from workers.cli.config_file import FIRST_SOURCE, SLUGS
+from workers.settings import Settings
+
+SLUGS_AT_MOST = 1000  # in run.yaml: rows may bring any number of prompts
+KEPT_FLAGS = (  # those that run.yaml repeats as they were given
+    "image_column",
+    "prompt_column",
+    "encoding",
+    "delimiter",
+    "follow_symlinks",
+    "chunk_size",
+    "limit",
+    "no_check",
+    "gpus",
+    "num_gpus",
+    "select",
+)
+
+
+def record_run(
+    sessions: Sessions, source: RowSource, request: RunRequest, settings: Settings, output: Path, flags: dict[str, Any]
+) -> Found:
+    """Bring the run in the folder's database up to the source, and write down how it was made."""
+    recorded = record_rows(sessions, source, request)
+    if recorded.corrected:
+        say(recorded.corrected)
+    if source.left_out:  # now, not only at the end, which may be days away
+        say(f"left out: {told_left_out(source.left_out)}")
+    found = Found(sessions, recorded.run_id, request.name, settings, output)
+    if flags["retry_failed"]:
+        say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
+    take_up(sessions, recorded.run_id, flags)
+    if recorded.gone_rows:
+        gone = f"{counted(recorded.gone_rows, 'row')} no longer in {source.path.name}"
+        say(f"{gone}: kept in the database, left out of the results")
+    kept = {key: value for key, value in effective(found, source, request, flags).items() if value is not None}
+    write_run_file(Targets(output, force=flags["force"]), output, kept)
+    return found
+
+
+def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[str, Any]) -> dict[str, Any]:
+    """What run.yaml says: the run's source, and every setting with the value that it has in the end."""
+    assert found.folder is not None
+    output, settings = found.folder, found.settings
+    return {
+        "source": str(source.path),
+        "output": str(output.absolute()),
+        "run": request.name,
+        FIRST_SOURCE: read_run_file(output).moved_to(source.path) if is_run_folder(output) else None,
+        "prompt": list(request.prompts),
+        **asdict(request.frozen),
+        **{key: flags[key] for key in KEPT_FLAGS},
+        "image_root": str(source.root) if source.confined else None,
+        "batch_size": settings.batch_size,
+        "dtype": settings.dtype,
+        "grace": settings.grace,
+        "state_dir": str(settings.state_dir) if flags["state_dir"] else None,  # else it moves with the folder
+        SLUGS: dict(islice(prompt_slugs(view_of(found).prompts.values()).items(), SLUGS_AT_MOST)),
+    }

@@ -1,0 +1,102 @@
+"""The end of a sam3-run: its files, what they hold, and the next step. Starts no node."""
+
+import shlex
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from producer.cli.exported import telling_how_to_go_on
+from producer.cli.found import Found
+from producer.cli.options import exit_code
+from producer.cli.redo import without_redo
+from producer.cli.run_folder import (
+    COMMAND,
+)
+from producer.cli.run_results import write_files
+from producer.results.status import Standing, duration, told_errors, told_warnings
+from producer.results.targets import free_file
+from producer.sources.source import RowSource
+from workers.cli import base
+from workers.cli.base import counted, say
+
+
+@dataclass(frozen=True)
+class Spent:
+    """How long this sitting took, and how many images earlier ones had ended."""
+
+    seconds: float
+    images_before: int
+
+
+def ended_images(standing: Standing) -> int:
+    images = standing.progress.images
+    return images.segmented + images.empty + images.failed
+
+
+def finish(
+    found: Found,
+    flags: dict[str, Any],
+    asked: signal.Signals | None,
+    spent: Spent,
+    source: RowSource,
+) -> int:
+    """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
+    standing = Standing(found.sessions, found.run_id)
+    if not standing.over:
+        say(standing.one_line(waiting=False))
+        say("Next: the same command again goes on from here")
+        return 1 if asked is None else 128 + asked
+    with telling_how_to_go_on(found, None):
+        written, whole = write_files(found, flags["select"], force=flags["force"])
+    images = standing.progress.images
+    if flags["json"]:
+        facts = {
+            "seconds": round(spent.seconds, 1),
+            "files": written,
+            "left_out": [asdict(one) for one in source.left_out],
+        }
+        base.print_json(standing.as_json() | facts)
+    else:
+        summarise(standing, spent, written, source.path)
+        if standing.worth_a_retry:
+            given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
+            say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
+        elif not images.segmented + images.empty + images.failed:
+            say("Next: the same command with --dry-run names the rejected rows; correct them, then run it again")
+        else:
+            say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
+    failures = exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
+    return failures if whole else max(1, failures)
+
+
+def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: Path) -> None:
+    progress, images = standing.progress, standing.progress.images
+    now = ended_images(standing) - spent.images_before
+    speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
+    some = f"{counted(now, 'image')} of " if spent.images_before or images.cancelled else ""
+    rows = counted(images.total - images.gone, "image")
+    worked = f"{some}{rows} in {duration(spent.seconds)}{speed}"
+    if now <= 0:
+        worked = rows + ("" if images.cancelled else ", nothing left to do")
+    cancelled = f"cancelled with {counted(images.cancelled, 'image')} to go; " if images.cancelled else ""
+    click.echo(f"run {progress.run}: {cancelled}{worked}")
+    parts = [f"{images.segmented:,} segmented", f"{images.empty:,} empty"]
+    parts += [
+        f"{getattr(images, name):,} {name}"
+        for name in ("failed", "cancelled", "duplicate", "rejected")
+        if getattr(images, name)
+    ]
+    click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
+    if images.gone:
+        gone = f"{counted(images.gone, 'row')} of these no longer in {base.printable(source.name)}"
+        click.echo(f"  gone: {gone}, so not in the results")
+    if standing.errors:
+        click.echo(f"  errors: {told_errors(standing.errors)}")
+    if standing.warnings:
+        click.echo(f"  warnings: {told_warnings(standing.warnings)}")
+    for name, path in written.items():
+        click.echo(f"  {name:<8} {path}")

@@ -1,0 +1,102 @@
+"""Works a recorded run off on this machine: broker, nodes and reconciler, until it is over. Writes no results."""
+
+import signal
+import time
+from contextlib import AbstractContextManager
+
+from db import doorbells
+from db.models import WorkerState
+from db.session import write
+from producer.cli.found import Found
+from producer.cli.progress import Meter
+from producer.results.status import Standing
+from workers.broker.app import create_app
+from workers.broker.connection import Doorbells
+from workers.cli.base import say
+from workers.errors import Unreachable, UsageError
+from workers.fleet.dispatch import publisher
+from workers.fleet.gpus import Slot, choose_slots
+from workers.fleet.launcher import Launcher
+from workers.fleet.reconcile import Reconciler
+from workers.fleet.supervise import supervise
+from workers.fleet.valkey import BundledBroker
+
+POLL_SECONDS = (0.1, 0.5)  # between two looks at the run, the longer the more a look costs
+LOOKING_SHARE = 0.1  # of the time, at most
+LAST_WORDS_SECONDS = 2.0  # for nodes to log and report after the last commit, before they are ended
+
+
+def local_slots(gpus: str, count: int | None) -> list[Slot]:
+    """The GPUs asked for; the CPU where there is none and none was named."""
+    try:
+        return choose_slots(gpus, count)
+    except UsageError as error:
+        if gpus != "all":
+            raise
+        say(f"{str(error).partition(';')[0]}: using the CPU, which is slow with a full-size model")
+        return choose_slots("cpu", None)
+
+
+def work_off(
+    found: Found, broker: BundledBroker, slots: list[Slot], following: AbstractContextManager[object]
+) -> signal.Signals | None:
+    """Run broker, nodes and reconciler until the run is over; return the signal that stopped it earlier.
+
+    Meanwhile `following` keeps up with what is committed.
+    """
+    if Standing(found.sessions, found.run_id).over:
+        return None
+    settings = found.settings
+    write(found.sessions, doorbells.forget_doorbells)  # our broker is a new one each time
+    broker.start()
+    try:
+        app = create_app(settings)
+        launcher = Launcher(settings, slots, say, log_folder=settings.state_dir / "logs")
+        reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
+        with Meter(f"segmenting {found.name} on {', '.join(slot.name for slot in slots)}", "images") as meter:
+            watch = Watch(found, launcher, meter)
+            with following:
+                return supervise(launcher, reconciler, settings.grace, watch.over, say)
+    finally:
+        broker.stop()
+
+
+class Watch:
+    """Looks at the run now and then while it is worked off, shows it, and notices when it cannot go on."""
+
+    def __init__(self, found: Found, launcher: Launcher, meter: Meter) -> None:
+        self._found, self._launcher, self._meter = found, launcher, meter
+        self._next = 0.0
+        self._over_since: float | None = None
+
+    def over(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        began = time.monotonic()
+        standing = Standing(self._found.sessions, self._found.run_id, "its nodes are starting", starting=True)
+        ended = time.monotonic()
+        self._next = ended + min(max(POLL_SECONDS[0], (ended - began) / LOOKING_SHARE), POLL_SECONDS[1])
+        images = standing.progress.images
+        total = images.total - images.duplicate - images.rejected
+        self._meter.tell(
+            total - images.pending, total, standing.one_line(), standing.waiting_for(), standing.told_facts()
+        )
+        if standing.over:
+            return self._may_end(standing)
+        logs = self._found.settings.state_dir / "logs"
+        if self._launcher.failing():
+            raise Unreachable(f"the nodes end right after they start: see {logs}")
+        run, workers = standing.progress.run, standing.workers
+        if workers and all(worker.state == WorkerState.DECLINED and worker.run == run for worker in workers):
+            raise Unreachable(f"run {run} cannot be served: {workers[0].message}")
+        return False
+
+    def _may_end(self, standing: Standing) -> bool:
+        """End the nodes at once when the run is over and none works any more: nothing of ours is left to hand back, and
+        Celery takes a second for that."""
+        self._over_since = self._over_since or time.monotonic()
+        works = any(worker.state == WorkerState.RUNNING for worker in standing.workers)
+        if works and time.monotonic() - self._over_since < LAST_WORDS_SECONDS:
+            return False
+        self._launcher.kill()
+        return True

@@ -1,0 +1,74 @@
+"""The folders that a sam3-run works in: made, held by one at a time, taken away if nothing came of it."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import private
+from db.session import DatabaseUnusable, connect, read, sqlite_url
+from db.views.status import run_names
+from producer.cli.run_folder import (
+    RUN_LOCK,
+)
+from producer.layout import DATABASE_FILE, STATE_FOLDER
+from workers.cli.base import RUN_FILE
+from workers.errors import UsageError
+
+
+@contextmanager
+def new_folders(output: Path, state_dir: Path) -> Iterator[None]:
+    """Make both, and take away again what was made if the command fails before it has recorded a run."""
+    new = [folder for folder in (output, *output.parents) if not folder.exists()]
+    make_folders(output, state_dir)
+    try:
+        yield
+    except Exception:
+        if new and not (output / RUN_FILE).exists() and not _has_runs(output / STATE_FOLDER / DATABASE_FILE):
+            shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+            with suppress(OSError):  # somebody put something there meanwhile
+                for folder in new:
+                    folder.rmdir()
+        raise
+
+
+def _has_runs(database: Path) -> bool:
+    if not database.is_file():
+        return False
+    try:
+        return bool(read(connect(sqlite_url(database), create=False), run_names))
+    except (SQLAlchemyError, DatabaseUnusable):  # who knows what it is: it stays
+        return True
+
+
+def make_folders(output: Path, state_dir: Path) -> None:
+    """Results may be for others, too; the state is not."""
+    for folder in (output, state_dir):
+        try:
+            private.make_folder(folder) if folder == state_dir else folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot write there: {error.strerror}; choose another folder") from None
+
+
+class only_one:
+    """Refuse a second sam3-run with the same state."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir
+        self._lock = FileLock(private.make_file(state_dir / RUN_LOCK))
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"another sam3-run works with {self._folder}; wait for it, or use others for -o and --state-dir"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
