@@ -33,8 +33,9 @@ from sqlalchemy.engine import make_url
 from benchmarks.timing import Row, as_rows, table
 from db import claims, doorbells, intake, presence
 from db.chunks import add_chunks
-from db.claims import Claim, ImageDone
+from db.claims import Claim
 from db.migrate import upgrade
+from db.outcomes import ImageDone
 from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.results.status import Standing

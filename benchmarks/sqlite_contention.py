@@ -16,9 +16,9 @@ import click
 
 from benchmarks.timing import Row, table
 from db import claims, doorbells, intake, presence
-from db.claims import ImageDone
 from db.intake import NewRow
 from db.migrate import ensure_schema
+from db.outcomes import ImageDone
 from db.session import Sessions, connect, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.runs.load import RunRequest, record

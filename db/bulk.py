@@ -15,9 +15,9 @@ NAMED_AT_ONCE = 1000  # values; SQLite takes 32,766 parameters a statement, Post
 Value = TypeVar("Value")
 
 
-def named_at_once(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
+def named_at_once(values: Sequence[Value], most: int = NAMED_AT_ONCE) -> Iterator[Sequence[Value]]:
     """Parts of `values` whose members one statement can name, however many there are: `column.in_(part)`."""
-    return (values[first : first + NAMED_AT_ONCE] for first in range(0, len(values), NAMED_AT_ONCE))
+    return (values[first : first + most] for first in range(0, len(values), most))
 
 
 def insert_rows(session: Session, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

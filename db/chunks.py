@@ -1,46 +1,285 @@
-"""What several of the modules here do to chunk rows: add, change, and end a run with its last one. Decides nothing."""
+"""The rows of chunks: how they are added, change state, count their images and are locked. Nothing else writes them.
+
+A chunk changes by a named `Transition`, which is one compare-and-set: an UPDATE that also names the states that it
+expects. Who finds no row to change has lost, and does nothing. Decides nothing, and never commits.
+
+The order of locks, which every transaction keeps, so that no two wait for each other: first workers, then chunks in
+the order of their ids (which is that of their numbers), then one run. Images have no place in this order: only who has
+locked an image's chunk changes the image, and only who has locked the run changes rows that belong to no chunk.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, Row, Update, bindparam, case, func, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
 from db.models import LIVE, Base, Chunk, ChunkState, Run, RunState
 from db.session import now
 
-CHUNKS = Base.metadata.tables["chunk"]
+_CHUNKS = Base.metadata.tables["chunk"]
 COUNTERS = ("images", "segmented", "empty", "failed", "cancelled", "instances", "capped", "warned")
+PENDING_IMAGES = Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled
 NO_RANGE: dict[str, Any] = {"inflight_first": None, "inflight_last": None}  # no rows are known to be in hand
+NOTHING: Mapping[str, Any] = {}
+
+
+class Who(StrEnum):
+    """Who makes a transition: a command, a part of the launcher, or a worker process."""
+
+    ENQUEUE = "enqueue"
+    RETRY = "retry"
+    REDO = "redo"
+    CANCEL = "cancel"
+    RUN = "sam3-run"
+    DISPATCH = "dispatch"
+    RECONCILER = "reconciler"
+    WORKER = "worker"
+
+
+class Transition(Enum):
+    """From which states, to which state, who makes the change, and when; a test holds the table in docs/ to these."""
+
+    ADD = (
+        (),
+        ChunkState.PENDING,
+        (Who.ENQUEUE, Who.RETRY, Who.REDO, Who.RECONCILER),
+        "inserted with the run's next number; the reconciler splits a chunk",
+    )
+    RING = (
+        (ChunkState.PENDING,),
+        ChunkState.QUEUED,
+        (Who.DISPATCH,),
+        "its run is active, `not_before` is over, and the run's window has room; ring + 1",
+    )
+    RING_AGAIN = (
+        (ChunkState.QUEUED,),
+        ChunkState.QUEUED,
+        (Who.RECONCILER,),
+        "its doorbell was absent twice, 30 s apart; ring + 1",
+    )
+    HAND_BACK = (
+        (ChunkState.QUEUED,),
+        ChunkState.PENDING,
+        (Who.WORKER,),
+        "it answers the doorbell but does not claim: the run is over, it drains, or its model cannot be had (then the "
+        "chunk rests a minute)",
+    )
+    FORGET_DOORBELL = (
+        (ChunkState.QUEUED,),
+        ChunkState.PENDING,
+        (Who.RUN,),
+        "its broker was started anew and holds nothing",
+    )
+    LOSE_ANSWERER = (
+        (ChunkState.QUEUED,),
+        ChunkState.PENDING,
+        (Who.RECONCILER,),
+        "the worker that answered its doorbell died before the claim",
+    )
+    CLAIM = (
+        (ChunkState.QUEUED,),
+        ChunkState.RUNNING,
+        (Who.WORKER,),
+        "claim, only if the run is active: fence + 1, attempts + 1, lease of 60 s",
+    )
+    CLAIM_AGAIN = (
+        (ChunkState.RUNNING,),
+        ChunkState.RUNNING,
+        (Who.WORKER,),
+        "the answer to its own claim was lost: fence + 1",
+    )
+    ADOPT = (
+        (ChunkState.RUNNING,),
+        ChunkState.RUNNING,
+        (Who.WORKER,),
+        "its own row was cleared away while it slept: the chunk names the new one as its owner",
+    )
+    RENEW = (
+        (ChunkState.RUNNING,),
+        ChunkState.RUNNING,
+        (Who.WORKER,),
+        "heartbeat every 10 s while work goes on: the lease is renewed",
+    )
+    BEGIN_RANGE = (
+        (ChunkState.RUNNING,),
+        ChunkState.RUNNING,
+        (Who.WORKER,),
+        "after a crash: the rows of the next batch are noted before their files are opened",
+    )
+    COMMIT = (
+        (ChunkState.RUNNING,),
+        ChunkState.RUNNING,
+        (Who.WORKER,),
+        "commit of a batch: results, image states and counters; attempts, crashes and releases back to 0",
+    )
+    FINISH = (
+        (ChunkState.RUNNING,),
+        ChunkState.DONE,
+        (Who.WORKER,),
+        "the commit after which nothing is pending",
+    )
+    RELEASE = (
+        (ChunkState.RUNNING,),
+        ChunkState.PENDING,
+        (Who.WORKER,),
+        "release, because it drains or its surroundings failed: attempt given back; from the 10th release in a row on, "
+        "5 minutes of rest",
+    )
+    FAIL_ATTEMPT = (
+        (ChunkState.RUNNING,),
+        ChunkState.PENDING,
+        (Who.WORKER,),
+        "unexpected error: attempt kept, rest of 5, 10, 20, 40 s",
+    )
+    FAIL = (
+        (ChunkState.RUNNING,),
+        ChunkState.FAILED,
+        (Who.WORKER,),
+        "5th attempt without a commit ended with an unexpected error: pending images `failed(internal)`",
+    )
+    TAKE_BACK = (
+        (ChunkState.RUNNING,),
+        ChunkState.PENDING,
+        (Who.RECONCILER,),
+        "owner dead, or lease over: crashes + 1; the first time without a rest, then 10, 20, 40 s",
+    )
+    SPLIT = (
+        (ChunkState.RUNNING,),
+        ChunkState.PENDING,
+        (Who.RECONCILER,),
+        "second crash and the rows in hand are known: they leave for chunks of their own, halved",
+    )
+    SPLIT_WHOLLY = (
+        (ChunkState.RUNNING,),
+        ChunkState.DONE,
+        (Who.RECONCILER,),
+        "second crash and the rows in hand are all that was pending: they leave, or fail if it is one image alone",
+    )
+    GIVE_UP = (
+        (ChunkState.RUNNING,),
+        ChunkState.FAILED,
+        (Who.RECONCILER,),
+        "5th attempt without a commit ended in a crash: pending images `failed(crashed)`, or `failed(gave_up)` if the "
+        "owner lived",
+    )
+    CANCEL = (LIVE, ChunkState.CANCELLED, (Who.CANCEL, Who.RECONCILER), "the run is `cancelling`")
+    CORRECT = (LIVE, ChunkState.PENDING, (Who.ENQUEUE,), "a run without results gets other settings")
+    EMPTY = ((ChunkState.PENDING,), ChunkState.DONE, (Who.ENQUEUE,), "all its rows turned out to be duplicates")
+    LEAVE = (
+        (ChunkState.FAILED, ChunkState.CANCELLED),
+        ChunkState.DONE,
+        (Who.RETRY, Who.REDO),
+        "its failed and cancelled images have left for new chunks",
+    )
+
+    def __init__(self, before: tuple[ChunkState, ...], after: ChunkState, who: tuple[Who, ...], rule: str) -> None:
+        self.before, self.after, self.who, self.rule = before, after, who, rule
+        # Who lets go of a chunk ends its lease in the same statement, and its rows are not in hand any more.
+        lets_go = ChunkState.RUNNING in before and after != ChunkState.RUNNING
+        self.sets: dict[str, Any] = ({} if before == (after,) else {"state": after}) | (
+            {"lease_until": None, **NO_RANGE} if lets_go else {}
+        )
+
+
+@dataclass(frozen=True)
+class HeldChunk:
+    """A running chunk, locked until the transaction ends."""
+
+    id: int
+    run_id: int
+    attempts: int
+    crashes: int
+    inflight_first: int | None  # rows in hand, if they are known
+    inflight_last: int | None
+
+
+def change_chunks(
+    session: Session,
+    transition: Transition,
+    *where: ColumnElement[bool],
+    counts: Mapping[str, Any] = NOTHING,
+    **values: Any,
+) -> int:
+    """Make the transition for all chunks in its states that `where` chooses; return how many they were.
+
+    `counts` is added to their counters. With a `where` that may choose several, lock them first: `in_order`.
+    """
+    return rowcount(session, _update(transition, where, counts, values))
+
+
+def change_chunk(
+    session: Session,
+    transition: Transition,
+    returning: Sequence[Any],
+    *where: ColumnElement[bool],
+    counts: Mapping[str, Any] = NOTHING,
+    **values: Any,
+) -> Row[*tuple[Any, ...]] | None:
+    """The same for one chunk; return these columns as they are then, or None if it was not in the state."""
+    changed = _update(transition, where, counts, values).returning(*returning)
+    return session.execute(changed, execution_options={"synchronize_session": False}).one_or_none()
+
+
+def _update(
+    transition: Transition, where: Sequence[ColumnElement[bool]], counts: Mapping[str, Any], values: dict[str, Any]
+) -> Update:
+    counted = {name: _CHUNKS.c[name] + count for name, count in counts.items()}
+    expected = Chunk.state.in_(transition.before) if len(transition.before) > 1 else Chunk.state == transition.before[0]
+    return update(Chunk).where(*where, expected).values(values | counted | transition.sets)
+
+
+def hold_running(session: Session, *where: ColumnElement[bool]) -> HeldChunk | None:
+    """Lock the running chunk that `where` chooses, so that what becomes of it can be decided; None if there is none."""
+    columns = (Chunk.id, Chunk.run_id, Chunk.attempts, Chunk.crashes, Chunk.inflight_first, Chunk.inflight_last)
+    held = select(*columns).where(*where, Chunk.state == ChunkState.RUNNING).with_for_update(key_share=True)
+    row = session.execute(held).one_or_none()
+    return None if row is None else HeldChunk(*row)
+
+
+def in_order(*where: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Chooses the same chunks as `where`, and locks them in the order of their ids, as everybody does."""
+    return Chunk.id.in_(select(Chunk.id).where(*where).order_by(Chunk.id).with_for_update(key_share=True))
+
+
+def lock_chunks(session: Session, *where: ColumnElement[bool]) -> Sequence[int]:
+    """Lock the chunks that `where` chooses, until the transaction ends, also against deletion; return their ids."""
+    return session.execute(select(Chunk.id).where(*where).order_by(Chunk.id).with_for_update()).scalars().all()
 
 
 def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: int | None = None) -> list[int]:
-    """Add pending chunks of these sizes with the run's next numbers and return their ids."""
+    """Add pending chunks of these sizes with the run's next numbers and return their ids. The caller holds the run."""
     if not sizes:
         return []
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one()
     first = 1 if last is None else last + 1
-    rows = [
-        (run_id, number, ChunkState.PENDING.value, size, parent_id) for number, size in enumerate(sizes, start=first)
-    ]
-    insert_rows(session, CHUNKS, ("run_id", "number", "state", "images", "parent_id"), rows)
+    state = Transition.ADD.after.value
+    rows = [(run_id, number, state, size, parent_id) for number, size in enumerate(sizes, start=first)]
+    insert_rows(session, _CHUNKS, ("run_id", "number", "state", "images", "parent_id"), rows)
     added = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.number >= first).order_by(Chunk.number)
     return list(session.execute(added).scalars())
 
 
-def take_out(session: Session, counts: Mapping[int, Counter[str]]) -> None:
-    """Take so much out of the counters of chunks, by chunk id; less than nothing adds.
+def count_in(session: Session, counts: Mapping[int, Counter[str]]) -> None:
+    """Add to the counters of chunks, by chunk id."""
+    values = {name: _CHUNKS.c[name] + bindparam(f"more_{name}") for name in COUNTERS}
+    given = [{"chunk": id} | {f"more_{name}": count[name] for name in COUNTERS} for id, count in sorted(counts.items())]
+    session.connection().execute(update(_CHUNKS).where(Chunk.id == bindparam("chunk")).values(values), given)
 
-    A failed or cancelled chunk that is left with no failed and no cancelled image was done.
+
+def count_out(session: Session, counts: Mapping[int, Counter[str]]) -> None:
+    """Take images that leave out of the counters of their chunks, by chunk id.
+
+    A failed or cancelled chunk that is left with no failed and no cancelled image is done.
     """
-    values = {name: CHUNKS.c[name] - bindparam(f"less_{name}") for name in COUNTERS}
-    given = [{"chunk": id} | {f"less_{name}": count[name] for name in COUNTERS} for id, count in sorted(counts.items())]
-    session.connection().execute(update(CHUNKS).where(Chunk.id == bindparam("chunk")).values(values), given)
-    over = (Chunk.state.in_((ChunkState.FAILED, ChunkState.CANCELLED)), Chunk.failed + Chunk.cancelled == 0)
-    for part in named_at_once(list(counts)):
-        change_chunks(session, Chunk.id.in_(part), *over, state=ChunkState.DONE, error=None)
+    count_in(session, {id: Counter({name: -number for name, number in one.items()}) for id, one in counts.items()})
+    none_left = Chunk.failed + Chunk.cancelled == 0
+    for part in named_at_once(sorted(counts)):
+        change_chunks(session, Transition.LEAVE, Chunk.id.in_(part), none_left, error=None)
 
 
 def finish_run(session: Session, run_id: int) -> None:
@@ -55,11 +294,6 @@ def finish_run(session: Session, run_id: int) -> None:
         .where(Run.id == run_id, Run.state.in_((RunState.ACTIVE, RunState.CANCELLING)), ~live)
         .values(state=case((Run.state == RunState.ACTIVE, RunState.DONE), else_=RunState.CANCELLED), finished_at=now())
     )
-
-
-def change_chunks(session: Session, *where: ColumnElement[bool], **values: Any) -> int:
-    """Update chunk rows; how many there were."""
-    return rowcount(session, update(Chunk).where(*where).values(**values))
 
 
 def rowcount(session: Session, statement: Any) -> int:

@@ -9,17 +9,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, insert, select, update
+from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
-from db.chunks import NO_RANGE, change_chunks, finish_run, rowcount
-from db.models import STOPPED, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
-from db.older import NOT_READ, drop_results
+from db.chunks import (
+    NO_RANGE,
+    PENDING_IMAGES,
+    HeldChunk,
+    Transition,
+    change_chunk,
+    change_chunks,
+    finish_run,
+    hold_running,
+)
+from db.models import STOPPED, Chunk, ChunkState, Image, ImageState, Prompt, Result, Run, RunState
+from db.outcomes import ImageDone, ImageFailed, Outcome, count_outcomes, fail_unread, record
 from db.session import now
 from db.splits import split_off
 from db.times import is_over
-from db.values import PromptResult
 
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 5  # attempts in a row without one commit
@@ -55,29 +63,6 @@ class Claim:
     threshold: float
     images: tuple[ClaimedImage, ...]
     serial: bool = False  # somebody died of this chunk: one batch at a time, each announced by `begin_range`
-
-
-@dataclass(frozen=True)
-class ImageDone:
-    image_id: int
-    width: int
-    height: int
-    results: tuple[PromptResult, ...]
-    file_size: int | None = None  # bytes
-    file_mtime_ns: int | None = None
-    warning: str | None = None  # why what was found may not be what the picture shows
-
-
-@dataclass(frozen=True)
-class ImageFailed:
-    image_id: int
-    error_class: str
-    error: str
-    file_size: int | None = None  # if the file was opened
-    file_mtime_ns: int | None = None
-
-
-Outcome = ImageDone | ImageFailed
 
 
 @dataclass(frozen=True)
@@ -122,22 +107,12 @@ def claim(
     With the `uid` of the run that the worker read, also None if the run has other settings by now.
     """
     active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE, *_same(uid)).exists()
-    queued = (Chunk.state == ChunkState.QUEUED) & active
-    # A worker has one chunk at a time: one that it holds already is the same claim, whose answer it never got.
-    mine = (Chunk.state == ChunkState.RUNNING) & (Chunk.owner_id == worker_id)
-    row = session.execute(
-        update(Chunk)
-        .where(Chunk.id == chunk_id, Chunk.run_id == run_id, queued | mine)
-        .values(
-            state=ChunkState.RUNNING,
-            fence=Chunk.fence + 1,
-            attempts=Chunk.attempts + case((queued, 1), else_=0),
-            owner_id=worker_id,
-            lease_until=now() + lease_seconds,
-            **NO_RANGE,
-        )
-        .returning(Chunk.number, Chunk.fence, Chunk.crashes)
-    ).one_or_none()
+    wanted = ((Chunk.number, Chunk.fence, Chunk.crashes), Chunk.id == chunk_id, Chunk.run_id == run_id)
+    ours = {"fence": Chunk.fence + 1, "owner_id": worker_id, "lease_until": now() + lease_seconds, **NO_RANGE}
+    row = change_chunk(session, Transition.CLAIM, *wanted, active, attempts=Chunk.attempts + 1, **ours)
+    if row is None:
+        # A worker has one chunk at a time: one that it holds already is the same claim, whose answer it never got.
+        row = change_chunk(session, Transition.CLAIM_AGAIN, *wanted, Chunk.owner_id == worker_id, **ours)
     if row is None:
         return None
     session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
@@ -170,54 +145,33 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECONDS) -> bool:
     """Renew the lease; false if the claim is lost. A lease that is over but not taken back yet can be renewed."""
-    held = (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING)
-    return bool(change_chunks(session, *held, _run_goes_on(claim.run_id), lease_until=now() + lease_seconds))
+    held = (*_fenced(claim), _run_goes_on(claim.run_id))
+    return bool(change_chunks(session, Transition.RENEW, *held, lease_until=now() + lease_seconds))
 
 
 def begin_range(
     session: Session, claim: Claim, first_row: int, last_row: int, lease_seconds: float = LEASE_SECONDS
 ) -> None:
     """Write down which rows are opened next, so that a crash has suspects. Raises `LeaseLost`."""
-    rows = {"inflight_first": first_row, "inflight_last": last_row}
-    if not change_chunks(session, *_held(claim), lease_until=now() + lease_seconds, **rows):
+    range_: dict[str, Any] = {"inflight_first": first_row, "inflight_last": last_row}
+    if not change_chunks(session, Transition.BEGIN_RANGE, *_held(claim), lease_until=now() + lease_seconds, **range_):
         raise LeaseLost
 
 
 def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_seconds: float = LEASE_SECONDS) -> bool:
     """Record one batch; true if nothing of the chunk is pending any more. Raises `LeaseLost`: then roll back."""
-    done = [outcome for outcome in outcomes if isinstance(outcome, ImageDone)]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, ImageFailed)]
-    found = [sum(above(result, claim.threshold) for result in image.results) for image in done]
-    segmented = sum(count > 0 for count in found)
-    changed = session.execute(
-        update(Chunk)
-        .where(*_held(claim))
-        .values(
-            lease_until=now() + lease_seconds,
-            attempts=0,
-            crashes=0,
-            releases=0,
-            **NO_RANGE,
-            segmented=Chunk.segmented + segmented,
-            empty=Chunk.empty + len(done) - segmented,
-            failed=Chunk.failed + len(failed),
-            instances=Chunk.instances + sum(found),
-            capped=Chunk.capped + sum(any(result.capped for result in image.results) for image in done),
-            warned=Chunk.warned + sum(image.warning is not None for image in done),
-        )
-        .returning(Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled)
-    ).scalar_one_or_none()
-    if changed is None:
+    counts = count_outcomes(outcomes, claim.threshold)
+    no_failures = {"attempts": 0, "crashes": 0, "releases": 0, "lease_until": now() + lease_seconds, **NO_RANGE}
+    told = change_chunk(session, Transition.COMMIT, [PENDING_IMAGES], *_held(claim), counts=counts, **no_failures)
+    if told is None:
         raise LeaseLost
-    _end_images(session, claim, done, failed)
-    ended = {outcome.image_id for outcome in outcomes}
-    if again := [image.id for image in claim.images if image.again and image.id in ended]:
-        drop_results(session, again)
-    _insert_results(session, claim, done)
-    if changed == 0:
-        change_chunks(session, Chunk.id == claim.chunk_id, state=ChunkState.DONE, lease_until=None, error=None)
+    again = {image.id for image in claim.images if image.again}
+    if not record(session, claim.chunk_id, claim.fence, claim.threshold, outcomes, again):
+        raise LeaseLost(f"chunk {claim.chunk_id}: not all of {len(outcomes)} images were pending in it")
+    if told[0] == 0:
+        change_chunks(session, Transition.FINISH, Chunk.id == claim.chunk_id, error=None)
         finish_run(session, claim.run_id)
-    return changed == 0
+    return bool(told[0] == 0)
 
 
 def landed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool | None:
@@ -243,69 +197,17 @@ def landed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool 
     return bool(chunk.state == ChunkState.DONE)
 
 
-def above(result: PromptResult, threshold: float) -> int:
-    """How many instances of a result count as found."""
-    return sum(instance.score >= threshold for instance in result.instances)
-
-
-def _insert_results(session: Session, claim: Claim, done: Sequence[ImageDone]) -> None:
-    results: list[dict[str, Any]] = []
-    instances: list[dict[str, Any]] = []
-    for image in done:
-        for result in image.results:
-            key = {"image_id": image.image_id, "prompt_id": result.prompt_id}
-            results.append(
-                key
-                | {"fence": claim.fence, "presence": result.presence, "capped": result.capped}
-                | {"instances": above(result, claim.threshold)}
-            )
-            for rank, found in enumerate(result.instances):
-                x1, y1, x2, y2 = found.box
-                instances.append(
-                    key
-                    | {"rank": rank, "score": found.score, "area": found.area, "rle": found.rle}
-                    | {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
-                )
-    if results:
-        session.execute(insert(Result), results)
-    if instances:
-        session.execute(insert(Instance), instances)
-
-
-def _end_images(session: Session, claim: Claim, done: Sequence[ImageDone], failed: Sequence[ImageFailed]) -> None:
-    """pending -> done | failed. An image that is not pending in this chunk is a bug or a lost lease: keep nothing."""
-    ends: dict[int, dict[str, Any]] = {}
-    for image in done:
-        read = {"width": image.width, "height": image.height, "warning": image.warning}
-        ends[image.image_id] = {"state": ImageState.DONE, **read}
-    for lost in failed:
-        why = {"error_class": lost.error_class, "error": lost.error}
-        ends[lost.image_id] = {**NOT_READ, "state": ImageState.FAILED, **why}
-    seen: list[Outcome] = [*done, *failed]
-    for one in seen:
-        ends[one.image_id] |= {"file_size": one.file_size, "file_mtime_ns": one.file_mtime_ns}
-    pending = (Image.chunk_id == claim.chunk_id, Image.state == ImageState.PENDING)
-    ended = sum(
-        rowcount(session, update(Image).where(Image.id == image_id, *pending).values(**values))
-        for image_id, values in ends.items()
-    )
-    if ended != len(done) + len(failed):
-        raise LeaseLost(f"chunk {claim.chunk_id}: {ended} of {len(done) + len(failed)} images were pending")
-
-
 def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
     """running -> pending with the attempt given back: the worker drains, or its surroundings failed, not the chunk."""
     return bool(
         change_chunks(
             session,
+            Transition.RELEASE,
             *_fenced(claim),
-            state=ChunkState.PENDING,
             attempts=case((Chunk.attempts > 0, Chunk.attempts - 1), else_=0),
             releases=Chunk.releases + 1,
             not_before=case((Chunk.releases + 1 >= MAX_RELEASES, now() + RELEASE_PAUSE_SECONDS)),
-            lease_until=None,
             error=reason,
-            **NO_RANGE,
         )
     )
 
@@ -315,15 +217,14 @@ def fail_attempt(session: Session, claim: Claim, error: str, error_class: str = 
 
     `error_class` is what its images then fail with.
     """
-    attempts = session.execute(
-        update(Chunk).where(*_fenced(claim)).values(error=error).returning(Chunk.attempts)
-    ).scalar_one_or_none()
-    if attempts is None:
+    chunk = hold_running(session, *_fenced(claim))
+    if chunk is None:
         return False
-    if attempts >= MAX_ATTEMPTS:
-        _give_up(session, claim.chunk_id, error_class, error)
+    if chunk.attempts >= MAX_ATTEMPTS:
+        _give_up(session, Transition.FAIL, chunk, error_class, error)
     else:
-        _wait(session, claim.chunk_id, back_off(attempts))
+        not_before = now() + back_off(chunk.attempts)
+        change_chunks(session, Transition.FAIL_ATTEMPT, Chunk.id == chunk.id, error=error, not_before=not_before)
     return True
 
 
@@ -339,22 +240,19 @@ def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
 
     At the second crash without a commit the rows that were in hand, if they are known, become chunks of their own.
     """
-    row = session.execute(
-        update(Chunk)
-        .where(Chunk.id == held.chunk_id, Chunk.fence == held.fence, Chunk.state == ChunkState.RUNNING)
-        .where(is_over(Chunk.lease_until) if held.lease_over else Chunk.owner_id == held.owner_id)
-        .values(crashes=Chunk.crashes + 1)
-        .returning(Chunk.run_id, Chunk.attempts, Chunk.crashes)
-    ).one_or_none()
-    if row is None:
+    still_so = is_over(Chunk.lease_until) if held.lease_over else Chunk.owner_id == held.owner_id
+    chunk = hold_running(session, Chunk.id == held.chunk_id, Chunk.fence == held.fence, still_so)
+    if chunk is None:
         return False
-    if row.crashes >= CRASHES_BEFORE_SPLIT and split_off(session, held.chunk_id, crashed=crashed):
+    crashes = chunk.crashes + 1
+    if crashes >= CRASHES_BEFORE_SPLIT and split_off(session, chunk, crashed=crashed):
         return True
-    if row.attempts >= MAX_ATTEMPTS:
+    if chunk.attempts >= MAX_ATTEMPTS:
         why = "crashed" if crashed else "gave_up"
-        _give_up(session, held.chunk_id, why, f"{row.attempts} attempts without progress")
+        _give_up(session, Transition.GIVE_UP, chunk, why, f"{chunk.attempts} attempts without progress")
     else:
-        _wait(session, held.chunk_id, 0 if row.crashes == 1 else back_off(row.crashes))
+        not_before = None if crashes == 1 else now() + back_off(crashes)
+        change_chunks(session, Transition.TAKE_BACK, Chunk.id == chunk.id, crashes=crashes, not_before=not_before)
     return True
 
 
@@ -363,36 +261,14 @@ def back_off(failures: int) -> int:
     return int(min(LONGEST_BACK_OFF_SECONDS, 5 * 2 ** (max(failures, 1) - 1)))
 
 
-def _wait(session: Session, chunk_id: int, seconds: int) -> None:
-    change_chunks(
-        session,
-        Chunk.id == chunk_id,
-        state=ChunkState.PENDING,
-        lease_until=None,
-        not_before=now() + seconds if seconds else None,
-        **NO_RANGE,
-    )
-
-
-def _give_up(session: Session, chunk_id: int, error_class: str, error: str) -> None:
-    pending = (Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
-    drop_results(session, select(Image.id).where(*pending, Image.width.is_not(None)))
-    values = {"state": ImageState.FAILED, "error_class": error_class, "error": error, **NOT_READ}
-    failed = rowcount(session, update(Image).where(*pending).values(values))
-    change_chunks(
-        session,
-        Chunk.id == chunk_id,
-        state=ChunkState.FAILED,
-        lease_until=None,
-        error=error,
-        failed=Chunk.failed + failed,
-        **NO_RANGE,
-    )
-    finish_run(session, session.execute(select(Chunk.run_id).where(Chunk.id == chunk_id)).scalar_one())
+def _give_up(session: Session, transition: Transition, chunk: HeldChunk, error_class: str, error: str) -> None:
+    failed = fail_unread(session, error_class, error, Image.chunk_id == chunk.id)
+    change_chunks(session, transition, Chunk.id == chunk.id, counts={"failed": failed}, error=error)
+    finish_run(session, chunk.run_id)
 
 
 def _fenced(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    return (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING)
+    return (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence)
 
 
 def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:

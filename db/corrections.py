@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import NO_RANGE, change_chunks
+from db.chunks import Transition, change_chunks, in_order
 from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
 from db.values import Frozen
 
@@ -36,9 +37,9 @@ def correct(session: Session, run_id: int, uid: str, frozen: Frozen, prompts: Se
     """
     # Chunks before the run, as everybody locks them: whoever commits a batch now is waited for, and seen below. A claim
     # that waits for us finds its chunk not queued any more.
-    fresh = {"lease_until": None, "not_before": None, "error": None, "attempts": 0, "crashes": 0, "releases": 0}
-    live = (Chunk.run_id == run_id, Chunk.state.in_(LIVE))
-    change_chunks(session, *live, state=ChunkState.PENDING, **fresh, **NO_RANGE)
+    fresh: dict[str, Any] = {"not_before": None, "error": None, "attempts": 0, "crashes": 0, "releases": 0}
+    live = in_order(Chunk.run_id == run_id, Chunk.state.in_(LIVE))
+    change_chunks(session, Transition.CORRECT, live, **fresh)
     takes = (Run.id == run_id, Run.uid == uid, Run.state.in_(_CORRECTABLE))
     model = {"revision": None, "weights_sha256": None, "dtype": None}  # the first worker writes what it loaded
     corrected = update(Run).where(*takes).values(uid=uuid4().hex, started_at=None, **asdict(frozen), **model)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
-from db.chunks import change_chunks
+from db.chunks import Transition, change_chunks, in_order
 from db.models import Chunk, ChunkState, Image, Installation, Run, RunState
 from db.session import now
 from db.times import is_over
@@ -44,18 +44,18 @@ def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
     )
     ids = list(session.execute(due).scalars())
     for part in named_at_once(ids):
-        _ring(session, Chunk.id.in_(part), Chunk.state == ChunkState.PENDING)
+        _ring(session, Transition.RING, Chunk.id.in_(part))
     return rung(session, ids)
 
 
 def ring_again(session: Session, chunk_id: int, ring: int) -> list[Rung]:
     """queued -> queued with a new doorbell, if `ring` is still the last one; empty if it is not."""
-    changed = _ring(session, Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, Chunk.ring == ring)
+    changed = _ring(session, Transition.RING_AGAIN, Chunk.id == chunk_id, Chunk.ring == ring)
     return rung(session, [chunk_id]) if changed else []
 
 
-def _ring(session: Session, *where: ColumnElement[bool]) -> int:
-    return change_chunks(session, *where, state=ChunkState.QUEUED, ring=Chunk.ring + 1, rung_at=now(), not_before=None)
+def _ring(session: Session, transition: Transition, *where: ColumnElement[bool]) -> int:
+    return change_chunks(session, transition, *where, ring=Chunk.ring + 1, rung_at=now(), not_before=None)
 
 
 def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
@@ -80,7 +80,7 @@ def queued_doorbells(session: Session) -> list[tuple[int, int]]:
 
 def forget_doorbells(session: Session) -> int:
     """queued -> pending for every chunk: the broker was started anew and holds nothing."""
-    return change_chunks(session, Chunk.state == ChunkState.QUEUED, state=ChunkState.PENDING)
+    return change_chunks(session, Transition.FORGET_DOORBELL, in_order(Chunk.state == ChunkState.QUEUED))
 
 
 def is_rung(session: Session, run_id: int, chunk_id: int) -> bool:
@@ -92,5 +92,4 @@ def is_rung(session: Session, run_id: int, chunk_id: int) -> bool:
 def unqueue(session: Session, chunk_id: int, rest: float = 0) -> bool:
     """queued -> pending: the worker that answered the doorbell will not claim the chunk. Rung again in `rest` s."""
     not_before = now() + rest if rest else None
-    queued = (Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED)
-    return bool(change_chunks(session, *queued, state=ChunkState.PENDING, not_before=not_before))
+    return bool(change_chunks(session, Transition.HAND_BACK, Chunk.id == chunk_id, not_before=not_before))

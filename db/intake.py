@@ -15,7 +15,7 @@ from sqlalchemy import Row, Text, bindparam, func, insert, select, type_coerce, 
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
-from db.chunks import CHUNKS, add_chunks, finish_run, rowcount
+from db.chunks import Transition, add_chunks, change_chunks, count_out, finish_run, in_order, rowcount
 from db.models import (
     STOPPED,
     Base,
@@ -312,18 +312,14 @@ def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated])
     late = [{"late": row.image_id, "first": row.first_id} for row in repeated]
     if session.connection().execute(mark, late).rowcount != len(late):
         raise LoadTaken  # somebody else marked some of them
-    counts = Counter(row.chunk_id for row in repeated)
-    leave = update(CHUNKS).where(Chunk.id == bindparam("chunk")).values(images=Chunk.images - bindparam("count"))
-    session.connection().execute(leave, [{"chunk": id, "count": count} for id, count in counts.items()])
+    left = Counter(row.chunk_id for row in repeated)
+    count_out(session, {chunk_id: Counter(images=count) for chunk_id, count in left.items()})
 
 
 def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: bool = True) -> None:
     """loading -> active. `ended`: the source was read to its end; `sha256` is then that of the whole source, if any."""
-    session.execute(
-        update(Chunk)
-        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.images == 0)
-        .values(state=ChunkState.DONE)
-    )
+    empty = in_order(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.images == 0)
+    change_chunks(session, Transition.EMPTY, empty)
     _update_run(session, run_id, source_sha256=sha256, source_ended=ended, load_start=Run.images)
     session.execute(update(Run).where(Run.id == run_id, Run.state == RunState.LOADING).values(state=RunState.ACTIVE))
     finish_run(session, run_id)

@@ -1,15 +1,14 @@
-"""Which processes there are: worker rows and named leases. Cannot see processes itself: callers say who is dead."""
+"""Which worker processes there are, and what each does. Cannot see processes itself: callers say who is dead."""
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import ColumnElement, CursorResult, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import change_chunks, rowcount
-from db.models import STOPPED, Chunk, ChunkState, Lease, Run, Worker, WorkerState
+from db.chunks import Transition, change_chunks, in_order, rowcount
+from db.models import STOPPED, Chunk, ChunkState, Run, Worker, WorkerState
 from db.session import now
-from db.times import is_over, is_recent
+from db.times import is_recent
 
 # A worker that has not written its heartbeat for this long is not counted as live.
 LIVE_SECONDS = 60.0
@@ -46,8 +45,8 @@ def register_anew(session: Session, forgotten_id: int, node: str, process: Proce
         Worker.node == node, *(getattr(Worker, field) == value for field, value in asdict(process).items())
     )
     worker_id = session.execute(mine).scalar() or register(session, node, process)  # it may be repeated
-    held = (Chunk.owner_id == forgotten_id, Chunk.state == ChunkState.RUNNING)
-    change_chunks(session, *held, owner_id=worker_id)
+    held = in_order(Chunk.owner_id == forgotten_id, Chunk.state == ChunkState.RUNNING)
+    change_chunks(session, Transition.ADOPT, held, owner_id=worker_id)
     return worker_id
 
 
@@ -106,11 +105,7 @@ def bury(session: Session, worker_id: int) -> None:
         return
     worker.state = WorkerState.DEAD
     if worker.chunk_id is not None:
-        session.execute(
-            update(Chunk)
-            .where(Chunk.id == worker.chunk_id, Chunk.state == ChunkState.QUEUED)
-            .values(state=ChunkState.PENDING)
-        )
+        change_chunks(session, Transition.LOSE_ANSWERER, Chunk.id == worker.chunk_id)
 
 
 def forget_old_workers(session: Session, seconds: float = 86400.0) -> None:
@@ -119,48 +114,4 @@ def forget_old_workers(session: Session, seconds: float = 86400.0) -> None:
     session.execute(
         delete(Worker).where(~is_recent(Worker.heartbeat, seconds), Worker.id.not_in(running)),
         execution_options={"synchronize_session": False},
-    )
-
-
-def lease_holder(session: Session, name: str) -> Process | None:
-    row = session.execute(
-        select(Lease.host, Lease.boot, Lease.pid, Lease.started).where(Lease.name == name)
-    ).one_or_none()
-    return None if row is None else Process(*row)
-
-
-def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, dead: Process | None = None) -> bool:
-    """Take or renew the named lease; true if it is ours now. A holder known to be `dead` is not waited for."""
-    free = is_over(Lease.until) | _holds(me)
-    if dead is not None:
-        free = free | _holds(dead)
-    taken = session.execute(update(Lease).where(Lease.name == name, free).values(until=now() + seconds, **asdict(me)))
-    if isinstance(taken, CursorResult) and taken.rowcount:
-        return True
-    if session.get(Lease, name) is not None:
-        return False
-    try:
-        with session.begin_nested():
-            session.execute(insert(Lease).values(name=name, until=now() + seconds, **asdict(me)))
-    except IntegrityError:  # somebody else was first at the same moment
-        return False
-    return True
-
-
-def renew_lease(session: Session, name: str, me: Process, seconds: float) -> bool:
-    """Hold on to a named lease; false if it is not ours any more."""
-    renewed = update(Lease).where(Lease.name == name, _holds(me)).values(until=now() + seconds)
-    return session.execute(renewed.returning(Lease.name)).first() is not None
-
-
-def release_lease(session: Session, name: str, me: Process) -> None:
-    session.execute(delete(Lease).where(Lease.name == name, _holds(me)))
-
-
-def _holds(process: Process) -> ColumnElement[bool]:
-    return (
-        (Lease.host == process.host)
-        & (Lease.boot == process.boot)
-        & (Lease.pid == process.pid)
-        & (Lease.started == process.started)
     )

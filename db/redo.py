@@ -7,14 +7,14 @@ it. A pending image that has a width is one of these. It counts as pending, and 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from db.choices import Redo
-from db.chunks import add_chunks, rowcount, take_out
+from db.chunks import count_out, lock_chunks
 from db.models import LIVE, Chunk, Image, ImageState, Result, Run, RunState
+from db.outcomes import begin_anew, count_results
 from db.runs import reopen
 from db.views.results import reading_of
 
@@ -70,46 +70,18 @@ def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: in
     At most as many as one statement may name. Moves nothing unless the run is active or done.
     """
     ended = (Image.id.in_(ids), Image.state.in_(ENDED), Image.chunk_id <= last_chunk)
-    # Locked in the order chunk, image, run, as workers do.
-    chunks = select(Chunk.id).where(Chunk.id.in_(select(Image.chunk_id).where(*ended)))
-    session.execute(chunks.order_by(Chunk.id).with_for_update())
-    columns = (Image.id, Image.chunk_id, Image.state, Image.warning.is_not(None).label("warned"))
-    images = session.execute(select(*columns).where(*ended).order_by(Image.row).with_for_update()).all()
+    chunks = lock_chunks(session, Chunk.id.in_(select(Image.chunk_id).where(*ended)))
+    chosen = select(Image.id, Image.chunk_id, Image.state).where(*ended, Image.chunk_id.in_(chunks)).order_by(Image.row)
+    images = session.execute(chosen.with_for_update()).all()
     run = select(Run.chunk_size, Run.state).where(Run.id == run_id).with_for_update(key_share=True)
     found = session.execute(run).one_or_none()
     if not images or found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
         return 0
     moved = [image.id for image in images]
-    parts = [moved[first : first + found.chunk_size] for first in range(0, len(moved), found.chunk_size)]
-    new_ids = add_chunks(session, run_id, [len(part) for part in parts], last_chunk)
-    for part, chunk_id in zip(parts, new_ids, strict=True):
-        values = {"state": ImageState.PENDING, "chunk_id": chunk_id, "error_class": None, "error": None}
-        rowcount(session, update(Image).where(Image.id.in_(part)).values(values))
-    take_out(session, _counted(session, images))
+    leave = count_results(session, Image.id.in_(moved), Image.state == ImageState.DONE)
+    for image in images:
+        leave.setdefault(image.chunk_id, Counter()).update(images=1, failed=image.state == ImageState.FAILED)
+    begin_anew(session, run_id, found.chunk_size, moved, last_chunk)
+    count_out(session, leave)
     reopen(session, run_id)
     return len(moved)
-
-
-def _counted(session: Session, images: Sequence[Any]) -> dict[int, Counter[str]]:
-    """What these images are in the counters of their chunks, by chunk id."""
-    per_image = (
-        select(
-            Result.image_id,
-            func.sum(Result.instances).label("instances"),
-            func.max(case((Result.capped, 1), else_=0)).label("capped"),
-        )
-        .where(Result.image_id.in_([image.id for image in images]))
-        .group_by(Result.image_id)
-    )
-    results = {row.image_id: (int(row.instances), row.capped) for row in session.execute(per_image)}
-    counts: dict[int, Counter[str]] = {}
-    for image in images:
-        count = counts.setdefault(image.chunk_id, Counter())
-        count["images"] += 1
-        if image.state == ImageState.FAILED:
-            count["failed"] += 1
-            continue
-        instances, capped = results.get(image.id, (0, 0))
-        count.update(segmented=instances > 0, empty=instances == 0, instances=instances)
-        count.update(capped=capped, warned=image.warned)
-    return counts

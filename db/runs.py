@@ -10,15 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, case, delete, func, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import NAMED_AT_ONCE, named_at_once
-from db.chunks import add_chunks, change_chunks, finish_run, rowcount, take_out
-from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.chunks import (
+    PENDING_IMAGES,
+    Transition,
+    change_chunks,
+    count_in,
+    count_out,
+    finish_run,
+    lock_chunks,
+    rowcount,
+)
+from db.models import LIVE, Chunk, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.outcomes import begin_anew, cancel_images
 from db.slices import Place, Slice
-
-PENDING_IMAGES = Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled
 
 
 @dataclass(frozen=True)
@@ -87,19 +95,12 @@ def retry_slice(session: Session, run_id: int, place: Place, rows: int, which: R
     found = session.execute(run).one_or_none()
     if found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
         return Slice(0, None)  # cancelled or deleted meanwhile
-    parts = [images[first : first + found.chunk_size] for first in range(0, len(images), found.chunk_size)]
-    for part, chunk_id in zip(parts, add_chunks(session, run_id, [len(part) for part in parts]), strict=True):
-        session.execute(
-            update(Image)
-            .where(Image.id.in_([image.id for image in part]))
-            .values(state=ImageState.PENDING, chunk_id=chunk_id, error_class=None, error=None),
-            execution_options={"synchronize_session": False},
-        )
     if images:
+        begin_anew(session, run_id, found.chunk_size, [image.id for image in images])
         gone: defaultdict[int, Counter[str]] = defaultdict(Counter)
         for image in images:
             gone[image.chunk_id].update(images=1, **{image.state: 1})  # the states are named like the counters
-        take_out(session, gone)
+        count_out(session, gone)
         reopen(session, run_id)
     return Slice(len(images), chunks.place)
 
@@ -150,44 +151,13 @@ def cancel_slice(session: Session, run_id: int, place: Place, rows: int) -> Slic
     if state_of(session, run_id) != RunState.CANCELLING:
         return Slice(0, None)
     live = _next_chunks(session, run_id, place, rows, PENDING_IMAGES, Chunk.state.in_(LIVE))
-    _keep_older_results(session, live.ids)
-    cancelled = rowcount(
-        session,
-        update(Image)
-        .where(Image.chunk_id.in_(live.ids), Image.state == ImageState.PENDING)
-        .values(state=ImageState.CANCELLED),
-    )
-    end = {"cancelled": Chunk.cancelled + PENDING_IMAGES, "lease_until": None}
-    change_chunks(session, Chunk.id.in_(live.ids), state=ChunkState.CANCELLED, **end)
+    cancelled, kept = cancel_images(session, live.ids)
+    if kept:
+        count_in(session, kept)
+    change_chunks(session, Transition.CANCEL, Chunk.id.in_(live.ids), counts={"cancelled": PENDING_IMAGES})
     if live.is_last:
         finish_run(session, run_id)
     return Slice(cancelled, live.place)
-
-
-def _keep_older_results(session: Session, chunk_ids: Sequence[int]) -> None:
-    """pending -> done for images that were to be computed again: what they had before is whole, and stays."""
-    redone = (Image.chunk_id.in_(chunk_ids), Image.state == ImageState.PENDING, Image.width.is_not(None))
-    found = session.execute(
-        select(
-            Image.chunk_id,
-            Image.warning.is_not(None).label("warned"),
-            func.coalesce(func.sum(Result.instances), 0).label("instances"),
-            func.coalesce(func.max(case((Result.capped, 1), else_=0)), 0).label("capped"),
-        )
-        .outerjoin(Result, Result.image_id == Image.id)
-        .where(*redone)
-        .group_by(Image.id)
-    ).all()
-    if not found:
-        return
-    kept: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for image in found:
-        instances = int(image.instances)
-        is_segmented = int(instances > 0)
-        back = {"segmented": is_segmented, "empty": 1 - is_segmented, "instances": instances}
-        kept[image.chunk_id].subtract(back | {"capped": image.capped, "warned": int(image.warned)})
-    take_out(session, kept)
-    rowcount(session, update(Image).where(*redone).values(state=ImageState.DONE))
 
 
 def begin_delete(session: Session, run_id: int) -> None:
@@ -289,8 +259,8 @@ def _next_chunks(
             break
         taken, last_taken = taken + count, number
     # Seen without a lock: whoever changed one of them meanwhile is waited for here, and it is judged anew.
-    locked = select(Chunk.id).where(*of_run, Chunk.number <= reached, *where).order_by(Chunk.number).with_for_update()
-    return _Stretch(session.execute(locked).scalars().all(), reached, is_last=reached >= last)
+    locked = lock_chunks(session, *of_run, Chunk.number <= reached, *where)
+    return _Stretch(locked, reached, is_last=reached >= last)
 
 
 def last_chunk_id(session: Session, run_id: int) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event, text
 
-from db import claims
+from db import outcomes
 from db.session import Sessions
 
 
@@ -137,14 +137,14 @@ def killed_in_a_pass() -> None:
 
 def _in_a_batch(break_it: Callable[[Any], None]) -> None:
     """Call `break_it` with the connection that commits a batch's results, once."""
-    insert_results = claims._insert_results
+    insert_results = outcomes.insert_results
     inserting: list[bool] = []
 
     def note(*args: Any) -> None:
         inserting.append(True)
         insert_results(*args)
 
-    claims._insert_results = note  # type: ignore[assignment]
+    outcomes.insert_results = note  # type: ignore[assignment]
 
     @event.listens_for(Engine, "commit")
     def committing(connection: Any) -> None:

@@ -1,18 +1,15 @@
 """Which files the runs of a database read: their sources and their images. Changes nothing, looks at no file."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.bulk import named_at_once
 from db.models import Image, Run
 
 MOST_RUNS, MOST_PATHS = 200, 2000  # in one statement, however many are asked for
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,8 @@ def run_inputs(session: Session) -> list[RunInput]:
 def recorded_paths(session: Session, runs: Sequence[int], paths: Sequence[str]) -> set[tuple[int, str]]:
     """Which of `paths`, spelled as rows spell them, are images of which of `runs`: pairs of run id and path."""
     found: set[tuple[int, str]] = set()
-    for some_runs in _slices(runs, MOST_RUNS):
-        for some_paths in _slices(paths, MOST_PATHS):
+    for some_runs in named_at_once(runs, MOST_RUNS):
+        for some_paths in named_at_once(paths, MOST_PATHS):
             rows = select(Image.run_id, Image.path).where(Image.run_id.in_(some_runs), Image.path.in_(some_paths))
             found.update((run_id, path) for run_id, path in session.execute(rows))
     return found
-
-
-def _slices(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
-    left = iter(values)
-    while part := list(islice(left, size)):
-        yield part

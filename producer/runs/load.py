@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import corrections, intake, presence
+from db import corrections, intake, named_leases, presence
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
 from db.models import RunState
 from db.session import Sessions, reading, write, write_once
@@ -206,7 +206,7 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         with suppress(SQLAlchemyError):  # else it runs out by itself
-            write(self.sessions, presence.release_lease, self._name, self._me)
+            write(self.sessions, named_leases.release_lease, self._name, self._me)
 
     def write(
         self, work: Callable[Concatenate[Session, int, Args], Value], *args: Args.args, **kwargs: Args.kwargs
@@ -214,7 +214,7 @@ class Loader:
         """Run `work(session, run_id, ...)` in one transaction, if the load is still ours."""
 
         def renewed(session: Session) -> Value:
-            if not presence.renew_lease(session, self._name, self._me, LOAD_LEASE_SECONDS):
+            if not named_leases.renew_lease(session, self._name, self._me, LOAD_LEASE_SECONDS):
                 raise LoadTaken
             return work(session, self.run_id, *args, **kwargs)
 

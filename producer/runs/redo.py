@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Self
 
@@ -11,6 +12,7 @@ from db.models import RunState
 from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
 from db.runs import RetryFilter, reopen
 from db.session import Sessions, read, reading, write
+from db.slices import paced
 from db.views.status import OVER, RunGone, RunView, progress, run_view
 from producer.runs.operate import Tell, ignore, retry
 from producer.sources.looking import stat_files
@@ -92,7 +94,7 @@ def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore) -> i
         write(sessions, reopen, run_id)
     moved = 0
     while slice_:
-        moved += write(sessions, redo_slice, run_id, slice_, run.last_chunk)
+        moved += paced(sessions, partial(write, sessions, redo_slice, run_id, slice_, run.last_chunk))
         slice_ = list(islice(ids, SLICE))
     return moved
 

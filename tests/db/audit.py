@@ -6,6 +6,7 @@ Rows that look right afterwards do not tell who wrote them, and a primary key hi
 from sqlalchemy import Column, ColumnElement, Integer, MetaData, Table, Text, func, not_, select
 from sqlalchemy.orm import Session
 
+from db.chunks import Transition
 from db.models import ChunkState, ImageState
 from db.session import Sessions
 
@@ -37,13 +38,28 @@ step = Table(
     Column("last_before", Integer),  # of a redo's chunk: the last chunk that the redo takes images from
 )
 
+# Each time a chunk goes from one state to another.
+move = Table(
+    "audit_move",
+    _tables,
+    Column("chunk_id", Integer),
+    Column("before", Text),
+    Column("after", Text),
+)
+
 NOTE_ARRIVAL = """INSERT INTO audit_arrival
     SELECT image.run_id, image.id, NEW.prompt_id, image.state, NEW.fence, chunk.fence, chunk.state
     FROM image LEFT JOIN chunk ON chunk.id = image.chunk_id WHERE image.id = NEW.image_id"""
 NOTE_STEP = """INSERT INTO audit_step
     VALUES (NEW.run_id, NEW.id, OLD.state, NEW.state, OLD.chunk_id, NEW.chunk_id,
         (SELECT parent_id FROM chunk WHERE chunk.id = NEW.chunk_id))"""
-TRIGGERS = {"audit_arrival": ("INSERT ON result", NOTE_ARRIVAL), "audit_step": ("UPDATE OF state ON image", NOTE_STEP)}
+NOTE_MOVE = "INSERT INTO audit_move SELECT NEW.id, OLD.state, NEW.state WHERE OLD.state <> NEW.state"
+TRIGGERS = {
+    "audit_arrival": ("INSERT ON result", NOTE_ARRIVAL),
+    "audit_step": ("UPDATE OF state ON image", NOTE_STEP),
+    "audit_move": ("UPDATE OF state ON chunk", NOTE_MOVE),
+}
+TRANSITIONS = {(before, one.after) for one in Transition for before in one.before}
 
 ENDS = (ImageState.DONE, ImageState.FAILED, ImageState.CANCELLED)
 
@@ -111,12 +127,15 @@ def retried(session: Session, run_id: int) -> int:
 
 
 def findings(session: Session) -> list[str]:
-    """One readable line for each kind of image that should not exist; empty if all is well."""
+    """One readable line for each kind of image, and change of a chunk, that should not exist; empty if all is well."""
     found = {
         "ended more than once": ended_twice(session),
         "have a result that its chunk's owner did not write": unexpected(session),
     }
-    return [f"images {sorted(images)} {what}" for what, images in found.items() if images]
+    lines = [f"images {sorted(images)} {what}" for what, images in found.items() if images]
+    moves = session.execute(select(move.c.before, move.c.after).distinct().order_by(move.c.before, move.c.after))
+    unknown = [one for one in moves if tuple(one) not in TRANSITIONS]
+    return lines + [f"chunks changed from {before} to {after}, which is no transition" for before, after in unknown]
 
 
 def _of(table: Table, run_id: int | None) -> tuple[ColumnElement[bool], ...]:

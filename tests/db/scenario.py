@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import select, update
 
 from db import claims, doorbells, intake, presence, runs
-from db.claims import Claim, ClaimedImage, ImageDone, ImageFailed
+from db.claims import Claim, ClaimedImage
 from db.intake import NewRow
 from db.models import Chunk, Image, Run
+from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.presence import Process
 from db.runs import RetryFilter
 from db.session import Sessions, now, reading, write
@@ -109,7 +110,7 @@ def failed(image: ClaimedImage, error_class: str = "truncated") -> ImageFailed:
     return ImageFailed(image.id, error_class, f"{image.path}: cannot be read")
 
 
-def commit(sessions: Sessions, held: Claim, outcomes: Iterable[claims.Outcome]) -> bool:
+def commit(sessions: Sessions, held: Claim, outcomes: Iterable[Outcome]) -> bool:
     return write(sessions, claims.commit, held, list(outcomes))
 
 

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from db import claims
 from db.claims import Claim
-from db.models import Chunk, ChunkState, Image, Result
+from db.models import Chunk, Image, Result
+from db.outcomes import record
 from db.session import Sessions, connect, read, write
 from tests.db import audit, scenario
 from tests.db.recount import differences
@@ -40,9 +41,7 @@ def test_late_commits_are_unexpected_if_nobody_looks_at_the_fence(
 ) -> None:
     """The bug that everything is built against. Its rows agree with each other: only the audit sees it."""
     first, second = claimed_twice(sessions, run_id)
-    monkeypatch.setattr(
-        claims, "_fenced", lambda claim: (Chunk.id == claim.chunk_id, Chunk.state == ChunkState.RUNNING)
-    )
+    monkeypatch.setattr(claims, "_fenced", lambda claim: (Chunk.id == claim.chunk_id,))
     scenario.commit(sessions, first, [scenario.done(image, 0.9) for image in first.images[:2]])
     scenario.commit(sessions, second, [scenario.done(image, 0.9) for image in second.images[2:]])
     assert read(sessions, judge, run_id) == Verdict(4, 4, 0, duplicated=0, unexpected=2)
@@ -51,13 +50,11 @@ def test_late_commits_are_unexpected_if_nobody_looks_at_the_fence(
     assert read(sessions, audit.findings) == [f"images {late} have a result that its chunk's owner did not write"]
 
 
-def test_a_commit_into_a_chunk_that_nobody_holds_is_unexpected(
-    sessions: Sessions, run_id: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_into_a_chunk_that_nobody_holds_is_unexpected(sessions: Sessions, run_id: int) -> None:
     held = scenario.claim(sessions, run_id, worker_id=scenario.worker(sessions))
     scenario.take_back(sessions, held)
-    monkeypatch.setattr(claims, "_held", lambda claim: (Chunk.id == claim.chunk_id, Chunk.fence == claim.fence))
-    scenario.commit(sessions, held, [scenario.done(held.images[0], 0.9)])
+    batch = [scenario.done(held.images[0], 0.9)]
+    assert write(sessions, record, held.chunk_id, held.fence, held.threshold, batch, ())  # without asking the chunk
     assert read(sessions, judge, run_id) == Verdict(4, 1, 3, duplicated=0, unexpected=1)
 
 

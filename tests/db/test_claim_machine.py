@@ -25,8 +25,9 @@ from sqlalchemy import select
 
 from db import claims, doorbells, redo, runs
 from db.choices import Redo
-from db.claims import MAX_ATTEMPTS, Claim, LeaseLost, Outcome
+from db.claims import MAX_ATTEMPTS, Claim, LeaseLost
 from db.models import LIVE, STOPPED, Result
+from db.outcomes import Outcome
 from db.runs import RetryFilter
 from db.session import Sessions, connect, now, read, write
 from tests import templates

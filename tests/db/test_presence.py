@@ -6,7 +6,7 @@ from threading import Barrier
 
 from sqlalchemy import update
 
-from db import doorbells, presence
+from db import doorbells, named_leases, presence
 from db.models import Lease, Worker
 from db.presence import Process
 from db.session import Sessions, now, reading, write
@@ -108,40 +108,40 @@ def test_a_worker_that_was_forgotten_is_told_so_and_takes_what_it_holds_along(se
 
 
 def test_a_named_lease_has_one_holder_who_may_renew_it(sessions: Sessions) -> None:
-    assert write(sessions, presence.acquire_lease, "reconciler", ME, 45.0)
-    assert write(sessions, presence.acquire_lease, "reconciler", ME, 45.0)
-    assert not write(sessions, presence.acquire_lease, "reconciler", OTHER, 45.0)
+    assert write(sessions, named_leases.acquire_lease, "reconciler", ME, 45.0)
+    assert write(sessions, named_leases.acquire_lease, "reconciler", ME, 45.0)
+    assert not write(sessions, named_leases.acquire_lease, "reconciler", OTHER, 45.0)
     with reading(sessions) as session:
-        assert presence.lease_holder(session, "reconciler") == ME
-        assert presence.lease_holder(session, "another") is None
+        assert named_leases.lease_holder(session, "reconciler") == ME
+        assert named_leases.lease_holder(session, "another") is None
 
 
 def test_a_later_process_with_the_same_number_is_not_the_holder(sessions: Sessions) -> None:
-    write(sessions, presence.acquire_lease, "reconciler", ME, 45.0)
+    write(sessions, named_leases.acquire_lease, "reconciler", ME, 45.0)
 
-    assert not write(sessions, presence.acquire_lease, "reconciler", replace(ME, started=8), 45.0)
+    assert not write(sessions, named_leases.acquire_lease, "reconciler", replace(ME, started=8), 45.0)
 
 
 def test_a_released_lease_is_free_and_only_its_holder_can_release_it(sessions: Sessions) -> None:
-    write(sessions, presence.acquire_lease, "reconciler", ME, 45.0)
-    write(sessions, presence.release_lease, "reconciler", OTHER)
-    assert not write(sessions, presence.acquire_lease, "reconciler", OTHER, 45.0)
+    write(sessions, named_leases.acquire_lease, "reconciler", ME, 45.0)
+    write(sessions, named_leases.release_lease, "reconciler", OTHER)
+    assert not write(sessions, named_leases.acquire_lease, "reconciler", OTHER, 45.0)
 
-    write(sessions, presence.release_lease, "reconciler", ME)
+    write(sessions, named_leases.release_lease, "reconciler", ME)
 
-    assert write(sessions, presence.acquire_lease, "reconciler", OTHER, 45.0)
+    assert write(sessions, named_leases.acquire_lease, "reconciler", OTHER, 45.0)
 
 
 def test_a_lease_that_is_over_or_whose_holder_is_dead_is_taken(sessions: Sessions) -> None:
     third = Process("third", "boot-3", 1, 1)
-    write(sessions, presence.acquire_lease, "reconciler", ME, 45.0)
+    write(sessions, named_leases.acquire_lease, "reconciler", ME, 45.0)
 
-    assert not write(sessions, presence.acquire_lease, "reconciler", OTHER, 45.0, dead=third)
-    assert write(sessions, presence.acquire_lease, "reconciler", OTHER, 45.0, dead=ME)
+    assert not write(sessions, named_leases.acquire_lease, "reconciler", OTHER, 45.0, dead=third)
+    assert write(sessions, named_leases.acquire_lease, "reconciler", OTHER, 45.0, dead=ME)
 
     with sessions.begin() as session:
         session.execute(update(Lease).values(until=now() - 1.0))
-    assert write(sessions, presence.acquire_lease, "reconciler", third, 45.0)
+    assert write(sessions, named_leases.acquire_lease, "reconciler", third, 45.0)
 
 
 def test_of_many_who_take_a_new_lease_at_once_one_gets_it(sessions: Sessions) -> None:
@@ -149,7 +149,7 @@ def test_of_many_who_take_a_new_lease_at_once_one_gets_it(sessions: Sessions) ->
 
     def take(number: int) -> bool:
         start.wait()
-        return write(sessions, presence.acquire_lease, "reconciler", replace(ME, pid=number), 45.0)
+        return write(sessions, named_leases.acquire_lease, "reconciler", replace(ME, pid=number), 45.0)
 
     with ThreadPoolExecutor(8) as threads:
         taken = list(threads.map(take, range(8)))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from db import claims, runs
-from db.claims import Claim, LeaseLost, Outcome
+from db.claims import Claim, LeaseLost
+from db.outcomes import Outcome
 from db.session import Sessions, write
 from tests.db import scenario
 

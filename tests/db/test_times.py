@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select, update
 
-from db import claims, doorbells, presence
+from db import claims, doorbells, named_leases, presence
 from db.models import Chunk, Lease, Worker
 from db.presence import Process
 from db.session import Sessions, now, read, write
@@ -75,13 +75,13 @@ def test_a_batch_that_is_taken_back_meanwhile_is_computed_again_and_recorded_onc
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_a_named_lease_of_before_the_jump_is_free(sessions: Sessions, jump: float) -> None:
-    assert write(sessions, presence.acquire_lease, "reconciler", OTHER, 45)
-    assert not write(sessions, presence.acquire_lease, "reconciler", ME, 45)
+    assert write(sessions, named_leases.acquire_lease, "reconciler", OTHER, 45)
+    assert not write(sessions, named_leases.acquire_lease, "reconciler", ME, 45)
 
     shift(sessions, jump)
 
-    assert write(sessions, presence.acquire_lease, "reconciler", ME, 45)
-    assert not write(sessions, presence.acquire_lease, "reconciler", OTHER, 45)
+    assert write(sessions, named_leases.acquire_lease, "reconciler", ME, 45)
+    assert not write(sessions, named_leases.acquire_lease, "reconciler", OTHER, 45)
 
 
 def test_a_rest_that_seems_to_last_for_hours_is_over(sessions: Sessions) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from db import presence
+from db import named_leases
 from db.presence import Process
 from db.session import Sessions, read, write
 
@@ -46,9 +46,9 @@ def fate(process: Process) -> Fate:
 
 def take_lease(sessions: Sessions, name: str, me: Process, seconds: float) -> bool:
     """Take or renew a named lease; a holder that died on this machine is not waited for."""
-    holder = read(sessions, presence.lease_holder, name)
+    holder = read(sessions, named_leases.lease_holder, name)
     dead = holder if holder is not None and is_dead(holder) else None
-    return write(sessions, presence.acquire_lease, name, me, seconds, dead=dead)
+    return write(sessions, named_leases.acquire_lease, name, me, seconds, dead=dead)
 
 
 def _boot() -> str:

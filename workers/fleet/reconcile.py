@@ -14,7 +14,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import claims, doorbells, presence, runs
+from db import claims, doorbells, named_leases, presence, runs
 from db.models import RunState
 from db.presence import Process, Registered
 from db.session import Sessions, patience_of, read, write
@@ -101,7 +101,7 @@ class Reconciler:
         """A last look at what our own nodes left behind, then somebody else may lead."""
         try:
             self._bury_dead()
-            write(self._sessions, presence.release_lease, LEASE, self._me)
+            write(self._sessions, named_leases.release_lease, LEASE, self._me)
         except SQLAlchemyError as error:
             log.warning("leaving without a last look, the database cannot be reached: %s", first_line(error))
 

@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 
-from db.claims import ClaimedImage, ImageDone, ImageFailed, LeaseLost, Outcome, above
+from db.claims import ClaimedImage, LeaseLost
+from db.outcomes import ImageDone, ImageFailed, Outcome, above
 from db.session import read
 from db.values import FoundInstance, PromptResult
 from db.views.status import RunView, prompt_texts

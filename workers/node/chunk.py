@@ -13,8 +13,9 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import claims, doorbells, presence
-from db.claims import Claim, ClaimedImage, ImageFailed, LeaseLost, Outcome
+from db.claims import Claim, ClaimedImage, LeaseLost
 from db.models import WorkerState
+from db.outcomes import ImageFailed, Outcome
 from db.session import read, write
 from db.views.status import RunView
 from workers.errors import ErrorClass, first_line, one_line

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from db import presence
+from db import named_leases
 from db.session import Sessions, read
 from tests.db import scenario
 from tests.integration.faults import farm
@@ -22,7 +22,7 @@ def test_a_worker_that_the_reconciler_may_not_see_keeps_its_chunks(
     hidden = here.on(another_user())
     run_id = farm.load(sessions, tmp_path / "in", 24, chunk_size=4)
     leader = farm.start(hidden, "theirs", slow=0.5)
-    wait_until(lambda: read(sessions, presence.lease_holder, LEASE), "the other user's reconciler")
+    wait_until(lambda: read(sessions, named_leases.lease_holder, LEASE), "the other user's reconciler")
     ours = farm.start(here, "ours", slow=0.5)
     farm.finish(sessions, run_id)
     farm.check(sessions, run_id)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from db import claims, doorbells, intake
+from db import claims, doorbells, intake, outcomes
 from db.migrate import ensure_schema
 from db.presence import Process, register
 from db.session import Sessions, connect, reading
@@ -106,15 +106,15 @@ def _work(sessions: Sessions, run_id: int, ends: Ends) -> None:
             )
 
 
-def _outcome(image: claims.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -> claims.Outcome:
+def _outcome(image: claims.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -> outcomes.Outcome:
     end = ends[image.path]
     if isinstance(end, Failed):
-        return claims.ImageFailed(image.id, end.error_class, end.error)
+        return outcomes.ImageFailed(image.id, end.error_class, end.error)
     results = tuple(
         PromptResult(id, 0.25, texts[id] in end.capped, tuple(_instance(*one) for one in end.found.get(texts[id], ())))
         for id in image.prompt_ids
     )
-    return claims.ImageDone(image.id, *end.size, results)
+    return outcomes.ImageDone(image.id, *end.size, results)
 
 
 def _instance(score: float, mask: Mask) -> FoundInstance:

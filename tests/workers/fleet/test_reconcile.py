@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from db import claims, presence
+from db import claims, named_leases, presence
 from db.claims import Claim
 from db.models import Image, Run
 from db.presence import Process
@@ -341,9 +341,9 @@ def test_a_silent_leader_of_another_machine_is_replaced_when_its_lease_is_over(
 ) -> None:
     far = Process("elsewhere", "boot", 1, 7)
     second = start(sessions, broker_url)
-    write(sessions, presence.acquire_lease, LEASE, far, 45.0)
+    write(sessions, named_leases.acquire_lease, LEASE, far, 45.0)
     assert not second.step()
-    write(sessions, presence.acquire_lease, LEASE, far, -1.0)
+    write(sessions, named_leases.acquire_lease, LEASE, far, -1.0)
     assert second.step()
 
 
@@ -366,7 +366,7 @@ def test_a_leader_that_stops_looks_once_more_and_hands_over(sessions: Sessions, 
 
 def holder(sessions: Sessions) -> Process | None:
     with reading(sessions) as session:
-        return presence.lease_holder(session, LEASE)
+        return named_leases.lease_holder(session, LEASE)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -16,8 +16,8 @@ import redis
 from celery import Celery
 
 from db import claims, corrections, doorbells
-from db.claims import ImageFailed, Outcome
 from db.intake import NewRow
+from db.outcomes import ImageFailed, Outcome
 from db.runs import cancel_run
 from db.session import Sessions, read, write
 from db.views.status import RunView, prompt_texts, run_view

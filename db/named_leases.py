@@ -1,0 +1,59 @@
+"""Named leases: the right of one process to act alone, such as to reconcile or to load a run.
+
+Cannot see processes itself: callers say who is dead. Functions take the caller's session and never commit.
+"""
+
+from dataclasses import asdict
+
+from sqlalchemy import ColumnElement, CursorResult, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from db.models import Lease
+from db.presence import Process
+from db.session import now
+from db.times import is_over
+
+
+def lease_holder(session: Session, name: str) -> Process | None:
+    row = session.execute(
+        select(Lease.host, Lease.boot, Lease.pid, Lease.started).where(Lease.name == name)
+    ).one_or_none()
+    return None if row is None else Process(*row)
+
+
+def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, dead: Process | None = None) -> bool:
+    """Take or renew the named lease; true if it is ours now. A holder known to be `dead` is not waited for."""
+    free = is_over(Lease.until) | _holds(me)
+    if dead is not None:
+        free = free | _holds(dead)
+    taken = session.execute(update(Lease).where(Lease.name == name, free).values(until=now() + seconds, **asdict(me)))
+    if isinstance(taken, CursorResult) and taken.rowcount:
+        return True
+    if session.get(Lease, name) is not None:
+        return False
+    try:
+        with session.begin_nested():
+            session.execute(insert(Lease).values(name=name, until=now() + seconds, **asdict(me)))
+    except IntegrityError:  # somebody else was first at the same moment
+        return False
+    return True
+
+
+def renew_lease(session: Session, name: str, me: Process, seconds: float) -> bool:
+    """Hold on to a named lease; false if it is not ours any more."""
+    renewed = update(Lease).where(Lease.name == name, _holds(me)).values(until=now() + seconds)
+    return session.execute(renewed.returning(Lease.name)).first() is not None
+
+
+def release_lease(session: Session, name: str, me: Process) -> None:
+    session.execute(delete(Lease).where(Lease.name == name, _holds(me)))
+
+
+def _holds(process: Process) -> ColumnElement[bool]:
+    return (
+        (Lease.host == process.host)
+        & (Lease.boot == process.boot)
+        & (Lease.pid == process.pid)
+        & (Lease.started == process.started)
+    )
