@@ -1,6 +1,7 @@
 """The tables and their states; knows no queries, no Celery and no pixels. Times are database seconds since 1970."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from enum import StrEnum
 from json.encoder import encode_basestring as _quoted
@@ -100,6 +101,10 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+def _one_of(states: Iterable[str]) -> str:
+    return f"state IN ({', '.join(repr(str(state)) for state in states)})"
+
+
 class Base(DeclarativeBase):
     type_annotation_map = {str: Text, int: BigInteger, float: Float(53), bool: Boolean}  # noqa: RUF012 - SQLAlchemy's own spelling
 
@@ -116,7 +121,15 @@ class Run(Base):
     """One enqueue: its inputs and the settings frozen with them."""
 
     __tablename__ = "run"
-    __table_args__ = IDS_ONCE
+    __table_args__ = (
+        CheckConstraint(_one_of(RunState), "ck_run_state"),
+        CheckConstraint(
+            "threshold BETWEEN 0 AND 1 AND mask_threshold BETWEEN 0 AND 1 AND score_floor BETWEEN 0 AND 1",
+            "ck_run_thresholds",
+        ),
+        CheckConstraint("duplicates >= 0 AND rejected >= 0 AND duplicates + rejected <= images", "ck_run_counters"),
+        IDS_ONCE,
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     uid: Mapped[str] = mapped_column(
@@ -206,6 +219,19 @@ class Chunk(Base):
     __tablename__ = "chunk"
     __table_args__ = (
         UniqueConstraint("run_id", "number"),
+        CheckConstraint(_one_of(ChunkState), "ck_chunk_state"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", "ck_chunk_lease"),
+        CheckConstraint(
+            "segmented >= 0 AND empty >= 0 AND failed >= 0 AND cancelled >= 0 AND instances >= 0"
+            " AND segmented + empty + failed + cancelled <= images"
+            " AND capped BETWEEN 0 AND segmented + empty AND warned BETWEEN 0 AND segmented + empty",
+            "ck_chunk_counters",
+        ),
+        # A chunk that is over has nothing pending. (One that is live may have none in the middle of a transaction.)
+        CheckConstraint(
+            f"{_one_of(LIVE)} OR segmented + empty + failed + cancelled = images",
+            "ck_chunk_over",
+        ),
         Index("ix_chunk_state", "run_id", "state", "number"),
         Index("ix_chunk_live", "state"),
         IDS_ONCE,
@@ -245,6 +271,7 @@ class Image(Base):
     __tablename__ = "image"
     __table_args__ = (
         UniqueConstraint("run_id", "row"),
+        CheckConstraint(_one_of(ImageState), "ck_image_state"),
         Index("ix_image_path", "run_id", "path"),
         Index("ix_image_chunk", "chunk_id", "state"),
         # Only a few rows fail, and retry and status look for exactly those.
