@@ -9,7 +9,7 @@ locked an image's chunk changes the image, and only who has locked the run chang
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
@@ -198,6 +198,12 @@ class HeldChunk:
     inflight_last: int | None
 
 
+@dataclass(frozen=True)
+class LockedRun:
+    state: str
+    chunk_size: int
+
+
 def change_chunks(
     session: Session,
     transition: Transition,
@@ -251,6 +257,23 @@ def lock_chunks(session: Session, *where: ColumnElement[bool]) -> Sequence[int]:
     return session.execute(select(Chunk.id).where(*where).order_by(Chunk.id).with_for_update()).scalars().all()
 
 
+def lock_chunks_of(session: Session, ids: Iterable[int]) -> None:
+    """The same for chunks that are known by their ids, however many they are."""
+    for part in named_at_once(sorted(ids)):
+        lock_chunks(session, Chunk.id.in_(part))
+
+
+def lock_run(session: Session, run_id: int) -> LockedRun | None:
+    """Lock the run until the transaction ends; None if it is gone. Chunks are locked before it, never after it.
+
+    Nobody cancels the run, adds chunks to it or moves its images meanwhile. Not the strongest lock: everybody has the
+    run locked as the key of a chunk, as PostgreSQL does for a row changed twice in one transaction.
+    """
+    run = select(Run.state, Run.chunk_size).where(Run.id == run_id).with_for_update(key_share=True)
+    found = session.execute(run).one_or_none()
+    return None if found is None else LockedRun(*found)
+
+
 def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: int | None = None) -> list[int]:
     """Add pending chunks of these sizes with the run's next numbers and return their ids. The caller holds the run."""
     if not sizes:
@@ -285,9 +308,8 @@ def count_out(session: Session, counts: Mapping[int, Counter[str]]) -> None:
 def finish_run(session: Session, run_id: int) -> None:
     """active -> done, or cancelling -> cancelled, if nothing of the run is live."""
     # Two last chunks may end at the same moment, each not seeing the other's end: the lock makes one wait for the
-    # other and then look again. (SQLite has one writer at a time anyway and ignores it.) Not the strongest lock: both
-    # have the run locked as the key of their chunk, as PostgreSQL does for a row changed twice in one transaction.
-    session.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
+    # other and then look again. (SQLite has one writer at a time anyway and ignores it.)
+    lock_run(session, run_id)
     live = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state.in_(LIVE)).exists()
     session.execute(
         update(Run)

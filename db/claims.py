@@ -1,8 +1,7 @@
-"""The state machine of a chunk: claim, heartbeat, commit, release, fail, take back.
+"""The claims of workers on chunks: claim, heartbeat, commit, release, fail, take back.
 
-Every transition is one compare-and-set on the chunk's row; whoever finds no row to change has lost and does nothing.
+Each carries the fence of its claim; whoever finds no row to change has lost the chunk and does nothing.
 Knows no Celery, no processes and no pixels. Functions take the caller's session and never commit.
-Locks are taken in the order chunk, image, run.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,16 @@ from sqlalchemy import Row, Text, bindparam, func, insert, select, type_coerce, 
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
-from db.chunks import Transition, add_chunks, change_chunks, count_out, finish_run, in_order, rowcount
+from db.chunks import (
+    Transition,
+    add_chunks,
+    change_chunks,
+    count_out,
+    finish_run,
+    in_order,
+    lock_chunks_of,
+    rowcount,
+)
 from db.models import (
     STOPPED,
     Base,
@@ -157,6 +166,8 @@ def add_rows(
     With `matching`, rows that an earlier load brought keep their number; only their place in the source and their
     other cells are updated.
     """
+    if matching:
+        _lock_known(session, run_id, rows)
     run = session.execute(
         update(Run)
         .where(Run.id == run_id, Run.source_rows == read_before)
@@ -241,6 +252,18 @@ def _moved(number: int, position: int) -> int | None:
     return None if position == number else position
 
 
+def _lock_known(session: Session, run_id: int, rows: Sequence[NewRow]) -> None:
+    """Lock the chunks of the rows that are known already, as workers may be ending these rows.
+
+    One that leaves for another chunk at this moment is missed. Should its worker and we wait for each other then,
+    PostgreSQL ends one of the two transactions, which is repeated.
+    """
+    chunk_ids = select(Image.chunk_id).where(Image.run_id == run_id, Image.chunk_id.is_not(None)).distinct()
+    paths = named_at_once([row.path for row in rows])
+    found = {id for part in paths for id in session.execute(chunk_ids.where(Image.path.in_(part))).scalars()}
+    lock_chunks_of(session, {id for id in found if id is not None})
+
+
 def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], prompts: _Spelled) -> list[_Placed]:
     """Mark the rows that an earlier load brought as seen in this one, at their new place, and return the others."""
     found = session.execute(
@@ -300,7 +323,8 @@ def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
 
 def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated]) -> None:
     """pending -> duplicate for one slice; the rows leave their chunks. Raises `LoadCancelled`."""
-    # The run first: once it is locked and still loading, nobody cancels these rows meanwhile.
+    lock_chunks_of(session, {row.chunk_id for row in repeated})
+    # Once the run is locked, too, and still loading, nobody cancels these rows meanwhile.
     counted = update(Run).where(Run.id == run_id, Run.state == RunState.LOADING)
     if session.execute(counted.values(duplicates=Run.duplicates + len(repeated)).returning(Run.id)).first() is None:
         raise LoadCancelled

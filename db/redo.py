@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from db.choices import Redo
-from db.chunks import count_out, lock_chunks
-from db.models import LIVE, Chunk, Image, ImageState, Result, Run, RunState
+from db.chunks import count_out, lock_chunks, lock_run
+from db.models import LIVE, Chunk, Image, ImageState, Result, RunState
 from db.outcomes import begin_anew, count_results
 from db.runs import reopen
 from db.views.results import reading_of
@@ -73,8 +73,7 @@ def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: in
     chunks = lock_chunks(session, Chunk.id.in_(select(Image.chunk_id).where(*ended)))
     chosen = select(Image.id, Image.chunk_id, Image.state).where(*ended, Image.chunk_id.in_(chunks)).order_by(Image.row)
     images = session.execute(chosen.with_for_update()).all()
-    run = select(Run.chunk_size, Run.state).where(Run.id == run_id).with_for_update(key_share=True)
-    found = session.execute(run).one_or_none()
+    found = lock_run(session, run_id)
     if not images or found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
         return 0
     moved = [image.id for image in images]

@@ -2,7 +2,6 @@
 
 A pass goes over the run's chunks by their numbers, which never change, and never looks again at what it has passed:
 so its time grows with the run and not faster. How many images of a chunk it is about, the chunk's counters tell.
-Locks are taken in the order chunk, image, run, as workers do.
 """
 
 from collections import Counter, defaultdict
@@ -22,6 +21,7 @@ from db.chunks import (
     count_out,
     finish_run,
     lock_chunks,
+    lock_run,
     rowcount,
 )
 from db.models import LIVE, Chunk, Image, ImageState, Instance, Prompt, Result, Run, RunState
@@ -91,8 +91,7 @@ def retry_slice(session: Session, run_id: int, place: Place, rows: int, which: R
     chunks = _next_chunks(session, run_id, place, rows, which.images, *_chosen_chunks(which))
     images = _retryable_of(session, chunks.ids, which)
     # Locked, so that it is not cancelled meanwhile and two retries do not give the same chunk number.
-    run = select(Run.chunk_size, Run.state).where(Run.id == run_id).with_for_update(key_share=True)
-    found = session.execute(run).one_or_none()
+    found = lock_run(session, run_id)
     if found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
         return Slice(0, None)  # cancelled or deleted meanwhile
     if images:
@@ -184,6 +183,7 @@ def delete_slice(session: Session, run_id: int, place: Place, rows: int) -> Slic
 
 def _delete_rest(session: Session, run_id: int, place: Place, rows: int) -> Slice:
     """What belongs to no chunk: duplicates and rejected rows, then prompts, then the run."""
+    lock_run(session, run_id)
     loose = select(Image.id, Image.row).where(Image.run_id == run_id, Image.row > place.row)
     images = session.execute(loose.order_by(Image.row).limit(rows)).all()
     if images:
@@ -270,5 +270,5 @@ def last_chunk_id(session: Session, run_id: int) -> int | None:
 def repair(session: Session) -> None:
     """Finish active runs in which nothing is live; nothing should ever leave one behind."""
     live = select(Chunk.id).where(Chunk.run_id == Run.id, Chunk.state.in_(LIVE)).exists()
-    for run_id in session.execute(select(Run.id).where(Run.state == RunState.ACTIVE, ~live)).scalars():
+    for run_id in session.execute(select(Run.id).where(Run.state == RunState.ACTIVE, ~live).order_by(Run.id)).scalars():
         finish_run(session, run_id)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import HeldChunk, Transition, add_chunks, change_chunks, finish_run
-from db.models import Chunk, Image, ImageState, Run, RunState
+from db.chunks import HeldChunk, Transition, add_chunks, change_chunks, finish_run, lock_run
+from db.models import Chunk, Image, ImageState, RunState
 from db.outcomes import fail_unread
 
 
@@ -21,8 +21,8 @@ def split_off(session: Session, chunk: HeldChunk, *, crashed: bool) -> bool:
     if chunk.inflight_first is None or chunk.inflight_last is None:
         return False
     # Locked, so that it is not cancelled meanwhile (new chunks would be left behind) and no other chunk is added.
-    active = select(Run.id).where(Run.id == chunk.run_id, Run.state == RunState.ACTIVE)
-    if session.execute(active.with_for_update(key_share=True)).first() is None:
+    run = lock_run(session, chunk.run_id)
+    if run is None or run.state != RunState.ACTIVE:
         return False
     pending = select(Image.id, Image.row).where(Image.chunk_id == chunk.id, Image.state == ImageState.PENDING)
     rows = session.execute(pending.order_by(Image.row)).all()
