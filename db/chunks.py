@@ -140,7 +140,7 @@ class Transition(Enum):
         (ChunkState.RUNNING,),
         ChunkState.FAILED,
         (Who.WORKER,),
-        "5th attempt without a commit ended with an unexpected error: pending images `failed(internal)`",
+        "5th attempt without a commit ended with an error: its pending images fail with the error's class",
     )
     TAKE_BACK = (
         (ChunkState.RUNNING,),

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from db.choices import Redo
 from db.chunks import count_out, lock_chunks, lock_run
 from db.models import LIVE, Chunk, Image, ImageState, Result, RunState
 from db.outcomes import begin_anew, count_results
 from db.runs import reopen
+from db.values import Redo
 from db.views.results import reading_of
 
 ENDED = (ImageState.DONE, ImageState.FAILED)

@@ -1,9 +1,10 @@
-"""Values that tables, intake and views share: what is frozen with a run, its source, and what was found in an image.
+"""Values that others share: what is frozen with a run, its source, what was found in an image, what to compute again.
 
 Standard library only. Knows no SQL and no file formats.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,12 @@ class PromptResult:
     presence: float  # 0 to 1: how sure the model is that there is any
     capped: bool  # the model had hardly a query left, so there may be more
     instances: tuple[FoundInstance, ...]  # highest score first, down to the run's score floor
+
+
+class Redo(StrEnum):
+    """Which images to compute again, as a person chooses."""
+
+    CHANGED = "changed"  # whose file is not as it was when it was read
+    FAILED = "failed"
+    ALL = "all"  # that were computed, or failed
+    EMPTY = "empty"  # in which nothing was found

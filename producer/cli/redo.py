@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from db.choices import Redo
+from db.values import Redo
 from workers.cli.base import counted, say
 
 if TYPE_CHECKING:

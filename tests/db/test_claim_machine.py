@@ -24,12 +24,12 @@ from hypothesis.stateful import (
 from sqlalchemy import select
 
 from db import claims, doorbells, redo, runs
-from db.choices import Redo
 from db.claims import MAX_ATTEMPTS, Claim, LeaseLost
 from db.models import LIVE, STOPPED, Result
 from db.outcomes import Outcome
 from db.runs import RetryFilter
 from db.session import Sessions, connect, now, read, write
+from db.values import Redo
 from tests import templates
 from tests.db import scenario
 from tests.db.recount import differences

@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import event, func, select, update
 
 from db import claims, intake
-from db.choices import Redo
 from db.claims import LeaseLost
 from db.models import Image, Instance, Result
 from db.redo import ended_images, last_chunk_before, redo_slice
 from db.session import Sessions, read, reading, write
+from db.values import Redo
 from db.views import status
 from db.views.results import ExportedImage, exported_images
 from tests.db import audit, scenario

@@ -1,6 +1,6 @@
 """`sam3-cancel` as it is typed."""
 
-from db.choices import Redo
+from db.values import Redo
 from producer.cli.cancel import main as cancel
 from producer.runs.redo import redo
 from tests.db import scenario

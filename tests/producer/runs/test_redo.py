@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from db.choices import Redo
 from db.models import Image
 from db.runs import cancel_run
 from db.session import Sessions, write
+from db.values import Redo
 from producer.runs import redo as redoing
 from producer.runs.load import RunRequest, record
 from producer.runs.operate import cancel
