@@ -4,11 +4,11 @@ Each carries the fence of its claim; whoever finds no row to change has lost the
 Knows no Celery, no processes and no pixels. Functions take the caller's session and never commit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, select, update
+from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
@@ -22,12 +22,14 @@ from db.chunks import (
     finish_run,
     hold_running,
 )
-from db.models import STOPPED, Chunk, ChunkState, Image, ImageState, Prompt, Result, Run, RunState
+from db.models import STOPPED, Chunk, ChunkState, Image, ImageState, Prompt, Result, Run, RunState, Worker
 from db.outcomes import ImageDone, ImageFailed, Outcome, count_outcomes, fail_unread, record
 from db.session import now
 from db.splits import split_off
 from db.times import is_over
+from db.values import NOTHING_SPENT, Spent
 
+NO_VERSIONS: Mapping[str, str] = {}
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 5  # attempts in a row without one commit
 CRASHES_BEFORE_SPLIT = 2  # the first may have been bad luck
@@ -83,10 +85,17 @@ class RunningChunk:
     lease_over: bool
 
 
-def agree_on_model(session: Session, run_id: int, mine: ModelUsed, uid: str | None = None) -> ModelUsed | None:
-    """Freeze `mine` into a run that has no model yet; return what the run has. None: it is not that of `uid` now."""
+def agree_on_model(
+    session: Session, run_id: int, mine: ModelUsed, uid: str | None = None, versions: Mapping[str, str] = NO_VERSIONS
+) -> ModelUsed | None:
+    """Freeze `mine` into a run that has no model yet; return what the run has. None: it is not that of `uid` now.
+
+    With it the `versions` of this process's packages are noted. Workers with other versions agree all the same.
+    """
     same = (Run.id == run_id, *_same(uid))
-    session.execute(update(Run).where(*same, Run.weights_sha256.is_(None)).values(**asdict(mine)))
+    session.execute(
+        update(Run).where(*same, Run.weights_sha256.is_(None)).values(**asdict(mine), versions=dict(versions))
+    )
     row = session.execute(select(Run.revision, Run.weights_sha256, Run.dtype).where(*same)).one_or_none()
     if row is None:
         return None
@@ -107,7 +116,14 @@ def claim(
     """
     active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE, *_same(uid)).exists()
     wanted = ((Chunk.number, Chunk.fence, Chunk.crashes), Chunk.id == chunk_id, Chunk.run_id == run_id)
-    ours = {"fence": Chunk.fence + 1, "owner_id": worker_id, "lease_until": now() + lease_seconds, **NO_RANGE}
+    ours = {
+        "fence": Chunk.fence + 1,
+        "owner_id": worker_id,
+        "node": select(Worker.node).where(Worker.id == worker_id).scalar_subquery(),
+        "started_at": func.coalesce(Chunk.started_at, now()),
+        "lease_until": now() + lease_seconds,
+        **NO_RANGE,
+    }
     row = change_chunk(session, Transition.CLAIM, *wanted, active, attempts=Chunk.attempts + 1, **ours)
     if row is None:
         # A worker has one chunk at a time: one that it holds already is the same claim, whose answer it never got.
@@ -157,13 +173,24 @@ def begin_range(
         raise LeaseLost
 
 
-def commit(session: Session, claim: Claim, outcomes: Sequence[Outcome], lease_seconds: float = LEASE_SECONDS) -> bool:
-    """Record one batch; true if nothing of the chunk is pending any more. Raises `LeaseLost`: then roll back."""
-    counts = count_outcomes(outcomes, claim.threshold)
+def commit(
+    session: Session,
+    claim: Claim,
+    outcomes: Sequence[Outcome],
+    lease_seconds: float = LEASE_SECONDS,
+    spent: Spent = NOTHING_SPENT,
+) -> bool:
+    """Record one batch, and what was spent for it; true if nothing of the chunk is pending any more.
+
+    Raises `LeaseLost`: then roll back.
+    """
+    counts = count_outcomes(outcomes, claim.threshold) | {f"{stage}_seconds": s for stage, s in asdict(spent).items()}
     no_failures = {"attempts": 0, "crashes": 0, "releases": 0, "lease_until": now() + lease_seconds, **NO_RANGE}
     # The same batch for the second time may be more than what is pending, which no counter may say even for a moment.
     held = (*_held(claim), len(outcomes) <= PENDING_IMAGES)
-    told = change_chunk(session, Transition.COMMIT, [PENDING_IMAGES], *held, counts=counts, **no_failures)
+    told = change_chunk(
+        session, Transition.COMMIT, [PENDING_IMAGES], *held, counts=counts, finished_at=now(), **no_failures
+    )
     if told is None:
         raise LeaseLost
     again = {image.id for image in claim.images if image.again}

@@ -41,7 +41,12 @@ def correct(session: Session, run_id: int, uid: str, frozen: Frozen, prompts: Se
     live = in_order(Chunk.run_id == run_id, Chunk.state.in_(LIVE))
     change_chunks(session, Transition.CORRECT, live, **fresh)
     takes = (Run.id == run_id, Run.uid == uid, Run.state.in_(_CORRECTABLE))
-    model = {"revision": None, "weights_sha256": None, "dtype": None}  # the first worker writes what it loaded
+    model = {
+        "revision": None,
+        "weights_sha256": None,
+        "dtype": None,
+        "versions": None,
+    }  # the first worker writes what it loaded
     corrected = update(Run).where(*takes).values(uid=uuid4().hex, started_at=None, **asdict(frozen), **model)
     row = session.execute(corrected.returning(Run.prompt_column)).one_or_none()
     if row is None or _counted(session, run_id):

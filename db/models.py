@@ -171,6 +171,7 @@ class Run(Base):
     revision: Mapped[str | None]
     weights_sha256: Mapped[str | None]
     dtype: Mapped[str | None] = mapped_column(String(16))
+    versions: Mapped[dict[str, str] | None] = mapped_column(JsonText)  # of what that worker ran, by package
 
     images: Mapped[int] = mapped_column(server_default="0")  # all rows
     duplicates: Mapped[int] = mapped_column(server_default="0")
@@ -263,6 +264,18 @@ class Chunk(Base):
     instances: Mapped[int] = mapped_column(server_default="0")  # at the run's threshold
     capped: Mapped[int] = mapped_column(server_default="0")  # images done with a result that is capped
     warned: Mapped[int] = mapped_column(server_default="0")  # images done that have a warning
+
+    node: Mapped[str | None]  # that of the last claim
+    started_at: Mapped[float | None]  # of the first claim
+    finished_at: Mapped[float | None]  # of the last commit
+    # What its commits have spent, in all attempts: see `db.values.Spent`.
+    read_seconds: Mapped[float] = mapped_column(server_default="0")
+    decode_seconds: Mapped[float] = mapped_column(server_default="0")
+    preprocess_seconds: Mapped[float] = mapped_column(server_default="0")
+    forward_seconds: Mapped[float] = mapped_column(server_default="0")
+    masks_seconds: Mapped[float] = mapped_column(server_default="0")
+    commit_seconds: Mapped[float] = mapped_column(server_default="0")
+    waiting_seconds: Mapped[float] = mapped_column(server_default="0")
 
 
 class Image(Base):

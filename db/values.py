@@ -64,3 +64,23 @@ class Redo(StrEnum):
     FAILED = "failed"
     ALL = "all"  # that were computed, or failed
     EMPTY = "empty"  # in which nothing was found
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds that were spent for images of a chunk. Each is a column of `Chunk`, `read` as `read_seconds` and so on.
+
+    The first five are those of threads that work at the same time; `commit` and `waiting` are those of the one thread
+    that commits, so that their sum is the time that passed.
+    """
+
+    read: float = 0.0  # files from the disk
+    decode: float = 0.0  # to pixels
+    preprocess: float = 0.0  # to the model's size
+    forward: float = 0.0  # the model; on a GPU only what the host does for it
+    masks: float = 0.0  # the wait for that GPU, then masks and their RLE
+    commit: float = 0.0
+    waiting: float = 0.0
+
+
+NOTHING_SPENT = Spent()

@@ -10,6 +10,8 @@ from sqlalchemy import Engine, event, text
 
 from db import outcomes
 from db.session import Sessions
+from db.values import NOTHING_SPENT, Spent
+from workers.inference.stages import Report, unheard
 
 
 def once(name: str) -> bool:
@@ -27,8 +29,8 @@ def killed_after_a_commit() -> None:
 
     commit = ChunkInHand.commit
 
-    def then_die(self: ChunkInHand, outcomes: Sequence[Any]) -> bool:
-        finished = commit(self, outcomes)
+    def then_die(self: ChunkInHand, outcomes: Sequence[Any], spent: Spent = NOTHING_SPENT) -> bool:
+        finished = commit(self, outcomes, spent)
         if finished and once("killed_after_a_commit"):
             os.kill(os.getpid(), signal.SIGKILL)
         return finished
@@ -42,10 +44,10 @@ def killed_before_a_commit() -> None:
 
     commit = ChunkInHand.commit
 
-    def or_die(self: ChunkInHand, outcomes: Sequence[Any]) -> bool:
+    def or_die(self: ChunkInHand, outcomes: Sequence[Any], spent: Spent = NOTHING_SPENT) -> bool:
         if once("killed_before_a_commit"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return commit(self, outcomes)
+        return commit(self, outcomes, spent)
 
     ChunkInHand.commit = or_die  # type: ignore[method-assign]
 
@@ -81,10 +83,10 @@ def mount_lost_between_two_batches() -> None:
 
     mount, first_lost = Path(os.environ["FAKE_MOUNT"]), os.environ["FAKE_FIRST_LOST"]
 
-    def lose(path: str, rules: images.ReadRules) -> images.ReadImage:
+    def lose(path: str, rules: images.ReadRules, report: Report = unheard) -> images.ReadImage:
         if Path(path).name == first_lost and once("mount_lost"):
             mount.rename(mount.with_name("away"))
-        return images.read_image(path, rules)
+        return images.read_image(path, rules, report)
 
     pipeline.read_image = lose  # type: ignore[attr-defined]
 

@@ -45,6 +45,7 @@ class RunView:
     revision: str | None
     weights_sha256: str | None
     dtype: str | None
+    versions: dict[str, str] | None  # of the packages that the first worker ran
     images: int
     gone: int  # of these, rows that the source, read to its end, no longer has
     source_ended: bool  # the source was read to its end, however often it was begun

@@ -89,6 +89,7 @@ def _info(request: ExportRequest) -> dict[str, Any]:
         "revision": view.revision,
         "weights_sha256": view.weights_sha256,
         "dtype": view.dtype,
+        "versions": view.versions,
         "min_score": request.min_score,
         "partial": request.so_far,
     }

@@ -1,16 +1,19 @@
 """The state machine of a chunk, on SQLite and on PostgreSQL."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from threading import Barrier
 
 import pytest
 from sqlalchemy import func, select
 
-from db import claims, doorbells, runs
+from db import claims, doorbells, presence, runs
 from db.claims import LeaseLost, ModelUsed
 from db.models import Result
+from db.presence import Process
 from db.session import Sessions, read, reading, write
-from db.views.status import identity
+from db.values import Spent
+from db.views.status import identity, run_view
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 from tests.terminals import PATIENCE
@@ -242,6 +245,47 @@ def test_a_commit_renews_the_lease(sessions: Sessions) -> None:
     assert before is not None
     assert after is not None
     assert after - before > 900
+
+
+def test_a_chunk_notes_its_node_its_times_and_what_its_commits_have_spent(sessions: Sessions) -> None:
+    worker_id = write(sessions, presence.register, "cpu0@here", Process("here", "boot", 7, 7))
+    held = claim(sessions, load(sessions, numbered(4)), worker_id=worker_id)
+    first, last = Spent(read=1.0, forward=2.0, waiting=3.5), Spent(forward=2.0, commit=0.5, waiting=2.0)
+    write(sessions, claims.commit, held, [done(image, 0.9) for image in held.images[:2]], spent=first)
+    begun = scenario.chunk(sessions, held.chunk_id)
+    write(sessions, claims.commit, held, [done(image, 0.9) for image in held.images[2:]], spent=last)
+    chunk = scenario.chunk(sessions, held.chunk_id)
+
+    assert chunk.node == "cpu0@here"
+    assert chunk.started_at is not None
+    assert begun.finished_at is not None
+    assert chunk.finished_at is not None
+    assert chunk.started_at == begun.started_at
+    assert chunk.started_at <= begun.finished_at <= chunk.finished_at
+    spent = {field: getattr(chunk, f"{field}_seconds") for field in Spent.__dataclass_fields__}
+    assert spent == asdict(Spent(read=1.0, forward=4.0, commit=0.5, waiting=5.5))
+
+
+def test_a_chunk_that_is_claimed_again_keeps_the_time_of_its_first_claim(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    held = claim(sessions, run_id)
+    before = scenario.chunk(sessions, held.chunk_id).started_at
+    write(sessions, claims.release, held)
+
+    claim(sessions, run_id)
+
+    assert scenario.chunk(sessions, held.chunk_id).started_at == before
+
+
+def test_the_first_worker_notes_the_versions_that_it_runs(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(1))
+    mine = ModelUsed(None, "abc", "fp32")
+    write(sessions, claims.agree_on_model, run_id, mine, versions={"torch": "2.14.1"})
+    write(sessions, claims.agree_on_model, run_id, mine, versions={"torch": "2.15.0"})
+
+    view = read(sessions, run_view, run_id)
+    assert view is not None
+    assert view.versions == {"torch": "2.14.1"}
 
 
 def test_a_released_chunk_gets_its_attempt_back_and_is_due_at_once(sessions: Sessions) -> None:

@@ -192,6 +192,9 @@ def test_a_filled_database_of_the_second_revision_is_upgraded_with_its_rows(seco
     with reading(second) as session:
         assert differences(session) == []
         assert (session.query(Run).count(), session.query(Chunk).count(), session.query(Image).count()) == (1, 1, 2)
+        [chunk] = session.execute(select(Chunk)).scalars()
+        assert (chunk.node, chunk.started_at, chunk.forward_seconds) == (None, None, 0.0)
+        assert session.execute(select(Run.versions)).scalar_one() is None
 
 
 @pytest.mark.parametrize(

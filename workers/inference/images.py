@@ -48,6 +48,7 @@ from workers.inference.formats import (
     other_format,
 )
 from workers.inference.location import FileSeen
+from workers.inference.stages import Report, Stage, timed, unheard
 from workers.inference.tiff import ORIENTATION, Directories, Directory, is_described, not_the_picture
 
 RGB = npt.NDArray[np.uint8]
@@ -136,11 +137,13 @@ class UnreadableImage(Exception):
         self.file = file
 
 
-def read_image(path: str, rules: ReadRules) -> ReadImage:
+def read_image(path: str, rules: ReadRules, report: Report = unheard) -> ReadImage:
     """Read the image at an absolute `path`. Raises `UnreadableImage`; never blocks on a pipe or a device."""
-    data, file = _read_file(path, rules)
+    with timed(report, Stage.READ):
+        data, file = _read_file(path, rules)
     try:
-        pixels, warning = _decode(data, rules)
+        with timed(report, Stage.DECODE):
+            pixels, warning = _decode(data, rules)
     except UnreadableImage as error:
         error.file = file
         raise

@@ -26,6 +26,7 @@ from workers.inference.images import RGB, ReadImage, ReadRules, UnreadableImage,
 from workers.inference.location import FileSeen
 from workers.inference.narrow import Raised, narrowed
 from workers.inference.readahead import ReadAhead
+from workers.inference.stages import Report, Stage, timed, unheard
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ class Pace:
     batch_size: int = 8  # images of one forward pass
     threads: int = decode_threads(os.cpu_count() or 1)
     stopped: Callable[[], bool] = lambda: False  # once true, no further batch is begun
-    progressed: Callable[[], None] = lambda: None  # told whenever a stage has finished an item
+    report: Report = unheard  # told whenever a stage has finished something
     decode_seconds: float = 60.0  # an image that takes longer is rejected
     # Whether an error of the model may be one image's own: then its batch is halved until that image is alone.
     narrows: Callable[[Exception], bool] = lambda error: False
@@ -211,7 +212,8 @@ def segment(
     """
     predicted: Channel[_Predicted] = Channel(capacity=1)
     outcomes: Channel[list[Outcome]] = Channel(capacity=1)
-    decoding = ReadAhead(partial(_read, segmenter=segmenter, rules=rules), pace.threads, pace.decode_seconds)
+    read = partial(_read, segmenter=segmenter, rules=rules, report=pace.report)
+    decoding = ReadAhead(read, pace.threads, pace.decode_seconds)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
     masks = partial(_postprocess, segmenter=segmenter, options=options, pace=pace)
     threads = [
@@ -247,16 +249,16 @@ def _decoded(item: Item, decoding: ReadAhead[Item, _Ready | Unreadable], pace: P
     try:
         return decoding.take()
     except TimeoutError:
+        pace.report(Stage.READ, 1, 0.0)  # its seconds are the thread's that hangs
         return Unreadable(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {pace.decode_seconds:g} s")
-    finally:
-        pace.progressed()
 
 
-def _read(item: Item, segmenter: Segmenter, rules: ReadRules) -> _Ready | Unreadable:
+def _read(item: Item, segmenter: Segmenter, rules: ReadRules, report: Report) -> _Ready | Unreadable:
     image: ReadImage | None = None
     try:
-        image = read_image(item.path, rules)
-        return _Ready(segmenter.preprocess(image.pixels), image.file, image.warning)
+        image = read_image(item.path, rules, report)
+        with timed(report, Stage.PREPROCESS):
+            return _Ready(segmenter.preprocess(image.pixels), image.file, image.warning)
     except UnreadableImage as error:
         return Unreadable(item.id, error.error_class, error.message, error.file)
     except MemoryError:
@@ -277,22 +279,15 @@ def _predict(batch: _Decoded, segmenter: Segmenter, options: Options, pace: Pace
         pixels, prompts = zip(*images[rows.start : rows.stop], strict=True)
         return [segmenter.predict(pixels, prompts, options)] * len(rows)
 
-    raws = narrowed(range(len(images)), partial(_fitting, cap=pace.caps.forward, work=work), pace.narrows)
-    pace.progressed()
+    with timed(pace.report, Stage.FORWARD, len(images)):
+        raws = narrowed(range(len(images)), partial(_fitting, cap=pace.caps.forward, work=work), pace.narrows)
     return _Predicted(batch, raws)
 
 
 def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options, pace: Pace) -> list[Outcome]:
-    found: list[tuple[Found, ...] | OutOfMemory | Raised] = []
-    for _, group in groupby(predicted.raws, key=id):
-        raws = list(group)
-        if isinstance(raws[0], OutOfMemory | Raised):
-            found += raws
-        else:
-            masks = partial(segmenter.postprocess, raws[0], options=options)
-            found += narrowed(range(len(raws)), partial(_fitting, cap=pace.caps.masks, work=masks), pace.narrows)
+    with timed(pace.report, Stage.MASKS, len(predicted.raws)):
+        found = _masks(predicted.raws, segmenter, options, pace)
     answers = iter(found)
-    pace.progressed()
     outcomes = [
         result if isinstance(result, Unreadable) else _segmented(item, result, next(answers))
         for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True)
@@ -303,6 +298,21 @@ def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options, 
     if raised:
         log.error("%d of %d images make the model raise", len(raised), len(found), exc_info=raised[0])
     return outcomes
+
+
+def _masks(
+    predicted: Sequence[Raw | OutOfMemory | Raised], segmenter: Segmenter, options: Options, pace: Pace
+) -> list[tuple[Found, ...] | OutOfMemory | Raised]:
+    """What was found in each image that got through its forward pass; why not, for the others."""
+    found: list[tuple[Found, ...] | OutOfMemory | Raised] = []
+    for _, group in groupby(predicted, key=id):
+        raws = list(group)
+        if isinstance(raws[0], OutOfMemory | Raised):
+            found += raws
+        else:
+            masks = partial(segmenter.postprocess, raws[0], options=options)
+            found += narrowed(range(len(raws)), partial(_fitting, cap=pace.caps.masks, work=masks), pace.narrows)
+    return found
 
 
 def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> list[T | OutOfMemory]:

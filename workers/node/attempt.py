@@ -11,7 +11,7 @@ from functools import cached_property
 from db.claims import ClaimedImage, LeaseLost
 from db.outcomes import ImageDone, ImageFailed, Outcome, above
 from db.session import read
-from db.values import FoundInstance, PromptResult
+from db.values import FoundInstance, PromptResult, Spent
 from db.views.status import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
 from workers.inference import location, pipeline, selftest
@@ -26,6 +26,7 @@ from workers.inference.pipeline import (
     decode_threads,
     refused_prompts,
 )
+from workers.inference.stages import Stage, StageSeconds, timed
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import BrokenModel, is_infrastructure
 from workers.node.model import Model
@@ -57,10 +58,19 @@ class Attempt:
             threads=settings.decode_threads or decode_threads(settings.cores),
             stopped=self.chunk.stopped,
             caps=self.model.caps,
-            progressed=self.worker.activity.progressed,
+            report=self._report,
             narrows=lambda error: not is_infrastructure(error),
             decode_seconds=settings.decode_seconds,
         )
+
+    @cached_property
+    def seconds(self) -> StageSeconds:
+        """What the stages took since the last commit."""
+        return StageSeconds()
+
+    def _report(self, stage: Stage, images: int, seconds: float) -> None:
+        self.seconds.add(stage, images, seconds)
+        self.worker.activity.progressed()
 
 
 def work(attempt: Attempt) -> dict[str, int | float | str]:
@@ -72,9 +82,10 @@ def work(attempt: Attempt) -> dict[str, int | float | str]:
     began = time.monotonic()
     chunk, seen, finished = attempt.chunk, _nothing_seen(), False
     with closing(outcomes(attempt)) as batches:  # closed: its threads end before the chunk is given back
-        for batch in batches:
-            check_mount(attempt.worker.sessions, attempt.run, chunk.images, batch, attempt.pace.decode_seconds)
-            finished = chunk.commit(batch)
+        for batch in _waited_for(batches, attempt.seconds):
+            with timed(attempt.seconds.add, Stage.COMMIT, len(batch)):
+                check_mount(attempt.worker.sessions, attempt.run, chunk.images, batch, attempt.pace.decode_seconds)
+                finished = chunk.commit(batch, Spent(**attempt.seconds.taken()))
             if any(isinstance(outcome, ImageDone) for outcome in batch):
                 attempt.model.worked()
             seen.update(_summary(batch, attempt.run.frozen.threshold))
@@ -84,6 +95,16 @@ def work(attempt: Attempt) -> dict[str, int | float | str]:
     seconds = time.monotonic() - began
     log.info("%s chunk %d: %s in %.1f s", attempt.run.name, chunk.number, _told(seen), seconds)
     return {"run": attempt.run.name, "chunk": chunk.number, **seen, "seconds": round(seconds, 1)}
+
+
+def _waited_for(batches: Iterator[list[Outcome]], seconds: StageSeconds) -> Iterator[list[Outcome]]:
+    """The batches, with the time counted that passes until each is there."""
+    while True:
+        with timed(seconds.add, Stage.WAITING, 0):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _give_back(attempt: Attempt) -> None:

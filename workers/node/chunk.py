@@ -17,6 +17,7 @@ from db.claims import Claim, ClaimedImage, LeaseLost
 from db.models import WorkerState
 from db.outcomes import ImageFailed, Outcome
 from db.session import read, write
+from db.values import NOTHING_SPENT, Spent
 from db.views.status import RunView
 from workers.errors import ErrorClass, first_line, one_line
 from workers.inference.narrow import Raised, narrowed
@@ -88,25 +89,29 @@ class ChunkInHand:
         lease = worker.settings.lease_seconds
         self._within_a_lease(lambda: write(worker.sessions, claims.begin_range, claim, first_row, last_row, lease))
 
-    def commit(self, outcomes: Sequence[Outcome]) -> bool:
-        """Record one batch; true if that finished the chunk. An image whose values the database refuses fails alone."""
+    def commit(self, outcomes: Sequence[Outcome], spent: Spent = NOTHING_SPENT) -> bool:
+        """Record one batch, and the seconds that were spent for it; true if that finished the chunk. An image whose
+        values the database refuses fails alone."""
+        rest = [spent]  # a batch that is committed in parts has been spent for once
 
         def commit(rows: range) -> list[bool]:
-            return [self._commit(outcomes[rows.start : rows.stop])] * len(rows)
+            finished = self._commit(outcomes[rows.start : rows.stop], rest[0])
+            rest[0] = NOTHING_SPENT
+            return [finished] * len(rows)
 
         results = narrowed(range(len(outcomes)), commit, lambda error: isinstance(error, IntegrityError | DataError))
         raised = [(outcome, one) for outcome, one in zip(outcomes, results, strict=True) if isinstance(one, Raised)]
         for outcome, one in raised:
-            results.append(self._commit([_refused(outcome, one.error)]))
+            results.append(self._commit([_refused(outcome, one.error)], rest[0]))
         return True in results
 
-    def _commit(self, outcomes: Sequence[Outcome]) -> bool:
+    def _commit(self, outcomes: Sequence[Outcome], spent: Spent) -> bool:
         worker, claim = self._worker, self._mine
         counts = worker.counts.plus(len(outcomes), time.monotonic())
         doing = replace(worker.activity.doing, images=counts.images, images_per_second=counts.per_second)
 
         def work(session: Session) -> bool:
-            finished = claims.commit(session, claim, outcomes, worker.settings.lease_seconds)
+            finished = claims.commit(session, claim, outcomes, worker.settings.lease_seconds, spent)
             presence.report(session, worker.id, **asdict(doing))
             return finished
 

@@ -1,7 +1,9 @@
 """The model of this process: loaded for the run in hand, tested, agreed on with other workers, or declined and why."""
 
+import importlib.metadata
 import logging
 import time
+from contextlib import suppress
 from typing import cast
 
 from db import claims
@@ -95,7 +97,7 @@ class Model:
         """The first worker freezes what it loaded into the run; others must have loaded the same."""
         facts = segmenter.facts
         mine = claims.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
-        frozen = write(self._worker.sessions, claims.agree_on_model, run.id, mine, run.uid)
+        frozen = write(self._worker.sessions, claims.agree_on_model, run.id, mine, run.uid, _versions())
         if frozen is not None and (frozen.weights_sha256, frozen.dtype) != (mine.weights_sha256, mine.dtype):
             raise Declined(
                 f"it began with weights {frozen.weights_sha256[:12]} in {frozen.dtype}, "
@@ -104,6 +106,15 @@ class Model:
         every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
         for prompt, reason in refused_prompts(segmenter, every_image).items():
             raise Declined(f"prompt {prompt!r}: {reason}; the same command with a shorter prompt corrects it")
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that a result may depend on, as far as they are installed."""
+    versions = {}
+    for package in ("sam3-queue", "torch", "transformers"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def _told(model: str, error: Exception) -> str:

@@ -32,6 +32,7 @@ from workers.inference.pipeline import (
     Unreadable,
     segment,
 )
+from workers.inference.stages import Report, Stage
 
 ROOT = Path(__file__).parents[3]
 RULES = ReadRules()
@@ -295,10 +296,10 @@ def test_an_image_that_takes_too_long_to_read_fails_alone_and_holds_nobody_up(
 ) -> None:
     hung = threading.Event()
 
-    def read(path: str, rules: ReadRules) -> ReadImage:
+    def read(path: str, rules: ReadRules, report: Report) -> ReadImage:
         if path == "hangs":
             hung.wait(30)
-        return read_image(path, rules)
+        return read_image(path, rules, report)
 
     monkeypatch.setattr("workers.inference.pipeline.read_image", read)
     paths = [*photograph_files[:2], "hangs", "hangs", *photograph_files]
@@ -316,11 +317,11 @@ def test_many_images_that_hang_are_each_begun_once_and_leave_a_thread_each(
 ) -> None:
     released, begun = threading.Event(), []
 
-    def read(path: str, rules: ReadRules) -> ReadImage:
+    def read(path: str, rules: ReadRules, report: Report) -> ReadImage:
         begun.append(path)
         if path.startswith("hangs"):
             released.wait(60)
-        return read_image(path, rules)
+        return read_image(path, rules, report)
 
     monkeypatch.setattr("workers.inference.pipeline.read_image", read)
     hanging = [f"hangs{number}" for number in range(6)]
@@ -334,7 +335,33 @@ def test_many_images_that_hang_are_each_begun_once_and_leave_a_thread_each(
     assert left <= len(hanging)
 
 
-def test_every_stage_tells_that_it_got_on(fake: Any, photograph_files: list[str]) -> None:
-    told: list[int] = []
-    run(items_of(photograph_files), fake, batch_size=2, progressed=lambda: told.append(1))
-    assert len(told) == 4 + 2 + 2  # images read, forward passes, batches of masks
+def test_every_stage_tells_what_it_finished(fake: Any, photograph_files: list[str]) -> None:
+    told: list[tuple[Stage, int]] = []
+    paths = [*photograph_files, "nowhere.jpg"]
+    run(items_of(paths), fake, batch_size=2, report=lambda stage, images, seconds: told.append((stage, images)))
+    readable = len(photograph_files)
+    finished = {stage: sum(images for one, images in told if one is stage) for stage in Stage}
+    assert finished == {
+        Stage.READ: readable + 1,
+        Stage.DECODE: readable,
+        Stage.PREPROCESS: readable,
+        Stage.FORWARD: readable,
+        Stage.MASKS: readable,
+        Stage.COMMIT: 0,
+        Stage.WAITING: 0,
+    }
+
+
+def test_an_image_that_hangs_counts_as_progress_once_it_is_given_up(
+    fake: Any, photograph_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, told = threading.Event(), []
+
+    def read(path: str, rules: ReadRules, report: Report) -> ReadImage:
+        released.wait(60)
+        return read_image(path, rules)
+
+    monkeypatch.setattr("workers.inference.pipeline.read_image", read)
+    run(items_of(photograph_files[:1]), fake, decode_seconds=0.1, report=lambda stage, *_: told.append(stage))
+    released.set()
+    assert Stage.READ in told

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from db.intake import NewRow
 from db.outcomes import ImageFailed, Outcome
 from db.runs import cancel_run
 from db.session import Sessions, read, write
+from db.values import NOTHING_SPENT, Spent
 from db.views.status import RunView, prompt_texts, run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
@@ -28,6 +30,7 @@ from workers.broker.connection import Doorbells
 from workers.inference import selftest
 from workers.inference.images import RGB, ReadImage, ReadRules, read_image
 from workers.inference.pipeline import Options, Pace, Pixels
+from workers.inference.stages import Report
 from workers.node.breaker import Breaker
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import Infrastructure
@@ -113,6 +116,52 @@ def test_a_bad_message_is_dropped_and_its_content_is_not_logged(
     assert list(answer(message)) == ["dropped"]
     assert "dropped a doorbell" in caplog.text
     assert "canary" not in caplog.text
+
+
+def test_the_seconds_of_a_chunk_are_those_that_pass_from_its_claim_to_its_last_commit(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves only in a forward pass, by 4 s, and in a commit, by 1 s."""
+    clock = Clock()
+    monkeypatch.setattr("workers.inference.stages.time", clock)
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 6), chunk_size=6)
+    [rung] = runs.ring(sessions, run_id)
+    segmenter.before = dict.fromkeys((1, 2, 3), partial(clock.move, 4.0))
+    commit = ChunkInHand.commit
+
+    def slowly(self: ChunkInHand, outcomes: Sequence[Any], spent: Spent = NOTHING_SPENT) -> bool:
+        clock.move(1.0)
+        return commit(self, outcomes, spent)
+
+    monkeypatch.setattr(ChunkInHand, "commit", slowly)
+    assert answer(runs.message(rung))["segmented"] == 6
+
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert clock.perf_counter() == 3 * 4.0 + 3 * 1.0
+    last_commit = 1.0  # is not over when it writes the seconds
+    assert chunk.commit_seconds + chunk.waiting_seconds == pytest.approx(clock.perf_counter() - last_commit, rel=0.05)
+    assert chunk.forward_seconds >= 3 * 4.0  # a commit may move the clock meanwhile
+    assert chunk.node == f"cpu0@{socket.gethostname()}"
+    run = read(sessions, run_view, run_id)
+    assert run is not None
+    assert run.versions is not None
+    assert set(run.versions) == {"sam3-queue", "torch", "transformers"}
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = 0.0
+
+    def move(self, seconds: float) -> None:
+        with self._lock:
+            self._now += seconds
+
+    def perf_counter(self) -> float:
+        with self._lock:
+            return self._now
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (6, 6), (64, 8)])
@@ -455,11 +504,11 @@ def test_after_a_crash_a_chunk_goes_one_batch_at_a_time_each_written_down_before
     [rung] = runs.ring(sessions, run_id)
     seen: list[tuple[str, tuple[int | None, int | None], list[str]]] = []
 
-    def look(path: str, rules: ReadRules) -> ReadImage:
+    def look(path: str, rules: ReadRules, report: Report) -> ReadImage:
         chunk = scenario.chunk(sessions, rung.chunk_id)
         states = scenario.states(sessions, run_id)
         seen.append((Path(path).stem, (chunk.inflight_first, chunk.inflight_last), states))
-        return read_image(path, rules)
+        return read_image(path, rules, report)
 
     monkeypatch.setattr("workers.inference.pipeline.read_image", look)
     assert answer(runs.message(rung))["segmented"] == 5
