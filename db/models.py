@@ -132,9 +132,7 @@ class Run(Base):
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
-    uid: Mapped[str] = mapped_column(
-        String(32)
-    )  # random hex digits: tells it from runs of that name elsewhere, or later
+    uid: Mapped[str] = mapped_column(String(32))  # random hex digits: two runs of one name differ
     name: Mapped[str] = mapped_column(String(100), unique=True)
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[float]
