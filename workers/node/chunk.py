@@ -92,17 +92,17 @@ class ChunkInHand:
     def commit(self, outcomes: Sequence[Outcome], spent: Spent = NOTHING_SPENT) -> bool:
         """Record one batch, and the seconds that were spent for it; true if that finished the chunk. An image whose
         values the database refuses fails alone."""
-        rest = [spent]  # a batch that is committed in parts has been spent for once
 
         def commit(rows: range) -> list[bool]:
-            finished = self._commit(outcomes[rows.start : rows.stop], rest[0])
-            rest[0] = NOTHING_SPENT
+            nonlocal spent
+            finished = self._commit(outcomes[rows.start : rows.stop], spent)
+            spent = NOTHING_SPENT  # noted once, also if the batch is committed in parts
             return [finished] * len(rows)
 
         results = narrowed(range(len(outcomes)), commit, lambda error: isinstance(error, IntegrityError | DataError))
         raised = [(outcome, one) for outcome, one in zip(outcomes, results, strict=True) if isinstance(one, Raised)]
         for outcome, one in raised:
-            results.append(self._commit([_refused(outcome, one.error)], rest[0]))
+            results.append(self._commit([_refused(outcome, one.error)], spent))
         return True in results
 
     def _commit(self, outcomes: Sequence[Outcome], spent: Spent) -> bool:
