@@ -30,6 +30,8 @@ RENEW_SIGNAL = signal.SIGVTALRM  # nothing failed, but a fresh process is due
 
 FAULTS = "_SAM3_FAULTS"
 
+ANSWER_SECONDS = 1.0  # more than the answer of a task takes to the Celery parent
+
 
 def tell_parent(number: signal.Signals) -> None:
     os.kill(os.getppid(), number)
@@ -66,12 +68,27 @@ def ignore_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+def end_softly_on_sigterm() -> None:
+    """In the process that works: SIGTERM ends it a second later, should its Celery parent not have done that by then.
+
+    The signal goes to the whole group, and may come just when a task is over. At once it would stop the task's answer
+    on its way to the parent, which then takes the task for lost, and says so with a traceback.
+    """
+
+    def end(number: int, frame: object) -> None:
+        ending = threading.Timer(ANSWER_SECONDS, os._exit, (0,))
+        ending.daemon = True
+        ending.start()
+
+    signal.signal(signal.SIGTERM, end)
+
+
 @contextmanager
 def draining_on_sigterm(draining: threading.Event) -> Iterator[None]:
     """While a doorbell is answered, SIGTERM sets `draining` instead of ending the process.
 
     The signal reaches this process beside its Celery parent, which waits for the task. The handler stands only while a
-    task runs: an idle process is ended by the signal, as Celery expects.
+    task runs: an idle process is ended by the signal.
     """
     draining.clear()
     before = signal.signal(signal.SIGTERM, lambda number, frame: draining.set())

@@ -189,7 +189,8 @@ def test_a_second_worker_on_the_same_slot_is_refused(here: Terminal, sessions: S
     farm.busy_child(sessions)
     refused = here.run("sam3-worker", "--gpus", "cpu", code=2, SAM3_STATE_DIR=str(here.home / "one"))
     assert refused.stderr.splitlines()[-1] == (
-        "sam3-worker: error: cpu0 is in use by another sam3-worker or sam3-run of yours"
+        "sam3-worker: error: cpu0 is in use by another sam3-worker or sam3-run of yours; stop it first; "
+        "one command starts several nodes with --num-gpus N"
     )
 
 

@@ -71,7 +71,7 @@ def test_they_are_recorded_looked_for_read_and_have_a_place_for_their_masks(tmp_
 
     said: list[str] = []
     check_files(source, [there.path, gone.path], said.append)
-    assert said == [f"warning: 1 of 2 images looked at are not there, such as {SCHEME}photos/gone.png"]
+    assert said == [f"warning: 1 of 2 images looked at are not there, such as '{SCHEME}photos/gone.png'"]
 
     place = location.place(str(source.root), there.path)
     image = read_image(place, ReadRules())

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import celery.worker.state
 import pytest
 
+from tests.quick_start import PROJECT
 from workers.errors import NODE_BROKE, NODE_RENEWS
 from workers.node import life
 from workers.node.life import FAULT_SIGNAL, FAULTS, RENEW_SIGNAL, WELL_SIGNAL
@@ -58,3 +61,17 @@ def test_sigterm_asks_to_drain_only_while_a_doorbell_is_answered() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert draining.is_set()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_after_a_task_leaves_its_answer_the_time_to_arrive() -> None:
+    script = (
+        "import os, signal, time\n"
+        "from workers.node import life\n"
+        "life.end_softly_on_sigterm()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('answered', flush=True)\n"
+        "time.sleep(60)\n"
+        "print('lived on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
+    assert (done.returncode, done.stdout.split()) == (0, ["answered"])
