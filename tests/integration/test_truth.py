@@ -12,6 +12,8 @@ from workers.tiny.files import CHECKPOINT
 
 PROMPTS = ("--prompt", "red circle", "--prompt", "square")
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def here(terminal: Terminal) -> Terminal:
@@ -20,7 +22,6 @@ def here(terminal: Terminal) -> Terminal:
     return terminal
 
 
-@pytest.mark.long
 def test_the_bundled_model_finds_what_was_drawn(here: Terminal) -> None:
     truth = write_demo(here.home / "scenes", count=24, seed=7)  # not the demo's scenes, nor any it was trained on
 

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from functools import cache
 
 JPEG_LIMIT = 65_500  # pixels a side, of libjpeg
 
@@ -26,6 +27,7 @@ def png(*chunks: bytes, pixels: bytes | None = None) -> bytes:
     )
 
 
+@cache
 def packed_zeros(megabytes: int) -> bytes:
     """So much of nothing, a thousandth of that in size."""
     packer = zlib.compressobj(9)

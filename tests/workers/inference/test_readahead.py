@@ -72,7 +72,7 @@ def test_a_close_while_items_are_submitted_waits_for_nothing_and_leaves_no_threa
             while True:
                 ahead.submit(1)
 
-    for _ in range(50):
+    for _ in range(15):
         ahead = ReadAhead(work, threads=2, seconds=3600)
         submitting = threading.Thread(target=submit_on_and_on, args=(ahead,))
         submitting.start()

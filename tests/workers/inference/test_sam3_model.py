@@ -138,7 +138,7 @@ def counted(segmenter: Sam3Segmenter) -> Iterator[Counter[str]]:
 # Equal to the library
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.long), 3, 8])
 def test_real_photographs_give_what_the_library_gives(
     segmenter: Sam3Segmenter, library: Library, pictures: list[RGB], picture_files: list[str], batch_size: int
 ) -> None:
