@@ -157,6 +157,15 @@ def _is_ours(frames: str, error: str) -> bool:
     return bool(files - {TRANSPORT}) or (bool(files) and not BROKER_AWAY.match(error))
 
 
+def crashes(said: str) -> int:
+    """How many processes of a node ended before their time, as Celery tells it.
+
+    One that SIGTERM ended is none: so a node is told to end, and Celery may not have heard yet that the task is over.
+    """
+    lost = re.findall(r"WorkerLostError: Worker exited prematurely: (.*)", said)
+    return sum("signal 15" not in how for how in lost)
+
+
 def signal_all(launcher: Background, number: signal.Signals) -> None:
     """Signal a launcher and everything that it started, as if its machine stood still."""
     for pid in [launcher.process.pid, *descendants(launcher.process.pid)]:

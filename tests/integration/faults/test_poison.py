@@ -13,17 +13,13 @@ from tests.terminals import Terminal
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-def crashes(said: str) -> int:
-    return said.count("WorkerLostError: Worker exited prematurely")
-
-
 def test_one_image_that_kills_its_process_fails_alone(here: Terminal, sessions: Sessions, tmp_path: Path) -> None:
     """F31. A batch of four holds it: 2 (1 + log2 4) deaths at most, and one for the attempt before the split."""
     run_id = farm.load(sessions, tmp_path / "in", 40, {22: KILLS}, chunk_size=20)
     worker = farm.start(here, "one", "--until-empty")
     said = worker.wait()
     farm.check(sessions, run_id, failed={22: "crashed"})
-    assert 2 <= crashes(said) <= 2 * (1 + 2) + 1
+    assert 2 <= farm.crashes(said) <= 2 * (1 + 2) + 1
     image = next(image for image in scenario.images(sessions, run_id) if image.row == 22)
     assert image.error == "its process died twice of it"
 
@@ -57,7 +53,7 @@ def test_images_that_make_the_model_raise_fail_alone_in_one_attempt_and_so_again
     said = farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id, failed=dict.fromkeys(rows, "internal"))
     assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
-    assert crashes(said) == 0
+    assert farm.crashes(said) == 0
     reason = "the model raises for it, even alone: Unforeseen: an odd image"
     assert {image.error for image in scenario.images(sessions, run_id) if image.row in rows} == {reason}
     here.run("sam3-retry", "faces")
@@ -88,7 +84,7 @@ def test_an_image_that_does_not_fit_into_memory_fails_alone_without_a_crash(
     run_id = farm.load(sessions, tmp_path / "in", 12, {7: TOO_LARGE}, chunk_size=12)
     said = farm.start(here, "one", "--until-empty").wait()
     farm.check(sessions, run_id, failed={7: "out_of_memory"})
-    assert crashes(said) == 0
+    assert farm.crashes(said) == 0
     assert "out of memory with 4 images in the forward pass; now at most 2" in said
     assert scenario.chunks(sessions, run_id)[0].fence == 1
 
@@ -101,7 +97,7 @@ def test_an_image_that_takes_more_memory_than_the_process_may_have_fails_alone(
     run_id = farm.load(sessions, tmp_path / "in", 12, {7: HUNGRY}, chunk_size=12)
     said = farm.start(here, "one", "--until-empty", FAKE_MEMORY=str(2 << 30)).wait()
     farm.check(sessions, run_id, failed={7: "out_of_memory"})
-    assert crashes(said) == 0
+    assert farm.crashes(said) == 0
 
 
 def test_an_image_that_hangs_its_process_loses_it_the_lease_and_then_itself_its_turn(
@@ -126,7 +122,7 @@ def test_decoders_that_hang_do_not_gather_and_cost_no_image_but_their_own(
     run_id = farm.load(sessions, tmp_path / "in", 32, dict.fromkeys(rows, HANGS_DECODER), chunk_size=32)
     said = farm.start(here, "one", "--until-empty", SAM3_DECODE_SECONDS="3").wait()
     farm.check(sessions, run_id, failed=dict.fromkeys(rows, "timeout"))
-    assert crashes(said) == 0
+    assert farm.crashes(said) == 0
     assert said.count("ended to get rid of decoders that hang; starting it again") == 2
     assert "fault 1 of" not in said
     assert scenario.chunks(sessions, run_id)[0].fence == 3
