@@ -53,6 +53,12 @@ class Database:
         self.admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keeper'")
 
 
+@pytest.fixture(autouse=True)
+def real_scripts(terminal: Terminal) -> None:
+    """`ps` shows what was executed, and a fork of the tests' forerunner shows that one's command line, not its own."""
+    terminal.forerunner = None
+
+
 @pytest.fixture
 def broker(here: Terminal, broker_url: str) -> Iterator[Broker]:
     with redis.Redis.from_url(broker_url) as admin:
