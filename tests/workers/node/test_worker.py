@@ -35,7 +35,8 @@ def test_a_worker_that_was_forgotten_while_it_stood_still_registers_itself_anew(
 ) -> None:
     node = start(heartbeat_seconds=0.1)
     before = forgotten(sessions, node)
-    wait_until(lambda: node.worker.id != before, "its new row")
+    wait_until(lambda: "this worker was forgotten" in caplog.text, "its new row")  # the last thing that it does
+    assert node.worker.id != before
     assert runs.reported(sessions).state == "idle"
     assert caplog.text.count("this worker was forgotten") == 1
 
