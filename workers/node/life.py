@@ -68,34 +68,30 @@ def ignore_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def end_softly_on_sigterm() -> None:
-    """In the process that works: SIGTERM ends it a second later, should its Celery parent not have done that by then.
+@contextmanager
+def draining_on_sigterm(draining: threading.Event) -> Iterator[None]:
+    """While a doorbell is answered, SIGTERM sets `draining` instead of ending the process; afterwards it also ends the
+    process, `ANSWER_SECONDS` later.
 
-    The signal goes to the whole group, and may come just when a task is over. At once it would stop the task's answer
-    on its way to the parent, which then takes the task for lost, and says so with a traceback.
+    The signal goes to the whole group, so it may come just when a task is over. If it ended the process at once, the
+    task's answer would not reach the Celery parent, which would report the task as lost, with a traceback. The handler
+    cannot stand before the first task: billiard sets its own when it has made the process.
     """
 
+    def drain(number: int, frame: object) -> None:
+        draining.set()
+
     def end(number: int, frame: object) -> None:
+        draining.set()  # a doorbell that comes in between is not answered
         ending = threading.Timer(ANSWER_SECONDS, os._exit, (0,))
         ending.daemon = True
         ending.start()
 
-    signal.signal(signal.SIGTERM, end)
-
-
-@contextmanager
-def draining_on_sigterm(draining: threading.Event) -> Iterator[None]:
-    """While a doorbell is answered, SIGTERM sets `draining` instead of ending the process.
-
-    The signal reaches this process beside its Celery parent, which waits for the task. The handler stands only while a
-    task runs: an idle process is ended by the signal.
-    """
-    draining.clear()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: draining.set())
+    signal.signal(signal.SIGTERM, drain)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, end)
 
 
 def end_process() -> NoReturn:

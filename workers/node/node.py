@@ -57,7 +57,7 @@ class Node:
     @property
     def stops(self) -> bool:
         """Whether this process takes no more work."""
-        return self.breaker.open or worn_out()
+        return self.breaker.open or worn_out() or self.draining.is_set()
 
     def fault(self, reason: str) -> None:
         """Something around the work failed. Other nodes may be luckier, and handing chunks round at full speed would

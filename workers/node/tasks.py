@@ -38,7 +38,6 @@ Summary = dict[str, Any]
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
     """Show the node in sam3-status before its first chunk, and ring what one worker more may take."""
-    life.end_softly_on_sigterm()
     life.ignore_hangup()  # as in our Celery parent, which the pool does not hand on
     logging.getLogger("workers").setLevel(logging.INFO)  # a line for each chunk; Celery's own matter only as warnings
     logging.getLogger("celery.app.trace").addFilter(_is_news)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import celery.worker.state
@@ -53,25 +52,30 @@ def test_a_process_that_is_worn_out_has_its_node_started_again_at_once() -> None
     assert tell(RENEW_SIGNAL) == NODE_RENEWS
 
 
-def test_sigterm_asks_to_drain_only_while_a_doorbell_is_answered() -> None:
-    draining, before = threading.Event(), signal.getsignal(signal.SIGTERM)
-    draining.set()  # of an earlier doorbell
-    with life.draining_on_sigterm(draining):
-        assert not draining.is_set()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert draining.is_set()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_sigterm_after_a_task_leaves_its_answer_the_time_to_arrive() -> None:
-    script = (
-        "import os, signal, time\n"
-        "from workers.node import life\n"
-        "life.end_softly_on_sigterm()\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "print('answered', flush=True)\n"
-        "time.sleep(60)\n"
-        "print('lived on')\n"
+def after_sigterm(*steps: str) -> tuple[int, list[str]]:
+    """How a process ends in which these steps follow one another, and what it prints; `kill()` sends it SIGTERM."""
+    start = (
+        "import os, signal, threading, time",
+        "from workers.node import life",
+        "kill = lambda: os.kill(os.getpid(), signal.SIGTERM)",
+        "draining = threading.Event()",
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
-    assert (done.returncode, done.stdout.split()) == (0, ["answered"])
+    script = "\n".join([*start, *steps])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT, check=False)
+    return done.returncode, done.stdout.split()
+
+
+def test_sigterm_while_a_doorbell_is_answered_asks_to_drain_and_ends_nothing() -> None:
+    answer = ("with life.draining_on_sigterm(draining):", "    kill()", "    print(draining.is_set())")
+    assert after_sigterm(*answer) == (0, ["True"])
+
+
+def test_sigterm_after_a_task_leaves_its_answer_the_time_to_arrive_and_takes_no_other() -> None:
+    answered = ("with life.draining_on_sigterm(draining):", "    pass", "kill()")
+    goes_on = ("print('answered', draining.is_set(), flush=True)", "time.sleep(60)", "print('lived on')")
+    assert after_sigterm(*answered, *goes_on) == (0, ["answered", "True"])
+
+
+def test_a_process_that_drains_goes_on_to_drain_when_another_doorbell_comes() -> None:
+    second = "with life.draining_on_sigterm(draining): print(draining.is_set())"
+    assert after_sigterm("with life.draining_on_sigterm(draining): kill()", second) == (0, ["True"])
