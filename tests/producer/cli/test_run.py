@@ -181,7 +181,7 @@ def segmented(here: Terminal, running: Background) -> int:
 
 @pytest.mark.long
 def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_on(here: Terminal) -> None:
-    squares(here, 40)
+    squares(here, 160)
     command = ("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "8")
 
     running = here.start(*command, **SLOW)
@@ -195,7 +195,7 @@ def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_o
     assert said[-1] == "Next: the same command again goes on from here"
     status = here.json("sam3-status", "out")
     kept = status["images"]["segmented"]
-    assert 2 <= kept < 40
+    assert 2 <= kept < 160
     assert status["chunks"]["running"] == 0
     assert status["waiting_for"] == "no worker is running: the same sam3-run command goes on"
     assert not (here.home / "out" / "results.csv").exists()
@@ -204,12 +204,12 @@ def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_o
     wait_until(lambda: segmented(here, running) > kept, "one more batch")
     running.kill_group()
 
-    assert "  40 segmented, 0 empty; 40 instances" in here.run(*command).stdout
+    assert "  160 segmented, 0 empty; 160 instances" in here.run(*command).stdout
 
 
 @pytest.mark.long
 def test_a_run_that_was_cancelled_ends_with_1_and_the_command_that_it_names_goes_on(here: Terminal) -> None:
-    squares(here, 100)
+    squares(here, 200)
     running = here.start("sam3-run", "photos", *FAKE, "-o", "out", "--batch-size", "2", "--chunk-size", "4", **SLOW)
     wait_until(lambda: segmented(here, running) >= 2, "the first batch")
     here.run("sam3-cancel", "out")
@@ -217,8 +217,8 @@ def test_a_run_that_was_cancelled_ends_with_1_and_the_command_that_it_names_goes
 
     again = here.run("sam3-run", "photos", *FAKE, "-o", "out", code=1)
     cancelled = here.json("sam3-status", "out", code=1)["images"]["cancelled"]
-    assert 0 < cancelled <= 98
-    head = f"run photos: cancelled with {cancelled} image{'s' * (cancelled > 1)} to go; 100 images"
+    assert 0 < cancelled <= 198
+    head = f"run photos: cancelled with {cancelled} image{'s' * (cancelled > 1)} to go; 200 images"
     assert again.stdout.splitlines()[0] == head
     assert head.rpartition(";")[0] in running.output()
     assert "nothing left to do" not in again.stdout + running.output()
@@ -226,7 +226,7 @@ def test_a_run_that_was_cancelled_ends_with_1_and_the_command_that_it_names_goes
     hint = again.stderr.splitlines()[-1].removeprefix("Next: ")
     on = here.run(*shlex.split(hint))
     assert f"{cancelled} image{'s' * (cancelled > 1)} to try again" in on.stderr
-    assert "  100 segmented, 0 empty; 100 instances" in on.stdout
+    assert "  200 segmented, 0 empty; 200 instances" in on.stdout
 
 
 def masks(here: Terminal) -> dict[str, int]:
