@@ -5,6 +5,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,18 +159,29 @@ def _is_ours(frames: str, error: str) -> bool:
 
 
 def crashes(said: str) -> int:
-    """How many processes of a node ended before their time, as Celery tells it.
+    """How many processes of a node ended before their time, as Celery tells it."""
+    return said.count("WorkerLostError: Worker exited prematurely")
 
-    One that SIGTERM ended is none: so a node is told to end, and Celery may not have heard yet that the task is over.
-    """
-    lost = re.findall(r"WorkerLostError: Worker exited prematurely: (.*)", said)
-    return sum("signal 15" not in how for how in lost)
+
+def stop_in_hand(launcher: Background, sessions: Sessions) -> None:
+    """Stop a launcher and everything that it started while it holds a chunk, as if its machine stood still."""
+
+    def stopped() -> bool:
+        busy_child(sessions)
+        signal_all(launcher, signal.SIGSTOP)
+        if scenario.running(sessions):
+            return True
+        signal_all(launcher, signal.SIGCONT)  # it was just between two chunks
+        return False
+
+    wait_until(stopped, "a chunk in the hand of a launcher that stands still")
 
 
 def signal_all(launcher: Background, number: signal.Signals) -> None:
-    """Signal a launcher and everything that it started, as if its machine stood still."""
+    """Signal a launcher and everything that it started and that is still there."""
     for pid in [launcher.process.pid, *descendants(launcher.process.pid)]:
-        os.kill(pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def descendants(pid: int) -> list[int]:

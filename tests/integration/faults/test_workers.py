@@ -116,10 +116,9 @@ def test_a_machine_that_stands_still_and_then_goes_on_commits_nothing_late(
     here: Terminal, sessions: Sessions, run_id: int
 ) -> None:
     """F9, F10: launcher, node and child stop for three leases, while another machine finishes."""
-    first = farm.start(here, "one", slow=0.1)
+    first = farm.start(here, "one", slow=0.5)
     farm.some_results(sessions)
-    farm.busy_child(sessions)
-    farm.signal_all(first, signal.SIGSTOP)
+    farm.stop_in_hand(first, sessions)
     try:
         second = farm.start(here, "two", "--until-empty")
         second.wait()
