@@ -46,7 +46,7 @@ MEASURED = Results(
     masks_memory=[{"ours, peak MB over base": 103.0}],
     counts=[
         {"": "plain loop", "prompts": 1, "of the plain loop": 1.0, "host waits a batch": 29},
-        *({"": "ours", "prompts": n, "of the plain loop": FLOPS[n], "host waits a batch": 3 * n} for n in FLOPS),
+        *({"": "ours", "prompts": n, "of the plain loop": FLOPS[n], "host waits a batch": 2 * n} for n in FLOPS),
     ],
     reading=[{"JPEG": "1080p", "pixels that differ": 0}],
     random=[([{"largest difference": what, "": value}
@@ -88,7 +88,7 @@ def _changed(field: str, place: int, **values: Any) -> Callable[[Results], None]
         (_changed("streams", 0, tax=0.031), "device: tax of Celery, broker and SQL"),
         (_changed("streams", 0, idle=0.021), "device: idle in a stream of four chunks"),
         (_changed("counts", 2, **{"of the plain loop": 1.31}), "model: FLOPs of 5 prompts, of one plain forward"),
-        (_changed("counts", 1, **{"host waits a batch": 6}), "model: host waits a forward"),
+        (_changed("counts", 1, **{"host waits a batch": 3}), "model: host waits a prompt"),
         (lambda results: results.random[0][0][0].update({"": 1e-9}), "model: cached against uncached"),
         (lambda results: results.random[0][0][1].update({"": 2e-5}), "model: prompt trimmed against padded"),
         (_changed("reading", 0, **{"pixels that differ": 1}), "JPEGs: pixels that differ from Pillow's"),

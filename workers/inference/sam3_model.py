@@ -2,9 +2,8 @@
 
 Equal to the plain library loop (processor, model, `post_process_instance_segmentation`), with less work: the text
 encoder runs once a prompt, the vision encoder once an image, and masks are never enlarged: their RLE comes from the
-model's own low resolution. Inside a forward pass nothing of ours waits for the device (the library does, three times,
-if rows ask prompts of different lengths), only for what leaves it: `predict` returns while the device still works, so
-that the next batch can be handed over meanwhile.
+model's own low resolution. Inside a forward pass nothing waits for the device, only for what leaves it: `predict`
+returns while the device still works, so that the next batch can be handed over meanwhile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from workers.inference.answers import Found
 from workers.inference.images import RGB
 from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.sam3_checkpoint import load, weights_sha256
+from workers.inference.sam3_graph import one_graph
 from workers.inference.sam3_heads import Heads, Kept, Row, found_in, keep, to_host
 from workers.inference.segmenters import Precision
 
@@ -67,9 +67,9 @@ class Sam3Segmenter:
             (torch.tensor(values) * (1 / images.rescale_factor)).view(3, 1, 1).to(self._device)
             for values in (images.image_mean, images.image_std)
         )
+        one_graph(self._model)
         self._set_precision(dtype)
         self._model.to(self._device)
-        self._model.detr_encoder.register_forward_hook(_keep_shapes_on_host, with_kwargs=True)
         self._copies: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -169,8 +169,7 @@ class Sam3Segmenter:
         return Heads(rows, numbers, output.pred_masks)
 
     def _text_of(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text features, one row a prompt, and their attention mask if they differ in length. Without a mask the model
-        does not have to look for padding, for which it would wait for the device three times."""
+        """Text features, one row a prompt, and the mask of their padding if they differ in length."""
         features = [self._text_features(prompt)[0] for prompt in prompts]
         lengths = torch.tensor([len(tokens) for tokens in features])
         if (lengths == lengths[0]).all():
@@ -249,11 +248,3 @@ def _encode_text(prompt: str, *, model: Any, tokenizer: Any) -> torch.Tensor:
     tokens = tokens.to(model.device)
     features = model.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
     return cast(torch.Tensor, features[:, :length].clone())
-
-
-def _keep_shapes_on_host(encoder: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    """Each layer of the decoder asks for the size of the encoder's features twice, and waits for the device if that is
-    where the numbers are."""
-    if "vision_features" in kwargs:
-        output.spatial_shapes = torch.tensor([features.shape[-2:] for features in kwargs["vision_features"]])
-    return output

@@ -15,7 +15,6 @@ PROMPTS = ("cat", "dog", "car", "person", "a red circle", "sky", "tree", "a cup"
 IMAGE_BYTES = 1008 * 1008 * 3  # as it travels: uint8
 NUMBERS_BYTES = (1 + 200 * 5) * 4  # presence, and score and box of each query
 MASK_BYTES = 288 * 288 * 4
-SHAPE_BYTES = 2 * 8  # which the library sends in each run of the heads
 MB = 10**6
 
 pytestmark = pytest.mark.long  # some twenty thousand operations, each seen by Python
@@ -42,8 +41,8 @@ def test_what_is_counted_is_the_full_size_model(plain: Counts) -> None:
     assert plain.flops == pytest.approx(6.053e12, rel=1e-3)
 
 
-@pytest.mark.parametrize(("case", "gflop", "kernels"), [((1, 1), 6_033, 2_037), ((2, 1), 12_065, 2_040),
-                                                        ((1, 5), 7_709, 5_785), ((1, 10), 9_803, 10_470)])  # fmt: skip
+@pytest.mark.parametrize(("case", "gflop", "kernels"), [((1, 1), 6_033, 2_016), ((2, 1), 12_065, 2_017),
+                                                        ((1, 5), 7_709, 5_660), ((1, 10), 9_803, 10_220)])  # fmt: skip
 def test_no_more_is_asked_of_the_device_than_today(
     counts: dict[tuple[int, int], Counts], case: tuple[int, int], gflop: int, kernels: int
 ) -> None:
@@ -55,50 +54,51 @@ def test_mixed_precision_takes_a_cast_here_and_there_and_less_memory(counts: dic
     mixed = count_ours(segmenter_of(*full_size("meta"), "meta", "mixed"), [PROMPTS[:1]], FOUND)
     fp32 = counts[1, 1]
     assert (mixed.flops, mixed.waits) == (fp32.flops, fp32.waits)
-    assert mixed.kernels <= 2_170
+    assert mixed.kernels <= 2_149
     assert mixed.peak_bytes < fp32.peak_bytes
 
 
-@pytest.mark.parametrize(("prompts", "most"), [(1, 1.00), (5, 1.30), (10, 1.66)])
+@pytest.mark.parametrize(("prompts", "most"), [(1, 0.997), (5, 1.274), (10, 1.62)])
 def test_more_prompts_cost_little_more_than_one_forward_of_the_library(
     counts: dict[tuple[int, int], Counts], plain: Counts, prompts: int, most: float
 ) -> None:
     assert counts[1, prompts].flops <= most * plain.flops
 
 
-def test_the_host_waits_three_times_a_forward_and_the_plain_loop_ten_times_as_often(
+def test_the_host_waits_twice_a_batch_and_the_plain_loop_fourteen_times_as_often(
     counts: dict[tuple[int, int], Counts], plain: Counts
 ) -> None:
-    """For the shape that the library sends, for the numbers of all instances and for their masks."""
-    assert counts[1, 1].waits == counts[2, 1].waits == 3
+    """For the numbers of all instances and for their masks."""
+    assert counts[1, 1].waits == counts[2, 1].waits == 2
     assert plain.waits >= 28
 
 
-def test_a_forward_pass_returns_while_the_device_works_and_brings_nothing_back(segmenter: Sam3Segmenter) -> None:
-    forward = count_ours(segmenter, [PROMPTS[:1]] * 2, FOUND, forward_only=True)
-    assert (forward.waits, forward.bytes_from_device) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("asked", "library_waits"), [([("cat", "dog"), ("car",)], 0), ([("cat",), ("a red circle",)], 3)]
-)
-def test_rows_that_ask_different_prompts_wait_no_more_but_where_the_library_looks_for_padding(
-    segmenter: Sam3Segmenter, asked: list[tuple[str, ...]], library_waits: int
+@pytest.mark.parametrize("asked", [("cat", "cat"), ("cat", "dog"), ("cat", "a red circle")])
+def test_a_forward_pass_returns_while_the_device_works_and_brings_nothing_back(
+    segmenter: Sam3Segmenter, asked: tuple[str, str]
 ) -> None:
-    runs = -(-sum(map(len, asked)) // len(asked))
-    assert count_ours(segmenter, asked, FOUND).waits <= 1 + 2 * runs + library_waits
+    """Also if the prompts of its rows differ, and in length."""
+    forward = count_ours(segmenter, [(prompt,) for prompt in asked], FOUND, forward_only=True)
+    assert (forward.waits, forward.bytes_from_device) == (0, 0)
+
+
+@pytest.mark.parametrize(("asked", "waits"), [([("cat", "dog"), ("car",)], 3), ([("cat",), ("a red circle",)], 2)])
+def test_a_batch_waits_for_the_numbers_of_each_run_of_its_heads_and_once_for_its_masks(
+    segmenter: Sam3Segmenter, asked: list[tuple[str, ...]], waits: int
+) -> None:
+    assert count_ours(segmenter, asked, FOUND).waits == waits
 
 
 @pytest.mark.parametrize("prompts", [5, 10])
-def test_each_further_prompt_makes_the_host_wait_twice(counts: dict[tuple[int, int], Counts], prompts: int) -> None:
-    assert counts[1, prompts].waits <= 1 + 2 * prompts
+def test_each_further_prompt_makes_the_host_wait_once(counts: dict[tuple[int, int], Counts], prompts: int) -> None:
+    assert counts[1, prompts].waits == 1 + prompts
 
 
 @pytest.mark.parametrize(("images", "prompts"), [(1, 1), (2, 1), (1, 10)])
 def test_an_image_travels_as_bytes_and_of_its_masks_only_what_is_kept_comes_back(
     counts: dict[tuple[int, int], Counts], images: int, prompts: int
 ) -> None:
-    assert counts[images, prompts].bytes_to_device <= images * IMAGE_BYTES + prompts * SHAPE_BYTES
+    assert counts[images, prompts].bytes_to_device <= images * IMAGE_BYTES
     asked = images * prompts
     assert counts[images, prompts].bytes_from_device <= asked * (NUMBERS_BYTES + FOUND * MASK_BYTES)
 

@@ -1,0 +1,149 @@
+"""What is changed in a loaded model: the same numbers, one graph, and no change to a library that we do not know."""
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import Sam3LiteTextConfig, Sam3LiteTextModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from workers.inference import sam3_graph
+from workers.tiny.architecture import IMAGE_SIZE, WIDTH, random_model
+
+Ways = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
+
+WAYS = ["vision", "heads", "heads with padding", pytest.param("whole", marks=pytest.mark.long)]
+
+
+@pytest.fixture(scope="module")
+def plain() -> Any:
+    return random_model()
+
+
+@pytest.fixture(scope="module")
+def changed(plain: Any) -> Any:
+    model = copy.deepcopy(plain)
+    sam3_graph.one_graph(model)
+    return model
+
+
+def ways(model: Any) -> Ways:
+    """The parts of a forward pass as we ask for them, and all of it, each with what to give it."""
+    noise = torch.Generator().manual_seed(1)
+    pixels = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=noise) * 2 - 1
+    text = torch.randn(2, 5, WIDTH, generator=noise)
+    padding = torch.arange(5) < torch.tensor([[3], [5]])
+
+    def heads(vision: Any, text: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+        asked = BaseModelOutputWithPooling(pooler_output=text)
+        return model(vision_embeds=vision, text_embeds=asked, attention_mask=mask)
+
+    def whole(pixels: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> Any:
+        asked = BaseModelOutputWithPooling(pooler_output=text)
+        return model(pixel_values=pixels, text_embeds=asked, attention_mask=mask)
+
+    with torch.inference_mode():
+        vision = model.get_vision_features(pixels)
+    return {
+        "vision": (model.get_vision_features, (pixels,)),
+        "heads": (heads, (vision, text)),
+        "heads with padding": (heads, (vision, text, padding)),
+        "whole": (whole, (pixels, text, padding)),
+    }
+
+
+def run(work: Callable[..., Any], given: tuple[Any, ...]) -> list[torch.Tensor]:
+    """All tensors of the answer."""
+    with torch.inference_mode():
+        return [leaf for leaf in torch.utils._pytree.tree_leaves(work(*given)) if isinstance(leaf, torch.Tensor)]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) >= 5 and all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_changed_model_gives_the_numbers_of_the_librarys_bit_by_bit(plain: Any, changed: Any, way: str) -> None:
+    assert same(run(*ways(plain)[way]), run(*ways(changed)[way]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_part_of_a_forward_pass_is_one_graph(changed: Any, way: str) -> None:
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    work, given = ways(changed)[way]
+    torch.compiler.reset()
+    compiled = torch.compile(work, fullgraph=True, dynamic=False, backend=backend)
+    assert same(run(compiled, given), run(work, given))
+    assert len(graphs) == 1
+
+
+def test_the_librarys_own_heads_are_not_one_graph(plain: Any) -> None:
+    work, given = ways(plain)["heads with padding"]
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.UserError):
+        run(torch.compile(work, fullgraph=True, dynamic=False, backend="eager"), given)
+
+
+@pytest.mark.long
+def test_the_whole_forward_pass_can_be_exported(changed: Any) -> None:
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = changed
+
+        def forward(self, pixels: torch.Tensor, text: torch.Tensor, padding: torch.Tensor) -> tuple[Any, ...]:
+            asked = BaseModelOutputWithPooling(pooler_output=text)
+            answer = self.model(pixel_values=pixels, text_embeds=asked, attention_mask=padding)
+            return answer.pred_masks, answer.pred_boxes, answer.pred_logits, answer.presence_logits
+
+    _, given = ways(changed)["whole"]
+    with torch.no_grad():
+        exported = torch.export.export(Whole(), given, strict=False)
+        assert all(map(torch.equal, exported.module()(*given), Whole()(*given)))
+
+
+def test_the_class_of_the_library_and_its_other_models_stay_as_they_were(plain: Any, changed: Any) -> None:
+    assert type(changed.detr_encoder) is type(plain.detr_encoder)
+    assert "_prepare_multilevel_features" not in vars(plain.detr_encoder)
+    assert not plain.detr_encoder._forward_pre_hooks
+
+
+def test_every_change_knows_the_library_that_is_installed(plain: Any) -> None:
+    with torch.device("meta"):
+        lite = Sam3LiteTextModel(Sam3LiteTextConfig())
+    for change in sam3_graph.CHANGES:
+        assert sam3_graph.digest(change.leans_on(plain)) in change.known
+        assert sam3_graph.digest(change.leans_on(lite)) in change.known
+
+
+def test_a_method_that_we_do_not_know_is_left_alone_and_said_once(
+    plain: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = type(plain.detr_encoder)._prepare_multilevel_features
+
+    def another(self: Any, *features: Any) -> Any:
+        return known(self, *features)
+
+    monkeypatch.setattr(type(plain.detr_encoder), "_prepare_multilevel_features", another)
+    sam3_graph._warn.cache_clear()
+    models = [copy.deepcopy(plain) for _ in range(2)]
+    with caplog.at_level(logging.WARNING):
+        for model in models:
+            sam3_graph.one_graph(model)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "each forward pass waits for the device" in caplog.text
+    assert all("_prepare_multilevel_features" not in vars(model.detr_encoder) for model in models)
+    assert same(run(*ways(models[0])["heads"]), run(*ways(plain)["heads"]))
+
+
+def test_a_method_without_source_is_one_that_we_do_not_know() -> None:
+    assert sam3_graph.digest((len,)) == ""
+    assert all("" not in change.known for change in sam3_graph.CHANGES)
