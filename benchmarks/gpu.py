@@ -32,6 +32,7 @@ from workers.inference.pipeline import Item, Options, Pace, Segmented, segment
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
+from workers.inference.stage_threads import StageThreads
 
 NOT_HERE = "n/a"
 OPTIONS = Options(threshold=0.5, score_floor=0.5)
@@ -145,7 +146,8 @@ def _load_plain(folder: Path, device: str) -> Work:
 
 
 def _load_ours(folder: Path, device: str, precision: Precision) -> Work:
-    return partial(_outcomes, Sam3Segmenter(folder, model_name=folder.name, device=device, dtype=precision))
+    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=device, dtype=precision)
+    return partial(_outcomes, segmenter, threads=StageThreads())  # as in a worker: those warmed up are those measured
 
 
 def holds(parity: Sequence[Row], precision: str) -> bool:
@@ -216,10 +218,15 @@ def _photographs(folder: Path, count: int) -> list[str]:
 
 
 def _outcomes(
-    segmenter: Sam3Segmenter, paths: Sequence[str], batch_size: int, options: Options = OPTIONS
+    segmenter: Sam3Segmenter,
+    paths: Sequence[str],
+    batch_size: int,
+    options: Options = OPTIONS,
+    threads: StageThreads | None = None,
 ) -> list[Segmented]:
     items = [Item(number, path, ("person",)) for number, path in enumerate(paths)]
-    batches = segment(items, segmenter, ReadRules(), options, Pace(batch_size=batch_size))
+    pace = Pace(batch_size=batch_size, stage_threads=threads)
+    batches = segment(items, segmenter, ReadRules(), options, pace)
     outcomes = [outcome for batch in batches for outcome in batch]
     assert all(isinstance(outcome, Segmented) for outcome in outcomes), outcomes
     return outcomes  # type: ignore[return-value]  # as just checked

@@ -1,9 +1,15 @@
 """The benchmark for people with a GPU, here with the bundled model on the CPU: that it runs, not how fast."""
 
+import threading
+from pathlib import Path
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import gpu
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.tiny.files import CHECKPOINT
 
 
 @pytest.mark.long
@@ -17,6 +23,25 @@ def test_on_a_cpu_it_shows_parity_first_and_what_only_a_gpu_has_as_not_available
     for row in speeds:
         assert row["seconds an image"] > 0
         assert {row[name] for name in ("GPU memory, GB", "GPU utilisation, %", "of the counted floor")} == {"n/a"}
+
+
+def test_what_is_measured_runs_in_the_thread_that_was_warmed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, set[threading.Thread]] = {}
+    real = Sam3Segmenter.predict
+
+    def predict(self: Sam3Segmenter, *arguments: Any) -> Any:
+        seen.setdefault(id(self), set()).add(threading.current_thread())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Sam3Segmenter, "predict", predict)
+    work = gpu._load_ours(CHECKPOINT, "cpu", "fp32")
+    paths = gpu._photographs(tmp_path, 2)
+    for _ in range(3):
+        work(paths, 1)
+    [threads] = seen.values()
+    assert len(threads) == 1
 
 
 def test_without_parity_there_are_no_speeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
-"""How two stages are joined: a bounded queue that can be closed from either end, and a thread that fills it."""
+"""How two stages are joined: a bounded queue that can be closed from either end, and how a thread fills it."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from workers.inference.stage_threads import StageThread
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -65,8 +68,9 @@ class Channel(Generic[T]):
             raise self._error
 
 
-def stage(name: str, source: Iterable[S], work: Callable[[S], T], out: Channel[T]) -> threading.Thread:
-    """Start a thread that puts `work(value)` of every value of `source` into `out`, errors included."""
+def stage(thread: StageThread, source: Iterable[S], work: Callable[[S], T], out: Channel[T]) -> "Future[None]":
+    """Let the thread put `work(value)` of every value of `source` into `out`, errors included. The future is done when
+    it has left all of them."""
 
     def run() -> None:
         try:
@@ -81,6 +85,4 @@ def stage(name: str, source: Iterable[S], work: Callable[[S], T], out: Channel[T
         else:
             out.finish()
 
-    thread = threading.Thread(target=run, name=f"sam3-{name}", daemon=True)
-    thread.start()
-    return thread
+    return thread.call(run)

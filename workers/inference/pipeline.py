@@ -13,6 +13,7 @@ Threads only: a worker is a daemonic process, which may have no children.
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
@@ -26,6 +27,7 @@ from workers.inference.images import RGB, ReadImage, ReadRules, UnreadableImage,
 from workers.inference.location import FileSeen
 from workers.inference.narrow import Raised, narrowed
 from workers.inference.readahead import ReadAhead
+from workers.inference.stage_threads import StageThreads, serving
 from workers.inference.stages import Report, Stage, timed, unheard
 
 log = logging.getLogger(__name__)
@@ -197,6 +199,7 @@ class Pace:
     # Whether an error of the model may be one image's own: then its batch is halved until that image is alone.
     narrows: Callable[[Exception], bool] = lambda error: False
     caps: Caps = field(default_factory=Caps)  # outlives the stream: what does not fit now will not fit later
+    stage_threads: StageThreads | None = None  # the model's, which outlive the stream; else it has its own
 
 
 def segment(
@@ -216,18 +219,18 @@ def segment(
     decoding = ReadAhead(read, pace.threads, pace.decode_seconds)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
     masks = partial(_postprocess, segmenter=segmenter, options=options, pace=pace)
-    threads = [
-        stage("forward", _batches(items, decoding, pace), forward, predicted),
-        stage("masks", predicted, masks, outcomes),
-    ]
-    try:
-        yield from outcomes
-    finally:
-        for channel in (predicted, outcomes):
-            channel.close()
-        decoding.close()  # before the stages: forward may be waiting for a decode
-        for thread in threads:
-            thread.join()
+    with serving(pace.stage_threads) as threads:
+        stages = [
+            stage(threads.forward, _batches(items, decoding, pace), forward, predicted),
+            stage(threads.masks, predicted, masks, outcomes),
+        ]
+        try:
+            yield from outcomes
+        finally:
+            for channel in (predicted, outcomes):
+                channel.close()
+            decoding.close()  # before the stages: forward may be waiting for a decode
+            wait(stages)
 
 
 def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace) -> Iterator[_Decoded]:

@@ -14,7 +14,7 @@ from db.session import read
 from db.values import FoundInstance, PromptResult, Spent
 from db.views.status import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
-from workers.inference import location, pipeline, selftest
+from workers.inference import location, pipeline
 from workers.inference.images import ReadRules
 from workers.inference.pipeline import (
     Item,
@@ -58,6 +58,7 @@ class Attempt:
             threads=settings.decode_threads or decode_threads(settings.cores),
             stopped=self.chunk.stopped,
             caps=self.model.caps,
+            stage_threads=self.model.stage_threads,
             report=self._report,
             narrows=lambda error: not is_infrastructure(error),
             decode_seconds=settings.decode_seconds,
@@ -156,7 +157,7 @@ def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Ou
                 yield batch
         except NothingGotThrough as nothing:
             # Its stages have ended: nobody else calls the model now.
-            _check_model(attempt.segmenter)
+            _check_model(attempt)
             log.error("every image of a batch makes the model raise, which is well", exc_info=nothing.__cause__)
             failed = nothing.outcomes
         if not failed:
@@ -165,10 +166,10 @@ def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Ou
         yield failed
 
 
-def _check_model(segmenter: Segmenter) -> None:
+def _check_model(attempt: Attempt) -> None:
     """Raise `BrokenModel` if the model fails at its self-test: then it is no image's fault that it raises."""
     try:
-        selftest.check(segmenter)
+        attempt.model.check(attempt.segmenter)
     except Exception as error:
         raise BrokenModel(f"the model no longer passes its self-test: {first_line(error)}") from error
 

@@ -13,8 +13,10 @@ from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
 from workers.inference import segmenters, selftest
 from workers.inference.caps import Caps
+from workers.inference.on_threads import OnItsThreads
 from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
 from workers.inference.selftest import SelfTestFailed
+from workers.inference.stage_threads import StageThreads
 from workers.node.breaker import Breaker
 from workers.node.refusals import Declined, Refusal, Unusable, what_decides
 from workers.node.worker import Worker
@@ -30,6 +32,7 @@ class Model:
 
     def __init__(self, worker: Worker, breaker: Breaker) -> None:
         self.caps = Caps()  # what fits into memory with the model that is loaded
+        self.stage_threads = StageThreads()  # that model's
         self.gpu_works = False  # as seen by this process, which ends at the first sign that it does not
         self._worker = worker
         self._breaker = breaker
@@ -76,7 +79,7 @@ class Model:
             settings = self._worker.settings
             try:
                 check_models([model], settings)  # a download may take its time
-                self._segmenter = None  # two models need not fit at once
+                self._drop()  # two models need not fit at once
                 with self._worker.activity.loading():
                     segmenter = make_segmenter(model, settings)
                     self._test(segmenter)
@@ -87,11 +90,21 @@ class Model:
             self._segmenter, self.caps = (model, segmenter), Caps()
         return self._segmenter[1]
 
+    def _drop(self) -> None:
+        """Let go of the model and of its threads, with what CUDA's libraries keep for them."""
+        self._segmenter = None
+        self.stage_threads.end()
+        self.stage_threads = StageThreads()
+
     def _test(self, segmenter: Segmenter) -> None:
         """A broken GPU must not find out with somebody's images."""
         thorough = self._breaker.suspicious
-        selftest.check(segmenter, THOROUGH_PASSES if thorough else 1)
+        self.check(segmenter, THOROUGH_PASSES if thorough else 1)
         self.gpu_works |= thorough
+
+    def check(self, segmenter: Segmenter, passes: int = 1) -> None:
+        """Raise what its self-test raises, on the threads that serve the images."""
+        selftest.check(OnItsThreads(segmenter, self.stage_threads), passes)
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
         """The first worker freezes what it loaded into the run; others must have loaded the same."""

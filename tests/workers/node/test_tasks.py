@@ -25,6 +25,7 @@ from db.values import NOTHING_SPENT, Spent
 from db.views.status import RunView, prompt_texts, run_view
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
+from tests.terminals import wait_until
 from tests.workers import runs
 from workers.broker.connection import Doorbells
 from workers.inference import selftest
@@ -668,6 +669,39 @@ def test_an_image_that_makes_the_model_raise_costs_no_attempt_and_nobody_else(
     assert scenario.chunk(sessions, rung.chunk_id).fence == 1
     [shown] = [record for record in caplog.records if record.exc_info]
     assert "an odd" in str(shown.exc_info)
+
+
+class Seen(Segmenter):
+    """Notes the threads that run its forward passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[threading.Thread] = []
+
+    def predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Pixels, tuple[str, ...]]]:
+        self.threads.append(threading.current_thread())
+        return super().predict(batch, prompts, options)
+
+
+def test_one_thread_runs_the_self_test_and_all_chunks_of_a_model_and_ends_with_it(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"one": Seen(), "other": Seen()}
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: seen[model])
+    monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
+    for number, model in enumerate(seen):
+        run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 6), f"run{number}", chunk_size=2, model=model)
+        for rung in runs.ring(sessions, run_id):
+            assert answer(runs.message(rung))["images"] == 2
+    for one in seen.values():
+        assert len(one.threads) == 1 + 3
+        assert len(set(one.threads)) == 1
+    first, second = (one.threads[0] for one in seen.values())
+    assert first is not second
+    wait_until(lambda: not first.is_alive(), "the end of the first model's thread")
+    assert second.is_alive()
 
 
 @pytest.mark.parametrize("works", [False, True])
