@@ -10,7 +10,37 @@ from db.claims import LeaseLost
 from db.refusals import is_refused
 from workers.errors import ErrorClass, first_line, one_line
 
-GPU_WORDS = ("CUDA", "cuDNN", "CUDNN", "cuBLAS", "CUBLAS", "NCCL")
+# What only a GPU and its libraries say, by which an error is known as theirs. "cuda" is no such word: devices are
+# called so in errors that any code may raise. The last ones are an AMD GPU's.
+GPU_WORDS = (
+    "CUDA", "cuDNN", "CUDNN", "cudnn", "mha_graph", "cuBLAS", "CUBLAS", "NVML_",
+    "HIP error", "HIP out of memory", "miopenStatus",
+)  # fmt: skip
+GPU_CLASSES = {"AcceleratorError", "CudaError", "DeferredCudaCallError"}  # of torch, whatever their texts
+# What a GPU or its driver says, in lower case, when no work that it was given can have been the reason. An error that a
+# kernel's own mistake may cause as well, such as an illegal memory access, is not among them.
+CARD_WORDS = (
+    "uncorrectable ecc error",
+    "uncorrectable nvlink error",
+    "or a hardware error",
+    "unknown error",  # among others, when the GPU is no longer on its bus
+    "fallen off the bus",
+    "gpu is lost",
+    "gpu requires reset",
+    "busy or unavailable",
+    "no cuda-capable device is detected",
+    "no cuda gpus are available",
+    "the launch timed out",  # a display's GPU, or one that hangs: our kernels are short
+    "no kernel image is available",
+    "device kernel image is invalid",
+    "system not yet initialized",
+    "driver / cuda driver combination",
+    "driver version is insufficient",
+    "driver shutting down",
+    "initialization error",
+    "mps client",  # of a server that several processes share
+    "mps server",
+)
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -51,9 +81,10 @@ def judge(error: Exception, gpu_works: bool) -> Verdict:
     if isinstance(error, LeaseLost):
         return Verdict(Ruling.LOST, line)
     if is_gpu_fault(error) or isinstance(error, BrokenModel):
-        # A GPU that was seen to work may have been broken by an image of the chunk. Any other is the suspect itself,
-        # and the chunk goes back. The next process tests its GPU thoroughly before it claims anything.
-        ruling = Ruling.HOLD if gpu_works else Ruling.GIVE_BACK
+        # A GPU that was seen to work may have been broken by an image of the chunk, unless it says itself that it is
+        # broken. Any other is the suspect itself, and the chunk goes back. The next process tests its GPU thoroughly
+        # before it claims anything.
+        ruling = Ruling.HOLD if gpu_works and not blames_card(error) else Ruling.GIVE_BACK
         return Verdict(ruling, line, is_fault=True, ends_process=True, error_class=ErrorClass.CRASHED)
     if is_infrastructure(error):
         return Verdict(Ruling.GIVE_BACK, line or type(error).__name__, is_fault=True)
@@ -75,4 +106,12 @@ def is_gpu_fault(error: BaseException) -> bool:
     Where running out of memory can be mended, that has been tried before an error gets here.
     """
     # By its text: the class differs between releases of torch, which this process may not even have.
+    if GPU_CLASSES & {kind.__name__ for kind in type(error).__mro__}:
+        return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in GPU_WORDS)
+
+
+def blames_card(error: BaseException) -> bool:
+    """Whether a fault of the GPU, by its own words, has nothing to do with what it was given to compute."""
+    text = str(error).lower()
+    return any(words in text for words in CARD_WORDS)
