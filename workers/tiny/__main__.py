@@ -1,22 +1,39 @@
 """The demo's two ends: `write FOLDER` draws scenes, `compare FOLDER COCO` counts what a run found in them."""
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
+
+import click
 
 from workers.tiny.demo import Rle, compare, read_truth, write_demo
 
 
-def main(action: str, folder: Path, results: Path | None = None) -> None:
-    if action == "write":
-        print(f"{len(write_demo(folder))} scenes in {folder}")
-    elif action == "compare" and results is not None:
-        told = compare(read_truth(folder), found_in(results))
-        matched = f"{told.matched} match at IoU 0.5, with a mean IoU of {told.mean_iou:.2f}"
-        print(f"found {told.found} instances of {told.drawn} drawn: {matched}")
-    else:
-        sys.exit("usage: python -m workers.tiny write FOLDER | compare FOLDER COCO")
+@click.group()
+def main() -> None:
+    """Draw scenes for the bundled tiny model, and count what a run found in them."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def write(folder: Path) -> None:
+    """Draw the demo's scenes into FOLDER."""
+    click.echo(f"{len(write_demo(folder))} scenes in {folder}")
+
+
+@main.command(name="compare")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("coco", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def compare_with(folder: Path, coco: Path) -> None:
+    """Compare what was drawn into FOLDER with a COCO export of a run over it."""
+    try:
+        told = compare(read_truth(folder), found_in(coco))
+    except (OSError, KeyError, ValueError):
+        raise click.ClickException(
+            f"{coco} is no COCO export of a run over scenes that were drawn into {folder}"
+        ) from None
+    matched = f"{told.matched} match at IoU 0.5, with a mean IoU of {told.mean_iou:.2f}"
+    click.echo(f"found {told.found} instances of {told.drawn} drawn: {matched}")
 
 
 def found_in(coco: Path) -> dict[str, dict[str, list[Rle]]]:
@@ -33,4 +50,4 @@ def found_in(coco: Path) -> dict[str, dict[str, list[Rle]]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:]))
+    main(prog_name="python -m workers.tiny")

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from pycocotools import mask as coco
 
 from workers.tiny import agreement, demo, scenes
+from workers.tiny.__main__ import main
 
 
 def test_the_files_are_the_scenes_and_the_truth_fits_them(tmp_path: Path) -> None:
@@ -60,3 +62,11 @@ def test_masks_of_arrays_and_of_rle_overlap_alike() -> None:
     by_array = agreement.agree(agreement.mask_ious(found, drawn))
     assert by_rle == by_array
     assert by_array.matched > 0
+
+
+def test_what_was_not_drawn_or_exported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "coco.json").write_text("[]")
+    ended = CliRunner().invoke(main, ["compare", str(tmp_path), str(tmp_path / "coco.json")])
+    assert ended.exit_code == 1
+    assert ended.output.count("\n") == 1
+    assert "is no COCO export of a run over scenes" in ended.output
