@@ -25,8 +25,7 @@ from workers.cli import base
 @click.option(
     "--select",
     type=click.Choice(["union", "best", "largest"]),
-    default="union",
-    help="What a png mask holds: all instances together, the one of the best score, or the largest.",
+    help="For png: what a mask holds: all instances together (union, the default), the best score, or the largest.",
 )
 @click.option(
     "--masks",

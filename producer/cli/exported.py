@@ -55,8 +55,9 @@ def _refuse_what_it_cannot(format: str, output: Path, flags: dict[str, Any]) -> 
         *others, last = names_of_files()
         files = f"{', '.join(others)} or {last}"
         raise UsageError(f"-o -: only one file, {files} without --json, can go to standard output; give a name")
-    if flags["masks"] is not None:
-        require_taken(format, "masks", flags["masks"])
+    for flag in ("masks", "select"):
+        if flags[flag] is not None:
+            require_taken(format, flag, flags[flag])
 
 
 def _streams(output: Path) -> bool:
@@ -78,7 +79,7 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
         gone=flags["all"],
         partial=flags["partial"],
         targets=StandardOutput(output) if _streams(output) else files,
-        **{flag: flags[flag] for flag in format_named(format).takes},
+        **{flag: flags[flag] for flag in format_named(format).takes if flags[flag] is not None},
     )
 
 

@@ -196,6 +196,11 @@ def read(name: str) -> list[dict[str, str]]:
             2,
             "--masks m: only --format csv has columns for masks",
         ),
+        (
+            ("faces", "--format", "csv", "-o", "x", "--select", "best"),
+            2,
+            "--select best: only --format png has masks of several instances",
+        ),
         (("faces", "--format", "csv"), 2, "Missing option '-o' / '--output'"),
         (("faces", "--format", "png", "-o", "-"), 2, "-o -: only one file, csv or coco without --json"),
         (("faces", "--format", "csv", "-o", "-", "--json"), 2, "-o -: only one file, csv or coco without --json"),
