@@ -1,7 +1,4 @@
-"""Statements about very many rows: inserts, each database's fastest plain way, and values named in parts.
-
-Knows no table's meaning, and never commits.
-"""
+"""Statements about very many rows: fast inserts, and long lists of values in parts. Knows no table, never commits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -10,20 +7,23 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-NAMED_AT_ONCE = 1000  # values; SQLite takes 32,766 parameters a statement, PostgreSQL's protocol 65,535
+# Values in one statement. SQLite takes up to 32,766 parameters a statement, PostgreSQL's protocol up to 65,535.
+NAMED_AT_ONCE = 1000
 
 Value = TypeVar("Value")
 
 
 def named_at_once(values: Sequence[Value], most: int = NAMED_AT_ONCE) -> Iterator[Sequence[Value]]:
-    """Parts of `values` whose members one statement can name, however many there are: `column.in_(part)`."""
+    """Parts of `values`, each short enough for one statement: `column.in_(part)`."""
     return (values[first : first + most] for first in range(0, len(values), most))
 
 
 def insert_rows(session: Session, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Insert `rows`, each with one value for each of `columns`, as the driver takes them.
+    """Insert `rows`, each with one value for each of `columns`, in the database's fastest way.
 
-    No default and no type of the table's is applied in Python. Errors are SQLAlchemy's, as those of other statements.
+    Values go to the driver as they are: neither the defaults nor the types of the table are applied in Python. Raises
+    SQLAlchemy's errors, as other statements do. PostgreSQL's COPY is psycopg's:
+    https://www.psycopg.org/psycopg3/docs/basic/copy.html.
     """
     connection = session.connection()
     prepare = connection.dialect.identifier_preparer
@@ -36,7 +36,7 @@ def insert_rows(session: Session, table: Table, columns: Sequence[str], rows: It
 
 
 def _copy(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-    # SQLAlchemy has no COPY, so what it does about a driver's errors is done here.
+    # SQLAlchemy has no COPY, so this function turns the driver's errors into SQLAlchemy's as SQLAlchemy would.
     driver: Any = connection.connection.driver_connection
     driver_error = connection.dialect.loaded_dbapi.Error
     try:

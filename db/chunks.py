@@ -1,11 +1,12 @@
 """The rows of chunks: how they are added, change state, count their images and are locked. Nothing else writes them.
 
 A chunk changes by a named `Transition`, which is one compare-and-set: an UPDATE that also names the states that it
-expects. Who finds no row to change has lost, and does nothing. Decides nothing, and never commits.
+expects. If it finds no row, another process was faster, and nothing is done. This module decides nothing and never
+commits.
 
-The order of locks, which every transaction keeps, so that no two wait for each other: first workers, then chunks in
-the order of their ids (which is that of their numbers), then one run. Images have no place in this order: only who has
-locked an image's chunk changes the image, and only who has locked the run changes rows that belong to no chunk.
+Every transaction takes locks in the same order, so that no two wait for each other: first workers, then chunks in the
+order of their ids (which is the order of their numbers), then one run. Images need no place in this order: an image is
+changed only under the lock of its chunk, and an image without a chunk only under the lock of its run.
 """
 
 from collections import Counter
@@ -42,7 +43,10 @@ class Who(StrEnum):
 
 
 class Transition(Enum):
-    """From which states, to which state, who makes the change, and when; a test holds the table in docs/ to these."""
+    """Each value is: states before, state after, who makes the change, and when.
+
+    A test compares the table in docs/architecture.md with these.
+    """
 
     ADD = (
         (),
@@ -179,10 +183,10 @@ class Transition(Enum):
 
     def __init__(self, before: tuple[ChunkState, ...], after: ChunkState, who: tuple[Who, ...], rule: str) -> None:
         self.before, self.after, self.who, self.rule = before, after, who, rule
-        # Who lets go of a chunk ends its lease in the same statement, and its rows are not in hand any more.
-        lets_go = ChunkState.RUNNING in before and after != ChunkState.RUNNING
+        # A chunk that leaves `running` loses its lease and its rows in hand in the same statement.
+        leaves_running = ChunkState.RUNNING in before and after != ChunkState.RUNNING
         self.sets: dict[str, Any] = ({} if before == (after,) else {"state": after}) | (
-            {"lease_until": None, **NO_RANGE} if lets_go else {}
+            {"lease_until": None, **NO_RANGE} if leaves_running else {}
         )
 
 
@@ -200,6 +204,8 @@ class HeldChunk:
 
 @dataclass(frozen=True)
 class LockedRun:
+    """A run, locked until the transaction ends."""
+
     state: str
     chunk_size: int
 
@@ -211,9 +217,10 @@ def change_chunks(
     counts: Mapping[str, Any] = NOTHING,
     **values: Any,
 ) -> int:
-    """Make the transition for all chunks in its states that `where` chooses; return how many they were.
+    """Make the transition for all chunks that `where` chooses and that are in its states; return how many these are.
 
-    `counts` is added to their counters. With a `where` that may choose several, lock them first: `in_order`.
+    `counts` is added to their counters, `values` are written. A `where` that may choose several chunks must lock them
+    in order first: `in_order` makes it do so.
     """
     return rowcount(session, _update(transition, where, counts, values))
 
@@ -226,7 +233,10 @@ def change_chunk(
     counts: Mapping[str, Any] = NOTHING,
     **values: Any,
 ) -> Row[*tuple[Any, ...]] | None:
-    """The same for one chunk; return these columns as they are then, or None if it was not in the state."""
+    """Make the transition for the one chunk that `where` chooses; see `change_chunks`.
+
+    Returns the columns `returning` as they are after the change, or None if the chunk was not in one of its states.
+    """
     changed = _update(transition, where, counts, values).returning(*returning)
     return session.execute(changed, execution_options={"synchronize_session": False}).one_or_none()
 
@@ -240,7 +250,7 @@ def _update(
 
 
 def hold_running(session: Session, *where: ColumnElement[bool]) -> HeldChunk | None:
-    """Lock the running chunk that `where` chooses, so that what becomes of it can be decided; None if there is none."""
+    """Lock the running chunk that `where` chooses, so that the caller can decide what it becomes; None if none is."""
     columns = (Chunk.id, Chunk.run_id, Chunk.attempts, Chunk.crashes, Chunk.inflight_first, Chunk.inflight_last)
     held = select(*columns).where(*where, Chunk.state == ChunkState.RUNNING).with_for_update(key_share=True)
     row = session.execute(held).one_or_none()
@@ -248,7 +258,7 @@ def hold_running(session: Session, *where: ColumnElement[bool]) -> HeldChunk | N
 
 
 def in_order(*where: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Chooses the same chunks as `where`, and locks them in the order of their ids, as everybody does."""
+    """A condition that chooses the same chunks as `where` and locks them in the order of their ids."""
     return Chunk.id.in_(select(Chunk.id).where(*where).order_by(Chunk.id).with_for_update(key_share=True))
 
 
@@ -258,7 +268,7 @@ def lock_chunks(session: Session, *where: ColumnElement[bool]) -> Sequence[int]:
 
 
 def lock_chunks_of(session: Session, ids: Iterable[int]) -> None:
-    """The same for chunks that are known by their ids, however many they are."""
+    """Lock the chunks with these ids like `lock_chunks`, however many there are."""
     for part in named_at_once(sorted(ids)):
         lock_chunks(session, Chunk.id.in_(part))
 
@@ -266,8 +276,10 @@ def lock_chunks_of(session: Session, ids: Iterable[int]) -> None:
 def lock_run(session: Session, run_id: int) -> LockedRun | None:
     """Lock the run until the transaction ends; None if it is gone. Chunks are locked before it, never after it.
 
-    Nobody cancels the run, adds chunks to it or moves its images meanwhile. Not the strongest lock: everybody has the
-    run locked as the key of a chunk, as PostgreSQL does for a row changed twice in one transaction.
+    While it is locked no other transaction cancels the run, adds chunks to it or moves its images. The lock is FOR NO
+    KEY UPDATE, because FOR UPDATE would wait for every transaction that changed a chunk of the run twice: for such a
+    row PostgreSQL locks the run as the target of the chunk's foreign key.
+    Source: https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS.
     """
     run = select(Run.state, Run.chunk_size).where(Run.id == run_id).with_for_update(key_share=True)
     found = session.execute(run).one_or_none()
@@ -275,7 +287,7 @@ def lock_run(session: Session, run_id: int) -> LockedRun | None:
 
 
 def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: int | None = None) -> list[int]:
-    """Add pending chunks of these sizes with the run's next numbers and return their ids. The caller holds the run."""
+    """Add pending chunks of these sizes with the run's next numbers; return their ids. The caller locks the run."""
     if not sizes:
         return []
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one()
@@ -287,26 +299,26 @@ def add_chunks(session: Session, run_id: int, sizes: Sequence[int], parent_id: i
     return list(session.execute(added).scalars())
 
 
-def count_in(session: Session, counts: Mapping[int, Counter[str]]) -> None:
-    """Add to the counters of chunks, by chunk id."""
+def add_counts(session: Session, counts: Mapping[int, Counter[str]]) -> None:
+    """Add `counts`, by chunk id, to the counters of these chunks."""
     values = {name: _CHUNKS.c[name] + bindparam(f"more_{name}") for name in COUNTERS}
     given = [{"chunk": id} | {f"more_{name}": count[name] for name in COUNTERS} for id, count in sorted(counts.items())]
     session.connection().execute(update(_CHUNKS).where(Chunk.id == bindparam("chunk")).values(values), given)
 
 
-def count_out(session: Session, counts: Mapping[int, Counter[str]]) -> None:
-    """Take images that leave out of the counters of their chunks, by chunk id.
+def subtract_counts(session: Session, counts: Mapping[int, Counter[str]]) -> None:
+    """Subtract `counts`, by chunk id, from the counters of these chunks, because images leave them.
 
     A failed or cancelled chunk that is left with no failed and no cancelled image is done.
     """
-    count_in(session, {id: Counter({name: -number for name, number in one.items()}) for id, one in counts.items()})
+    add_counts(session, {id: Counter({name: -number for name, number in left.items()}) for id, left in counts.items()})
     none_left = Chunk.failed + Chunk.cancelled == 0
     for part in named_at_once(sorted(counts)):
         change_chunks(session, Transition.LEAVE, Chunk.id.in_(part), none_left, error=None)
 
 
 def finish_run(session: Session, run_id: int) -> None:
-    """active -> done, or cancelling -> cancelled, if nothing of the run is live."""
+    """active -> done, or cancelling -> cancelled, if no chunk of the run is live."""
     # Two last chunks may end at the same moment, each not seeing the other's end: the lock makes one wait for the
     # other and then look again. (SQLite has one writer at a time anyway and ignores it.)
     lock_run(session, run_id)
@@ -319,7 +331,7 @@ def finish_run(session: Session, run_id: int) -> None:
 
 
 def rowcount(session: Session, statement: Any) -> int:
-    """Execute an update; how many rows it changed."""
+    """Execute an UPDATE or DELETE; return how many rows it changed."""
     result = session.execute(statement, execution_options={"synchronize_session": False})
     assert isinstance(result, CursorResult)
     return result.rowcount

@@ -1,6 +1,6 @@
 """The claims of workers on chunks: claim, heartbeat, commit, release, fail, take back.
 
-Each carries the fence of its claim; whoever finds no row to change has lost the chunk and does nothing.
+Each change names the fence of its claim; a worker whose change finds no row has lost the chunk and does nothing.
 Knows no Celery, no processes and no pixels. Functions take the caller's session and never commit.
 """
 
@@ -32,9 +32,10 @@ from db.values import NOTHING_SPENT, Spent
 NO_VERSIONS: Mapping[str, str] = {}
 LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 5  # attempts in a row without one commit
-CRASHES_BEFORE_SPLIT = 2  # the first may have been bad luck
-MAX_RELEASES = 10  # then something is wrong that handing the chunk round will not cure ...
-RELEASE_PAUSE_SECONDS = 300.0  # ... so it rests for five minutes
+CRASHES_BEFORE_SPLIT = 2  # the cause of the first crash may lie outside the chunk
+# After so many releases in a row another worker will hardly do better, so the chunk rests.
+MAX_RELEASES = 10
+RELEASE_PAUSE_SECONDS = 300.0
 LONGEST_BACK_OFF_SECONDS = 300
 
 
@@ -46,11 +47,13 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class ClaimedImage:
+    """A pending image of a claimed chunk."""
+
     id: int
     row: int
     path: str
     prompt_ids: tuple[int, ...]
-    again: bool = False  # it has results of an earlier time, which the new outcome replaces
+    again: bool = False  # it was computed before: the new outcome replaces its old results
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,12 @@ class Claim:
     fence: int
     threshold: float
     images: tuple[ClaimedImage, ...]
-    serial: bool = False  # somebody died of this chunk: one batch at a time, each announced by `begin_range`
+    serial: bool = False  # an attempt crashed: batches run one at a time, and `begin_range` notes each before it starts
 
 
 @dataclass(frozen=True)
 class ModelUsed:
-    """What a worker computes with: results of one run must all come from the same."""
+    """The model that a worker has loaded. All results of one run must come from the same one."""
 
     revision: str | None
     weights_sha256: str
@@ -77,7 +80,7 @@ class ModelUsed:
 
 @dataclass(frozen=True)
 class RunningChunk:
-    """A chunk somebody holds, with what is needed to decide whether that somebody is gone."""
+    """A running chunk, with what is needed to decide whether its owner is gone."""
 
     chunk_id: int
     fence: int
@@ -88,11 +91,13 @@ class RunningChunk:
 def agree_on_model(
     session: Session, run_id: int, mine: ModelUsed, uid: str | None = None, versions: Mapping[str, str] = NO_VERSIONS
 ) -> ModelUsed | None:
-    """Freeze `mine` into a run that has no model yet; return what the run has. None: it is not that of `uid` now.
+    """Freeze `mine` into a run that has no model yet, and return the model that the run has.
 
-    With it the `versions` of this process's packages are noted. Workers with other versions agree all the same.
+    Returns None if the run is deleted, or no longer has the `uid` that is given: then its settings were corrected.
+    The `versions` of this process's packages are written with the model, for information only: a worker with other
+    versions may serve the run.
     """
-    same = (Run.id == run_id, *_same(uid))
+    same = (Run.id == run_id, *_has_uid(uid))
     session.execute(
         update(Run).where(*same, Run.weights_sha256.is_(None)).values(**asdict(mine), versions=dict(versions))
     )
@@ -110,13 +115,14 @@ def claim(
     lease_seconds: float = LEASE_SECONDS,
     uid: str | None = None,
 ) -> Claim | None:
-    """queued -> running. None: somebody else has it, it is finished, or its run is not active. May be repeated.
+    """queued -> running, with a lease of `lease_seconds`. May be repeated.
 
-    With the `uid` of the run that the worker read, also None if the run has other settings by now.
+    None: another worker has the chunk, it is finished, or its run is not active. With the `uid` that the worker read,
+    also None if the run was given other settings since then, and with them another uid.
     """
-    active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE, *_same(uid)).exists()
+    active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE, *_has_uid(uid)).exists()
     wanted = ((Chunk.number, Chunk.fence, Chunk.crashes), Chunk.id == chunk_id, Chunk.run_id == run_id)
-    ours = {
+    values = {
         "fence": Chunk.fence + 1,
         "owner_id": worker_id,
         "node": select(Worker.node).where(Worker.id == worker_id).scalar_subquery(),
@@ -124,20 +130,21 @@ def claim(
         "lease_until": now() + lease_seconds,
         **NO_RANGE,
     }
-    row = change_chunk(session, Transition.CLAIM, *wanted, active, attempts=Chunk.attempts + 1, **ours)
+    row = change_chunk(session, Transition.CLAIM, *wanted, active, attempts=Chunk.attempts + 1, **values)
     if row is None:
-        # A worker has one chunk at a time: one that it holds already is the same claim, whose answer it never got.
-        row = change_chunk(session, Transition.CLAIM_AGAIN, *wanted, Chunk.owner_id == worker_id, **ours)
+        # A worker holds one chunk at a time. If it holds this one already, its claim was committed before, but the
+        # database's answer was lost.
+        row = change_chunk(session, Transition.CLAIM_AGAIN, *wanted, Chunk.owner_id == worker_id, **values)
     if row is None:
         return None
     session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
-    # The run is there: its chunk, which we have locked, is deleted before it.
+    # The run exists: a delete removes chunks before their run, and this transaction has locked the chunk.
     threshold = session.execute(select(Run.threshold).where(Run.id == run_id)).scalar_one()
     images = _pending_images(session, run_id, chunk_id)
     return Claim(chunk_id, run_id, row.number, row.fence, threshold, images, serial=row.crashes > 0)
 
 
-def _same(uid: str | None) -> tuple[ColumnElement[bool], ...]:
+def _has_uid(uid: str | None) -> tuple[ColumnElement[bool], ...]:
     return () if uid is None else (Run.uid == uid,)
 
 
@@ -159,7 +166,7 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECONDS) -> bool:
-    """Renew the lease; false if the claim is lost. A lease that is over but not taken back yet can be renewed."""
+    """Renew the lease; false if the claim is lost. A lease that is over can be renewed until it is taken back."""
     held = (*_fenced(claim), _run_goes_on(claim.run_id))
     return bool(change_chunks(session, Transition.RENEW, *held, lease_until=now() + lease_seconds))
 
@@ -167,7 +174,7 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECON
 def begin_range(
     session: Session, claim: Claim, first_row: int, last_row: int, lease_seconds: float = LEASE_SECONDS
 ) -> None:
-    """Write down which rows are opened next, so that a crash has suspects. Raises `LeaseLost`."""
+    """Note which rows are opened next, so that they are known if the process crashes. Raises `LeaseLost`."""
     range_: dict[str, Any] = {"inflight_first": first_row, "inflight_last": last_row}
     if not change_chunks(session, Transition.BEGIN_RANGE, *_held(claim), lease_until=now() + lease_seconds, **range_):
         raise LeaseLost
@@ -180,36 +187,38 @@ def commit(
     lease_seconds: float = LEASE_SECONDS,
     spent: Spent = NOTHING_SPENT,
 ) -> bool:
-    """Record one batch, and what was spent for it; true if nothing of the chunk is pending any more.
+    """Record the outcomes of one batch and the seconds `spent` for it; true if no image of the chunk is pending now.
 
-    Raises `LeaseLost`: then roll back.
+    Raises `LeaseLost`; the caller must then roll back.
     """
     counts = count_outcomes(outcomes, claim.threshold) | {f"{stage}_seconds": s for stage, s in asdict(spent).items()}
     no_failures = {"attempts": 0, "crashes": 0, "releases": 0, "lease_until": now() + lease_seconds, **NO_RANGE}
-    # The same batch for the second time may be more than what is pending, which no counter may say even for a moment.
+    # If the same batch is committed a second time, fewer images than it has may be pending. The chunk's CHECK allows no
+    # counter above its images, so the batch is refused here.
     held = (*_held(claim), len(outcomes) <= PENDING_IMAGES)
-    told = change_chunk(
+    changed = change_chunk(
         session, Transition.COMMIT, [PENDING_IMAGES], *held, counts=counts, finished_at=now(), **no_failures
     )
-    if told is None:
+    if changed is None:
         raise LeaseLost
+    [pending] = changed
     again = {image.id for image in claim.images if image.again}
     if not record(session, claim.chunk_id, claim.fence, claim.threshold, outcomes, again):
         raise LeaseLost(f"chunk {claim.chunk_id}: not all of {len(outcomes)} images were pending in it")
-    if told[0] == 0:
+    if pending == 0:
         change_chunks(session, Transition.FINISH, Chunk.id == claim.chunk_id, error=None)
         finish_run(session, claim.run_id)
-    return bool(told[0] == 0)
+    return bool(pending == 0)
 
 
-def landed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool | None:
-    """What became of a commit whose answer was lost: None if nothing, else whether it finished the chunk."""
+def was_committed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool | None:
+    """Look for a commit whose answer was lost. None: it was not made; else whether it finished the chunk."""
     chunk = session.execute(select(Chunk.state, Chunk.fence).where(Chunk.id == claim.chunk_id)).one_or_none()
     if chunk is None or chunk.fence != claim.fence:
         return None
     done = [outcome.image_id for outcome in outcomes if isinstance(outcome, ImageDone)]
     failed = {outcome.image_id: outcome.error_class for outcome in outcomes if isinstance(outcome, ImageFailed)}
-    # The state too: results of an earlier time may have the same fence, of another chunk.
+    # The state is checked too: an image's old results may come from another chunk whose fence was the same number.
     ours = (
         select(Image.id)
         .join(Result, Result.image_id == Image.id)
@@ -226,7 +235,10 @@ def landed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool 
 
 
 def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
-    """running -> pending with the attempt given back: the worker drains, or its surroundings failed, not the chunk."""
+    """running -> pending with the attempt given back: the worker drains, or its surroundings failed and not the chunk.
+
+    False: the claim is lost.
+    """
     return bool(
         change_chunks(
             session,
@@ -241,9 +253,9 @@ def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
 
 
 def fail_attempt(session: Session, claim: Claim, error: str, error_class: str = "internal") -> bool:
-    """running -> pending after a pause, or failed at the fifth attempt without progress: an unexpected error.
+    """running -> pending with a rest, or running -> failed at the fifth attempt without a commit: an unexpected error.
 
-    `error_class` is what its images then fail with.
+    When the chunk fails, its pending images fail with `error_class`. False: the claim is lost.
     """
     chunk = hold_running(session, *_fenced(claim))
     if chunk is None:
@@ -257,6 +269,7 @@ def fail_attempt(session: Session, claim: Claim, error: str, error_class: str = 
 
 
 def running_chunks(session: Session) -> list[RunningChunk]:
+    """All running chunks of all runs."""
     rows = select(Chunk.id, Chunk.fence, Chunk.owner_id, is_over(Chunk.lease_until)).where(
         Chunk.state == ChunkState.RUNNING
     )
@@ -266,10 +279,11 @@ def running_chunks(session: Session) -> list[RunningChunk]:
 def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
     """running -> pending or failed, because the owner is dead (`crashed`) or its lease is over.
 
-    At the second crash without a commit the rows that were in hand, if they are known, become chunks of their own.
+    At the second crash without a commit the rows that were in hand, if they are known, move to chunks of their own.
+    False: the owner has renewed its lease, or the chunk is no longer held by it.
     """
-    still_so = is_over(Chunk.lease_until) if held.lease_over else Chunk.owner_id == held.owner_id
-    chunk = hold_running(session, Chunk.id == held.chunk_id, Chunk.fence == held.fence, still_so)
+    unchanged = is_over(Chunk.lease_until) if held.lease_over else Chunk.owner_id == held.owner_id
+    chunk = hold_running(session, Chunk.id == held.chunk_id, Chunk.fence == held.fence, unchanged)
     if chunk is None:
         return False
     crashes = chunk.crashes + 1
@@ -285,7 +299,7 @@ def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
 
 
 def back_off(failures: int) -> int:
-    """Seconds to wait after so many failures in a row: 5, 10, 20, ... up to five minutes."""
+    """Seconds that a chunk rests after `failures` failures in a row: 5, 10, 20, ... up to five minutes."""
     return int(min(LONGEST_BACK_OFF_SECONDS, 5 * 2 ** (max(failures, 1) - 1)))
 
 

@@ -1,7 +1,7 @@
-"""Which chunks are rung: pending -> queued, and back when nobody came. Publishes nothing itself.
+"""Chooses the chunks whose doorbells are rung, pending -> queued, and takes back those that no worker claims.
 
-A doorbell is a message on the broker that says a chunk may be claimed. Functions take the caller's session and never
-commit; the caller commits first and publishes afterwards.
+A doorbell is a message on the broker that says a chunk may be claimed. This module publishes none: its functions take
+the caller's session and never commit, and the caller commits first and publishes afterwards.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from db.times import is_over
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A chunk whose doorbell is to be rung."""
+class RungChunk:
+    """A chunk that is queued, with what its doorbell says."""
 
     run_id: int
     run_name: str
@@ -28,11 +28,14 @@ class Rung:
     ring: int
     images: int
     first_path: str
-    database: str  # its identity: which queue the doorbell goes to
+    database: str  # identity of the database; it names the queue of the doorbell
 
 
-def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
-    """pending -> queued for up to `limit` due chunks of an active run; the caller commits, then publishes."""
+def ring_pending(session: Session, run_id: int, limit: int) -> list[RungChunk]:
+    """pending -> queued for up to `limit` chunks of an active run that are not resting.
+
+    The caller commits, then publishes their doorbells.
+    """
     due = (
         select(Chunk.id)
         .join(Run, Run.id == Chunk.run_id)
@@ -45,21 +48,21 @@ def ring_pending(session: Session, run_id: int, limit: int) -> list[Rung]:
     ids = list(session.execute(due).scalars())
     for part in named_at_once(ids):
         _ring(session, Transition.RING, Chunk.id.in_(part))
-    return rung(session, ids)
+    return rung_chunks(session, ids)
 
 
-def ring_again(session: Session, chunk_id: int, ring: int) -> list[Rung]:
+def ring_again(session: Session, chunk_id: int, ring: int) -> list[RungChunk]:
     """queued -> queued with a new doorbell, if `ring` is still the last one; empty if it is not."""
     changed = _ring(session, Transition.RING_AGAIN, Chunk.id == chunk_id, Chunk.ring == ring)
-    return rung(session, [chunk_id]) if changed else []
+    return rung_chunks(session, [chunk_id]) if changed else []
 
 
 def _ring(session: Session, transition: Transition, *where: ColumnElement[bool]) -> int:
     return change_chunks(session, transition, *where, ring=Chunk.ring + 1, rung_at=now(), not_before=None)
 
 
-def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
-    """What the doorbells of these chunks say, which come in the order of their numbers."""
+def rung_chunks(session: Session, chunk_ids: Sequence[int]) -> list[RungChunk]:
+    """What the doorbells of these chunks say, in the order of the chunks' numbers."""
     first_path = select(Image.path).where(Image.chunk_id == Chunk.id).order_by(Image.row).limit(1).scalar_subquery()
     rows = (
         select(Run.id, Run.name, Chunk.id, Chunk.number, Chunk.ring, Chunk.images, first_path, Installation.identity)
@@ -68,7 +71,7 @@ def rung(session: Session, chunk_ids: Sequence[int]) -> list[Rung]:
         .order_by(Chunk.number)
     )
     found = [row for part in named_at_once(chunk_ids) for row in session.execute(rows.where(Chunk.id.in_(part)))]
-    return [Rung(*row) for row in found]
+    return [RungChunk(*row) for row in found]
 
 
 def queued_doorbells(session: Session) -> list[tuple[int, int]]:
@@ -84,12 +87,12 @@ def forget_doorbells(session: Session) -> int:
 
 
 def is_rung(session: Session, run_id: int, chunk_id: int) -> bool:
-    """Whether it is this run's chunk, and waits for somebody to answer its doorbell."""
+    """Whether the chunk belongs to this run and is queued."""
     queued = select(Chunk.id).where(Chunk.id == chunk_id, Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED)
     return session.execute(queued).first() is not None
 
 
 def unqueue(session: Session, chunk_id: int, rest: float = 0) -> bool:
-    """queued -> pending: the worker that answered the doorbell will not claim the chunk. Rung again in `rest` s."""
+    """queued -> pending: the worker that answered the doorbell does not claim the chunk, which rests `rest` seconds."""
     not_before = now() + rest if rest else None
     return bool(change_chunks(session, Transition.HAND_BACK, Chunk.id == chunk_id, not_before=not_before))

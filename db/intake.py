@@ -19,11 +19,11 @@ from db.chunks import (
     Transition,
     add_chunks,
     change_chunks,
-    count_out,
     finish_run,
     in_order,
     lock_chunks_of,
     rowcount,
+    subtract_counts,
 )
 from db.models import (
     STOPPED,
@@ -45,10 +45,11 @@ from db.values import Frozen, Source
 
 IMAGES = Base.metadata.tables["image"]
 ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts")
-PENDING, REJECTED = ImageState.PENDING.value, ImageState.REJECTED.value  # plain text, which drivers take faster
+# Plain strings: drivers write them faster than members of an enum.
+PENDING, REJECTED = ImageState.PENDING.value, ImageState.REJECTED.value
 
 Value = TypeVar("Value")
-_Spelled = dict[tuple[str, ...] | None, str | None]  # row prompts -> the JSON of their ids
+_PromptJson = dict[tuple[str, ...] | None, str | None]  # prompts of a row -> the JSON of their ids
 
 
 class LoadTaken(Exception):
@@ -61,39 +62,39 @@ class LoadCancelled(LoadTaken):
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run as an enqueue finds it."""
+    """A run as an enqueue finds it. `columns`, sizes and times are those of `db.models.Run`."""
 
     id: int
     uid: str
     state: str
     frozen: Frozen
     source: Source
-    prompts: tuple[str, ...]  # those of every image
+    prompts: tuple[str, ...]  # prompts that every image has
     chunk_size: int
     load: int
     images: int
-    gone: int  # of these, rows that the source no longer has; they keep their results
+    gone: int  # of these images, those whose row the source no longer has; they keep their results
     source_rows: int
     source_size: int
     source_mtime_ns: int
     source_sha256: str | None
 
 
-class NewRow(NamedTuple):  # not a dataclass: there may be 100 million, and a tuple is made in half the time
-    """One input row. A rejected one carries its reason as (error class, message)."""
+class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows, and a tuple is made in half the time
+    """One input row. `rejected` is None for a good row, else the reason as (error class, message)."""
 
     path: str
     cells: dict[str, str] | None = None
-    prompts: tuple[str, ...] | None = None  # None: the run's
+    prompts: tuple[str, ...] | None = None  # None: those of the run
     rejected: tuple[str, str] | None = None
 
 
-_Placed = tuple[int, NewRow]  # a row and its number in the source, from 1
+_Placed = tuple[int, NewRow]  # the place of a row in the source, from 1, and the row
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """A row with the same path and prompts as an earlier one, `first_id`."""
+    """A row with the same path and prompts as an earlier row, whose id is `first_id`."""
 
     image_id: int
     chunk_id: int
@@ -101,6 +102,7 @@ class Repeated:
 
 
 def find_run(session: Session, name: str) -> KnownRun | None:
+    """The run of this name, or None."""
     run = session.execute(select(Run).where(Run.name == name)).scalar_one_or_none()
     if run is None:
         return None
@@ -116,7 +118,7 @@ def find_run(session: Session, name: str) -> KnownRun | None:
 def create_run(
     session: Session, name: str, source: Source, frozen: Frozen, prompts: Sequence[str], chunk_size: int
 ) -> int:
-    """Insert an empty run in state loading and return its id. The unique name makes a second one fail."""
+    """Insert an empty run in state loading and return its id. Raises `IntegrityError` if its name is taken."""
     values = source_columns(source) | asdict(frozen)
     run_id = session.execute(
         insert(Run)
@@ -138,14 +140,14 @@ def create_run(
 
 
 def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
-    """The source is read on from where the last reading stopped."""
-    # load_start stays: rows that a load brought which broke off still wait for their duplicate pass.
+    """Note that the source, which has `size` bytes now, is read on from the row where the last reading stopped."""
+    # load_start keeps its value: the rows of an interrupted load have not been searched for duplicates yet.
     _update_run(session, run_id, source_sha256=None, source_ended=False, columns=list(columns))
     _update_run(session, run_id, source_size=size, source_mtime_ns=mtime_ns)
 
 
 def begin_matching(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
-    """The source was edited: it is read again from its start, and known rows are found by path and prompts."""
+    """Note that the source was edited and is read again from its start. Known rows are found by their content."""
     begin_reading(session, run_id, size, mtime_ns, columns)
     _update_run(session, run_id, load=Run.load + 1, source_rows=0)
 
@@ -161,10 +163,10 @@ def add_rows(
 ) -> int:
     """Record one slice of the source and return how many of its rows are new.
 
-    `read_before` is how many rows were read before this slice; raises `LoadTaken` if somebody else read on meanwhile,
-    `LoadCancelled` if the run was cancelled: unless it was before this load began, which then `reopens` it.
-    With `matching`, rows that an earlier load brought keep their number; only their place in the source and their
-    other cells are updated.
+    `read_before` is how many rows of the source were read before this slice. With `matching`, rows that an earlier load
+    brought keep their number; only their place in the source and their other cells are updated.
+    Raises `LoadTaken` if another process has read on meanwhile, and `LoadCancelled` if the run was cancelled or
+    deleted. With `reopens`, a run that was cancelled before this load began is loaded all the same.
     """
     if matching:
         _lock_known(session, run_id, rows)
@@ -180,7 +182,7 @@ def add_rows(
     may_reopen = reopens and run.state == RunState.CANCELLED and run.images == run.load_start
     if run.state in STOPPED and not may_reopen:
         raise LoadCancelled
-    prompts = _spelled_prompts(session, run_id, rows)
+    prompts = _prompts_as_json(session, run_id, rows)
     new: Sequence[_Placed] = list(enumerate(rows, start=read_before + 1))
     if matching:
         parts = named_at_once(new)
@@ -193,8 +195,8 @@ def add_rows(
     return len(new)
 
 
-def _spelled_prompts(session: Session, run_id: int, rows: Sequence[NewRow]) -> _Spelled:
-    """The JSON of the prompt ids of every list of prompts that these rows have."""
+def _prompts_as_json(session: Session, run_id: int, rows: Sequence[NewRow]) -> _PromptJson:
+    """For each list of prompts that these rows have, the JSON of its prompt ids."""
     asked = {row.prompts for row in rows if row.prompts is not None}
     ids = prompt_ids(session, run_id, set(chain.from_iterable(asked)))
     return {None: None} | {texts: to_json([ids[text] for text in dict.fromkeys(texts)]) for texts in asked}
@@ -207,7 +209,7 @@ def known_paths(session: Session, run_id: int, paths: Iterable[str]) -> set[str]
 
 
 def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str, int]:
-    """Ids of the run's prompts with these texts, adding those that it does not have yet."""
+    """Ids of the run's prompts with these texts, by text. Prompts that the run does not have yet are added."""
     ids: dict[str, int] = {}
     for wanted in named_at_once(sorted(texts)):
         of_run = select(Prompt.text, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(wanted))
@@ -221,9 +223,9 @@ def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str,
 
 
 def _insert_images(
-    session: Session, run_id: int, run: Row[*tuple[Any, ...]], rows: Sequence[_Placed], prompts: _Spelled
+    session: Session, run_id: int, run: Row[*tuple[Any, ...]], rows: Sequence[_Placed], prompts: _PromptJson
 ) -> None:
-    """Number the rows on from the run's last one and pack the good ones into new chunks."""
+    """Insert rows with the run's next numbers, the good ones in new chunks."""
     good = sum(row.rejected is None for _, row in rows)
     sizes = [min(run.chunk_size, good - first) for first in range(0, good, run.chunk_size)]
     chunk_ids = chain.from_iterable(map(repeat, add_chunks(session, run_id, sizes), sizes))
@@ -239,8 +241,8 @@ def _insert_images(
             pending.append((*row, PENDING, next(chunk_ids)))
         else:
             rejected.append((*row, REJECTED, *reason))
-    # Columns that are empty in nearly every row cost a fifth of the time: the reasons, and the place in the source,
-    # which only a source that was edited has.
+    # Columns that are empty in nearly every row would cost a fifth of the time. So errors are written for rejected rows
+    # only, and the place in the source only after the source was edited.
     columns = (*ROW_COLUMNS, "position", "state") if matched else (*ROW_COLUMNS, "state")
     insert_rows(session, IMAGES, (*columns, "chunk_id"), pending)
     if rejected:
@@ -248,15 +250,15 @@ def _insert_images(
 
 
 def _moved(number: int, position: int) -> int | None:
-    """What a row's `position` holds: NULL where the row stands in the source at the place of its number."""
+    """The value of a row's column `position`: NULL if the place in the source equals the row's number."""
     return None if position == number else position
 
 
 def _lock_known(session: Session, run_id: int, rows: Sequence[NewRow]) -> None:
-    """Lock the chunks of the rows that are known already, as workers may be ending these rows.
+    """Lock the chunks of the rows that the run has already, since workers may be changing these rows.
 
-    One that leaves for another chunk at this moment is missed. Should its worker and we wait for each other then,
-    PostgreSQL ends one of the two transactions, which is repeated.
+    A row that moves to another chunk at this moment is missed. If a worker and this transaction then wait for each
+    other, PostgreSQL ends one of the two, and that one is repeated.
     """
     chunk_ids = select(Image.chunk_id).where(Image.run_id == run_id, Image.chunk_id.is_not(None)).distinct()
     paths = named_at_once([row.path for row in rows])
@@ -264,8 +266,8 @@ def _lock_known(session: Session, run_id: int, rows: Sequence[NewRow]) -> None:
     lock_chunks_of(session, {id for id in found if id is not None})
 
 
-def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], prompts: _Spelled) -> list[_Placed]:
-    """Mark the rows that an earlier load brought as seen in this one, at their new place, and return the others."""
+def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], prompts: _PromptJson) -> list[_Placed]:
+    """Mark the rows that an earlier load brought as seen in this load, at their new place; return the other rows."""
     found = session.execute(
         select(Image.id, Image.row, Image.path, type_coerce(Image.prompts, Text), Image.state == ImageState.REJECTED)
         .where(Image.run_id == run_id, Image.path.in_({row.path for _, row in rows}), Image.load < load)
@@ -295,8 +297,8 @@ def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
     if start is None:
         raise LoadCancelled
     of_run = select(Image.path).where(Image.run_id == run_id)
-    # What was there before has no duplicates left, so a later load looks at its own paths. The first one counts all
-    # paths in one sorted pass, on SQLite in their index: only rows of those that come twice are read and sorted.
+    # Rows of earlier loads were searched already, so a later load looks at its own paths only. The first load counts
+    # all paths in one sorted pass (SQLite does so in their index) and then reads only rows whose path comes twice.
     paths = of_run.where(Image.row > start) if start else of_run.group_by(Image.path).having(func.count() > 1)
     ordered = (
         select(
@@ -315,16 +317,19 @@ def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
     late = (
         select(ordered.c.id, ordered.c.chunk_id, ordered.c.first_id)
         .where(ordered.c.id != ordered.c.first_id, ordered.c.row > start, ordered.c.state == ImageState.PENDING)
-        .order_by(ordered.c.row)  # so that a slice of them touches few chunks
+        .order_by(ordered.c.row)  # neighbours are in the same chunk, so that a slice of them touches few chunks
     )
     for row in session.execute(late.execution_options(yield_per=SLICE_ROWS)):
         yield Repeated(*row)
 
 
 def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated]) -> None:
-    """pending -> duplicate for one slice; the rows leave their chunks. Raises `LoadCancelled`."""
+    """pending -> duplicate for one slice; the rows leave their chunks.
+
+    Raises `LoadCancelled` if the run is no longer loading, `LoadTaken` if another process has marked some of the rows.
+    """
     lock_chunks_of(session, {row.chunk_id for row in repeated})
-    # Once the run is locked, too, and still loading, nobody cancels these rows meanwhile.
+    # This UPDATE locks the run as well. While it is locked and loading, no other process cancels these rows.
     counted = update(Run).where(Run.id == run_id, Run.state == RunState.LOADING)
     if session.execute(counted.values(duplicates=Run.duplicates + len(repeated)).returning(Run.id)).first() is None:
         raise LoadCancelled
@@ -335,13 +340,13 @@ def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated])
     )
     late = [{"late": row.image_id, "first": row.first_id} for row in repeated]
     if session.connection().execute(mark, late).rowcount != len(late):
-        raise LoadTaken  # somebody else marked some of them
+        raise LoadTaken
     left = Counter(row.chunk_id for row in repeated)
-    count_out(session, {chunk_id: Counter(images=count) for chunk_id, count in left.items()})
+    subtract_counts(session, {chunk_id: Counter(images=count) for chunk_id, count in left.items()})
 
 
 def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: bool = True) -> None:
-    """loading -> active. `ended`: the source was read to its end; `sha256` is then that of the whole source, if any."""
+    """loading -> active. `ended`: the source was read to its end. `sha256`: checksum of the whole source, if known."""
     empty = in_order(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Chunk.images == 0)
     change_chunks(session, Transition.EMPTY, empty)
     _update_run(session, run_id, source_sha256=sha256, source_ended=ended, load_start=Run.images)
@@ -350,7 +355,7 @@ def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: boo
 
 
 def _update_run(session: Session, run_id: int, **values: Any) -> None:
-    """Raises `LoadCancelled` for a run that is being cancelled or deleted, or is gone."""
+    """Write columns of the run. Raises `LoadCancelled` if it is being cancelled or deleted, or is gone."""
     stopping = (RunState.CANCELLING, RunState.DELETING)
     if not rowcount(session, update(Run).where(Run.id == run_id, Run.state.not_in(stopping)).values(**values)):
         raise LoadCancelled

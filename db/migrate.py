@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema with the migrations beside this file; knows no settings."""
+"""Brings a database to the newest schema with the migrations in the folder beside this file; knows no settings."""
 
 from pathlib import Path
 
@@ -17,20 +17,21 @@ CANNOT_UPGRADE = (
     "the database has older tables and can only be read here: copy its folder to a disk of yours, "
     "where the same command brings them up to date"
 )
-UPGRADE_LOCK = 0x5A3  # any number of our own
+UPGRADE_LOCK = 0x5A3  # key of an advisory lock; any number that no other program is likely to use
 
 
 def ensure_schema(sessions: Sessions, *, create: bool = True) -> None:
-    """Upgrade an SQLite database by itself; on PostgreSQL, whose schema has an owner, only check.
+    """Upgrade an SQLite database to the newest schema; check a PostgreSQL database, whose owner must upgrade it.
 
-    Raises `DatabaseUnusable` when the schema is missing, older (PostgreSQL) or newer than this program, and
-    `NoDatabase` when it is another program's, or without `create` when an SQLite file holds no tables yet.
+    Raises `DatabaseUnusable` when the schema is missing, older (PostgreSQL) or newer than this program. Raises
+    `NoDatabase` when the database is another program's, or without `create` when an SQLite file holds no tables.
     """
     try:
         with reading(sessions) as session:
             found = _revision(session)
     except DBAPIError as error:
-        if not error.connection_invalidated:  # a server that never answered is told at once: its name may be wrong
+        # A server that never answered is reported at once, without a wait: its name in the URL may be wrong.
+        if not error.connection_invalidated:
             raise
         found = read(sessions, _revision)
     if found == newest_revision():
@@ -61,7 +62,7 @@ def upgrade(sessions: Sessions) -> None:
 
 def _upgrade(session: Session) -> None:
     connection = session.connection()
-    if connection.dialect.name == "postgresql":  # one upgrade at a time; on SQLite it is the only writer anyway
+    if connection.dialect.name == "postgresql":  # one upgrade at a time; SQLite has one writer at a time anyway
         connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
     found = revision(connection)
     _refuse_newer(found)
@@ -84,7 +85,7 @@ def revision(connection: Connection) -> str | None:
     """The schema's revision; None for a database without our tables. Raises `NoDatabase` for another program's."""
     tables = inspect(connection).get_table_names()
     if not is_ours(tables):
-        # A PostgreSQL database may be shared with others, but not with others whose migrations are Alembic's too.
+        # Other programs may have tables in the same PostgreSQL database, unless they use Alembic, too.
         if "alembic_version" in tables or (tables and connection.dialect.name == "sqlite"):
             raise NoDatabase("it holds the tables of another program")
         return None
@@ -92,6 +93,7 @@ def revision(connection: Connection) -> str | None:
 
 
 def newest_revision() -> str:
+    """The schema's revision after all migrations of this program."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
@@ -104,6 +106,6 @@ def _known_revisions() -> set[str]:
 def _config(connection: Connection | None = None) -> Config:
     config = Config(attributes={"connection": connection})
     folder = str(Path(__file__).with_name("migrations"))
-    config.set_main_option("script_location", folder.replace("%", "%%"))  # it is read as a template
+    config.set_main_option("script_location", folder.replace("%", "%%"))  # ConfigParser reads % as the start of a name
     config.set_main_option("path_separator", "os")
     return config

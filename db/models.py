@@ -1,4 +1,7 @@
-"""The tables and their states; knows no queries, no Celery and no pixels. Times are database seconds since 1970."""
+"""The tables and their states; knows no queries, no Celery and no pixels.
+
+Times are seconds since 1970 by the database's clock.
+"""
 
 import json
 from collections.abc import Iterable
@@ -30,18 +33,19 @@ from db.values import Frozen, Source
 
 # SQLite numbers rows by itself only in an INTEGER column.
 Id = BigInteger().with_variant(Integer, "sqlite")
-# Without this SQLite gives the id of a deleted row to the next one. A late worker, or a reason that a worker remembers
-# for a run, must never fit somebody else's row. (PostgreSQL's sequences never go back.)
+# No id is ever used twice: a late worker that still holds the id of a deleted row must not change a newer row. Without
+# AUTOINCREMENT SQLite gives the id of a deleted row to the next one (https://sqlite.org/autoinc.html); PostgreSQL's
+# sequences never go back.
 IDS_ONCE = {"sqlite_autoincrement": True}
-# Neither NaN nor an infinity passes: PostgreSQL holds NaN to be above all numbers, SQLite stores it as NULL.
+# Pixels. The limit refuses NaN and infinities too: PostgreSQL sorts NaN above all numbers, SQLite stores it as NULL.
 LARGEST_COORDINATE = 1e9
 
 
 class RunState(StrEnum):
-    LOADING = "loading"  # rows are still arriving: nothing of it is dispatched or claimed
+    LOADING = "loading"  # rows are still arriving; none of its chunks is dispatched or claimed
     ACTIVE = "active"
-    DONE = "done"  # nothing is pending
-    CANCELLING = "cancelling"  # nothing of it is claimed or committed any more; its live chunks are being cancelled
+    DONE = "done"  # no image is pending
+    CANCELLING = "cancelling"  # no chunk of it is claimed or committed any more; its live chunks are being cancelled
     CANCELLED = "cancelled"
     DELETING = "deleting"  # its rows are being deleted, the run's own row last
 
@@ -53,8 +57,8 @@ class ChunkState(StrEnum):
     PENDING = "pending"  # waits for its turn, or for not_before
     QUEUED = "queued"  # its doorbell was rung
     RUNNING = "running"  # a worker holds its lease
-    DONE = "done"  # nothing in it is pending
-    FAILED = "failed"  # gave up: its pending images failed with it
+    DONE = "done"  # none of its images is pending
+    FAILED = "failed"  # too many attempts without a commit; its pending images failed with it
     CANCELLED = "cancelled"
 
 
@@ -67,24 +71,24 @@ class ImageState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     DUPLICATE = "duplicate"  # the same path and prompts as an earlier row, `same_as`
-    REJECTED = "rejected"  # a bad row; these last two belong to no chunk
+    REJECTED = "rejected"  # a bad row; like a duplicate it belongs to no chunk
 
 
 class WorkerState(StrEnum):
     IDLE = "idle"
-    LOADING = "loading"  # reads the model of the run that it was rung for
+    LOADING = "loading"  # loads the model of the run whose doorbell it answered
     RUNNING = "running"  # holds a chunk
-    DECLINED = "declined"  # cannot serve its run, `message` says why; it waits for another one
-    DEAD = "dead"  # its process ended without saying so
+    DECLINED = "declined"  # cannot serve the run, `message` says why; it waits for a chunk of another run
+    DEAD = "dead"  # its process ended without a last report
 
 
 def to_json(value: Any) -> str:
-    """One spelling for each value, so that equal values compare equal in SQL."""
+    """Write a value as JSON, always in the same spelling, so that equal values compare equal in SQL."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def cells_to_json(cells: dict[str, str]) -> str:
-    """The same spelling in less than half of the time, which counts when there are a million."""
+    """Write a row's cells as `to_json` would, in less than half of the time: a source may have a million rows."""
     return "{" + ",".join([f"{_quoted(name)}:{_quoted(cell)}" for name, cell in cells.items()]) + "}"
 
 
@@ -106,11 +110,11 @@ def _one_of(states: Iterable[str]) -> str:
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {str: Text, int: BigInteger, float: Float(53), bool: Boolean}  # noqa: RUF012 - SQLAlchemy's own spelling
+    type_annotation_map = {str: Text, int: BigInteger, float: Float(53), bool: Boolean}  # noqa: RUF012 - as SQLAlchemy documents it
 
 
 class Installation(Base):
-    """What this database calls itself: one row, made with the tables."""
+    """The identity of this database: one row, which is inserted when the tables are made."""
 
     __tablename__ = "installation"
 
@@ -118,7 +122,7 @@ class Installation(Base):
 
 
 class Run(Base):
-    """One enqueue: its inputs and the settings frozen with them."""
+    """One enqueue: its source and the settings that are frozen with it."""
 
     __tablename__ = "run"
     __table_args__ = (
@@ -132,11 +136,11 @@ class Run(Base):
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
-    uid: Mapped[str] = mapped_column(String(32))  # random hex digits: two runs of one name differ
+    uid: Mapped[str] = mapped_column(String(32))  # random hex digits: tells a run from an earlier one of the same name
     name: Mapped[str] = mapped_column(String(100), unique=True)
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[float]
-    started_at: Mapped[float | None]  # of the first claim
+    started_at: Mapped[float | None]  # time of the first claim
     finished_at: Mapped[float | None]
 
     # where the rows come from, and how far that source has been read
@@ -145,16 +149,16 @@ class Run(Base):
     prompt_column: Mapped[str | None]
     columns: Mapped[list[str]] = mapped_column(JsonText)  # the CSV's header, in order
     root: Mapped[str]  # absolute folder that relative image paths start from
-    confined: Mapped[bool]  # a root was asked for: no path may leave it
+    confined: Mapped[bool]  # the user named a root, and no path may lead out of it
     follow_symlinks: Mapped[bool]
     chunk_size: Mapped[int]
-    load: Mapped[int]  # how often reading this source was begun; rows remember in which load they were last seen
+    load: Mapped[int]  # number of the current load, from 1; each row stores the load that saw it last
     load_start: Mapped[int]  # rows of the run before the current load
     source_rows: Mapped[int]  # rows read from the source in the current load
     source_size: Mapped[int]  # bytes
     source_mtime_ns: Mapped[int]
     source_sha256: Mapped[str | None]  # once the source was read to its end
-    source_ended: Mapped[bool] = mapped_column(server_default=false())  # the current load read it to its end
+    source_ended: Mapped[bool] = mapped_column(server_default=false())  # the current load read the source to its end
 
     # frozen settings
     model: Mapped[str]
@@ -165,11 +169,11 @@ class Run(Base):
     orientation: Mapped[str] = mapped_column(String(16))
     stretch: Mapped[bool] = mapped_column(server_default=false())  # 16-bit values are spread over their range
 
-    # what the first worker loaded; workers with something else decline the run
+    # what the first worker loaded; a worker that loaded something else declines the run
     revision: Mapped[str | None]
     weights_sha256: Mapped[str | None]
     dtype: Mapped[str | None] = mapped_column(String(16))
-    versions: Mapped[dict[str, str] | None] = mapped_column(JsonText)  # of what that worker ran, by package
+    versions: Mapped[dict[str, str] | None] = mapped_column(JsonText)  # that worker's packages: name -> version
 
     images: Mapped[int] = mapped_column(server_default="0")  # all rows
     duplicates: Mapped[int] = mapped_column(server_default="0")
@@ -182,17 +186,18 @@ class Run(Base):
 
     @property
     def rows_from(self) -> Source:
-        """Where the rows come from."""
+        """Where the rows come from, as a value."""
         named = {setting.name: getattr(self, _COLUMN_OF.get(setting.name, setting.name)) for setting in fields(Source)}
         return Source(**(named | {"columns": tuple(self.columns)}))
 
     @property
     def gone(self) -> int:
-        """How many rows the source, read to its end, no longer has: each row that was read is one of the others."""
-        return max(0, self.images - self.source_rows) if self.source_ended else 0  # below it while it is deleted
+        """How many rows of the run the source no longer has; 0 until the source was read to its end."""
+        # While the run is being deleted it may have fewer images than the source had rows.
+        return max(0, self.images - self.source_rows) if self.source_ended else 0
 
 
-_COLUMN_OF = {"path": "source"}  # of a source: the others are called alike
+_COLUMN_OF = {"path": "source"}  # field of `Source` -> column of `Run`, where their names differ
 
 
 def source_columns(source: Source) -> dict[str, Any]:
@@ -203,6 +208,8 @@ def source_columns(source: Source) -> dict[str, Any]:
 
 
 class Prompt(Base):
+    """A noun phrase that is looked for in images of one run."""
+
     __tablename__ = "prompt"
     __table_args__ = (UniqueConstraint("run_id", "text"), IDS_ONCE)
 
@@ -213,7 +220,10 @@ class Prompt(Base):
 
 
 class Chunk(Base):
-    """What is queued, claimed and retried. The counters move in the transactions that move the images."""
+    """Some images of a run that are queued, claimed and retried together.
+
+    Its counters change in the same transactions as the states of its images.
+    """
 
     __tablename__ = "chunk"
     __table_args__ = (
@@ -226,7 +236,7 @@ class Chunk(Base):
             " AND capped BETWEEN 0 AND segmented + empty AND warned BETWEEN 0 AND segmented + empty",
             "ck_chunk_counters",
         ),
-        # A chunk that is over has nothing pending. (One that is live may have none in the middle of a transaction.)
+        # A chunk that is over has no pending image. (Within a transaction a live chunk may have none, too.)
         CheckConstraint(
             f"{_one_of(LIVE)} OR segmented + empty + failed + cancelled = images",
             "ck_chunk_over",
@@ -239,18 +249,19 @@ class Chunk(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     number: Mapped[int]
-    parent_id: Mapped[int | None]  # a split's: the chunk it took these images from; a redo's: the last one before it
+    parent_id: Mapped[int | None]  # after a split: the chunk that was split; after a redo: the last chunk before it
     state: Mapped[str] = mapped_column(String(16))
     fence: Mapped[int] = mapped_column(server_default="0")  # grows with every claim
     attempts: Mapped[int] = mapped_column(server_default="0")  # claims since the last commit
-    crashes: Mapped[int] = mapped_column(server_default="0")  # of those, ended by the death of their process
+    crashes: Mapped[int] = mapped_column(server_default="0")  # of those, claims whose worker died or fell silent
     releases: Mapped[int] = mapped_column(server_default="0")  # claims handed back since the last commit
     ring: Mapped[int] = mapped_column(server_default="0")  # doorbells so far
     rung_at: Mapped[float | None]
     not_before: Mapped[float | None]
     owner_id: Mapped[int | None]  # the worker that holds, or last held, the lease
     lease_until: Mapped[float | None]
-    inflight_first: Mapped[int | None]  # rows of the batch in hand, while it runs one batch at a time
+    # First and last row of the batch in hand. Noted only after a crash, when the chunk runs one batch at a time.
+    inflight_first: Mapped[int | None]
     inflight_last: Mapped[int | None]
     error: Mapped[str | None]
 
@@ -263,10 +274,10 @@ class Chunk(Base):
     capped: Mapped[int] = mapped_column(server_default="0")  # images done with a result that is capped
     warned: Mapped[int] = mapped_column(server_default="0")  # images done that have a warning
 
-    node: Mapped[str | None]  # that of the last claim
-    started_at: Mapped[float | None]  # of the first claim
-    finished_at: Mapped[float | None]  # of the last commit
-    # What its commits have spent, in all attempts: see `db.values.Spent`.
+    node: Mapped[str | None]  # node of the last claim
+    started_at: Mapped[float | None]  # time of the first claim
+    finished_at: Mapped[float | None]  # time of the last commit
+    # Seconds of each stage, added up over the commits of all attempts: see `db.values.Spent`.
     read_seconds: Mapped[float] = mapped_column(server_default="0")
     decode_seconds: Mapped[float] = mapped_column(server_default="0")
     preprocess_seconds: Mapped[float] = mapped_column(server_default="0")
@@ -285,7 +296,7 @@ class Image(Base):
         CheckConstraint(_one_of(ImageState), "ck_image_state"),
         Index("ix_image_path", "run_id", "path"),
         Index("ix_image_chunk", "chunk_id", "state"),
-        # Only a few rows fail, and retry and status look for exactly those.
+        # Partial: few rows fail, and retry and status look for failed rows only.
         Index(
             "ix_image_failed",
             "run_id",
@@ -305,27 +316,29 @@ class Image(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     row: Mapped[int]  # number that the row got when it was first seen, from 1
-    position: Mapped[int | None]  # number of the row in the source as the current load finds it; NULL: still `row`
-    load: Mapped[int]  # the run's load that last saw the row
+    position: Mapped[int | None]  # place of the row in the source of the current load, from 1; NULL: the same as `row`
+    load: Mapped[int]  # number of the load that saw the row last
     path: Mapped[str]  # relative to the run's root, or absolute
-    cells: Mapped[dict[str, str] | None] = mapped_column(
-        JsonText
-    )  # other columns, and the path's cell if it was spelled otherwise
-    prompts: Mapped[list[int] | None] = mapped_column(JsonText)  # prompt ids; NULL: the run's
+    # Cells of the other columns by name, and the cell of the path where its text differs from `path`.
+    cells: Mapped[dict[str, str] | None] = mapped_column(JsonText)
+    prompts: Mapped[list[int] | None] = mapped_column(JsonText)  # ids of the row's prompts; NULL: those of the run
     state: Mapped[str] = mapped_column(String(16))
     chunk_id: Mapped[int | None] = mapped_column(ForeignKey("chunk.id"))
     same_as: Mapped[int | None]  # id of the earlier row that this one duplicates
-    width: Mapped[int | None]  # of the masks: after the orientation rule
+    width: Mapped[int | None]  # pixels of each mask, after the orientation rule
     height: Mapped[int | None]
     file_size: Mapped[int | None]  # bytes of the file when it was read
-    file_mtime_ns: Mapped[int | None]  # and when it had last been changed
+    file_mtime_ns: Mapped[int | None]  # time of the file's last change, in nanoseconds since 1970
     error_class: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[str | None]
-    warning: Mapped[str | None]  # why what was found may not be what the picture shows
+    warning: Mapped[str | None]  # what is odd about a picture that was segmented all the same
 
 
 class Result(Base):
-    """One image x one prompt. Its existence is what "done" means; the primary key allows it once."""
+    """What the model found for one prompt in one image.
+
+    A done image has one for each of its prompts; the primary key allows no second one.
+    """
 
     __tablename__ = "result"
     __table_args__ = (CheckConstraint("presence BETWEEN 0 AND 1", "ck_result_presence"),)
@@ -333,14 +346,14 @@ class Result(Base):
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
     # No foreign key: deleting a prompt would have to look through all results of all runs.
     prompt_id: Mapped[int] = mapped_column(primary_key=True)
-    fence: Mapped[int]  # of the claim that committed it
-    presence: Mapped[float]  # probability that anything of the prompt is in the image
+    fence: Mapped[int]  # fence of the claim that committed the result
+    presence: Mapped[float]  # probability that the image shows the prompt at all, 0 to 1
     instances: Mapped[int]  # with a score of at least the run's threshold
-    capped: Mapped[bool]  # close to the model's limit of queries: there may be more
+    capped: Mapped[bool]  # so many were found that the model's limit of 200 may have hidden others
 
 
 class Instance(Base):
-    """One mask: score, box in pixels (x1, y1, x2, y2), and the COCO RLE counts over the image's height x width."""
+    """One mask with its score and box; its values are those of `db.values.FoundInstance`."""
 
     __tablename__ = "instance"
     __table_args__ = (
@@ -365,10 +378,10 @@ class Instance(Base):
 
 
 class ProcessColumns:
-    """Which process: enough to tell on its own machine whether it still lives."""
+    """Identifies a process, so that its own machine can tell whether it still lives."""
 
     host: Mapped[str]
-    boot: Mapped[str]  # this start of the machine, and its process namespace
+    boot: Mapped[str]  # names one start of the machine and one process namespace
     pid: Mapped[int]
     started: Mapped[int]  # start time of the process, in the machine's own ticks
 
@@ -382,7 +395,7 @@ class Worker(ProcessColumns, Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     node: Mapped[str]
     heartbeat: Mapped[float]
-    state: Mapped[str] = mapped_column(String(16))  # of WorkerState
+    state: Mapped[str] = mapped_column(String(16))  # a `WorkerState`
     run_id: Mapped[int | None]
     chunk_id: Mapped[int | None]
     images: Mapped[int] = mapped_column(server_default="0")  # images committed by this process

@@ -1,6 +1,6 @@
 """Named leases: the right of one process to act alone, such as to reconcile or to load a run.
 
-Cannot see processes itself: callers say who is dead. Functions take the caller's session and never commit.
+Cannot see processes: callers say which ones are dead. Functions take the caller's session and never commit.
 """
 
 from dataclasses import asdict
@@ -16,6 +16,7 @@ from db.times import is_over
 
 
 def lease_holder(session: Session, name: str) -> Process | None:
+    """The process that took the named lease last, even if the lease is over; None if it was given back."""
     row = session.execute(
         select(Lease.host, Lease.boot, Lease.pid, Lease.started).where(Lease.name == name)
     ).one_or_none()
@@ -23,7 +24,7 @@ def lease_holder(session: Session, name: str) -> Process | None:
 
 
 def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, dead: Process | None = None) -> bool:
-    """Take or renew the named lease; true if it is ours now. A holder known to be `dead` is not waited for."""
+    """Take or renew the named lease for `seconds`; true if `me` has it now. A holder known to be `dead` loses it."""
     free = is_over(Lease.until) | _holds(me)
     if dead is not None:
         free = free | _holds(dead)
@@ -35,18 +36,19 @@ def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, d
     try:
         with session.begin_nested():
             session.execute(insert(Lease).values(name=name, until=now() + seconds, **asdict(me)))
-    except IntegrityError:  # somebody else was first at the same moment
+    except IntegrityError:  # another process inserted it at the same moment
         return False
     return True
 
 
 def renew_lease(session: Session, name: str, me: Process, seconds: float) -> bool:
-    """Hold on to a named lease; false if it is not ours any more."""
+    """Renew a named lease for `seconds`; false if `me` does not have it any more."""
     renewed = update(Lease).where(Lease.name == name, _holds(me)).values(until=now() + seconds)
     return session.execute(renewed.returning(Lease.name)).first() is not None
 
 
 def release_lease(session: Session, name: str, me: Process) -> None:
+    """Give a named lease back; does nothing if another process has it."""
     session.execute(delete(Lease).where(Lease.name == name, _holds(me)))
 
 

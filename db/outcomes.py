@@ -1,6 +1,6 @@
-"""How images end and begin anew: their states, their results, and what they count in their chunks.
+"""Ends images and makes them pending again: their states, their results, and what they add to their chunks' counters.
 
-Whoever calls has locked the images' chunks. Knows no chunk states, never commits.
+The caller has locked the images' chunks. Knows no chunk states, and never commits.
 """
 
 from collections import Counter
@@ -15,35 +15,39 @@ from db.chunks import add_chunks, rowcount
 from db.models import Image, ImageState, Instance, Result
 from db.values import PromptResult
 
-# What an image that failed without being read says of its file and its picture: nothing, also where it once was read.
+# Columns that are empty for an image that failed without being read, even if an earlier attempt had read it.
 NOT_READ: dict[str, Any] = dict.fromkeys(("width", "height", "file_size", "file_mtime_ns", "warning"))
 
 
 @dataclass(frozen=True)
 class ImageDone:
+    """An image that was segmented, with one result for each of its prompts."""
+
     image_id: int
-    width: int
+    width: int  # pixels of each mask
     height: int
     results: tuple[PromptResult, ...]
     file_size: int | None = None  # bytes
-    file_mtime_ns: int | None = None
-    warning: str | None = None  # why what was found may not be what the picture shows
+    file_mtime_ns: int | None = None  # nanoseconds since 1970
+    warning: str | None = None  # what is odd about the picture
 
 
 @dataclass(frozen=True)
 class ImageFailed:
+    """An image that ends without a result, with the reason."""
+
     image_id: int
     error_class: str
     error: str
-    file_size: int | None = None  # if the file was opened
+    file_size: int | None = None  # bytes; None if the file was not opened
     file_mtime_ns: int | None = None
 
 
 Outcome = ImageDone | ImageFailed
 
 
-def above(result: PromptResult, threshold: float) -> int:
-    """How many instances of a result count as found."""
+def count_found(result: PromptResult, threshold: float) -> int:
+    """How many instances of a result have at least the score `threshold`."""
     return sum(instance.score >= threshold for instance in result.instances)
 
 
@@ -54,14 +58,17 @@ def count_outcomes(outcomes: Sequence[Outcome], threshold: float) -> Counter[str
         if isinstance(outcome, ImageFailed):
             counts.update(failed=1)
             continue
-        found = sum(above(result, threshold) for result in outcome.results)
+        found = sum(count_found(result, threshold) for result in outcome.results)
         capped = any(result.capped for result in outcome.results)
-        counts.update(_done(found, capped=capped, warned=outcome.warning is not None))
+        counts.update(_counts_of_done(found, capped=capped, warned=outcome.warning is not None))
     return counts
 
 
 def count_results(session: Session, *where: ColumnElement[bool]) -> dict[int, Counter[str]]:
-    """What the images that `where` chooses, which have results, are in the counters of their chunks, by chunk id."""
+    """What the images that `where` chooses add to the counters of their chunks as done images, by chunk id.
+
+    All of these images have results, also while they are pending because a redo computes them again.
+    """
     rows = (
         select(
             Image.chunk_id,
@@ -75,13 +82,13 @@ def count_results(session: Session, *where: ColumnElement[bool]) -> dict[int, Co
     )
     counts: dict[int, Counter[str]] = {}
     for image in session.execute(rows):
-        done = _done(int(image.instances), capped=bool(image.capped), warned=bool(image.warned))
+        done = _counts_of_done(int(image.instances), capped=bool(image.capped), warned=bool(image.warned))
         counts.setdefault(image.chunk_id, Counter()).update(done)
     return counts
 
 
-def _done(instances: int, *, capped: bool, warned: bool) -> dict[str, int]:
-    """What one image that is done counts."""
+def _counts_of_done(instances: int, *, capped: bool, warned: bool) -> dict[str, int]:
+    """What one done image adds to the counters of its chunk."""
     found = int(instances > 0)
     return {
         "segmented": found,
@@ -95,9 +102,9 @@ def _done(instances: int, *, capped: bool, warned: bool) -> dict[str, int]:
 def record(
     session: Session, chunk_id: int, fence: int, threshold: float, outcomes: Sequence[Outcome], again: Collection[int]
 ) -> bool:
-    """pending -> done | failed, with the results; those of the images `again` are replaced.
+    """pending -> done | failed for these images, with their results. Old results of the image ids `again` are deleted.
 
-    False: an image was not pending in this chunk. That is a bug or a lost lease, and nothing of it may be kept.
+    False: some image was not pending in this chunk. That is a bug or a lost lease, and the caller must roll back.
     """
     pending = (Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
     ended = sum(
@@ -113,7 +120,7 @@ def record(
 
 
 def _values(outcome: Outcome) -> dict[str, Any]:
-    """The columns of an image that ended so."""
+    """The columns that an outcome sets in the row of its image."""
     seen = {"file_size": outcome.file_size, "file_mtime_ns": outcome.file_mtime_ns}
     if isinstance(outcome, ImageDone):
         read = {"width": outcome.width, "height": outcome.height, "warning": outcome.warning}
@@ -129,11 +136,12 @@ def insert_results(session: Session, fence: int, threshold: float, done: Sequenc
     for image in done:
         for result in image.results:
             key = {"image_id": image.image_id, "prompt_id": result.prompt_id}
-            found = {"presence": result.presence, "capped": result.capped, "instances": above(result, threshold)}
+            found = {"presence": result.presence, "capped": result.capped, "instances": count_found(result, threshold)}
             results.append(key | found | {"fence": fence})
-            for rank, one in enumerate(result.instances):
-                box = dict(zip(("x1", "y1", "x2", "y2"), one.box, strict=True))
-                instances.append(key | box | {"rank": rank, "score": one.score, "area": one.area, "rle": one.rle})
+            for rank, found_here in enumerate(result.instances):
+                box = dict(zip(("x1", "y1", "x2", "y2"), found_here.box, strict=True))
+                mask = {"score": found_here.score, "area": found_here.area, "rle": found_here.rle}
+                instances.append(key | box | mask | {"rank": rank})
     if results:
         session.execute(insert(Result), results)
     if instances:
@@ -141,15 +149,15 @@ def insert_results(session: Session, fence: int, threshold: float, done: Sequenc
 
 
 def drop_results(session: Session, image_ids: Sequence[int] | Select[int]) -> None:
-    """Delete the results and instances of these images: their new outcome is written in the same transaction."""
+    """Delete the results and instances of these images. The caller writes their new outcome in the same transaction."""
     for table in (Instance, Result):
         rowcount(session, delete(table).where(table.image_id.in_(image_ids)))
 
 
 def fail_unread(session: Session, error_class: str, error: str, *where: ColumnElement[bool]) -> int:
-    """pending -> failed for the images that `where` chooses, which no worker reads any more; how many they were.
+    """pending -> failed for the images that `where` chooses, without reading them; return how many these are.
 
-    Results of an earlier time, which were to be replaced, go as well.
+    If a redo was to compute them again, their old results are deleted.
     """
     pending = (*where, Image.state == ImageState.PENDING)
     drop_results(session, select(Image.id).where(*pending, Image.width.is_not(None)))
@@ -158,10 +166,10 @@ def fail_unread(session: Session, error_class: str, error: str, *where: ColumnEl
 
 
 def cancel_images(session: Session, chunk_ids: Sequence[int]) -> tuple[int, dict[int, Counter[str]]]:
-    """pending -> cancelled for the images of these chunks; return how many they were.
+    """pending -> cancelled for the images of these chunks; return how many these are.
 
-    Also returns what the others of them add to the counters of their chunks: an image that was to be computed again is
-    done, as it was before, because what it had is whole, and stays.
+    An image that a redo was to compute again becomes done instead and keeps its old results, which are complete. Also
+    returns what these images add to the counters of their chunks, by chunk id.
     """
     pending = (Image.chunk_id.in_(chunk_ids), Image.state == ImageState.PENDING)
     redone = (*pending, Image.width.is_not(None))
@@ -174,7 +182,7 @@ def cancel_images(session: Session, chunk_ids: Sequence[int]) -> tuple[int, dict
 def begin_anew(
     session: Session, run_id: int, chunk_size: int, image_ids: Sequence[int], parent_id: int | None = None
 ) -> None:
-    """Move these images, which have ended, into new chunks of the run, as pending. The caller has locked the run."""
+    """Make these images, which have ended, pending again in new chunks of the run. The caller has locked the run."""
     parts = [image_ids[first : first + chunk_size] for first in range(0, len(image_ids), chunk_size)]
     new_ids = add_chunks(session, run_id, [len(part) for part in parts], parent_id)
     for part, chunk_id in zip(parts, new_ids, strict=True):

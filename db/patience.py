@@ -1,4 +1,4 @@
-"""How long a process waits for a database that only asks for patience, and what it says meanwhile. Knows no URLs."""
+"""How long a process waits for a database that is away or busy, and what it says meanwhile. Knows no URLs."""
 
 import itertools
 import math
@@ -14,8 +14,8 @@ from db.refusals import passes, refusal
 
 Value = TypeVar("Value")
 
-RETRY_SECONDS = 30.0  # what a command waits, and any single transaction at least
-TOLD_SECONDS = 5.0  # a wait that is longer is told
+RETRY_SECONDS = 30.0  # how long a command waits, and the least that any transaction waits
+TOLD_SECONDS = 5.0  # a longer wait is told to the user
 
 
 def _tell_nobody(line: str) -> None:
@@ -23,11 +23,11 @@ def _tell_nobody(line: str) -> None:
 
 
 class Patience:
-    """Repeats transactions while the database is away, only reads, or is busy; one object for all threads of a process.
+    """Repeats transactions while the database is away, read-only or busy. All threads of a process share one object.
 
-    `seconds` are counted from the moment at which the database stopped to answer, not for each transaction. `tell` gets
-    one line when a wait has lasted for `TOLD_SECONDS`, and one when it is over. While `hurried()` is true, because this
-    process is asked to end, a transaction waits for `RETRY_SECONDS` only.
+    `seconds` are counted from the moment when the database stopped answering, not anew for each transaction. `tell`
+    gets one line when a wait has lasted `TOLD_SECONDS`, and one when it is over. While `hurried()` is true, because
+    this process was asked to end, a transaction waits `RETRY_SECONDS` only.
     """
 
     def __init__(
@@ -40,12 +40,15 @@ class Patience:
         self._tell = tell
         self._hurried = hurried
         self._lock = threading.Lock()
-        self._since: float | None = None  # when the database was first missed; None while it answers
+        self._since: float | None = None  # when the database stopped answering; None while it answers
         self._told = False
-        self._answered = -math.inf  # when the last wait ended that was told
+        self._answered = -math.inf  # end of the last wait that was told
 
     def repeat(self, once: Callable[[], Value], *, writes: bool) -> Value:
-        """The value of `once()`, a whole transaction that may be repeated. Raises what does not pass, or too late."""
+        """Return `once()`, one whole transaction, which is repeated while its error is one that passes.
+
+        Raises `DBAPIError` if the error does not pass, or has not passed in time.
+        """
         began = time.monotonic()
         for attempt in itertools.count(1):
             try:
@@ -56,13 +59,13 @@ class Patience:
                 self._missed(error)
                 time.sleep(random.uniform(0.05, 0.1) * 2 ** min(attempt, 4))
             else:
-                if writes or attempt > 1:  # a server that only reads answers to readers all the time
+                if writes or attempt > 1:  # a read-only server answers readers all the time, so this proves nothing
                     self._came_back()
                 return value
         raise AssertionError("unreachable")
 
     def seconds_since_a_wait(self) -> float:
-        """How long ago the last wait ended that was long enough to be told; infinite if there was none."""
+        """Seconds since the end of the last wait that was told; infinite if there was none."""
         return time.monotonic() - self._answered
 
     def _deadline(self, began: float) -> float:

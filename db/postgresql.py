@@ -1,7 +1,7 @@
-"""How PostgreSQL is opened, and which right a refusal asks for; knows no tables.
+"""Opens PostgreSQL, and says which right a refused statement needs; knows no tables.
 
-No setting and no statement of ours outlives its transaction, because between us and the server may stand a pooler that
-gives each transaction another connection (PgBouncer with pool_mode=transaction).
+No setting and no prepared statement of ours may outlive its transaction, because a pooler may give each transaction
+another connection of the server (PgBouncer with pool_mode=transaction, https://www.pgbouncer.org/features.html).
 """
 
 from typing import Any
@@ -12,13 +12,14 @@ from sqlalchemy.engine import URL, ExceptionContext
 from db.refusals import NO_RIGHT, READ_ONLY
 
 POOLERS = ("transaction", "session", "none")
-SECONDS = 60  # for a statement, and for standing still in a transaction
+SECONDS = 60  # most of a statement, and most of being idle in a transaction
 
 
 def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
-    """An engine that holds at most `connections`; its errors say in their `detail` which right is missing.
+    """Make an engine with at most `connections` connections, whose errors say in `detail` which right is missing.
 
-    Raises `ValueError` for an unknown ?pooler=, `ModuleNotFoundError` where the driver is not installed.
+    A statement waits for a lock for `lock_seconds`. Raises `ValueError` for an unknown ?pooler=, and
+    `ModuleNotFoundError` where the driver is not installed.
     """
     pooler = url.query.get("pooler")
     if pooler is not None and pooler not in POOLERS:
@@ -34,7 +35,7 @@ def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
             "application_name": "sam3-queue",
             "keepalives_idle": 30,
             "tcp_user_timeout": 30_000,
-            "client_encoding": "utf8",  # a server whose databases are SQL_ASCII would give text as bytes
+            "client_encoding": "utf8",  # else psycopg returns bytes for text of an SQL_ASCII database
         },
     )
 
@@ -60,18 +61,18 @@ def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
 
 
 def _is_pooled(connection: Any) -> bool:
-    """Whether somebody else than the server's own process answers: poolers make up the number of that process.
+    """Whether a pooler answers and not the server itself: a pooler reports a pid that is not that of the server.
 
-    Statements that are prepared on one connection of the server would be looked for on another.
+    Behind a pooler no statement may be prepared, since the next transaction may have another connection of the server.
     """
-    told = connection.info.backend_pid
+    reported = connection.info.backend_pid
     real = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
     connection.rollback()
-    return bool(told != real)
+    return bool(reported != real)
 
 
 def _missing_right(error: BaseException, user: str | None) -> str | None:
-    """For a refused permission or a read-only server: what to do about it, in a few words. None for other errors."""
+    """What to do about a missing right or a read-only server, in a few words. None for other errors."""
     code = getattr(error, "sqlstate", None)
     if code == READ_ONLY:
         return "this server only reads, as a standby does: name the primary, or add ?target_session_attrs=read-write"

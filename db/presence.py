@@ -1,4 +1,4 @@
-"""Which worker processes there are, and what each does. Cannot see processes itself: callers say who is dead."""
+"""Which worker processes there are, and what each does. Cannot see processes: callers say which ones are dead."""
 
 from dataclasses import asdict, dataclass
 
@@ -16,7 +16,7 @@ LIVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Process:
-    """One process of one machine, told apart from a later one that got the same number."""
+    """One process of one machine; `started` tells it from a later process with the same pid."""
 
     host: str
     boot: str
@@ -34,31 +34,35 @@ class Registered:
 
 
 def register(session: Session, node: str, process: Process) -> int:
-    """Add a worker and return its id. Rows of the node's earlier processes stay, since chunks refer to them."""
+    """Add a worker and return its id. Rows of the node's earlier processes stay, as chunks may refer to them."""
     row = insert(Worker).values(node=node, heartbeat=now(), state=WorkerState.IDLE, **asdict(process))
     return session.execute(row.returning(Worker.id)).scalar_one()
 
 
 def register_anew(session: Session, forgotten_id: int, node: str, process: Process) -> int:
-    """Give a worker whose row was cleared away another one, and with it what it still holds; return its new id."""
+    """Add a new row for a worker whose row was deleted while it was silent, and return the new id.
+
+    Chunks that the worker still holds name the new row as their owner.
+    """
     mine = select(Worker.id).where(
         Worker.node == node, *(getattr(Worker, field) == value for field, value in asdict(process).items())
     )
-    worker_id = session.execute(mine).scalar() or register(session, node, process)  # it may be repeated
+    worker_id = session.execute(mine).scalar() or register(session, node, process)  # this transaction may be repeated
     held = in_order(Chunk.owner_id == forgotten_id, Chunk.state == ChunkState.RUNNING)
     change_chunks(session, Transition.ADOPT, held, owner_id=worker_id)
     return worker_id
 
 
 def report(session: Session, worker_id: int, /, **does: object) -> bool:
-    """Write a worker's heartbeat and what it does now: `state`, `run_id`, `chunk_id`, `images`, ... .
+    """Write a worker's heartbeat and what it does now: `state`, `run_id`, `chunk_id`, `images` and other columns.
 
-    False: it has no row any more, because it was silent for so long that it was forgotten.
+    False: its row was deleted, because it was silent for too long.
     """
     return rowcount(session, update(Worker).where(Worker.id == worker_id).values(heartbeat=now(), **does)) > 0
 
 
 def live_workers(session: Session) -> int:
+    """How many workers live: not declared dead, with a heartbeat in the last `LIVE_SECONDS`."""
     fresh = select(func.count()).where(is_recent(Worker.heartbeat, LIVE_SECONDS), Worker.state != WorkerState.DEAD)
     return session.execute(fresh).scalar_one()
 
@@ -70,7 +74,7 @@ def busy_workers(session: Session) -> bool:
 
 
 def registered_on(session: Session, host: str, boot: str) -> list[Registered]:
-    """Workers of one start of one machine that nobody has declared dead yet."""
+    """Workers that ran since this start (`boot`) of this machine (`host`) and are not declared dead."""
     return _registered(session, host, boot, Worker.state != WorkerState.DEAD)
 
 
@@ -82,10 +86,11 @@ def _registered(session: Session, host: str, boot: str, *where: ColumnElement[bo
 
 
 def without_lease(session: Session, host: str, boot: str, *, stopped: bool) -> list[Registered]:
-    """Workers of one start of one machine that say they work on a chunk, but do not hold its lease (any more).
+    """Workers of this machine that say they work on a chunk but do not hold its lease.
 
-    For a moment that is true of everyone who ends a chunk; a worker that stays so hangs. `stopped`: those whose run
-    was cancelled or deleted, which takes the lease from a worker that is well and has a batch in hand; else the others.
+    Every worker is in this state for a moment when its chunk ends; a worker that stays in it hangs. With `stopped` only
+    those whose run was cancelled or deleted: a healthy worker loses its lease in that way, with a batch in hand.
+    Without `stopped` only the others.
     """
     goes_on = select(Run.id).where(Run.id == Worker.run_id, Run.state.not_in(STOPPED)).exists()
     held = select(Chunk.id).where(
@@ -98,8 +103,8 @@ def without_lease(session: Session, host: str, boot: str, *, stopped: bool) -> l
     return _registered(session, host, boot, Worker.state == "running", ~held.exists(), which)
 
 
-def bury(session: Session, worker_id: int) -> None:
-    """Mark a worker as dead. A chunk whose doorbell it had answered but not yet claimed waits for a new doorbell."""
+def mark_dead(session: Session, worker_id: int) -> None:
+    """Mark a worker as dead. If it had answered a doorbell but not claimed the chunk, that chunk is pending again."""
     worker = session.get(Worker, worker_id)
     if worker is None:
         return
@@ -109,7 +114,7 @@ def bury(session: Session, worker_id: int) -> None:
 
 
 def forget_old_workers(session: Session, seconds: float = 86400.0) -> None:
-    """Delete rows of workers long gone that no running chunk refers to."""
+    """Delete rows of workers without a heartbeat for `seconds`, unless a running chunk refers to them."""
     running = select(Chunk.owner_id).where(Chunk.state == ChunkState.RUNNING, Chunk.owner_id.is_not(None))
     session.execute(
         delete(Worker).where(~is_recent(Worker.heartbeat, seconds), Worker.id.not_in(running)),

@@ -1,7 +1,8 @@
-"""Computing images again: done ones and failed ones go back to pending, in new chunks. Knows no files, never commits.
+"""Lets images be computed again: done and failed images become pending in new chunks. Knows no files, never commits.
 
-What was found in an image stays until the new outcome is committed, and is replaced in that transaction; a cancel keeps
-it. A pending image that has a width is one of these. It counts as pending, and nobody shows what it had.
+The old results of such an image stay until its new outcome is committed, and are deleted in that transaction. If the
+run is cancelled, the image keeps them. A pending image that has a width is one of these: it counts as pending, and its
+old results are not shown.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from db.chunks import count_out, lock_chunks, lock_run
+from db.chunks import lock_chunks, lock_run, subtract_counts
 from db.models import LIVE, Chunk, Image, ImageState, Result, RunState
 from db.outcomes import begin_anew, count_results
 from db.runs import reopen
@@ -23,20 +24,20 @@ ENDED = (ImageState.DONE, ImageState.FAILED)
 
 @dataclass(frozen=True)
 class EndedImage:
-    """An image that a redo may take, with what its file was like when it was read, if it was."""
+    """An image that a redo may take, with size and time of its file when it was read; None if it never was."""
 
     id: int
     row: int
     path: str
     file_size: int | None  # bytes
-    file_mtime_ns: int | None
+    file_mtime_ns: int | None  # nanoseconds since 1970
 
 
 def last_chunk_before(session: Session, run_id: int) -> int:
-    """Id of the last chunk that a redo takes images from: the run's last one, so that none is computed twice by it.
+    """Id of the last chunk that a redo takes images from: the run's last chunk. So it never takes its own new chunks.
 
-    As long as an earlier redo is not over it is that one's, which its chunks remember as their parent: the same command
-    again goes on, and takes no image that it has computed already.
+    While an earlier redo is not over, its last chunk is returned, which its chunks have as their parent. So the same
+    command, given again, continues that redo and takes no image that the redo has computed already.
     """
     again = (Image.chunk_id == Chunk.id, Image.state == ImageState.PENDING, Image.width.is_not(None))
     going = (Chunk.run_id == run_id, Chunk.state.in_(LIVE), Chunk.parent_id.is_not(None))
@@ -48,7 +49,7 @@ def last_chunk_before(session: Session, run_id: int) -> int:
 def ended_images(session: Session, run_id: int, which: Redo, rows: range, last_chunk: int) -> list[EndedImage]:
     """The images with these row numbers that a redo may take, in the order of their rows.
 
-    Rows that the source no longer has are left out. For `CHANGED` whoever knows files has to choose among them.
+    Rows that the source no longer has are left out. For `CHANGED` the caller has to look at the files and choose.
     """
     columns = (Image.id, Image.row, Image.path, Image.file_size, Image.file_mtime_ns)
     of_source = reading_of(session, run_id).rows(gone=False)
@@ -65,9 +66,9 @@ def ended_images(session: Session, run_id: int, which: Redo, rows: range, last_c
 
 
 def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: int) -> int:
-    """Move those of these images that are done or failed into new chunks, as pending; return how many that were.
+    """Make those of these images that are done or failed pending again in new chunks; return how many these are.
 
-    At most as many as one statement may name. Moves nothing unless the run is active or done.
+    Takes at most `db.bulk.NAMED_AT_ONCE` ids. Does nothing unless the run is active or done.
     """
     ended = (Image.id.in_(ids), Image.state.in_(ENDED), Image.chunk_id <= last_chunk)
     chunks = lock_chunks(session, Chunk.id.in_(select(Image.chunk_id).where(*ended)))
@@ -81,6 +82,6 @@ def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: in
     for image in images:
         leave.setdefault(image.chunk_id, Counter()).update(images=1, failed=image.state == ImageState.FAILED)
     begin_anew(session, run_id, found.chunk_size, moved, last_chunk)
-    count_out(session, leave)
+    subtract_counts(session, leave)
     reopen(session, run_id)
     return len(moved)

@@ -1,4 +1,7 @@
-"""What an error of the database is about: whether it passes, or whether our own statement is refused. Handles none."""
+"""Judges errors of the database: whether one passes by itself, or our own statement is refused. Handles none.
+
+Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html and https://sqlite.org/rescode.html.
+"""
 
 import sqlite3
 
@@ -16,14 +19,16 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 # Serialization failure, deadlock, lock timeout, lost or refused connections, a server that stops or starts, no
-# connection left, a process that stood still in the middle, a standby that becomes the primary: the whole transaction
-# may well succeed a moment later.
+# connection left, a process that was idle in a transaction for too long, a standby that becomes the primary: the whole
+# transaction may succeed a moment later.
 READ_ONLY, NO_RIGHT = "25006", "42501"
 RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300", "25P03", READ_ONLY)
 
-# A cardinality or a value that does not fit, a broken constraint, a wrong statement, a limit, a feature that is none.
+# A wrong number of values, a value that does not fit, a broken constraint, a wrong statement, a limit that is exceeded,
+# a feature that does not exist.
 REFUSED_SQLSTATES = ("21", "22", "23", "42", "54", "0A")
-NOT_OF_A_STATEMENT = (NO_RIGHT, "42P05")  # rights that were taken away; a pooler that mixes up prepared statements
+# Exceptions: the role lost a right; a pooler mixed up prepared statements. The statement itself is right.
+NOT_OF_A_STATEMENT = (NO_RIGHT, "42P05")
 REFUSED_BY_SQLITE = (
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_TOOBIG,
@@ -34,11 +39,13 @@ REFUSED_BY_SQLITE = (
 )
 
 
+# SQLite must make or open its log and its index beside the file, and cannot.
 NOTHING_BESIDE = (
     sqlite3.SQLITE_READONLY_DIRECTORY,
     sqlite3.SQLITE_READONLY_CANTINIT,
     sqlite3.SQLITE_READONLY_CANTLOCK,
 )
+# The file system has no memory maps or no locks that processes share.
 NO_SHARED_MEMORY = (
     sqlite3.SQLITE_IOERR_SHMMAP,
     sqlite3.SQLITE_IOERR_SHMOPEN,
@@ -57,19 +64,19 @@ def passes(error: DBAPIError) -> bool:
     code = getattr(error.orig, "sqlstate", None)
     if code is not None:
         return bool(code.startswith(RETRYABLE_SQLSTATES))
-    # Without a code it did not come from the server: the connection broke, or a new one could not be made.
+    # An error without a code did not come from the server: the connection broke, or none could be made.
     return isinstance(error, OperationalError | InterfaceError) and not _driver_refuses(error)
 
 
 def is_refused(error: SQLAlchemyError) -> bool:
-    """Whether the database is well and refuses our statement or its values: it will again, wherever that is tried."""
-    if not isinstance(error, DBAPIError):  # SQLAlchemy's own: of a statement, but for those about connections
+    """Whether the database works and refuses our statement or its values, and would refuse it from any worker."""
+    if not isinstance(error, DBAPIError):  # SQLAlchemy's own errors are about a statement, except for these three
         return not isinstance(error, PoolTimeout | DisconnectionError | PendingRollbackError)
     if isinstance(error, IntegrityError | DataError):
         return True
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", None)
-        # The sqlite3 module itself gives no code: it was called in a wrong way.
+        # An error without a code comes from Python's sqlite3 module: it was called in a wrong way.
         return isinstance(error, ProgrammingError) if code is None else code & 0xFF in REFUSED_BY_SQLITE
     code = getattr(error.orig, "sqlstate", None)
     if code is None:
@@ -84,14 +91,14 @@ def is_busy(error: DBAPIError) -> bool:
 
 
 def is_read_only(error: DBAPIError) -> bool:
-    """Whether an SQLite file, or its place, takes no writes."""
+    """Whether an SQLite file, or the folder that it lies in, is read-only."""
     return (getattr(error.orig, "sqlite_errorcode", 0) or 0) & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def sqlite_reason(error: DBAPIError, kind: str) -> str | None:
-    """What a short word of SQLite means and what to do about it; None if it needs no explanation.
+    """What an error of SQLite means and what to do about it; None if its own message is clear.
 
-    `kind` is the file system's, if that is known.
+    `kind` is the kind of the file system, or empty.
     """
     code = getattr(error.orig, "sqlite_errorcode", 0) or 0
     if code in NO_SHARED_MEMORY:
@@ -108,7 +115,7 @@ def sqlite_reason(error: DBAPIError, kind: str) -> str | None:
 
 
 def refusal(error: DBAPIError, kind: str = "") -> str:
-    """What the database said, in one line, or which right it asks for; on which `kind` of file system it is."""
+    """Say in one line what the database said, and which right is missing. `kind` is the kind of its file system."""
     if (reason := sqlite_reason(error, kind)) is not None:
         return reason
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
@@ -116,7 +123,6 @@ def refusal(error: DBAPIError, kind: str = "") -> str:
 
 
 def _driver_refuses(error: DBAPIError) -> bool:
-    """Whether PostgreSQL's driver would not send a statement, such as one with too many parameters, although its
-    connection is well."""
-    of_driver = type(error.orig).__module__.startswith("psycopg")  # by name: it need not be installed
+    """Whether PostgreSQL's driver refused to send a statement, such as one with too many parameters."""
+    of_driver = type(error.orig).__module__.startswith("psycopg")  # by name, as the driver may not be installed
     return of_driver and error.statement is not None and not error.connection_invalidated

@@ -1,7 +1,7 @@
 """What an operator does to a whole run: retry, cancel, delete, in slices. Functions never commit; knows no Celery.
 
-A pass goes over the run's chunks by their numbers, which never change, and never looks again at what it has passed:
-so its time grows with the run and not faster. How many images of a chunk it is about, the chunk's counters tell.
+A pass goes through the run's chunks in the order of their numbers, which never change, and looks at each chunk once. So
+its time grows in proportion to the run. The counters of a chunk tell how many of its images the pass would change.
 """
 
 from collections import Counter, defaultdict
@@ -16,13 +16,13 @@ from db.bulk import NAMED_AT_ONCE, named_at_once
 from db.chunks import (
     PENDING_IMAGES,
     Transition,
+    add_counts,
     change_chunks,
-    count_in,
-    count_out,
     finish_run,
     lock_chunks,
     lock_run,
     rowcount,
+    subtract_counts,
 )
 from db.models import LIVE, Chunk, Image, ImageState, Instance, Prompt, Result, Run, RunState
 from db.outcomes import begin_anew, cancel_images
@@ -31,24 +31,26 @@ from db.slices import Place, Slice
 
 @dataclass(frozen=True)
 class RetryFilter:
-    """Which failed images to try again; without a choice the cancelled ones of a cancelled run too."""
+    """Which failed images to try again. Without an error class and a chunk number: cancelled images as well."""
 
     error_class: str | None = None
     chunk_number: int | None = None
-    last_chunk_id: int | None = None  # not those that were moved to later chunks meanwhile, and failed anew
+    last_chunk_id: int | None = None  # leaves out later chunks, whose images were retried already and failed again
 
     @property
     def states(self) -> tuple[ImageState, ...]:
+        """The states of the images to try again."""
         chosen = self.error_class is not None or self.chunk_number is not None
         return (ImageState.FAILED,) if chosen else (ImageState.FAILED, ImageState.CANCELLED)
 
     @property
     def images(self) -> SQLColumnExpression[int]:
-        """How many images of a chunk there are in these states, whatever they failed of."""
+        """How many images of a chunk are in `states`, of any error class."""
         return Chunk.failed if len(self.states) == 1 else Chunk.failed + Chunk.cancelled
 
 
 def run_id_of(session: Session, name: str) -> int | None:
+    """The id of the run of this name, or None."""
     return session.execute(select(Run.id).where(Run.name == name)).scalar_one_or_none()
 
 
@@ -58,7 +60,7 @@ def state_of(session: Session, run_id: int) -> str | None:
 
 
 def stopping_runs(session: Session) -> list[tuple[int, str]]:
-    """(id, state) of runs whose cancel or delete is not at its end."""
+    """(id, state) of runs whose cancel or delete is not finished."""
     stopping = Run.state.in_((RunState.CANCELLING, RunState.DELETING))
     return [(row.id, row.state) for row in session.execute(select(Run.id, Run.state).where(stopping).order_by(Run.id))]
 
@@ -73,7 +75,7 @@ def reopen(session: Session, run_id: int) -> None:
 
 
 def retryable_images(session: Session, run_id: int, which: RetryFilter) -> int:
-    """How many images a retry would take. Rows without a chunk (rejected ones) have nothing to try again."""
+    """How many images a retry would take. Rejected rows are not among them: they have no chunk."""
     counted = select(func.coalesce(func.sum(which.images), 0)).where(Chunk.run_id == run_id, *_chosen_chunks(which))
     if which.error_class is not None:
         of_class = (Image.run_id == run_id, Image.error_class == which.error_class, Image.state == ImageState.FAILED)
@@ -87,19 +89,22 @@ def retryable_images(session: Session, run_id: int, which: RetryFilter) -> int:
 
 
 def retry_slice(session: Session, run_id: int, place: Place, rows: int, which: RetryFilter) -> Slice:
-    """Move the next failed, or cancelled, images of an active or finished run into new chunks; at most about `rows`."""
+    """Make the next images that `which` chooses, about `rows` at most, pending again in new chunks.
+
+    Does nothing unless the run is active or done.
+    """
     chunks = _next_chunks(session, run_id, place, rows, which.images, *_chosen_chunks(which))
     images = _retryable_of(session, chunks.ids, which)
-    # Locked, so that it is not cancelled meanwhile and two retries do not give the same chunk number.
+    # The lock keeps others from cancelling the run now, and a second retry from giving the same chunk numbers.
     found = lock_run(session, run_id)
     if found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
-        return Slice(0, None)  # cancelled or deleted meanwhile
+        return Slice(0, None)
     if images:
         begin_anew(session, run_id, found.chunk_size, [image.id for image in images])
-        gone: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        left: defaultdict[int, Counter[str]] = defaultdict(Counter)
         for image in images:
-            gone[image.chunk_id].update(images=1, **{image.state: 1})  # the states are named like the counters
-        count_out(session, gone)
+            left[image.chunk_id].update(images=1, **{image.state: 1})  # the states are named like the counters
+        subtract_counts(session, left)
         reopen(session, run_id)
     return Slice(len(images), chunks.place)
 
@@ -127,7 +132,7 @@ def _retryable_of(session: Session, chunk_ids: Sequence[int], which: RetryFilter
 
 
 def cancel_run(session: Session, run_id: int) -> bool:
-    """loading | active -> cancelling; claims, heartbeats and commits look at it. False: it was over already."""
+    """loading | active -> cancelling, after which claims, heartbeats and commits fail. False: the run was over."""
     changed = session.execute(
         update(Run)
         .where(Run.id == run_id, Run.state.in_((RunState.LOADING, RunState.ACTIVE)))
@@ -138,21 +143,23 @@ def cancel_run(session: Session, run_id: int) -> bool:
 
 
 def pending_images(session: Session, run_id: int) -> int:
+    """How many images of the run are pending, by the counters of its chunks."""
     pending = select(func.coalesce(func.sum(PENDING_IMAGES), 0)).where(Chunk.run_id == run_id)
     return int(session.execute(pending).scalar_one())
 
 
 def cancel_slice(session: Session, run_id: int, place: Place, rows: int) -> Slice:
-    """Cancel the pending images, at most about `rows`, of the next live chunks of a run that is being cancelled.
+    """Cancel the pending images, about `rows` at most, of the next live chunks of a run that is being cancelled.
 
-    The last slice ends the run: cancelling -> cancelled. Harmless beside another one, and when all is over.
+    The last slice ends the run: cancelling -> cancelled. Two processes may do this at once; a run that is over is left
+    as it is.
     """
     if state_of(session, run_id) != RunState.CANCELLING:
         return Slice(0, None)
     live = _next_chunks(session, run_id, place, rows, PENDING_IMAGES, Chunk.state.in_(LIVE))
     cancelled, kept = cancel_images(session, live.ids)
     if kept:
-        count_in(session, kept)
+        add_counts(session, kept)
     change_chunks(session, Transition.CANCEL, Chunk.id.in_(live.ids), counts={"cancelled": PENDING_IMAGES})
     if live.is_last:
         finish_run(session, run_id)
@@ -160,35 +167,35 @@ def cancel_slice(session: Session, run_id: int, place: Place, rows: int) -> Slic
 
 
 def begin_delete(session: Session, run_id: int) -> None:
-    """Any state -> deleting: from now on nothing can be done with the run but to finish that."""
+    """Any state -> deleting. The only thing that can be done with such a run is to finish its deletion."""
     session.execute(update(Run).where(Run.id == run_id).values(state=RunState.DELETING))
 
 
 def delete_slice(session: Session, run_id: int, place: Place, rows: int) -> Slice:
-    """Delete at most about `rows` rows of a run that is being deleted, with their results; the run itself last.
+    """Delete about `rows` rows, at most, of a run that is being deleted, with their results; the run itself last.
 
-    What is left of it agrees with its counters all the time. Harmless beside another one.
+    The counters of the run always agree with the rows that are left. Two processes may do this at once.
     """
     if state_of(session, run_id) != RunState.DELETING:
-        return Slice(0, None)  # gone
+        return Slice(0, None)
     chunks = _next_chunks(session, run_id, place, rows, Chunk.images)
     if chunks.is_last and not chunks.ids:
-        return _delete_rest(session, run_id, place, rows)
+        return _delete_without_chunk(session, run_id, place, rows)
     ids = session.execute(select(Image.id).where(Image.chunk_id.in_(chunks.ids))).scalars().all()
     states = _delete_images(session, ids)
     rowcount(session, delete(Chunk).where(Chunk.id.in_(chunks.ids)))
-    _count_out(session, run_id, states)
+    _subtract_from_run(session, run_id, states)
     return Slice(states.total(), Place(chunks.reached))
 
 
-def _delete_rest(session: Session, run_id: int, place: Place, rows: int) -> Slice:
-    """What belongs to no chunk: duplicates and rejected rows, then prompts, then the run."""
+def _delete_without_chunk(session: Session, run_id: int, place: Place, rows: int) -> Slice:
+    """Delete what belongs to no chunk: duplicates and rejected rows, then prompts, then the run."""
     lock_run(session, run_id)
-    loose = select(Image.id, Image.row).where(Image.run_id == run_id, Image.row > place.row)
-    images = session.execute(loose.order_by(Image.row).limit(rows)).all()
+    left = select(Image.id, Image.row).where(Image.run_id == run_id, Image.row > place.row)
+    images = session.execute(left.order_by(Image.row).limit(rows)).all()
     if images:
         states = _delete_images(session, [image.id for image in images])
-        _count_out(session, run_id, states)
+        _subtract_from_run(session, run_id, states)
         return Slice(states.total(), Place(place.chunk, images[-1].row))
     prompts = session.execute(select(Prompt.id).where(Prompt.run_id == run_id).limit(rows)).scalars().all()
     if prompts:
@@ -210,7 +217,8 @@ def _delete_images(session: Session, ids: Sequence[int]) -> Counter[str]:
     return states
 
 
-def _count_out(session: Session, run_id: int, states: Counter[str]) -> None:
+def _subtract_from_run(session: Session, run_id: int, states: Counter[str]) -> None:
+    """Subtract deleted images, counted by state, from the counters of the run."""
     session.execute(
         update(Run)
         .where(Run.id == run_id)
@@ -223,8 +231,8 @@ def _count_out(session: Session, run_id: int, states: Counter[str]) -> None:
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """Some chunks of a pass, locked: those with a number up to `reached` that the pass is about."""
+class _ChunksInPass:
+    """The next chunks of a pass, locked. The pass has looked at all chunks with numbers up to `reached`."""
 
     ids: Sequence[int]
     reached: int
@@ -243,10 +251,11 @@ def _next_chunks(
     rows: int,
     images: SQLColumnExpression[int],
     *where: ColumnElement[bool],
-) -> _Stretch:
-    """The next chunks that together have at most `rows` images, counted by `images`; at least one of them.
+) -> _ChunksInPass:
+    """Lock the next chunks that `where` chooses: as many as have at most `rows` images together, but at least one.
 
-    Looks at no more numbers than one statement may name: so it may find none and not be at the end.
+    `images` is the expression that counts the images of a chunk that the pass would change. One call looks at no more
+    chunk numbers than one statement may name, so it may find no chunk although the pass is not at its end.
     """
     of_run = (Chunk.run_id == run_id, Chunk.number > place.chunk)
     last = session.execute(select(func.max(Chunk.number)).where(Chunk.run_id == run_id)).scalar_one() or 0
@@ -258,17 +267,18 @@ def _next_chunks(
             reached = last_taken
             break
         taken, last_taken = taken + count, number
-    # Seen without a lock: whoever changed one of them meanwhile is waited for here, and it is judged anew.
+    # The chunks were read without a lock. Locking them waits for other transactions and checks `where` again.
     locked = lock_chunks(session, *of_run, Chunk.number <= reached, *where)
-    return _Stretch(locked, reached, is_last=reached >= last)
+    return _ChunksInPass(locked, reached, is_last=reached >= last)
 
 
 def last_chunk_id(session: Session, run_id: int) -> int | None:
+    """The highest id of the run's chunks; None if it has no chunk."""
     return session.execute(select(func.max(Chunk.id)).where(Chunk.run_id == run_id)).scalar_one()
 
 
 def repair(session: Session) -> None:
-    """Finish active runs in which nothing is live; nothing should ever leave one behind."""
+    """Finish active runs without a live chunk. There should be none; this is a second line of defence."""
     live = select(Chunk.id).where(Chunk.run_id == Run.id, Chunk.state.in_(LIVE)).exists()
     for run_id in session.execute(select(Run.id).where(Run.state == RunState.ACTIVE, ~live).order_by(Run.id)).scalars():
         finish_run(session, run_id)

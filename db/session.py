@@ -48,15 +48,18 @@ NETWORK_FILE_SYSTEMS = (
     "fuse.gcsfuse",
     "fuse.rclone",
 )
-# libpq takes passwords there too.
+# Secrets that libpq takes from a URL's query (https://www.postgresql.org/docs/current/libpq-connect.html). They are
+# never shown.
 SECRETS_IN_QUERY = ("password", "sslpassword", "oauth_client_secret")
 NO_TIME_LIMITS = select(
     func.set_config("statement_timeout", "0", True), func.set_config("idle_in_transaction_session_timeout", "0", True)
 )
-OUR_TABLES = {"run", "chunk", "image"}  # of every release
-PATIENCE = "patience"  # where sessions keep it, in their info
+OUR_TABLES = {"run", "chunk", "image"}  # tables that every release has
+PATIENCE = "patience"  # the key of the `Patience` in `Session.info`
 WAL_TRIES = 100  # 0.1 s apart
-LOCK_SECONDS = 10  # to wait for another's lock before the transaction is begun anew: less, so that there is a next time
+# To wait for a lock that another process holds; then the transaction is begun again. Less than
+# `db.patience.RETRY_SECONDS`, so that there is more than one try.
+LOCK_SECONDS = 10
 
 
 class DatabaseUnusable(Exception):
@@ -64,11 +67,11 @@ class DatabaseUnusable(Exception):
 
 
 class NoDatabase(DatabaseUnusable):
-    """There is no database of ours there, and none may be made there. The message only says why, without the URL."""
+    """The URL leads to no database of this program, and none may be made there. The message gives the reason only."""
 
 
 class OutcomeUnknown(Exception):
-    """The connection broke while a transaction was being committed: it may be in the database or not."""
+    """The connection broke during a commit: the transaction may be in the database or not."""
 
 
 class now(FunctionElement[float]):
@@ -104,20 +107,21 @@ def connect(url: str, *, connections: int = 2, create: bool = True, patience: Pa
 
 
 def patience_of(sessions: Sessions) -> Patience:
-    """How whoever uses these sessions waits for the database."""
+    """The `Patience` that these sessions were made with, or the default one."""
     found = sessions.kw.get("info", {}).get(PATIENCE)
     return found if isinstance(found, Patience) else Patience()
 
 
 def sqlite_url(path: Path) -> str:
-    """The URL of an SQLite file, whatever its name holds."""
+    """The URL of an SQLite file. Special characters in its name are escaped."""
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def parse_url(url: str) -> URL:
+    """Parse a database URL; for PostgreSQL choose the driver psycopg. Raises `DatabaseUnusable`."""
     try:
-        parsed = make_url(re.sub("^postgres://", "postgresql://", url))  # the short name that libpq takes as well
-    except (ArgumentError, ValueError):  # the latter is about the port
+        parsed = make_url(re.sub("^postgres://", "postgresql://", url))  # libpq takes the short name as well
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
         raise DatabaseUnusable(
             "SAM3_DATABASE_URL is not a database URL; use sqlite:////path/to/file.db or postgresql://user@host/name"
         ) from None
@@ -145,14 +149,14 @@ def _sqlite_engine(url: URL, create: bool) -> Engine:
             private.make_folder(path.parent)
         except OSError as error:
             raise DatabaseUnusable(f"{path.parent}: cannot make the database's folder: {error.strerror}") from None
-        with suppress(OSError):  # SQLite says why
-            private.make_file(path)  # what SQLite makes beside it gets the same mode
+        with suppress(OSError):  # SQLite reports the reason when it opens the file
+            private.make_file(path)  # SQLite gives its log and index the same mode
         url = url.set(database=str(path))
     else:
         _require_file(path)
         if is_mounted_read_only(path):
             return _read_only_engine(url, path)
-        # SQLite's own switch against making the file, should it vanish between this look and the opening.
+        # With mode=rw SQLite makes no file, even if this one vanishes before SQLite opens it.
         url = url.set(database=f"file:{quote(str(path))}").update_query_dict({"mode": "rw", "uri": "true"})
     engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS})
     event.listen(engine, "connect", lambda connection, record: _set_pragmas(connection, create))
@@ -169,7 +173,7 @@ def _read_only_engine(url: URL, path: Path) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def begin_where_we_say(connection: Any, record: object) -> None:
+    def begin_nothing_by_itself(connection: Any, record: object) -> None:
         connection.isolation_level = None
 
     event.listen(engine, "begin", _begin_immediate)
@@ -188,20 +192,22 @@ def _require_file(path: Path) -> None:
 
 
 def _set_pragmas(connection: Any, create: bool) -> None:
-    connection.isolation_level = None  # transactions begin where we say, see below
-    # WAL lets readers go on beside the one writer. NORMAL may lose the last commits on a power cut, never
-    # consistency: the work is then simply done again. FULL costs an fsync a commit (measured: 67 -> 5.6 a second).
+    connection.isolation_level = None  # the driver begins no transaction by itself; `_begin_immediate` does
+    # WAL lets readers go on while one process writes. With synchronous=NORMAL a power cut may lose the last commits,
+    # but leaves the file consistent; the lost work is done again. FULL costs an fsync for each commit (measured: 5.6
+    # commits a second instead of 67). Source: https://sqlite.org/pragma.html#pragma_synchronous.
     _switch_to_wal(connection, create)
     for pragma in ("synchronous=NORMAL", f"busy_timeout={1000 * LOCK_SECONDS}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _switch_to_wal(connection: sqlite3.Connection, create: bool) -> None:
-    # The busy timeout does not hold for this: of two that open a new file at once, one may be refused.
+    # SQLite's busy timeout does not apply to this switch: of two processes that open a new file at once, one may be
+    # refused. So the switch is tried again.
     for attempt in itertools.count(1):
         try:
-            # The switch is written into the file: not into one of another program, nor into one that is still empty
-            # where none may be made.
+            # The switch writes to the file. So a file of another program is left alone, and so is an empty file unless
+            # a database may be made in it.
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if is_ours(tables) or (create and not tables):
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -214,7 +220,7 @@ def _switch_to_wal(connection: sqlite3.Connection, create: bool) -> None:
 
 
 def is_ours(tables: Collection[str]) -> bool:
-    """Whether a database with these tables is one of this program, of whichever release."""
+    """Whether a database with these tables was made by this program, by any release of it."""
     return set(tables) >= OUR_TABLES
 
 
@@ -237,7 +243,10 @@ def _postgresql_engine(url: URL, connections: int) -> Engine:
 
 
 def file_system(path: Path) -> str:
-    """The kind of file system that holds `path`, as Linux names it; empty where /proc does not tell."""
+    """The kind of file system that holds `path`, as /proc/self/mountinfo names it; empty where there is no such file.
+
+    Source: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html.
+    """
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
     except OSError:
@@ -258,7 +267,7 @@ def reading(sessions: Sessions) -> Iterator[Session]:
     with sessions() as session:
         connection = session.connection(execution_options={"read_only": True})
         if connection.dialect.name == "postgresql":
-            # A reader keeps nobody waiting, and an export writes files between two queries: it may take its time.
+            # A reader blocks nobody, and an export writes files between two queries: so no time limit applies.
             connection.execute(NO_TIME_LIMITS)
         yield session
 
@@ -266,10 +275,11 @@ def reading(sessions: Sessions) -> Iterator[Session]:
 def write(
     sessions: Sessions, work: Callable[Concatenate[Session, Args], Value], *args: Args.args, **kwargs: Args.kwargs
 ) -> Value:
-    """Run `work(session, ...)` in one transaction, and again while the database only asks for patience.
+    """Return `work(session, ...)`, run in one transaction that is repeated while the database is away or busy.
 
-    `work` must bear repetition even after its commit: a connection that breaks at that moment leaves it unknown whether
-    the transaction is in. Compare-and-sets do: the second time they find nothing to change.
+    `work` must be repeatable even after its commit: if the connection breaks during the commit, nobody knows whether
+    the transaction is in the database. A compare-and-set is repeatable: the second time it finds nothing to change.
+    Raises `DBAPIError` for errors that do not pass, and when the sessions' `Patience` is over.
     """
 
     def once() -> Value:
@@ -302,7 +312,7 @@ def write_once(
 def read(
     sessions: Sessions, work: Callable[Concatenate[Session, Args], Value], *args: Args.args, **kwargs: Args.kwargs
 ) -> Value:
-    """The value of `work(session, ...)`, which only reads; again while the database only asks for patience."""
+    """Return `work(session, ...)`, which only reads; it is repeated while the database is away or busy."""
 
     def once() -> Value:
         with reading(sessions) as session:
@@ -313,9 +323,10 @@ def read(
 
 @contextmanager
 def without_foreign_keys(sessions: Sessions) -> Iterator[Sessions]:
-    """A factory for sessions in which SQLite checks no foreign keys, so that tables can be made anew and swapped.
+    """Yield a session factory without SQLite's check of foreign keys, so that a table can be replaced by a new copy.
 
-    It has to be switched off outside of a transaction. PostgreSQL changes tables in place and needs nothing of this.
+    The check can be switched off only outside of a transaction. PostgreSQL changes tables in place: its sessions are
+    yielded as they are. Source: https://sqlite.org/lang_altertable.html#otheralter.
     """
     engine: Engine = sessions.kw["bind"]
     if engine.dialect.name != "sqlite":
@@ -328,19 +339,19 @@ def without_foreign_keys(sessions: Sessions) -> Iterator[Sessions]:
         try:
             yield sessionmaker(connection, expire_on_commit=False)
         finally:
-            if not connection.invalidated:  # by Ctrl-C in the middle of a statement: then it is closed already
+            if not connection.invalidated:  # Ctrl-C in the middle of a statement closes the connection
                 driver.execute("PRAGMA foreign_keys=ON")
 
 
 def compact(sessions: Sessions) -> None:
-    """Give the space of deleted rows back to the disk; PostgreSQL's autovacuum sees to it by itself."""
+    """Return the space of deleted rows to the disk. PostgreSQL needs no such call: it has autovacuum."""
     with sessions.kw["bind"].connect() as connection:
         if connection.dialect.name == "sqlite":
             connection.connection.driver_connection.execute("VACUUM")
 
 
 def describe_failure(error: DBAPIError | NoDatabase, url: str) -> str:
-    """Half a line about a database that cannot be used: which one and why, without the password."""
+    """Say in half a line which database cannot be used and why, without its password."""
     parsed, kind = make_url(url), ""
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         where = str(Path(parsed.database).absolute())

@@ -1,7 +1,7 @@
-"""Long work on a run, one transaction after the other, with room for workers between them. Knows no rows and no states.
+"""Divides long work on a run into short transactions, with pauses for the workers. Knows no rows and no states.
 
-A transaction holds up the commits of workers, on SQLite all of them. So it is short while any worker is busy, and
-after it the database is left to them for as long as it took.
+A transaction delays the commits of workers; on SQLite it delays all of them. So while any worker is busy, each
+transaction is short, and the pause after it is as long as the transaction was.
 """
 
 import time
@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from db import presence
 from db.session import Sessions, read, write
 
-SLICE_ROWS = 1000  # the most rows of one transaction beside busy workers
+SLICE_ROWS = 1000  # most rows of one transaction while a worker is busy
 
-# The most while no worker commits. What a transaction costs besides its rows is shared by more of them: waiting for
-# the disk, and on SQLite writing every page that it touched, of the index on paths up to one a row.
+# Most rows of one transaction while no worker is busy. A transaction has costs that do not grow with its rows, such as
+# waiting for the disk. On SQLite it also writes each page that it touched: in the index on paths up to one a row.
 IDLE_SLICE_ROWS = 30_000
 
 Value = TypeVar("Value")
@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Place:
-    """How far a pass over a run has come: the numbers of the last chunk, and of the last row without one."""
+    """How far a pass over a run has come: the number of its last chunk, and of its last row without a chunk."""
 
     chunk: int = 0
     row: int = 0
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Slice:
-    """What one transaction of a pass did, and where the next one goes on; None at the end of the pass."""
+    """How many images one transaction of a pass handled, and where the next one goes on; None at the pass's end."""
 
     images: int
     place: Place | None
@@ -46,7 +46,7 @@ def slice_rows(sessions: Sessions) -> int:
 
 
 def paced(sessions: Sessions, work: Callable[[], Value]) -> Value:
-    """The value of `work()`, which writes; then, while workers commit, a pause of as long as that took."""
+    """Return `work()`, which writes to the database. While a worker is busy, then pause for as long as it took."""
     began = time.monotonic()
     value = work()
     took = time.monotonic() - began
@@ -64,8 +64,8 @@ def in_slices(
 ) -> int:
     """Call `work(session, run_id, place, rows)` until its pass is over, each time in a transaction of its own.
 
-    `tell` is called after each with how many images have been handled so far, `enough` says whether to stop early.
-    Returns how many images that were.
+    After each transaction `tell` gets the number of images handled so far, and `enough` says whether to stop early.
+    Returns the number of images handled.
     """
     images, place = 0, Place()
     while True:

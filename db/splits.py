@@ -1,6 +1,6 @@
-"""Separates the images that were in hand when a process died from their neighbours, until the guilty one is alone.
+"""Splits off the images that were in hand when a process died, until the image that kills it is alone in a chunk.
 
-Cost of one such image in a batch of b: at most 2 (1 + log2 b) deaths. Knows no processes and does not commit.
+One such image in a batch of b images costs at most 2 (1 + log2 b) crashes. Knows no processes, and never commits.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from db.outcomes import fail_unread
 
 
 def split_off(session: Session, chunk: HeldChunk, *, crashed: bool) -> bool:
-    """Move the pending images of the range in hand into chunks of their own, halved; fail one that is alone already.
+    """Move the pending images that were in hand into two new chunks, one half each; fail an image that is alone.
 
-    False: no suspect is known, or the run is not active.
+    `crashed`: its process died; else its lease was over. False: no row in hand is known, or the run is not active.
     """
     if chunk.inflight_first is None or chunk.inflight_last is None:
         return False
-    # Locked, so that it is not cancelled meanwhile (new chunks would be left behind) and no other chunk is added.
+    # The lock keeps others from cancelling the run, which would miss the new chunks, and from adding chunks to it.
     run = lock_run(session, chunk.run_id)
     if run is None or run.state != RunState.ACTIVE:
         return False
@@ -36,20 +36,23 @@ def split_off(session: Session, chunk: HeldChunk, *, crashed: bool) -> bool:
         _move(session, chunk, suspects)
         counts = {"images": -len(suspects)}
     transition = Transition.SPLIT if len(rows) > len(suspects) else Transition.SPLIT_WHOLLY
-    innocent = {"attempts": 0, "crashes": 0, "not_before": None, "error": None}
-    change_chunks(session, transition, Chunk.id == chunk.id, counts=counts, **innocent)
+    no_failures = {"attempts": 0, "crashes": 0, "not_before": None, "error": None}
+    change_chunks(session, transition, Chunk.id == chunk.id, counts=counts, **no_failures)
     finish_run(session, chunk.run_id)
     return True
 
 
 def _fail(session: Session, image_id: int, *, crashed: bool) -> None:
     error_class = "crashed" if crashed else "gave_up"
-    error = "its process died twice of it" if crashed else "it held up its process twice, until the lease was over"
+    if crashed:
+        error = "the worker process died twice while it had this image in hand"
+    else:
+        error = "the worker made no progress with this image twice, until its lease was over"
     fail_unread(session, error_class, error, Image.id == image_id)
 
 
 def _move(session: Session, chunk: HeldChunk, suspects: Sequence[int]) -> None:
-    """Move the pending images with these row numbers, which are all between their first and their last."""
+    """Move the pending images with these row numbers: all pending ones between the first and the last of them."""
     half = (len(suspects) + 1) // 2
     parts = [part for part in (suspects[:half], suspects[half:]) if part]
     pending = update(Image).where(Image.chunk_id == chunk.id, Image.state == ImageState.PENDING)

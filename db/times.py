@@ -1,7 +1,8 @@
-"""Judges the times in the database by its clock, which may have been set back or forward. Knows no tables.
+"""Compares times in the database with the database's clock, which may be set back or forward. Knows no tables.
 
-The clock of SQLite is that of the machine. After it was set back, what a dead process left behind may seem to hold for
-hours. So nothing is believed that could never have been given: whoever lives writes its times anew in seconds.
+SQLite uses the clock of the machine. After that clock was set back, the lease of a dead process may end hours ahead. So
+a lease or rest that ends further ahead than any is ever given counts as over. A live process loses little: it renews
+its times every few seconds.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, SQLColumnExpression
 
 from db.session import now
 
-LONGEST_SECONDS = 3600.0  # no lease and no rest is given for longer; the settings see to it
+LONGEST_SECONDS = 3600.0  # of any lease or rest; `workers.settings` refuses longer ones
 
 
 def is_over(until: SQLColumnExpression[Any]) -> ColumnElement[bool]:
@@ -19,5 +20,5 @@ def is_over(until: SQLColumnExpression[Any]) -> ColumnElement[bool]:
 
 
 def is_recent(at: SQLColumnExpression[Any], seconds: float) -> ColumnElement[bool]:
-    """Whether it was so at most `seconds` ago; what lies as far ahead was written before the clock was set back."""
+    """Whether `at` is at most `seconds` ago or ahead; a time ahead was written before the clock was set back."""
     return at.between(now() - seconds, now() + seconds)

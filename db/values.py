@@ -1,6 +1,6 @@
-"""Values that others share: what is frozen with a run, its source, what was found in an image, what to compute again.
+"""Values that db, producer and workers share: settings, sources, results, seconds. Knows no SQL and no file formats.
 
-Standard library only. Knows no SQL and no file formats.
+Standard library only.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class Frozen:
-    """The settings that a run's results depend on: once it has results they never change under its name.
+    """The settings that a run's results depend on. Once a run has results they never change under its name.
 
-    Each is a column of `Run` with the same name. Scores and thresholds are numbers from 0 to 1.
+    Each field is a column of `Run` with the same name. Scores and thresholds are numbers from 0 to 1.
     """
 
     model: str  # a Hub id, an absolute folder, or `tiny`
@@ -25,21 +25,27 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's rows come from, and how their paths are read. Each is a column of `Run`; `path` is `source`."""
+    """Where a run's rows come from, and how their paths are read.
 
-    path: str  # absolute, of the CSV or folder
+    Each field is a column of `Run` with the same name, but `path` is the column `source`.
+    """
+
+    path: str  # absolute path of the CSV or folder
     image_column: str
-    columns: tuple[str, ...]  # the header, in order
+    columns: tuple[str, ...]  # the CSV's header, in order
     root: str  # absolute folder that relative image paths start from
-    confined: bool  # a root was asked for: no image may lie outside of it
+    confined: bool  # the user named a root, and no image may lie outside of it
     follow_symlinks: bool
     prompt_column: str | None = None
 
 
 @dataclass(frozen=True)
 class FoundInstance:
-    """One mask. The RLE counts are those of COCO's compressed form, column by column over the image's height x width
-    (pycocotools: `mask.encode`)."""
+    """One mask with its score and box.
+
+    `rle` holds the counts of COCO's compressed RLE, column by column over the image's height x width, as
+    `pycocotools.mask.encode` writes them.
+    """
 
     score: float  # 0 to 1
     box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
@@ -52,35 +58,35 @@ class PromptResult:
     """What one prompt found in one image."""
 
     prompt_id: int
-    presence: float  # 0 to 1: how sure the model is that there is any
-    capped: bool  # the model had hardly a query left, so there may be more
+    presence: float  # 0 to 1: how likely it is that the image shows the prompt at all
+    capped: bool  # so many were found that the model's limit of 200 may have hidden others
     instances: tuple[FoundInstance, ...]  # highest score first, down to the run's score floor
 
 
 class Redo(StrEnum):
     """Which images to compute again, as a person chooses."""
 
-    CHANGED = "changed"  # whose file is not as it was when it was read
+    CHANGED = "changed"  # images whose file has changed since it was read
     FAILED = "failed"
-    ALL = "all"  # that were computed, or failed
-    EMPTY = "empty"  # in which nothing was found
+    ALL = "all"  # done and failed images
+    EMPTY = "empty"  # done images in which nothing was found
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds that were spent for images of a chunk. Each is a column of `Chunk`, `read` as `read_seconds` and so on.
+    """Seconds that each stage spent for images of a chunk. Each is a column of `Chunk`: `read` is `read_seconds`.
 
-    The first five are those of threads that work at the same time; `commit` and `waiting` are those of the one thread
-    that commits, so that their sum is the time that passed.
+    The first five are spent by threads that work at the same time, so their sum may exceed the time that passed.
+    `commit` and `waiting` are spent by the one thread that commits, so their sum is the time that passed.
     """
 
-    read: float = 0.0  # files from the disk
-    decode: float = 0.0  # to pixels
-    preprocess: float = 0.0  # to the model's size
-    forward: float = 0.0  # the model; on a GPU only what the host does for it
-    masks: float = 0.0  # the wait for that GPU, then masks and their RLE
-    commit: float = 0.0
-    waiting: float = 0.0
+    read: float = 0.0  # reading files from the disk
+    decode: float = 0.0  # decoding files to pixels
+    preprocess: float = 0.0  # resizing pixels to the model's size
+    forward: float = 0.0  # the forward pass; with a GPU only the host's share of it
+    masks: float = 0.0  # waiting for the GPU's answer, then making masks and their RLE
+    commit: float = 0.0  # writing to the database
+    waiting: float = 0.0  # waiting for the other stages
 
 
 NOTHING_SPENT = Spent()

@@ -16,7 +16,7 @@ import pytest
 import redis
 import yaml
 
-from db.doorbells import Rung
+from db.doorbells import RungChunk
 from tests.terminals import PATIENCE
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
@@ -250,7 +250,7 @@ def test_our_own_traffic_passes_the_brokers_rules(broker_url: str) -> None:
     assert Doorbells(app).count() == 0
     with app.connection_for_write() as connection:
         queue = connection.SimpleQueue("sam3")
-        publisher(app)([Rung(1, "faces", 2, 2, 3, 4, "a.jpg", database="")])
+        publisher(app)([RungChunk(1, "faces", 2, 2, 3, 4, "a.jpg", database="")])
         assert queue.get(timeout=PATIENCE).payload[0] == [Doorbell("", 1, 2, 3).to_message()]
         queue.close()
     assert app.control.ping(timeout=0.2) == []  # broadcasts, as Flower does

@@ -1,4 +1,4 @@
-"""Alembic's entry point: runs the migrations on the connection it is given; opens none itself."""
+"""Alembic's entry point: runs the migrations on the connection that it is given; opens none itself."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Which files the runs of a database read: their sources and their images. Changes nothing, looks at no file."""
+"""Which files the runs of a database read: their sources and their images. Changes nothing and opens no file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from db.bulk import named_at_once
 from db.models import Image, Run
 
-MOST_RUNS, MOST_PATHS = 200, 2000  # in one statement, however many are asked for
+MOST_RUNS, MOST_PATHS = 200, 2000  # of one statement; longer lists are asked for in parts
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class RunInput:
 
 
 def run_inputs(session: Session) -> list[RunInput]:
-    """Those of all runs, the oldest first."""
+    """The inputs of all runs, the oldest run first."""
     rows = session.execute(select(Run.id, Run.name, Run.source, Run.root).order_by(Run.id))
     return [RunInput(*row) for row in rows]
 
 
 def recorded_paths(session: Session, runs: Sequence[int], paths: Sequence[str]) -> set[tuple[int, str]]:
-    """Which of `paths`, spelled as rows spell them, are images of which of `runs`: pairs of run id and path."""
+    """Which of `paths` are images of which of `runs`, as (run id, path). Paths are compared as text."""
     found: set[tuple[int, str]] = set()
     for some_runs in named_at_once(runs, MOST_RUNS):
         for some_paths in named_at_once(paths, MOST_PATHS):

@@ -1,10 +1,10 @@
-"""A run's rows with what was found in them, as exports and preview read them. Changes nothing, knows no files.
+"""A run's rows with their results, as exports and the preview read them. Changes nothing, knows no files.
 
 The rows are exactly those of the source, in its order. Rows that an edited source no longer has are *gone*: they stay
-in the database with their results, and come last, where somebody asks for them.
+in the database with their results, and come last if the caller asks for them.
 
-Whoever reads all rows may take hours over it. Each page is a short transaction of its own: a reader that stands still
-keeps SQLite's write-ahead log from being emptied, and a database that is away for a moment is waited for.
+Reading all rows may take hours, so each page of rows is a short transaction of its own. A long one would keep SQLite
+from emptying its write-ahead log, and could not be repeated when the database is away for a moment.
 """
 
 from array import array
@@ -39,7 +39,7 @@ class ExportedImage:
     error: str | None
     width: int | None
     height: int | None
-    results: tuple[PromptResult, ...]  # in the order of the row's own prompts, else of the run's; none unless done
+    results: tuple[PromptResult, ...]  # in the order of the row's prompts, or of the run's; empty unless it is done
     gone: bool = False  # the source, read to its end, no longer has the row
 
 
@@ -49,26 +49,27 @@ class Reading:
 
     run_id: int
     load: int
-    ended: bool  # in that load, to its end
+    ended: bool  # whether that load read the source to its end
     images: int  # rows of the run: their numbers go from 1 to this
 
     def is_gone(self, image: Image) -> bool:
+        """Whether the source no longer has the row."""
         return self.ended and image.load < self.load
 
     def rows(self, *, gone: bool) -> tuple[ColumnElement[bool], ...]:
-        """The rows of the run, those that are gone only if asked for."""
+        """Conditions that choose the rows of the run; rows that are gone are left out unless `gone`."""
         of_run = (Image.run_id == self.run_id, Image.row <= self.images)
         return of_run if gone or not self.ended or self.load == 1 else (*of_run, Image.load == self.load)
 
     def order(self) -> tuple[SQLColumnExpression[Any], ...]:
-        """That of the source; rows which it has not, or not yet, brought again stand behind, in their old order."""
+        """The order of the source. Rows that the current load has not brought come last, in their old order."""
         if self.load == 1:
-            return (Image.row,)  # in which an index has them
+            return (Image.row,)  # an index has this order
         return (case((Image.load < self.load, 1), else_=0), func.coalesce(Image.position, Image.row), Image.row)
 
 
 def reading_of(session: Session, run_id: int) -> Reading:
-    """Raises `RunGone`."""
+    """How far the source of the run was read. Raises `RunGone`."""
     run = session.execute(select(Run.load, Run.source_ended, Run.images).where(Run.id == run_id)).one_or_none()
     if run is None:
         raise RunGone
@@ -78,11 +79,11 @@ def reading_of(session: Session, run_id: int) -> Reading:
 def exported_images(
     sessions: Sessions, run_id: int, min_score: float, *, gone: bool = False
 ) -> Iterator[ExportedImage]:
-    """The source's rows in its order, as they were when the reading began, with instances of at least `min_score`.
+    """The source's rows in its order, as they were when this reading began, with instances of at least `min_score`.
 
-    With `gone` the rows that the source no longer has come last. Each page shows what is true when it is read. Memory
-    stays flat. Masks are COCO RLE counts. Raises `RunGone` as soon as the run is being deleted, and an `DBAPIError`
-    once the database was away for longer than `db.session.read` waits.
+    With `gone` the rows that the source no longer has come last. States and results are those of the moment at which
+    their page is read. The memory does not grow with the run. Raises `RunGone` when the run is being deleted, and
+    `DBAPIError` when the database is away for longer than `db.session.read` waits.
     """
     known = read(sessions, reading_of, run_id)
     for ids in _ids_in_pages(sessions, known, gone):
@@ -91,19 +92,23 @@ def exported_images(
 
 
 def some_images(session: Session, run_id: int, min_score: float, rows: Sequence[int]) -> list[ExportedImage]:
-    """These few row numbers of the run, in the order of the source. Raises `RunGone`."""
+    """The rows of the run with these numbers, in the order of the source; few, as one statement names them all.
+
+    Raises `RunGone`.
+    """
     known = reading_of(session, run_id)
     ids = select(Image.id).where(*known.rows(gone=False), Image.row.in_(rows)).order_by(*known.order())
     return _page(session, known, list(session.execute(ids).scalars()), min_score)
 
 
 def _ids_in_pages(sessions: Sessions, known: Reading, gone: bool) -> Iterator[Sequence[int]]:
-    """The ids of the rows, in their order."""
+    """The ids of the rows, in the order of the source, a page at a time."""
     if known.load == 1:
         for first in range(1, known.images + 1, PAGE_ROWS):
             yield read(sessions, _ids_of_rows, known.run_id, first, min(first + PAGE_ROWS - 1, known.images))
         return
-    # No index has the order of an edited source: the rows are sorted once, and their ids, 8 bytes each, wait on disk.
+    # No index has the order of an edited source. So the rows are sorted once, and their ids (8 bytes each) are kept in
+    # a file on disk.
     with TemporaryFile() as spool:
         read(sessions, _spool_ids, known, gone, spool)
         spool.seek(0)
@@ -117,7 +122,7 @@ def _ids_of_rows(session: Session, run_id: int, first: int, last: int) -> list[i
 
 
 def _spool_ids(session: Session, known: Reading, gone: bool, spool: IO[bytes]) -> None:
-    """May be repeated: begins with an empty file."""
+    """Write the ids to `spool` in the order of the source. May be repeated: it empties the file first."""
     spool.seek(0)
     spool.truncate()
     ids = select(Image.id).where(*known.rows(gone=gone)).order_by(*known.order())
@@ -126,8 +131,8 @@ def _spool_ids(session: Session, known: Reading, gone: bool, spool: IO[bytes]) -
 
 
 def _page(session: Session, known: Reading, ids: Sequence[int], min_score: float) -> list[ExportedImage]:
-    """These rows with their results. Raises `RunGone` if one is there no more: only a delete takes rows away."""
-    found = {one.id: one for one in session.execute(select(Image).where(Image.id.in_(ids))).scalars()}
+    """These rows with their results. Raises `RunGone` if one is missing, as only a delete removes rows."""
+    found = {image.id: image for image in session.execute(select(Image).where(Image.id.in_(ids))).scalars()}
     if len(found) < len(ids):
         raise RunGone
     return list(_with_results(session, known, [found[id] for id in ids], min_score))
@@ -147,7 +152,7 @@ def _with_results(
     results = _results(session, sorted({image.id for image in shown.values()}), min_score)
     for image in images:
         source = shown[image.id]
-        done = source.state == ImageState.DONE  # else what it has is of an earlier time, and about to be replaced
+        done = source.state == ImageState.DONE  # results of an image in another state are old: a redo replaces them
         yield ExportedImage(
             id=image.id,
             row=image.row,
@@ -174,10 +179,9 @@ def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int
         .where(Instance.image_id.in_(ids), Instance.score >= min_score)
         .order_by(Instance.image_id, Instance.prompt_id, Instance.rank)
     )
-    for one in session.execute(found).scalars():
-        instances[one.image_id, one.prompt_id].append(
-            FoundInstance(one.score, (one.x1, one.y1, one.x2, one.y2), one.area, one.rle)
-        )
+    for row in session.execute(found).scalars():
+        box = (row.x1, row.y1, row.x2, row.y2)
+        instances[row.image_id, row.prompt_id].append(FoundInstance(row.score, box, row.area, row.rle))
     results: defaultdict[int, list[PromptResult]] = defaultdict(list)
     rows = select(Result).where(Result.image_id.in_(ids)).order_by(Result.image_id, Result.prompt_id)
     for result in session.execute(rows).scalars():

@@ -1,4 +1,4 @@
-"""What workers, status and exports read of runs, as frozen values. Changes nothing; a run's rows are in `exported`."""
+"""What workers, status and exports read of runs, as frozen values. Changes nothing; `db.views.results` reads rows."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
 
 
 class RunGone(Exception):
-    """The run was deleted between two looks at it."""
+    """The run was deleted while it was being read."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,19 @@ class RunView:
     revision: str | None
     weights_sha256: str | None
     dtype: str | None
-    versions: dict[str, str] | None  # of the packages that the first worker ran
+    versions: dict[str, str] | None  # packages of the first worker: name -> version
     images: int
-    gone: int  # of these, rows that the source, read to its end, no longer has
-    source_ended: bool  # the source was read to its end, however often it was begun
-    load: int
-    prompts: dict[int, str]  # by id
-    every_image: tuple[int, ...]  # ids of those that rows without their own have
+    gone: int  # of these images, those whose row the source no longer has
+    source_ended: bool  # the current load read the source to its end
+    load: int  # number of the current load, from 1
+    prompts: dict[int, str]  # id -> text
+    every_image: tuple[int, ...]  # ids of the prompts of rows that name none themselves
 
 
 @dataclass(frozen=True)
 class ImageCounts:
+    """How many images of a run there are, by state. Done images are either segmented or empty."""
+
     total: int
     pending: int
     segmented: int
@@ -74,28 +76,32 @@ class Progress:
     run: str
     state: str
     images: ImageCounts
-    chunks: dict[str, int]  # by state, all states
+    chunks: dict[str, int]  # state -> number of chunks, for all states
     instances: int
     images_per_second: float | None
     eta_seconds: float | None
     created_at: float
     finished_at: float | None
-    next_retry_seconds: float | None  # until the first resting chunk is due, if nothing else can go on
-    resting_error: str | None  # and why that chunk rests
-    last_fault: str | None  # of the surroundings, for which a chunk that now waits for a worker was handed back
-    capped: int  # images with a prompt for which there may be more than was found
-    warned: int  # images that were done with a warning
+    next_retry_seconds: float | None  # until the first resting chunk is due, if no other chunk can go on
+    resting_error: str | None  # why that chunk rests
+    last_fault: str | None  # fault of a worker's surroundings for which a chunk was given back that is queued now
+    capped: int  # images with a result that is capped
+    warned: int  # done images with a warning
 
 
 @dataclass(frozen=True)
 class ErrorLine:
+    """How many rows of a run have an error class."""
+
     error_class: str
     count: int
-    example: str
+    example: str  # path of the first such row, or its error if it has no path
 
 
 @dataclass(frozen=True)
 class WarningLine:
+    """How many done images of a run have a warning."""
+
     warning: str
     count: int
     example: str  # path of the first such image
@@ -103,6 +109,8 @@ class WarningLine:
 
 @dataclass(frozen=True)
 class WorkerLine:
+    """A live worker and what it does now."""
+
     node: str
     state: str
     run: str | None
@@ -113,7 +121,7 @@ class WorkerLine:
 
 
 def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunView | None:
-    """The run, or None. Without `row_prompts` only the prompts of every image: rows may bring very many."""
+    """The run, or None. Without `row_prompts` it has no prompts of single rows, of which there may be very many."""
     run = session.get(Run, run_id)
     if run is None:
         return None
@@ -130,51 +138,53 @@ def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunV
 
 
 def identity(session: Session) -> str:
-    """The random name of this database, which tells its doorbells from those of others."""
+    """The random name of this database, which tells its doorbells from those of other databases."""
     return session.execute(select(Installation.identity)).scalar_one()
 
 
 def prompt_texts(session: Session, ids: Collection[int]) -> dict[int, str]:
-    """The texts of these prompts, by id. A chunk may ask for as many as it has rows."""
+    """The texts of these prompts, by id, however many there are: each row of a chunk may have its own."""
     prompts = select(Prompt.id, Prompt.text)
     parts = named_at_once(sorted(ids))
     return {row.id: row.text for part in parts for row in session.execute(prompts.where(Prompt.id.in_(part)))}
 
 
 def root_of(session: Session, run_id: int) -> str | None:
-    """The folder that the run's relative paths start from by now; None if the run is deleted."""
+    """The folder that the run's relative paths start from; None if the run is deleted."""
     return session.execute(select(Run.root).where(Run.id == run_id)).scalar_one_or_none()
 
 
 def some_done_path(session: Session, run_id: int) -> str | None:
-    """The path of an image of the run that was read; None if there is none yet."""
+    """The path of some done image of the run; None if it has none."""
     chunk = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.segmented + Chunk.empty > 0).limit(1).scalar_subquery()
     done = select(Image.path).where(Image.chunk_id == chunk, Image.state == ImageState.DONE).limit(1)
     return session.execute(done).scalar_one_or_none()
 
 
 def run_names(session: Session) -> list[str]:
-    """All runs, the newest last."""
+    """The names of all runs, the newest last."""
     return list(session.execute(select(Run.name).order_by(Run.id)).scalars())
 
 
 def run_ids(session: Session) -> list[int]:
-    """All runs, the newest last."""
+    """The ids of all runs, the newest last."""
     return list(session.execute(select(Run.id).order_by(Run.id)).scalars())
 
 
 def active_models(session: Session) -> list[tuple[str, str]]:
-    """Unfinished runs with the model that each needs, the oldest first."""
+    """(name, model) of each run that is loading or active, the oldest first."""
     unfinished = Run.state.in_((RunState.ACTIVE, RunState.LOADING))
     rows = session.execute(select(Run.name, Run.model).where(unfinished).order_by(Run.id))
     return [(row.name, row.model) for row in rows]
 
 
 def active_runs(session: Session) -> list[int]:
+    """The ids of all active runs, the oldest first."""
     return list(session.execute(select(Run.id).where(Run.state == RunState.ACTIVE).order_by(Run.id)).scalars())
 
 
 def queued_chunks(session: Session, run_id: int | None = None) -> int:
+    """How many chunks of the run are queued; without `run_id` of all runs."""
     where = () if run_id is None else (Chunk.run_id == run_id,)
     return session.execute(
         select(func.count()).select_from(Chunk).where(Chunk.state == ChunkState.QUEUED, *where)
@@ -182,13 +192,13 @@ def queued_chunks(session: Session, run_id: int | None = None) -> int:
 
 
 def unfinished_runs(session: Session) -> list[str]:
-    """Runs that still load or have something to do, told with their state if that is not active."""
+    """The names of runs that are not over, each with its state in brackets if that is not active."""
     rows = select(Run.name, Run.state).where(Run.state.not_in(OVER)).order_by(Run.id)
     return [name if state == RunState.ACTIVE else f"{name} ({state})" for name, state in session.execute(rows)]
 
 
 def progress(session: Session, run_id: int) -> Progress:
-    """Raises `RunGone`."""
+    """Where the run stands. Raises `RunGone`."""
     run = session.execute(select(Run).where(Run.id == run_id)).scalar_one_or_none()
     if run is None:
         raise RunGone
@@ -227,9 +237,9 @@ def progress(session: Session, run_id: int) -> Progress:
 
 
 def _rate(session: Session, run: Run, ended: int) -> float | None:
-    """What the live workers report for an unfinished run; the mean over its time for a finished one."""
+    """Images a second: for a done run the mean over its whole time, else the sum that its live workers report."""
     if run.state == RunState.DONE and run.started_at is not None and run.finished_at is not None:
-        spent = run.finished_at - run.started_at  # less than nothing if the clock was set back meanwhile
+        spent = run.finished_at - run.started_at  # negative if the clock was set back meanwhile
         return ended / max(spent, 0.001) if spent >= 0 else None
     return session.execute(
         select(func.sum(Worker.images_per_second)).where(
@@ -239,7 +249,7 @@ def _rate(session: Session, run: Run, ended: int) -> float | None:
 
 
 def _resting(session: Session, run_id: int) -> tuple[float | None, str | None]:
-    """Seconds until the first pending chunk is due, and its last error; nothing if one is due already."""
+    """Seconds until the first pending chunk is due, and its last error; (None, None) if one is due now."""
     rests_until = case((is_over(Chunk.not_before), 0.0), else_=func.coalesce(Chunk.not_before, 0.0))
     first = (
         select(rests_until - now(), Chunk.error)
@@ -252,15 +262,15 @@ def _resting(session: Session, run_id: int) -> tuple[float | None, str | None]:
 
 
 def _last_fault(session: Session, run_id: int) -> str | None:
-    """Looks at queued chunks only: they are few, and what was handed back is soon among them."""
+    """Why a worker gave back a chunk that is queued now. Only queued chunks are looked at: they are few."""
     handed_back = select(Chunk.error).where(Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED)
     return session.execute(handed_back.where(Chunk.releases > 0, Chunk.error.is_not(None)).limit(1)).scalar()
 
 
 def errors(session: Session, run_id: int) -> list[ErrorLine]:
-    """Failed and rejected rows by class, the most frequent first, each with the first path as an example.
+    """Failed and rejected rows by error class, the most frequent first, each with its first row as an example.
 
-    A row without a path is shown by its error, which names the line.
+    The example is a path, or the row's error, which names the line, if it has no path.
     """
     of_run = Image.run_id == run_id
     groups = session.execute(
@@ -269,14 +279,14 @@ def errors(session: Session, run_id: int) -> list[ErrorLine]:
         .group_by(Image.error_class)
         .order_by(func.count().desc(), Image.error_class)
     ).all()
-    # Not joined: a database that has not counted a new run's rows yet would read all of them for these few.
+    # No join: a database without statistics on a new run would read all of its rows to find these few.
     examples = select(Image.row, Image.path, Image.error).where(of_run, Image.row.in_([row for *_, row in groups]))
     shown = {row: path or error or "" for row, path, error in session.execute(examples)}
     return [ErrorLine(error_class or "", count, shown[row]) for error_class, count, row in groups]
 
 
 def warnings(session: Session, run_id: int) -> list[WarningLine]:
-    """What was odd about images that were done all the same, the most frequent first, each with a first path."""
+    """Warnings of done images, the most frequent first, each with the path of its first image."""
     of_run = (Image.run_id == run_id, Image.warning.is_not(None), Image.state == ImageState.DONE)
     groups = session.execute(
         select(Image.warning, func.count().label("count"), func.min(Image.row))
@@ -290,9 +300,9 @@ def warnings(session: Session, run_id: int) -> list[WarningLine]:
 
 
 def workers(session: Session, run_id: int | None = None) -> list[WorkerLine]:
-    """Live workers, or only those that hold a chunk of one run or decline it.
+    """Live workers; with `run_id` only those that hold a chunk of this run or decline it.
 
-    Who declined a run that is over or gone by now declines nothing.
+    A worker that declined a run which is not active any more is shown as idle.
     """
     old = (Worker.state == WorkerState.DECLINED) & Run.state.is_distinct_from(RunState.ACTIVE)
     rows = session.execute(

@@ -1,4 +1,7 @@
-"""How far the chunks of a going run are, and which of their images are done: for who follows it. Changes nothing."""
+"""How far the chunks of an unfinished run are, and which of their images are done. Changes nothing.
+
+`sam3-run` reads this to write masks and the preview while its run goes on.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,24 +14,26 @@ from db.models import LIVE, Chunk, Image, ImageState
 
 @dataclass(frozen=True)
 class ChunkSoFar:
+    """How far one chunk is."""
+
     id: int
     number: int
-    done: int  # images
-    over: bool  # nothing in it changes any more
+    done: int  # number of done images
+    over: bool  # it is not live, so no image of it changes any more
 
 
 def next_chunks(session: Session, run_id: int, number: int, most: int) -> list[ChunkSoFar]:
-    """The run's first chunks behind `number`."""
+    """The run's next chunks after the number `number`, at most `most`."""
     return _chunks(session, (Chunk.run_id == run_id, Chunk.number > number), most)
 
 
 def chunks_again(session: Session, ids: Collection[int]) -> list[ChunkSoFar]:
-    """These chunks as they are now, by number; those of a deleted run are left out."""
+    """These chunks as they are now, in the order of their numbers; those of a deleted run are left out."""
     return _chunks(session, (Chunk.id.in_(ids),), len(ids)) if ids else []
 
 
 def done_rows(session: Session, chunk_id: int) -> list[int]:
-    """The row numbers of a chunk's done images, at most as many as a chunk may have."""
+    """The row numbers of a chunk's done images, in ascending order."""
     rows = select(Image.row).where(Image.chunk_id == chunk_id, Image.state == ImageState.DONE).order_by(Image.row)
     return list(session.execute(rows).scalars())
 

@@ -43,10 +43,10 @@ def test_a_doorbell_says_what_is_in_the_chunk(sessions: Sessions) -> None:
     first, second = write(sessions, doorbells.ring_pending, run_id, 10)
 
     here = read(sessions, identity)
-    assert first == doorbells.Rung(
+    assert first == doorbells.RungChunk(
         run_id, "faces", first.chunk_id, number=1, ring=1, images=4, first_path="000001.jpg", database=here
     )
-    assert second == doorbells.Rung(
+    assert second == doorbells.RungChunk(
         run_id, "faces", second.chunk_id, number=2, ring=1, images=2, first_path="000005.jpg", database=here
     )
 

@@ -60,7 +60,7 @@ def at_work(sessions: Sessions) -> Works:
         "match": lambda session: intake.add_rows(session, run_id, 0, rows, matching=True),
         "ring": lambda session: doorbells.ring_pending(session, run_id, 100),
         "forget doorbells": doorbells.forget_doorbells,
-        "bury": lambda session: presence.bury(session, worker),
+        "mark dead": lambda session: presence.mark_dead(session, worker),
     }
 
 

@@ -55,11 +55,11 @@ def test_no_statement_grows_with_what_it_is_about(sessions: Sessions) -> None:
             held = scenario.claim(sessions, run_id)
         failed = [scenario.failed(image) for image in held.images]
         scenario.commit(sessions, held, failed)
-        assert read(sessions, claims.landed, held, failed) is not None
+        assert read(sessions, claims.was_committed, held, failed) is not None
         held = scenario.claim(sessions, run_id)
         done = [scenario.done(image, 0.9) for image in held.images]
         scenario.commit(sessions, held, done)
-        assert read(sessions, claims.landed, held, done) is not None
+        assert read(sessions, claims.was_committed, held, done) is not None
         assert len(list(exported_images(sessions, run_id, 0.3))) == MANY
         small = scenario.load(sessions, new, "small", chunk_size=1)
         assert len(write(sessions, doorbells.ring_pending, small, MANY)) == MANY

@@ -27,7 +27,7 @@ def test_a_registered_worker_is_live_until_it_is_buried(sessions: Sessions) -> N
         assert presence.registered_on(session, "here", "boot-1") == [presence.Registered(worker_id, "gpu0@here", ME)]
         assert presence.registered_on(session, "here", "boot-2") == []
 
-    write(sessions, presence.bury, worker_id)
+    write(sessions, presence.mark_dead, worker_id)
 
     with reading(sessions) as session:
         assert presence.live_workers(session) == 1
@@ -52,7 +52,7 @@ def test_a_chunk_whose_doorbell_a_dead_worker_had_answered_is_rung_again(session
     worker_id = write(sessions, presence.register, "gpu0@here", ME)
     write(sessions, presence.report, worker_id, state="loading", run_id=run_id, chunk_id=answered.chunk_id)
 
-    write(sessions, presence.bury, worker_id)
+    write(sessions, presence.mark_dead, worker_id)
 
     assert scenario.chunk(sessions, answered.chunk_id).state == "pending"
     assert scenario.chunk(sessions, unanswered.chunk_id).state == "queued"
@@ -63,13 +63,13 @@ def test_burying_the_owner_of_a_running_chunk_leaves_the_chunk_to_take_back(sess
     held = claim(sessions, load(sessions, numbered(4)), worker_id=worker_id)
     write(sessions, presence.report, worker_id, state="running", chunk_id=held.chunk_id)
 
-    write(sessions, presence.bury, worker_id)
+    write(sessions, presence.mark_dead, worker_id)
 
     assert scenario.chunk(sessions, held.chunk_id).state == "running"
 
 
 def test_burying_somebody_unknown_is_fine(sessions: Sessions) -> None:
-    write(sessions, presence.bury, 4711)
+    write(sessions, presence.mark_dead, 4711)
 
 
 def test_workers_long_gone_are_forgotten_unless_they_own_a_running_chunk(sessions: Sessions) -> None:
@@ -177,7 +177,7 @@ def test_status_shows_what_each_live_worker_does(sessions: Sessions) -> None:
     held = claim(sessions, run_id, worker_id=busy)
     does = {"state": "running", "run_id": run_id, "chunk_id": held.chunk_id, "images_per_second": 2.5}
     write(sessions, presence.report, busy, **does)
-    write(sessions, presence.bury, dead)
+    write(sessions, presence.mark_dead, dead)
 
     with reading(sessions) as session:
         everybody, of_run = status.workers(session), status.workers(session, run_id)

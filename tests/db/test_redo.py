@@ -155,9 +155,9 @@ def test_an_old_result_of_the_same_fence_does_not_pass_for_a_commit_that_landed(
     outcomes = [done(image, 0.5) for image in held.images]
     assert held.fence == 1
 
-    assert read(sessions, claims.landed, held, outcomes) is None
+    assert read(sessions, claims.was_committed, held, outcomes) is None
     commit(sessions, held, outcomes)
-    assert read(sessions, claims.landed, held, outcomes) is True
+    assert read(sessions, claims.was_committed, held, outcomes) is True
 
 
 def test_the_same_redo_again_goes_on_and_takes_nothing_twice(sessions: Sessions) -> None:

@@ -190,12 +190,12 @@ def test_what_a_commit_left_behind_is_told_from_what_it_did_not(sessions: Sessio
     held = scenario.claim(sessions, run_id)
     first: list[Outcome] = [scenario.done(held.images[0]), scenario.failed(held.images[1])]
     rest: list[Outcome] = [scenario.done(held.images[2]), scenario.failed(held.images[3])]
-    assert write(sessions, claims.landed, held, first) is None
+    assert write(sessions, claims.was_committed, held, first) is None
     scenario.commit(sessions, held, first)
-    assert write(sessions, claims.landed, held, first) is False
-    assert write(sessions, claims.landed, held, [*first, *rest]) is None
+    assert write(sessions, claims.was_committed, held, first) is False
+    assert write(sessions, claims.was_committed, held, [*first, *rest]) is None
     scenario.commit(sessions, held, rest)
-    assert write(sessions, claims.landed, held, rest) is True
+    assert write(sessions, claims.was_committed, held, rest) is True
 
 
 def test_what_a_later_claim_committed_is_not_taken_for_ours(sessions: Sessions) -> None:
@@ -204,5 +204,5 @@ def test_what_a_later_claim_committed_is_not_taken_for_ours(sessions: Sessions) 
     crash(sessions, old)
     new = scenario.claim(sessions, run_id)
     scenario.commit_all(sessions, new, 0.9)
-    assert write(sessions, claims.landed, old, [scenario.done(image, 0.9) for image in old.images]) is None
-    assert write(sessions, claims.landed, old, [scenario.failed(old.images[0])]) is None
+    assert write(sessions, claims.was_committed, old, [scenario.done(image, 0.9) for image in old.images]) is None
+    assert write(sessions, claims.was_committed, old, [scenario.failed(old.images[0])]) is None

@@ -10,7 +10,7 @@ from PIL import Image as Picture
 from sqlalchemy import func, select
 
 from db import doorbells, intake
-from db.doorbells import Rung
+from db.doorbells import RungChunk
 from db.intake import NewRow
 from db.models import Result
 from db.session import Sessions, read, reading, write
@@ -47,12 +47,12 @@ def load(
     return run_id
 
 
-def ring(sessions: Sessions, run_id: int, count: int = 1000) -> list[Rung]:
+def ring(sessions: Sessions, run_id: int, count: int = 1000) -> list[RungChunk]:
     """pending -> queued, without a message."""
     return write(sessions, doorbells.ring_pending, run_id, count)
 
 
-def message(rung: Rung) -> dict[str, int | str]:
+def message(rung: RungChunk) -> dict[str, int | str]:
     return Doorbell(rung.database, rung.run_id, rung.chunk_id, rung.ring).to_message()
 
 

@@ -11,7 +11,7 @@ from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore
 from sqlalchemy.orm import Session
 
 from db import doorbells, presence
-from db.doorbells import Rung
+from db.doorbells import RungChunk
 from db.session import Sessions, read, write
 from db.views import status
 from workers.contract import TASK, Doorbell, queue_name, task_id
@@ -31,13 +31,13 @@ COMMANDS_PER_ROUND_TRIP = 2 * DOORBELLS_PER_ROUND_TRIP  # each is a message, and
 class Publish(Protocol):
     """Rings these doorbells, all or perhaps some; raises kombu's OperationalError when the broker cannot be reached."""
 
-    def __call__(self, chunks: Sequence[Rung], /) -> None: ...
+    def __call__(self, chunks: Sequence[RungChunk], /) -> None: ...
 
 
 def publisher(app: Celery) -> Publish:
     """Ring through `app`'s broker, all doorbells in one round trip."""
 
-    def publish(chunks: Sequence[Rung]) -> None:
+    def publish(chunks: Sequence[RungChunk]) -> None:
         with app.producer_or_acquire() as producer:
             policy = app.conf.task_publish_retry_policy
             producer.connection.transport_options.update(policy)  # or it would try to connect for ever
@@ -48,7 +48,7 @@ def publisher(app: Celery) -> Publish:
     return publish
 
 
-def _send_all(app: Celery, producer: Producer, chunks: Sequence[Rung]) -> None:
+def _send_all(app: Celery, producer: Producer, chunks: Sequence[RungChunk]) -> None:
     try:
         with producer.batch(max_size=COMMANDS_PER_ROUND_TRIP):  # type: ignore[attr-defined]  # newer than its types
             for rung in chunks:
@@ -58,7 +58,7 @@ def _send_all(app: Celery, producer: Producer, chunks: Sequence[Rung]) -> None:
         raise (error.__cause__ or error) from None
 
 
-def _send(app: Celery, producer: Producer, rung: Rung) -> None:
+def _send(app: Celery, producer: Producer, rung: RungChunk) -> None:
     """The task's id and arguments are made for people who look at Flower."""
     app.send_task(
         TASK,
@@ -89,12 +89,12 @@ def _room(session: Session, run_ids: list[int] | None) -> dict[int, int]:
     return {run_id: window - status.queued_chunks(session, run_id) for run_id in runs}
 
 
-def _in_turn(chunks: Iterable[list[Rung]]) -> Iterator[Rung]:
+def _in_turn(chunks: Iterable[list[RungChunk]]) -> Iterator[RungChunk]:
     """One of each run after the other, since the broker hands doorbells out in the order they were rung."""
     return (rung for turn in zip_longest(*chunks) for rung in turn if rung is not None)
 
 
-def ring(publish: Publish, chunks: Iterable[Rung]) -> int:
+def ring(publish: Publish, chunks: Iterable[RungChunk]) -> int:
     """Publish doorbells of committed rows; stop at the first that fail, since the broker is then away."""
     count, left = 0, iter(chunks)
     while batch := list(islice(left, DOORBELLS_PER_ROUND_TRIP)):

@@ -135,7 +135,7 @@ class Reconciler:
                 crashed = chunk.owner_id not in alive  # an owner that lives but lets its lease run out is stuck
                 write(self._sessions, claims.take_back, chunk, crashed=crashed)
         for worker_id in dead:  # last: once buried, nobody looks for its chunk any more
-            write(self._sessions, presence.bury, worker_id)
+            write(self._sessions, presence.mark_dead, worker_id)
 
     def _ring_lost(self) -> None:
         """Ring chunks again whose doorbell was missing twice: one look can miss a message that is moving."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from db.claims import ClaimedImage, LeaseLost
-from db.outcomes import ImageDone, ImageFailed, Outcome, above
+from db.outcomes import ImageDone, ImageFailed, Outcome, count_found
 from db.session import read
 from db.values import FoundInstance, PromptResult, Spent
 from db.views.status import RunView, prompt_texts
@@ -249,7 +249,7 @@ def _summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
         if isinstance(outcome, ImageFailed):
             seen["failed"] += 1
             continue
-        found = sum(above(result, threshold) for result in outcome.results)
+        found = sum(count_found(result, threshold) for result in outcome.results)
         seen["instances"] += found
         seen["segmented" if found else "empty"] += 1
     return seen

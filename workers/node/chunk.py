@@ -116,7 +116,7 @@ class ChunkInHand:
             return finished
 
         def landed() -> bool | None:
-            return read(worker.sessions, claims.landed, claim, outcomes)
+            return read(worker.sessions, claims.was_committed, claim, outcomes)
 
         finished = self._within_a_lease(lambda: write(worker.sessions, work), landed)
         worker.counts = counts

@@ -1,4 +1,4 @@
-"""Half-done cancels and deletes, redone images, warnings; ids given once, numbers that are numbers."""
+"""States for unfinished cancels and deletes, images computed again, warnings; ids used once, finite numbers only."""
 
 from uuid import uuid4
 
@@ -36,7 +36,7 @@ def upgrade() -> None:
 
 
 def _name_database() -> None:
-    """A random name that no other database has, so that several can share one broker."""
+    """Give the database a random name that no other database has, so that several databases can share one broker."""
     made = op.create_table("installation", sa.Column("identity", sa.String(length=32), primary_key=True))
     op.bulk_insert(made, [{"identity": uuid4().hex}])
 
@@ -54,19 +54,19 @@ def _add_columns() -> None:
     op.create_index("ix_image_warning", "image", ["run_id"], sqlite_where=warned, postgresql_where=warned)
     capped = "SELECT count(DISTINCT image.id) FROM image JOIN result ON result.image_id = image.id"
     op.execute(f"UPDATE chunk SET capped = ({capped} WHERE image.chunk_id = chunk.id AND result.capped)")
-    # A run whose source has a checksum was read to its end; the others learn it at their next load.
+    # A run whose source has a checksum was read to its end. For the other runs the next load sets the column.
     op.execute("UPDATE run SET source_ended = (source_sha256 IS NOT NULL)")
 
 
 def _take_up_half_done_cancels() -> None:
-    """A cancel that was killed used to leave a cancelled run with live chunks, which nobody finished."""
+    """Before this schema a killed cancel left a cancelled run with live chunks. Such runs are cancelled to the end."""
     live = "SELECT 1 FROM chunk WHERE chunk.run_id = run.id AND chunk.state IN ('pending', 'queued', 'running')"
     half = f"state = 'cancelled' AND EXISTS ({live})"
     op.execute(f"UPDATE run SET state = 'cancelling', finished_at = NULL WHERE {half}")
 
 
 def _replace_what_is_no_number() -> None:
-    """A row that a check refuses would stop the upgrade. Nobody can have used such a number: it becomes 0."""
+    """Set numbers that the new checks refuse to 0, as they would stop the upgrade. Such numbers were never usable."""
     for edge in EDGES:
         finite = f"abs({edge}) <= {LARGEST_COORDINATE:.0f}"
         op.execute(f"UPDATE instance SET {edge} = 0 WHERE NOT {finite}")
@@ -75,7 +75,7 @@ def _replace_what_is_no_number() -> None:
 
 
 def _rebuild() -> None:
-    """SQLite gives a table AUTOINCREMENT or a check only when it is made, so these are made anew and copied."""
+    """Replace tables by new copies: SQLite can add AUTOINCREMENT or a check only when it makes a table."""
     for table in ("run", "prompt", "image", "worker"):
         with op.batch_alter_table(table, recreate="always", table_kwargs={"sqlite_autoincrement": True}) as batch:
             if table == "run":

@@ -1,4 +1,4 @@
-"""Checks on states, leases, counters and thresholds, so that no row can say what nothing of ours could mean."""
+"""Checks on states, leases, counters and thresholds, so that the database refuses rows that make no sense."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -56,7 +56,7 @@ def upgrade() -> None:
 
 
 def _refuse(table: str, condition: str) -> None:
-    """What no release ever wrote, and what only who wrote it can put right."""
+    """Stop the upgrade if a row breaks the condition. No release ever wrote such a row: a person must correct it."""
     broken = op.get_bind().execute(sa.text(f"SELECT id FROM {table} WHERE NOT ({condition}) LIMIT 1")).scalar()
     if broken is not None:
         raise DatabaseUnusable(
@@ -66,13 +66,13 @@ def _refuse(table: str, condition: str) -> None:
 
 
 def _mend_leases() -> None:
-    """A running chunk whose lease is over is taken back by the reconciler."""
+    """Give a running chunk without a lease one that is over, so that the reconciler takes the chunk back."""
     op.execute("UPDATE chunk SET lease_until = 0 WHERE state = 'running' AND lease_until IS NULL")
     op.execute("UPDATE chunk SET lease_until = NULL WHERE state <> 'running'")
 
 
 def _count_again() -> None:
-    """Counters that cannot be true are counted from the rows."""
+    """Count the rows again where the counters cannot be true."""
     images = "FROM image WHERE image.chunk_id = chunk.id"
     results = f"FROM image JOIN result ON result.image_id = image.id {images.removeprefix('FROM image ')}"
     found = "EXISTS (SELECT 1 FROM result WHERE result.image_id = image.id AND result.instances > 0)"
@@ -98,7 +98,7 @@ def _count_again() -> None:
 
 
 def _take_up_what_is_left() -> None:
-    """A chunk that is over, but has images that are pending, is not over; nor is its run."""
+    """Make a chunk pending again if it is over but has pending images, and its run active or cancelling."""
     left = f"SELECT run_id FROM chunk WHERE NOT ({OVER})"
     op.execute(f"UPDATE run SET state = 'active', finished_at = NULL WHERE state = 'done' AND id IN ({left})")
     op.execute(f"UPDATE run SET state = 'cancelling', finished_at = NULL WHERE state = 'cancelled' AND id IN ({left})")
@@ -106,14 +106,14 @@ def _take_up_what_is_left() -> None:
 
 
 def _rebuild() -> None:
-    """SQLite gives a table a check only when it is made, so these are made anew and copied."""
+    """Replace tables by new copies: SQLite can add a check only when it makes a table."""
     connection = op.get_bind()
     last = {row.name: row.seq for row in connection.execute(sa.text("SELECT name, seq FROM sqlite_sequence"))}
     for table, checks in CHECKS.items():
         with op.batch_alter_table(table, recreate="always", table_kwargs={"sqlite_autoincrement": True}) as batch:
             for name, condition in checks.items():
                 batch.create_check_constraint(name, condition)
-        # The copy knows the last id that it holds, and not that of a deleted row, which is never to be given again.
+        # The copy would continue from the highest id that it holds. Ids of deleted rows must not be used again either.
         connection.execute(sa.text("DELETE FROM sqlite_sequence WHERE name = :table"), {"table": table})
         if table in last:
             insert = sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :last)")

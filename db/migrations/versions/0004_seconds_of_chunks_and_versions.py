@@ -12,7 +12,7 @@ STAGES = ("read", "decode", "preprocess", "forward", "masks", "commit", "waiting
 
 
 def upgrade() -> None:
-    """What was done before has no seconds: they stay 0, and its times and node unknown."""
+    """Add the columns. For chunks that were done before, the seconds stay 0, and times and node unknown."""
     op.add_column("chunk", sa.Column("node", sa.Text(), nullable=True))
     for name in ("started_at", "finished_at"):
         op.add_column("chunk", sa.Column(name, sa.Float(precision=53), nullable=True))

@@ -21,7 +21,7 @@ def test_one_image_that_kills_its_process_fails_alone(here: Terminal, sessions: 
     farm.check(sessions, run_id, failed={22: "crashed"})
     assert 2 <= farm.crashes(said) <= 2 * (1 + 2) + 1
     image = next(image for image in scenario.images(sessions, run_id) if image.row == 22)
-    assert image.error == "its process died twice of it"
+    assert image.error == "the worker process died twice while it had this image in hand"
 
 
 def test_two_such_images_first_and_last_of_their_chunk_are_both_found(

@@ -15,7 +15,7 @@ import pytest
 import redis
 from celery import Celery
 
-from db.doorbells import Rung
+from db.doorbells import RungChunk
 from tests.terminals import PATIENCE, Terminal, wait_until
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
@@ -30,7 +30,7 @@ def app_on(url: str) -> Celery:
 
 
 def ring(app: Celery, *chunks: int) -> None:
-    publisher(app)([Rung(1, "faces", chunk, chunk, 1, 4, "a.jpg", "") for chunk in chunks])
+    publisher(app)([RungChunk(1, "faces", chunk, chunk, 1, 4, "a.jpg", "") for chunk in chunks])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.connection import Connection
 
 from db import claims, intake
-from db.doorbells import Rung
+from db.doorbells import RungChunk
 from db.session import Sessions, read, write
 from db.views.status import identity
 from tests.db import scenario
@@ -30,10 +30,10 @@ class Bells:
     """Keeps what is rung; fails from the one after `working`."""
 
     def __init__(self, working: int = 10_000) -> None:
-        self.rung: list[Rung] = []
+        self.rung: list[RungChunk] = []
         self._working = working
 
-    def __call__(self, chunks: Sequence[Rung]) -> None:
+    def __call__(self, chunks: Sequence[RungChunk]) -> None:
         if len(self.rung) + len(chunks) > self._working:
             raise OperationalError("connection refused")
         self.rung += chunks
@@ -161,7 +161,7 @@ def test_many_doorbells_and_their_events_are_one_round_trip(
     many = CHUNKS_PER_WORKER * workers(sessions, 32)
     scenario.load(sessions, scenario.numbered(many), chunk_size=1)
     ring = publisher(create_app(Settings(broker_url=broker_url)))
-    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg", read(sessions, identity))])  # connects, and makes the queue known
+    ring([RungChunk(1, "first", 1, 1, 1, 1, "a.jpg", read(sessions, identity))])  # connects, and makes the queue known
     sent: list[bytes] = []
     send = Connection.send_packed_command
 
@@ -182,7 +182,7 @@ def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
     broker = BundledBroker(tmp_path / "broker")
     broker.start()
     ring = publisher(create_app(Settings(broker_url=broker.url)))
-    ring([Rung(1, "first", 1, 1, 1, 1, "a.jpg", "")])
+    ring([RungChunk(1, "first", 1, 1, 1, 1, "a.jpg", "")])
     broker.stop()
     broker.start()
     try:
@@ -197,7 +197,7 @@ def test_a_broker_that_was_restarted_meanwhile_is_connected_to_anew(
 def test_a_connection_that_breaks_at_any_command_loses_no_doorbell(
     sessions: Sessions, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunks = [Rung(1, "first", number, number, 1, 1, "a.jpg", "") for number in range(3)]
+    chunks = [RungChunk(1, "first", number, number, 1, 1, "a.jpg", "") for number in range(3)]
     send = Connection.send_packed_command
     left = 0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from db import claims
-from db.doorbells import Rung
+from db.doorbells import RungChunk
 from db.session import Sessions, write
 from tests.db import scenario
 from workers.fleet.dispatch import CHUNKS_PER_WORKER, SMALLEST_WINDOW, dispatch
@@ -26,7 +26,7 @@ class Farm:
 
     def __init__(self, sessions: Sessions, seed: int) -> None:
         self.sessions = sessions
-        self.rung: deque[Rung] = deque()  # what the broker holds
+        self.rung: deque[RungChunk] = deque()  # what the broker holds
         self.claimed: list[str] = []  # the run of each chunk, in the order of the claims
         self.waits = 0  # how often a worker found no doorbell though a chunk was pending, and none was on its way
         self._on_their_way = 0  # doorbells chosen and committed that are not published yet
@@ -53,7 +53,7 @@ class Farm:
             yield True
             scenario.commit_all(self.sessions, claim)
             yield True
-            chosen: list[Rung] = []
+            chosen: list[RungChunk] = []
             dispatch(self.sessions, chosen.extend, [bell.run_id])
             self._on_their_way += len(chosen)
             yield True
@@ -97,5 +97,5 @@ def test_a_small_run_behind_a_big_one_begins_after_two_chunks_of_each_worker(ses
 
 def test_before_there_is_a_worker_hardly_anything_is_rung(sessions: Sessions) -> None:
     scenario.load(sessions, scenario.numbered(100), "big", chunk_size=1)
-    rung: list[Rung] = []
+    rung: list[RungChunk] = []
     assert dispatch(sessions, rung.extend) == SMALLEST_WINDOW <= CHUNKS_PER_WORKER

@@ -315,7 +315,7 @@ def test_a_run_that_is_corrected_meanwhile_gets_nothing_of_its_old_settings(
     monkeypatch.setattr(Model, "segmenter_for", really)
     segmenter.before.clear()
     runs.ring(sessions, run_id)  # if that was not done yet
-    [again] = read(sessions, doorbells.rung, [rung.chunk_id])
+    [again] = read(sessions, doorbells.rung_chunks, [rung.chunk_id])
     answer(runs.message(again))
     new = read(sessions, run_view, run_id)
     assert new is not None
