@@ -21,8 +21,8 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 from workers.inference.answers import Found
 from workers.inference.images import RGB
 from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load, weights_sha256
-from workers.inference.sam3_graph import one_graph
 from workers.inference.sam3_heads import Heads, Kept, Row, found_in, keep, to_host
 from workers.inference.segmenters import Precision
 
@@ -67,7 +67,7 @@ class Sam3Segmenter:
             (torch.tensor(values) * (1 / images.rescale_factor)).view(3, 1, 1).to(self._device)
             for values in (images.image_mean, images.image_std)
         )
-        one_graph(self._model)
+        apply_changes(self._model)
         self._set_precision(dtype)
         self._model.to(self._device)
         self._copies: torch.cuda.Stream | None = None

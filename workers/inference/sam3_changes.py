@@ -41,7 +41,7 @@ class Change:
     apply: Callable[[Any], None]
 
 
-def one_graph(model: Any) -> None:
+def apply_changes(model: Any) -> None:
     """Apply to this model all changes that its library allows."""
     for change in CHANGES:
         if digest(change.leans_on(model)) in change.known:

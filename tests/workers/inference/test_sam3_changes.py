@@ -10,7 +10,7 @@ import torch
 from transformers import Sam3LiteTextConfig, Sam3LiteTextModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from workers.inference import sam3_graph
+from workers.inference import sam3_changes
 from workers.tiny.architecture import IMAGE_SIZE, WIDTH, random_model
 
 Ways = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -26,7 +26,7 @@ def plain() -> Any:
 @pytest.fixture(scope="module")
 def changed(plain: Any) -> Any:
     model = copy.deepcopy(plain)
-    sam3_graph.one_graph(model)
+    sam3_changes.apply_changes(model)
     return model
 
 
@@ -119,9 +119,9 @@ def test_the_class_of_the_library_and_its_other_models_stay_as_they_were(plain: 
 def test_every_change_knows_the_library_that_is_installed(plain: Any) -> None:
     with torch.device("meta"):
         lite = Sam3LiteTextModel(Sam3LiteTextConfig())
-    for change in sam3_graph.CHANGES:
-        assert sam3_graph.digest(change.leans_on(plain)) in change.known
-        assert sam3_graph.digest(change.leans_on(lite)) in change.known
+    for change in sam3_changes.CHANGES:
+        assert sam3_changes.digest(change.leans_on(plain)) in change.known
+        assert sam3_changes.digest(change.leans_on(lite)) in change.known
 
 
 def test_a_method_that_we_do_not_know_is_left_alone_and_said_once(
@@ -133,11 +133,11 @@ def test_a_method_that_we_do_not_know_is_left_alone_and_said_once(
         return known(self, *features)
 
     monkeypatch.setattr(type(plain.detr_encoder), "_prepare_multilevel_features", another)
-    sam3_graph._warn.cache_clear()
+    sam3_changes._warn.cache_clear()
     models = [copy.deepcopy(plain) for _ in range(2)]
     with caplog.at_level(logging.WARNING):
         for model in models:
-            sam3_graph.one_graph(model)
+            sam3_changes.apply_changes(model)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "each forward pass waits for the device" in caplog.text
     assert all("_prepare_multilevel_features" not in vars(model.detr_encoder) for model in models)
@@ -145,5 +145,5 @@ def test_a_method_that_we_do_not_know_is_left_alone_and_said_once(
 
 
 def test_a_method_without_source_is_one_that_we_do_not_know() -> None:
-    assert sam3_graph.digest((len,)) == ""
-    assert all("" not in change.known for change in sam3_graph.CHANGES)
+    assert sam3_changes.digest((len,)) == ""
+    assert all("" not in change.known for change in sam3_changes.CHANGES)
