@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.architecture import GRID, plain_loop
@@ -24,6 +25,9 @@ aten = torch.ops.aten
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
 # What the plain loop asks for: the size of the features, and whether a prompt fills its tokens.
 SCALARS = {torch.int64: GRID, torch.bool: False}
+# Operations that make each number from one or a few others: what torch calls pointwise, and these, which move numbers.
+MOVES = (aten._to_copy.default, aten.cat.default, aten.constant_pad_nd.default, aten.repeat_interleave.self_int,
+         aten.stack.default)  # fmt: skip
 ToHost = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -37,6 +41,7 @@ class Counts:
     bytes_to_device: int
     bytes_from_device: int
     peak_bytes: int  # alive on the device at a time, without the weights
+    elementwise_bytes: int  # read and written by operations that compute next to nothing: all time goes into memory
 
 
 class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -53,6 +58,7 @@ class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: dict[int, int] = {}  # a storage's id and bytes
         self._bytes = 0
         self.kernels = self.waits = self.bytes_to_device = self.bytes_from_device = self.peak_bytes = 0
+        self.elementwise_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -60,7 +66,7 @@ class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if result is NotImplemented:
             self._count_upload(func, args, kwargs)
             result = func(*args, **kwargs)
-        self._note(func, result)
+        self._note(func, args, result)
         return result
 
     def _instead(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -96,9 +102,12 @@ class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.bytes_to_device += source.nbytes
             self.waits += blocking
 
-    def _note(self, func: Any, result: Any) -> None:
+    def _note(self, func: Any, args: Any, result: Any) -> None:
         made = [one for one in (result if isinstance(result, (tuple, list)) else [result]) if _on_device(one)]
         view = any(one.alias_info and not one.alias_info.is_write for one in func._schema.returns)
+        if not view and (torch.Tag.pointwise in func.tags or func in MOVES):
+            touched = [*tree_leaves(args), *made]
+            self.elementwise_bytes += sum(one.nbytes for one in touched if _on_device(one))
         self.kernels += bool(made) and not view and "empty" not in func.__name__
         for tensor in made:
             storage = tensor.untyped_storage()
@@ -155,6 +164,7 @@ def count(work: Callable[[], Any], device: MetaDevice) -> Counts:
         device.bytes_to_device,
         device.bytes_from_device,
         device.peak_bytes,
+        device.elementwise_bytes,
     )
 
 
@@ -178,6 +188,15 @@ def count_ours(
             segmenter.postprocess(raw, range(images), Options())
 
     return count(work, MetaDevice(SCALARS, to_host=partial(_scores, found=found)))
+
+
+def count_vision(model: Any, images: int = 1) -> Counts:
+    """The vision encoder alone, its pixels on the device already; of any SAM3 on the meta device."""
+    make_position_tables(model, images, "meta")
+    side = model.config.vision_config.image_size
+    pixels = torch.empty(images, 3, side, side, device="meta")
+    with torch.inference_mode():
+        return count(lambda: model.get_vision_features(pixels), MetaDevice(SCALARS))
 
 
 def make_position_tables(model: Any, images: int, device: str) -> list[torch.Tensor]:

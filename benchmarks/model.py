@@ -63,6 +63,7 @@ def _counted(name: str, batch: int, prompts: int, counts: Counts, plain: Counts)
         "MB to the device an image": counts.bytes_to_device / batch / 1e6,
         "MB back an image": counts.bytes_from_device / batch / 1e6,
         "peak MB an image": counts.peak_bytes / batch / 1e6,
+        "elementwise GB an image": counts.elementwise_bytes / batch / 1e9,
     }
 
 

@@ -22,6 +22,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         loaded: Any = Sam3Model.from_pretrained(
             folder,
             dtype=torch.float32,
+            attn_implementation="sdpa",
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -10,7 +10,7 @@ import torch
 from transformers import Sam3LiteTextConfig, Sam3LiteTextModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from workers.inference import sam3_changes
+from workers.inference import sam3_changes, sam3_model
 from workers.tiny.architecture import IMAGE_SIZE, WIDTH, random_model
 
 Ways = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -120,8 +120,8 @@ def test_every_change_knows_the_library_that_is_installed(plain: Any) -> None:
     with torch.device("meta"):
         lite = Sam3LiteTextModel(Sam3LiteTextConfig())
     for change in sam3_changes.CHANGES:
-        assert sam3_changes.digest(change.leans_on(plain)) in change.known
-        assert sam3_changes.digest(change.leans_on(lite)) in change.known
+        assert sam3_changes.digest(change, plain) in change.known
+        assert sam3_changes.digest(change, lite) in change.known
 
 
 def test_a_method_that_we_do_not_know_is_left_alone_and_said_once(
@@ -144,6 +144,32 @@ def test_a_method_that_we_do_not_know_is_left_alone_and_said_once(
     assert same(run(*ways(models[0])["heads"]), run(*ways(plain)["heads"]))
 
 
-def test_a_method_without_source_is_one_that_we_do_not_know() -> None:
-    assert sam3_changes.digest((len,)) == ""
+@pytest.mark.parametrize("parts", [(len,), ("no function",)])
+def test_what_has_no_source_is_not_known(plain: Any, parts: tuple[Any, ...]) -> None:
+    change = sam3_changes.Change("nothing", lambda model: parts, frozenset(), lambda model: None)
+    assert sam3_changes.digest(change, plain) == ""
     assert all("" not in change.known for change in sam3_changes.CHANGES)
+
+
+def test_what_has_another_name_is_not_known(plain: Any) -> None:
+    change = sam3_changes.Change("nothing", lambda model: (model.renamed,), frozenset(), lambda model: None)
+    assert sam3_changes.digest(change, plain) == ""
+
+
+def test_positions_turn_queries_and_keys_to_the_librarys_numbers_bit_by_bit_also_in_bf16(
+    plain: Any, changed: Any
+) -> None:
+    pair = [copy.deepcopy(model.vision_encoder.backbone) for model in (plain, changed)]
+    for backbone in pair:
+        sam3_model._cast(backbone, torch.bfloat16)
+    pixels = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bfloat16)
+    one, other = (run(backbone, (pixels,)) for backbone in pair)
+    assert [tensor.dtype for tensor in one] == [torch.bfloat16]
+    assert torch.equal(one[0], other[0])
+
+
+def test_angles_are_made_once(changed: Any) -> None:
+    for layer in changed.vision_encoder.backbone.layers:
+        turns = layer.rotary_emb(torch.empty(0), layer.position_ids)
+        assert turns is layer.rotary_emb.turns
+        assert turns.dtype == torch.complex64
