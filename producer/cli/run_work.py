@@ -29,12 +29,12 @@ LAST_WORDS_SECONDS = 2.0  # for nodes to log and report after the last commit, b
 def local_slots(gpus: str, count: int | None) -> list[Slot]:
     """The GPUs asked for; the CPU where there is none and none was named."""
     try:
-        return choose_slots(gpus, count)
+        return choose_slots(gpus, count, say)
     except UsageError as error:
         if gpus != "all":
             raise
         say(f"{str(error).partition(';')[0]}: using the CPU, which is slow with a full-size model")
-        return choose_slots("cpu", None)
+        return choose_slots("cpu", None, say)
 
 
 def work_off(

@@ -28,7 +28,7 @@ WAITING_LINE_SECONDS = 60.0
 
 def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     """Start the nodes and look after them; returns the exit code of the command."""
-    slots = choose_slots(flags["gpus"], flags["num_gpus"])
+    slots = choose_slots(flags["gpus"], flags["num_gpus"], say)
     settings = node_settings(**flags)
     patience = Patience(settings.patience_seconds, say)
     sessions = base.open_database(settings.database_url, connections=1, create=True, patience=patience)

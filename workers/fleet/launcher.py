@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,6 +29,7 @@ HOPELESS_FAILURES = 5
 # Celery warns root of pickled messages from strangers; we accept JSON only, and a container has one user.
 ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 STEADY_SECONDS = 60.0  # a node that lived this long starts again at once
+TOUCH_SECONDS = 3600.0  # between two signs that locks are in use, for what cleans /tmp of files that are days old
 
 Say = Callable[[str], None]
 
@@ -37,7 +39,7 @@ class Node:
     """One supervised Celery worker."""
 
     slot: Slot
-    lock: FileLock
+    locks: list[FileLock]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0  # in a row: it ended soon after its start
@@ -58,10 +60,11 @@ class Launcher:
         self._say = say
         self._log_folder = log_folder
         self._nodes: list[Node] = []
+        self._touch_at = time.monotonic() + TOUCH_SECONDS
 
     def start(self) -> None:
         """Take every slot, then start the nodes. Raises `UsageError` if another launcher has one of the slots."""
-        self._nodes = [Node(slot, self._take(slot)) for slot in self._slots]
+        self._nodes = [self._take(slot) for slot in self._slots]
         self.tend()
 
     def tend(self) -> None:
@@ -71,6 +74,15 @@ class Launcher:
                 self._ended(node, node.process, code)
             if node.process is None and time.monotonic() >= node.start_at:
                 self._spawn(node)
+        if time.monotonic() >= self._touch_at:
+            self._touch_at = time.monotonic() + TOUCH_SECONDS
+            self._touch()
+
+    def _touch(self) -> None:
+        """Without its file a lock would still be held, and the next launcher would take another one for it."""
+        for lock in (lock for node in self._nodes for lock in node.locks):
+            with contextlib.suppress(OSError):
+                os.utime(lock.lock_file)
 
     def drain(self) -> None:
         """Ask every node to commit the batch in hand and end. Returns at once; `running` tells when they have."""
@@ -91,7 +103,8 @@ class Launcher:
             if node.process is not None:
                 _signal_group(node.process, signal.SIGKILL)
                 node.process.wait()
-            node.lock.release()
+            for lock in node.locks:
+                lock.release()
         self._nodes = []
 
     def _ended(self, node: Node, process: subprocess.Popen[bytes], code: int) -> None:
@@ -114,7 +127,25 @@ class Launcher:
         reason = "repeated faults, told above" if broke else reason
         self._say(f"{node.slot.name} ended ({reason}); starting it again in {pause:.0f} s")
 
-    def _take(self, slot: Slot) -> FileLock:
+    def _take(self, slot: Slot) -> Node:
+        """A node for the slot, once that is surely ours; under another name if the machine has a node of this one."""
+        card = self._lock(slot, slot.card or slot.name)
+        if card is None:
+            raise UsageError(
+                f"{slot.name} is in use by another sam3-worker or sam3-run of yours; {_how_to_get_one(slot)}"
+            )
+        if slot.card is None:
+            return Node(slot, [card])
+        # Numbers are not enough: each of two jobs of a scheduler may call its only GPU 0.
+        name = self._lock(slot, f"name {slot.name}")
+        if name is not None:
+            return Node(slot, [card, name])
+        renamed = replace(slot, name=f"{slot.name}-{_short(slot.card)}")
+        self._say(f"{slot.name} is called {renamed.name}: this machine has another node of that name")
+        return Node(renamed, [card])
+
+    def _lock(self, slot: Slot, key: str) -> FileLock | None:
+        """The lock of this name, if it is free."""
         # A GPU belongs to the machine; CPU slots only to those who share a state folder.
         shared = Path(tempfile.gettempdir()) / f"sam3-queue-{os.getuid()}"
         folder = self._settings.state_dir / "locks" if slot.device == "cpu" else shared
@@ -122,13 +153,11 @@ class Launcher:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # locks in there could be anybody's files
             raise UsageError(f"{folder} is not a folder of yours: remove it, or set TMPDIR to another place")
-        lock = FileLock(private.make_file(folder / f"{slot.name}.lock"))
+        lock = FileLock(private.make_file(folder / f"{_plain(key)}.lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(
-                f"{slot.name} is in use by another sam3-worker or sam3-run of yours; {_how_to_get_one(slot)}"
-            ) from None
+            return None
         return lock
 
     def _spawn(self, node: Node) -> None:
@@ -181,6 +210,17 @@ def _how_to_get_one(slot: Slot) -> str:
     if slot.device == "cpu":
         return "stop it first; one command starts several nodes with --num-gpus N"
     return "stop it first, or name other GPUs with --gpus"
+
+
+def _plain(name: str) -> str:
+    """Fit for a file's name and a node's, whatever a driver calls its GPUs; old ones put slashes between."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name)
+
+
+def _short(card: str) -> str:
+    """As much of a UUID as tells GPUs apart; an old name of a slice goes on after it."""
+    uuid, *slice_ = card.removeprefix("MIG-").removeprefix("GPU-").split("/")
+    return _plain("-".join([uuid[:8], *slice_]))
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

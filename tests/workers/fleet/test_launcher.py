@@ -16,7 +16,7 @@ from tests.terminals import wait_until
 from workers.errors import UsageError
 from workers.fleet import launcher as module
 from workers.fleet.gpus import Slot
-from workers.fleet.launcher import HOPELESS_FAILURES, LONGEST_PAUSE_SECONDS, Launcher
+from workers.fleet.launcher import HOPELESS_FAILURES, LONGEST_PAUSE_SECONDS, TOUCH_SECONDS, Launcher
 from workers.settings import Settings
 
 CPU0, CPU1 = Slot("cpu0", None), Slot("cpu1", None)
@@ -82,6 +82,59 @@ def test_a_gpu_belongs_to_one_launcher_of_the_machine_whatever_its_state_folder(
     other.start()
     assert other.running() == 1
     other.kill()
+
+
+def of_card(name: str, card: str) -> Slot:
+    return Slot(name, card, card)
+
+
+def test_one_gpu_is_one_gpu_by_whatever_number_a_process_knows_it(start: Start) -> None:
+    start(WAITS, of_card("gpu6", "GPU-1f2e3d4c-aaaa"))
+    with pytest.raises(UsageError, match="gpu0 is in use by another sam3-worker or sam3-run of yours; stop it first"):
+        start(WAITS, of_card("gpu0", "GPU-1f2e3d4c-aaaa"))
+
+
+def test_two_jobs_that_call_their_gpus_by_one_number_both_get_a_node_of_its_own_name(
+    start: Start, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    start(WAITS, of_card("gpu0", "GPU-1f2e3d4c-aaaa"))
+    second = start(WAITS, of_card("gpu0", "GPU-5a6b7c8d-bbbb"), say=said.append)
+    assert second.running() == 1
+    assert said == ["gpu0 is called gpu0-5a6b7c8d: this machine has another node of that name"]
+    assert {log.name for log in (tmp_path / "logs").iterdir()} == {"gpu0.log", "gpu0-5a6b7c8d.log"}
+    second.kill()
+    assert start(WAITS, of_card("gpu0", "GPU-5a6b7c8d-bbbb")).running() == 1  # all locks of the second were given back
+
+
+def test_slices_of_a_gpu_are_locked_one_by_one_and_no_name_of_a_driver_is_one_of_a_file(
+    start: Start, tmp_path: Path
+) -> None:
+    old = "MIG-GPU-1f2e3d4c-aaaa/{}/0"
+    start(WAITS, of_card("gpu0", old.format(7)), of_card("gpu0", old.format(8)), of_card("gpu2", "../../$HOME\nx"))
+    locks = tmp_path / f"sam3-queue-{os.getuid()}"
+    assert {lock.name for lock in locks.iterdir()} == {
+        "MIG-GPU-1f2e3d4c-aaaa-7-0.lock", "MIG-GPU-1f2e3d4c-aaaa-8-0.lock", "-HOME-x.lock",
+        "name-gpu0.lock", "name-gpu2.lock",
+    }  # fmt: skip
+    assert {log.name for log in (tmp_path / "logs").iterdir()} == {"gpu0.log", "gpu0-1f2e3d4c-8-0.log", "gpu2.log"}
+
+
+def test_the_locks_of_a_run_of_weeks_look_used_to_what_cleans_the_machines_tmp(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = start(WAITS, of_card("gpu0", "GPU-1f2e3d4c-aaaa"))
+    locks = list((tmp_path / f"sam3-queue-{os.getuid()}").iterdir())
+    for lock in locks:
+        os.utime(lock, (0, 0))
+    launcher.tend()
+    assert {lock.stat().st_mtime for lock in locks} == {0}
+    later = time.monotonic() + TOUCH_SECONDS
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: later))
+    launcher.tend()
+    assert all(lock.stat().st_mtime > 0 for lock in locks)
+    locks[0].unlink()
+    launcher._touch()  # nothing to do about it
 
 
 def test_a_node_is_told_its_slot_its_settings_and_its_gpu(start: Start, tmp_path: Path) -> None:

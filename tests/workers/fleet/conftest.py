@@ -1,0 +1,54 @@
+"""A machine with GPUs, as the driver and torch show it to the processes that ask: there is none here."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STAND_INS = Path(__file__).parent / "machine"
+GOOD: dict[str, Any] = {"name": "NVIDIA A100-SXM4-80GB", "error": None, "hangs": False, "hidden": False, "fast": False}
+WHOLE: dict[str, Any] = GOOD | {"nvml_error": 0, "mig": None, "slices": []}
+
+Machine = Callable[..., None]
+
+
+def gpu(digit: str = "0", **how: Any) -> dict[str, Any]:
+    """A GPU whose UUID begins with eight times this digit."""
+    return WHOLE | {"uuid": f"GPU-{digit * 8}-aaaa-bbbb-cccc-dddddddddddd"} | how
+
+
+def mig_slice(digit: str, **how: Any) -> dict[str, Any]:
+    """A part of a GPU."""
+    name = "NVIDIA A100-SXM4-80GB MIG 1g.10gb"
+    return GOOD | {"name": name, "uuid": f"MIG-{digit * 8}-aaaa-bbbb-cccc-dddddddddddd"} | how
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Describe the machine. `tried` tells in which order its GPUs were used."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    monkeypatch.setattr("workers.fleet.gpus._has_driver", lambda: True)
+    monkeypatch.setenv("FAKE_MACHINE", str(tmp_path / "machine"))
+    paths = [str(STAND_INS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+    def describe(*gpus: dict[str, Any], **how: Any) -> None:
+        usual = {"gpus": gpus, "nvml": "there", "built": "12.8", "hip": None, "torch_error": None}
+        (tmp_path / "machine").write_text(json.dumps(usual | how))
+
+    return describe
+
+
+@pytest.fixture
+def tried(tmp_path: Path) -> Callable[[], list[str]]:
+    """What CUDA_VISIBLE_DEVICES was wherever torch was asked to compute."""
+
+    def read() -> list[str]:
+        file = tmp_path / "machine.tried"
+        return sorted(file.read_text().split()) if file.exists() else []
+
+    return read

@@ -1,0 +1,124 @@
+"""`python -m workers.fleet.ask_gpus list|try` prints what is known of this machine's GPUs, as a line of JSON.
+
+A program of its own, which is ended when it takes too long: a driver may hang. `list` asks the driver, in milliseconds;
+`try` has torch use the one GPU that CUDA_VISIBLE_DEVICES leaves. Chooses nothing.
+"""
+
+import ctypes
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+NOT_OURS = {4, 6}  # NVML's numbers for "no permission", as for what a cgroup hides, and for "not found"
+UUID_BYTES = 96
+
+Gpu = dict[str, str | None]  # "id": what CUDA_VISIBLE_DEVICES takes; "error": why it cannot be used, if that is known
+
+
+class NvmlError(Exception):
+    """What the driver says."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+class Nvml:
+    """NVIDIA's library for looking at GPUs, which uses none of them. Raises `OSError` where it is not installed."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libnvidia-ml.so.1")
+        self._library.nvmlErrorString.restype = ctypes.c_char_p
+        self._call("nvmlInit_v2")
+
+    def gpus(self) -> list[Gpu]:
+        """In the order of nvidia-smi; a GPU that is cut into slices (MIG) is its slices."""
+        count = ctypes.c_uint()
+        self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
+        return [gpu for number in range(count.value) for gpu in self._at(number)]
+
+    def _at(self, number: int) -> Iterator[Gpu]:
+        handle = ctypes.c_void_p()
+        try:
+            self._call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(number), ctypes.byref(handle))
+            handles = list(self._slices(handle)) if self._is_sliced(handle) else [handle]
+            for each in handles:
+                yield {"id": self._uuid(each), "error": None}
+            if not handles:
+                yield {"id": None, "error": "it is in MIG mode and has no slices"}
+        except NvmlError as error:
+            if error.number not in NOT_OURS:
+                yield {"id": None, "error": str(error)}
+
+    def _is_sliced(self, handle: ctypes.c_void_p) -> bool:
+        now, later = ctypes.c_uint(), ctypes.c_uint()
+        try:
+            self._call("nvmlDeviceGetMigMode", handle, ctypes.byref(now), ctypes.byref(later))
+        except (NvmlError, AttributeError):  # a GPU, or a driver, that knows no slices
+            return False
+        return bool(now.value)
+
+    def _slices(self, handle: ctypes.c_void_p) -> Iterator[ctypes.c_void_p]:
+        most = ctypes.c_uint()
+        self._call("nvmlDeviceGetMaxMigDeviceCount", handle, ctypes.byref(most))
+        for number in range(most.value):
+            found = ctypes.c_void_p()
+            try:
+                self._call("nvmlDeviceGetMigDeviceHandleByIndex", handle, ctypes.c_uint(number), ctypes.byref(found))
+            except NvmlError as error:
+                if error.number not in NOT_OURS:
+                    raise
+            else:
+                yield found
+
+    def _uuid(self, handle: ctypes.c_void_p) -> str:
+        text = ctypes.create_string_buffer(UUID_BYTES)
+        self._call("nvmlDeviceGetUUID", handle, text, ctypes.c_uint(UUID_BYTES))
+        return text.value.decode()
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if number := getattr(self._library, name)(*arguments):
+            raise NvmlError(number, self._library.nvmlErrorString(number).decode())
+
+
+def list_gpus() -> dict[str, Any]:
+    """Of all GPUs, without using one: `gpus`, or an `error`. Without the driver's library torch counts them."""
+    try:
+        return {"gpus": Nvml().gpus()}
+    except (OSError, NvmlError, AttributeError) as error:
+        said = str(error) if isinstance(error, NvmlError) else None
+    try:
+        import torch
+    except ImportError as error:
+        return {"error": _no_torch(error)}
+    count = torch.cuda.device_count()
+    return {"gpus": [{"id": str(number), "error": None} for number in range(count)], "why": said or _built(torch)}
+
+
+def try_gpu() -> dict[str, Any]:
+    """Whether torch computes on the only GPU that it sees: its `name` and `uuid`, or an `error`."""
+    try:
+        import torch
+    except ImportError as error:
+        return {"error": _no_torch(error)}
+    try:
+        torch.zeros(1, device="cuda").tolist()  # not by warnings of torch's, which deprecations come before
+        gpu = torch.cuda.get_device_properties(0)
+    except Exception as error:
+        knows_gpus = torch.version.cuda or torch.version.hip  # else the error says less
+        return {"error": str(error).splitlines()[0] if knows_gpus else _built(torch)}
+    uuid = getattr(gpu, "uuid", None)
+    return {"name": gpu.name, "uuid": uuid and str(uuid), "by_uuid": torch.version.hip is None}
+
+
+def _built(torch: Any) -> str:
+    return f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+
+
+def _no_torch(error: ImportError) -> str:
+    return f"torch cannot be imported ({error}); pip install 'sam3-queue[worker]'"
+
+
+if __name__ == "__main__":
+    print(json.dumps({"list": list_gpus, "try": try_gpu}[sys.argv[1]]()))
