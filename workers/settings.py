@@ -2,7 +2,6 @@
 
 import difflib
 import fcntl
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.session import sqlite_url
+from workers.cores import usable_cores
 from workers.errors import UsageError
 from workers.variables import PREFIX, own_variables
 
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     identity: str = ""  # of the database: which doorbells the node answers
     node: str = "worker"  # gpu0, cpu1, ...
     device: Literal["cuda", "cpu"] = "cpu"
-    cores: int = Field(default_factory=lambda: os.cpu_count() or 2, ge=1)  # the node's share of the machine's
+    cores: int = Field(default_factory=usable_cores, ge=1)  # the node's share of the machine's
 
     @model_validator(mode="after")
     def _heartbeat_fits_lease(self) -> Self:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
+from workers.cores import usable_cores
 from workers.errors import Sam3Error
 
 Value = TypeVar("Value")
@@ -19,8 +20,7 @@ NICENESS = 10  # nodes have 0
 
 def processes() -> int:
     """How many helpers suit this machine: one for each core that we may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores or 1, MOST_PROCESSES))
+    return min(usable_cores(), MOST_PROCESSES)
 
 
 class HelperEnded(Sam3Error):

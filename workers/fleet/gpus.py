@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from workers.cores import usable_cores
 from workers.errors import UsageError
 
 LIST_SECONDS = 60.0  # for the driver, which may have to wake up eight GPUs
@@ -152,7 +153,7 @@ def _given(text: str) -> list[str]:
 def _try(places: Sequence[_Place], before: Sequence[Slot]) -> tuple[list[Slot], list[tuple[str, str]]]:
     """Slots of those that torch can use, and the names of the others with the reasons. Side by side, each in a process
     of its own, to which the driver shows no other GPU: a bad one can make CUDA fail for all that see it."""
-    with ThreadPoolExecutor(max(1, min(len(places), os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max(1, min(len(places), usable_cores()))) as pool:
         answers = list(pool.map(_answer, places))
     slots: list[Slot] = list(before)
     bad: list[tuple[str, str]] = []

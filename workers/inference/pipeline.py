@@ -11,7 +11,6 @@ Threads only: a worker is a daemonic process, which may have no children.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from functools import partial
 from itertools import groupby, islice
 from typing import Any, Literal, Protocol, TypeVar
 
+from workers.cores import usable_cores
 from workers.errors import ErrorClass
 from workers.inference.answers import Found, fault, with_pixels
 from workers.inference.caps import Cap, Caps
@@ -192,7 +192,7 @@ class Pace:
     """How a stream runs, which changes nothing about its outcomes."""
 
     batch_size: int = 8  # images of one forward pass
-    threads: int = decode_threads(os.cpu_count() or 1)
+    threads: int = field(default_factory=lambda: decode_threads(usable_cores()))
     stopped: Callable[[], bool] = lambda: False  # once true, no further batch is begun
     report: Report = unheard  # told whenever a stage has finished something
     decode_seconds: float = 60.0  # an image that takes longer is rejected
