@@ -7,9 +7,10 @@ ways get the same ones, and every pixel of the results is compared.
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -21,6 +22,8 @@ from workers.inference.answers import Found
 from workers.inference.pipeline import Options
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.tiny.architecture import new_processor
+
+T = TypeVar("T")
 
 OPTIONS = Options()
 QUERIES, SIDE = 200, 288  # of facebook/sam3
@@ -80,20 +83,29 @@ def grow(seed: int) -> Row:
     torch.set_num_threads(1)
     segmenter = Sam3Segmenter(CHECKPOINT, model_name="tiny")
     segmenter.postprocess(raw_of(drawn(1, 0.1, 0.1, seed), 100, 100), range(1), OPTIONS)  # what is loaded once
-    before = memory_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    ((found,),) = segmenter.postprocess(raw_of(drawn(100, 0.05, 0.3, seed), 3000, 4000), range(1), OPTIONS)
-    after = memory_mb("VmHWM")
+
+    def work() -> list[tuple[Found, ...]]:
+        return segmenter.postprocess(raw_of(drawn(100, 0.05, 0.3, seed), 3000, 4000), range(1), OPTIONS)
+
+    ((found,),), peak = peak_mb(work)
     return {
         "masks": len(found.instances),
         "image": "3000 x 4000",
-        "ours, peak MB over base": after - before,
+        "ours, peak MB over base": peak,
         # Enlarged in fp32, the comparison, and int64, all at once.
         "library, MB by arithmetic": 100 * 3000 * 4000 * (4 + 1 + 8) / 1e6,
     }
 
 
-def memory_mb(what: str) -> float:
+def peak_mb(work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` gives, and by how much this process grew meanwhile at most. Linux only."""
+    before = _memory_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    given = work()
+    return given, _memory_mb("VmHWM") - before
+
+
+def _memory_mb(what: str) -> float:
     """What Linux says of this process: resident now (VmRSS) or at its peak (VmHWM)."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{what}:")[2].split()[0]) * 1024 / 1e6

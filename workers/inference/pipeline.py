@@ -5,8 +5,8 @@
              batches             waiting            waiting
 
 Each stage waits for the next one when it is that far ahead, so memory stays bounded however slow the caller is.
-Decoding and resizing run side by side; making masks holds Python's lock, so that a second thread for it would gain
-nothing (`python -m benchmarks.threads`).
+Decoding and resizing run side by side; masks have one thread, which makes more than a GPU finds
+(`python -m benchmarks.threads`).
 Threads only: a worker is a daemonic process, which may have no children.
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from workers.inference import masks
+from workers.inference import outlines
 from workers.inference.answers import Found, Instance
 from workers.inference.pipeline import Options
 
@@ -73,8 +73,8 @@ def found_in(kept: Kept, small: Iterator[Any], size: tuple[int, int], options: O
     cut = _cut(options)
     instances = []
     for score, (x1, y1, x2, y2) in zip(kept.scores.tolist(), boxes.tolist(), strict=True):
-        rle = masks.encode_enlarged(next(small), height, width, cut)
-        instances.append(Instance(score, (x1, y1, x2, y2), masks.area(rle, height, width), rle))
+        rle, area = outlines.encode(next(small), height, width, cut)
+        instances.append(Instance(score, (x1, y1, x2, y2), area, rle))
     return Found(kept.presence, tuple(instances), kept.capped)
 
 

@@ -91,6 +91,13 @@ class Cramped(FakeSegmenter):
 
 
 @pytest.fixture
+def horse() -> masks.Mask:
+    """A real silhouette."""
+    with Image.open(Path(data.__file__).parent / "horse.png") as image:
+        return np.asarray(image.convert("L")) < 128
+
+
+@pytest.fixture
 def cramped() -> type[Cramped]:
     return Cramped
 

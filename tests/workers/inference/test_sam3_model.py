@@ -3,7 +3,6 @@
 import gc
 import json
 import shutil
-import tracemalloc
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from skimage import data
 from transformers import Sam3Model, Sam3Processor
 
+from benchmarks.postprocess import peak_mb
 from workers.inference import masks, sam3_heads, sam3_model
 from workers.inference.answers import Found
 from workers.inference.images import RGB, ReadRules
@@ -294,16 +294,13 @@ def postprocessed(segmenter: Sam3Segmenter, logits: torch.Tensor, height: int, w
     return found
 
 
-def test_a_hundred_masks_of_twelve_megapixels_take_less_memory_than_one_of_them(segmenter: Sam3Segmenter) -> None:
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be asked for on Linux only")
+def test_a_hundred_masks_of_twelve_megapixels_take_less_memory_than_five_of_them(segmenter: Sam3Segmenter) -> None:
     logits = torch.nn.functional.interpolate(torch.randn(1, 100, 8, 8), size=288, mode="bicubic")[0] * 5
-    tracemalloc.start()
-    try:
-        found = postprocessed(segmenter, logits, 3000, 4000)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    postprocessed(segmenter, logits[:1], 3000, 4000)  # what is compiled once
+    found, peak = peak_mb(lambda: postprocessed(segmenter, logits, 3000, 4000))
     assert len(found.instances) == 100
-    assert peak < 3000 * 4000
+    assert peak < 5 * 3000 * 4000 / 1e6
 
 
 def test_an_empty_mask_stays_as_in_the_library_with_area_zero(segmenter: Sam3Segmenter) -> None:
