@@ -178,7 +178,7 @@ def count_ours(
     """
     images = len(asked)
     count(lambda: [segmenter._text_features(prompt) for prompts in asked for prompt in prompts], MetaDevice(SCALARS))
-    make_position_tables(segmenter._model, images, "meta")
+    _make_tables(segmenter._model, images)
     side = segmenter._images.size["height"]
     pixels = Pixels(np.zeros((side, side, 3), np.uint8), 1080, 1920)
 
@@ -192,11 +192,18 @@ def count_ours(
 
 def count_vision(model: Any, images: int = 1) -> Counts:
     """The vision encoder alone, its pixels on the device already; of any SAM3 on the meta device."""
-    make_position_tables(model, images, "meta")
-    side = model.config.vision_config.image_size
-    pixels = torch.empty(images, 3, side, side, device="meta")
+    pixels = _make_tables(model, images)
     with torch.inference_mode():
         return count(lambda: model.get_vision_features(pixels), MetaDevice(SCALARS))
+
+
+@torch.inference_mode()
+def _make_tables(model: Any, images: int) -> torch.Tensor:
+    """Of positions, for such a batch and in the precisions of this model; returns its pixels."""
+    side = model.config.vision_config.image_size
+    pixels = torch.empty(images, 3, side, side, device="meta")
+    model.get_vision_features(pixels)
+    return pixels
 
 
 def make_position_tables(model: Any, images: int, device: str) -> list[torch.Tensor]:

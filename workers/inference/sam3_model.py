@@ -24,6 +24,7 @@ from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load, weights_sha256
 from workers.inference.sam3_heads import Heads, Kept, Row, found_in, keep, to_host
+from workers.inference.sam3_precision import chosen, lower, use_products
 from workers.inference.segmenters import Precision
 
 T = TypeVar("T")
@@ -53,12 +54,11 @@ class Sam3Segmenter:
         device: str = "cpu",
         dtype: Precision = "auto",
     ) -> None:
-        """Load what `folder` holds. `mixed` is the default on a GPU: the vision encoder's backbone, nine tenths of
-        the work, in bf16, the rest in fp32; boxes in bf16 would be off by pixels. Raises `ModelUnusable`."""
+        """Load what `folder` holds. `mixed` is the default on a GPU: what makes features in bf16, what makes scores and
+        boxes of them in fp32; boxes in bf16 would be off by pixels. Raises `ModelUnusable`."""
         folder = Path(folder)
-        if dtype == "auto":
-            dtype = "mixed" if device.startswith("cuda") else "fp32"
         self._device = torch.device(device)
+        self._dtype = chosen(dtype, self._device)
         self._model, processor = load(folder)
         self._tokenizer = processor.tokenizer
         self._images = images = processor.image_processor
@@ -68,7 +68,7 @@ class Sam3Segmenter:
             for values in (images.image_mean, images.image_std)
         )
         apply_changes(self._model)
-        self._set_precision(dtype)
+        lower(self._model, self._dtype)
         self._model.to(self._device)
         self._copies: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
@@ -76,20 +76,12 @@ class Sam3Segmenter:
         # Not a method of ours: that would be a cycle, and a model no longer wanted should leave the GPU at once.
         encode = partial(_encode_text, model=self._model, tokenizer=self._tokenizer)
         self._text_features = lru_cache(CACHED_PROMPTS)(encode)
-        self._facts = ModelFacts(model_name, revision, weights_sha256(folder), dtype, device)
+        self._facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device)
 
     @property
     def facts(self) -> ModelFacts:
         """What is loaded."""
         return self._facts
-
-    def _set_precision(self, dtype: Precision) -> None:
-        if dtype == "mixed" and self._device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32 for what stays fp32
-        if dtype == "mixed":
-            _cast(self._model.vision_encoder.backbone, torch.bfloat16)
-        elif dtype == "bf16":
-            _cast(self._model, torch.bfloat16)
 
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
         """The prompts that the model cannot take, each with the reason."""
@@ -122,6 +114,7 @@ class Sam3Segmenter:
     def _predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
         """The heads run as often as it takes to ask everything with at most as many rows as there are images, so more
         prompts take hardly more memory: all but what is kept of a run is let go before the next one."""
+        use_products(self._dtype, self._device)
         vision = self._model.get_vision_features(self._to_device(batch))
         kept: dict[Row, Kept] = {}
         heads: Heads | None = None
@@ -228,13 +221,6 @@ def _within_memory(work: Callable[[], T]) -> T:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise OutOfMemory
-
-
-def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights only. `module.to(dtype)` would also round the tables of positions, which the library keeps
-    in fp32."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
 
 
 def _prompt_tokens(model: Any) -> int:

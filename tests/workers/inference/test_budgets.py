@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import Counts, count_ours, count_plain, count_vision
-from workers.inference import sam3_model
+from workers.inference import sam3_precision
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
 
@@ -57,8 +57,8 @@ def test_mixed_precision_takes_a_cast_here_and_there_and_less_memory(counts: dic
     mixed = count_ours(segmenter_of(*full_size("meta"), "meta", "mixed"), [PROMPTS[:1]], FOUND)
     fp32 = counts[1, 1]
     assert (mixed.flops, mixed.waits) == (fp32.flops, fp32.waits)
-    assert mixed.kernels <= 1_605
-    assert mixed.peak_bytes < fp32.peak_bytes
+    assert mixed.kernels <= 1_633
+    assert mixed.peak_bytes <= 293 * MB < fp32.peak_bytes
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("fp32", 0.606), ("mixed", 0.562)])
@@ -68,7 +68,7 @@ def test_the_vision_encoder_moves_little_more_than_half_the_bytes_that_the_libra
     """All but the positions' part is the library's: products with biases, sums, GELU and windows."""
     theirs, _ = full_size("meta")
     if dtype == "mixed":
-        sam3_model._cast(theirs.vision_encoder.backbone, torch.bfloat16)
+        sam3_precision.cast(theirs.vision_encoder.backbone, torch.bfloat16)
     ours = segmenter_of(*full_size("meta"), "meta", dtype)._model
     assert count_vision(ours).elementwise_bytes <= most * count_vision(theirs).elementwise_bytes
 

@@ -337,15 +337,6 @@ def test_a_result_that_took_nearly_all_queries_is_flagged(found: int, capped: bo
 # Precision
 
 
-def test_mixed_casts_the_vision_weights_and_neither_the_heads_nor_the_tables_of_positions(checkpoint: Path) -> None:
-    model = Sam3Segmenter(checkpoint, model_name="tiny", dtype="mixed")._model
-    backbone = model.vision_encoder.backbone
-    assert {parameter.dtype for parameter in backbone.parameters()} == {torch.bfloat16}
-    assert {buffer.dtype for buffer in backbone.buffers() if buffer.is_floating_point()} == {torch.float32}
-    cast = {id(parameter) for parameter in backbone.parameters()}
-    assert {p.dtype for p in model.parameters() if id(p) not in cast} == {torch.float32}
-
-
 @pytest.mark.parametrize("dtype", ["mixed", "bf16"])
 def test_lower_precisions_run_and_find_nearly_the_same(
     checkpoint: Path, segmenter: Sam3Segmenter, pictures: list[RGB], dtype: Precision
