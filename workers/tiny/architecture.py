@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from workers.tiny import vocabulary
+from workers.tiny.calibration import make_it_find
 
 IMAGE_SIZE = 128  # pixels; the processor makes every image a square of this size
 PATCH_SIZE = 8
@@ -181,13 +182,7 @@ def random_model(seed: int = 0) -> Sam3Model:
         padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt",
     )  # fmt: skip
     inputs = {"pixel_values": pixels, **encoded}
-    with torch.no_grad():
-        _keep_queries_apart(model)
-        _centre_masks(model, inputs)
-        _centre_scores(model, inputs)
-        presence = _last_layer(model.detr_decoder.presence_head)
-        presence.weight.mul_(0.1)
-        presence.bias.fill_(4.0)
+    make_it_find(model, inputs)
     return model
 
 
@@ -208,56 +203,3 @@ def _noise_images(count: int, generator: torch.Generator) -> torch.Tensor:
     contrast = torch.rand(count, 1, 1, 1, generator=generator) * 1.5
     brightness = torch.rand(count, 3, 1, 1, generator=generator) * 1.6 - 0.8
     return (noise * contrast + brightness).clamp(-1, 1)
-
-
-def _keep_queries_apart(model: Sam3Model) -> None:
-    """Weaken what all queries of an image receive alike, else each of them ends as the same instance."""
-    for layer in model.detr_decoder.layers:
-        attention: Any
-        for attention in (layer.self_attn, layer.text_cross_attn, layer.vision_cross_attn):
-            attention.o_proj.weight.mul_(0.1)
-
-
-def _centre_masks(model: Sam3Model, inputs: dict[str, torch.Tensor]) -> None:
-    """Shift the mask features to mean zero, so that masks are neither empty nor the whole frame."""
-    projection: Any = model.mask_decoder.instance_projection
-    seen: list[torch.Tensor] = []
-    handle = projection.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    model(**inputs)
-    handle.remove()
-    projection.bias.sub_(seen[0].mean(dim=(0, 2, 3)))
-
-
-def _centre_scores(model: Sam3Model, inputs: dict[str, torch.Tensor]) -> None:
-    """Score each query along the feature that differs most between queries and least between images.
-
-    Along any other feature a random model finds everything in one image and nothing in the next. The class
-    logits get a deviation of 3, half of them below zero.
-    """
-    scoring = model.dot_product_scoring
-    seen: list[torch.Tensor] = []
-    handle = scoring.query_proj.register_forward_pre_hook(lambda _module, args: seen.append(args[0][-1]))
-    model(**inputs)
-    handle.remove()
-    features = seen[0].double()  # (images, queries, WIDTH)
-    means = features.mean(dim=1)
-    within = (features - means[:, None]).flatten(0, 1).T.cov()
-    between = means.T.cov() + 1e-3 * torch.eye(WIDTH)
-    root = _inverse_root(between)
-    feature = root @ torch.linalg.eigh(root @ within @ root).eigenvectors[:, -1]
-    values = features @ feature
-    gain, level = 3 / float(values.std()), float(values.median())
-
-    # The text vector is constant but for a tenth, so that every prompt ranks the queries in nearly the same way.
-    text = torch.ones(WIDTH) / WIDTH**0.5
-    scoring.text_proj.bias.copy_(text / scoring.scale)
-    scoring.text_proj.weight.mul_(0.1)
-    scoring.query_proj.weight.copy_(torch.outer(text, (feature * gain).float()))
-    scoring.query_proj.bias.copy_(-text * gain * level)
-
-
-def _inverse_root(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric matrix whose square is the inverse of `matrix`."""
-    values, vectors = torch.linalg.eigh(matrix)
-    root: torch.Tensor = vectors @ torch.diag(values.rsqrt()) @ vectors.T
-    return root
