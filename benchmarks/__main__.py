@@ -5,6 +5,7 @@ Each part has a fresh process of its own, one after the other.
 
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from benchmarks.timing import as_rows, table
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEMPLATE = Path(__file__).with_name("performance.template.md")
+MEASURED_GPUS = Path(__file__).with_name("gpu") / "measured"
 PACKAGES = ("torch", "transformers", "pillow", "simplejpeg", "celery", "sqlalchemy", "psycopg", "ray")
 Value = TypeVar("Value")
 
@@ -83,7 +85,7 @@ def write(results: Results, measured_on: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     plots.shares(results.rows, folder / "performance-device.svg")
     plots.growth(results.growth, folder / "performance-growth.svg")
-    text = Template(TEMPLATE.read_text()).substitute(tables(results), machine=measured_on)
+    text = Template(TEMPLATE.read_text()).substitute(tables(results), machine=measured_on, gpus=gpus())
     (folder / "performance.md").write_text(text)
 
 
@@ -125,6 +127,13 @@ def tables(results: Results) -> dict[str, str]:
         "operations": table(operate.operation_rows(results.operations)),
         "contention": table(results.contention),
     }
+
+
+def gpus(folder: Path = MEASURED_GPUS) -> str:
+    """What people measured on GPUs, a file for each card as `benchmarks.gpu` writes it, one heading deeper."""
+    pages = [path.read_text().strip() for path in sorted(folder.glob("*.md"))]
+    deeper = [re.sub("^#", "##", page, flags=re.MULTILINE) for page in pages]
+    return "\n\n".join(deeper) or "No GPU was measured yet."
 
 
 def _cpu() -> str:

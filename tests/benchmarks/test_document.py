@@ -67,6 +67,14 @@ def test_the_document_shows_every_table_and_its_pictures(tmp_path: Path) -> None
         assert "<svg" in (tmp_path / "docs" / picture).read_text()
 
 
+def test_what_was_measured_on_gpus_comes_in_card_by_card(tmp_path: Path) -> None:
+    assert document.gpus(tmp_path) == "No GPU was measured yet."
+    for name in ("NVIDIA L4", "NVIDIA H100"):
+        (tmp_path / f"{name}.md").write_text(f"## {name}\n\n### Speed\n\nfast\n")
+    both = "\n\n".join(f"### {name}\n\n#### Speed\n\nfast" for name in ("NVIDIA H100", "NVIDIA L4"))
+    assert document.gpus(tmp_path) == both
+
+
 def test_every_bar_holds_on_figures_that_meet_it() -> None:
     assert [one.what for one in bars(MEASURED) if not one.holds] == []
 

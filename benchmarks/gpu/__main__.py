@@ -1,0 +1,154 @@
+"""For people with a GPU: is it right there, how fast, how far from the limit; ours and the plain loop.
+
+    python -m benchmarks.gpu                         eight minutes, full size with random weights, nothing to download
+    python -m benchmarks.gpu --model facebook/sam3   with the real ones
+    python -m benchmarks.gpu --wheels                what to carry to a machine that has torch and no network
+
+Parity comes first: if the masks differ from the library's, no speed is measured. Everything is kept as it is measured,
+and the same command takes what is left. On a CPU it runs too (`--device cpu --model tiny`), and what only a GPU has is
+n/a.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import torch
+
+from benchmarks.gpu import kernels, parity, speed, weights, wheels, whole_run
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.report import OtherFigures, Report
+from benchmarks.timing import Row
+from workers.errors import Sam3Error
+from workers.fleet.weights import model_folder
+from workers.inference.sam3_checkpoint import load
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.segmenters import Precision
+
+RANDOM = "random"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")
+# Seconds that must be left for a part to begin.
+LEAST = {"parity": 30.0, "FLOPs": 20.0, "kernels": 30.0, "run": 120.0}
+
+
+@click.command()
+@click.option("--model", default=RANDOM, show_default=True, help="random, tiny, a folder, or a name on the Hub.")
+@click.option("--batch-size", "batch_sizes", default="1,4,8,16", show_default=True)
+@click.option("--device", default="cuda", show_default=True)
+@click.option("--dtype", type=click.Choice(["auto", *PRECISIONS]), default="auto", show_default=True)
+@click.option("--images", default=64, show_default=True, help="Images of each row of the speed table.")
+@click.option("--run-images", default=2000, show_default=True, help="Images of the whole sam3-run; 0 leaves it out.")
+@click.option("--minutes", default=8.0, show_default=True, help="Begin nothing that would take longer.")
+@click.option("--output", default="gpu-report", show_default=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--wheels", "only_wheels", is_flag=True, help="List what is needed beside torch, and end.")
+def main(
+    model: str, device: str, dtype: Precision, batch_sizes: str, output: Path, only_wheels: bool, **counts: Any
+) -> None:
+    """Measure a GPU; write gpu.json and gpu.md, and print the tables."""
+    if only_wheels:
+        print(wheels.listed())
+        return
+    sizes = [int(size) for size in batch_sizes.split(",")]
+    card = Card(device)
+    if card.is_gpu and not torch.cuda.is_available():
+        raise click.ClickException("no GPU here that torch can use; to try this program out: --device cpu --model tiny")
+    try:
+        report = Report(output, card.facts() | {"model": model}, counts["minutes"] * 60)
+        folder = checkpoint(model, output, device)
+    except (OtherFigures, Sam3Error) as error:
+        raise click.ClickException(
+            f"{error}; name another folder with --output" if isinstance(error, OtherFigures) else str(error)
+        ) from None
+    right = measure(report, card, folder, dtype, sizes, counts)
+    tables = shown(report, card)
+    path = report.write(tables)
+    print("", path.read_text(), sep="\n")
+    if not right:
+        raise click.ClickException("masks or scores differ from the library's; speeds would mean nothing")
+    if report.left:
+        sys.exit(1)
+
+
+def checkpoint(model: str, output: Path, device: str) -> Path:
+    """The folder of the model; random weights are made once and kept beside the figures."""
+    if model != RANDOM:
+        return model_folder(model)
+    folder = output / "random-model"
+    if not (folder / "preprocessor_config.json").exists() and not (folder / "processor_config.json").exists():
+        print("making random weights", flush=True)
+        weights.write_checkpoint(folder, device)
+    return folder
+
+
+def measure(
+    report: Report, card: Card, folder: Path, dtype: Precision, sizes: Sequence[int], counts: dict[str, Any]
+) -> bool:
+    """All parts in the order of their worth; false if ours is not equal to the library, and then without speeds."""
+    paths = parity.photographs(report.folder / "photographs", max(counts["images"], *sizes))
+    precision = _check_parity(report, card, folder, dtype, paths[: len(parity.PHOTOGRAPHS)])
+    if precision is None:
+        return False
+    speed.measure(report, card, folder, precision, sizes, paths[: counts["images"]])
+    report.measure("FLOPs", "", LEAST["FLOPs"], partial(speed.count_flops, folder))
+    if counts["run_images"]:
+        place = report.folder / "run"
+        shutil.rmtree(place, ignore_errors=True)  # of a run that did not end
+        best = max(size for size in sizes if size <= 16)
+        report.measure(
+            "run", "", LEAST["run"], partial(whole_run.measure, card, folder, place, counts["run_images"], best)
+        )
+    if card.is_gpu and not report.has("kernels", ""):
+        _trace(report, card, folder, precision, paths)
+    return True
+
+
+def _check_parity(report: Report, card: Card, folder: Path, dtype: Precision, paths: Sequence[str]) -> Precision | None:
+    """The precision that `dtype` means here, if it and fp32 are close enough to the library's loop."""
+    chosen: Precision = dtype if dtype != "auto" else "mixed" if card.is_gpu else "fp32"
+    for precision in dict.fromkeys((chosen, cast(Precision, "fp32"))):
+        report.measure("parity", precision, LEAST["parity"], partial(_parity, card, folder, precision, paths))
+        rows = [row for row in report.rows("parity") if row[""].endswith(precision)]
+        if not rows or not parity.holds(rows[0], precision):
+            return None
+    return chosen
+
+
+def _parity(card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> Row:
+    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
+    library, processor = load(folder)
+    return parity.compare(segmenter, library.to(card.device), processor, paths)
+
+
+def _trace(report: Report, card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> None:
+    spans: list[kernels.Span] = []
+
+    def traced() -> Row:
+        spans.extend(kernels.trace(card, folder, precision, paths))
+        return kernels.summary(spans)
+
+    report.measure("kernels", "", LEAST["kernels"], traced)
+    for number, row in enumerate(kernels.longest(spans) if spans else []):
+        report.measure("longest kernels", str(number), 0.0, lambda row=row: row)  # type: ignore[misc]
+
+
+def shown(report: Report, card: Card) -> dict[str, list[Row]]:
+    """The tables by their titles."""
+    flops = report.rows("FLOPs")
+    floor = card.floor(int(flops[0]["GFLOP an image"] * 1e9)) if flops else None
+    tables = {
+        "Masks and scores against the library's loop in fp32": report.rows("parity"),
+        "From file to RLE, in one process": speed.related(report.rows(speed.PART), floor),
+        "One sam3-run over JPEGs of 1920 x 1080": report.rows("run"),
+        "Operations of the model": flops,
+        "Kernels of a forward pass": report.rows("kernels"),
+        "The longest kernels": report.rows("longest kernels"),
+    }
+    return {title: rows for title, rows in tables.items() if rows}
+
+
+if __name__ == "__main__":
+    main()

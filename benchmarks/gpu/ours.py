@@ -1,0 +1,27 @@
+"""Our pipeline over files, in this process: what a worker does without Celery, broker and SQL."""
+
+from collections.abc import Sequence
+
+from workers.inference.images import ReadRules
+from workers.inference.pipeline import Item, Options, Pace, Segmented, segment
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.stage_threads import StageThreads
+
+OPTIONS = Options(threshold=0.5, score_floor=0.5)
+PROMPT = "person"
+
+
+def outcomes(
+    segmenter: Sam3Segmenter,
+    paths: Sequence[str],
+    batch_size: int,
+    options: Options = OPTIONS,
+    threads: StageThreads | None = None,
+) -> list[Segmented]:
+    """What is found in each file. With `threads` in those, which a model that was warmed up there is fast in."""
+    items = [Item(number, path, (PROMPT,)) for number, path in enumerate(paths)]
+    pace = Pace(batch_size=batch_size, stage_threads=threads)
+    batches = segment(items, segmenter, ReadRules(), options, pace)
+    found = [outcome for batch in batches for outcome in batch]
+    assert all(isinstance(outcome, Segmented) for outcome in found), found
+    return found  # type: ignore[return-value]  # as just checked

@@ -1,0 +1,148 @@
+"""Seconds an image, from the file to the RLE, of the plain loop and of ours, by batch size. Checks no masks."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.architecture import plain_loop, segmenter_of
+from benchmarks.counting import count_ours
+from benchmarks.gpu.card import NOT_HERE, Card
+from benchmarks.gpu.ours import OPTIONS, PROMPT, outcomes
+from benchmarks.gpu.parity import without_tf32
+from benchmarks.gpu.report import Report
+from benchmarks.timing import Row
+from workers.inference import masks
+from workers.inference.images import ReadRules, read_image
+from workers.inference.sam3_checkpoint import load
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.segmenters import Precision
+from workers.inference.stage_threads import StageThreads
+
+PART = "speed"
+PLAIN = "plain loop, fp32"
+LEAST_SECONDS = 25.0  # a row is not begun with less; the slowest, of the plain loop, takes about as long on an H100
+REPEATS = 5  # of one forward pass
+
+
+@dataclass(frozen=True)
+class Way:
+    """A loaded model. `work` segments these files in batches of so many; `forward`, of ours alone, is one forward pass
+    of a batch of so many."""
+
+    work: Callable[[Sequence[str], int], object]
+    forward: Callable[[int], Callable[[], object]] | None = None
+
+
+def measure(
+    report: Report, card: Card, folder: Path, precision: Precision, batch_sizes: Sequence[int], paths: Sequence[str]
+) -> None:
+    """A row for each way and batch size, one model in memory at a time."""
+    ways: dict[str, Callable[[], Way]] = {
+        PLAIN: partial(_load_plain, folder, card.device),
+        f"ours, {precision}": partial(_load_ours, folder, card.device, precision, paths),
+    }
+    for name, load_way in ways.items():
+        loaded: list[Way] = []
+        for size in batch_sizes:
+            report.measure(
+                PART, f"{name}, batch {size}", LEAST_SECONDS, partial(_row, name, size, load_way, loaded, card, paths)
+            )
+        loaded.clear()
+        gc.collect()
+        if card.is_gpu:
+            torch.cuda.empty_cache()
+
+
+def _row(name: str, size: int, load_way: Callable[[], Way], loaded: list[Way], card: Card, paths: Sequence[str]) -> Row:
+    if not loaded:  # only if a row of it is still to be measured
+        loaded.append(load_way())
+    way = loaded[0]
+    way.work(paths[:size], size)  # what happens once
+    watched = card.watched(partial(way.work, paths, size))
+    forward, launch = _forward(card, way.forward(size)) if way.forward else (NOT_HERE, NOT_HERE)
+    return {
+        "": name,
+        "batch size": size,
+        "forward, ms a batch": forward,
+        "of that launching, ms": launch,
+        "GPU memory, GB": watched.memory_gb,
+        "GPU utilisation, %": watched.utilisation,
+        "seconds an image": watched.seconds / len(paths),
+    }
+
+
+def _forward(card: Card, forward: Callable[[], object]) -> tuple[float, float | str]:
+    """Milliseconds of a forward pass on the device, and of its launch on the host, which on a CPU is the same."""
+    forward()
+    taken = card.milliseconds(forward, REPEATS)
+    if not card.is_gpu:
+        return taken, NOT_HERE
+    card.wait()
+    began = time.perf_counter()
+    forward()
+    launch = (time.perf_counter() - began) * 1e3
+    card.wait()
+    return taken, launch
+
+
+def _load_plain(folder: Path, device: str) -> Way:
+    """The library's model as its documentation loads it: fp32, and without TF32, which ours turns on."""
+    without_tf32()
+    library, processor = load(folder)
+    return Way(partial(_plain, library.to(device), processor))
+
+
+def _load_ours(folder: Path, device: str, precision: Precision, paths: Sequence[str]) -> Way:
+    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=device, dtype=precision)
+    threads = StageThreads()  # as in a worker: those warmed up are those measured
+
+    def forward(size: int) -> Callable[[], object]:
+        seen = [segmenter.preprocess(read_image(path, ReadRules()).pixels) for path in paths[:4]]
+        batch = [seen[number % len(seen)] for number in range(size)]
+        return partial(segmenter.predict, batch, [(PROMPT,)] * size, OPTIONS)
+
+    return Way(partial(outcomes, segmenter, threads=threads), forward)
+
+
+def _plain(library: Any, processor: Any, paths: Sequence[str], batch_size: int) -> None:
+    """Read, forward, post-process, encode, one after the other."""
+    for start in range(0, len(paths), batch_size):
+        pictures = [Image.open(path).convert("RGB") for path in paths[start : start + batch_size]]
+        for result in plain_loop(library, processor, pictures, PROMPT, OPTIONS.threshold):
+            for mask in result["masks"].cpu().numpy().astype(np.uint8):
+                masks.encode(mask)
+
+
+def count_flops(folder: Path) -> Row:
+    """Operations of one image with one prompt, counted on the meta device for this model."""
+    model, processor = load(folder)
+    counted = count_ours(segmenter_of(model.to("meta"), processor, "meta"), [(PROMPT,)], found=1)
+    return {"GFLOP an image": counted.flops / 1e9}
+
+
+def related(rows: Sequence[Row], floor_seconds: float | None) -> list[Row]:
+    """The rows by batch size, each with what it means beside the plain loop and for 10,000 images."""
+    rows = sorted(rows, key=lambda row: row["batch size"])
+    plain = {row["batch size"]: row["seconds an image"] for row in rows if row[""] == PLAIN}
+    shown = []
+    for row in rows:
+        taken, beside = row["seconds an image"], plain.get(row["batch size"])
+        shown.append(
+            row
+            | {
+                "images/s": 1 / taken,
+                "times as fast as plain": NOT_HERE if beside is None else beside / taken,
+                "times as fast as the first row": rows[0]["seconds an image"] / taken,
+                "of the counted floor": NOT_HERE if floor_seconds is None else floor_seconds / taken,
+                "hours for 10,000": taken * 10_000 / 3600,
+            }
+        )
+    return shown

@@ -1,0 +1,59 @@
+"""One `sam3-run` over real files, from its start to its end: broker, SQL, Celery node, results. Knows no model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import photographs
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.ours import PROMPT
+from benchmarks.timing import Row
+
+CHECKOUT = Path(__file__).parents[2]
+FULL_HD = next(kind for kind in photographs.KINDS if kind.name == "1080p JPEG")
+
+
+def measure(card: Card, model: Path, folder: Path, count: int, batch_size: int) -> Row:
+    """Segment `count` JPEGs of 1920 x 1080. `folder` is new, and keeps what the run says of itself."""
+    photographs.write(FULL_HD, folder / "images", count)
+    place = card.device.partition(":")[2] or "0"
+    command = ["-c", "import sam3_start; sam3_start.run()", "images", "--prompt", PROMPT, "-o", "out", "--json"]
+    command += [
+        "--model",
+        str(model.absolute()),
+        "--gpus",
+        place if card.is_gpu else "cpu",
+        "--batch-size",
+        str(batch_size),
+    ]
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))  # it may not be installed
+    said: list[str] = []
+
+    def run() -> None:
+        ended = subprocess.run(
+            [sys.executable, "-P", *command],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        said.append(ended.stdout)
+
+    watched = card.watched(run)
+    told = json.loads(said[0])
+    ended = told["images"]["segmented"] + told["images"]["empty"]
+    if ended != count:
+        raise RuntimeError(f"{ended} of {count} images were segmented: see {folder / 'out'}")
+    return {
+        "images": count,
+        "batch size": batch_size,
+        "GPU memory, GB": watched.memory_gb,
+        "GPU utilisation, %": watched.utilisation,
+        "seconds from start to end": watched.seconds,
+        "images/s": count / watched.seconds,
+        "images/s of the run itself": count / told["seconds"],
+        "hours for 10,000": 10_000 * told["seconds"] / count / 3600,
+    }
