@@ -1,19 +1,22 @@
-"""Names of what our commands leave in output folders, so that nobody takes it for something of the user's."""
+"""Names and marks of the files that our commands write to output folders, so that they are recognised as ours.
 
-STATE_FOLDER = ".sam3"  # in the folder of a sam3-run, unless it was told another
+Knows no more of their content than these marks.
+"""
+
+STATE_FOLDER = ".sam3"  # in the output folder of a sam3-run, unless --state-dir names another
 DATABASE_FILE = "sam3.db"  # in the state folder
 RESULTS = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
-MASK_MARK = b"sam3-run\0"  # how the text chunk begins that every PNG mask of ours has in its first bytes
-MASK_HEAD_BYTES = 1024  # so far into the file it can stand
+MASK_MARK = b"sam3-run\0"  # start of a text chunk that each of our PNG masks has
+MASK_HEAD_BYTES = 1024  # that text chunk ends within so many bytes of the file's start
 
 _RUN_FILE_KEYS = (b"\nsource:", b"\noutput:", b"\nrun:")
 
 
 def is_run_file(content: bytes) -> bool:
-    """Whether a file of that name is one that sam3-run wrote."""
+    """Whether a file named run.yaml with this content was written by sam3-run."""
     return all(key in b"\n" + content for key in _RUN_FILE_KEYS)
 
 
 def is_mask(head: bytes) -> bool:
-    """Whether a PNG with these first `MASK_HEAD_BYTES` was exported by us."""
+    """Whether a PNG whose first `MASK_HEAD_BYTES` are `head` was written by our exports."""
     return b"tEXt" + MASK_MARK in head

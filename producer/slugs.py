@@ -1,6 +1,6 @@
-"""Names in plain letters for what people call in any script: of runs, and of prompts in files and columns.
+"""Makes slugs: names in plain letters for runs, and for prompts in files and columns, whatever script they are in.
 
-Knows no files and no SQL. What is plain already keeps its letters.
+Knows no files and no SQL. Plain letters stay as they are.
 """
 
 import hashlib
@@ -12,29 +12,29 @@ LONGEST_RUN = 100
 
 
 def prompt_slugs(texts: Iterable[str]) -> dict[str, str]:
-    """A name for each prompt that suits files and columns: `Red car` is `red_car`; equal ones are numbered.
+    """A slug for each prompt, by its text: `Red car` becomes `red_car`. Prompts with equal slugs get a number.
 
-    Earlier prompts keep their name when later ones join.
+    Later prompts never change the slug of an earlier one.
     """
     slugs: dict[str, str] = {}
     taken: set[str] = set()
-    reached: dict[str, int] = {}  # the number that each slug has got to: rows may bring 100,000 prompts
+    last_number: dict[str, int] = {}  # last number given for each slug, as 100,000 prompts may have the same
     for text in dict.fromkeys(texts):
         slug = re.sub(r"[^a-z0-9]+", "_", in_latin(text).lower()).strip("_")[:LONGEST_SLUG] or "prompt"
-        free, number = slug, reached.get(slug, 1)
+        free, number = slug, last_number.get(slug, 1)
         while free in taken:
             number += 1
             free = f"{slug}_{number}"
-        slugs[text], reached[slug] = free, number
+        slugs[text], last_number[slug] = free, number
         taken.add(free)
     return slugs
 
 
 def run_slug(text: str) -> str:
-    """A name for a run that is safe in task ids, shells and file names, whatever `text` is.
+    """A name for a run that is safe in task ids, shells and file names.
 
-    `My photos` is `My-photos`, a text in another script is written in Latin letters; one that has none at all, or too
-    many, gets a checksum, so that two of them are two runs.
+    `My photos` becomes `My-photos`, and another script is written in Latin letters. A text without any letter, or with
+    too many, gets a checksum, so that two different texts never give the same name.
     """
     slug = re.sub(r"[^A-Za-z0-9._-]", "-", in_latin(text))
     checksum = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
@@ -53,10 +53,10 @@ def numbered(name: str, is_taken: Callable[[str], bool]) -> str:
 
 
 def in_latin(text: str) -> str:
-    """`красная машина` is `krasnaia-mashina`. Plain ASCII stays as it is."""
+    """Write other scripts in Latin letters: `красная машина` becomes `krasnaia-mashina`. ASCII stays as it is."""
     if text.isascii():
         return text
-    from slugify import slugify  # only where it is needed: most commands do without
+    from slugify import slugify  # imported late, as most commands do not need it
 
     kept = r"[^-A-Za-z0-9._]+"
     return slugify(text, lowercase=False, regex_pattern=kept, entities=False, decimal=False, hexadecimal=False)

@@ -1,4 +1,4 @@
-"""What is refused of a run that is just being cancelled or deleted, in words; knows no SQL and finishes nothing."""
+"""Refuses commands on a run that is being cancelled or deleted, with what to do instead. Knows no SQL."""
 
 from db.models import RunState
 from workers.errors import NoSuchRun, Sam3Error, UsageError
@@ -11,7 +11,7 @@ STOPPING = tuple(ADVICE)
 
 
 def refusal(run: str, state: str) -> Sam3Error:
-    """The refusal of a run that is being cancelled, or that counts as gone already. `run` is how a command names it."""
+    """The error for a run that is being cancelled or deleted. `run` is how the next command names it."""
     kind = NoSuchRun if state == RunState.DELETING else UsageError
     return kind(f"run {run} {ADVICE[RunState(state)].format(run=run)}")
 

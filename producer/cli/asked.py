@@ -1,4 +1,4 @@
-"""The input, and what is asked of its run, as the flags of sam3-enqueue and sam3-run say. Records nothing."""
+"""Opens the input and makes the `RunRequest` that the flags of sam3-enqueue and sam3-run ask for. Records nothing."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,18 +8,18 @@ from typing import Any
 from producer.cli.options import frozen_settings, read_chunk_size
 from producer.runs.load import RunRequest
 from producer.sources.check_files import check_files
-from producer.sources.source import Reading, RowSource
+from producer.sources.source import ReadOptions, RowSource
 from workers.cli.base import say
 from workers.settings import Settings
 
 
 def open_input(
-    kind: Callable[[Path, Reading], RowSource], path: Path, prompts: tuple[str, ...], flags: dict[str, Any]
+    kind: Callable[[Path, ReadOptions], RowSource], path: Path, prompts: tuple[str, ...], flags: dict[str, Any]
 ) -> RowSource:
-    """The input as the flags ask for it, checked as far as its start tells. `kind` opens it."""
+    """Open the input with `kind`, as the flags say. Raises `UsageError` if its first rows show that it is unusable."""
     source = kind(
         path,
-        Reading(
+        ReadOptions(
             encoding=flags["encoding"],
             delimiter=flags["delimiter"],
             needs_prompt=not prompts,
@@ -38,7 +38,7 @@ def open_input(
 def run_request(
     name: str, prompts: tuple[str, ...], source: RowSource, settings: Settings, flags: dict[str, Any]
 ) -> RunRequest:
-    """What is asked of the run `name` of this source. Raises `UsageError` for a flag with a value that none can be."""
+    """Make the request for the run `name` of this source. Raises `UsageError` for an invalid value of a flag."""
     looks = not (flags["no_check"] or source.files_seen)
     return RunRequest(
         name=name,

@@ -1,4 +1,4 @@
-"""What to say of masks that a table leaves blank: how many, and which commands fill them. Reads no SQL."""
+"""Tells the user how many cells of masks a CSV leaves blank, and which commands fill them. Reads no SQL."""
 
 import shlex
 from pathlib import Path
@@ -11,7 +11,7 @@ from workers.cli.base import counted, say
 
 
 def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> bool:
-    """Say how many masks the table leaves blank, if it does, and how to fill them; return whether it does."""
+    """If the CSV has blank cells of masks, say how many and which commands fill them; return whether it has any."""
     if not summary.blank_masks or request.masks is None:
         return False
     there = read_mask_folder(request.masks)
@@ -29,11 +29,12 @@ def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> 
 
 
 def _folder_to_fill(request: ExportRequest, masks: Path, there: MaskFolder | None) -> str:
-    """The folder itself if its masks are meant to be these, else one beside it: another table may need what it has."""
+    """The folder that a new export of masks should fill: the same one if its masks belong to this run and threshold,
+    else a new one beside it, since another CSV may refer to its masks."""
 
     def is_taken(name: str) -> bool:
-        at = read_mask_folder(Path(name))
-        return Path(name).exists() and (at is None or not _fits(at, request))
+        found = read_mask_folder(Path(name))
+        return Path(name).exists() and (found is None or not _fits(found, request))
 
     if there is None or _fits(there, request):
         return str(masks)

@@ -1,4 +1,4 @@
-"""`sam3-cancel`: stop a run; what is done stays."""
+"""`sam3-cancel`: stops a run and keeps its results."""
 
 import click
 
@@ -14,7 +14,7 @@ from workers.cli.base import counted, say
 def main(run: str, json: bool) -> int:
     """Stop a run. Batches in hand are dropped, results stay; sam3-retry takes the cancelled images up again.
 
-    One that was interrupted goes on by itself while workers run, and with the same command at once.
+    An interrupted cancel continues by itself while workers run, or at once with the same command.
     """
     from db.models import RunState
     from db.runs import pending_images
@@ -33,7 +33,7 @@ def main(run: str, json: bool) -> int:
     click.echo(f"run {found.name}: {counted(cancelled, 'image')} cancelled")
     if cancelled:
         say(f"Next: sam3-retry {found.argument} takes them up again; sam3-delete {found.argument} forgets the run")
-    if pending > cancelled:  # to be computed again, or committed just now
+    if pending > cancelled:  # the others were to be computed again by a redo, or were committed meanwhile
         say(f"{counted(pending - cancelled, 'image')} that waited or were in hand keep their results")
     elif not cancelled:
         say("nothing was pending")

@@ -1,4 +1,4 @@
-"""The one door to everything that Rich prints: text from outside is never markup. Knows nothing of what is printed."""
+"""Makes all Rich consoles and bars, so that text from outside is never taken for markup. Knows no content."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -6,19 +6,19 @@ from rich.text import Text
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that prints brackets, colons and numbers as they are: paths, prompts and errors hold any of them."""
+    """A console that prints brackets, colons and numbers as they are, since paths, prompts and errors may hold them."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 class _Facts(ProgressColumn):
-    """What is told behind the bar, if anything is."""
+    """Shows the field `facts` of the task after the bar."""
 
     def render(self, task: Task) -> Text:
         return Text(str(task.fields.get("facts", "")))
 
 
 def progress_bar(on: Console, unit: str) -> Progress:
-    """A bar headed by what goes on, with how much of it is done, and its field `facts` behind it."""
+    """A bar with a description before it, and how much is done, the field `facts` and the time left after it."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

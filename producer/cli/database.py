@@ -1,4 +1,4 @@
-"""`sam3-db`: the database's schema."""
+"""`sam3-db`: upgrades the schema of the database. Knows no tables."""
 
 import click
 

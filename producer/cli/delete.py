@@ -1,4 +1,4 @@
-"""`sam3-delete`: forget a run and give its space back."""
+"""`sam3-delete`: deletes a run from the database and returns its space to the disk."""
 
 import sys
 
@@ -18,7 +18,7 @@ from workers.errors import UsageError
 def main(run: str, yes: bool, json: bool) -> int:
     """Delete a run with all its results from the database. Exported files stay.
 
-    One that was interrupted goes on by itself while workers run, and with the same command at once.
+    An interrupted delete continues by itself while workers run, or at once with the same command.
     """
     import sqlite3
 
@@ -38,7 +38,7 @@ def main(run: str, yes: bool, json: bool) -> int:
         deleted = delete(found.sessions, found.run_id, meter.tell)
     try:
         compact(found.sessions)
-    except (sqlite3.OperationalError, OperationalError) as error:  # the run is gone all the same
+    except (sqlite3.OperationalError, OperationalError) as error:  # the run is deleted nevertheless
         say(f"its space is given back by a later sam3-delete: {getattr(error, 'orig', error)}")
     if json:
         base.print_json({"run": found.name, "deleted": deleted})

@@ -1,4 +1,4 @@
-"""What recording an input would do, or did, in words: counts, rejected rows, the first images. Writes nothing."""
+"""Says what recording an input would do, or did: counts, rejected rows, the first images. Writes nothing."""
 
 import json
 from dataclasses import asdict
@@ -16,13 +16,13 @@ from workers.cli import base
 from workers.cli.base import counted, say
 from workers.inference import location
 
-FIRST_PATHS = 3  # do they lie where they should?
+FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
 
 
 def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any], *, details: bool = False) -> int:
-    """Read all rows and say what recording them would do. Needs neither broker nor database nor model.
+    """Read all rows and say what recording them would do; return the exit code. Needs no broker, database or model.
 
-    With `details` also which columns are read, and where the first images are.
+    With `details` it also says which columns are read, and where the first images are.
     """
     survey = source.survey()
     check(request, survey)
@@ -40,7 +40,7 @@ def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any]
         "cancelled": 0,
     }
     if flags["json"]:
-        left_out = [asdict(one) for one in source.left_out]
+        left_out = [asdict(reason) for reason in source.left_out]
         more = {"first": first, "left_out": left_out, **source.named_columns} if details else {}
         base.print_json(facts | {"dry_run": True} | more)
     else:
@@ -51,7 +51,7 @@ def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any]
 
 
 def _read_rows(source: RowSource, request: RunRequest, wanted: int) -> tuple[list[str], list[str]]:
-    """Why rows are rejected, and where the first good images are."""
+    """The reasons of all rejected rows, and the absolute paths of the first good rows."""
     rejected: list[str] = []
     first: list[str] = []
     with Meter(f"checking {request.name}", "rows") as meter:
@@ -80,7 +80,7 @@ def _tell_rows(source: RowSource | None, rejected: list[str], first: list[str]) 
 
 
 def told(facts: dict[str, Any], recorded: Recorded, kind: str) -> str:
-    """`run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
+    """For people, such as `run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
     parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
     words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate"}
     words |= {"rejected": "rejected", "cancelled": "cancelled"}

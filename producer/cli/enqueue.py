@@ -1,4 +1,4 @@
-"""`sam3-enqueue`: record a run from a CSV and ring its first chunks; the same command again resumes."""
+"""`sam3-enqueue`: records a run from a CSV and rings its first chunks. Declares the flags only."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`sam3-export`: a run's results as files. Reads SQL only; no GPU, no broker."""
+"""`sam3-export`: writes a run's results to files. Declares the flags only; needs no GPU and no broker."""
 
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,20 @@ from workers.cli import base
     "--masks",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="For csv: the folder that png masks were exported to (default: that of a sam3-run folder).",
+    help="For csv: the folder that png masks were exported to (default: the one in a sam3-run folder).",
 )
 @click.option("--all", is_flag=True, help="Also rows that the source no longer has, at the end.")
-@click.option("--partial", is_flag=True, help="Also of a run that is not over: what there is so far.")
+@click.option("--partial", is_flag=True, help="Export what there is so far, although the run is not over.")
 @force_flag
 @json_flag
 def main(run: str, format: str, output: Path, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
 
     csv is the input with added columns; with --masks it names each mask that is in that folder and was made from the
-    same instances, and ends with 1 if it has to leave some blank. coco has every instance as RLE. png has one mask per
+    same instances, and ends with 1 if it leaves cells blank. coco has every instance as RLE. png has one mask for each
     image and prompt, in folders like those of the input (--select: all instances together, the best, or the largest);
-    masks that are there already stay, so that the same command goes on where it was stopped. Of a run that is not over
-    nothing is written, unless with --partial.
+    masks that exist already stay, so that the same command goes on where it was stopped. Without --partial, a run that
+    is not over is not exported.
     """
     from producer.cli import exported
 

@@ -1,4 +1,4 @@
-"""Writes a run's results as files, and tells what they hold and what is missing. Reads SQL only; knows no flags."""
+"""Writes a run's results to files, and says what they hold and what is missing. Reads SQL only; declares no flags."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +29,8 @@ from workers.errors import NotOver, Unreachable, UsageError
 
 
 def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
-    """Export as the flags say; returns the exit code of the command."""
-    _refuse_what_it_cannot(format, output, flags)
+    """Export as the flags say; return the exit code of the command. Raises `Sam3Error`."""
+    _refuse_unfit_flags(format, output, flags)
     found = find_run(run, RunState.DELETING)
     request = _request(found, format, output, flags)
     try:
@@ -49,8 +49,8 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
     return int(tell_blank_masks(found, request, summary))
 
 
-def _refuse_what_it_cannot(format: str, output: Path, flags: dict[str, Any]) -> None:
-    """Raise `UsageError` for flags that do not go with the format, before anything is looked up."""
+def _refuse_unfit_flags(format: str, output: Path, flags: dict[str, Any]) -> None:
+    """Raise `UsageError` for flags that do not go with the format, before the database is opened."""
     if _streams(output) and (format_named(format).folder or flags["json"]):
         *others, last = names_of_files()
         files = f"{', '.join(others)} or {last}"
@@ -65,7 +65,7 @@ def _streams(output: Path) -> bool:
 
 
 def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> ExportRequest:
-    """What the flags ask for. Raises `UsageError` for a threshold below what the run has kept."""
+    """Make the request from the flags. Raises `UsageError` for a threshold below the run's score floor."""
     view, threshold = view_of(found), flags["threshold"]
     if threshold is not None and threshold < view.frozen.score_floor:
         raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
@@ -85,9 +85,9 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
 
 @contextmanager
 def telling_how_to_go_on(found: Found, anew: Path | None) -> Iterator[None]:
-    """Say what the same command again does: it goes on where it was stopped, or writes the file `anew`.
+    """If the block is interrupted, say what the same command again does: it continues, or writes the file `anew` again.
 
-    Turns the error of a database that stayed away for longer than we wait into an `Unreachable`.
+    Turns the error of a database that is away for too long into `Unreachable`.
     """
     try:
         with interruptible(resumes=anew is None):
@@ -102,17 +102,17 @@ def telling_how_to_go_on(found: Found, anew: Path | None) -> Iterator[None]:
 
 @contextmanager
 def interruptible(*, resumes: bool) -> Iterator[None]:
-    """Say at Ctrl-C that nothing is lost; only of work that goes on where it was stopped."""
+    """Turn Ctrl-C into exit code 130; if the work `resumes`, say that the same command continues it."""
     try:
         yield
     except KeyboardInterrupt:
         if resumes:
             say("Next: the same command again goes on from here")
-        raise click.Abort from None  # ends with 130; for a KeyboardInterrupt click would add an empty line
+        raise click.Abort from None  # exit code 130; for a KeyboardInterrupt click would print an empty line, too
 
 
 def tell_gone(request: ExportRequest) -> None:
-    """Name the rows that an edited source no longer has."""
+    """Say how many rows an edited source no longer has, and whether it was read to its end."""
     view, source = request.view, Path(request.view.source.path).name
     if view.gone and not request.gone:
         say(f"{counted(view.gone, 'row')} no longer in {source} left out; --all keeps them at the end")
@@ -121,6 +121,7 @@ def tell_gone(request: ExportRequest) -> None:
 
 
 def how_to_go_on(found: Found, view: RunView) -> str:
+    """What the user can do so that the run gets over."""
     if view.state == RunState.CANCELLING:
         return f"finish its cancel (sam3-cancel {found.argument})"
     if found.folder is not None:
@@ -131,7 +132,7 @@ def how_to_go_on(found: Found, view: RunView) -> str:
 
 
 def told(found: Found, request: ExportRequest, summary: Summary, now: SoFar) -> str:
-    """`faces.json: 176 images, 203 instances; 176 of 768 images so far`."""
+    """For people, such as `faces.json: 176 images, 203 instances; 176 of 768 images so far`."""
     parts = [f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}"]
     if summary.left_out:
         parts.append(f"{counted(summary.left_out, 'instance')} without a pixel left out")
@@ -144,8 +145,8 @@ def told(found: Found, request: ExportRequest, summary: Summary, now: SoFar) -> 
 
 
 def export(found: Found, request: ExportRequest, format: str) -> Summary:
-    """Write one format with a progress bar. Raises `NotOver`, before anything is written, for a part of a run that
-    was not asked for as one."""
+    """Write one format and show the progress. Raises `NotOver`, before a file is written, if the run is not over and
+    `request.partial` is not set."""
     require_libraries(format)
     write = format_named(format).write
     with Meter(f"exporting {format}", "images") as meter:
@@ -154,6 +155,7 @@ def export(found: Found, request: ExportRequest, format: str) -> Summary:
 
 
 def view_of(found: Found) -> RunView:
+    """The run's settings. Raises `RunGone`."""
     view = read(found.sessions, status.run_view, found.run_id)
     if view is None:
         raise status.RunGone
@@ -161,6 +163,7 @@ def view_of(found: Found) -> RunView:
 
 
 def counts(summary: Summary) -> dict[str, int]:
+    """The numbers of a summary, for JSON."""
     return {
         "images": summary.images,
         "instances": summary.instances,

@@ -1,4 +1,4 @@
-"""The run that a command was given: how RUN names it, and how the next command is to name it. Changes nothing."""
+"""Finds the run that a command's argument RUN names, and says how the next command names it. Changes nothing."""
 
 import shlex
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from workers.settings import Settings
 
 @dataclass(frozen=True)
 class Found:
-    """A run that a command was given."""
+    """The run that a command's argument RUN names."""
 
     sessions: Sessions
     run_id: int
     name: str
     settings: Settings
-    folder: Path | None  # the sam3-run folder it was named by: such a run has no broker to ring
+    folder: Path | None  # the sam3-run folder that RUN names; such a run has no broker while no sam3-run works on it
 
     def refuse(self, *states: str) -> None:
-        """Refuse the run if it is now being cancelled or deleted and that is among `states`."""
+        """Raise an error if the run is now in one of `states`, which are those of cancelling and deleting."""
         stopping.refuse(self.argument, read(self.sessions, state_of, self.run_id), *states)
 
     @property
     def spelled(self) -> str:
-        """RUN as the next command in this folder needs it."""
+        """RUN for the next command in this working folder."""
         if self.folder is None:
             return base.spelled_run(self.name)
         plain = str(self.folder)
@@ -40,21 +40,21 @@ class Found:
 
     @property
     def argument(self) -> str:
-        """The same, quoted for the shell."""
+        """RUN for the next command, quoted for the shell."""
         return shlex.quote(self.spelled)
 
     @property
     def shown(self) -> str:
-        """Which run this is: of the database, if no folder is named."""
+        """The run for messages, with its folder if it has one."""
         return f"run {self.name}" + ("" if self.folder is None else f" of the folder {self.folder}")
 
 
 def find_run(run: str, *refused: str, **flags: Any) -> Found:
-    """The run called `run`, or the one in a sam3-run folder. Raises `NoSuchRun`, naming runs that there are.
+    """Find the run named `run`, or the run of the sam3-run folder `run`. Raises `NoSuchRun`, with names of runs.
 
-    A plain name that means a folder here and a run of the database raises `UsageError`: `./name` is the folder,
-    `run:name` the database's. `refused` are the states, of cancelling and deleting, in which the command can do nothing
-    with it.
+    If a plain name is both a folder and a run of the database, raises `UsageError`: then `./name` means the folder and
+    `run:name` the run of the database. `refused` are states, of cancelling and deleting, in which the command cannot
+    use the run.
     """
     settings = base.settings(**flags)
     name, folder = run.removeprefix(base.DATABASE_RUN), _run_folder(run, settings)
@@ -76,13 +76,13 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
 
 
 def _run_folder(run: str, settings: Settings) -> Path | None:
-    """The sam3-run folder that is meant, if one is."""
+    """The sam3-run folder that `run` means; None if it means a run of the database."""
     folder = Path(run)
     if run.startswith(base.DATABASE_RUN) or not (folder / base.RUN_FILE).is_file():
         return None
     if not _is_plain(run):
         return folder
-    if not is_run_folder(folder):  # somebody else's run.yaml: the name means the database's run, if there is one
+    if not is_run_folder(folder):  # its run.yaml is not ours, so the name means a run of the database, if there is one
         return None if _in_database(run, settings) else folder
     try:
         is_both = _in_database(run, settings) and not _is_database_of(folder, settings)
@@ -99,12 +99,12 @@ def _run_folder(run: str, settings: Settings) -> Path | None:
 
 
 def _is_plain(run: str) -> bool:
-    """Whether it could be the name of a run: not a path that says itself that it is one."""
+    """Whether the text could be the name of a run, and is not clearly a path."""
     return "/" not in run and run not in (".", "..")
 
 
 def _in_database(name: str, settings: Settings) -> bool:
-    """Looks in no database that is not there, and so makes none."""
+    """Whether the database has a run of this name. An SQLite file that does not exist is not made."""
     url = parse_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return False
@@ -112,13 +112,13 @@ def _in_database(name: str, settings: Settings) -> bool:
 
 
 def _is_database_of(folder: Path, settings: Settings) -> bool:
-    """Whether the name can only mean one run, as the folder's database is the one that is set."""
+    """Whether the database of the settings is the one in the folder, so that both have the same run."""
     of_folder, set_one = read_run_file(folder).database, Path(parse_url(settings.database_url).database or "")
     return of_folder.is_file() and set_one.is_file() and of_folder.samefile(set_one)
 
 
 def _may_be_in_database(name: str, of_folder: Settings) -> bool:
-    """Whether a plain name could be refused for a run that is called like the folder."""
+    """Whether a plain name may be ambiguous, because the database of the settings has a run called like the folder."""
     settings = base.settings()
     try:
         return settings.database_url != of_folder.database_url and _in_database(name, settings)

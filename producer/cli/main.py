@@ -1,4 +1,4 @@
-"""`sam3`: every command as a subcommand, completion for shells, and all settings as a template. Does no work itself."""
+"""`sam3`: each command as a subcommand, completion for shells, and a template of all settings. Does no work itself."""
 
 import importlib
 import os
@@ -28,11 +28,11 @@ MODULES = {  # each is a program of its own as well, such as sam3-run
     "config": "producer.cli.main:config",
     "completion": "producer.cli.main:completion",
 }
-ALONE = ("config", "completion")  # the only ones that are no programs of their own
+ALONE = ("config", "completion")  # subcommands that are no programs of their own
 
 
 class Sam3(click.Group):
-    """Loads a subcommand when it is asked for, and runs it as the program that it is."""
+    """Imports a subcommand when it is called, and runs it like the program of the same name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(MODULES)
@@ -53,7 +53,7 @@ class Sam3(click.Group):
         completes = f"_{prog}_COMPLETE".replace("-", "_").replace(".", "_").upper() in os.environ
         command = None if completes or not given else self.get_command(click.Context(self), given[0])
         if command is not None:
-            sys.argv = [f"{PROGRAM}-{given[0]}", *given[1:]]  # what hints repeat is then right to the letter
+            sys.argv = [f"{PROGRAM}-{given[0]}", *given[1:]]  # hints repeat the command from sys.argv
             command.main(given[1:], f"{prog} {given[0]}", **extra)
         try:
             super().main(given, prog, standalone_mode=False, max_content_width=110)

@@ -1,6 +1,6 @@
-"""Flags that several commands share, the same everywhere, and what their values mean; does no work itself.
+"""The flags that several commands share, and the checks of their values. Does no work itself.
 
-Quick to import: a command that explains itself needs the flags and nothing of what they lead to.
+It must be quick to import, as --help needs the flags and nothing else.
 """
 
 import math
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from db.values import Frozen
     from workers.settings import Settings
 
-_BETWEEN_PROMPTS = re.compile("[,;|\u3001\uff0c\uff1b\u060c]")  # as lists are written in several scripts
+_BETWEEN_PROMPTS = re.compile("[,;|\u3001\uff0c\uff1b\u060c]")  # separators of lists in several scripts
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Phrase(click.ParamType[str]):
-    """A text that may hold blanks: several of them in one variable are joined by |, as in a prompt column."""
+    """A text that may hold blanks. In a variable several texts are joined by |, as in a prompt column."""
 
     name = "text"
     envvar_list_splitter = "|"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not isinstance(value, str):  # YAML reads a bare yes or 7 as something else
+        if not isinstance(value, str):  # YAML reads yes without quotes as true, and 7 as a number
             self.fail(f"{value!r} is no text; put it in quotes", param, ctx)
         return value
 
 
 class Share(click.FloatRange):
-    """A number from 0 to 1. Click's range alone lets NaN through, which equals nothing, not even itself."""
+    """A number from 0 to 1. Click's own range would also accept NaN."""
 
     name = "number"
 
@@ -59,7 +59,7 @@ def json_flag(function: Function) -> Function:
 
 def force_flag(function: Function) -> Function:
     return click.option(
-        "--force", is_flag=True, help="Replace files too that no export of ours made, even a run's input."
+        "--force", is_flag=True, help="Also replace files that no export of ours made, even a run's input."
     )(function)
 
 
@@ -83,7 +83,7 @@ def _read_max_failures(context: click.Context, option: click.Parameter, text: st
 
 
 def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool) -> int:
-    """1 if more images failed than is put up with. Decides nothing but the code."""
+    """The exit code: 1 if more of `total` images failed than the flags --max-failures and --exit-zero allow, else 0."""
     if exit_zero or not failed:
         return 0
     if max_failures is None:
@@ -152,14 +152,14 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
 
 
 def run_flags(function: Function) -> Function:
-    """What a run is made of: its input, prompts and frozen settings."""
+    """Add the flags for the input, the prompts and the frozen settings of a run."""
     for flag in reversed((*INPUT_FLAGS, *SETTING_FLAGS)):
         function = flag(function)
     return function
 
 
 def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """Trimmed prompts, each once. Raises `UsageError` for an empty one or one that the model cannot take."""
+    """The prompts without extra blanks, each once. Raises `UsageError` for an empty or an invalid one."""
     trimmed = tuple(dict.fromkeys(" ".join(prompt.split()) for prompt in prompts))
     for prompt in trimmed:
         if not prompt:
@@ -172,7 +172,7 @@ def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _hint_at_a_list(prompt: str) -> None:
-    """`person, car` is looked for as one phrase, which hardly anybody means."""
+    """Say that a prompt like `person, car` is one phrase, since most users mean two prompts."""
     parts = [part.strip() for part in _BETWEEN_PROMPTS.split(prompt) if part.strip()]
     if len(parts) > 1:
         separate = " ".join(f"--prompt {shlex.quote(part)}" for part in dict.fromkeys(parts))
@@ -180,6 +180,7 @@ def _hint_at_a_list(prompt: str) -> None:
 
 
 def read_chunk_size(text: str) -> int | None:
+    """The value of --chunk-size; None for auto. Raises `UsageError`."""
     if text == "auto":
         return None
     if not text.isdecimal() or not 1 <= int(text) <= 1000:
@@ -188,6 +189,7 @@ def read_chunk_size(text: str) -> int | None:
 
 
 def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
+    """The frozen settings of a run; the score floor is never above the threshold."""
     from dataclasses import fields
 
     from db.values import Frozen
@@ -199,7 +201,7 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
 
 
 def run_name(given: str | None, source: Path) -> str:
-    """A name that is safe in task ids and file names. Raises `UsageError` for a given one that is not."""
+    """The name of the run: the `given` one, or one made from the source. Raises `UsageError` for an unsafe name."""
     slug = run_slug(given or source.stem)
     if given is None:
         return slug

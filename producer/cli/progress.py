@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere. Knows nothing of the work."""
+"""Shows the progress of long work: a bar on a terminal, else a line every ten seconds. Knows nothing of the work."""
 
 import time
 from types import TracebackType
@@ -11,7 +11,10 @@ LINE_SECONDS = 10.0  # between plain lines
 
 
 class Meter:
-    """`with Meter("exporting", "images") as meter: meter.tell(done, total)`; off a terminal, short work is silent."""
+    """`with Meter("exporting", "images") as meter: meter.tell(done, total)`.
+
+    Without a terminal, work that ends within `LINE_SECONDS` prints nothing.
+    """
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
@@ -32,8 +35,10 @@ class Meter:
             self._bar.stop()
 
     def tell(self, done: int, total: int, note: str | None = None, waiting: str | None = None, facts: str = "") -> None:
-        """Show `done` of `total`; plain lines say `note` instead. The bar is headed by what is waited for, and `facts`,
-        such as the speed, follow it."""
+        """Show `done` of `total`. Without a terminal, `note` is printed instead if it is given.
+
+        On a terminal, `waiting` replaces the description before the bar, and `facts`, such as the speed, come after it.
+        """
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=waiting or self._what, facts=facts)
         elif time.monotonic() - self._last >= LINE_SECONDS:

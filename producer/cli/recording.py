@@ -1,4 +1,4 @@
-"""Records a run from a file that names images, and rings its first chunks. Knows no flags but by their names."""
+"""Records a run from a file that names images, and rings its first chunks. Knows the flags by their names only."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from workers.fleet.dispatch import dispatch, publisher
 
 
 def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
-    """Record and queue, or check; returns the exit code of the command."""
+    """Record the CSV and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
     prompts = read_prompts(flags["prompt"])
     source = open_input(open_file, csv, prompts, flags)
     settings = base.settings(model=flags["model"])
@@ -43,7 +43,7 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     now = read(sessions, progress, recorded.run_id)
     queued = dispatch(sessions, publisher(app), [recorded.run_id])
     facts = facts_of(now, queued) | {"gone": now.images.gone} | again
-    rejected = now.images.rejected if recorded.new_rows else 0  # those of an earlier time were told then
+    rejected = now.images.rejected if recorded.new_rows else 0  # without new rows an earlier command reported them
     if flags["json"]:
         base.print_json(facts)
     else:
@@ -53,13 +53,13 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
 
 
 def record_rows(sessions: Sessions, source: RowSource, request: RunRequest) -> Recorded:
-    """Bring the database up to what the source says, and show how far that is."""
+    """Record the source's rows that the run does not have yet, and show the progress."""
     with Meter(f"recording {request.name}", "rows") as meter:
         return record(sessions, source, request, meter.tell)
 
 
 def facts_of(now: Progress, queued: int) -> dict[str, Any]:
-    """What there is of the run by now, as it is told and printed; `queued` chunks were rung just now."""
+    """The numbers of the run that are printed, also as JSON. `queued` is how many chunks this command rang."""
     images = now.images
     return {
         "run": now.run,
@@ -74,6 +74,7 @@ def facts_of(now: Progress, queued: int) -> dict[str, Any]:
 
 
 def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
+    """Say which command the user may want next."""
     if rejected:
         say("Rejected rows: the same command with --dry-run names them")
     run = base.spelled_run(name)
@@ -86,7 +87,7 @@ def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
 
 
 def warn_of_absent_model(model: str) -> None:
-    """A path says where the model is; that this machine does not have it need not mean that no worker does."""
+    """Warn if the model is a folder that this machine does not have. The workers' machines may have it."""
     folder = Path(model).expanduser()
     if folder.is_absolute() and not folder.is_dir():
         say(f"warning: model {model}: no such folder on this machine; the workers need it under this path")

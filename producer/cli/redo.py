@@ -1,4 +1,4 @@
-"""`--redo` of the commands that record a run, and what they say of images that changed since they were read."""
+"""The flag `--redo` of the commands that record a run, and what they say about changed images. Opens no image."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +23,8 @@ def redo_flag(function: Function) -> Function:
 
 
 def take_up(sessions: "Sessions", run_id: int, flags: dict[str, Any]) -> dict[str, int]:
-    """Do what --redo asks for, or else tell which images changed since they were read; the same as JSON."""
+    """Make the images that --redo chooses pending again. Without --redo say how many images changed since they were
+    read. Returns the numbers for JSON."""
     from producer.cli.progress import Meter
     from producer.runs.redo import look_for_changes, redo
 
@@ -41,7 +42,7 @@ def take_up(sessions: "Sessions", run_id: int, flags: dict[str, Any]) -> dict[st
 
 
 def without_redo(arguments: Iterable[str]) -> list[str]:
-    """The same command line without --redo."""
+    """These arguments of a command without --redo and its value."""
     given = list(arguments)
     if "--redo" in given:
         at = given.index("--redo")

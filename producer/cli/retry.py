@@ -1,4 +1,4 @@
-"""`sam3-retry`: failed images go back to pending."""
+"""`sam3-retry`: makes failed images pending again and rings their chunks."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from workers.errors import ErrorClass, Unreachable
 if TYPE_CHECKING:
     from producer.cli.found import Found
 
-# Rows that intake rejected belong to no chunk: mending the CSV and enqueueing again is their retry.
+# Rejected rows belong to no chunk: the user corrects the CSV and enqueues it again.
 RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_ROW, ErrorClass.BAD_PATH)]
 
 
@@ -23,7 +23,7 @@ RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_RO
 @click.option("--chunk", type=click.IntRange(min=1), metavar="N", help="Only the failed images of this chunk.")
 @json_flag
 def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> int:
-    """Try a run's failed images again, and the cancelled ones of a cancelled run. What is done stays done."""
+    """Try a run's failed images again, and the cancelled ones of a cancelled run. Done images stay as they are."""
     from db.runs import RetryFilter
     from producer.cli.found import find_run
     from producer.cli.progress import Meter
@@ -34,7 +34,7 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
     found = find_run(run, *STOPPING)
     with Meter(f"retrying {found.name}", "images") as meter:
         moved = retry(found.sessions, found.run_id, RetryFilter(error_class, chunk), meter.tell)
-    found.refuse(*STOPPING)  # somebody else's cancel or delete came in between
+    found.refuse(*STOPPING)  # another command may have cancelled or deleted the run meanwhile
     queued = ring(found) if moved else 0
     if json:
         base.print_json({"run": found.name, "images": moved, "queued": queued})
@@ -50,7 +50,7 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
 
 
 def ring(found: "Found") -> int:
-    """Ring the new chunks' doorbells; with the broker away the reconciler does it later."""
+    """Ring the doorbells of the new chunks; return how many. If the broker is away, the reconciler does it later."""
     if found.folder is not None:
         return 0
     from workers.broker.app import create_app

@@ -1,4 +1,4 @@
-"""`sam3-run`: a whole run on this machine in one command, with nothing to start beside it."""
+"""`sam3-run`: a whole run on this machine in one command. Declares the flags only."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from workers.cli.commands import worker_flags
     "--state-dir", type=click.Path(path_type=Path), help="Folder for database, logs and broker instead of -o."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing, not even a folder.")
-@click.option("--retry-failed", is_flag=True, help="Also try again what failed before.")
+@click.option("--retry-failed", is_flag=True, help="Also try failed images again.")
 @click.option(
     "--select",
     type=click.Choice(["union", "best", "largest"]),
@@ -34,8 +34,8 @@ from workers.cli.commands import worker_flags
 def main(source: Path, output: Path, **flags: Any) -> int:
     """Segment SOURCE, a CSV of image paths or a folder of images, on this machine; results go to the output folder.
 
-    The same command again goes on where it stopped. Masks and preview.jpg follow while it works, results.csv
-    is written at the end.
+    The same command again goes on where it stopped. Masks and preview.jpg are written while it works, results.csv at
+    the end.
     """
     from producer.cli import run_here
 

@@ -1,4 +1,7 @@
-"""The output folder of a sam3-run: whose it is, what `run.yaml` in it says, and what must not stand in it."""
+"""The output folder of a sam3-run: which run it belongs to, its `run.yaml`, and which files must not be in it.
+
+Starts no work.
+"""
 
 import fcntl
 import os
@@ -25,20 +28,20 @@ from workers.errors import UsageError
 from workers.settings import load_settings
 
 COMMAND = "sam3-run"
-RUN_LOCK = "run.lock"  # in the state folder: held by the sam3-run that works there
+RUN_LOCK = "run.lock"  # a file in the state folder, which the sam3-run that works there has locked
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """Whose folder it is."""
+    """What `run.yaml` says about the run of a folder."""
 
     run: str
     source: Path | None
-    state_dir: Path  # a folder that was moved took its state along
-    first_source: str | None = None  # where that was when the run got its name, if it was moved
+    state_dir: Path  # absolute; inside the folder, wherever that is now, unless --state-dir named another
+    first_source: str | None = None  # path of the source when the run got its name, if it was moved since then
 
     def moved_to(self, source: Path) -> str | None:
-        """What `first_source` is once the run reads this source."""
+        """The value of `first_source` when the run reads this source from now on."""
         if self.source is None or self.source == source or self.source.exists():
             return self.first_source
         return self.first_source or str(self.source)
@@ -67,15 +70,15 @@ def read_run_file(folder: Path) -> RunFile:
 
 
 def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | None) -> None:
-    """Raise `UsageError` if `folder` is that of another run: their masks would mix.
+    """Raise `UsageError` if `folder` belongs to another run, as the masks of both would mix.
 
-    A source that was moved is not another one; whether its run can go on is not asked here. `state_dir` is the folder
-    of a database that was named, and may have the runs of other output folders.
+    A source that was moved is not another source; whether its run can continue is checked later. `state_dir` is the
+    folder of --state-dir, whose database may have runs of other output folders.
     """
     if not is_run_folder(folder):
         return
     there = read_run_file(folder)
-    if there.source is None:  # sam3-run writes one: somebody else made this file, and it will be kept
+    if there.source is None:  # sam3-run always writes a source, so a user made this file, and it will be kept
         return
     other = there.source.exists() and not os.path.samefile(there.source, source)
     if there.run != run or other:
@@ -83,8 +86,8 @@ def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | Non
 
 
 def run_of_folder(folder: Path, given: str | None, source: Path) -> str | None:
-    """The run of `folder` if no name is given and its source was moved, or is gone and may be this one: then what the
-    source is called by now does not count."""
+    """The run of `folder`, if no name is given and its source was moved or is gone. None: the name of the run is made
+    from `source` as usual."""
     if given is not None or not is_run_folder(folder):
         return None
     there = read_run_file(folder)
@@ -96,7 +99,7 @@ def _belongs_to(folder: Path, whose: str, run: str | None = None) -> UsageError:
 
 
 def _free_run(state_dir: Path | None, run: str, source: Path) -> str | None:
-    """The name to give a run of `source` if `run` stands for another one in the database of this folder."""
+    """A free name for a run of `source`, if `run` is a run of another source in the database of `state_dir`."""
     if state_dir is None or not (state_dir / DATABASE_FILE).is_file():
         return None
     sessions = open_database(sqlite_url(state_dir / DATABASE_FILE))
@@ -106,15 +109,16 @@ def _free_run(state_dir: Path | None, run: str, source: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Hints:
-    """What to say where the name of a run stands for something else."""
+    """What to say if the run has other settings; the fields are those of `producer.runs.corrections.Wanted`."""
 
     advice: str
-    argument: str | None  # RUN as the next command needs it; None if none can name it
-    copy: str  # name without its ending for an export with another threshold
+    argument: str | None
+    copy: str
 
 
 def hints(sessions: Sessions, output: Path, run: str, database: str, *, shared: bool) -> Hints:
-    """`shared`: the database, of this URL, was named and may have the runs of other output folders."""
+    """Make the hints for a run. `shared`: the user named the database `database` (a URL) with --state-dir, so that it
+    may have runs of other output folders."""
     copy = f"{output}/results-{{}}"
     if not shared:
         same = f"Use another output folder: {elsewhere(output)}; or the same settings"
@@ -128,9 +132,9 @@ def hints(sessions: Sessions, output: Path, run: str, database: str, *, shared: 
 
 
 def write_run_file(targets: Targets, folder: Path, facts: dict[str, Any]) -> None:
-    """Replace the folder's `run.yaml`, unless it says the same already: its comments are somebody's work.
+    """Replace the folder's `run.yaml`, unless it says the same already, as a user may have added comments.
 
-    Raises `UsageError` if it is not ours, or that of another run.
+    Raises `UsageError` if it is not ours, or belongs to another run.
     """
     path = folder / RUN_FILE
 
@@ -148,19 +152,19 @@ def write_run_file(targets: Targets, folder: Path, facts: dict[str, Any]) -> Non
 
 
 def is_at_work(state_dir: Path) -> bool:
-    """Whether some sam3-run holds this state now. Makes nothing."""
+    """Whether a sam3-run works with this state folder now. Makes no file."""
     try:
         with (state_dir / RUN_LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # no such file: nobody has begun
+    except OSError:  # no such file: no sam3-run has started
         return False
     return False
 
 
 def go_on(folder: Path) -> str:
-    """The command that goes on with the folder's run, wherever the folder was moved to; quoted for the shell."""
+    """The command that continues the run of the folder, at its present place; quoted for the shell."""
     return shlex.join([COMMAND, "--config", str(folder / RUN_FILE), "-o", str(folder)])
 
 
@@ -173,10 +177,10 @@ def _facts(read: Callable[[], bytes]) -> dict[str, Any] | None:
 
 
 def elsewhere(output: Path, run: str | None = None) -> str:
-    """The command that was typed, with an output folder that is not there yet, and `run` as the run's name."""
+    """The user's command with a new output folder and with `run` as the run's name."""
     stem = output if output.name not in ("", "..") else output / "out"
     free = numbered(str(stem), os.path.lexists)
-    given = [*sys.argv[1:], *(() if run is None else ("--run", run))]  # of two names the last one counts
+    given = [*sys.argv[1:], *(() if run is None else ("--run", run))]  # if --run comes twice, the last one counts
     for index, word in enumerate(given):
         if word in ("-o", "--output") and index + 1 < len(given):
             return shlex.join([COMMAND, *given[: index + 1], free, *given[index + 2 :]])
@@ -186,7 +190,8 @@ def elsewhere(output: Path, run: str | None = None) -> str:
 
 
 def check_targets(targets: Targets) -> None:
-    """Refuse, before any work is done, files in the way of ours and links inside the output folder."""
+    """Raise `UsageError`, before any work is done, if a foreign file has the name of one of ours, or if there are
+    links inside the state folder."""
     for name in ("results", "preview"):
         targets.check(targets.named / RESULTS[name])
     targets.check(targets.named / RUN_FILE, lambda file: is_run_file(file.read()))
@@ -198,7 +203,7 @@ def check_targets(targets: Targets) -> None:
 
 
 def refuse_other_runs_state(sessions: Sessions, output: Path, name: str) -> None:
-    """Of a folder whose run.yaml is not written yet, or gone, the database says whose it is."""
+    """Raise `UsageError` if the folder has no run.yaml, but its database has another run."""
     others = [] if is_run_folder(output) else [run for run in read(sessions, status.run_names) if run != name]
     if others:
         raise _belongs_to(output, f"run {others[0]}")

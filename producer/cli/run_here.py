@@ -1,4 +1,4 @@
-"""A whole run on this machine: source, broker, nodes, results. Knows the flags by their names only."""
+"""Does a whole run on this machine: source, broker, nodes, results. Knows the flags by their names only."""
 
 import time
 from dataclasses import asdict, replace
@@ -22,7 +22,7 @@ from producer.cli.run_record import record_run
 from producer.cli.run_results import following
 from producer.cli.run_summary import Spent, ended_images, finish
 from producer.cli.run_work import local_slots, work_off
-from producer.cli.workplace import new_folders, only_one
+from producer.cli.workplace import StateLock, new_folders
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.inputs import Inputs
 from producer.results.status import Standing
@@ -36,7 +36,7 @@ from workers.fleet.weights import check_models
 
 
 def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
-    """Segment the source; returns the exit code of the command."""
+    """Segment the source at `path`; return the exit code of the command. Raises `Sam3Error`."""
     prompts = read_prompts(flags["prompt"])
     source = open_input(open_source, path, prompts, flags | {"output": output})
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
@@ -47,8 +47,8 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     check_targets(Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"]))
     if flags["dry_run"]:
         return report_dry_run(source, request, flags, details=True)
-    with new_folders(output, settings.state_dir), interruptible(resumes=True), only_one(settings.state_dir):
-        check_models([settings.model], settings)  # its licence first: nothing works without it
+    with new_folders(output, settings.state_dir), interruptible(resumes=True), StateLock(settings.state_dir):
+        check_models([settings.model], settings)  # first, as nothing works without the weights and their licence
         slots = local_slots(flags["gpus"], flags["num_gpus"])
         database = sqlite_url(settings.state_dir / DATABASE_FILE)
         broker = BundledBroker(settings.state_dir / "broker")

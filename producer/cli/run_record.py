@@ -1,4 +1,4 @@
-"""Records the run of a sam3-run, and writes down in its folder how it was made. Starts no node."""
+"""Records the run of a sam3-run, and writes run.yaml with its settings. Starts no node."""
 
 from dataclasses import asdict
 from itertools import islice
@@ -22,8 +22,8 @@ from workers.cli.base import counted, say
 from workers.cli.config_file import FIRST_SOURCE, SLUGS
 from workers.settings import Settings
 
-SLUGS_AT_MOST = 1000  # in run.yaml: rows may bring any number of prompts
-KEPT_FLAGS = (  # those that run.yaml repeats as they were given
+SLUGS_AT_MOST = 1000  # in run.yaml, since rows may have any number of prompts
+KEPT_FLAGS = (  # flags that run.yaml repeats as they were given
     "image_column",
     "prompt_column",
     "encoding",
@@ -41,11 +41,11 @@ KEPT_FLAGS = (  # those that run.yaml repeats as they were given
 def record_run(
     sessions: Sessions, source: RowSource, request: RunRequest, settings: Settings, output: Path, flags: dict[str, Any]
 ) -> Found:
-    """Bring the run in the folder's database up to the source, and write down how it was made."""
+    """Record the source's new rows in the folder's database, and write the settings to run.yaml."""
     recorded = record_rows(sessions, source, request)
     if recorded.corrected:
         say(recorded.corrected)
-    if source.left_out:  # now, not only at the end, which may be days away
+    if source.left_out:  # told now, as the end of the run may be days away
         say(f"left out: {told_left_out(source.left_out)}")
     found = Found(sessions, recorded.run_id, request.name, settings, output)
     if flags["retry_failed"]:
@@ -60,7 +60,7 @@ def record_run(
 
 
 def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[str, Any]) -> dict[str, Any]:
-    """What run.yaml says: the run's source, and every setting with the value that it has in the end."""
+    """The content of run.yaml: the run's source, and every setting with the value that is used."""
     assert found.folder is not None
     output, settings = found.folder, found.settings
     return {
@@ -75,6 +75,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,
         "grace": settings.grace,
-        "state_dir": str(settings.state_dir) if flags["state_dir"] else None,  # else it moves with the folder
+        # Not written if it is inside the output folder, so that the user can move that folder.
+        "state_dir": str(settings.state_dir) if flags["state_dir"] else None,
         SLUGS: dict(islice(prompt_slugs(view_of(found).prompts.values()).items(), SLUGS_AT_MOST)),
     }

@@ -1,4 +1,4 @@
-"""The masks, the table and the preview of a sam3-run: kept up while it works, and written when it is over."""
+"""Writes the masks, results.csv and the preview of a sam3-run, while the run goes on and at its end. Starts no node."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ from workers.cli.base import say
 
 @contextmanager
 def following(found: Found, select: str, *, force: bool = False) -> Iterator[None]:
-    """Keep masks and preview up with the run until the block ends.
+    """Write masks and previews of the run's done images until the block ends.
 
     Raises `UsageError` before the block if the folder of masks cannot be written or belongs to another run.
     """
-    from producer.results.follow import Follower  # Pillow and numpy: there, since nodes need them
+    from producer.results.follow import Follower  # needs Pillow and numpy, which are installed, as nodes need them
 
     request, files = _mask_request(found, select, force=force)
     with Follower(found.sessions, request, files["preview"], say):
@@ -29,8 +29,11 @@ def following(found: Found, select: str, *, force: bool = False) -> Iterator[Non
 
 
 def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict[str, str], bool]:
-    """Masks that are missing, results.csv and preview.jpg in the run's folder; whether the table names all masks."""
-    from producer.results.preview import write_preview  # Pillow and numpy: there, since nodes ran
+    """Write the missing masks, results.csv and preview.jpg to the run's folder.
+
+    Returns the files by name, and whether results.csv names all masks.
+    """
+    from producer.results.preview import write_preview  # needs Pillow and numpy, which are installed, as nodes ran
 
     request, files = _mask_request(found, select, force=force)
     export(found, request, "png")
@@ -41,7 +44,7 @@ def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict
 
 
 def _mask_request(found: Found, select: str, *, force: bool) -> tuple[ExportRequest, dict[str, Path]]:
-    """What masks are to be, and all files by their names."""
+    """The request for the masks, and the paths of all results by name."""
     assert found.folder is not None
     files = {name: found.folder / file for name, file in RESULTS.items()}
     view, targets = view_of(found), Targets(found.folder, Inputs(found.sessions), force=force)

@@ -1,4 +1,4 @@
-"""The end of a sam3-run: its files, what they hold, and the next step. Starts no node."""
+"""Ends a sam3-run: writes its files, and says what they hold and what to do next. Starts no node."""
 
 import shlex
 import signal
@@ -13,9 +13,7 @@ from producer.cli.exported import telling_how_to_go_on
 from producer.cli.found import Found
 from producer.cli.options import exit_code
 from producer.cli.redo import without_redo
-from producer.cli.run_folder import (
-    COMMAND,
-)
+from producer.cli.run_folder import COMMAND
 from producer.cli.run_results import write_files
 from producer.results.status import Standing, duration, told_errors, told_warnings
 from producer.results.targets import free_file
@@ -26,13 +24,14 @@ from workers.cli.base import counted, say
 
 @dataclass(frozen=True)
 class Spent:
-    """How long this sitting took, and how many images earlier ones had ended."""
+    """How long this command took, and how many images had ended before it started."""
 
     seconds: float
     images_before: int
 
 
 def ended_images(standing: Standing) -> int:
+    """How many images are done or failed."""
     images = standing.progress.images
     return images.segmented + images.empty + images.failed
 
@@ -44,7 +43,10 @@ def finish(
     spent: Spent,
     source: RowSource,
 ) -> int:
-    """Write the files and the summary of a run that is over; of a stopped one only say how to go on."""
+    """Write files and summary if the run is over, else say how to go on; return the exit code.
+
+    `asked` is the signal that stopped the command, if one did.
+    """
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
         say(standing.one_line(waiting=False))
@@ -57,7 +59,7 @@ def finish(
         facts = {
             "seconds": round(spent.seconds, 1),
             "files": written,
-            "left_out": [asdict(one) for one in source.left_out],
+            "left_out": [asdict(reason) for reason in source.left_out],
         }
         base.print_json(standing.as_json() | facts)
     else:
@@ -74,6 +76,7 @@ def finish(
 
 
 def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: Path) -> None:
+    """Print the numbers of a run that is over, and its files."""
     progress, images = standing.progress, standing.progress.images
     now = ended_images(standing) - spent.images_before
     speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""

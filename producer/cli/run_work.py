@@ -1,4 +1,4 @@
-"""Works a recorded run off on this machine: broker, nodes and reconciler, until it is over. Writes no results."""
+"""Runs broker, nodes and reconciler on this machine until a recorded run is over. Writes no results."""
 
 import signal
 import time
@@ -21,13 +21,13 @@ from workers.fleet.reconcile import Reconciler
 from workers.fleet.supervise import supervise
 from workers.fleet.valkey import BundledBroker
 
-POLL_SECONDS = (0.1, 0.5)  # between two looks at the run, the longer the more a look costs
-LOOKING_SHARE = 0.1  # of the time, at most
-LAST_WORDS_SECONDS = 2.0  # for nodes to log and report after the last commit, before they are ended
+POLL_SECONDS = (0.1, 0.5)  # shortest and longest pause between two looks at the run; a slow look is made less often
+LOOKING_SHARE = 0.1  # most of the time that is spent on looks
+LAST_REPORT_SECONDS = 2.0  # for nodes to log and report after the last commit, before they are ended
 
 
 def local_slots(gpus: str, count: int | None) -> list[Slot]:
-    """The GPUs asked for; the CPU where there is none and none was named."""
+    """The slots of the GPUs that the user asked for; the slot of the CPU if there is no GPU and none was named."""
     try:
         return choose_slots(gpus, count, say)
     except UsageError as error:
@@ -42,12 +42,12 @@ def work_off(
 ) -> signal.Signals | None:
     """Run broker, nodes and reconciler until the run is over; return the signal that stopped it earlier.
 
-    Meanwhile `following` keeps up with what is committed.
+    `following` is entered meanwhile and writes results that are committed.
     """
     if Standing(found.sessions, found.run_id).over:
         return None
     settings = found.settings
-    write(found.sessions, doorbells.forget_doorbells)  # our broker is a new one each time
+    write(found.sessions, doorbells.forget_doorbells)  # each sam3-run starts a new, empty broker
     broker.start()
     try:
         app = create_app(settings)
@@ -62,7 +62,7 @@ def work_off(
 
 
 class Watch:
-    """Looks at the run now and then while it is worked off, shows it, and notices when it cannot go on."""
+    """Looks at the run now and then, shows its progress, and notices when it is over or cannot go on."""
 
     def __init__(self, found: Found, launcher: Launcher, meter: Meter) -> None:
         self._found, self._launcher, self._meter = found, launcher, meter
@@ -70,6 +70,7 @@ class Watch:
         self._over_since: float | None = None
 
     def over(self) -> bool:
+        """Whether the run is over. Raises `Unreachable` if no node can serve it."""
         if time.monotonic() < self._next:
             return False
         began = time.monotonic()
@@ -92,11 +93,11 @@ class Watch:
         return False
 
     def _may_end(self, standing: Standing) -> bool:
-        """End the nodes at once when the run is over and none works any more: nothing of ours is left to hand back, and
-        Celery takes a second for that."""
+        """Kill the nodes when the run is over and no worker is busy. They hold no chunk, and a normal end of Celery
+        takes a second longer."""
         self._over_since = self._over_since or time.monotonic()
         works = any(worker.state == WorkerState.RUNNING for worker in standing.workers)
-        if works and time.monotonic() - self._over_since < LAST_WORDS_SECONDS:
+        if works and time.monotonic() - self._over_since < LAST_REPORT_SECONDS:
             return False
         self._launcher.kill()
         return True

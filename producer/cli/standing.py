@@ -1,4 +1,4 @@
-"""Shows how far runs are, as `sam3-status` asks: once, live, or until they are over. Knows no flags."""
+"""Shows how far runs are, for `sam3-status`: once, live, or until they are over. Declares no flags."""
 
 import functools
 import time
@@ -23,11 +23,11 @@ from workers.cli.base import say
 Shown = TypeVar("Shown", Standing, AllRuns)
 
 WATCH_SECONDS = 1.0
-LINE_SECONDS = 10.0  # where there is no terminal
+LINE_SECONDS = 10.0  # between two lines, if there is no terminal
 
 
 def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, **code: Any) -> int:
-    """Show the run, or all; returns the exit code of the command."""
+    """Show the run, or all runs; return the exit code of the command. `code` are the flags for `exit_code`."""
     awaited = functools.partial(until_over, watch=watch and not json, wait=wait or watch, errors=errors)
     if run is None:
         return all_runs(awaited, json, ask_code=wait or watch, **code)
@@ -38,12 +38,12 @@ def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, 
     else:
         console().print(standing.table(errors=errors))
         next_step(standing, found.argument)
-    # Whether images failed is the answer only of a run that is over; before, the question was how far it is.
+    # Failed images decide the exit code only when the run is over. Before that, the user asks how far it is.
     return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
 
 
 def standing_of(found: Found) -> Standing:
-    """The run's standing; of a sam3-run folder it also says whether a sam3-run is at it, whose nodes are starting."""
+    """The run's standing. For a sam3-run folder it also says whether a sam3-run is working there now."""
     if found.folder is None:
         return Standing(found.sessions, found.run_id)
     starting = is_at_work(found.settings.state_dir)
@@ -54,7 +54,7 @@ def standing_of(found: Found) -> Standing:
 def all_runs(
     awaited: Callable[[Callable[[], AllRuns], str], AllRuns], json: bool, *, ask_code: bool, **code: Any
 ) -> int:
-    """Show all runs; the exit code is the worst of theirs if they were waited for."""
+    """Show all runs. If `ask_code`, return the highest exit code of any run, else 0."""
     url = base.settings().database_url
     sessions = base.open_database(url)
     runs = awaited(lambda: AllRuns(sessions), url)
@@ -69,8 +69,7 @@ def all_runs(
 
 
 def until_over(read: Callable[[], Shown], url: str, *, watch: bool, wait: bool, errors: bool) -> Shown:
-    """What `read` gives once it is over, or at once if that is not waited for; who waits, waits for the database
-    of `url` too."""
+    """Return `read()`. With `wait` repeat it until it is over, and wait for the database of `url`, too."""
     if wait:
         read = functools.partial(until_answered, read, url)
     if watch:
@@ -83,7 +82,10 @@ def until_over(read: Callable[[], Shown], url: str, *, watch: bool, wait: bool, 
 
 
 def until_answered(read: Callable[[], Shown], url: str) -> Shown:
-    """What `read` gives, however long the database is away. `read` itself is patient: what it raises lasts."""
+    """Return `read()`, repeated for as long as the database is away.
+
+    `read` itself waits for a short time, so an error of it means that the database will be away for longer.
+    """
     told = ""
     while True:
         try:
@@ -102,7 +104,7 @@ def until_answered(read: Callable[[], Shown], url: str) -> Shown:
 
 
 def follow(read: Callable[[], Shown], errors: bool) -> None:
-    """Show the standing until the run is over: in place on a terminal, a line now and then elsewhere."""
+    """Show the standing until the run is over: in place on a terminal, else a line every `LINE_SECONDS`."""
     screen = console(stderr=True)
     standing = read()
     if not screen.is_terminal:
@@ -123,6 +125,7 @@ def follow(read: Callable[[], Shown], errors: bool) -> None:
 
 
 def next_step(standing: Standing, run: str) -> None:
+    """If the run is over, say which command the user may want next. `run` is quoted for the shell."""
     if standing.over and standing.worth_a_retry:
         say(f"Next: sam3-retry {run}")
     elif standing.over:

@@ -1,4 +1,4 @@
-"""`sam3-status`: all runs, or one; once, live, or until it is over."""
+"""`sam3-status`: shows all runs, or one; once, live, or until they are over. Declares the flags only."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ from workers.cli import base
 @exit_flags
 @json_flag
 def main(run: str | None, watch: bool, wait: bool, errors: bool, json: bool, **code: Any) -> int:
-    """Show how far a run is; without RUN, all runs. SQL is the truth: this works while the broker is down.
+    """Show how far a run is; without RUN, all runs. It asks the database only, so it works while the broker is down.
 
-    Of a run that is over the exit code is 1 if images failed or were cancelled, or rows were rejected; without RUN,
-    after --wait or --watch, if that is so of any run.
+    If the run is over, the exit code is 1 if images failed or were cancelled, or rows were rejected. Without RUN it is
+    1 after --wait or --watch if that is so for any run.
     """
     from producer.cli import standing
 

@@ -1,4 +1,4 @@
-"""All settings as text: a commented YAML file, and the variables. Tells what the commands and `Settings` declare."""
+"""Writes all settings as text: a commented YAML file, and the variables. Reads them from the commands and `Settings`."""
 
 import json
 import textwrap
@@ -10,12 +10,12 @@ from producer.cli.main import MODULES, main
 from workers.settings import Settings
 from workers.variables import PREFIX
 
-NO_KEYS = ("config", "version", "yes")  # what a file cannot say: YAML reads the last as true
-SET_BY_US = ("identity", "node", "device", "cores")  # by the launcher, for each node
+NO_KEYS = ("config", "version", "yes")  # flags that a file cannot set; YAML reads the key `yes` as true
+SET_BY_US = ("identity", "node", "device", "cores")  # settings that the launcher chooses for each node
 
 
 def template() -> str:
-    """A YAML file in which every line is a comment: take the single # off what you want to set."""
+    """A YAML file in which every line is a comment. The user removes the single # from lines to set."""
     keys = {name: entry for name, entry in _keys().items() if name not in NO_KEYS}
     lines = ["## Every key with its default, for --config FILE; a flag and a variable count more than the file.", ""]
     for name, (sentence, default) in sorted(keys.items()):
@@ -30,7 +30,7 @@ def template() -> str:
 
 
 def _keys() -> dict[str, tuple[str, Any]]:
-    """Name -> what it means, and its default."""
+    """Name of a setting -> its meaning and its default."""
     found: dict[str, tuple[str, Any]] = {"valkey_binary": ("The Valkey or Redis server that is started here.", None)}
     for name, field in Settings.model_fields.items():
         if name not in SET_BY_US:
@@ -40,7 +40,7 @@ def _keys() -> dict[str, tuple[str, Any]]:
         for parameter in command.params if command is not None else ():
             if isinstance(parameter, click.Option) and parameter.name:
                 known, default = found.get(parameter.name, ("", None)), parameter.to_info_dict()["default"]
-                if None not in (known[1], default) and known[1] != default:  # of --port each command has its own
+                if None not in (known[1], default) and known[1] != default:  # such as --port: each command has another
                     default = None
                 elif default is None:
                     default = known[1]

@@ -1,4 +1,4 @@
-"""The folders that a sam3-run works in: made, held by one at a time, taken away if nothing came of it."""
+"""Makes the folders of a sam3-run, locks its state, and removes new folders if no run was recorded. Starts nothing."""
 
 import shutil
 import tempfile
@@ -12,9 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import private
 from db.session import DatabaseUnusable, connect, read, sqlite_url
 from db.views.status import run_names
-from producer.cli.run_folder import (
-    RUN_LOCK,
-)
+from producer.cli.run_folder import RUN_LOCK
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from workers.cli.base import RUN_FILE
 from workers.errors import UsageError
@@ -22,7 +20,7 @@ from workers.errors import UsageError
 
 @contextmanager
 def new_folders(output: Path, state_dir: Path) -> Iterator[None]:
-    """Make both, and take away again what was made if the command fails before it has recorded a run."""
+    """Make both folders; remove the new ones again if the block fails before it has recorded a run."""
     new = [folder for folder in (output, *output.parents) if not folder.exists()]
     make_folders(output, state_dir)
     try:
@@ -30,7 +28,7 @@ def new_folders(output: Path, state_dir: Path) -> Iterator[None]:
     except Exception:
         if new and not (output / RUN_FILE).exists() and not _has_runs(output / STATE_FOLDER / DATABASE_FILE):
             shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
-            with suppress(OSError):  # somebody put something there meanwhile
+            with suppress(OSError):  # another program has put a file there meanwhile
                 for folder in new:
                     folder.rmdir()
         raise
@@ -41,12 +39,12 @@ def _has_runs(database: Path) -> bool:
         return False
     try:
         return bool(read(connect(sqlite_url(database), create=False), run_names))
-    except (SQLAlchemyError, DatabaseUnusable):  # who knows what it is: it stays
+    except (SQLAlchemyError, DatabaseUnusable):  # an unknown file is never removed
         return True
 
 
 def make_folders(output: Path, state_dir: Path) -> None:
-    """Results may be for others, too; the state is not."""
+    """Make both folders and check that files can be made there. Only this user may read the state folder."""
     for folder in (output, state_dir):
         try:
             private.make_folder(folder) if folder == state_dir else folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +53,8 @@ def make_folders(output: Path, state_dir: Path) -> None:
             raise UsageError(f"{folder}: cannot write there: {error.strerror}; choose another folder") from None
 
 
-class only_one:
-    """Refuse a second sam3-run with the same state."""
+class StateLock:
+    """`with StateLock(folder):` refuses a second sam3-run with the same state folder. Raises `UsageError`."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir

@@ -1,7 +1,7 @@
-"""The tight box of a mask, from its COCO RLE alone. Knows no pixels, no SQL and no file formats.
+"""The tight box of a mask, computed from its COCO RLE. Knows no pixels, no SQL and no file formats.
 
-pycocotools does it a hundred times as fast where it is installed; a producer without the `worker` extra uses the
-Python below, which gives the same numbers.
+pycocotools is a hundred times as fast and is used where it is installed. A producer without the `worker` extra uses the
+Python code below, which gives the same numbers.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,10 @@ NO_BOX: Box = (0, 0, 0, 0)
 
 
 def tight_boxes(rles: Sequence[bytes], height: int, width: int) -> list[Box]:
-    """The smallest box around all pixels of each mask of one image; `NO_BOX` for a mask without a pixel."""
+    """The smallest box around all pixels of each mask of one image; `NO_BOX` for a mask without a pixel.
+
+    `rles` are compressed COCO RLE counts of masks of `height` x `width` pixels.
+    """
     if not rles or _coco is None:
         return [box_from_runs(rle, height) for rle in rles]
     found = _coco.toBbox([{"size": [height, width], "counts": rle} for rle in rles])
@@ -26,7 +29,10 @@ def tight_boxes(rles: Sequence[bytes], height: int, width: int) -> list[Box]:
 
 
 def box_from_runs(rle: bytes, height: int) -> Box:
-    """What pycocotools' `toBbox` gives, in plain Python. Runs go down the columns, the first one outside the mask."""
+    """The box that `pycocotools.mask.toBbox` gives, in plain Python.
+
+    Runs go down the columns; the first run is outside the mask, the next one inside, and so on.
+    """
     left = right = bottom = -1
     top = height
     position = 0
@@ -34,7 +40,7 @@ def box_from_runs(rle: bytes, height: int) -> Box:
         if index % 2 and length:
             first_column, first_row = divmod(position, height)
             right, last_row = divmod(position + length - 1, height)
-            if right > first_column:  # it goes past the lower edge, and on from the upper one
+            if right > first_column:  # the run passes the lower edge and continues at the top of the next column
                 first_row, last_row = 0, height - 1
             left = first_column if left < 0 else left
             top, bottom = min(top, first_row), max(bottom, last_row)

@@ -1,4 +1,7 @@
-"""The run as one COCO JSON, written as a stream. Knows no SQL and no pixels: the RLE counts are stored ready."""
+"""Exports a run as one COCO JSON, written as a stream. Knows no SQL and no pixels: the database holds RLE counts.
+
+The format: https://cocodataset.org/#format-data and, for `score`, https://cocodataset.org/#format-results.
+"""
 
 import json
 import shutil
@@ -17,21 +20,21 @@ from producer.results.common import ExportRequest, Summary, TellRows, counting, 
 from producer.results.formats import Format
 from producer.slugs import prompt_slugs
 
-# Nobody else's writer breaks its lines there, so a COCO file that was saved again is not ours.
+# No other program writes a line break at this place. So a file of ours that another program saved again is not ours.
 START = b'{\n"info": '
 INFO_KEYS = {"run", "model", "weights_sha256", "min_score"}
-INFO_BYTES = 1 << 20  # the longest info that is looked at
+INFO_BYTES = 1 << 20  # so many bytes are searched for the end of `info`
 
 
 def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write done images, also those in which nothing was found, and their instances of at least `min_score`.
+    """Write done images, also empty ones, and their instances with at least `min_score`.
 
-    Duplicates are listed once, by their first row. An image's id is its row number, a category's its place among the
-    run's prompts, from 1: both are the same in every database. `bbox` is the box of the mask itself, `predicted_box`
-    what the model's box head said, which may reach beyond the image; masks are RLE with `iscrowd` 0, and `score` is
-    kept as in COCO results. An image's `capped` are the categories of which the model found so many that there may be
-    more. An instance whose mask has no pixel is left out, and counting. Memory does not grow with the run: annotations
-    wait in a temporary file until the list of images is over. Raises `UsageError` when the file cannot be written.
+    Duplicates are listed once, by their first row. The id of an image is its row number, and the id of a category is
+    its place among the run's prompts, from 1: both are the same in every database. `bbox` is the tight box of the mask;
+    `predicted_box` is the box of the model's box head, which may reach beyond the image. Masks are RLE with `iscrowd`
+    0, and `score` is the one of COCO results. `capped` of an image lists the categories with a capped result. Instances
+    whose mask has no pixel are left out and counted. Memory does not grow with the run: annotations are kept in a
+    temporary file until all images are written. Raises `UsageError` when the file cannot be written.
     """
     listed = instances = left_out = 0
     category_ids = {prompt_id: place for place, prompt_id in enumerate(request.view.prompts, start=1)}
@@ -61,7 +64,7 @@ def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progres
 
 
 def _nameless_file(folder: Path) -> TextIO:
-    """A file on the target's disk that goes away by itself: /tmp may be small."""
+    """A temporary file without a name in `folder`, which is on the target's disk, as /tmp may be small."""
     return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
 
 
@@ -70,7 +73,7 @@ def _member(key: str, value: Any) -> str:
 
 
 def _append(file: TextIO, value: Any, *, first: bool) -> None:
-    """One element of an array, on a line of its own."""
+    """Write one element of an array on a line of its own."""
     file.write(("\n" if first else ",\n") + _json(value))
 
 
@@ -79,7 +82,7 @@ def _json(value: Any) -> str:
 
 
 def _info(request: ExportRequest) -> dict[str, Any]:
-    """Where the masks come from. No date, so that the same export gives the same bytes."""
+    """How the masks were made. It holds no date, so that the same export gives the same bytes."""
     view = request.view
     return {
         "description": f"run {view.name}, segmented by text prompts",
@@ -96,7 +99,7 @@ def _info(request: ExportRequest) -> dict[str, Any]:
 
 
 def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:
-    """`slug` is what the prompt is called in files and columns of the other formats."""
+    """The prompts as categories; `slug` is the name of the prompt in the files and columns of other formats."""
     slugs = prompt_slugs(view.prompts.values())
     return [
         {"id": ids[id], "name": text, "supercategory": "prompt", "slug": slugs[text]}
@@ -118,16 +121,21 @@ def _image(image: ExportedImage, category_ids: dict[int, int]) -> dict[str, Any]
 def _annotations(
     request: ExportRequest, image: ExportedImage, category_ids: dict[int, int]
 ) -> Iterator[dict[str, Any]]:
-    """The instances to export, without an id of their own yet; category ids are given by prompt id."""
-    found = [(category_ids[result.prompt_id], one) for result in image.results for one in wanted(request, result)]
-    boxes = tight_boxes([one.rle for _, one in found], image.height or 0, image.width or 0)
+    """The annotations of an image, still without ids. `category_ids`: prompt id -> category id."""
+    found = [
+        (category_ids[result.prompt_id], instance) for result in image.results for instance in wanted(request, result)
+    ]
+    boxes = tight_boxes([instance.rle for _, instance in found], image.height or 0, image.width or 0)
     for (category_id, instance), box in zip(found, boxes, strict=True):
         yield {"image_id": image.row, "category_id": category_id} | _mask(image, instance, box)
 
 
 def _mask(image: ExportedImage, instance: FoundInstance, box: Box) -> dict[str, Any]:
-    """Boxes as x, y, width, height in pixels, the predicted one to a thousandth; scores to a millionth, as finely as
-    float32 tells them."""
+    """The fields of an annotation. Boxes are x, y, width, height in pixels.
+
+    The predicted box is rounded to a thousandth of a pixel, and the score to a millionth, which float32 can still tell
+    apart.
+    """
     x1, y1, x2, y2 = instance.box
     return {
         "bbox": box,
@@ -140,7 +148,7 @@ def _mask(image: ExportedImage, instance: FoundInstance, box: Box) -> dict[str, 
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether it begins as ours do, with an `info` that says the same things."""
+    """Whether the file begins like ours, with an `info` that has our keys."""
     head = file.read(len(START) + INFO_BYTES)
     if not head.startswith(START):
         return False

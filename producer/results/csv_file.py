@@ -1,4 +1,4 @@
-"""The run as a CSV: the input's columns unchanged and in order, then what was found. Knows no SQL and no pixels."""
+"""Exports a run as CSV: the input's columns, unchanged and in order, then the results. Knows no SQL and no pixels."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from db.models import ImageState
+from db.outcomes import count_found
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
 from db.views.status import RunView
@@ -28,20 +29,19 @@ STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
 GONE_COLUMN = "sam3_gone"
 PROMPT_COLUMNS = ("instances", "score", "presence", "mask", "capped")
 ROW_PROMPTS = "prompt"
-HEADER_BYTES = 1 << 20  # the longest header that is looked at
+HEADER_BYTES = 1 << 20  # so many bytes are searched for the end of the header
 
 
 def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write one line a row, duplicates and rejected rows too; `images` are those of `common.read_images`.
+    """Write one line for each row, also for duplicates and rejected rows; `images` come from `common.read_images`.
 
-    `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) goes by the run's threshold,
-    while instances, best score and mask go by `min_score`: with a higher one a segmented image may have 0 instances.
-    Every prompt given to the whole run has its five columns; the names get a number if the input has one of them
-    already. `capped` is `true` where the model found so many that there may be more, else `false`. If rows brought
-    prompts of their own, `prompt_*` hold the values of all prompts of a row, joined by `|`. A mask is named where it
-    is there and was made from the very instances that the row tells of, else the cell is blank. A duplicate shows what
-    was found for its first row. Where rows are exported that the source no longer has, a last column `sam3_gone` says
-    `true` for each of them. Raises `UsageError` when the file cannot be written.
+    `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) depends on the run's threshold.
+    Instances, best score and mask depend on `min_score`: if that is higher, a segmented image may have 0 instances.
+    Each prompt of the whole run has five columns; their names get a number if the input has such a column already.
+    `capped` is `true` or `false`. If rows have prompts of their own, the columns `prompt_*` hold the values of all
+    prompts of the row, joined by `|`. A mask is named if its file exists and was made from the same instances, else the
+    cell is blank. A duplicate shows the results of its first row. With `request.gone` a last column `sam3_gone` is
+    `true` for rows that the source no longer has. Raises `UsageError` when the file cannot be written.
     """
     sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _Masks(request))
     rows = instances = 0
@@ -58,7 +58,7 @@ def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress
 
 @dataclass(frozen=True)
 class _UnixLines:
-    """Ends lines with a plain newline. A csv.writer told so itself would leave a lone carriage return unquoted."""
+    """Ends lines with a newline only. With that line end, csv.writer itself would not quote a lone carriage return."""
 
     file: TextIO
 
@@ -68,6 +68,8 @@ class _UnixLines:
 
 @dataclass(frozen=True)
 class _Sheet:
+    """Makes the lines of the CSV."""
+
     request: ExportRequest
     slugs: dict[str, str]  # by prompt text
     masks: "_Masks"
@@ -87,7 +89,7 @@ class _Sheet:
         return line
 
     def _values(self, image: ExportedImage, result: PromptResult) -> list[str]:
-        """One result as instances, best score, presence, mask path, capped."""
+        """The cells of one result: number of instances, best score, presence, path of the mask, capped."""
         found = wanted(self.request, result)
         best = f"{max(instance.score for instance in found):.6f}" if found else ""
         slug = self.slugs[self.request.view.prompts[result.prompt_id]]
@@ -96,7 +98,7 @@ class _Sheet:
 
 
 class _Masks:
-    """The cells of masks: names of files, and how many are blank though there are instances."""
+    """Makes the cells with the paths of masks, and counts the cells left blank although there are instances."""
 
     def __init__(self, request: ExportRequest) -> None:
         self.blank = 0
@@ -129,7 +131,7 @@ def _header(view: RunView, slugs: dict[str, str]) -> list[str]:
 
 
 def _block(name: str, taken: Sequence[str]) -> list[str]:
-    """The columns of one prompt, numbered together if one of them is taken: `person_2_instances`, ... ."""
+    """The names of a prompt's columns. If one of them is taken, all get the same number: `person_2_instances`, ... ."""
     free = numbered(name, lambda name: any(f"{name}_{column}" in taken for column in PROMPT_COLUMNS))
     return [f"{free}_{column}" for column in PROMPT_COLUMNS]
 
@@ -139,7 +141,7 @@ def _has_row_prompts(view: RunView) -> bool:
 
 
 def _input_cells(view: RunView, image: ExportedImage) -> list[str]:
-    """The row as it was read; the path's own cell is stored only if it was spelled otherwise."""
+    """The row's cells as they were read. The cell of the path is stored only if it differs from the path."""
     cells = {view.source.image_column: image.path} | (image.cells or {})
     return [cells.get(column, "") for column in view.source.columns]
 
@@ -147,12 +149,12 @@ def _input_cells(view: RunView, image: ExportedImage) -> list[str]:
 def _status(view: RunView, image: ExportedImage) -> str:
     if image.state != ImageState.DONE:
         return image.state
-    found = any(one.score >= view.frozen.threshold for result in image.results for one in result.instances)
+    found = any(count_found(result, view.frozen.threshold) for result in image.results)
     return "segmented" if found else "empty"
 
 
 def _error(image: ExportedImage) -> str:
-    """`class: message`, on one line."""
+    """The error as `class: message` on one line; empty if there is none."""
     if image.error_class is None:
         return ""
     return " ".join(f"{image.error_class}: {image.error or ''}".split()).removesuffix(":")
@@ -163,7 +165,7 @@ def _number(value: int | None) -> str:
 
 
 def _shown_folder(request: ExportRequest) -> str:
-    """The folder of masks as seen from the CSV if it is below the CSV's folder, else absolute."""
+    """The folder of masks for the cells: relative to the CSV if it is below the CSV's folder, else absolute."""
     if request.masks is None:
         return ""
     masks, folder = Path(os.path.abspath(request.masks)), Path(os.path.abspath(request.out)).parent
@@ -171,9 +173,9 @@ def _shown_folder(request: ExportRequest) -> str:
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether its header ends with our columns. With a column behind them somebody has gone on working in it."""
+    """Whether the header ends with our columns. A file with another column after them holds a person's work."""
     head = file.read(HEADER_BYTES)
-    if STATUS_COLUMNS[0].encode() not in head:  # as in every other format
+    if STATUS_COLUMNS[0].encode() not in head:  # the quick answer for files of other formats
         return False
     try:
         header = next(csv.reader(io.StringIO(head.decode(errors="replace"), newline="")), [])

@@ -1,4 +1,4 @@
-"""A mask as a PNG. Knows pixels, but neither files nor runs, and imports little: it works in processes of its own."""
+"""Draws a mask as PNG. Knows pixels, but no files and no runs. Imports little, as helper processes import it."""
 
 import io
 from collections.abc import Sequence
@@ -7,15 +7,16 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from pycocotools import mask as coco_mask
 
-RUN_LENGTHS = (
-    3  # zlib's Z_RLE: a mask has long stretches of one value, and so it is smaller and done in half of the time
-)
+# zlib's strategy Z_RLE (https://www.zlib.net/manual.html): masks have long runs of one value, so the files are smaller
+# and written in half of the time.
+RUN_LENGTHS = 3
 
 
 def draw(height: int, width: int, rles: Sequence[bytes], texts: Sequence[bytes]) -> bytes:
-    """The union of the masks, height x width of 0 and 255 in 8 bits, as PNG with `texts` as its first chunks.
+    """The union of some masks as PNG: height x width pixels of 8 bits, 0 or 255, with `texts` as its first text chunks.
 
-    `rles` are COCO RLE counts. Unions are made of those, so that only one mask is decoded.
+    `rles` are compressed COCO RLE counts. They are united as RLE (`pycocotools.mask.merge`), so that only one mask is
+    decoded. A text is keyword, NUL, and value (PNG specification, chunk tEXt).
     """
     rle = coco_mask.merge([{"size": [height, width], "counts": counts} for counts in rles])
     pixels = np.ascontiguousarray(coco_mask.decode(rle))

@@ -1,6 +1,6 @@
-"""Masks and preview of a run that is going on, kept up with what is committed. Reads SQL; knows no flags.
+"""Writes the masks and the preview of a run while the run goes on. Reads SQL; knows no flags.
 
-It never holds a transaction while it writes files: on SQLite that would make the write-ahead log grow.
+No transaction is open while files are written: on SQLite that would make the write-ahead log grow.
 """
 
 import threading
@@ -21,50 +21,52 @@ from producer.results.preview import choose, draw_sheet
 from producer.results.targets import Targets
 from workers.errors import first_line
 
-LOOK_SECONDS = 1.0
-OPEN_CHUNKS = 256  # that are watched at once; more than are in work, and what rests behind them comes at the end
-PAGE_IMAGES = 50  # read at once: with all their masks they are in memory
-FIRST_PREVIEW = 10  # images; from then on each time that there are twice as many
+LOOK_SECONDS = 1.0  # between two looks at the database
+OPEN_CHUNKS = 256  # chunks watched at once: more than workers work on; masks of later chunks are written at the end
+PAGE_IMAGES = 50  # images read at once, as all their masks are in memory
+FIRST_PREVIEW = 10  # masks of so many images before the first preview; then one each time that the number has doubled
 
 
 class Trail:
-    """Which images of a run were done since the last look.
+    """Finds the images of a run that were done since the last look.
 
-    Remembers what it has seen of chunks that are not over; of all others only up to which number they were passed.
+    It remembers the rows that it has seen in chunks that are not over. Of all other chunks it remembers only the number
+    of the last one.
     """
 
     def __init__(self, sessions: Sessions, run_id: int) -> None:
         self._sessions, self._run_id = sessions, run_id
         self._passed = 0
-        self.watched: dict[int, set[int]] = {}  # rows already told, by chunk
+        self.watched: dict[int, set[int]] = {}  # chunk id -> rows that were returned already
 
     def new_rows(self) -> Iterator[list[int]]:
-        """Their row numbers, chunk by chunk."""
+        """The row numbers of the newly done images, one list for each chunk."""
         for chunk in read(self._sessions, chunks_again, list(self.watched)):
-            yield self._of(chunk)
+            yield self._new_rows_of(chunk)
         while len(self.watched) < OPEN_CHUNKS:
             chunks = read(self._sessions, next_chunks, self._run_id, self._passed, OPEN_CHUNKS - len(self.watched))
             for chunk in chunks:
                 self._passed = chunk.number
-                yield self._of(chunk)
+                yield self._new_rows_of(chunk)
             if not chunks:
                 return
 
-    def _of(self, chunk: ChunkSoFar) -> list[int]:
-        told = self.watched.setdefault(chunk.id, set())
+    def _new_rows_of(self, chunk: ChunkSoFar) -> list[int]:
+        seen = self.watched.setdefault(chunk.id, set())
         new: list[int] = []
-        if chunk.done != len(told):
-            new = [row for row in read(self._sessions, done_rows, chunk.id) if row not in told]
-            told.update(new)
+        if chunk.done != len(seen):
+            new = [row for row in read(self._sessions, done_rows, chunk.id) if row not in seen]
+            seen.update(new)
         if chunk.over:
             del self.watched[chunk.id]
         return new
 
 
 class Follower:
-    """`with Follower(...):` follows in a thread until the block ends. What is missing then, an export writes.
+    """`with Follower(...):` writes masks and previews in a thread until the block ends.
 
-    `request` is one for masks. What goes wrong is told once and ends the following, never the run.
+    `request` is a request for masks. Masks that are missing at the end are left to an export. An error is told once
+    with `say` and ends the thread, never the run.
     """
 
     def __init__(self, sessions: Sessions, request: ExportRequest, preview: Path, say: Callable[[str], None]) -> None:
@@ -89,7 +91,7 @@ class Follower:
         self._thread.join()
 
     def close(self) -> None:
-        """Finish what is in hand and end all processes."""
+        """Finish the masks in hand and end the helper processes."""
         self._masks.close()
         self._helpers.close()
 
@@ -103,7 +105,10 @@ class Follower:
             self.close()
 
     def look(self) -> None:
-        """See to what was done since the last time. Raises what went wrong with that, or before."""
+        """Write the masks of images that were done since the last look, and maybe a preview.
+
+        Raises the first error of writing them, or of an earlier look.
+        """
         self._masks.check()
         for rows in self._trail.new_rows():
             for first in range(0, len(rows), PAGE_IMAGES):

@@ -1,4 +1,4 @@
-"""The formats of exports: which there are, and what each of them says of itself. Knows none of them by itself.
+"""Which export formats there are, and what a format declares about itself. Knows nothing else of any format.
 
 A new format is a file beside this one that declares `FORMAT`, and a line in `MODULES`.
 """
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from workers.errors import UsageError
 
-if TYPE_CHECKING:  # what these import asks here whether a file is ours
+if TYPE_CHECKING:  # not at run time, as these modules import this one
     from db.views.results import ExportedImage
     from producer.results.common import ExportRequest, Summary, TellRows
 
-MODULES = {  # what --format calls it -> where it is declared; loaded when it is needed, since a --help needs none
+# Value of --format -> module that declares it. A module is imported when it is needed, so that --help stays quick.
+MODULES = {
     "csv": "producer.results.csv_file",
     "coco": "producer.results.coco",
     "png": "producer.results.png",
@@ -26,21 +27,22 @@ MODULES = {  # what --format calls it -> where it is declared; loaded when it is
 class Format:
     """One way to write a run's results.
 
-    `write` gets the images in the order of the source's rows, tells after each how many it has had, and writes through
-    `request.files`: whole or not at all, and over nothing that is not ours. It must not hold all images in memory.
+    `write` gets the images in the order of the source's rows, and must not hold all of them in memory. After each image
+    it calls `TellRows` with the number of images so far. It writes through `request.files`, which writes files whole or
+    not at all, and replaces none that is not ours.
     """
 
     write: "Callable[[ExportRequest, Iterable[ExportedImage], TellRows], Summary]"
-    is_ours: Callable[[BinaryIO], bool]  # whether a file, read from its start, is one that this format wrote
+    is_ours: Callable[[BinaryIO], bool]  # whether this format wrote a file, which is open at its start
     suffix: str  # of the file, or of the files in the folder
-    folder: bool = False  # it fills a folder, and the same command again goes on there
-    takes: Mapping[str, str] = field(default_factory=dict)  # flags of its own: their names, and what it has for them
-    needs: tuple[str, ...] = ()  # libraries beside those of the base
-    extra: str = "worker"  # of our package, which installs those
+    folder: bool = False  # it fills a folder, and the same command again continues
+    takes: Mapping[str, str] = field(default_factory=dict)  # its own flags: name -> what the flag is for, in words
+    needs: tuple[str, ...] = ()  # libraries that the base installation lacks
+    extra: str = "worker"  # the extra of our package that installs these libraries
 
 
 def format_named(name: str) -> Format:
-    """The format that --format calls so."""
+    """The format with this name, a key of `MODULES`."""
     found = importlib.import_module(MODULES[name]).FORMAT
     assert isinstance(found, Format)
     return found
@@ -55,7 +57,7 @@ def require_libraries(name: str) -> None:
 
 
 def require_taken(name: str, flag: str, value: object) -> None:
-    """Raise `UsageError` if only other formats take this flag, which was given a value."""
+    """Raise `UsageError` if the format `name` does not take the flag `flag`, which was given with `value`."""
     takers = {other: format_named(other).takes.get(flag) for other in MODULES}
     if takers[name] is None:
         other = next(other for other in takers if takers[other])

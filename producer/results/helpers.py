@@ -1,4 +1,4 @@
-"""Calls functions in processes of our own, which let all others go first and end with this one. Knows no work."""
+"""Calls functions in helper processes, which have a low priority and end with this process. Knows none of the work."""
 
 import os
 import pickle
@@ -14,26 +14,26 @@ from workers.errors import Sam3Error
 Value = TypeVar("Value")
 Args = ParamSpec("Args")
 
-MOST_PROCESSES = 16  # beside nodes that need cores and memory too
-NICENESS = 10  # nodes have 0
+MOST_PROCESSES = 16  # the nodes on the same machine need cores and memory, too
+NICENESS = 10  # nodes have 0, so that they come first
 
 
 def processes() -> int:
-    """How many helpers suit this machine: one for each core that we may use."""
+    """How many helpers suit this machine: one for each core that this process may use, up to `MOST_PROCESSES`."""
     return min(usable_cores(), MOST_PROCESSES)
 
 
 class HelperEnded(Sam3Error):
-    """A helper was ended from outside, for instance by the system when memory ran out."""
+    """Another process ended a helper, for instance the system when memory ran out."""
 
     exit_code = 1
 
 
 class Helpers:
-    """Processes that start when they are first needed. `call` may be used by several threads at once.
+    """Helper processes, which start when they are first needed. Several threads may use `call` at once.
 
-    A helper reads its work from a pipe that only this process can write to: when this process ends, in whatever way,
-    the pipe does too, and so does the helper. Ctrl-C does not reach it: who calls decides what is still finished.
+    A helper reads its work from a pipe that only this process writes to. When this process ends, in whatever way, the
+    pipe is closed and the helper ends. Ctrl-C does not reach a helper: this process decides what is still finished.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,10 @@ class Helpers:
         self._all: list[subprocess.Popen[bytes]] = []
 
     def call(self, function: Callable[Args, Value], *args: Args.args, **kwargs: Args.kwargs) -> Value:
-        """The value of `function(...)`, or what it raises; both must be importable there. Waits for it."""
+        """Run `function(...)` in a helper, wait for it, and return its value or raise its error.
+
+        Function, arguments, value and error must be picklable. Raises `HelperEnded` if the helper ends before.
+        """
         helper = self._take()
         assert helper.stdin is not None
         assert helper.stdout is not None
@@ -64,7 +67,7 @@ class Helpers:
         return [helper.pid for helper in self._all]
 
     def close(self) -> None:
-        """End them all, at once; nobody may be waiting in `call`."""
+        """End all helpers at once. No thread may be waiting in `call`."""
         for helper in self._all:
             helper.kill()
         for helper in self._all:
@@ -75,12 +78,8 @@ class Helpers:
         with suppress(IndexError):
             return self._idle.pop()
         helper = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "producer.results.helpers",
-            ],  # -P: a user may have a folder called producer
+            # -P: do not import from the working folder, in which a user may have a folder called producer.
+            [sys.executable, "-P", "-m", "producer.results.helpers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -90,11 +89,11 @@ class Helpers:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Call what is asked for, until nobody asks any more."""
+    """Answer pickled calls from `requests` with pickled (succeeded, value or error) until `requests` is closed."""
     while True:
         try:
             function, args, kwargs = pickle.load(requests)
-        except (EOFError, pickle.UnpicklingError):  # in the middle of a request too
+        except (EOFError, pickle.UnpicklingError):  # the pipe was closed, maybe in the middle of a request
             return
         reply: tuple[bool, Any]
         try:
@@ -111,7 +110,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 def main() -> None:
     os.nice(NICENESS)
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no reply
+    os.dup2(2, 1)  # text that a library prints goes to standard error, as it is no reply
     serve(sys.stdin.buffer, replies)
     with suppress(OSError):
         replies.close()

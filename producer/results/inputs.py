@@ -1,4 +1,4 @@
-"""Which files are inputs of a run, so that no output may take their place. Asks the database, and stats sources."""
+"""Finds which files are inputs of a run, so that no output replaces them. Asks the database; opens no file."""
 
 import os
 from collections import defaultdict
@@ -11,23 +11,26 @@ from workers.inference import location
 
 
 class Inputs:
-    """The sources and images of all runs of a database, and `sources` that are about to become some run's."""
+    """The sources and images of all runs of a database, and sources of runs that are not recorded yet."""
 
     def __init__(self, sessions: Sessions | None = None, sources: Sequence[tuple[str, Path]] = ()) -> None:
-        """`sources` are pairs of a run's name and its CSV or folder. Without `sessions` there are no others."""
+        """`sources` are (name of a run, its CSV or folder). Without `sessions` no database is asked."""
         self._sessions, self._sources = sessions, sources
         self._known: list[RunInput] | None = None
         self._identities: dict[tuple[int, int], str] | None = None  # device and inode of every source
 
     def source_of(self, found: os.stat_result) -> str | None:
-        """The run whose source is this very file, whatever it is called here; None if there is none."""
+        """The name of the run whose source is this file, by device and inode; None if there is none."""
         if self._identities is None:
             named = [*self._sources, *((run.name, Path(run.source)) for run in self._runs())]
             self._identities = {identity: name for name, source in named if (identity := _identity(source))}
         return self._identities.get((found.st_dev, found.st_ino))
 
     def images_among(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Which of these files are images of a run, and of which: found by their spelling and by their real path."""
+        """Path -> name of the run, for those of these files that are images of a run.
+
+        A file is found by its path as it is given, and by its path without links.
+        """
         if self._sessions is None:
             return {}
         found: dict[Path, str] = {}
@@ -49,6 +52,6 @@ class Inputs:
 def _identity(source: Path) -> tuple[int, int] | None:
     try:
         found = os.stat(source)
-    except OSError:  # it is gone, or cannot be seen from here
+    except OSError:  # the source is gone, or on a disk that this machine does not see
         return None
     return found.st_dev, found.st_ino

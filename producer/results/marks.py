@@ -1,15 +1,15 @@
-"""By what a file is recognised as one of our outputs: asks all formats, and knows the preview. Writes nothing."""
+"""Recognises files that our exports wrote: asks each format, and knows the preview itself. Writes nothing."""
 
 from typing import BinaryIO
 
 from producer.results.formats import MODULES, format_named
 
 JPEG_START, JPEG_COMMENT = b"\xff\xd8\xff", b"sam3-queue: preview of run "
-PREVIEW_HEAD_BYTES = 1024  # so far into the file the comment can stand
+PREVIEW_HEAD_BYTES = 1024  # the comment ends within so many bytes of the file's start
 
 
 def made_by_export(file: BinaryIO) -> bool:
-    """Whether what `file` holds was written by an export of ours, of whatever format and run."""
+    """Whether an export of ours wrote this file, in any format and for any run."""
     for recognises in (_is_preview, *(format_named(name).is_ours for name in MODULES)):
         file.seek(0)
         if recognises(file):

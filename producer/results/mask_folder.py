@@ -1,4 +1,7 @@
-"""What says which run, and which instances, the masks of a folder were made from. Knows no pixels and no SQL."""
+"""Records in a folder of masks which run they belong to, and in each mask which instances it shows.
+
+Knows no pixels and no SQL.
+"""
 
 import hashlib
 import json
@@ -15,24 +18,24 @@ from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, MASK_MARK
 
 MANIFEST = ".sam3-masks.json"
-DIGEST_MARK = b"sam3-mask\0"  # how the text chunk begins that says what a mask was made from
+DIGEST_MARK = b"sam3-mask\0"  # start of the text chunk with the digest of a mask's instances
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """How the masks of a folder were made; stands beside them as a file."""
+    """How the masks of a folder were made. It is written as a file in that folder."""
 
     run: str
     uid: str
-    source: str  # what the run read its rows from
+    source: str  # path of the run's CSV or folder
     threshold: float
     select: str
-    folded: bool  # whether names that only differ in case have checksums, see `names.mask_path`
-    complete: bool = False  # whether the last export came to its end
+    folded: bool  # whether names that differ only in case have checksums, see `names.mask_path`
+    complete: bool = False  # whether the last export was finished
 
     def belongs_to(self, view: RunView) -> bool:
-        """Whether it is the run's own, or that of a deleted run of the same name and source."""
+        """Whether these are masks of this run, or of a deleted run with the same name and source."""
         return self.uid == view.uid or (self.run, self.source) == (view.name, view.source.path)
 
     def as_json(self) -> str:
@@ -40,7 +43,7 @@ class MaskFolder:
 
 
 def read_mask_folder(folder: Path) -> MaskFolder | None:
-    """What the folder says of its masks; None if it does not, or not as we write it."""
+    """Read how the masks of a folder were made; None if the folder has no such file, or one that we did not write."""
     try:
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
         return MaskFolder(**{name: facts[name] for name in MaskFolder.__dataclass_fields__})
@@ -49,7 +52,7 @@ def read_mask_folder(folder: Path) -> MaskFolder | None:
 
 
 def is_manifest(file: BinaryIO) -> bool:
-    """Whether we wrote what the file holds, and so may write it anew."""
+    """Whether we wrote this file, so that it may be replaced."""
     try:
         facts = json.loads(file.read())
     except (ValueError, RecursionError):
@@ -58,14 +61,14 @@ def is_manifest(file: BinaryIO) -> bool:
 
 
 def chosen(found: Sequence[FoundInstance], select: str) -> Sequence[FoundInstance]:
-    """Those of a result's instances (highest score first) that its mask is the union of; of none none."""
+    """The instances of a result that its mask shows together. `found` is in the order of falling scores."""
     if select == "union" or not found:
         return found
     return [found[0]] if select == "best" else [max(found, key=lambda instance: instance.area)]
 
 
 def digest(height: int | None, width: int | None, instances: Sequence[FoundInstance]) -> str:
-    """Stands for the pixels of a mask: those of two masks with the same digest are equal."""
+    """A checksum of the instances that a mask shows: two masks with the same digest have equal pixels."""
     told = hashlib.sha256(f"{height}x{width}".encode())
     for instance in instances:
         told.update(struct.pack(">I", len(instance.rle)) + instance.rle)
@@ -73,27 +76,27 @@ def digest(height: int | None, width: int | None, instances: Sequence[FoundInsta
 
 
 def texts(run: str, digest: str) -> list[bytes]:
-    """The text chunks of a mask: the run it was exported for, and what it was made from."""
+    """The text chunks of a mask: the run that it was exported for, and the digest of its instances."""
     return [_run_text(run), DIGEST_MARK + digest.encode()]
 
 
 def holds(mask: Path, digest: str) -> bool:
-    """Whether there is a whole mask of ours with exactly these pixels. Looks at its first and last bytes only."""
+    """Whether the file is a complete mask of ours with this digest. Reads its first and last bytes only."""
     start, end = _ends(mask)
-    # A power cut can leave a file of the right size without its end.
+    # The end is compared because a power cut can leave a file with the right size and without its last bytes.
     return end == PNG_END and _chunk(DIGEST_MARK + digest.encode()) in start
 
 
 def is_of_run(mask: Path, run: str) -> bool:
-    """Whether there is a mask that was exported for this run."""
+    """Whether the file is a mask that was exported for this run."""
     start, _ = _ends(mask)
     return _chunk(_run_text(run)) in start
 
 
 def _ends(mask: Path) -> tuple[bytes, bytes]:
-    """The first and the last bytes of a file; nothing where there is none, or none that can be read."""
+    """The first and the last bytes of a file; empty if it cannot be read."""
     try:
-        file = os.open(mask, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for ever
+        file = os.open(mask, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without O_NONBLOCK a pipe waits for ever
         try:
             size = os.fstat(file).st_size
             return os.pread(file, MASK_HEAD_BYTES, 0), os.pread(file, len(PNG_END), max(0, size - len(PNG_END)))

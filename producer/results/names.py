@@ -1,4 +1,4 @@
-"""Where the mask of an image stands in a folder of masks: never two images in one place. Knows no files' contents."""
+"""Names the file of each mask in a folder of masks, so that no two images share one. Knows no content of files."""
 
 import hashlib
 import os
@@ -12,26 +12,26 @@ from workers.inference import location
 LONGEST_NAME = 255  # bytes of a file name, on every common file system
 SUFFIX = ".png"
 
-ABSOLUTE, UP = "_absolute", "_up"  # first folders of images that are not below the root
+ABSOLUTE, UP = "_absolute", "_up"  # folders for the masks of images that are not below the root
 _RESERVED = re.compile(f"_+({ABSOLUTE[1:]}|{UP[1:]})")
-_LIKE_A_MASK = re.compile(rf"{re.escape(SUFFIX)}_*\Z")  # how the name of a folder ends that a mask could have
-_LIKE_CHECKED = re.compile(r"~[0-9a-f]{16}\Z")
+_LIKE_A_MASK = re.compile(rf"{re.escape(SUFFIX)}_*\Z")  # end of a folder's name that a mask may have as well
+_LIKE_CHECKED = re.compile(r"~[0-9a-f]{16}\Z")  # end of a name that looks like one of our checksums
 
 
 def mask_path(slug: str, path: str, root: str = "/", *, folded: bool = False) -> PurePosixPath:
-    """Where the mask of an image stands in the folder of masks, for instance `person/faces/a.jpg.png`.
+    """The path of an image's mask in the folder of masks, for instance `person/faces/a.jpg.png`.
 
-    Mirrors the input: `path` below the run's `root`. An absolute path outside the root stands below `_absolute/`, and
-    one that leaves the root stands below an `_up/` for each `..`, so that no mask can leave its folder. Two different
-    normalised paths never share a mask, nor does one need a folder where another has its mask:
+    It mirrors the image's path below the run's `root`. An absolute path outside the root goes to `_absolute/`, and a
+    path that leaves the root goes to one `_up/` for each `..`, so that no mask leaves the folder of masks. Two
+    different normalised paths never share a mask, and no mask has the name of a folder that another mask needs:
 
     - a first folder that is really called `_absolute` or `_up` gets one more `_` in front;
-    - a folder whose name ends like a mask's (`a.png`, `a.png_`) gets one more `_` behind;
-    - the end of a name that would be too long is a checksum (`~` and 16 hex digits), and so it is for a real name
-      that ends like this.
+    - a folder whose name ends like that of a mask (`a.png`, `a.png_`) gets one more `_` at its end;
+    - a name that would be too long ends with a checksum instead (`~` and 16 hex digits), and so does a real name that
+      already ends like a checksum.
 
-    `folded` is for file systems that take some names for equal, see `folds_names`: there a name that may have such
-    twins gets a checksum too. Paths are compared as text only: links are not followed.
+    `folded` is for file systems that take some different names for equal, see `folds_names`: there every name that may
+    equal another one gets a checksum. Paths are compared as text only: links are not followed.
     """
     above, folders, name = _place(path, root)
     if folders and _RESERVED.fullmatch(folders[0]):
@@ -41,7 +41,7 @@ def mask_path(slug: str, path: str, root: str = "/", *, folded: bool = False) ->
 
 
 def _place(path: str, root: str) -> tuple[list[str], list[str], str]:
-    """The reserved folders, the real folders, and the name of the file."""
+    """Split a path into the reserved folders, the real folders, and the name of the file."""
     plain, base = location.normal(path), location.normal(f"/{root}").rstrip("/")
     above = []
     if plain.startswith("/"):
@@ -74,8 +74,8 @@ def _needs_checksum(name: str, length: int, folded: bool) -> bool:
 
 
 def _may_have_twins(name: str) -> bool:
-    """Whether a file system that folds names may take another one for `name`, in whatever way it does that."""
-    # Some of them leave out dots and blanks at the end; `LONGNA~1` is how FAT calls longer names in short.
+    """Whether some file system that folds names may take another name for equal to `name`."""
+    # Some file systems drop dots and blanks at the end of a name. `LONGNA~1` is FAT's short form of a longer name.
     return not name.isascii() or name != name.lower() or "~" in name or name.endswith((".", " "))
 
 
@@ -89,7 +89,7 @@ def _bytes(name: str) -> bytes:
 
 
 def folds_names(folder: Path) -> bool:
-    """Whether the file system below `folder` takes names for equal that differ in case or in Unicode's form."""
+    """Whether the file system of `folder` takes names for equal that differ only in case or Unicode normalisation."""
     with tempfile.NamedTemporaryFile(prefix=".sam3-Probe-\u00e9-", dir=folder) as probe:
         name = os.path.basename(probe.name)
         return any(os.path.lexists(folder / other) for other in (name.swapcase(), unicodedata.normalize("NFD", name)))

@@ -1,4 +1,4 @@
-"""The run as a folder of PNG masks that mirrors the input tree. Knows files, but no SQL, no pixels and no Celery."""
+"""Exports a run as a folder of PNG masks that mirrors the input's folders. Knows files, but no SQL and no pixels."""
 
 import itertools
 import threading
@@ -35,20 +35,20 @@ from workers.errors import UsageError
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 SELECTIONS = ("union", "best", "largest")
-PAGE_IMAGES = 500  # the database is asked once for so many whether a mask would replace an input
-FEW = 8  # masks that are drawn sooner than a process for it would have started
+PAGE_IMAGES = 500  # images for which the database is asked at once whether their masks would replace inputs
+FEW = 8  # the first masks are drawn in this process, which is quicker than to start a helper
 
 
 def export_png(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write a mask (0 and 255, 8 bits, at the image's size) for every result with an instance of at least `min_score`.
+    """Write a mask (height x width of the image, 8 bits, 0 or 255) for each result with an instance of `min_score`.
 
-    A mask that is there already and was made from the same instances stays as it is. A result without an instance has
-    no file; a mask that an earlier export of the same run left in its place is removed. Other files are never deleted.
-    Duplicates share the file of their first row. Several processes draw at once. Raises `UsageError` when `out` is not
-    a folder, holds the masks of another run or anything in a mask's place that is not ours, or cannot be written.
+    A mask that exists and was made from the same instances stays as it is. A result without an instance has no file: a
+    mask of it that an earlier export of the same run wrote is removed. Other files are never deleted. Duplicates share
+    the file of their first row. Several processes draw at once. Raises `UsageError` if `out` is no folder, holds the
+    masks of another run, has a file that is not ours at the place of a mask, or cannot be written.
     """
     with MaskWriter(request) as masks:
-        for image in counting(masks.looked_up(images), progress):
+        for image in counting(masks.in_looked_up_pages(images), progress):
             masks.add(image)
         masks.finish()
     return masks.summary()
@@ -56,27 +56,27 @@ def export_png(request: ExportRequest, images: Iterable[ExportedImage], progress
 
 @dataclass(frozen=True)
 class _Mask:
-    """One mask as it should be."""
+    """One mask as it should be on disk."""
 
     target: Path
     height: int
     width: int
-    rles: tuple[bytes, ...]  # without any there is no mask
-    digest: str
+    rles: tuple[bytes, ...]  # empty: there should be no file
+    digest: str  # see `mask_folder.digest`
 
 
 class MaskWriter:
-    """Brings the masks of images into the state that `request` asks for. One thread may use it.
+    """Writes and removes masks until the folder is as `request` asks. Only one thread may use an object.
 
-    `add` waits while several images are in hand, so that memory stays flat. Threads look at the files, since a network
-    file system answers late, and processes draw, since that takes all the time.
+    `add` waits while many masks are in hand, so that memory does not grow. Threads check the files, since a network
+    file system answers slowly, and helper processes draw, since drawing takes most of the time.
     """
 
     def __init__(self, request: ExportRequest) -> None:
         """Raises `UsageError` if the folder is a file, cannot be written, or holds the masks of another run."""
         if request.select not in SELECTIONS:
             raise UsageError(f"--select {request.select}: choose one of {', '.join(SELECTIONS)}")
-        from producer.results.drawing import draw  # needs what `FORMAT` says
+        from producer.results.drawing import draw  # needs the libraries that `FORMAT` names
 
         self._request, self._draw = request, draw
         self._targets = request.files
@@ -84,7 +84,7 @@ class MaskWriter:
         self._slugs = prompt_slugs(request.view.prompts.values())
         self._helpers = Helpers()
         self._threads = ThreadPoolExecutor(processes(), "masks")
-        self._change = threading.Condition()  # guards all below
+        self._change = threading.Condition()  # guards all attributes below
         self.in_hand: set[Path] = set()
         self._error: BaseException | None = None
         self._stopped = False
@@ -100,15 +100,15 @@ class MaskWriter:
         self.close()
 
     def close(self) -> None:
-        """Leave what waits, finish what is in hand, and end the processes."""
+        """Drop waiting masks, finish the masks in hand, and end the helper processes."""
         self._stopped = True
         self._threads.shutdown(cancel_futures=True)
         self._helpers.close()
 
-    def looked_up(self, images: Iterable[ExportedImage]) -> Iterator[ExportedImage]:
-        """The images, after asking for many at once which of their masks would replace a run's input.
+    def in_looked_up_pages(self, images: Iterable[ExportedImage]) -> Iterator[ExportedImage]:
+        """Yield the images, after asking for a page of them at once which masks would replace an input of a run.
 
-        `add` asks by itself for images that did not come this way.
+        This is quicker than `add`, which asks for each other image by itself.
         """
         left = iter(images)
         while page := list(itertools.islice(left, PAGE_IMAGES)):
@@ -116,7 +116,7 @@ class MaskWriter:
             yield from page
 
     def add(self, image: ExportedImage) -> None:
-        """See to the masks of an image, now or later. Raises what went wrong with this or an earlier one."""
+        """Have the masks of an image written by a thread. Raises the first error of any mask so far."""
         if image.state != ImageState.DONE:
             return
         self.images += 1
@@ -126,19 +126,19 @@ class MaskWriter:
                 self._change.wait_for(partial(self._has_room, mask))
                 self.check()
                 self.in_hand.add(mask.target)
-            self._threads.submit(self._settle, mask)
+            self._threads.submit(self._update_in_thread, mask)
 
     def check(self) -> None:
-        """Raise what went wrong so far."""
+        """Raise the first error of any mask so far."""
         if self._error is not None:
             raise self._error
 
     def finish(self) -> None:
-        """Wait until everything is written. Raises what went wrong."""
+        """Wait until all masks are written, and record that. Raises the first error of any mask."""
         with self._change:
             self._change.wait_for(lambda: not self.in_hand)
             self.check()
-        self._tell(complete=True)
+        self._write_manifest(complete=True)
 
     def summary(self) -> Summary:
         return Summary(self.images, self.instances, self.written + self.kept, self._request.out, kept=self.kept)
@@ -157,13 +157,13 @@ class MaskWriter:
         return self._request.out / mask_path(slug, image.path, view.source.root, folded=self._folder.folded)
 
     def _has_room(self, mask: _Mask) -> bool:
-        # Two rows of one image may have a prompt in common: one after the other then.
+        # Two rows with the same path may have the same prompt: their common mask is written twice, one after the other.
         return self._error is not None or (len(self.in_hand) < 4 * processes() and mask.target not in self.in_hand)
 
-    def _settle(self, mask: _Mask) -> None:
+    def _update_in_thread(self, mask: _Mask) -> None:
         try:
             if not self._stopped:
-                self._bring_about(mask)
+                self._update(mask)
         except BaseException as error:
             self._error = self._error or error
         finally:
@@ -171,7 +171,7 @@ class MaskWriter:
                 self.in_hand.discard(mask.target)
                 self._change.notify_all()
 
-    def _bring_about(self, mask: _Mask) -> None:
+    def _update(self, mask: _Mask) -> None:
         run = self._request.view.name
         if not mask.rles:
             if is_of_run(mask.target, run):
@@ -183,7 +183,7 @@ class MaskWriter:
                 self.kept += 1
         else:
             with self._change:
-                self._tell(complete=False)
+                self._write_manifest(complete=False)
                 self._drawn += 1
                 few = self._drawn <= FEW
             given = (mask.height, mask.width, mask.rles, texts(run, mask.digest))
@@ -193,8 +193,8 @@ class MaskWriter:
             with self._change:
                 self.written += 1
 
-    def _tell(self, *, complete: bool) -> None:
-        """Write down beside the masks how they are made, if that does not stand there yet."""
+    def _write_manifest(self, *, complete: bool) -> None:
+        """Record in the folder how its masks are made, unless its manifest says so already."""
         new = replace(self._folder, complete=complete)
         if new != self._folder or read_mask_folder(self._request.out) is None:
             with self._targets.replacing(self._request.out / MANIFEST, is_manifest) as temporary:
@@ -203,7 +203,7 @@ class MaskWriter:
 
 
 def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
-    """Make the folder, or see whose it is, and return what is to be written down in it."""
+    """Make the folder or check that it may be used, and return the manifest that it should have."""
     out, view = request.out, request.view
     targets.make_folder(out)
     there = read_mask_folder(out)
@@ -217,7 +217,7 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether it is a PNG with the mark that all our masks have."""
+    """Whether the file is a PNG with the mark of our masks."""
     head = file.read(MASK_HEAD_BYTES)
     return head.startswith(PNG_START) and is_mask(head)
 

@@ -1,4 +1,4 @@
-"""A contact sheet of a run: up to 25 images with their masks drawn in, as one JPEG. Knows pixels, no SQL, no Celery."""
+"""Draws a contact sheet of a run: up to 25 images with their masks in one JPEG. Knows pixels, no SQL and no Celery."""
 
 import io
 import math
@@ -29,15 +29,15 @@ from workers.inference import location
 
 COLUMNS = 5
 TILES = COLUMNS * COLUMNS
-# How many tiles each kind gets at first; what is left over goes round among those that have more.
+# How many tiles each kind gets first. Tiles that a kind cannot fill are then given to the other kinds, one at a time.
 SHARES = {"most instances": 5, "lowest score": 5, "empty": 4, "failed": 3, "random": 8}
-RANDOM_ROWS = 60  # drawn blindly: some turn out to be pending, duplicates or chosen already
+RANDOM_ROWS = 60  # more than are shown, as some of them are pending, duplicates or chosen already
 SHOWN = (ImageState.DONE, ImageState.FAILED)
 
 SHEET_WIDTH = 1920
 WIDEST_TILE = 960
 GAP = 10
-STRIP = 52  # pixels of caption under a picture
+STRIP = 52  # height of the caption under a picture, in pixels
 HEADER = 58
 JPEG_QUALITY = 88
 
@@ -62,12 +62,12 @@ KIND_COLOURS = {
     "failed": (255, 120, 120),
     "random": (130, 220, 160),
 }
-LIGHT_LINE, DARK_LINE = (255, 255, 255), (16, 16, 18)  # beside each other around every mask
-LINE_SHARE = 400  # pixels of a picture's width for each pixel of a line's
-FILL = 0.42  # how much of a masked pixel is the mask's colour
-# Pillow's own font has plain letters only; for other names one of these is taken if the system has it.
+LIGHT_LINE, DARK_LINE = (255, 255, 255), (16, 16, 18)  # side by side around each mask
+LINE_SHARE = 400  # a line is 1/400 of the picture's width wide
+FILL = 0.42  # share of the mask's colour in the colour of a covered pixel
+# Pillow's own font has ASCII letters only. For other texts the first of these fonts that the system has is used.
 WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
-OWN_SIGNS = str.maketrans("", "", "…·")  # which it has too
+OWN_SIGNS = str.maketrans("", "", "…·")  # removes two signs that Pillow's own font has as well
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.float32]
@@ -75,7 +75,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tile:
-    """One image of the sheet and why it was chosen."""
+    """One image of the sheet, and why it was chosen: a key of `SHARES`."""
 
     image: ExportedImage
     kind: str
@@ -83,9 +83,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Layout:
+    """Sizes and positions of the tiles, in pixels."""
+
     columns: int
     rows: int
-    width: int  # of a tile's picture, in pixels
+    width: int  # of the picture of a tile, without its caption
     height: int
 
     @property
@@ -101,10 +103,10 @@ class Layout:
 def write_preview(
     view: RunView, sessions: Sessions, out: Path, targets: Targets | None = None, *, seed: int = 0
 ) -> int:
-    """Write the sheet as a JPEG and return how many images it shows; without any, nothing is written.
+    """Write the sheet as a JPEG and return how many images it shows; if there are none, no file is written.
 
-    Shows instances of at least the run's threshold. An image that cannot be opened any more is a grey tile, never
-    an error. The same run and seed give the same sheet. Raises `UsageError` when `out` cannot be written.
+    It shows instances with at least the run's threshold. An image that cannot be opened any more becomes a grey tile,
+    never an error. The same run and seed give the same sheet. Raises `UsageError` when `out` cannot be written.
     """
     tiles = read(sessions, lambda session: choose(view, session, seed))
     if not tiles:
@@ -116,7 +118,7 @@ def write_preview(
 
 
 def draw_sheet(view: RunView, tiles: Sequence[Tile]) -> bytes:
-    """The tiles as a JPEG; reads the images' files."""
+    """Draw the tiles as one JPEG. Reads the files of the images."""
     layout = _layout(len(tiles))
     sheet = Image.new("RGB", layout.size, SHEET)
     _draw_header(sheet, view, len(tiles))
@@ -129,7 +131,7 @@ def draw_sheet(view: RunView, tiles: Sequence[Tile]) -> bytes:
 
 
 def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
-    """Up to 25 different images, grouped by why they were chosen."""
+    """Choose up to 25 different images, grouped by why they were chosen. `seed` chooses the random ones."""
     candidates = sample_rows(session, view.id)
     numbers = range(1, view.images + 1)
     candidates["random"] = random.Random(seed).sample(numbers, min(RANDOM_ROWS, len(numbers)))
@@ -147,11 +149,11 @@ def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
         for kind in reversed(SHARES):
             _take(chosen, left[kind], kind, min(1, TILES - len(chosen)))
     order = list(SHARES)
-    return [Tile(images[row], kind) for row, kind in sorted(chosen.items(), key=lambda one: order.index(one[1]))]
+    return [Tile(images[row], kind) for row, kind in sorted(chosen.items(), key=lambda item: order.index(item[1]))]
 
 
 def _take(chosen: dict[int, str], rows: list[int], kind: str, count: int) -> None:
-    """Move up to `count` rows that nobody has chosen yet."""
+    """Move up to `count` rows that are not chosen yet from `rows` to `chosen`."""
     while rows and count:
         row = rows.pop(0)
         if row not in chosen:
@@ -225,7 +227,7 @@ def _draw_caption(draw: ImageDraw.ImageDraw, view: RunView, tile: Tile, corner: 
 
 
 def told_found(view: RunView, image: ExportedImage) -> str:
-    """`190 person (capped) · 1 hat · best 0.91`, or why the image failed."""
+    """What was found, such as `190 person (capped) · 1 hat · best 0.91`, or why the image failed."""
     if image.state != ImageState.DONE:
         return " ".join((image.error or image.error_class or "").split())
     counts = Counter({view.prompts[result.prompt_id]: len(result.instances) for result in image.results})
@@ -240,20 +242,20 @@ def told_found(view: RunView, image: ExportedImage) -> str:
 
 
 def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | str:
-    """The image with its masks, fitted into `room` (width, height); or what to say instead."""
+    """The image with its masks, fitted into `room` (width, height), or a text to show instead."""
     if tile.image.state != ImageState.DONE:
         return tile.image.error_class or tile.image.state
     try:
         picture = _read(location.place(view.source.root, tile.image.path), view.frozen.orientation, room)
-    except Exception:  # decoders raise whatever they like, and a preview is no reason to stop
+    except Exception:  # decoders raise errors of any kind, and a preview must not end the command
         return "cannot be opened any more"
     return _overlay(picture, view, tile.image)
 
 
 def _read(place: str, orientation: str, room: tuple[int, int]) -> Image.Image:
-    """The image as RGB within `room`, shrunk while it is decoded where the format allows it."""
+    """Read an image as RGB within `room` (width, height); JPEGs are reduced while they are decoded."""
     with warnings.catch_warnings(), location.opened(place) as (_, file):
-        warnings.simplefilter("ignore")  # Pillow comments on large and on slightly broken files
+        warnings.simplefilter("ignore")  # Pillow warns about large files and about slightly broken ones
         with Image.open(file) as image:
             image.draft("RGB", (2 * max(room), 2 * max(room)))
             picture = ImageOps.exif_transpose(image) if orientation == "exif" else image.copy()
@@ -264,7 +266,7 @@ def _read(place: str, orientation: str, room: tuple[int, int]) -> Image.Image:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Pixels of more than 8 bits are stretched to what a screen can show."""
+    """Convert an image to RGB; values of more than 8 bits are stretched over 0 to 255."""
     if image.mode[0] not in "IF":
         return image.convert("RGB")
     values = np.asarray(image, dtype=np.float32)
@@ -280,7 +282,7 @@ def _overlay(picture: Image.Image, view: RunView, image: ExportedImage) -> Image
         for result in image.results
         for rank, instance in enumerate(result.instances)
     ]
-    coloured.sort(key=lambda one: -one[0].area)
+    coloured.sort(key=lambda pair: -pair[0].area)
     pixels = np.array(picture, dtype=np.float32)
     for instance, colour in coloured:
         _blend(pixels, _coverage(image, instance, picture.size), colour)
@@ -298,7 +300,7 @@ def _overlay(picture: Image.Image, view: RunView, image: ExportedImage) -> Image
 
 
 def _coverage(image: ExportedImage, instance: FoundInstance, size: tuple[int, int]) -> Pixels:
-    """How much of each shown pixel the mask covers: height x width, 0 to 1."""
+    """Which share of each shown pixel the mask covers: height x width of `size`, from 0 to 1."""
     rle = {"size": [image.height, image.width], "counts": instance.rle}
     mask: NDArray[Any] = coco_mask.decode(rle)
     step = max(1, min(mask.shape[0] // (2 * size[1]), mask.shape[1] // (2 * size[0])))
@@ -308,10 +310,10 @@ def _coverage(image: ExportedImage, instance: FoundInstance, size: tuple[int, in
 
 
 def _blend(pixels: Pixels, coverage: Pixels, colour: Colour) -> None:
-    """Tint the covered part of `pixels` (height x width x 3) in place and draw its outline.
+    """Tint the covered part of `pixels` (height x width x 3, 0 to 255) in place, and draw the outline of the mask.
 
-    From outside to inside: a dark line, a light one, and one of the mask's colour, twice as wide. Whatever the
-    picture's colour is, one of the lines differs from it.
+    The outline is, from outside to inside, a dark line, a light line, and a line of the mask's colour that is twice as
+    wide. One of them always differs from the colours of the picture.
     """
     mask, line = coverage > 0.5, max(1, round(pixels.shape[1] / LINE_SHARE))
     around, without_light, within = _grown(mask, line), ~_grown(~mask, line), ~_grown(~mask, 3 * line)
@@ -322,7 +324,7 @@ def _blend(pixels: Pixels, coverage: Pixels, colour: Colour) -> None:
 
 
 def _grown(area: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """The area and all pixels up to `by` steps beside it; beyond the picture's border it goes on as it is there."""
+    """The area and all pixels within `by` steps of it. Pixels at the border of the picture continue beyond it."""
     for _ in range(by):
         padded = np.pad(area, 1, mode="edge")
         area = area | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
@@ -334,7 +336,7 @@ def _prompt_colour(view: RunView, prompt_id: int) -> Colour:
 
 
 def _instance_colour(view: RunView, prompt_id: int, rank: int) -> Colour:
-    """By prompt if there are several, in three shades so that neighbours differ; else by instance."""
+    """The colour of an instance: by its prompt, in three shades by rank; if there is one prompt only, by its rank."""
     if len(view.prompts) == 1:
         return COLOURS[rank % len(COLOURS)]
     red, green, blue = _prompt_colour(view, prompt_id)
@@ -343,7 +345,7 @@ def _instance_colour(view: RunView, prompt_id: int, rank: int) -> Colour:
 
 
 def _fitted(text: str, size: int, width: int) -> str:
-    """`text` on one line, its middle left out as far as needed to fit into `width` pixels."""
+    """Put `text` on one line of at most `width` pixels; if it is too long, its middle is replaced by `…`."""
     text = " ".join(text.split())[:300]
     short, keep = text, len(text)
     while keep > 2 and _width(short, size) > width:

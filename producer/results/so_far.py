@@ -1,4 +1,4 @@
-"""How much of a run there is to export, and whether that is all. Reads SQL; knows no formats and no flags."""
+"""How many images of a run have ended, and whether the run may be exported. Reads SQL; knows no formats, no flags."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from workers.errors import NotOver
 
 @dataclass(frozen=True)
 class SoFar:
-    """Where a run stands at one moment, in images that are to be segmented: no duplicates, no rejected rows."""
+    """How many images of a run have ended at one moment. Duplicates and rejected rows are not counted."""
 
     run: str
     state: str
-    ended: int  # done, failed or cancelled
-    total: int  # while the run is loading: that were read so far
+    ended: int  # images that are done, failed or cancelled
+    total: int  # while the run is loading: images that were read so far
     cancelled: int
 
     @property
@@ -33,7 +33,7 @@ class SoFar:
 
 
 def how_far(session: Session, run_id: int) -> SoFar:
-    """Raises `NoSuchRun` for a run that is being deleted: what is left of it means nothing. Raises `RunGone`."""
+    """How many images of the run have ended. Raises `NoSuchRun` while it is being deleted, `RunGone` afterwards."""
     row = session.execute(select(Run.name, Run.state).where(Run.id == run_id)).one_or_none()
     if row is None:
         raise status.RunGone
@@ -46,8 +46,7 @@ def how_far(session: Session, run_id: int) -> SoFar:
 
 
 def require_exportable(session: Session, run_id: int, *, partial: bool) -> None:
-    """Raises `NotOver`, with what there is so far, if anything of the run is still to come and no part was asked for;
-    and like `how_far`."""
+    """Raise `NotOver` if the run is not over and the user did not ask for a `partial` export. Raises as `how_far` does."""
     now = how_far(session, run_id)
     if not (now.over or partial):
         still = "still loading" if now.state == RunState.LOADING else "not over"

@@ -1,4 +1,4 @@
-"""A run's standing as JSON, as a table, as one line, and in words what it waits for. Reads SQL only."""
+"""Shows how far a run is: as JSON, as a table, as one line, and in words what it waits for. Reads SQL only."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +24,7 @@ def _by_itself(doing: str, left: str, command: str) -> str:
     return f"{doing}: {left}; goes on by itself while workers run, or at once with the same {command} again"
 
 
-# What is told of a run that some command works on, which may have been killed.
+# What to say about a run that a command works on. The command may have been killed.
 IN_HAND: dict[str, Callable[[ImageCounts], str]] = {
     RunState.LOADING: lambda images: "still loading; if no sam3-enqueue runs, run the same one again",
     RunState.CANCELLING: lambda images: _by_itself(
@@ -37,12 +37,12 @@ IN_HAND: dict[str, Callable[[ImageCounts], str]] = {
 
 
 class Standing:
-    """Everything that status shows of one run, read at one moment. Raises `RunGone`."""
+    """All that status shows of one run, read in one transaction. Raises `RunGone`."""
 
     def __init__(
         self, sessions: Sessions, run_id: int, begin: str = "start sam3-worker", *, starting: bool = False
     ) -> None:
-        """`begin` says how workers are brought to the run, or, if they are `starting`, that they are."""
+        """`begin` says how the user starts workers for the run, or, if `starting`, that workers are starting."""
         self._begin, self._starting = begin, starting
         read(sessions, self._look, run_id)
 
@@ -60,13 +60,13 @@ class Standing:
 
     @property
     def shortfall(self) -> int:
-        """How many rows a run that is over has no result for: failed, cancelled and rejected ones."""
+        """How many rows of a run that is over have no result: failed, cancelled and rejected ones."""
         images = self.progress.images
         return images.failed + images.cancelled + images.rejected
 
     @property
     def worth_a_retry(self) -> bool:
-        """Whether a retry may end better: some image was cancelled, or failed for a reason that can pass."""
+        """Whether a retry may help: some image was cancelled, or failed for a reason that may pass."""
         return self.progress.images.cancelled > 0 or any(error.error_class in CURABLE for error in self.errors)
 
     def as_json(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Standing:
         }
 
     def one_line(self, *, waiting: bool = True) -> str:
-        """For logs and pipes: `faces: 128/300 images (43 %), 12.3 images/s, failed 1, 0:20 left`."""
+        """One line for logs and pipes: `faces: 128/300 images (43 %), 12.3 images/s, failed 1, 0:20 left`."""
         images = self.progress.images
         counted_in = images.total - images.duplicate - images.rejected
         ended = counted_in - images.pending
@@ -106,7 +106,7 @@ class Standing:
         return ", ".join(parts)
 
     def told_facts(self) -> str:
-        """For behind a bar: `12.3 images/s, 3 empty, 1 failed`, leaving out what is not there."""
+        """Text to show after a progress bar: `12.3 images/s, 3 empty, 1 failed`, without parts that are zero."""
         images, rate = self.progress.images, self.progress.images_per_second
         parts = [f"{rate:.1f} images/s"] if rate else []
         parts += [f"{count:,} {name}" for name, count in (("empty", images.empty), ("failed", images.failed)) if count]
@@ -116,12 +116,12 @@ class Standing:
         return [self.one_line()]
 
     def told_capped(self) -> str:
-        """What to say behind the number of instances where it may be too low; empty where it is not."""
+        """Text to show after the number of instances if that may be too low; else empty."""
         capped = self.progress.capped
         return f"; there may be more in {counted(capped, 'image')} (capped)" if capped else ""
 
     def waiting_for(self) -> str | None:
-        """Why nothing moves, in words; None while something does."""
+        """Why no chunk is being worked on, in words; None while one is, or when the run is over."""
         progress = self.progress
         if (told := IN_HAND.get(progress.state)) is not None:
             return told(progress.images)
@@ -162,7 +162,7 @@ class Standing:
             left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
             grid.add_row("speed", f"{progress.images_per_second:.1f} images/s{left}")
         if reason := self.waiting_for():
-            grid.add_row("waiting", Text(reason))  # it may hold brackets, which rich would take for markup
+            grid.add_row("waiting", Text(reason))  # as Text, since Rich would take brackets in it for markup
         parts: list[RenderableType] = [grid]
         if self.workers and not self.over:
             parts.append(self._workers())
@@ -188,23 +188,23 @@ class Standing:
 
     def _warnings(self) -> Table:
         table = Table("warning", "images", "for example", box=None, padding=(0, 2))
-        for one in self.warnings:
-            table.add_row(Text(one.warning), f"{one.count:,}", Text(one.example, overflow="fold"))
+        for line in self.warnings:
+            table.add_row(Text(line.warning), f"{line.count:,}", Text(line.example, overflow="fold"))
         return table
 
 
 def told_warnings(warnings: list[WarningLine]) -> str:
-    """`3 images: samples of more than 8 bits ..., such as a.tif`."""
-    return "; ".join(f"{counted(one.count, 'image')}: {one.warning}, such as {one.example}" for one in warnings)
+    """For people, such as `3 images: samples of more than 8 bits ..., such as a.tif`."""
+    return "; ".join(f"{counted(line.count, 'image')}: {line.warning}, such as {line.example}" for line in warnings)
 
 
 class AllRuns:
-    """The standings of all runs, the newest last, to be watched and waited for as one."""
+    """The standings of all runs, the newest last, which can be watched and waited for together."""
 
     def __init__(self, sessions: Sessions) -> None:
         self.standings: list[Standing] = []
         for run_id in read(sessions, status.run_ids):
-            with suppress(RunGone):  # deleted since we asked
+            with suppress(RunGone):  # the run was deleted since its id was read
                 self.standings.append(Standing(sessions, run_id))
 
     @property
@@ -226,17 +226,17 @@ class AllRuns:
 
 
 def _listed(counts: dict[str, int]) -> str:
-    """`300 total, 172 pending, ...`, leaving out what is zero."""
+    """For people, such as `300 total, 172 pending`, without counts that are zero."""
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count or name == "total")
 
 
 def duration(seconds: float) -> str:
-    """`0:20`, `12:05`, `3:10:00`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
+    """Write seconds as hours, minutes and seconds: `0:20`, `12:05`, `3:10:00`."""
+    minutes, left = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 def told_errors(errors: list[ErrorLine]) -> str:
-    """`2 truncated, 1 missing`."""
+    """For people, such as `2 truncated, 1 missing`."""
     return ", ".join(f"{error.count:,} {error.error_class}" for error in errors)

@@ -1,4 +1,4 @@
-"""Standard output where a file would be written: whole or not at all, as files are. Knows no format."""
+"""Writes an export to standard output instead of a file, whole or not at all. Knows no format."""
 
 import shutil
 import sys
@@ -12,11 +12,11 @@ from producer.results.targets import Recognise, Targets
 
 
 class StandardOutput(Targets):
-    """Takes the one file that an export writes."""
+    """Prints the one file that an export writes."""
 
     @contextmanager
     def replacing(self, path: Path, recognise: Recognise = made_by_export) -> Iterator[Path]:
-        """Yield a temporary file's name; what the block wrote there is printed if it ends well."""
+        """Yield the path of a temporary file, and print that file if the block raises nothing."""
         with tempfile.TemporaryDirectory(prefix="sam3-") as folder:
             temporary = Path(folder, "export")
             yield temporary

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and only where nothing is lost that is not ours. Knows no format and no SQL."""
+"""Writes files whole or not at all, and replaces only files that our exports made. Knows no format and no SQL."""
 
 import fcntl
 import hashlib
@@ -15,32 +15,32 @@ from producer.results.marks import made_by_export
 from producer.slugs import numbered
 from workers.errors import UsageError
 
-Recognise = Callable[[BinaryIO], bool]  # whether an existing file is one that we made and may replace
+Recognise = Callable[[BinaryIO], bool]  # whether we made an existing file, so that it may be replaced
 
-# A folder is only looked up in, for which it need not be readable.
+# Folders are opened only as a starting point of paths, so that they need not be readable.
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Targets:
-    """The files that one command writes: `named`, which its user named, or files below that folder.
+    """The files that one command writes: the file `named` by its user, or files in the folder `named`.
 
-    An existing file is replaced only if an export of ours made it and no run reads it, or if the user says `force`.
-    A symbolic link is written through where `named` itself is one, or stands behind one; below it never.
+    An existing file is replaced only if an export of ours made it and no run reads it, or with `force`. Symbolic links
+    are followed in the path `named` itself, but never below it.
     """
 
     def __init__(self, named: Path, inputs: Inputs | None = None, *, force: bool = False) -> None:
         self.named, self._force = named, force
         self._inputs = inputs or Inputs()
-        self._no_images: frozenset[Path] = frozenset()  # paths of which the last look-up said so
+        self._no_images: frozenset[Path] = frozenset()  # paths that are no images of a run, as `look_up` found
 
     def look_up(self, paths: Sequence[Path]) -> None:
-        """Ask the database once which of many files that will be written are images of a run."""
+        """Ask the database once which of these files, which will be written, are images of a run."""
         there = [] if self._force else [path for path in paths if os.path.lexists(path)]
         images = self._inputs.images_among(there) if there else {}
         self._no_images = frozenset(there) - images.keys()
 
     def check(self, path: Path, recognise: Recognise = made_by_export) -> None:
-        """Raise `UsageError` if `path` must not be written, or removed; nothing is changed."""
+        """Raise `UsageError` if `path` must not be written or removed. Changes nothing."""
         with writing(path), suppress(FileNotFoundError), self._folder_of(path, make=False) as (folder, place):
             self._judge(folder, place.name, path, recognise)
 
@@ -50,31 +50,31 @@ class Targets:
             _refuse_link(folder, place.name, path)
 
     def check_folder(self, path: Path, *, make: bool = False) -> None:
-        """Raise `UsageError` if a file or a link is in the way of a folder for masks: `named`, or one below it."""
+        """Raise `UsageError` if `path`, a folder for masks, cannot be made because a file or a link has its name."""
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file: masks need a folder; name another with -o")
         with writing(path), suppress(FileNotFoundError), self._folder_of(path / "any", make=make):
             pass
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder for masks, and those above it. Raises `UsageError` as `check_folder` does."""
+        """Make a folder for masks and the folders above it. Raises `UsageError` as `check_folder` does."""
         self.check_folder(path, make=True)
 
     @contextmanager
     def replacing(self, path: Path, recognise: Recognise = made_by_export) -> Iterator[Path]:
-        """Yield a temporary name beside `path`; what the block wrote there takes the place of `path` if it ends well.
+        """Yield the path of a temporary file, which replaces `path` if the block raises nothing.
 
-        Makes the folders above. Raises `UsageError` when the file must not or cannot be written, or is being written
-        by another process; nothing is left behind then.
+        Makes the folders above `path`. Raises `UsageError` if the file must not or cannot be written, or another
+        process is writing it; no temporary file is left then.
         """
         with writing(path), self._folder_of(path, make=True) as (folder, place):
             self._judge(folder, place.name, path, recognise)
-            # Always the same name, so that the next export takes what a killed one left behind.
+            # The name depends on the target only, so that the next export reuses the file that a killed one left.
             name = f".sam3-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:32]}.part"
             with _held(folder, name, path):
                 try:
                     yield place.with_name(name)
-                    self._judge(folder, place.name, path, recognise)  # the block may have taken long
+                    self._judge(folder, place.name, path, recognise)  # again, as the block may have taken hours
                     os.replace(name, place.name, src_dir_fd=folder, dst_dir_fd=folder)
                 except BaseException:
                     with suppress(OSError):
@@ -83,7 +83,8 @@ class Targets:
 
     @contextmanager
     def _folder_of(self, path: Path, *, make: bool) -> Iterator[tuple[int, Path]]:
-        """The open folder that `path` stands in, and the path without links; raises `UsageError` for one on the way."""
+        """Open the folder of `path`; yield its descriptor and `path` without links. Raises `UsageError` for a link
+        below `named`."""
         named = Path(os.path.realpath(self.named))
         place = named / path.relative_to(self.named)
         start = named.parent if place == named else named
@@ -132,7 +133,7 @@ class Targets:
 
 
 def _is_recognised(folder: int, name: str, recognise: Recognise) -> bool:
-    """Whether the file is ours, or holds nothing that could be lost: no byte, or only zeros, as a power cut leaves."""
+    """Whether the file is ours, or holds no data: it is empty, or has only zeros, as a power cut may leave it."""
     with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
         while block := file.read(1 << 16):
             if block.count(0) < len(block):
@@ -154,13 +155,13 @@ def _refuse_link(folder: int, name: str, path: Path) -> None:
 
 @contextmanager
 def _held(folder: int, name: str, path: Path) -> Iterator[None]:
-    """Make the file `name`, or take what is there, and keep others from writing `path` until the block ends."""
+    """Make or open the temporary file `name`, and lock it so that no other process writes `path` during the block."""
     while True:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(name, flags, 0o666, dir_fd=folder)
         try:
             _lock(file, path)
-            if _is_at(folder, name, file):  # else whoever held it has just ended and renamed it
+            if _is_at(folder, name, file):  # else the process that had the lock has just renamed the file: try again
                 yield
                 return
         finally:
@@ -185,7 +186,7 @@ def _is_at(folder: int, name: str, file: int) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about `path` into a `UsageError` of one line."""
+    """Turn an `OSError` about `path` into a `UsageError` of one line."""
     try:
         yield
     except OSError as error:
@@ -194,7 +195,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def free_file(stem: str, suffix: str) -> str:
-    """A file to name in a hint, quoted for the shell: not there yet, or made by an export of ours."""
+    """The path of an output file for a hint, quoted for the shell: a new file, or one that an export of ours made."""
     writable = os.access(Path(stem).parent, os.W_OK)
     begin = stem if writable else str(Path.home() / Path(stem).name)
     return shlex.quote(numbered(begin, lambda name: _is_foreign(Path(name + suffix))) + suffix)

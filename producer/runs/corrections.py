@@ -1,4 +1,7 @@
-"""The same name with other settings: a run without results takes them over, one with results refuses them."""
+"""Decides what to do if a command names a run but gives other settings than the run has.
+
+A run without results takes the new settings over, a run with results refuses them. Knows no input.
+"""
 
 from dataclasses import asdict, dataclass, field
 
@@ -13,34 +16,34 @@ from producer.results.targets import free_file
 from producer.runs.operate import delete, retry
 from workers.errors import UsageError
 
-_ROW_SETTINGS = ("image_column", "prompt_column", "image_root", "follow_symlinks")  # another one reads other rows
+_ROW_SETTINGS = ("image_column", "prompt_column", "image_root", "follow_symlinks")  # they decide which rows are read
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a command asks of the run of a name."""
+    """The settings that a command asks for, and what to advise if the run has others."""
 
     name: str
     source: Source
     frozen: Frozen
     prompts: tuple[str, ...]
-    advice: str  # what else to do if the name stands for something else
-    argument: str | None  # RUN as the next command needs it; None if none can name it
-    copy: str  # name without its ending for an export with another threshold, with {} for that
+    advice: str  # what the user can do if the run has other settings
+    argument: str | None  # RUN as the next command needs it; None if no command can name it
+    copy: str  # name of a file, without its suffix, for an export with another threshold; {} stands for the threshold
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Settings that a run has and that are asked for, by name."""
+    """The settings that differ, by name."""
 
-    there: dict[str, object] = field(default_factory=dict)
-    here: dict[str, object] = field(default_factory=dict)
+    there: dict[str, object] = field(default_factory=dict)  # values of the run
+    here: dict[str, object] = field(default_factory=dict)  # values that the command asks for
 
     def __bool__(self) -> bool:
         return bool(self.there)
 
     def told(self, form: str) -> str:
-        """Each in the form `{name} {there} {here}`, joined by semicolons."""
+        """All differences in words, joined by semicolons. `form` may hold {name}, {there} and {here}."""
         return "; ".join(
             form.format(name=key.replace("_", "-"), there=_shown(self.there[key]), here=_shown(self.here[key]))
             for key in self.there
@@ -48,23 +51,24 @@ class Differences:
 
     @property
     def of_rows(self) -> bool:
-        """Whether rows recorded under the one are not those of the other."""
-        # Without prompts for every image, rows without their own are rejected.
+        """Whether the differing settings change which rows are recorded."""
+        # If a command has no prompt for all images, rows without prompts of their own are rejected.
         prompts = bool(self.there.get("prompt", True)) != bool(self.here.get("prompt", True))
         return prompts or any(key in self.there for key in _ROW_SETTINGS)
 
 
 def differences(known: KnownRun, wanted: Wanted) -> Differences:
+    """Compare the settings of a run with those that a command asks for."""
     there = asdict(known.frozen) | {"prompt": known.prompts} | _identity(known.source)
     here = asdict(wanted.frozen) | {"prompt": wanted.prompts} | _identity(wanted.source)
-    if set(known.prompts) == set(wanted.prompts):  # in another order they find the same
+    if set(known.prompts) == set(wanted.prompts):  # the order of prompts does not change the results
         there["prompt"] = here["prompt"]
     other = [key for key in there if there[key] != here[key]]
     return Differences({key: there[key] for key in other}, {key: here[key] for key in other})
 
 
 def refuse_if_not_to_be_corrected(sessions: Sessions, known: KnownRun, wanted: Wanted, other: Differences) -> None:
-    """Results of one name must all mean the same, and another source is no correction. Raises `UsageError`."""
+    """Raise `UsageError` if the run has results, or if the command names another source."""
     if "source" in other.there:
         raise refused(wanted, other)
     with reading(sessions) as session:
@@ -84,19 +88,24 @@ def _with_results(known: KnownRun, wanted: Wanted, other: Differences) -> UsageE
 
 
 def refused(wanted: Wanted, other: Differences, has: str = "exists", free: str = "") -> UsageError:
-    """The refusal of settings that the run has not, with what to do instead."""
+    """The error for settings that differ from those of the run, with what to do instead.
+
+    `has` says why the run keeps its settings, `free` what can be done without a new run.
+    """
     told = other.told("{name} {there} there, {here} here")
     delete = f"; or sam3-delete {wanted.argument} first" if wanted.argument else ""
     return UsageError(f"run {wanted.name} {has} with other settings: {told}{free}. {wanted.advice}{delete}")
 
 
 def correct(sessions: Sessions, known: KnownRun, wanted: Wanted, other: Differences) -> None:
-    """Give the run the settings that are asked for; what failed or was cancelled under the old ones is tried again.
+    """Give the run the settings that are asked for, and retry its failed and cancelled images.
 
-    If `other.of_rows`, the run is deleted instead, and is to be recorded anew. Raises `UsageError` if it has results.
+    If `other.of_rows`, the run is deleted instead, and the caller records it anew. Raises `UsageError` if it has
+    results.
     """
-    # Of a run that is deleted too: what is claimed is taken back, so that no result is committed and lost. Its prompts
-    # stay, so that the same command finds the difference again if this one is killed before the end.
+    # A run that will be deleted is corrected first, so that its claimed chunks are taken back and no result is
+    # committed and then lost. Its prompts stay as they are: if this command is killed, the same command finds the
+    # difference again.
     prompts = known.prompts if other.of_rows else wanted.prompts
     while True:
         try:
@@ -108,7 +117,7 @@ def correct(sessions: Sessions, known: KnownRun, wanted: Wanted, other: Differen
             raise _with_results(known, wanted, other) from None
     if other.of_rows:
         delete(sessions, known.id)
-    elif known.state != RunState.LOADING:  # the load that is to go on brings all rows
+    elif known.state != RunState.LOADING:  # a run that is loading cannot be retried; its load goes on
         retry(sessions, known.id, RetryFilter())
 
 

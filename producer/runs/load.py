@@ -1,4 +1,4 @@
-"""From validated rows to a recorded run: new, continued, grown or edited. Rings no doorbell, opens no image."""
+"""Records the rows of an input in a run that is new, continued, grown or edited. Rings no doorbell, opens no image."""
 
 import gc
 import itertools
@@ -29,12 +29,12 @@ from workers.cli.base import spelled_run
 from workers.errors import Sam3Error, UsageError
 from workers.fleet.processes import take_lease, this_process
 
-AUTO_CHUNK_IMAGES = 256  # long enough that filling and draining the pipeline does not count
+AUTO_CHUNK_IMAGES = 256  # so many that the time to fill and drain the pipeline hardly counts
 SMALLEST_AUTO_CHUNK = 8
-CHUNKS_FOR_EACH_WORKER = 4  # in a small run, so that all workers end at about the same time
+CHUNKS_FOR_EACH_WORKER = 4  # at least, in a small run, so that all workers end at about the same time
 
 LOAD_LEASE_SECONDS = 60.0
-FIRST_ROWS = 100  # of those that are new to a run that has rows, whose files are looked at
+FIRST_ROWS = 100  # rows whose files are checked before rows are added to a run
 
 Value = TypeVar("Value")
 Args = ParamSpec("Args")
@@ -43,18 +43,18 @@ Check = Callable[[Sequence[str]], None]
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is asked of a run besides its rows."""
+    """What a command asks of a run besides its rows. `advice`, `argument` and `copy` are those of `Wanted`."""
 
     name: str
-    prompts: tuple[str, ...]  # for every image
+    prompts: tuple[str, ...]  # prompts of every image
     frozen: Frozen
     chunk_size: int | None = None  # None: chosen by the size of the run
-    limit: int | None = None  # rows; no part of the run's identity
-    advice: str = "Give this one another name with --run, or the same settings"  # to whom the name stands for another
-    argument: str | None = ""  # RUN as the next command needs it, if that is not the name; None if none can name it
-    copy: str = ""  # name without its ending for an export with another threshold, with {} for that
+    limit: int | None = None  # most rows to read; another limit is no other setting
+    advice: str = "Give this one another name with --run, or the same settings"
+    argument: str | None = ""  # empty: the name
+    copy: str = ""  # empty: made from the name
     moved_from: Path | None = None  # where the source was when the run was recorded
-    check: Check | None = None  # looks at some new rows' paths before anything is recorded, and may raise `UsageError`
+    check: Check | None = None  # checks paths of new rows before they are recorded, and may raise `UsageError`
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,23 @@ class Recorded:
 class Plan:
     """How the source is read this time."""
 
-    skip: int  # rows already read
-    matching: bool  # known rows are found by path and prompts
-    restart: bool  # begins a new matching from the first row
+    skip: int  # number of rows that are read already
+    matching: bool  # rows that the run has are recognised by path and prompts
+    restart: bool  # a new matching begins at the first row
 
 
 def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tell) -> Recorded:
-    """Bring the database up to what the source says; afterwards the run is active, or done.
+    """Record the source's rows that the run does not have yet; afterwards the run is active, or done.
 
-    A killed one goes on where it stopped. Raises `UsageError` if the run's name stands for something else.
+    After a kill the same call continues. Raises `UsageError` if the name belongs to a run that cannot take these
+    settings or this source.
     """
     facts = _facts(source)
-    known, facts, corrected = _followed(sessions, source, facts, request)
+    known, facts, corrected = _find_or_move(sessions, source, facts, request)
     survey = None
     if known is not None and (other := differences(known, wanted := _wanted(facts, request))):
         refuse_if_not_to_be_corrected(sessions, known, wanted, other)
-        if other.of_rows:  # then it is recorded anew, which must not end with nothing
+        if other.of_rows:  # the run will be deleted and recorded anew, so first make sure that the source is good
             survey = _checked_survey(source, request)
         with _loading(sessions, known.id, request):
             correct(sessions, known, wanted, other)
@@ -103,7 +104,7 @@ def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tel
 
 
 def _facts(source: RowSource) -> Source:
-    """What is written down of a source, so that the same command finds its run again."""
+    """What the run records of its source, so that the same command finds the run again."""
     return Source(
         path=str(source.path),
         image_column=source.columns.image,
@@ -115,10 +116,13 @@ def _facts(source: RowSource) -> Source:
     )
 
 
-def _followed(
+def _find_or_move(
     sessions: Sessions, source: RowSource, facts: Source, request: RunRequest
 ) -> tuple[KnownRun | None, Source, str]:
-    """The run of the name, which follows a source that was moved; how it is read for it; and what to tell of that."""
+    """Find the run by its name, and record the new place of its source if that was moved.
+
+    Returns the run or None, the facts with the root that the run now has, and a sentence about the move or "".
+    """
     known = _find(sessions, request.name)
     if known is None:
         if request.moved_from is not None:
@@ -156,7 +160,7 @@ def _wanted(facts: Source, request: RunRequest) -> Wanted:
 
 @contextmanager
 def _loading(sessions: Sessions, run_id: int, request: RunRequest) -> Iterator["Loader"]:
-    """The right to change a run's rows and settings alone. Raises `UsageError` if somebody else has it."""
+    """Hold the right to change a run's rows and settings alone. Raises `UsageError` if another process has it."""
     try:
         with Loader(sessions, run_id) as loader:
             yield loader
@@ -170,7 +174,7 @@ def _loading(sessions: Sessions, run_id: int, request: RunRequest) -> Iterator["
 
 
 def _stopped(sessions: Sessions, request: RunRequest) -> Sam3Error:
-    """What to tell of a run that was cancelled or deleted while it was loaded."""
+    """The error for a run that was cancelled or deleted while it was loaded."""
     known, run = _find(sessions, request.name), _argument(request)
     if known is None:
         return UsageError(f"run {request.name} was deleted while it was loaded; the same command again records it anew")
@@ -181,7 +185,10 @@ def _stopped(sessions: Sessions, request: RunRequest) -> Sam3Error:
 
 @contextmanager
 def _looking_at_new_objects_only() -> Iterator[None]:
-    """Rows make Python look for garbage often, and it would look through all imported modules each time (15 %)."""
+    """Keep Python's garbage collector from searching all imported modules each time, which costs 15 % of a load.
+
+    Source: https://docs.python.org/3/library/gc.html#gc.freeze.
+    """
     gc.freeze()
     try:
         yield
@@ -190,9 +197,10 @@ def _looking_at_new_objects_only() -> Iterator[None]:
 
 
 class Loader:
-    """The right to load a run alone, held by a lease: every slice renews it, in the transaction that brings rows.
+    """The right to load a run alone: a named lease, which each slice renews in the transaction that adds its rows.
 
-    A loader that was killed on this machine is not waited for. Raises `LoadTaken`.
+    The lease of a loader that died on this machine is taken over at once. Raises `LoadTaken` if a living process or
+    another machine has it.
     """
 
     def __init__(self, sessions: Sessions, run_id: int) -> None:
@@ -205,13 +213,13 @@ class Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(SQLAlchemyError):  # else it runs out by itself
+        with suppress(SQLAlchemyError):  # the lease then ends by itself
             write(self.sessions, named_leases.release_lease, self._name, self._me)
 
     def write(
         self, work: Callable[Concatenate[Session, int, Args], Value], *args: Args.args, **kwargs: Args.kwargs
     ) -> Value:
-        """Run `work(session, run_id, ...)` in one transaction, if the load is still ours."""
+        """Return `work(session, run_id, ...)`, run in one transaction. Raises `LoadTaken` if the lease is lost."""
 
         def renewed(session: Session) -> Value:
             if not named_leases.renew_lease(session, self._name, self._me, LOAD_LEASE_SECONDS):
@@ -229,7 +237,7 @@ def _find(sessions: Sessions, name: str) -> KnownRun | None:
 def _create(sessions: Sessions, facts: Source, request: RunRequest, rows: int) -> KnownRun:
     with reading(sessions) as session:
         size = request.chunk_size or auto_chunk_size(rows, presence.live_workers(session))
-    # Lost the race for the name: then the other one's run is known now.
+    # IntegrityError: another command has created a run of this name at the same moment.
     with suppress(IntegrityError):
         write(sessions, intake.create_run, request.name, facts, request.frozen, request.prompts, size)
     known = _find(sessions, request.name)
@@ -241,38 +249,41 @@ def _create(sessions: Sessions, facts: Source, request: RunRequest, rows: int) -
 
 
 def auto_chunk_size(rows: int, workers: int) -> int:
+    """Images of a chunk if the user chooses no number: enough chunks for all workers, but no tiny ones."""
     share = -(-rows // (CHUNKS_FOR_EACH_WORKER * max(1, workers)))
     return min(AUTO_CHUNK_IMAGES, max(SMALLEST_AUTO_CHUNK, share))
 
 
 def _unchanged(known: KnownRun, source: RowSource) -> bool:
-    """The same source as when it was last read to its end: nothing to read."""
+    """Whether the source is unchanged since it was read to its end, so that there is nothing to read."""
     if known.source_sha256 is None or known.state == RunState.LOADING:
         return False
     return source.is_still(known.source_size, known.source_mtime_ns, known.source_sha256)
 
 
 def plan(known: KnownRun, survey: Survey) -> Plan:
-    """New and unfinished sources are read on; a grown one too; an edited one is read again and matched."""
+    """Decide how to read the source: a new, unfinished or grown source from where the last reading stopped, an edited
+    source from its start, with matching."""
     same_file = (known.source_size, known.source_mtime_ns) == (survey.size, survey.mtime_ns)
     if known.source_rows == 0 and known.load == 1:
         return Plan(0, matching=False, restart=False)
     if known.source_sha256 is None and same_file and survey.sha256 is not None:
-        # A matching that was interrupted goes on as one: the rows it already brought are marked with its number.
+        # An interrupted matching continues as a matching: the rows that it brought already have its load number.
         return Plan(known.source_rows, matching=known.load > 1, restart=False)
     if survey.continues:
-        # A row that an earlier edit took out may be among those that were added: it is the old row, not a second one.
+        # If rows were once removed from the source and are now added again, they are the old rows, so they are matched.
         return Plan(known.source_rows, matching=known.load > 1, restart=False)
     return Plan(0, matching=True, restart=True)
 
 
 def _load(loader: Loader, source: RowSource, survey: Survey | None, request: RunRequest, tell: Tell) -> Recorded:
-    known = _find(loader.sessions, request.name)  # as it is now that nobody else loads it
+    known = _find(loader.sessions, request.name)  # read again under the lease, when no other process loads it
     if known is None:
         raise LoadCancelled
     if _unchanged(known, source):
         return Recorded(known.id, 0, 0)
-    if survey is None or known.source_sha256 is not None:  # the one we have was not made to compare with that
+    # A survey made before did not know the run's checksum, so it cannot say whether the source continues.
+    if survey is None or known.source_sha256 is not None:
         survey = source.survey(known.source_size, known.source_sha256)
     how = plan(known, survey)
     wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
@@ -290,7 +301,7 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Run
 
 
 def check(request: RunRequest, survey: Survey) -> None:
-    """Look at some of the files that a new run is asked for."""
+    """Check some of the files of a new run, unless --no-check was given. Raises `UsageError`."""
     if request.check is not None:
         request.check(_sample(request, survey))
 
@@ -302,8 +313,8 @@ def _sample(request: RunRequest, survey: Survey) -> list[str]:
 def _checked(
     loader: Loader, rows: Iterator[NewRow], known: KnownRun, survey: Survey, request: RunRequest
 ) -> Iterator[NewRow]:
-    """The same rows. If some are new to a run that has rows, their files are looked at before any is recorded."""
-    if request.check is None or known.images == 0:  # a new run's were, before it was created
+    """The same rows, after checking the files of some, if the run has rows already and some of these are new to it."""
+    if request.check is None or known.images == 0:  # files of a new run were checked before it was created
         return rows
     first = list(itertools.islice(rows, FIRST_ROWS))
     paths = {row.path for row in first if row.rejected is None} | set(_sample(request, survey))

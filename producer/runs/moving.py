@@ -1,6 +1,6 @@
-"""A source that no longer stands where its run was recorded: found again by content, or where somebody says it is.
+"""Recognises the source of a run that was moved, by its content or because the user says so with --moved-from.
 
-Looks at recorded rows and at files; decodes no image.
+Compares recorded rows with files; decodes no image, and changes nothing.
 """
 
 import os
@@ -26,31 +26,31 @@ def moved_root(
     sessions: Sessions,
     known: KnownRun,
     source: RowSource,
-    here: Source,
+    new: Source,
     moved_from: Path | None,
 ) -> str | None:
-    """The folder that relative paths start from if the run's source was moved `here`; None if it was not.
+    """The folder that relative paths start from, if the run's source was moved to `new`; None if it was not moved.
 
-    It was if the old one is gone and the new one has the same content, or if `moved_from` says so; likewise a root
-    that is gone, of the same source. Raises `UsageError` if the old source is gone and the new one is another, and for
-    a `moved_from` that is still there or was never it.
+    It counts as moved if the old source is gone and the new one has the same content, or if `moved_from` names the old
+    one. A root that is gone may be replaced in the same way. Raises `UsageError` if the old source is gone and the new
+    one has other content, and for a `moved_from` that still exists or is not the run's source.
     """
-    there = known.source
-    if there.path == here.path:
-        both_confined = here.confined and there.confined and here.root != there.root
-        return here.root if both_confined and _root_moved(sessions, known, here.root) else None
+    old = known.source
+    if old.path == new.path:
+        both_confined = new.confined and old.confined and new.root != old.root
+        return new.root if both_confined and _root_moved(sessions, known, new.root) else None
     if moved_from is not None:
         _check(known, moved_from)
-    if os.path.exists(there.path):
+    if os.path.exists(old.path):
         return None
     recorded = _sample(sessions, known)
     if moved_from is None and recorded and not source.holds(known, recorded):
         raise UsageError(
-            f"{one_line(here.path)}: does not hold what was recorded from {one_line(there.path)}, which is gone; "
-            f"if it was moved and then changed: --moved-from {shlex.quote(one_line(there.path))}; "
+            f"{one_line(new.path)}: does not hold what was recorded from {one_line(old.path)}, which is gone; "
+            f"if it was moved and then changed: --moved-from {shlex.quote(one_line(old.path))}; "
             "if it is another: give its run another name with --run"
         )
-    return _root(there, here, recorded)
+    return _root(old, new, recorded)
 
 
 def _root_moved(sessions: Sessions, known: KnownRun, root: str) -> bool:
@@ -63,27 +63,29 @@ def _sample(sessions: Sessions, known: KnownRun) -> list[RecordedRow]:
 
 
 def _check(known: KnownRun, moved_from: Path) -> None:
-    old = os.path.abspath(moved_from)
-    if old != known.source.path:
-        raise UsageError(f"--moved-from {one_line(old)}: the run was recorded from {one_line(known.source.path)}")
-    if os.path.exists(old):
-        raise UsageError(f"--moved-from {one_line(old)}: is still there; move it away, or give another run with --run")
+    given = os.path.abspath(moved_from)
+    if given != known.source.path:
+        raise UsageError(f"--moved-from {one_line(given)}: the run was recorded from {one_line(known.source.path)}")
+    if os.path.exists(given):
+        raise UsageError(
+            f"--moved-from {one_line(given)}: is still there; move it away, or give another run with --run"
+        )
 
 
 def _spread(count: int) -> list[int]:
-    """Numbers of rows from the whole run, the first and the last among them."""
+    """Up to `SAMPLE_ROWS` row numbers, evenly spread from the first row to the last."""
     picked = min(count, SAMPLE_ROWS)
     return sorted({1 + number * (count - 1) // max(1, picked - 1) for number in range(picked)})
 
 
-def _root(there: Source, here: Source, recorded: list[RecordedRow]) -> str:
-    """The new root; the old one if a CSV was moved and its images were not."""
+def _root(old: Source, new: Source, recorded: list[RecordedRow]) -> str:
+    """The new root, or the old root if a CSV was moved and its images were not."""
     relative = [path for _, path, _ in recorded if location.is_relative(path)]
-    if here.confined or not relative or not os.path.isdir(there.root):
-        return here.root
-    roots = (there.root, here.root)
+    if new.confined or not relative or not os.path.isdir(old.root):
+        return new.root
+    roots = (old.root, new.root)
     seen = stat_files([location.place(root, path) for root in roots for path in relative], LOOK_SECONDS)
-    left, came = (
+    in_old, in_new = (
         sum(isinstance(seen.get(location.place(root, path)), FileSeen) for path in relative) for root in roots
     )
-    return there.root if left > came else here.root
+    return old.root if in_old > in_new else new.root

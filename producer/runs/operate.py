@@ -1,7 +1,7 @@
-"""Retry, cancel and delete a run, slice by slice, so that workers go on meanwhile. Rings no doorbell.
+"""Retries, cancels and deletes a run, slice by slice, so that workers go on meanwhile. Rings no doorbell.
 
-Cancel and delete begin with the run's state: once that is written, a reconciler finishes what a killed command left,
-and so does the same command again.
+Cancel and delete first write the run's state. If the command is then killed, a reconciler or the same command again
+finishes the work.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,21 @@ from db.slices import in_slices
 from db.views.status import run_view
 from workers.errors import UsageError
 
-Tell = Callable[[int, int], None]  # called with how many rows or images have been handled, of how many
+Tell = Callable[[int, int], None]  # is called with the number of rows or images handled so far, and their total
 
 
 def ignore(done: int, total: int) -> None:
-    """Nobody wants to know."""
+    """A `Tell` that shows nothing."""
 
 
 def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = ignore) -> int:
-    """Move failed images, and without a choice the cancelled ones too, into new chunks; return how many.
+    """Make the images that `which` chooses pending again in new chunks; return how many these are.
 
-    A run that is cancelled or deleted meanwhile ends it. Raises `UsageError` for a run that is still loading.
+    Stops if the run is cancelled or deleted meanwhile. Raises `UsageError` for a run that is still loading.
     """
     with reading(sessions) as session:
         run = run_view(session, run_id, row_prompts=False)
-        # What fails again while we are at it is for the next retry.
+        # Images that fail again during this retry are left for the next one.
         limited = replace(which, last_chunk_id=runs.last_chunk_id(session, run_id))
         total = runs.retryable_images(session, run_id, limited)
     if run is not None and run.state == RunState.LOADING:
@@ -43,7 +43,7 @@ def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = igno
 
 
 def cancel(sessions: Sessions, run_id: int, tell: Tell = ignore) -> int:
-    """Stop a run: what is pending is cancelled, what is done stays. Returns how many images were cancelled."""
+    """Stop a run: cancel its pending images and keep its results. Returns how many images were cancelled."""
     write(sessions, runs.cancel_run, run_id)
     with reading(sessions) as session:
         total = runs.pending_images(session, run_id)
@@ -51,7 +51,7 @@ def cancel(sessions: Sessions, run_id: int, tell: Tell = ignore) -> int:
 
 
 def delete(sessions: Sessions, run_id: int, tell: Tell = ignore) -> int:
-    """Remove everything the database knows of a run; return how many images that were."""
+    """Delete a run with all its rows; return how many images it had."""
     write(sessions, runs.begin_delete, run_id)
     with reading(sessions) as session:
         run = run_view(session, run_id, row_prompts=False)

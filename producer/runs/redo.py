@@ -1,4 +1,4 @@
-"""Finds images whose files changed since they were read, and has images computed again. Opens no image."""
+"""Finds images whose files changed since they were read, and makes images pending again. Opens no image."""
 
 import time
 from collections.abc import Iterator
@@ -21,24 +21,24 @@ from workers.errors import UsageError
 from workers.inference import location
 from workers.inference.location import FileSeen
 
-LOOK_SECONDS = 20.0  # of a look that nobody asked for
-PATIENCE_SECONDS = 120.0  # of one that was asked for, for each page
-PAGE_ROWS = 4000  # whose files are looked at together
+LOOK_SECONDS = 20.0  # for a look at all files that the user did not ask for
+PATIENCE_SECONDS = 120.0  # for each page, if the user asked for the look with --redo changed
+PAGE_ROWS = 4000  # rows whose files are looked at together
 SLICE = 1000  # images of one transaction
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the files of images that were read."""
+    """How many files of a run's images have changed since they were read."""
 
     changed: int = 0
     missing: int = 0
-    looked: int = 0  # at so many files
-    images: int = 0  # of so many images that are done or failed
-    whole: bool = True  # at all that were read
+    looked: int = 0  # number of files that were looked at
+    images: int = 0  # number of images that are done or failed
+    whole: bool = True  # whether all files that were read before were looked at
 
     def lines(self) -> list[str]:
-        """For the person at the terminal; nothing if all is as it was."""
+        """Lines for the user; none if no file has changed."""
         if self.missing and self.missing == self.looked:
             return ["none of the images that were read is to be seen from here, so no change is (--no-check: no look)"]
         lines = []
@@ -57,13 +57,13 @@ class Changes:
 
 
 def look_for_changes(sessions: Sessions, run_id: int, seconds: float = LOOK_SECONDS) -> Changes:
-    """Compare size and modification time of the files with those at reading, for at most about so many seconds."""
+    """Compare the size and modification time of each file with those when it was read, for about `seconds` at most."""
     run, seen, end = _Run.of(sessions, run_id), Changes(), time.monotonic() + seconds
     if not run.ended:
         return seen
     seen = replace(seen, images=run.ended)
     for page in _pages(sessions, run, Redo.CHANGED):
-        became = _became(run, page, max(0.0, end - time.monotonic()))
+        became = _compare(run, page, max(0.0, end - time.monotonic()))
         seen = replace(
             seen,
             changed=seen.changed + became.count("changed"),
@@ -77,11 +77,11 @@ def look_for_changes(sessions: Sessions, run_id: int, seconds: float = LOOK_SECO
 
 
 def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore) -> int:
-    """Move the chosen images into new chunks, as pending; return how many.
+    """Make the images that `which` chooses pending again in new chunks; return how many these are.
 
-    One that was interrupted is finished by calling it again: it takes no image that it has moved or computed already.
-    A cancelled run is active again then; what was cancelled in it stays so until a retry. Raises `UsageError` for a run
-    that is still loading or being stopped, or if a file does not answer.
+    An interrupted redo is continued by the same call: it takes no image twice. A cancelled run becomes active; its
+    cancelled images stay cancelled until a retry. Raises `UsageError` for a run that is loading or being stopped, or if
+    a file system does not answer.
     """
     if which == Redo.FAILED:
         return retry(sessions, run_id, RetryFilter(), tell)
@@ -102,8 +102,8 @@ def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore) -> i
 @dataclass(frozen=True)
 class _Run:
     view: RunView
-    ended: int  # images that are done or failed
-    last_chunk: int  # that a redo takes images from
+    ended: int  # number of images that are done or failed
+    last_chunk: int  # id of the last chunk that a redo takes images from
 
     @classmethod
     def of(cls, sessions: Sessions, run_id: int) -> Self:
@@ -121,7 +121,7 @@ def _chosen(sessions: Sessions, run: _Run, which: Redo, tell: Tell) -> Iterator[
     looked = 0
     for page in _pages(sessions, run, which):
         if which == Redo.CHANGED:
-            became = _became(run, page, PATIENCE_SECONDS)
+            became = _compare(run, page, PATIENCE_SECONDS)
             if None in became:
                 silent = page[became.index(None)].path
                 raise UsageError(
@@ -135,21 +135,21 @@ def _chosen(sessions: Sessions, run: _Run, which: Redo, tell: Tell) -> Iterator[
 
 
 def _pages(sessions: Sessions, run: _Run, which: Redo) -> Iterator[list[EndedImage]]:
-    """By ranges of rows, so that no query takes long where there are few such images."""
+    """The images that `which` chooses, one range of rows at a time, so that no query takes long."""
     for first in range(1, run.view.images + 1, PAGE_ROWS):
         rows = range(first, first + PAGE_ROWS)
         if page := read(sessions, ended_images, run.view.id, which, rows, run.last_chunk):
             yield page
 
 
-def _became(run: _Run, page: list[EndedImage], seconds: float) -> list[str | None]:
-    """What became of each image's file: same, changed, missing or unreadable; None if nothing answered in time."""
+def _compare(run: _Run, page: list[EndedImage], seconds: float) -> list[str | None]:
+    """For each image whether its file is same, changed, missing or unreadable; None without an answer in time."""
     places = [location.place(run.view.source.root, image.path) for image in page]
     seen = stat_files(places, seconds)
-    return [_compared(image, seen.get(place)) for image, place in zip(page, places, strict=True)]
+    return [_compare_one(image, seen.get(place)) for image, place in zip(page, places, strict=True)]
 
 
-def _compared(image: EndedImage, seen: FileSeen | OSError | None) -> str | None:
+def _compare_one(image: EndedImage, seen: FileSeen | OSError | None) -> str | None:
     match seen:
         case None:
             return None

@@ -1,19 +1,19 @@
-"""Text of single cells: prompts, and how to show and store whatever a cell holds. Knows no rows and no files."""
+"""The text of single cells: which prompts are valid, and how any text is shown and stored. Knows no rows, no files."""
 
 import re
 from functools import lru_cache
 
 from workers.errors import ErrorClass
 
-PROMPT_WORDS = 30  # the model reads 32 tokens, two of which mark start and end
-PROMPT_BYTES = 1000  # PostgreSQL's index of prompts takes up to 2700
+PROMPT_WORDS = 30  # the model reads 32 tokens, and two of them mark the start and the end
+PROMPT_BYTES = 1000  # PostgreSQL's index of prompts takes up to 2700 bytes
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are not UTF-8
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
-_NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # the same, without white space
+_NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # like CONTROL, but white space is allowed
 
 
 class BadRow(Exception):
-    """Why a row is rejected. Never leaves its source."""
+    """A row breaks a rule. Each kind of input catches it and makes a rejected row."""
 
     def __init__(self, error_class: ErrorClass, fault: str) -> None:
         super().__init__(error_class, fault)
@@ -21,7 +21,7 @@ class BadRow(Exception):
 
 
 def prompt_fault(prompt: str) -> str | None:
-    """What is wrong with a prompt's text, or None."""
+    """What is wrong with the text of a prompt, in words; None if it is valid."""
     words = len(prompt.split())
     if words == 0:
         return "empty prompt; write a word, or remove it"
@@ -36,7 +36,7 @@ def prompt_fault(prompt: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def split_prompts(cell: str) -> tuple[str, ...] | None:
-    """The different prompts of a cell like `cat|dog`; None for an empty cell."""
+    """The prompts of a cell like `cat|dog`, each once; None for an empty cell. Raises `BadRow` for a bad prompt."""
     if not cell or cell.isspace():
         return None
     prompts = tuple(dict.fromkeys(prompt.strip() for prompt in cell.split("|")))
@@ -47,18 +47,19 @@ def split_prompts(cell: str) -> tuple[str, ...] | None:
 
 
 def storable(cell: str) -> str:
-    """A cell without what databases refuse: NUL and bytes that are not UTF-8 are spelled like \\xe9."""
+    """Replace what databases refuse: NUL and bytes that are not UTF-8 become text like \\xe9."""
     return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\x00")
 
 
 def as_name(path: str) -> str:
-    """A path fit for a log line and an index, whatever it held."""
+    """Make a path fit for a log line and an index: one line of at most about 1000 bytes."""
     name = one_line(path)
     encoded = name.encode()
     return name if len(encoded) <= 1000 else encoded[:1000].decode("utf-8", "ignore") + "..."
 
 
 def one_line(text: str) -> str:
+    """Replace control characters by text like \\n, so that the text stays on one line."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), storable(text))
 
 
@@ -67,6 +68,7 @@ def quoted(text: str) -> str:
 
 
 def unreadable(shown: str, error: OSError) -> str:
+    """Say why the file or folder called `shown` cannot be read, and what to do."""
     if isinstance(error, FileNotFoundError):
         return f"{shown}: not found; check the path"
     if isinstance(error, PermissionError):

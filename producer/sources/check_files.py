@@ -1,6 +1,6 @@
-"""Looks whether some of the images that an input names are there, before a million rows are recorded that all fail.
+"""Checks whether some of an input's images exist, before a million rows are recorded that would all fail.
 
-A disk that does not answer is waited for a few seconds only. Opens no image, and knows no SQL.
+Waits only a few seconds for a disk that does not answer. Opens no image, and knows no SQL.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from producer.sources.cells import one_line, quoted
-from producer.sources.hints import typed
+from producer.sources.hints import shell_path
 from producer.sources.looking import in_time, stat_files
 from producer.sources.source import RowSource
 from workers.errors import UsageError
@@ -20,15 +20,15 @@ from workers.inference import location
 from workers.inference.formats import SUFFIXES
 
 LOOK_SECONDS = 5.0
-FOLDERS_AT_MOST = 1000  # looked into for the one that the paths start from
+FOLDERS_AT_MOST = 1000  # that are searched for the folder that the paths start from
 
 Value = TypeVar("Value")
 
 
 def check_files(source: RowSource, paths: Sequence[str], say: Callable[[str], None]) -> None:
-    """Look at these paths of the source's rows. Raises `UsageError`, with the likeliest cure, if no file is there.
+    """Check these paths of the source's rows. Raises `UsageError`, with the likeliest cure, if no file exists.
 
-    If only some are missing, or cannot be looked at, it is said and no more.
+    If only some files are missing, or there is no answer for some, `say` gets a warning.
     """
     at = {path: location.place(str(source.root), path) for path in paths}
     seen = look(list(at.values()))
@@ -46,7 +46,7 @@ def check_files(source: RowSource, paths: Sequence[str], say: Callable[[str], No
 
 
 def look(paths: Sequence[str]) -> dict[str, OSError | None]:
-    """For each path None if something is there, else why not. One without an answer in time is left out."""
+    """For each path None if a file is there, else the error. Paths without an answer in time are left out."""
     seen = stat_files(paths, LOOK_SECONDS)
     return {path: found if isinstance(found, OSError) else None for path, found in seen.items()}
 
@@ -59,7 +59,7 @@ def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
     cure = (
         cures[0]
         if cures
-        else _by_its_look(path) + "check the paths, or give the folder that they start from with --image-root"
+        else _spelling_hint(path) + "check the paths, or give the folder that they start from with --image-root"
     )
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (
@@ -68,8 +68,8 @@ def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
     )
 
 
-def _by_its_look(path: str) -> str:
-    """What may be wrong with the spelling of a path whose file was found nowhere."""
+def _spelling_hint(path: str) -> str:
+    """What may be wrong with the spelling of a path whose file was found nowhere; empty if nothing is conspicuous."""
     if re.match(r"[A-Za-z]:[\\/]", path):
         return f"{path[:2]} is a drive of Windows, which has another path here; "
     if "\\" in path:
@@ -80,7 +80,7 @@ def _by_its_look(path: str) -> str:
 
 
 def likely_cures(source: RowSource, path: str) -> Iterator[str]:
-    """What makes the file of a path that is not there be found, the likeliest first; each has been tried."""
+    """What the user can do so that the missing file `path` is found, the likeliest cure first. Each was tried here."""
     root, bases = str(source.root), [str(folder) for folder in _bases(source)]
     rewritten = list(_rewritten(source, path))
     longer = [(path + suffix, f"add {suffix} to the paths") for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))]
@@ -90,7 +90,7 @@ def likely_cures(source: RowSource, path: str) -> Iterator[str]:
     for spelled, advice in ((path, ""), *rewritten, *longer):
         base = _first_with(bases, spelled) if location.is_relative(spelled) else None
         if base is not None:
-            yield f"{advice and advice + ', and '}give --image-root {typed(base)}"
+            yield f"{advice and advice + ', and '}give --image-root {shell_path(base)}"
     for spelled, advice in ((path, ""), *rewritten):
         parts = spelled.split("/")
         for cut in range(1, len(parts)):
@@ -102,7 +102,7 @@ def likely_cures(source: RowSource, path: str) -> Iterator[str]:
 
 
 def _rewritten(source: RowSource, path: str) -> Iterator[tuple[str, str]]:
-    """Other ways to write a path, and what to do if that is the right one."""
+    """Other spellings of a path, each with what to do if that spelling is right."""
     spelled, advice = path, []
     if "%" in path:
         spelled = unquote(spelled)
@@ -119,13 +119,13 @@ def _rewritten(source: RowSource, path: str) -> Iterator[tuple[str, str]]:
         advice.append("write the home folder instead of ~")
     if advice:
         yield spelled, " and ".join(advice)
-    if drive:  # where Windows' own Linux has it
+    if drive:  # where Windows' subsystem for Linux mounts its drives
         mounted = f"/mnt/{drive[1].lower()}"
         yield mounted + spelled, " and ".join([f"write {mounted} for {drive[1]}:", *advice[1:]])
 
 
 def _bases(source: RowSource) -> Iterator[Path]:
-    """Folders that relative paths may be meant to start from, the nearest first."""
+    """Folders that the relative paths may start from, the nearest first."""
     near = list(dict.fromkeys((source.path.parent, Path.cwd())))
     yield from near
     beside = [folder for folder in (*near, source.path.parent.parent) if folder != folder.parent]
@@ -135,11 +135,11 @@ def _bases(source: RowSource) -> Iterator[Path]:
 
 
 def _folders_in(folder: Path) -> Iterator[Path]:
-    """Those directly in it, then those in these."""
-    inner = sorted(_subfolders(folder))
-    yield from inner
-    for one in inner:
-        yield from sorted(_subfolders(one))
+    """The folders directly in `folder`, then the folders in those."""
+    children = sorted(_subfolders(folder))
+    yield from children
+    for child in children:
+        yield from sorted(_subfolders(child))
 
 
 def _subfolders(folder: Path) -> list[Path]:

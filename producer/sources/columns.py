@@ -15,7 +15,7 @@ IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed i
 
 @dataclass(frozen=True)
 class Columns:
-    """The input's header, and the columns of it that are used."""
+    """The names in the input's header, and which of these columns are used."""
 
     names: tuple[str, ...]
     image: str
@@ -23,7 +23,7 @@ class Columns:
 
 
 def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None, prompt_column: str | None) -> Columns:
-    """Raises `UsageError` for a header that cannot be used."""
+    """Choose the columns of a header. `shown` names the input in errors. Raises `UsageError` for an unusable header."""
     if UNSTORABLE.search("".join(names)):
         raise UsageError(f"{shown}: its header holds bytes that are no text; correct them")
     for name, count in Counter(names).items():
@@ -42,12 +42,12 @@ def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None,
 
 
 def may_hold_images(names: Sequence[str], image_column: str | None) -> bool:
-    """Whether this header has the column of paths: the one with that name, or one with a name that is guessed."""
+    """Whether this header has `image_column`, or, if that is None, a column with one of the usual names."""
     return (_guessed(names) if image_column is None else _named(names, image_column)) is not None
 
 
 def _named(names: Sequence[str], wanted: str) -> str | None:
-    """The column of that name; blanks around either do not count."""
+    """The column called `wanted`, without regard to blanks around both names; None if there is none."""
     return wanted if wanted in names else {name.strip(): name for name in reversed(names)}.get(wanted.strip())
 
 

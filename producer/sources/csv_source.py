@@ -1,7 +1,6 @@
 """Turns a CSV of image paths into validated rows. Knows no SQL and no Celery, and opens no image.
 
-A fault of the whole input raises `UsageError`, from the constructor or from `survey`, before anything is recorded.
-A fault of one row makes it a rejected row, and its neighbours are fine. Memory does not grow with the rows.
+It follows `producer.sources.source.RowSource`, which says what raises errors and what rejects a row.
 """
 
 import csv
@@ -21,10 +20,10 @@ from db.intake import NewRow
 from producer.sources.cells import BadRow, one_line, quoted, unreadable
 from producer.sources.columns import choose_columns
 from producer.sources.csv_text import UTF8, advised_encoding, filled_rows, find_text
-from producer.sources.hints import new_file, typed
+from producer.sources.hints import new_file, shell_path
 from producer.sources.rows import RowRules
 from producer.sources.sampling import sampled
-from producer.sources.source import AS_FOUND, Reading, RowSource, Survey, require_prompts
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,17 +31,19 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-LINE_BYTES = 1 << 24  # a longer line is not a CSV's, and would be held in memory whole
-FIRST_ROWS, RANDOM_ROWS = 100, 100  # of a survey's sample
-ROWS_PER_LOOK = 1000  # rows handed out between two looks whether the file is still the same, which are held together
-BYTES_PER_LOOK = 4 << 20  # fewer where rows are wide, by their mean
+LINE_BYTES = 1 << 24  # a longer line is refused, as it would be held in memory as a whole
+FIRST_ROWS, RANDOM_ROWS = 100, 100  # rows in the sample of a survey
+# Rows that are read and held at once; after them the file is checked for changes. Fewer if rows are long: then about
+# BYTES_PER_LOOK, by the mean length of a row.
+ROWS_PER_LOOK = 1000
+BYTES_PER_LOOK = 4 << 20
 
-_HASH_DIGITS = 64  # of a SHA-256; what stands behind them says how the bytes were read
-_UNDECODED = re.compile("[\udc80-\udcff]")  # stand for bytes that are no text
+_HASH_DIGITS = 64  # of a SHA-256; the text after them says how the bytes were read, see `CsvText.stamp`
+_UNDECODED = re.compile("[\udc80-\udcff]")  # surrogates that stand for bytes that are no text
 
 
 class _HashedFile(io.FileIO):
-    """A file that hashes what is read of it; `sha256_at_mark` is that of its first `mark` bytes."""
+    """A file that hashes its bytes as they are read; `sha256_at_mark` is the hash of its first `mark` bytes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -74,31 +75,31 @@ _IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 
 
 class CsvSource(RowSource):
-    """Rows of a CSV file, with any line ends. Relative paths start at `reading.root`, else at the CSV's folder.
+    """Rows of a CSV file, with any line ends. Relative paths start at `options.root`, else at the CSV's folder.
 
-    How its bytes are text says producer/sources/csv_text.py.
+    `producer.sources.csv_text` decodes its bytes.
     """
 
     kind = "CSV"
 
-    def __init__(self, path: Path, reading: Reading = AS_FOUND) -> None:
-        require_prompts(reading)
+    def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
+        require_prompts(options)
         self._shown = one_line(str(path))
         self._name = one_line(path.name)
         self.path = Path(os.path.abspath(path))
-        self.confined = reading.root is not None
-        self.root = Path(os.path.abspath(reading.root)) if reading.root else self.path.parent
-        self.follow_symlinks = reading.follow_symlinks
+        self.confined = options.root is not None
+        self.root = Path(os.path.abspath(options.root)) if options.root else self.path.parent
+        self.follow_symlinks = options.follow_symlinks
         self._stat = _stat_csv(path, self._shown)
         with self._open(io.FileIO) as file:
-            self.text = find_text(file, self._shown, reading)
+            self.text = find_text(file, self._shown, options)
         with self._parsed(self._open(io.FileIO)) as reader:
             rows = filled_rows(reader)
             names = next(rows, None)
             if names is not None:
                 if any(map(_UNDECODED.search, names)):
                     raise self._no_text(of_row=False)
-                self.columns = choose_columns(self._shown, tuple(names), reading.image_column, reading.prompt_column)
+                self.columns = choose_columns(self._shown, tuple(names), options.image_column, options.prompt_column)
             if next(rows, None) is None:
                 self._refuse_no_rows()
         self.told = self.text.told
@@ -106,34 +107,35 @@ class CsvSource(RowSource):
             self.columns,
             self.root,
             confined=self.confined,
-            needs_prompt=reading.needs_prompt,
+            needs_prompt=options.needs_prompt,
             encoding=self.text.encoding,
         )
         self._rows_per_look = ROWS_PER_LOOK
 
     @classmethod
     def takes(cls, path: Path) -> bool:
-        """Whatever is there: what is no CSV is told by what it is."""
+        """Always true: the constructor raises an error for a path that is no CSV."""
         return True
 
     def advice_on_backslashes(self) -> str:
         advice = super().advice_on_backslashes()
-        if self.text.encoding != UTF8:  # elsewhere the byte of a backslash may be half a letter
+        if self.text.encoding != UTF8:  # in other encodings the byte of a backslash may be a part of a letter
             return advice
         slashes = new_file(os.path.relpath(self.path), "slashes")
-        return rf"{advice}: tr '\\' / < {typed(str(self.path))} > {slashes}"
+        return rf"{advice}: tr '\\' / < {shell_path(str(self.path))} > {slashes}"
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
-        """Whether the file looks as an earlier survey found it, and is read in the same way: without reading it."""
-        there = self._stat.st_size, self._stat.st_mtime_ns, self.text.stamp
-        return there == (known_size, known_mtime_ns, known_sha256[_HASH_DIGITS:])
+        """Whether the file is as an earlier survey found it and is read in the same way. Does not read its content."""
+        found = self._stat.st_size, self._stat.st_mtime_ns, self.text.stamp
+        return found == (known_size, known_mtime_ns, known_sha256[_HASH_DIGITS:])
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
-        """Read the whole file once: count its rows, hash it, and raise `UsageError` where it is no CSV.
+        """Read the whole file once: count its rows and hash it. Raises `UsageError` if it is no CSV.
 
-        `known_size` and `known_sha256` are what an earlier survey found.
+        `known_size` and `known_sha256` are those of an earlier survey.
         """
-        # Of bytes that are no text only those rows are rejected, if somebody said that they are to be read like this.
+        # Bytes that are no text make the file unusable, unless the user named the encoding: then their rows are
+        # rejected.
         strict = self.text.given.encoding is None
         file = self._open(_HashedFile)
         file.mark = known_size
@@ -192,7 +194,7 @@ class CsvSource(RowSource):
             raise UsageError(f"{self._shown}: cannot be read: {error.strerror}; check its disk") from error
 
     def _fault(self) -> UsageError:
-        """Where and why the file cannot be parsed: found by a second reading, as the first does not count lines."""
+        """The error with the line that cannot be parsed. Reads the file again, as the first reading counts no lines."""
         first = 1
         with self.text.open(self._open(io.FileIO)) as text:
             reader = self.text.rows(text)
@@ -210,7 +212,7 @@ class CsvSource(RowSource):
         return self._changed()
 
     def _no_text(self, *, of_row: bool = True) -> UsageError:
-        """Where the bytes are not as the encoding has them, and which encoding to give."""
+        """The error with the line whose bytes are not valid in the encoding, and with another encoding to try."""
         encoding = self.text.encoding.upper()
         try:
             with self.text.open(self._open(io.FileIO)) as text:

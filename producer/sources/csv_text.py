@@ -1,7 +1,7 @@
-"""How the bytes of a CSV are text: encoding, delimiter, an Excel line `sep=;`; and what is no CSV text at all.
+"""Finds how to read the bytes of a CSV as text: encoding, delimiter, and Excel's line `sep=;`. Knows no rows.
 
-An encoding is taken from a byte order mark or from the user, else it is UTF-8: never guessed. The delimiter is found in
-the header. Knows no rows.
+The encoding comes from a byte order mark or from the user, else it is UTF-8; it is never guessed. The delimiter is
+found in the header. Files of other formats are refused.
 """
 
 import codecs
@@ -18,23 +18,24 @@ from typing import TYPE_CHECKING
 from producer.sources.cells import quoted
 from producer.sources.columns import may_hold_images
 from producer.sources.hints import new_file
-from producer.sources.source import Reading
+from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
     from _csv import Reader
 
 HEAD_BYTES = 1 << 20
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}  # found in this order
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}  # tried in this order
 UTF8 = "utf-8"
-_MARKS = (  # byte order marks, and the codecs of what follows; the longer of two equal beginnings first
+# Byte order marks and the codecs of the text after them. UTF-32-LE comes before UTF-16-LE, whose mark it begins with.
+_MARKS = (
     (codecs.BOM_UTF8, UTF8),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-OTHER_FORMATS = (  # how they begin, what they are, and what to do
+OTHER_FORMATS = (  # first bytes, name of the format, and what to do
     (b"\x1f\x8b", "gzip", "unpack it first: gunzip < {file} > {unpacked}"),
     (b"BZh", "bzip2", "unpack it first: bunzip2 < {file} > {unpacked}"),
     (b"\xfd7zXZ\0", "xz", "unpack it first: unxz < {file} > {unpacked}"),
@@ -53,15 +54,16 @@ _SPELLED = {"tab": "\t", r"\t": "\t", "comma": ",", "semicolon": ";", "bar": "|"
 class CsvText:
     """How to read one CSV."""
 
-    mark: bytes  # the byte order mark it begins with
-    encoding: str  # codec of what follows the mark
+    mark: bytes  # its byte order mark, or empty
+    encoding: str  # codec of the text after the mark
     delimiter: str
-    preface: bool  # the first line is `sep=;`, which is no row
-    given: Reading
+    preface: bool  # the first line is Excel's `sep=;`, which is no row
+    given: ReadOptions
 
     @property
     def told(self) -> str:
-        """How it is read, if that was found out and is not what everybody expects: `UTF-16 with tabs between ...`."""
+        """How the file is read, such as `as UTF-16 with tabs between its cells`; empty if that is the usual way, or
+        the way that the user asked for."""
         parts = []
         if self.given.encoding is None and self.encoding != UTF8:
             parts.append(f"as {self.encoding.upper()}")
@@ -71,14 +73,15 @@ class CsvText:
 
     @property
     def stamp(self) -> str:
-        """What stands behind the hash of the bytes: the same bytes read in another way are other rows."""
+        """Text added to the hash of the bytes, since the same bytes read in another way give other rows."""
         usual = self.encoding == UTF8 and self.delimiter == ","
         return "" if usual else f" {self.encoding} {quoted(self.delimiter)}"
 
     def open(self, file: io.FileIO, *, strict: bool = False) -> io.TextIOWrapper:
-        """The text behind the mark, with its line ends as they are.
+        """Open the text after the mark, with its line ends unchanged.
 
-        Bytes that are no text become surrogates, or raise `UnicodeDecodeError` where that cannot be or if `strict`.
+        Bytes that are no text become surrogates; if `strict`, or if the codec has none, they raise
+        `UnicodeDecodeError`.
         """
         buffered = io.BufferedReader(file)
         if self.mark:
@@ -86,24 +89,25 @@ class CsvText:
         return io.TextIOWrapper(buffered, self.encoding, "strict" if strict else "surrogateescape", newline="")
 
     def rows(self, text: io.TextIOWrapper) -> "Reader":
-        """All rows of this text, blank ones too. Errors are those of csv and of the codec."""
+        """All rows of this text, also blank ones. Raises the errors of `csv.reader` and of the codec."""
         reader = csv.reader(text, delimiter=self.delimiter, strict=True)
         if self.preface:
             next(reader)
         return reader
 
     def ends_row(self, unit: bytes) -> bool:
-        """Whether one of these code units, as many bytes as `unit_bytes`, is a line's end."""
+        """Whether these bytes, one or more code units of `unit_bytes` bytes each, contain a line end."""
         text = unit.decode(self.encoding, "replace")
         return "\r" in text or "\n" in text
 
     @property
     def unit_bytes(self) -> int:
+        """Bytes of one code unit of the encoding."""
         return {"utf-16": 2, "utf-32": 4}.get(self.encoding[:6], 1)
 
 
-def find_text(file: io.FileIO, shown: str, given: Reading) -> CsvText:
-    """Look at the beginning of a file. Raises `UsageError` for one that is no CSV text, with what to do about it."""
+def find_text(file: io.FileIO, shown: str, given: ReadOptions) -> CsvText:
+    """Find how to read a file from its first bytes. Raises `UsageError`, with what to do, if it is no CSV text."""
     head = file.read(HEAD_BYTES)
     encoding, delimiter = _codec(given.encoding), _delimiter(given.delimiter)
     mark, marked = next(((mark, codec) for mark, codec in _MARKS if head.startswith(mark)), (b"", None))
@@ -123,14 +127,14 @@ def find_text(file: io.FileIO, shown: str, given: Reading) -> CsvText:
 
 
 def filled_rows(reader: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The header and the rows; lines that are blank or hold nothing but delimiters are none."""
+    """The header and the rows, without lines that are blank or have only delimiters."""
     for cells in reader:
         if cells and (cells[0].strip() or any(map(str.strip, cells))):
             yield cells
 
 
 def advised_encoding(broken: bytes) -> str:
-    """`--encoding cp1252 reads it as 'café.jpg'`: for bytes that are not UTF-8."""
+    """Advice for bytes that are not UTF-8, such as `--encoding cp1252 reads it as 'café.jpg'`."""
     for codec in ("cp1252", "latin1"):
         try:
             return f"--encoding {codec} reads it as {quoted(broken.decode(codec))}"
@@ -140,7 +144,7 @@ def advised_encoding(broken: bytes) -> str:
 
 
 def _codec(name: str | None) -> str | None:
-    """The usual name of an encoding."""
+    """Python's name of an encoding. Raises `UsageError` for a name that is no encoding of text."""
     if name is None:
         return None
     try:
@@ -166,7 +170,7 @@ def _delimiter(given: str | None) -> str | None:
 
 
 def _found_delimiter(text: str, image_column: str | None) -> str:
-    """The one by which the header holds the column of paths, else the one that makes most columns of it."""
+    """The delimiter with which the header has a column of paths, else the one that gives the most columns."""
     headers = {delimiter: names for delimiter in DELIMITERS if (names := _header(text, delimiter))}
     for delimiter, names in headers.items():
         if may_hold_images(names, image_column):
@@ -177,7 +181,7 @@ def _found_delimiter(text: str, image_column: str | None) -> str:
 def _header(text: str, delimiter: str) -> list[str]:
     try:
         return next(filled_rows(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)), [])
-    except csv.Error:  # told where the rows are read
+    except csv.Error:  # reported when the rows are read
         return []
 
 
@@ -201,12 +205,12 @@ _SAVE_SHEET = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) a
 
 
 def _zipped(path: Path, head: bytes) -> tuple[str, str] | None:
-    """What an office program keeps in a ZIP file, and what to do with it."""
+    """Which office document a ZIP file is, and what to do with it; None if it is none."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             mimetype = archive.read("mimetype")[:100] if "mimetype" in names else b""
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):  # cut, or encrypted
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):  # truncated or encrypted
         names, mimetype = (["xl/"] if b"[Content_Types].xml" in head and b"xl/" in head else []), b""
     if any(name.startswith("xl/") for name in names):
         return "an Excel workbook", _SAVE_SHEET

@@ -1,4 +1,4 @@
-"""Files as a hint names them: ready to be typed here. Knows no input."""
+"""Writes paths for the commands in hints, quoted for the shell. Knows no input."""
 
 import os
 import shlex
@@ -7,13 +7,13 @@ from producer.slugs import numbered
 from producer.sources.cells import one_line
 
 
-def typed(path: str) -> str:
-    """A path as one would type it here: relative if it is below the working folder, quoted for the shell."""
+def shell_path(path: str) -> str:
+    """A path quoted for the shell; relative if it is below the working folder."""
     below = os.path.relpath(path)
     return shlex.quote(one_line(path if below.startswith("..") else below))
 
 
 def new_file(shown: str, stem: str) -> str:
-    """A CSV that is not there yet, beside the one shown: there its relative paths mean the same. Quoted for shells."""
+    """The path of a new CSV in the folder of `shown`, where relative paths keep their meaning; quoted for the shell."""
     begin = os.path.join(os.path.dirname(shown), stem)
     return shlex.quote(numbered(begin, lambda name: os.path.lexists(f"{name}.csv")) + ".csv")

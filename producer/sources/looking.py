@@ -1,4 +1,7 @@
-"""Looks at many files at a time, for a limited time: a lost mount may not answer for hours. Opens none of them."""
+"""Asks for the size and time of many files at once, for a limited time, as a lost mount may not answer for hours.
+
+Opens no file.
+"""
 
 import threading
 import time
@@ -9,11 +12,11 @@ from workers.inference import location
 from workers.inference.location import FileSeen
 
 SAME_FILES_SECONDS = 10.0
-LOOKERS = 16  # threads: a network disk answers several at a time
+LOOKERS = 16  # threads, since a network disk answers several questions at a time
 
 
 def stat_files(places: Sequence[str], seconds: float) -> dict[str, FileSeen | OSError]:
-    """By place what is there, links followed, or why nothing. What took too long is left out."""
+    """For each path its file, links followed, or the error. Paths without an answer after `seconds` are left out."""
     waiting = deque(places)
     seen: dict[str, FileSeen | OSError] = {}
 
@@ -21,7 +24,7 @@ def stat_files(places: Sequence[str], seconds: float) -> dict[str, FileSeen | OS
         while waiting:
             try:
                 place = waiting.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread took the last one
                 return
             seen[place] = _stat(place)
 
@@ -31,8 +34,10 @@ def stat_files(places: Sequence[str], seconds: float) -> dict[str, FileSeen | OS
 
 
 def same_files(recorded: Sequence[tuple[int, str, int | None]], root: str) -> bool:
-    """Whether the files of recorded rows are all below `root`. `recorded` are their numbers, paths, and sizes in bytes,
-    None where a size is not known."""
+    """Whether the files of all these recorded rows exist below `root` and have the recorded sizes.
+
+    `recorded` are numbers, paths, and sizes in bytes; a size that is None is not compared.
+    """
     seen = stat_files([location.place(root, path) for _, path, _ in recorded], SAME_FILES_SECONDS)
     for _, path, size in recorded:
         found = seen.get(location.place(root, path))
@@ -42,8 +47,8 @@ def same_files(recorded: Sequence[tuple[int, str, int | None]], root: str) -> bo
 
 
 def in_time(work: Callable[[], object], seconds: float, threads: int = 1) -> None:
-    """Let threads do this, but wait only so long: one that hangs in a lost mount is left behind."""
-    # Daemons: such a one does not keep this process from ending.
+    """Run `work` in threads and wait for them up to `seconds`. A thread that hangs in a lost mount is left alone."""
+    # Daemon threads do not keep this process from ending.
     started = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
     end = time.monotonic() + seconds
     for thread in started:

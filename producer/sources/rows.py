@@ -1,6 +1,6 @@
-"""The rules of a row, the same for every kind of input: paths, prompts, other cells, and how many make one transaction.
+"""The rules for rows of every kind of input: paths, prompts, other cells, and how many rows make one transaction.
 
-A row that breaks a rule is rejected, with the reason; its neighbours are fine. Knows no files and no SQL.
+A row that breaks a rule is rejected, with the reason; the other rows are recorded. Knows no files and no SQL.
 """
 
 from collections.abc import Iterator
@@ -21,20 +21,21 @@ from producer.sources.columns import Columns
 from workers.errors import ErrorClass
 from workers.inference import location
 
-# While a slice is written, its rows are held several times over: as they were read, as JSON, as parameters.
+# The memory of a slice: while it is written, its rows exist several times, as read, as JSON and as parameters.
 SLICE_CHARACTERS = 4_000_000
-CUT_CHUNK_CHARACTERS = 4 * SLICE_CHARACTERS  # not even for whole chunks
+CUT_CHUNK_CHARACTERS = 4 * SLICE_CHARACTERS  # a slice of this size ends even in the middle of a chunk
 
-PATH_BYTES, NAME_BYTES = 2600, 255  # Linux opens up to 4096, PostgreSQL's index of paths takes up to 2700
-SHORT = NAME_BYTES // 4  # characters that no path is too long with, in any script
-_DOUBTFUL = ("", "\\")  # first characters of a path that deserves a closer look
+PATH_BYTES, NAME_BYTES = 2600, 255  # Linux opens paths of up to 4096 bytes, PostgreSQL's index takes up to 2700
+SHORT = NAME_BYTES // 4  # a path of so few characters is never too long: UTF-8 has at most 4 bytes for each
+_DOUBTFUL = ("", "\\")  # first characters of paths that `check_path` must look at
 
 
 class RowRules:
-    """Makes rows of cells that stand in the order of `columns`. Blanks around a path do not count.
+    """Makes rows from lists of cells in the order of `columns`. Blanks around a path are removed.
 
-    Relative paths start from `root`, an absolute folder. If it is `confined`, no path may leave it, judged by spelling
-    alone. `encoding` is that of the cells' text, for people. With `needs_prompt` a row has to bring a prompt.
+    Relative paths start from `root`, an absolute folder. If `confined`, no path may lead out of it; only the text of
+    the path is judged. `encoding` names the encoding of the cells in errors. With `needs_prompt` each row needs a
+    prompt of its own.
     """
 
     def __init__(
@@ -48,9 +49,9 @@ class RowRules:
         self._others = tuple(name for name in columns.names if name != columns.image)
 
     def row(self, cells: list[str]) -> NewRow:
-        """The row of these cells, which it may keep. Raises `BadRow`.
+        """Make the row of these cells; the list may be changed. Raises `BadRow`.
 
-        Runs once a row: what nearly every row passes is asked cheaply, and only doubtful rows are looked at.
+        This runs once for each row, so cheap checks come first, and only doubtful rows are checked closely.
         """
         if len(cells) != self._width:
             raise BadRow(ErrorClass.BAD_ROW, self._column_count(cells))
@@ -74,7 +75,7 @@ class RowRules:
         return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts)
 
     def rejected(self, cells: list[str], where: str, bad: BadRow) -> NewRow:
-        """The row of cells that break a rule. `where` names the row in its input, such as `images.csv:7`."""
+        """Make the rejected row of cells that break a rule. `where` names the row's place, such as `images.csv:7`."""
         kept = dict(zip(self._columns.names, map(storable, cells), strict=False))
         given = kept.get(self._columns.image, "")
         path = as_name(given)
@@ -90,7 +91,7 @@ class RowRules:
         for name, cell in zip(self._columns.names, cells, strict=True):
             bad = UNSTORABLE.search(cell)
             if bad is None or (name == self._columns.image and bad[0] == "\0"):
-                continue  # a NUL in the path is the path's fault
+                continue  # `check_path` reports a NUL in a path
             if bad[0] == "\0":
                 raise BadRow(ErrorClass.BAD_ROW, f"NUL character in column {quoted(name)}; remove it")
             fault = f"column {quoted(name)} is not valid {self._encoding.upper()}; correct the cell"
@@ -105,7 +106,7 @@ class RowRules:
 
 
 def check_path(path: str) -> None:
-    """Raise `BadRow` for what can name no image that we read, whatever the disk holds."""
+    """Raise `BadRow` if no image that we read can have this path, whatever is on the disk."""
     if not path or path.isspace():
         fault = "empty path; give the image's path, or remove the row"
     elif not path.isprintable() and (found := CONTROL.search(path)):
@@ -126,7 +127,10 @@ def check_path(path: str) -> None:
 
 
 def row_of_file(path: str, folder: str) -> NewRow:
-    """The row of a file that was found below `folder`, as that is shown; rejected if its name cannot be recorded."""
+    """Make the row of a file found in a folder; a rejected row if its name cannot be recorded.
+
+    `path` starts from the folder, which `folder` names in errors.
+    """
     if len(path) > SHORT or not path.isprintable():
         try:
             check_path(path)
@@ -137,10 +141,11 @@ def row_of_file(path: str, folder: str) -> NewRow:
 
 
 def row_slice(rows: Iterator[NewRow], most: int, chunk_size: int) -> list[NewRow]:
-    """The next rows, at most `most` of them, which end once they hold `SLICE_CHARACTERS`; none at the end.
+    """Take the next rows of an input, at most `most`; an empty list at its end.
 
-    The slice ends with a whole chunk, if none of its rows is rejected: what remains of one would be a chunk of its own.
-    Only a slice smaller than a chunk, or one with rows as wide as pages, may end anywhere.
+    A slice ends early at about `SLICE_CHARACTERS`. If none of its rows is rejected, it ends with a whole chunk, since a
+    part of a chunk would become a chunk of its own. Only a slice that is smaller than one chunk, or has very long rows,
+    may end anywhere.
     """
     slice_: list[NewRow] = []
     whole, size = most // chunk_size * chunk_size or most, 0

@@ -1,4 +1,4 @@
-"""A few rows of a long input, picked while all of them pass by. Knows nothing of rows."""
+"""Picks a few items at random from an iterator of unknown length. Knows nothing of the items."""
 
 import math
 import random
@@ -12,10 +12,11 @@ Row = TypeVar("Row")
 
 
 def sampled(rows: Iterable[Row], first: int, others: int) -> tuple[int, list[tuple[int, Row]]]:
-    """How many rows there are, and some with their numbers from 0: the `first` ones, and `others` at random.
+    """Return the number of rows and a sample of (number from 0, row): the first `first` and `others` random ones.
 
-    Each later row has the same chance, whatever their number is, and only those that are picked cost more than passing
-    by ("Algorithm L" of Kim-Hung Li, 1994).
+    Each row after the first ones has the same chance to be in the sample. Rows that are not picked cost next to
+    nothing. Source: "Algorithm L" in Kim-Hung Li, Reservoir-Sampling Algorithms of Time Complexity O(n(1+log(N/n))),
+    ACM Transactions on Mathematical Software 20 (1994), https://doi.org/10.1145/198429.198435.
     """
     counter = count()
     numbered = zip(rows, counter, strict=False)
@@ -30,4 +31,4 @@ def sampled(rows: Iterable[Row], first: int, others: int) -> tuple[int, list[tup
             break
         picked[random.randrange(others)] = hit[1], hit[0]
     deque(numbered, maxlen=0)
-    return next(counter), beginning + sorted(picked, key=lambda one: one[0])
+    return next(counter), beginning + sorted(picked, key=lambda pair: pair[0])

@@ -1,7 +1,7 @@
-"""Which entries below a folder are images to segment, and for which reason the others are left out.
+"""Decides which entries below a folder are images to segment, and why the others are left out. Decodes nothing.
 
-Judges as the reader of images does: the content decides. A file is an image if its suffix says so (whatever it holds:
-somebody meant it as one, and it then fails with its own reason) or if its first bytes say so. Decodes nothing.
+A file is an image if its suffix says so or if its first bytes say so. A file with an image's suffix and other content
+is taken, too: its user meant it as an image, so it is recorded and fails with a reason.
 """
 
 import errno
@@ -24,7 +24,7 @@ from workers.inference.formats import (
     other_format,
 )
 
-IMAGE, FOLDER = "image", "folder"  # what is taken; every other verdict is a reason
+IMAGE, FOLDER = "image", "folder"  # verdicts on entries that are taken; every other verdict is a reason
 HIDDEN = "hidden"
 TRASH = "in a trash or thumbnail folder"
 OURS = "from sam3-run or sam3-export"
@@ -45,16 +45,16 @@ _ADVICE_ON_FORMATS = "convert to JPEG"
 
 _TRASH_FOLDERS = frozenset(
     (
-        *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"),  # of network storage
+        *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"),  # made by network storage
         *("$recycle.bin", "recycler", "system volume information", "__macosx", "lost+found"),
     )
 )
-_KNOWN_AT_MOST = 100_000  # verdicts about contents that are kept, so that a file is not opened a second time
+_KNOWN_AT_MOST = 100_000  # verdicts by content that are remembered, so that a file is not opened a second time
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files that are not taken from a folder, for one reason. An unreadable folder counts as one."""
+    """Files of a folder that are left out for the same reason. An unreadable folder counts as one file."""
 
     reason: str
     count: int
@@ -62,7 +62,7 @@ class LeftOut:
 
 
 class Tally:
-    """Counts what is left out."""
+    """Counts the files that are left out, by reason, with one example of each."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -75,13 +75,13 @@ class Tally:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """The most frequent reason first; last the one that nobody wonders about."""
+        """The most frequent reason first; files in the output folder come last, as users expect those."""
         ordered = sorted(self._counts.items(), key=lambda item: (item[0] == OUTPUT, -item[1], item[0]))
         return tuple(LeftOut(reason, count, one_line(self._examples[reason])) for reason, count in ordered)
 
 
 def told_left_out(left_out: Sequence[LeftOut]) -> str:
-    """`2 JPEG XL (1.jxl; convert to JPEG), 1 hidden (.cache/a.jpg)`."""
+    """For people, such as `2 JPEG XL (1.jxl; convert to JPEG), 1 hidden (.cache/a.jpg)`."""
     advised = [(one, _ADVICE.get(one.reason, _ADVICE_ON_FORMATS)) for one in left_out]
     return ", ".join(
         f"{one.count:,} {one.reason} ({one.example}{'; ' + advice if advice else ''})" for one, advice in advised
@@ -89,18 +89,19 @@ def told_left_out(left_out: Sequence[LeftOut]) -> str:
 
 
 class Selection:
-    """Judges the entries of folders below `top`. `exclude` is the path below it of a folder that is not looked into."""
+    """Judges the entries of folders below `top`. `exclude`, a path below `top`, names a folder that is not entered."""
 
     def __init__(self, top: str, exclude: str | None, follow_symlinks: bool) -> None:
         self._top = os.path.join(top, "")
         self._exclude = exclude
         self._follow = follow_symlinks
-        self._known: dict[str, str] = {}  # by path, of files whose content had to be asked
+        self._known: dict[str, str] = {}  # path -> verdict, of files that had to be opened
 
     def taken(self, folder: str, tally: Tally | None) -> list[str]:
-        """Sorted paths of the folders, which end with a slash, and images directly in `folder` ("" or "a/b/").
+        """Sorted paths of the images and folders directly in `folder` ("" or "a/b/"); a folder ends with a slash.
 
-        What is left out is counted in `tally`, with all that is below it. Raises `OSError` for the folder itself.
+        `tally` counts the entries that are left out, with all files below them. Raises `OSError` if `folder` cannot be
+        read.
         """
         with os.scandir(self._top + folder) as scanned:
             entries = list(scanned)
@@ -132,14 +133,14 @@ class Selection:
             if entry.is_dir():
                 return LINK
             return SPECIAL if os.path.exists(entry) else _absent(name, BROKEN)
-        except OSError as error:  # of what a link leads to, or of the content
+        except OSError as error:  # a link leads to nothing, or the content cannot be read
             return _absent(name, BROKEN if error.errno == errno.ELOOP else UNREADABLE)
 
     def _among_masks(self, entry: os.DirEntry[str], path: str) -> str:
-        """The same in a folder with masks of ours: every PNG is asked."""
+        """Judge an entry of a folder in which our masks are: each PNG is opened, as it may be one."""
         verdict = self._judge(entry, path)
         if verdict == IMAGE and _is_png(path):
-            with suppress(OSError):  # what it is its reader will say
+            with suppress(OSError):  # the worker that reads the image will report the error
                 return OURS if is_mask(self._head(path, MASK_HEAD_BYTES)) else IMAGE
         return verdict
 
@@ -152,7 +153,7 @@ class Selection:
         return verdict
 
     def _head(self, path: str, count: int) -> bytes:
-        # O_NONBLOCK: should it be a pipe by now, opening it would wait for somebody to write.
+        # O_NONBLOCK: if the file has become a pipe meanwhile, opening it must not wait for a writer.
         descriptor = os.open(self._top + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return os.read(descriptor, count)
@@ -160,7 +161,7 @@ class Selection:
             os.close(descriptor)
 
     def _ours(self, folder: str, names: Container[str]) -> dict[str, str]:
-        """Reasons for names in `folder` that are ours: what sam3-run left beside its run file, and our output."""
+        """Name -> reason for entries of `folder` that are ours: files of a sam3-run, and the output folder."""
         ours: dict[str, str] = {}
         if RUN_FILE in names:
             with suppress(OSError):
@@ -178,7 +179,7 @@ class Selection:
             return False
 
     def _count(self, entry: os.DirEntry[str], path: str, reason: str, tally: Tally) -> None:
-        """Count an entry that is left out; of a folder, all that is below it, however deep."""
+        """Count an entry that is left out; of a folder count all files below it."""
         if not entry.is_dir(follow_symlinks=False):
             tally.add(reason, path)
             return
@@ -197,7 +198,7 @@ class Selection:
 
 
 def _absent(name: str, reason: str) -> str:
-    """What has the name of an image becomes a row all the same, which says what was wrong when it was read."""
+    """The verdict on an entry that cannot be read: an image if its suffix says so, whose row then reports the error."""
     return IMAGE if name.lower().endswith(SUFFIXES) else reason
 
 

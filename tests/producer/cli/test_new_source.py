@@ -17,7 +17,7 @@ from producer.sources import kinds
 from producer.sources.cells import BadRow
 from producer.sources.columns import Columns
 from producer.sources.rows import RowRules
-from producer.sources.source import AS_FOUND, Reading, RowSource, Survey, require_prompts
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
 from tests.producer.cli.conftest import Shell
 from workers.errors import UsageError
 
@@ -29,7 +29,7 @@ class PathList(RowSource):
     columns = Columns(("path",), "path", None)
     confined = False
 
-    def __init__(self, path: Path, reading: Reading = AS_FOUND) -> None:
+    def __init__(self, path: Path, reading: ReadOptions = DEFAULT_OPTIONS) -> None:
         require_prompts(reading)
         self.path = path.absolute()
         self.root = self.path.parent

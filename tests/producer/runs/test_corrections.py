@@ -12,7 +12,7 @@ from db.views.status import run_view
 from producer.runs.load import Recorded, RunRequest, record
 from producer.runs.operate import cancel
 from producer.sources.csv_source import CsvSource
-from producer.sources.source import Reading
+from producer.sources.source import ReadOptions
 from tests.db import scenario
 from workers.errors import UsageError
 
@@ -72,22 +72,22 @@ def test_a_run_that_failed_as_a_whole_or_was_cancelled_is_taken_up_again(session
 
 
 def test_another_column_or_root_is_read_anew(sessions: Sessions, faces: Path, tmp_path: Path) -> None:
-    load(sessions, CsvSource(faces, Reading(image_column="label")))
+    load(sessions, CsvSource(faces, ReadOptions(image_column="label")))
     by_column = load(sessions, CsvSource(faces))
     assert by_column.new_rows == 3
     assert by_column.corrected == "run faces had no results yet: image-column label -> path"
-    by_root = load(sessions, CsvSource(faces, Reading(root=tmp_path / "images")))
+    by_root = load(sessions, CsvSource(faces, ReadOptions(root=tmp_path / "images")))
     assert by_root.corrected == f"run faces had no results yet: image-root none -> {tmp_path}/images"
     by_row = load(
         sessions,
-        CsvSource(faces, Reading(needs_prompt=True, prompt_column="what")),
+        CsvSource(faces, ReadOptions(needs_prompt=True, prompt_column="what")),
         replace(REQUEST, prompts=()),
     )
     assert by_row.corrected.startswith(
         "run faces had no results yet: prompt person -> none; prompt-column none -> what"
     )
     assert scenario.states(sessions, by_row.run_id) == ["pending", "rejected", "pending"]
-    with_both = load(sessions, CsvSource(faces, Reading(prompt_column="what")))
+    with_both = load(sessions, CsvSource(faces, ReadOptions(prompt_column="what")))
     assert scenario.states(sessions, with_both.run_id) == ["pending"] * 3
     assert [image.path for image in scenario.images(sessions, with_both.run_id)] == ["a.jpg", "b.jpg", "c.jpg"]
 
@@ -98,7 +98,7 @@ def test_a_wrong_root_does_not_cost_the_run_that_is_there(sessions: Sessions, fa
 
     first = load(sessions, CsvSource(faces))
     with pytest.raises(UsageError, match="none is there"):
-        load(sessions, CsvSource(faces, Reading(root=tmp_path / "no")), replace(REQUEST, check=nothing_there))
+        load(sessions, CsvSource(faces, ReadOptions(root=tmp_path / "no")), replace(REQUEST, check=nothing_there))
     assert scenario.states(sessions, first.run_id) == ["pending"] * 3
     assert load(sessions, CsvSource(faces)).corrected == ""
 
@@ -131,7 +131,7 @@ def test_a_correction_that_was_killed_is_finished_by_the_same_command(
 
     load(sessions, CsvSource(faces))
     monkeypatch.setattr("producer.runs.corrections.delete", killed)
-    right = CsvSource(faces, Reading(root=tmp_path))
+    right = CsvSource(faces, ReadOptions(root=tmp_path))
     with pytest.raises(KeyboardInterrupt):
         load(sessions, right, RIGHT)
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from producer.runs.load import Recorded, RunRequest, auto_chunk_size, record
 from producer.runs.operate import cancel, retry
 from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource
-from producer.sources.source import Reading, Survey
+from producer.sources.source import ReadOptions, Survey
 from tests.db import scenario
 from workers.errors import UsageError
 
@@ -282,13 +282,13 @@ def test_another_file_or_another_way_to_read_it_is_refused(sessions: Sessions, f
         load(sessions, other)
     scenario.work_off(sessions, recorded.run_id, 0.9)
     with pytest.raises(UsageError, match="image-column path there, note here"):
-        record(sessions, CsvSource(faces, Reading(image_column="note")), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, ReadOptions(image_column="note")), REQUEST, lambda done, total: None)
     with pytest.raises(UsageError, match=f"image-root none there, {tmp_path / 'images'} here"):
-        record(sessions, CsvSource(faces, Reading(root=tmp_path / "images")), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, ReadOptions(root=tmp_path / "images")), REQUEST, lambda done, total: None)
     with pytest.raises(UsageError, match=f"image-root none there, {tmp_path} here"):  # the same folder, but confined
-        record(sessions, CsvSource(faces, Reading(root=tmp_path)), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, ReadOptions(root=tmp_path)), REQUEST, lambda done, total: None)
     with pytest.raises(UsageError, match="prompt-column none there, note here"):
-        record(sessions, CsvSource(faces, Reading(prompt_column="note")), REQUEST, lambda done, total: None)
+        record(sessions, CsvSource(faces, ReadOptions(prompt_column="note")), REQUEST, lambda done, total: None)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_rows_of_their_own_prompts_are_told_apart_when_duplicates_are_looked_for
     with faces.open("a") as file:
         file.write("a.jpg,cat|dog\na.jpg,dog\na.jpg,\n")
 
-    source = CsvSource(faces, Reading(prompt_column="note"))
+    source = CsvSource(faces, ReadOptions(prompt_column="note"))
     recorded = record(sessions, source, REQUEST, lambda done, total: None)
 
     assert scenario.states(sessions, recorded.run_id) == ["pending", "pending", "duplicate", "pending"]

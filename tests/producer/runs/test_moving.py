@@ -12,7 +12,7 @@ from db.models import Image
 from db.session import Sessions, reading
 from producer.runs.load import Recorded, RunRequest, record
 from producer.sources.kinds import open_source
-from producer.sources.source import Reading
+from producer.sources.source import ReadOptions
 from tests.db import scenario
 from workers.errors import UsageError
 
@@ -40,7 +40,7 @@ def write_csv(path: str, *rows: str) -> Path:
 
 
 def load(sessions: Sessions, source: Path, request: RunRequest = REQUEST, root: Path | None = None) -> Recorded:
-    return record(sessions, open_source(source, Reading(root=root)), request, lambda done, total: None)
+    return record(sessions, open_source(source, ReadOptions(root=root)), request, lambda done, total: None)
 
 
 def known(sessions: Sessions) -> KnownRun:

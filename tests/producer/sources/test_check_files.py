@@ -12,7 +12,7 @@ import pytest
 
 from producer.sources.check_files import check_files
 from producer.sources.csv_source import CsvSource
-from producer.sources.source import Reading
+from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 
 
@@ -37,7 +37,7 @@ def csv_of(paths: Iterable[str], at: str = "images.csv") -> Path:
 
 def looked_at(csv: Path, root: Path | None = None) -> list[str]:
     """What is said; raises `UsageError`."""
-    source = CsvSource(csv, Reading(root=root))
+    source = CsvSource(csv, ReadOptions(root=root))
     said: list[str] = []
     check_files(source, [path for _, path in source.survey().sample], said.append)
     return said
@@ -91,7 +91,7 @@ def test_blanks_around_paths_are_no_part_of_them() -> None:
 def test_no_bytes_are_to_be_replaced_where_half_a_letter_may_be_a_backslash() -> None:
     csv = Path("images.csv")
     csv.write_bytes("path\nphotos\\in\\1.jpg\n表\\x.jpg\n".encode("shift_jis"))
-    source = CsvSource(csv, Reading(encoding="shift_jis"))
+    source = CsvSource(csv, ReadOptions(encoding="shift_jis"))
     with pytest.raises(UsageError, match=r"photos/in/1\.jpg is there: write slashes for backslashes; if only"):
         check_files(source, [path for _, path in source.survey().sample], print)
 

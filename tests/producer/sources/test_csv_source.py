@@ -13,7 +13,7 @@ from db.intake import NewRow
 from producer.sources.csv_source import LINE_BYTES, ROWS_PER_LOOK, CsvSource
 from producer.sources.folder import FolderSource
 from producer.sources.selection import LeftOut
-from producer.sources.source import Reading
+from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 
 SAVE = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"
@@ -205,7 +205,7 @@ def test_named_columns_must_exist() -> None:
     }
     for (image, prompt), message in wrong.items():
         with pytest.raises(UsageError) as refused:
-            CsvSource(path, Reading(image_column=image, prompt_column=prompt))
+            CsvSource(path, ReadOptions(image_column=image, prompt_column=prompt))
         assert str(refused.value) == f"images.csv: {message}"
 
 
@@ -366,7 +366,7 @@ def test_c16_no_path_leaves_a_given_root() -> None:
     path = write(
         "path\na.jpg\nb/../../c.jpg\n../etc/passwd\n/etc/passwd\n/data/a.jpg\n/data/../b.jpg\n/database/c.jpg\n"
     )
-    rows = list(CsvSource(path, Reading(root=Path("/data"))).rows())
+    rows = list(CsvSource(path, ReadOptions(root=Path("/data"))).rows())
     fault = "the path leaves the image root /data; move the file below it, or choose another --image-root"
     assert [(row.path, row.rejected) for row in rows] == [
         ("a.jpg", None),
@@ -387,7 +387,7 @@ def test_without_a_root_paths_start_at_the_csv_and_may_go_anywhere() -> None:
 
 
 def test_the_root_of_the_file_system_confines_nothing() -> None:
-    source = CsvSource(write("path\n/etc/a.jpg\n"), Reading(root=Path("/")))
+    source = CsvSource(write("path\n/etc/a.jpg\n"), ReadOptions(root=Path("/")))
     assert list(source.rows()) == [NewRow("/etc/a.jpg")]
 
 
@@ -411,7 +411,7 @@ def test_paths_of_any_script_and_with_spaces_are_good() -> None:
 def test_c25_prompts_of_a_cell_are_split_trimmed_and_counted_once() -> None:
     many = " ".join(31 * ["very"])
     path = write(f"path,what\na.jpg,cat\nb.jpg, cat | red dog|cat\nc.jpg,\nd.jpg,cat||dog\ne.jpg,{many}\n")
-    rows = list(CsvSource(path, Reading(prompt_column="what")).rows())
+    rows = list(CsvSource(path, ReadOptions(prompt_column="what")).rows())
     assert rows == [
         NewRow("a.jpg", {"what": "cat"}, ("cat",)),
         NewRow("b.jpg", {"what": " cat | red dog|cat"}, ("cat", "red dog")),
@@ -429,7 +429,7 @@ def test_c25_prompts_of_a_cell_are_split_trimmed_and_counted_once() -> None:
 
 def test_a_prompt_longer_than_the_index_of_databases_is_rejected_and_named() -> None:
     path = write(f"path,what\na.jpg,{'w' * 1000}\nb.jpg,{'w' * 9000}\nc.jpg,{'é' * 501}\n")
-    good, *bad = CsvSource(path, Reading(prompt_column="what")).rows()
+    good, *bad = CsvSource(path, ReadOptions(prompt_column="what")).rows()
     assert good.prompts == ("w" * 1000,)
     assert [row.rejected for row in bad] == [
         ("prompt", "images.csv:3: prompt of 9,000 bytes; shorten it to 1,000 bytes"),
@@ -439,7 +439,7 @@ def test_a_prompt_longer_than_the_index_of_databases_is_rejected_and_named() -> 
 
 def test_a_row_without_a_prompt_is_rejected_if_the_run_has_none() -> None:
     path = write("path,what\na.jpg,cat\nb.jpg, \n")
-    good, bad = CsvSource(path, Reading(needs_prompt=True, prompt_column="what")).rows()
+    good, bad = CsvSource(path, ReadOptions(needs_prompt=True, prompt_column="what")).rows()
     assert good.prompts == ("cat",)
     assert bad.rejected == ("prompt", "images.csv:3: no prompt in column 'what'; write one, or give --prompt")
 
@@ -533,7 +533,7 @@ def make(*names: str) -> Path:
 def test_a_folder_is_read_recursively_in_the_order_of_its_paths() -> None:
     names = ["a.jpg", "a/2.PNG", "a/b/1.jpeg", "c.webp", "d.TIF", "e.tiff", "f.bmp"]
     folder = make(*names, "notes.txt", ".git/x.jpg", "a/.hidden.jpg", "out/masks/a.png")
-    source = FolderSource(folder, Reading(exclude=Path("photos/out")))
+    source = FolderSource(folder, ReadOptions(exclude=Path("photos/out")))
     assert list(source.rows()) == [NewRow(name) for name in sorted(names)]
     assert list(source.rows(5)) == [NewRow("e.tiff"), NewRow("f.bmp")]
     assert (source.columns.names, source.columns.image, source.columns.prompt) == (("path",), "path", None)
@@ -557,7 +557,7 @@ def test_symlinked_folders_are_followed_only_if_asked_and_never_in_a_circle() ->
     Path("photos/a/loop").symlink_to(folder.absolute())
     Path("photos/gone.jpg").symlink_to("nowhere.jpg")
     assert [row.path for row in FolderSource(folder).rows()] == ["a/1.jpg", "gone.jpg"]
-    followed = FolderSource(folder, Reading(follow_symlinks=True))
+    followed = FolderSource(folder, ReadOptions(follow_symlinks=True))
     assert [row.path for row in followed.rows()] == ["a/1.jpg", "b/2.jpg", "gone.jpg"]
 
 
@@ -595,7 +595,7 @@ def test_a_folder_without_images_is_refused() -> None:
 
 def test_a_folder_cannot_be_its_own_output() -> None:
     with pytest.raises(UsageError, match=r"^photos: is the output folder too; choose another with -o$"):
-        FolderSource(make("a.jpg"), Reading(exclude=Path("photos")))
+        FolderSource(make("a.jpg"), ReadOptions(exclude=Path("photos")))
 
 
 @pytest.mark.usefixtures("nobody_special")

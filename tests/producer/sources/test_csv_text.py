@@ -9,7 +9,7 @@ import pytest
 
 from db.intake import NewRow
 from producer.sources.csv_source import CsvSource
-from producer.sources.source import Reading, Survey
+from producer.sources.source import ReadOptions, Survey
 from workers.errors import UsageError
 
 ROWS = [NewRow("fotos/größe, 1.jpg", {"label": "x"}), NewRow("写真/2.jpg", {"label": "y;z"})]
@@ -29,7 +29,7 @@ def table(rows: list[NewRow], delimiter: str = ",", end: str = "\n") -> str:
 def opened(content: bytes, encoding: str | None = None, delimiter: str | None = None) -> CsvSource:
     path = Path("images.csv")
     path.write_bytes(content)
-    return CsvSource(path, Reading(encoding, delimiter))
+    return CsvSource(path, ReadOptions(encoding, delimiter))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -149,14 +149,14 @@ def test_rows_of_nothing_but_delimiters_are_blank() -> None:
 
 def test_blanks_around_cells_do_not_count_and_stay_in_the_cells() -> None:
     csv = write(b"n, path , what\n1, a.jpg ,cat\n2,\tb.jpg,dog\n3, \xc2\xa0c.jpg,x\n")
-    source = CsvSource(csv, Reading(prompt_column="what"))
+    source = CsvSource(csv, ReadOptions(prompt_column="what"))
     assert (source.columns.image, source.columns.prompt) == (" path ", " what")
     assert [(row.path, row.cells, row.prompts) for row in source.rows()] == [
         ("a.jpg", {"n": "1", " path ": " a.jpg ", " what": "cat"}, ("cat",)),
         ("b.jpg", {"n": "2", " path ": "\tb.jpg", " what": "dog"}, ("dog",)),
         ("c.jpg", {"n": "3", " path ": " \u00a0c.jpg", " what": "x"}, ("x",)),
     ]
-    assert CsvSource(Path("images.csv"), Reading(image_column="path")).columns.image == " path "
+    assert CsvSource(Path("images.csv"), ReadOptions(image_column="path")).columns.image == " path "
 
 
 def write(content: bytes) -> Path:
@@ -196,7 +196,7 @@ def test_the_same_bytes_read_in_another_way_are_not_the_same_rows() -> None:
     again = CsvSource(Path("images.csv"))
     assert again.is_still(known.size, known.mtime_ns, known.sha256)
     assert again.survey(known.size, known.sha256).continues
-    for reading in (Reading(encoding="cp1252"), Reading(delimiter="n")):
+    for reading in (ReadOptions(encoding="cp1252"), ReadOptions(delimiter="n")):
         other = CsvSource(Path("images.csv"), replace(reading, image_column="path;" if reading.delimiter else None))
         assert not other.is_still(known.size, known.mtime_ns, known.sha256)
         assert not other.survey(known.size, known.sha256).continues

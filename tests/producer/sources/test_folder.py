@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from producer.layout import MASK_MARK
 from producer.sources.folder import FolderSource
 from producer.sources.selection import LeftOut, told_left_out
-from producer.sources.source import Reading
+from producer.sources.source import ReadOptions
 from workers.errors import ErrorClass
 from workers.inference.formats import FORMATS, SUFFIXES
 from workers.inference.images import ReadRules, UnreadableImage, read_image
@@ -211,7 +211,7 @@ def test_masks_of_ours_beside_pictures_are_told_apart(photos: Path) -> None:
 def test_the_output_folder_is_counted_too_wherever_it_lies(photos: Path) -> None:
     picture(photos / "a.jpg")
     picture(photos / "deep" / "out" / "masks" / "x.png", "PNG")
-    source = FolderSource(photos, Reading(exclude=photos / "deep" / "out"))
+    source = FolderSource(photos, ReadOptions(exclude=photos / "deep" / "out"))
     assert taken(source) == ["a.jpg"]
     assert left_out(source) == {"in the output folder": 1}
 
@@ -219,7 +219,7 @@ def test_the_output_folder_is_counted_too_wherever_it_lies(photos: Path) -> None
 def test_links_in_a_circle_are_counted_when_links_are_followed(photos: Path) -> None:
     picture(photos / "a" / "1.jpg")
     (photos / "a" / "loop").symlink_to(photos.absolute())
-    source = FolderSource(photos, Reading(follow_symlinks=True))
+    source = FolderSource(photos, ReadOptions(follow_symlinks=True))
     assert taken(source) == ["a/1.jpg"]
     assert left_out(source) == {"in a circle of links": 1}
 
