@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.chunks import add_chunks, rowcount
@@ -106,17 +106,27 @@ def record(
 
     False: some image was not pending in this chunk. That is a bug or a lost lease, and the caller must roll back.
     """
-    pending = (Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
-    ended = sum(
-        rowcount(session, update(Image).where(Image.id == outcome.image_id, *pending).values(**_values(outcome)))
-        for outcome in outcomes
-    )
+    done = [outcome for outcome in outcomes if isinstance(outcome, ImageDone)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, ImageFailed)]
+    ended = sum(_end_images(session, chunk_id, alike) for alike in (done, failed) if alike)
     if ended != len(outcomes):
         return False
     if replaced := [outcome.image_id for outcome in outcomes if outcome.image_id in again]:
         drop_results(session, replaced)
-    insert_results(session, fence, threshold, [outcome for outcome in outcomes if isinstance(outcome, ImageDone)])
+    insert_results(session, fence, threshold, done)
     return True
+
+
+def _end_images(session: Session, chunk_id: int, outcomes: Sequence[Outcome]) -> int:
+    """pending -> done, or failed, for those of these images that are pending in the chunk; return how many.
+
+    One statement for all of them: to build one for each took two thirds of a commit's processor time.
+    """
+    ends = update(Image).where(
+        Image.id == bindparam("ended"), Image.chunk_id == chunk_id, Image.state == ImageState.PENDING
+    )
+    rows = [{"ended": outcome.image_id} | _values(outcome) for outcome in outcomes]
+    return session.connection().execute(ends, rows).rowcount
 
 
 def _values(outcome: Outcome) -> dict[str, Any]:

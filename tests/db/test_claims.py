@@ -1,11 +1,12 @@
 """The state machine of a chunk, on SQLite and on PostgreSQL."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from threading import Barrier
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from db import claims, doorbells, presence, runs
 from db.claims import LeaseLost, ModelUsed
@@ -141,6 +142,24 @@ def test_a_batch_is_recorded_once_and_counted(sessions: Sessions) -> None:
     assert scenario.run(sessions, run_id).state == "done"
     assert scenario.states(sessions, run_id) == ["done", "done", "done", "failed"]
     assert scenario.images(sessions, run_id)[3].error == "000004.jpg: cannot be read"
+
+
+def test_a_commit_takes_the_same_few_statements_however_many_images_it_has(sessions: Sessions) -> None:
+    held = claim(sessions, load(sessions, numbered(100), chunk_size=100))
+    sent: list[str] = []
+    event.listen(sessions.kw["bind"], "before_cursor_execute", lambda *args: sent.append(args[2].split()[0]))
+
+    scenario.commit(sessions, held, [done(held.images[0], 0.9), failed(held.images[1])])
+    few = sent[:]
+    sent.clear()
+    scenario.commit(
+        sessions, held, [*(done(one, 0.9, 0.8) for one in held.images[2:52]), *map(failed, held.images[52:90])]
+    )
+
+    assert sent == few
+    assert Counter(sent) - Counter(["BEGIN", "SET"]) == Counter(["UPDATE"] * 3 + ["INSERT"] * 2)
+    chunk = scenario.chunk(sessions, held.chunk_id)
+    assert (chunk.segmented, chunk.failed, chunk.instances) == (51, 39, 101)
 
 
 @pytest.mark.parametrize("images", [2, 3])  # more than half of them: more than what is pending after the first time
