@@ -36,6 +36,7 @@ class SimulatedSegmenter(Sam3Segmenter):
 
     def __init__(self, device: Device) -> None:
         # Not the real one's: there are no weights to load.
+        self._dtype = "fp32"
         self._model = _Model(device)
         self._device, self._copies = torch.device("cpu"), None
         self._images = Sam3ImageProcessor()
