@@ -32,9 +32,9 @@ _MOST_PIECES = 1 << 19
 
 MOST_SCANS = 100
 _MOST_PAINTED = 20  # times the largest picture
-_MARKER = re.compile(
-    rb"\xff+[\x01-\xcf\xd8-\xfe]"
-)  # neither data (FF 00) nor where a decoder may restart (FF D0 .. D7)
+# Neither data (FF 00), nor where a decoder may restart (FF D0 .. D7), nor a byte that only fills (FF FF). Begins with
+# one byte alone, so that the search jumps from one to the next: a file may hold a million of them in a row.
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SCAN, _END = 0xDA, 0xD9
 _STANDALONE = (0x01, 0xD8)
 
