@@ -32,15 +32,16 @@ class _Axis(NamedTuple):
     first: Integers  # (m + 1,) the first pixel that has this value, or a later one, before it
 
 
-def encode(small: Floats, height: int, width: int, cut: float) -> tuple[bytes, int]:
-    """The RLE and the area of a mask of shape (h, w), enlarged to (height, width), where that is over `cut`.
+def encode(small: Floats, height: int, width: int, cut: float) -> list[tuple[bytes, int]]:
+    """The RLE and the area of each mask of `small`, of shape (n, h, w), enlarged to (height, width), where over `cut`.
 
     Equal, pixel by pixel, to torch's `interpolate(small, (height, width), mode="bilinear", align_corners=False) > cut`;
     but for pixels whose value is the cut itself, where the last bit decides.
     """
-    across, down = _axis(small.shape[1], width), _axis(small.shape[0], height)
-    counts, area = _encode(np.ascontiguousarray(small), across, down, np.float32(cut))
-    return counts.tobytes(), area
+    across, down = _axis(small.shape[2], width), _axis(small.shape[1], height)
+    data, ends, areas = _encode(np.ascontiguousarray(small), across, down, np.float32(cut))
+    counts, stops = data.tobytes(), ends.tolist()
+    return [(counts[a:b], area) for a, b, area in zip([0, *stops], stops, areas.tolist(), strict=False)]
 
 
 @lru_cache(256)  # up to 100 kB each
@@ -59,10 +60,17 @@ def _compiled(work: Work) -> Work:
 
 
 @_compiled
-def _encode(small: Floats, across: _Axis, down: _Axis, cut: np.float32) -> tuple[Bytes, int]:
-    cells, found = _find_cells(small, cut)
-    flips = _find_flips(small, across, down, cut, (cells, found))
-    return _write(flips, len(across.low) * len(down.low))
+def _encode(small: Floats, across: _Axis, down: _Axis, cut: np.float32) -> tuple[Bytes, Integers, Integers]:
+    """The compressed counts of all masks, one behind the other; where each one's end, and its area."""
+    data, end = np.empty(1, np.uint8), 0
+    ends, areas = np.empty(len(small), np.int64), np.empty(len(small), np.int64)
+    for number in range(len(small)):
+        mask = small[number]
+        flips = _find_flips(mask, across, down, cut, _find_cells(mask, cut))
+        data = _with_room(data, end, _MOST_BYTES * (len(flips) + 1))
+        end, areas[number] = _write(flips, len(across.low) * len(down.low), data, end)
+        ends[number] = end
+    return data[:end], ends, areas
 
 
 @_compiled
@@ -147,10 +155,21 @@ def _between(low: np.float32, high: np.float32, weight: np.float32) -> np.float3
 
 
 @_compiled
-def _write(flips: Integers, pixels: int) -> tuple[Bytes, int]:
-    """The compressed counts, as `workers.inference.rle` reads them, of a mask of so many pixels, and its area."""
-    data = np.empty(_MOST_BYTES * (len(flips) + 1), np.uint8)
-    end = area = start = before = last = 0
+def _with_room(data: Bytes, end: int, more: int) -> Bytes:
+    """The same up to `end`, with room for so many bytes more."""
+    if end + more <= len(data):
+        return data
+    larger = np.empty(2 * (end + more), np.uint8)
+    for at in range(end):
+        larger[at] = data[at]
+    return larger
+
+
+@_compiled
+def _write(flips: Integers, pixels: int, data: Bytes, end: int) -> tuple[int, int]:
+    """Write the compressed counts, as `workers.inference.rle` reads them, of a mask of so many pixels behind `end`;
+    returns their end, and the mask's area."""
+    area = start = before = last = 0
     for index in range(len(flips) + 1):
         stop = flips[index] if index < len(flips) else pixels
         length = stop - start
@@ -164,4 +183,4 @@ def _write(flips: Integers, pixels: int) -> tuple[Bytes, int]:
             data[end] = 48 + bits + (0x20 if more else 0)
             end += 1
         start, before, last = stop, last, length
-    return data[:end], area
+    return end, area

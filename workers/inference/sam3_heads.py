@@ -1,9 +1,8 @@
 """What SAM3's heads answer, and what of it is kept as instances with masks of the image's size. Runs no model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from workers.inference.pipeline import Options
 SMALLEST = 1 / float(np.finfo(np.float32).max)  # probability in fp32: below it sigmoid gives 0
 NEARLY_ALL = 0.95  # of the queries kept: 190 of SAM3's 200. More objects than queries cannot be told apart.
 
+Floats = npt.NDArray[np.float32]
 Row = tuple[int, int]
 """What the heads are asked: an image of the batch, by its number, and which of its prompts."""
 
@@ -57,24 +57,27 @@ def keep(heads: Heads, floor: float, copy: bool = False) -> dict[Row, Kept]:
     return kept
 
 
-def to_host(logits: list[torch.Tensor], options: Options) -> npt.NDArray[np.float32]:
-    """Masks (n, h, w) as they are enlarged: probabilities by the library's rule, logits by Meta's. One copy for all."""
+def to_host(kept: Sequence[Kept], options: Options) -> list[Floats]:
+    """The masks (n, h, w) of each, as they are enlarged: probabilities by the library's rule, logits by Meta's. One
+    copy for all."""
+    logits = [mask for one in kept for mask in one.masks]
     if not logits:
-        return np.empty((0, 1, 1), np.float32)
+        return [np.empty((0, 1, 1), np.float32) for _ in kept]
     small = torch.stack(logits).float()
     if options.mask_rule == "library":
         small.sigmoid_()
-    return cast(npt.NDArray[np.float32], small.cpu().numpy())
+    return np.split(small.cpu().numpy(), np.cumsum([len(one.masks) for one in kept])[:-1])
 
 
-def found_in(kept: Kept, small: Iterator[Any], size: tuple[int, int], options: Options) -> Found:
+def found_in(kept: Kept, small: Floats, size: tuple[int, int], options: Options) -> Found:
+    """What is kept, in pixels of an image of this height and width; its masks are these on the host."""
     height, width = size
     boxes = kept.boxes * np.array([width, height, width, height], np.float32)
-    cut = _cut(options)
-    instances = []
-    for score, (x1, y1, x2, y2) in zip(kept.scores.tolist(), boxes.tolist(), strict=True):
-        rle, area = outlines.encode(next(small), height, width, cut)
-        instances.append(Instance(score, (x1, y1, x2, y2), area, rle))
+    outlined = outlines.encode(small, height, width, _cut(options))
+    instances = [
+        Instance(score, (x1, y1, x2, y2), area, rle)
+        for score, (x1, y1, x2, y2), (rle, area) in zip(kept.scores.tolist(), boxes.tolist(), outlined, strict=True)
+    ]
     return Found(kept.presence, tuple(instances), kept.capped)
 
 

@@ -192,10 +192,10 @@ class Sam3Segmenter:
         with self._beside_the_next_batch(raw.done):
             kept = raw.kept | keep(raw.last, options.floor)
             wanted = {row: kept[row] for row in sorted(kept) if row[0] in images}
-            small = iter(to_host([mask for one in wanted.values() for mask in one.masks], options))
+            small = to_host(list(wanted.values()), options)
         found: dict[int, list[Found]] = {image: [] for image in images}
-        for (image, _), one in wanted.items():
-            found[image].append(found_in(one, small, raw.sizes[image], options))
+        for ((image, _), one), of_one in zip(wanted.items(), small, strict=True):
+            found[image].append(found_in(one, of_one, raw.sizes[image], options))
         return [tuple(of_image) for of_image in found.values()]
 
     @contextmanager

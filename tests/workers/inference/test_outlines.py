@@ -45,7 +45,7 @@ def scene(kind: str, rng: np.random.Generator, rows: int, columns: int) -> outli
 
 def assert_torchs(small: outlines.Floats, height: int, width: int, cut: float, within: float = 1e-6) -> None:
     """To the last pixel; but for pixels whose value is the cut itself, where rounding decides."""
-    rle, area = outlines.encode(small, height, width, cut)
+    ((rle, area),) = outlines.encode(small[None], height, width, cut)
     ours = masks.decode(rle, height, width)
     assert area == ours.sum()
     assert rle == masks.encode(ours)  # no run of length 0 in between
@@ -81,7 +81,7 @@ def test_random_logits_of_the_models_size_are_torchs_too(seed: int, height: int,
 def test_plateaus_at_the_cut_differ_only_in_pixels_that_rounding_decides(seed: int, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     small = (np.round(rng.random(rng.integers(1, 40, 2)) * 4) / 4).astype(np.float32)
-    ours = masks.decode(outlines.encode(small, height, width, 0.5)[0], height, width)
+    ours = masks.decode(outlines.encode(small[None], height, width, 0.5)[0][0], height, width)
     exact = exactly(small, height, width)
     assert np.abs(exact[ours != (exact > 0.5)] - 0.5).max(initial=0) < 1e-4
 
@@ -92,7 +92,7 @@ def test_a_real_silhouette_is_enlarged_or_shrunk_to_the_last_pixel(horse: masks.
         0
     ).normal(size=(288, 288))
     for small, cut in ((1 / (1 + np.exp(-logits)), 0.5), (logits, 0.0)):  # the library's rule and Meta's
-        rle, area = outlines.encode(small.astype(np.float32), *size, cut)
+        ((rle, area),) = outlines.encode(small.astype(np.float32)[None], *size, cut)
         assert rle == enlarged(small.astype(np.float32), *size, cut)
         assert 0 < area < size[0] * size[1]
 
@@ -100,18 +100,30 @@ def test_a_real_silhouette_is_enlarged_or_shrunk_to_the_last_pixel(horse: masks.
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("size", [(30, 50), (3, 5), (1, 1), (1, 900), (900, 1)])
 def test_a_mask_may_be_empty_or_the_whole_frame(value: float, size: tuple[int, int]) -> None:
-    rle, area = outlines.encode(np.full((8, 8), value, np.float32), *size, 0.5)
+    ((rle, area),) = outlines.encode(np.full((1, 8, 8), value, np.float32), *size, 0.5)
     assert rle == masks.encode(np.full(size, bool(value)))
     assert area == value * size[0] * size[1]
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_what_is_no_probability_is_outside(value: float) -> None:
-    assert outlines.encode(np.full((8, 8), value, np.float32), 30, 50, 0.5)[1] == 0
+    ((_, area),) = outlines.encode(np.full((1, 8, 8), value, np.float32), 30, 50, 0.5)
+    assert area == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), kinds=st.lists(st.sampled_from(["noise", "soft", "sharp"]), max_size=8))
+def test_many_masks_at_once_are_what_each_is_alone(seed: int, kinds: list[str]) -> None:
+    rng = np.random.default_rng(seed)
+    small = np.empty((len(kinds), 30, 20), np.float32)
+    for number, kind in enumerate(kinds):
+        small[number] = scene(kind, rng, 30, 20)
+    each = [one for mask in small for one in outlines.encode(mask[None], 97, 61, 0.5)]
+    assert outlines.encode(small, 97, 61, 0.5) == each
 
 
 def test_the_order_in_memory_does_not_matter() -> None:
-    small = scene("soft", np.random.default_rng(3), 40, 30)
+    small = scene("soft", np.random.default_rng(3), 40, 30)[None]
     assert outlines.encode(np.asfortranarray(small), 97, 61, 0.5) == outlines.encode(small, 97, 61, 0.5)
 
 
@@ -126,7 +138,7 @@ def test_another_thread_runs_while_a_mask_is_made() -> None:
             time.sleep(0)  # lets go of the lock
 
     thread, usual = threading.Thread(target=other), sys.getswitchinterval()
-    asked = small, outlines._axis(288, 4000), outlines._axis(288, 3000), np.float32(0.5)
+    asked = small[None], outlines._axis(288, 4000), outlines._axis(288, 3000), np.float32(0.5)
     outlines._encode(*asked)  # compiled now, which takes turns with other threads in its own way
     sys.setswitchinterval(1000)
     try:

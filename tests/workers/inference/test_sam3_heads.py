@@ -21,7 +21,8 @@ def ours(output: SimpleNamespace, height: int, width: int) -> Found:
     presence = output.presence_logits.sigmoid()
     numbers = torch.cat((presence, output.pred_logits.sigmoid() * presence, output.pred_boxes.flatten(1)), dim=1)
     (kept,) = keep(Heads([(0, 0)], numbers, output.pred_masks), OPTIONS.floor).values()
-    return found_in(kept, iter(to_host(kept.masks, OPTIONS)), (height, width), OPTIONS)
+    (small,) = to_host([kept], OPTIONS)
+    return found_in(kept, small, (height, width), OPTIONS)
 
 
 @settings(max_examples=100, deadline=None)
