@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import click
 
-from benchmarks import bars, enqueue, model, operate, pipeline, plots, postprocess, sqlite_contention
+from benchmarks import bars, cores, enqueue, model, operate, pipeline, plots, postprocess, sqlite_contention, threads
 from benchmarks.bars import Results
 from benchmarks.device import IMAGE_MS
 from benchmarks.timing import as_rows, table
@@ -75,6 +75,8 @@ def measure(sizes: Sizes) -> Results:
         contention=fresh("commits beside an enqueue", sqlite_contention.compare, sizes.contention_rows),
         masks=fresh("masks", postprocess.measure),
         masks_memory=fresh("memory of masks", postprocess.measure_memory),
+        beside_launches=fresh("masks beside launches", threads.beside_launches),
+        cores=fresh("cores", cores.measure),
         counts=fresh("counts", model.measure_counts),
         reading=fresh("JPEGs", model.measure_reading),
         random=[fresh(name, model.measure_random, name) for name in sizes.architectures],
@@ -122,6 +124,8 @@ def tables(results: Results) -> dict[str, str]:
         "reading": table(results.reading),
         "masks": table(results.masks),
         "masks_memory": table(results.masks_memory),
+        "beside_launches": table(results.beside_launches),
+        "cores": table(results.cores),
         "growth": table(enqueue.growth_rows(results.growth)),
         "aftermath": table(as_rows(results.aftermath)),
         "operations": table(operate.operation_rows(results.operations)),
