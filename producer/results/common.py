@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from db.models import ImageState
+from db.outcomes import count_found
 from db.session import Sessions, read
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage, exported_images
@@ -28,6 +30,7 @@ class ExportRequest:
     select: str = "union"  # png: union of a result's instances, the best (highest score), or the largest
     masks: Path | None = None  # csv: the folder with the png masks
     gone: bool = False  # whether rows that the source no longer has are exported, too, at the end
+    flat: bool = False  # tables with nested values: a row for each instance instead of one for each image
     partial: bool = False  # whether a run that is not over may be exported
     targets: Targets | None = None  # writes the files; None: one that replaces only files of our exports
 
@@ -83,3 +86,17 @@ def counting(images: Iterable[ExportedImage], tell: TellRows) -> Iterator[Export
 def wanted(request: ExportRequest, result: PromptResult) -> list[FoundInstance]:
     """The instances of a result to export, highest score first."""
     return [instance for instance in result.instances if instance.score >= request.min_score]
+
+
+def input_cells(view: RunView, image: ExportedImage) -> list[str]:
+    """The row's cells as they were read. The cell of the path is stored only if it differs from the path."""
+    cells = {view.source.image_column: image.path} | (image.cells or {})
+    return [cells.get(column, "") for column in view.source.columns]
+
+
+def status(view: RunView, image: ExportedImage) -> str:
+    """What became of the row, by the run's own threshold: segmented, empty, or its state."""
+    if image.state != ImageState.DONE:
+        return image.state
+    found = any(count_found(result, view.frozen.threshold) for result in image.results)
+    return "segmented" if found else "empty"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from db.models import ImageState
-from db.outcomes import count_found
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
 from db.views.status import RunView
@@ -18,6 +17,8 @@ from producer.results.common import (
     Summary,
     TellRows,
     counting,
+    input_cells,
+    status,
     wanted,
 )
 from producer.results.formats import Format
@@ -77,8 +78,8 @@ class _Sheet:
     def line(self, image: ExportedImage) -> list[str]:
         view = self.request.view
         by_prompt = {result.prompt_id: self._values(image, result) for result in image.results}
-        line = _input_cells(view, image)
-        line += [_status(view, image), _error(image), _number(image.width), _number(image.height)]
+        line = input_cells(view, image)
+        line += [status(view, image), _error(image), _number(image.width), _number(image.height)]
         for prompt_id in view.every_image:
             line += by_prompt.get(prompt_id, [""] * len(PROMPT_COLUMNS))
         if _has_row_prompts(view):
@@ -138,19 +139,6 @@ def _block(name: str, taken: Sequence[str]) -> list[str]:
 
 def _has_row_prompts(view: RunView) -> bool:
     return len(view.prompts) > len(view.every_image)
-
-
-def _input_cells(view: RunView, image: ExportedImage) -> list[str]:
-    """The row's cells as they were read. The cell of the path is stored only if it differs from the path."""
-    cells = {view.source.image_column: image.path} | (image.cells or {})
-    return [cells.get(column, "") for column in view.source.columns]
-
-
-def _status(view: RunView, image: ExportedImage) -> str:
-    if image.state != ImageState.DONE:
-        return image.state
-    found = any(count_found(result, view.frozen.threshold) for result in image.results)
-    return "segmented" if found else "empty"
 
 
 def _error(image: ExportedImage) -> str:

@@ -1,0 +1,45 @@
+"""Instances in the words of COCO, for every format that tells of each one. Knows no file and no SQL."""
+
+from typing import Any
+
+from db.values import FoundInstance, PromptResult
+from db.views.results import ExportedImage
+from db.views.status import RunView
+from producer.results.boxes import NO_BOX, Box, tight_boxes
+from producer.results.common import ExportRequest, wanted
+
+Annotation = dict[str, Any]
+
+
+def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[PromptResult, Annotation]]:
+    """The instances of at least `min_score` in one image, each with the result that it belongs to.
+
+    `bbox` is the box of the mask itself and `predicted_box` what the model's box head said, which may reach beyond the
+    image; both are x, y, width, height in pixels. `area` is in pixels, `segmentation` the mask as compressed RLE as
+    pycocotools takes it, `score` is from 0 to 1.
+    """
+    found = [(result, instance) for result in image.results for instance in wanted(request, result)]
+    boxes = tight_boxes([instance.rle for _, instance in found], image.height or 0, image.width or 0)
+    return [(result, _described(image, instance, box)) for (result, instance), box in zip(found, boxes, strict=True)]
+
+
+def categories_of(view: RunView) -> dict[int, int]:
+    """The category of each prompt, by the prompt's id: its place among the run's prompts, from 1."""
+    return {prompt_id: place for place, prompt_id in enumerate(view.prompts, start=1)}
+
+
+def has_pixels(annotation: Annotation) -> bool:
+    """Whether its mask has any."""
+    return bool(annotation["bbox"] != NO_BOX)
+
+
+def _described(image: ExportedImage, instance: FoundInstance, box: Box) -> Annotation:
+    """The predicted box to a thousandth of a pixel; the score to a millionth, as finely as float32 tells it."""
+    x1, y1, x2, y2 = instance.box
+    return {
+        "bbox": box,
+        "area": instance.area,
+        "segmentation": {"size": [image.height, image.width], "counts": instance.rle.decode("ascii")},
+        "score": round(instance.score, 6),
+        "predicted_box": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+    }
