@@ -33,6 +33,7 @@ from workers.cli import base
     type=click.Path(path_type=Path, file_okay=False),
     help="For csv: the folder that png masks were exported to (default: the one in a sam3-run folder).",
 )
+@click.option("--flat", is_flag=True, help="For jsonl and parquet: a row an instance instead of a row an image.")
 @click.option("--all", is_flag=True, help="Also rows that the source no longer has, at the end.")
 @click.option("--partial", is_flag=True, help="Export what there is so far, although the run is not over.")
 @force_flag
@@ -41,10 +42,11 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
 
     csv is the input with added columns; with --masks it names each mask that is in that folder and was made from the
-    same instances, and ends with 1 if it leaves cells blank. coco has every instance as RLE. png has one mask for each
-    image and prompt, in folders like those of the input (--select: all instances together, the best, or the largest);
-    masks that exist already stay, so that the same command goes on where it was stopped. Without --partial, a run that
-    is not over is not exported.
+    same instances, and ends with 1 if it leaves cells blank. jsonl and parquet are the input with nested results. coco
+    has every instance as RLE, coco-results is what COCO's evaluation takes. png has one mask for each image and prompt,
+    in folders like those of the input (--select: all instances together, the best, or the largest); masks that exist
+    already stay, so that the same command goes on where it was stopped. Without --partial, a run that is not over is
+    not exported.
     """
     from producer.cli import exported
 

@@ -55,8 +55,8 @@ def _refuse_unfit_flags(format: str, output: Path, flags: dict[str, Any]) -> Non
         *others, last = names_of_files()
         files = f"{', '.join(others)} or {last}"
         raise UsageError(f"-o -: only one file, {files} without --json, can go to standard output; give a name")
-    for flag in ("masks", "select"):
-        if flags[flag] is not None:
+    for flag in ("masks", "select", "flat"):
+        if flags[flag]:
             require_taken(format, flag, flags[flag])
 
 
@@ -79,7 +79,7 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
         gone=flags["all"],
         partial=flags["partial"],
         targets=StandardOutput(output) if _streams(output) else files,
-        **{flag: flags[flag] for flag in format_named(format).takes if flags[flag] is not None},
+        **{flag: flags[flag] for flag in format_named(format).takes if flags[flag]},
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes all settings as text: a commented YAML file, and the variables. Reads them from the commands and `Settings`."""
+"""Writes all settings as text: a commented YAML file, and the variables. Knows commands and `Settings`."""
 
 import json
 import textwrap

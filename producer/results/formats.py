@@ -19,8 +19,12 @@ if TYPE_CHECKING:  # not at run time, as these modules import this one
 MODULES = {
     "csv": "producer.results.csv_file",
     "coco": "producer.results.coco",
+    "coco-results": "producer.results.coco_results",
+    "jsonl": "producer.results.jsonl",
+    "parquet": "producer.results.parquet",
     "png": "producer.results.png",
 }
+FLAT = {"flat": "rows of instances"}  # what `Format.takes` of a table with nested values holds
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ def require_libraries(name: str) -> None:
 
 def require_taken(name: str, flag: str, value: object) -> None:
     """Raise `UsageError` if the format `name` does not take the flag `flag`, which was given with `value`."""
-    takers = {other: format_named(other).takes.get(flag) for other in MODULES}
-    if takers[name] is None:
-        other = next(other for other in takers if takers[other])
-        raise UsageError(f"--{flag} {value}: only --format {other} has {takers[other]}")
+    has = {other: format_named(other).takes[flag] for other in MODULES if flag in format_named(other).takes}
+    if name not in has:
+        given = f"--{flag}" if value is True else f"--{flag} {value}"
+        names, what = " or ".join(has), next(iter(has.values()))
+        raise UsageError(f"{given}: only --format {names} has {what}")
 
 
 def names_of_files() -> list[str]:

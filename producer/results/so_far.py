@@ -46,7 +46,7 @@ def how_far(session: Session, run_id: int) -> SoFar:
 
 
 def require_exportable(session: Session, run_id: int, *, partial: bool) -> None:
-    """Raise `NotOver` if the run is not over and the user did not ask for a `partial` export. Raises as `how_far` does."""
+    """Raise `NotOver` if the run is not over and no `partial` export was asked for. Raises as `how_far` does."""
     now = how_far(session, run_id)
     if not (now.over or partial):
         still = "still loading" if now.state == RunState.LOADING else "not over"

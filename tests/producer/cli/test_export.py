@@ -190,7 +190,7 @@ def read(name: str) -> list[dict[str, str]]:
     ("given", "code", "fault"),
     [
         (("nope", "--format", "csv", "-o", "x"), 4, "no run called nope; there are: faces"),
-        (("faces", "--format", "pdf", "-o", "x"), 2, "'pdf' is not one of 'csv', 'coco', 'png'"),
+        (("faces", "--format", "pdf", "-o", "x"), 2, "'pdf' is not one of 'csv', 'coco', "),
         (
             ("faces", "--format", "coco", "-o", "x", "--masks", "m"),
             2,
@@ -201,9 +201,22 @@ def read(name: str) -> list[dict[str, str]]:
             2,
             "--select best: only --format png has masks of several instances",
         ),
+        (
+            ("faces", "--format", "csv", "-o", "x", "--flat"),
+            2,
+            "--flat: only --format jsonl or parquet has rows of instances",
+        ),
         (("faces", "--format", "csv"), 2, "Missing option '-o' / '--output'"),
-        (("faces", "--format", "png", "-o", "-"), 2, "-o -: only one file, csv or coco without --json"),
-        (("faces", "--format", "csv", "-o", "-", "--json"), 2, "-o -: only one file, csv or coco without --json"),
+        (
+            ("faces", "--format", "png", "-o", "-"),
+            2,
+            "-o -: only one file, csv, coco, coco-results, jsonl or parquet without --json",
+        ),
+        (
+            ("faces", "--format", "csv", "-o", "-", "--json"),
+            2,
+            "-o -: only one file, csv, coco, coco-results, jsonl or parquet without --json",
+        ),
         (("faces", "--format", "csv", "-o", "."), 2, ". is a folder: name a file to write"),
         (("faces", "--format", "csv", "-o", "/proc/x.csv"), 2, "/proc/x.csv: cannot write"),
         (("faces", "--format", "coco", "-o", "x", "--threshold", "nan"), 2, "nan is not in the range 0<=x<=1"),

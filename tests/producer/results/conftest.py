@@ -44,9 +44,12 @@ def run(tmp_path: Path) -> Finished:
 def request_for(run: Finished, tmp_path: Path) -> MakeRequest:
     """Make a request for the run; `out` is a name below a fresh folder."""
 
-    def make(out: str, *, min_score: float = 0.5, select: str = "union", masks: str | None = None) -> ExportRequest:
+    def make(
+        out: str, *, min_score: float = 0.5, select: str = "union", masks: str | None = None, flat: bool = False
+    ) -> ExportRequest:
         folder = tmp_path / "out"
         masks_folder = None if masks is None else folder / masks
-        return ExportRequest(run.view, min_score, folder / out, select, masks_folder, partial=True)  # a row is pending
+        # A row is pending.
+        return ExportRequest(run.view, min_score, folder / out, select, masks_folder, flat=flat, partial=True)
 
     return make

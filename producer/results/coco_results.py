@@ -1,0 +1,54 @@
+"""The run's instances as COCO results: the array that pycocotools' `COCO.loadRes` takes. Knows no SQL and no pixels."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+from db.models import ImageState
+from db.views.results import ExportedImage
+from producer.results.annotations import annotations, categories_of, has_pixels
+from producer.results.common import ExportRequest, Summary, TellRows, counting
+from producer.results.formats import Format
+
+START, END = b"[", b"\n]\n"
+OURS = b'\n{"sam3_run": '  # what each element begins with, and nobody else's
+
+
+def export_coco_results(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
+    """Write one element an instance of at least `min_score`, on a line of its own.
+
+    Ids of images and categories are those of the format coco, so its file is what the results are loaded into. An
+    instance whose mask has no pixel is left out, and counted. Raises `UsageError` when the file cannot be written.
+    """
+    listed = instances = left_out = 0
+    categories = categories_of(request.view)
+    with request.files.replacing(request.out) as temporary, temporary.open("wb") as file:
+        file.write(START)
+        for image in counting(images, progress):
+            listed += image.state == ImageState.DONE
+            for result, annotation in annotations(request, image) if image.state == ImageState.DONE else ():
+                if not has_pixels(annotation):
+                    left_out += 1
+                    continue
+                ids = {
+                    "sam3_run": request.view.name,
+                    "image_id": image.row,
+                    "category_id": categories[result.prompt_id],
+                }
+                file.write((b"," if instances else b"") + b"\n" + _json(ids | annotation))
+                instances += 1
+        file.write(END)
+    return Summary(listed, instances, 1, request.out, left_out)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Whether its first element is one of ours; an array that holds nothing loses nothing."""
+    head = file.read(len(START + OURS))
+    return head in (START + OURS, START + END)
+
+
+FORMAT = Format(export_coco_results, is_ours, ".json")

@@ -1,0 +1,84 @@
+"""The run as one Parquet file, with nested results or a row an instance. Knows no SQL and no pixels."""
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+from db.views.results import ExportedImage
+from producer.results.common import ExportRequest, Summary, TellRows
+from producer.results.formats import FLAT, Format
+from producer.results.provenance import provenance
+from producer.results.records import Record, Records
+
+MAGIC = b"PAR1"  # how a Parquet file begins and ends
+ORIGIN = "sam3-queue"  # the key of the file's metadata under which it says where it comes from
+
+
+def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
+    """Write the rows of `records`. The metadata say under `sam3-queue` what `info` says in COCO.
+
+    Raises `UsageError` when the file cannot be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    records = Records(request)
+    origin = json.dumps(provenance(request), ensure_ascii=False)
+    schema = _schema(records).with_metadata({ORIGIN: origin})
+
+    with (
+        request.files.replacing(request.out) as temporary,
+        parquet.ParquetWriter(temporary, schema, compression="zstd") as file,
+    ):
+
+        def write(group: list[Record]) -> None:
+            file.write_table(pa.Table.from_pylist(group, schema))
+
+        return records.write(images, progress, write)
+
+
+def _schema(records: Records) -> Any:
+    """The type of each column. Those of the input are text, as in the CSV that they were read from."""
+    import pyarrow as pa
+
+    numbers, whole = pa.list_(pa.float64()), pa.list_(pa.int32())
+    annotation = {
+        "bbox": whole,
+        "area": pa.int64(),
+        "segmentation": pa.struct({"size": whole, "counts": pa.string()}),
+        "score": pa.float64(),
+        "predicted_box": numbers,
+    }
+    result = {
+        "prompt": pa.string(),
+        "presence": pa.float64(),
+        "capped": pa.bool_(),
+        "instances": pa.list_(pa.struct(annotation)),
+    }
+    types = {
+        "row": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "gone": pa.bool_(),
+        "results": pa.list_(pa.struct(result)),
+        **annotation,
+        **{name: result[name] for name in ("prompt", "presence")},
+    }
+    ours = [(column, types.get(column.removeprefix("sam3_"), pa.string())) for column in records.columns]
+    return pa.schema([*((column, pa.string()) for column in records.input_columns), *ours])
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Whether its metadata, which stand at its end, have our key."""
+    if file.read(len(MAGIC)) != MAGIC:
+        return False
+    end = file.seek(-8, os.SEEK_END)
+    length = int.from_bytes(file.read(4), "little")
+    if file.read(len(MAGIC)) != MAGIC or length > end:
+        return False
+    file.seek(end - length)
+    return ORIGIN.encode() + b"\x18" in file.read(length)  # 0x18: a text follows, which is the key's value
+
+
+FORMAT = Format(export_parquet, is_ours, ".parquet", takes=FLAT, needs=("pyarrow",), extra="parquet")

@@ -1,0 +1,119 @@
+"""Rows of tables with nested values: what each format of such a table tells of an image or an instance. Knows no files.
+
+The columns of the input come first, as in the CSV, then ours, which begin with `sam3_`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from db.models import ImageState
+from db.values import PromptResult
+from db.views.results import ExportedImage
+from db.views.status import RunView
+from producer.results.annotations import Annotation, annotations
+from producer.results.common import ExportRequest, Summary, TellRows, counting, input_cells, status
+from producer.slugs import numbered
+
+Record = dict[str, Any]
+GROUP_ROWS = 2048
+IMAGE_COLUMNS = (
+    "sam3_run", "sam3_row", "sam3_path", "sam3_status", "sam3_error_class", "sam3_error", "sam3_width", "sam3_height",
+    "sam3_gone", "sam3_results",
+)  # fmt: skip
+INSTANCE_COLUMNS = (
+    "sam3_run", "sam3_row", "sam3_path", "sam3_width", "sam3_height", "sam3_gone", "sam3_prompt", "sam3_presence",
+    "sam3_score", "sam3_bbox", "sam3_predicted_box", "sam3_area", "sam3_segmentation",
+)  # fmt: skip
+
+
+class Records:
+    """The rows that one export writes: an image each, or with `request.flat` an instance each."""
+
+    def __init__(self, request: ExportRequest) -> None:
+        self._request = request
+        self.columns = INSTANCE_COLUMNS if request.flat else IMAGE_COLUMNS
+        self.input_columns = _free_names(request.view, self.columns)
+
+    def write(
+        self, images: Iterable[ExportedImage], progress: TellRows, write: Callable[[list[Record]], object]
+    ) -> Summary:
+        """Hand all rows to `write`, up to `GROUP_ROWS` at a time."""
+        rows = instances = 0
+        group: list[Record] = []
+        for image in counting(images, progress):
+            rows += 1
+            for record in self.of(image):
+                instances += _instances(record) if image.state == ImageState.DONE else 0
+                group.append(record)
+                if len(group) == GROUP_ROWS:
+                    write(group)
+                    group = []
+        if group:
+            write(group)
+        return Summary(rows, instances, 1, self._request.out)
+
+    def of(self, image: ExportedImage) -> Iterator[Record]:
+        """Rows with exactly `input_columns` and `columns`, in this order. A duplicate tells of what was found for its
+        first row; as rows of instances, which people add up, it has none."""
+        view, flat = self._request.view, self._request.flat
+        cells: Record = dict(zip(self.input_columns, input_cells(view, image), strict=True))
+        found, facts = annotations(self._request, image), self._facts(image)
+        if not flat:
+            yield cells | _chosen(facts | {"sam3_results": self._results(image, found)}, self.columns)
+            return
+        for result, annotation in found if image.state != ImageState.DUPLICATE else ():
+            told = {f"sam3_{name}": value for name, value in annotation.items()}
+            told |= {"sam3_prompt": view.prompts[result.prompt_id], "sam3_presence": _rounded(result.presence)}
+            yield cells | _chosen(facts | told, self.columns)
+
+    def _facts(self, image: ExportedImage) -> Record:
+        view = self._request.view
+        return {
+            "sam3_run": view.name,
+            "sam3_row": image.row,
+            "sam3_path": image.path,
+            "sam3_status": status(view, image),
+            "sam3_error_class": image.error_class,
+            "sam3_error": image.error,
+            "sam3_width": image.width,
+            "sam3_height": image.height,
+            "sam3_gone": image.gone,
+        }
+
+    def _results(self, image: ExportedImage, found: list[tuple[PromptResult, Annotation]]) -> list[Record]:
+        of_prompt: dict[int, list[Annotation]] = {result.prompt_id: [] for result in image.results}
+        for result, annotation in found:
+            of_prompt[result.prompt_id].append(annotation)
+        return [
+            {
+                "prompt": self._request.view.prompts[result.prompt_id],
+                "presence": _rounded(result.presence),
+                "capped": result.capped,
+                "instances": of_prompt[result.prompt_id],
+            }
+            for result in image.results
+        ]
+
+
+def _instances(record: Record) -> int:
+    results = record.get("sam3_results")
+    return 1 if results is None else sum(len(result["instances"]) for result in results)
+
+
+def _free_names(view: RunView, ours: tuple[str, ...]) -> list[str]:
+    """The input's columns; one that is called as one of ours, such as in an export that is an input, gets a number."""
+    taken, names = {*ours, *view.source.columns}, []
+    for column in view.source.columns:
+        name = numbered(column, lambda name: name in taken) if column in ours else column
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _chosen(facts: Record, columns: tuple[str, ...]) -> Record:
+    return {column: facts[column] for column in columns}
+
+
+def _rounded(probability: float) -> float:
+    """To a millionth, as finely as float32 tells it."""
+    return round(probability, 6)
