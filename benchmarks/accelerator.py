@@ -6,7 +6,7 @@ BENCH_FIXED_MS, BENCH_IMAGE_MS, and BENCH_DEVICE_LOG, a file that gets a line fo
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -40,7 +40,7 @@ class SimulatedSegmenter(Sam3Segmenter):
         self._model = _Model(device)
         self._device, self._copies = torch.device("cpu"), None
         self._images = Sam3ImageProcessor()
-        self._text_features = lru_cache(lambda prompt: torch.zeros(1, 1, 1))
+        self._texts: Any = _Texts()
         self._facts = ModelFacts("simulated", None, "0" * 64, "simulated", "simulated")
 
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
@@ -57,6 +57,16 @@ class SimulatedSegmenter(Sam3Segmenter):
 
     def _to_device(self, batch: Sequence[Pixels]) -> torch.Tensor:
         return torch.from_numpy(np.stack([pixels.data for pixels in batch]))
+
+
+class _Texts:
+    """Prompts that are all of one length, and known."""
+
+    def learn(self, prompts: Iterable[str]) -> None:
+        pass
+
+    def __getitem__(self, prompt: str) -> torch.Tensor:
+        return torch.zeros(1, 1)
 
 
 class _Model:

@@ -177,7 +177,7 @@ def count_ours(
     all batches but a run's first.
     """
     images = len(asked)
-    count(lambda: [segmenter._text_features(prompt) for prompts in asked for prompt in prompts], MetaDevice(SCALARS))
+    count_texts(segmenter, [prompt for prompts in asked for prompt in prompts])
     _make_tables(segmenter._model, images)
     side = segmenter._images.size["height"]
     pixels = Pixels(np.zeros((side, side, 3), np.uint8), 1080, 1920)
@@ -188,6 +188,12 @@ def count_ours(
             segmenter.postprocess(raw, range(images), Options())
 
     return count(work, MetaDevice(SCALARS, to_host=partial(_scores, found=found)))
+
+
+@torch.inference_mode()
+def count_texts(segmenter: Sam3Segmenter, prompts: Sequence[str]) -> Counts:
+    """To make the text features of those that are new."""
+    return count(lambda: segmenter._texts.learn(prompts), MetaDevice(SCALARS))
 
 
 def count_vision(model: Any, images: int = 1) -> Counts:

@@ -75,8 +75,8 @@ def measure_equality(architecture: str, model: Any, processor: Any, repeats: int
     segmenter = segmenter_of(model, processor, "cpu")
     first, second = (segmenter.preprocess(np.array(picture())) for picture in (data.chelsea, data.astronaut))
     prompt = PROMPTS[:1]
-    for text in PROMPTS:
-        segmenter._text_features(text)  # once a run, so no part of any time below
+    with torch.inference_mode():
+        segmenter._texts.learn(PROMPTS)  # once a run, so no part of any time below
     # First, so that what a process does once is in none of the other times.
     pair = _numbers(segmenter, [first, second], prompt)
     timed = partial(_timed, repeats=repeats)
@@ -132,7 +132,7 @@ def _numbers(
 def _plain(segmenter: Sam3Segmenter, pixels: Pixels, prompt: str, vision: Any = None) -> tuple[torch.Tensor, ...]:
     """Numbers as above and mask logits of the library's own forward; with `vision` its text is made beforehand too."""
     model = segmenter._model
-    tokens = segmenter._tokenizer([prompt], padding="max_length", max_length=32, return_tensors="pt")
+    tokens = segmenter._texts._tokenizer([prompt], padding="max_length", max_length=32, return_tensors="pt")
     if vision is None:
         output = model(pixel_values=segmenter._to_device([pixels]), **tokens)
     else:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from workers.inference import outlines
+from workers.inference import outlines, sam3_copies
 from workers.inference.answers import Found, Instance
 from workers.inference.pipeline import Options
 
@@ -40,18 +40,16 @@ class Kept:
     capped: bool
 
 
-def keep(heads: Heads, floor: float, copy: bool = False) -> dict[Row, Kept]:
-    """Of each row the instances that score above `floor`. A `copy` of their masks lets all the others go."""
-    numbers = heads.numbers.cpu().numpy()
+def keep(heads: Heads, floor: float) -> dict[Row, Kept]:
+    """Of each row the instances that score above `floor`, with copies of their masks, so that all others can go."""
+    numbers = sam3_copies.to_host(heads.numbers)
     queries = heads.masks.shape[1]
     kept = {}
     for row, masks_of_row, line in zip(heads.rows, heads.masks, numbers, strict=True):
         presence, scores, boxes = line[0], line[1 : 1 + queries], line[1 + queries :].reshape(queries, 4)
         chosen = np.flatnonzero(scores > floor)
         chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-        small = [masks_of_row[query] for query in chosen]
-        if copy and small:
-            small = list(torch.stack(small))
+        small = list(torch.stack([masks_of_row[query] for query in chosen])) if len(chosen) else []
         capped = len(chosen) >= NEARLY_ALL * queries
         kept[row] = Kept(float(presence), scores[chosen], boxes[chosen], small, capped)
     return kept
@@ -66,7 +64,7 @@ def to_host(kept: Sequence[Kept], options: Options) -> list[Floats]:
     small = torch.stack(logits).float()
     if options.mask_rule == "library":
         small.sigmoid_()
-    return np.split(small.cpu().numpy(), np.cumsum([len(one.masks) for one in kept])[:-1])
+    return np.split(sam3_copies.to_host(small), np.cumsum([len(one.masks) for one in kept])[:-1])
 
 
 def found_in(kept: Kept, small: Floats, size: tuple[int, int], options: Options) -> Found:

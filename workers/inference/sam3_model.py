@@ -9,9 +9,9 @@ returns while the device still works, so that the next batch can be handed over 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,22 +23,23 @@ from workers.inference.images import RGB
 from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load, weights_sha256
+from workers.inference.sam3_copies import behind, to_device
 from workers.inference.sam3_heads import Heads, Kept, Row, found_in, keep, to_host
 from workers.inference.sam3_precision import chosen, lower, use_products
+from workers.inference.sam3_texts import Texts
 from workers.inference.segmenters import Precision
 
 T = TypeVar("T")
 
-CACHED_PROMPTS = 1024  # 32 kB each
 # What says that memory is short without being a torch.OutOfMemoryError: torch on a CPU, the driver, CUDA's libraries.
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Raw:
     sizes: list[tuple[int, int]]  # (height, width) of each image
     kept: dict[Row, Kept]  # of all runs of the heads but the last one,
-    last: Heads  # which may still be under way,
+    last: Heads | None  # which may still be under way,
     done: torch.cuda.Event | None  # until then; on a GPU only
 
 
@@ -60,7 +61,6 @@ class Sam3Segmenter:
         self._device = torch.device(device)
         self._dtype = chosen(dtype, self._device)
         self._model, processor = load(folder)
-        self._tokenizer = processor.tokenizer
         self._images = images = processor.image_processor
         # As the library: (value / 255 - mean) / std in one step.
         self._mean, self._std = (
@@ -73,9 +73,7 @@ class Sam3Segmenter:
         self._copies: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        # Not a method of ours: that would be a cycle, and a model no longer wanted should leave the GPU at once.
-        encode = partial(_encode_text, model=self._model, tokenizer=self._tokenizer)
-        self._text_features = lru_cache(CACHED_PROMPTS)(encode)
+        self._texts = Texts(self._model, processor.tokenizer)
         self._facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device)
 
     @property
@@ -86,12 +84,11 @@ class Sam3Segmenter:
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
         """The prompts that the model cannot take, each with the reason."""
         bad = {}
-        most = _prompt_tokens(self._model)
+        most = self._texts.most_tokens
         for prompt in prompts:
-            tokens = len(self._tokenizer(prompt, verbose=False).input_ids)
             if not prompt.strip():
                 bad[prompt] = "is empty"
-            elif tokens > most:
+            elif (tokens := self._texts.tokens(prompt)) > most:
                 bad[prompt] = f"has {tokens} tokens, the model takes {most}"
         return bad
 
@@ -113,18 +110,20 @@ class Sam3Segmenter:
     @torch.inference_mode()
     def _predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
         """The heads run as often as it takes to ask everything with at most as many rows as there are images, so more
-        prompts take hardly more memory: all but what is kept of a run is let go before the next one."""
+        prompts take hardly more memory: all but what is kept of a run is let go before the next one. New prompts come
+        first, so that nothing has to be waited for between the vision encoder and the heads."""
         use_products(self._dtype, self._device)
+        self._texts.learn(prompt for asked in prompts for prompt in asked)
         vision = self._model.get_vision_features(self._to_device(batch))
         kept: dict[Row, Kept] = {}
         heads: Heads | None = None
         for rows in self._runs(prompts):
             if heads is not None:
-                kept |= keep(heads, options.floor, copy=True)
+                kept |= keep(heads, options.floor)
                 heads = None  # before the next ones are made
             heads = self._run_heads(vision, rows, [prompts[image][number] for image, number in rows])
         assert heads is not None, "an item has at least one prompt"
-        done = None if self._copies is None else torch.cuda.current_stream(self._device).record_event()
+        done = None if self._copies is None else behind(torch.cuda.current_stream(self._device))
         return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, heads, done)
 
     def _to_device(self, batch: Sequence[Pixels]) -> torch.Tensor:
@@ -133,20 +132,14 @@ class Sam3Segmenter:
         shape = (len(batch), *batch[0].data.shape)
         stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         np.stack([pixels.data for pixels in batch], out=stacked.numpy())
-        planes = self._sent(stacked).permute(0, 3, 1, 2)
+        planes = to_device(stacked, self._device).permute(0, 3, 1, 2)
         pixels = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.sub_(self._mean).div_(self._std)
-
-    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor on the device, without waiting for it to arrive, which takes pinned memory on a GPU."""
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory()  # itself, if it is already
-        return tensor.to(self._device, non_blocking=True)
 
     def _runs(self, prompts: Sequence[tuple[str, ...]]) -> list[list[Row]]:
         """What to ask in each run of the heads: prompts of one length together, where that costs no further run."""
         rows = [(image, number) for image, asked in enumerate(prompts) for number in range(len(asked))]
-        rows.sort(key=lambda row: (self._text_features(prompts[row[0]][row[1]]).shape[1], row[1], row[0]))
+        rows.sort(key=lambda row: (len(self._texts[prompts[row[0]][row[1]]]), row[1], row[0]))
         return [rows[start : start + len(prompts)] for start in range(0, len(rows), len(prompts))]
 
     def _run_heads(self, vision: Any, rows: list[Row], prompts: list[str]) -> Heads:
@@ -163,18 +156,18 @@ class Sam3Segmenter:
 
     def _text_of(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Text features, one row a prompt, and the mask of their padding if they differ in length."""
-        features = [self._text_features(prompt)[0] for prompt in prompts]
+        features = [self._texts[prompt] for prompt in prompts]
         lengths = torch.tensor([len(tokens) for tokens in features])
         if (lengths == lengths[0]).all():
             return torch.stack(features), None
         attention_mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        return torch.nn.utils.rnn.pad_sequence(features, batch_first=True), self._sent(attention_mask)
+        return torch.nn.utils.rnn.pad_sequence(features, batch_first=True), to_device(attention_mask, self._device)
 
     def _rows_of(self, vision: Any, images: list[int]) -> Any:
         """The vision features of these images, without a copy if they are all. Positions are every image's."""
         if images == list(range(len(vision.fpn_hidden_states[0]))):
             return vision
-        wanted = self._sent(torch.tensor(images))
+        wanted = to_device(torch.tensor(images), self._device)
         return Sam3VisionEncoderOutput(
             fpn_hidden_states=tuple(level.index_select(0, wanted) for level in vision.fpn_hidden_states),
             fpn_position_encoding=tuple(level[: len(images)] for level in vision.fpn_position_encoding),
@@ -190,9 +183,10 @@ class Sam3Segmenter:
     @torch.inference_mode()
     def _postprocess(self, raw: _Raw, images: range, options: Options) -> list[tuple[Found, ...]]:
         with self._beside_the_next_batch(raw.done):
-            kept = raw.kept | keep(raw.last, options.floor)
+            kept = raw.kept if raw.last is None else raw.kept | keep(raw.last, options.floor)
             wanted = {row: kept[row] for row in sorted(kept) if row[0] in images}
             small = to_host(list(wanted.values()), options)
+        raw.kept, raw.last = kept, None  # from here on all other masks are only in the way, 66 MB an image
         found: dict[int, list[Found]] = {image: [] for image in images}
         for ((image, _), one), of_one in zip(wanted.items(), small, strict=True):
             found[image].append(found_in(one, of_one, raw.sizes[image], options))
@@ -200,14 +194,15 @@ class Sam3Segmenter:
 
     @contextmanager
     def _beside_the_next_batch(self, done: torch.cuda.Event | None) -> Iterator[None]:
-        """On a GPU: work on a stream of its own, which waits until `done` and not for what was launched since. What it
-        reads must be on the host when this ends (`Tensor.cpu` waits): its memory goes back to the other stream."""
+        """On a GPU: once `done`, work on a stream of its own, which does not wait for what was launched since. When
+        this ends nothing is read any more: the memory of what was goes back to the other stream."""
         if self._copies is None or done is None:
             yield
             return
-        self._copies.wait_event(done)
+        done.synchronize()
         with torch.cuda.stream(self._copies):
             yield
+            behind(self._copies).synchronize()
 
 
 def _within_memory(work: Callable[[], T]) -> T:
@@ -221,16 +216,3 @@ def _within_memory(work: Callable[[], T]) -> T:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise OutOfMemory
-
-
-def _prompt_tokens(model: Any) -> int:
-    return int(model.config.text_config.max_position_embeddings)
-
-
-def _encode_text(prompt: str, *, model: Any, tokenizer: Any) -> torch.Tensor:
-    """Text features (1, tokens, width). Padded for the text encoder as the library's processor pads, then trimmed."""
-    tokens = tokenizer([prompt], padding="max_length", max_length=_prompt_tokens(model), return_tensors="pt")
-    length = int(tokens.attention_mask.sum())
-    tokens = tokens.to(model.device)
-    features = model.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
-    return cast(torch.Tensor, features[:, :length].clone())

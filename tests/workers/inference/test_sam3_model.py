@@ -121,6 +121,12 @@ def same(one: Found, other: Found) -> bool:
     )
 
 
+def last(raw: sam3_model._Raw) -> sam3_heads.Heads:
+    """What the last run of the heads left, before anything of it was asked for."""
+    assert raw.last is not None
+    return raw.last
+
+
 @contextmanager
 def counted(segmenter: Sam3Segmenter) -> Iterator[Counter[str]]:
     """Count the runs of the whole model and of its two encoders."""
@@ -232,7 +238,18 @@ def test_three_prompts_share_the_vision_features(segmenter: Sam3Segmenter, pictu
     with counted(segmenter) as calls:
         ours(segmenter, pictures[:4], [prompts] * 4)
         ours(segmenter, pictures[4:], [prompts] * 4)
-    assert calls == {"vision": 2, "heads": 6, "text": 3}
+    assert calls == {"vision": 2, "heads": 6, "text": 1}
+
+
+def test_new_prompts_are_encoded_before_the_images_so_that_nothing_comes_between_them_and_the_heads(
+    checkpoint: Path, pictures: list[RGB]
+) -> None:
+    fresh = Sam3Segmenter(checkpoint, model_name="tiny")
+    order: list[str] = []
+    for name, part in (("text", fresh._model.text_encoder), ("vision", fresh._model.vision_encoder)):
+        part.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+    ours(fresh, pictures[:2], [("cat", "person"), ("a red circle",)])
+    assert order == ["text", "vision"]
 
 
 def test_rows_with_one_prompt_each_need_one_run_however_they_differ(
@@ -263,8 +280,8 @@ def test_a_prompt_without_its_padding_gives_what_the_library_gives_with_it(
     presence = output.presence_logits.sigmoid()
     scores = output.pred_logits.sigmoid() * presence
     expected = torch.cat((presence, scores, output.pred_boxes.flatten(1)), dim=1)
-    assert (raw.last.numbers - expected).abs().max() <= 1e-6
-    assert (raw.last.masks.sigmoid() - output.pred_masks.sigmoid()).abs().max() <= 1e-5
+    assert (last(raw).numbers - expected).abs().max() <= 1e-6
+    assert (last(raw).masks.sigmoid() - output.pred_masks.sigmoid()).abs().max() <= 1e-5
 
 
 def test_prompts_of_one_length_need_no_mask_and_are_asked_together(
@@ -323,7 +340,20 @@ def test_of_all_runs_of_the_heads_but_the_last_only_what_is_kept_stays_in_memory
     assert len(raw.kept) == 2
     for kept in raw.kept.values():
         (storage,) = {mask.untyped_storage()._cdata: mask.untyped_storage() for mask in kept.masks}.values()
-        assert storage.nbytes() == sum(mask.nbytes for mask in kept.masks) < raw.last.masks.nbytes
+        assert storage.nbytes() == sum(mask.nbytes for mask in kept.masks) < last(raw).masks.nbytes
+
+
+def test_once_the_first_images_have_their_masks_all_that_was_not_kept_is_gone(
+    segmenter: Sam3Segmenter, pictures: list[RGB]
+) -> None:
+    batch = [segmenter.preprocess(pixels) for pixels in pictures[:2]]
+    raw = segmenter.predict(batch, [("person", "cat")] * 2, OPTIONS)
+    everything = weakref.ref(last(raw).masks)
+    first = segmenter.postprocess(raw, range(1), OPTIONS)
+    assert everything() is None
+    assert [*first, *segmenter.postprocess(raw, range(1, 2), OPTIONS)] == ours(
+        segmenter, pictures[:2], [("person", "cat")] * 2
+    )
 
 
 @pytest.mark.parametrize(("found", "capped"), [(189, False), (190, True), (200, True)])
@@ -358,8 +388,8 @@ def test_mixed_keeps_every_box_apart_and_nearer_to_its_place_than_bf16(
         return len(set(boxes.flatten().tolist()))
 
     def boxes(of: Sam3Segmenter) -> torch.Tensor:
-        last = of.predict([of.preprocess(pixels) for pixels in pictures], [("person",)] * len(pictures), OPTIONS).last
-        return last.numbers[:, 1 + last.masks.shape[1] :] * 1920
+        raw = of.predict([of.preprocess(pixels) for pixels in pictures], [("person",)] * len(pictures), OPTIONS)
+        return last(raw).numbers[:, 1 + last(raw).masks.shape[1] :] * 1920
 
     exact = boxes(segmenter)
     mixed, bf16 = (boxes(Sam3Segmenter(checkpoint, model_name="tiny", dtype=dtype)) for dtype in ("mixed", "bf16"))

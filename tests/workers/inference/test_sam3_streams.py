@@ -1,4 +1,4 @@
-"""The order in which a GPU's two streams are used. No GPU is here: the streams write down what is asked of them."""
+"""The order in which a GPU's two streams are used. No GPU is here: streams and events write down what they do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,44 +9,90 @@ from typing import Any
 import pytest
 import torch
 
+from workers.inference import sam3_copies
 from workers.inference.images import RGB
 from workers.inference.pipeline import Options
 from workers.inference.sam3_model import Sam3Segmenter
 
+EVERYTHING = Options(threshold=0.0, score_floor=0.0)
 
-def test_results_are_read_on_a_stream_that_waits_for_their_own_batch_only(
-    checkpoint: Path, photographs: dict[str, RGB], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log: list[str] = []
 
-    class Copies:
-        def wait_event(self, event: str) -> None:
-            log.append(f"copies wait for {event}")
+class Stream:
+    """Counts what it is given: `at` is how far it is said to be."""
 
-    class Current:
-        def record_event(self) -> str:
-            return f"batch {next(numbers)}"
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pieces = count(1)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of streams, events and tensors on the device, in order."""
+    told: list[str] = []
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            assert blocking, "who waits for it would keep a core busy"
+            self._behind = ""
+
+        def record(self, stream: Stream) -> None:
+            self._behind = f"{stream.name} {next(stream.pieces)}"
+
+        def synchronize(self) -> None:
+            told.append(f"sleep until {self._behind} is done")
 
     @contextmanager
-    def on(stream: Any) -> Iterator[None]:
-        log.append(f"on {type(stream).__name__}")
+    def on(stream: Stream) -> Iterator[None]:
+        told.append(f"on {stream.name}")
         yield
-        log.append("off")
+        told.append("off")
 
-    def to_host(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        log.append("read")
-        return cpu(tensor, *args, **kwargs)
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        told.append("read")
+        return plain_cpu(tensor)
 
-    numbers = count(1)
-    segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
-    monkeypatch.setattr(segmenter, "_copies", Copies())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Current())
+    forward = Stream("forward")
+    plain_cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: forward)
     monkeypatch.setattr(torch.cuda, "stream", on)
-    cpu = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", to_host)
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    return told
+
+
+@pytest.fixture
+def segmenter(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Sam3Segmenter:
+    made = Sam3Segmenter(checkpoint, model_name="tiny")
+    monkeypatch.setattr(made, "_copies", Stream("copies"))
+    return made
+
+
+def test_results_are_read_on_a_stream_of_their_own_once_their_own_batch_is_done(
+    segmenter: Sam3Segmenter, photographs: dict[str, RGB], log: list[str]
+) -> None:
     pixels = [segmenter.preprocess(photographs["coffee"])]
-    everything = Options(threshold=0.0, score_floor=0.0)
-    first, _ = (segmenter.predict(pixels, [("person",)], everything) for _ in range(2))
+    first, second = (segmenter.predict(pixels, [("person",)], EVERYTHING) for _ in range(2))
     assert log == []
-    segmenter.postprocess(first, range(1), everything)
-    assert log == ["copies wait for batch 1", "on Copies", "read", "read", "off"]
+    segmenter.postprocess(first, range(1), EVERYTHING)
+    once = ["on copies", "read", "read", "sleep until copies {} is done", "off"]
+    assert log == ["sleep until forward 1 is done", *(line.format(1) for line in once)]
+    log.clear()
+    segmenter.postprocess(second, range(1), EVERYTHING)
+    assert log == ["sleep until forward 2 is done", *(line.format(2) for line in once)]
+
+
+def test_what_was_not_kept_is_let_go_only_when_nothing_reads_it_any_more(
+    segmenter: Sam3Segmenter, photographs: dict[str, RGB], log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = segmenter.predict([segmenter.preprocess(photographs["coffee"])], [("person",)], EVERYTHING)
+    held: list[bool] = []
+    behind = sam3_copies.behind
+
+    def watched(stream: Any) -> Any:
+        held.append(raw.last is not None)
+        return behind(stream)
+
+    monkeypatch.setattr("workers.inference.sam3_model.behind", watched)
+    segmenter.postprocess(raw, range(1), EVERYTHING)
+    assert held == [True]
+    assert raw.last is None

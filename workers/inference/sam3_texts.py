@@ -1,0 +1,61 @@
+"""The text features of prompts, made once each. Knows no images."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from workers.inference.sam3_copies import to_device
+
+CACHED = 1024  # prompts, 32 kB each
+CAUSAL = {"clip_text_model": True, "sam3_lite_text_text_model": False}  # whether a token sees only those before it
+TOGETHER = 64  # prompts in one run of the text encoder, for its memory
+
+
+class Texts:
+    """The features of the prompts that were asked for last. Used by one thread at a time."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.most_tokens = int(model.config.text_config.max_position_embeddings)
+        self._model, self._tokenizer = model, tokenizer
+        self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __getitem__(self, prompt: str) -> torch.Tensor:
+        """Of shape (tokens, width), of a prompt that was learned last or with few others since."""
+        return self._known[prompt]
+
+    def tokens(self, prompt: str) -> int:
+        """How many the prompt has; the model takes `most_tokens`."""
+        return len(self._tokenizer(prompt, verbose=False).input_ids)
+
+    def learn(self, prompts: Iterable[str]) -> None:
+        """Make the features of those that are new, together, and keep those of all."""
+        asked = list(dict.fromkeys(prompts))
+        new = [prompt for prompt in asked if prompt not in self._known]
+        for start in range(0, len(new), TOGETHER):
+            part = new[start : start + TOGETHER]
+            self._known.update(zip(part, self._encoded(part), strict=True))
+        for prompt in asked:
+            self._known.move_to_end(prompt)
+        while len(self._known) > max(CACHED, len(asked)):
+            self._known.popitem(last=False)
+
+    def _encoded(self, prompts: Sequence[str]) -> Iterator[torch.Tensor]:
+        """Padded for the text encoder as the library's processor pads, then trimmed."""
+        padded = self._tokenizer(list(prompts), padding="max_length", max_length=self.most_tokens, return_tensors="pt")
+        given = padded.input_ids, self._mask(padded.attention_mask)
+        ids, mask = (to_device(one, self._model.device) for one in given)
+        features = self._model.get_text_features(ids, attention_mask=mask).pooler_output
+        for row, length in zip(features, padded.attention_mask.sum(1).tolist(), strict=True):
+            yield row[:length].clone()
+
+    def _mask(self, padding: torch.Tensor) -> torch.Tensor:
+        """What the text encoder makes of the mask of padding, made here: it would ask the device whether there is any.
+        It takes a mask of attention (rows, heads, tokens, tokens) as it is. Of an encoder that we do not know, the mask
+        of padding."""
+        kind = self._model.config.text_config.model_type
+        if kind not in CAUSAL:
+            return padding
+        mask = padding.bool()[:, None, None, :].expand(-1, 1, padding.shape[1], -1)
+        return mask.tril() if CAUSAL[kind] else mask.contiguous()
