@@ -1,7 +1,7 @@
 """What travels over the broker: the task's name, its queue and its message. Knows no Celery and no SQL.
 
-Every database has its own queue, so that several can share one broker; messages name their database as well, because
-anybody may write to a queue.
+Each database has its own queue, so that several databases can share one broker. A message names its database as well,
+because anybody who reaches the broker may write to any queue.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import Any
 
 TASK = "sam3.segment_chunk"
 QUEUE = "sam3"
-VERSION = 2  # 1 did not name its database
-LARGEST = 2**63 - 1  # of a number that SQL can compare
+VERSION = 2  # version 1 did not name the database
+LARGEST = 2**63 - 1  # largest whole number that SQL takes
 
 
 def queue_name(identity: str) -> str:
@@ -24,24 +24,24 @@ def is_queue(name: str) -> bool:
 
 
 class BadMessage(ValueError):
-    """A message that this version cannot read; acknowledged and dropped, since SQL still knows the work."""
+    """A message that this version cannot read. It is acknowledged and dropped, since SQL still has the work."""
 
 
 @dataclass(frozen=True)
 class Doorbell:
-    """Says that a chunk may be claimed; everything about the work itself is in SQL."""
+    """Says that a chunk may be claimed; all that is needed for the work is in SQL."""
 
-    database: str  # the identity of the one that knows the chunk
-    run: int
-    chunk: int
-    ring: int
+    database: str  # identity of the chunk's database
+    run: int  # id
+    chunk: int  # id
+    ring: int  # number of this doorbell among those of the chunk, from 1
 
     def to_message(self) -> dict[str, int | str]:
         return {"v": VERSION, "db": self.database, "run": self.run, "chunk": self.chunk, "ring": self.ring}
 
     @classmethod
     def from_message(cls, message: Any) -> "Doorbell":
-        """Raise `BadMessage`, without the message's content, unless it is of this version and names its chunk."""
+        """Read a message. Raises `BadMessage`, which never quotes the message, if it is no doorbell of this version."""
         if not isinstance(message, dict) or message.get("v") != VERSION:
             raise BadMessage(f"not a version {VERSION} message")
         run, chunk, ring = (message.get(key) for key in ("run", "chunk", "ring"))
@@ -55,5 +55,5 @@ class Doorbell:
 
 
 def task_id(run_name: str, chunk_number: int, ring: int) -> str:
-    """A readable Celery task id: `faces-00042.1`."""
+    """A Celery task id that people can read: `faces-00042.1` is the first doorbell of chunk 42 of the run faces."""
     return f"{run_name}-{chunk_number:05d}.{ring}"

@@ -1,18 +1,18 @@
-"""Names of everything that can go wrong with an image or a service; knows no library and handles nothing."""
+"""Names all that can go wrong with an image or a service. Knows no library and handles no error."""
 
 from enum import StrEnum
 
 LONGEST_LINE = 500  # characters
 
 # Exit codes by which a node tells its launcher why it ended.
-NODE_BROKE = 3  # its surroundings failed again and again: it is started again after a pause, which grows
-NODE_RENEWS = 4  # it asked for a fresh process: it is started again at once
+NODE_BROKE = 3  # its surroundings failed repeatedly: it is started again after a pause, which grows each time
+NODE_RENEWS = 4  # it wants to be replaced by a new process: it is started again at once
 
 
 class ErrorClass(StrEnum):
     """Why an image has no result. Stored as text with the image; `sam3-retry --error-class` selects by it."""
 
-    MISSING = "missing"  # no file there
+    MISSING = "missing"  # there is no such file
     PERMISSION = "permission"  # the file may not be read
     NOT_AN_IMAGE = "not_an_image"  # empty, text, HTML, a folder, a pipe
     TRUNCATED = "truncated"  # the file ends before its picture does
@@ -20,10 +20,10 @@ class ErrorClass(StrEnum):
     TOO_SMALL = "too_small"
     UNSUPPORTED = "unsupported"  # an image in a format that we do not open
     TIMEOUT = "timeout"
-    DECODER_CRASH = "decoder_crash"  # the decoder raised something that is not listed here
-    OUT_OF_MEMORY = "out_of_memory"  # does not fit on the GPU even alone
-    CRASHED = "crashed"  # its worker process died while it was in hand
-    GAVE_UP = "gave_up"  # too many attempts of its chunk ended without progress
+    DECODER_CRASH = "decoder_crash"  # the decoder raised an error that none of the other classes describes
+    OUT_OF_MEMORY = "out_of_memory"  # does not fit into memory even in a batch of its own
+    CRASHED = "crashed"  # its worker process died while it had the image in hand
+    GAVE_UP = "gave_up"  # too many attempts at its chunk ended without a commit
     PROMPT = "prompt"  # empty or too long for the model
     BAD_ROW = "bad_row"  # the CSV row cannot be read
     BAD_PATH = "bad_path"  # the path cannot name a file
@@ -31,8 +31,8 @@ class ErrorClass(StrEnum):
     INTERNAL = "internal"  # an unexpected error of ours
 
 
-# What may not happen again when the same file is tried again: its surroundings were at fault, or it was being written.
-# The others are as they are until somebody changes the file, the row or the prompt.
+# Errors that may not happen again with the same file: the surroundings were the cause, or the file was being written.
+# The other errors stay until a person changes the file, the row or the prompt.
 CURABLE = frozenset(
     {
         ErrorClass.MISSING,
@@ -48,7 +48,7 @@ CURABLE = frozenset(
 
 
 class Sam3Error(Exception):
-    """An error to show a person as one line: what, where, what to do. Never carries a password."""
+    """An error that is shown as one line: what, where, what to do. Its message never holds a password."""
 
     exit_code = 2
 
@@ -76,10 +76,10 @@ class NotOver(Sam3Error):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; empty if it says nothing."""
+    """The first line of an error's message; empty if it has none."""
     return (str(error).strip().splitlines() or [""])[0]
 
 
 def one_line(text: str) -> str:
-    """A short line, fit for a table, a log and PostgreSQL, which stores no NUL."""
+    """Make a text fit for a table, a log and PostgreSQL: one line, at most `LONGEST_LINE` long, without NUL."""
     return " ".join(text.split())[:LONGEST_LINE].replace("\0", "\\0")

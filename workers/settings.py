@@ -1,4 +1,4 @@
-"""Every setting of a process, read once at its edge from `SAM3_*` variables; knows no flags and connects to nothing."""
+"""All settings of a process, read once from `SAM3_*` variables when it starts. Knows no flags, connects to nothing."""
 
 import difflib
 import fcntl
@@ -22,6 +22,7 @@ BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 
 
 def default_state_dir() -> Path:
+    """The user's state folder, such as ~/.local/state/sam3-queue on Linux."""
     return platformdirs.user_state_path("sam3-queue")
 
 
@@ -30,6 +31,7 @@ def _default_database_url(fields: dict[str, Any]) -> str:
 
 
 def url_file(state_dir: Path) -> Path:
+    """The file in which a running sam3-broker publishes its URL."""
     return state_dir / "broker" / "url"
 
 
@@ -40,7 +42,7 @@ def published_url(state_dir: Path) -> str | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return file.read().strip() or None
-    return None  # there is none, or whoever wrote it has ended
+    return None  # there is no such file, or the broker that wrote it has ended
 
 
 def _default_broker_url(fields: dict[str, Any]) -> str:
@@ -48,18 +50,19 @@ def _default_broker_url(fields: dict[str, Any]) -> str:
 
 
 def _broker_url(url: str) -> str:
-    """Several brokers that stand in for each other are separated by semicolons."""
+    """Check the URL of the broker. Brokers that replace each other are separated by semicolons."""
     for one in url.split(";"):
         if one.partition("://")[0] not in BROKER_SCHEMES:
             raise ValueError(f"only {', '.join(name + '://' for name in BROKER_SCHEMES)} are supported")
         try:
             parts = urlsplit(one)
-            _ = parts.port  # an unescaped / in a password ends up there
+            _ = parts.port  # raises ValueError if the password has a / that is not escaped
         except ValueError:
             raise ValueError(
                 "write redis://:password@host:6379/0; a password spells / # ? @ ; as %2F %23 %3F %40 %3B"
             ) from None
-        # kombu's default is not to verify the server at all, which makes TLS pointless. Of several values it takes one.
+        # By default kombu does not verify the server, which makes TLS pointless. If a key comes several times, kombu
+        # uses one of its values, so all of them must be right.
         asked = parse_qs(parts.query).get("ssl_cert_reqs", [""])
         if parts.scheme == "rediss" and not {value.lower() for value in asked} <= {"required", "cert_required"}:
             raise ValueError("rediss:// needs ?ssl_cert_reqs=required")
@@ -75,13 +78,13 @@ _MASTER = re.compile(r"[?&]master_name=([^&;]+)")
 
 
 def sentinel_master(url: str) -> tuple[str, str | None]:
-    """The URL as kombu takes it, and the name of the master that sentinels are asked for, if they are."""
+    """Split a URL into the URL for kombu and the name of the master that sentinels are asked for, or None."""
     found = _MASTER.search(url)
     return (url, None) if found is None else (_MASTER.sub("", url), unquote(found[1]))
 
 
 class Settings(BaseSettings):
-    """Flags of the commands override these; the launcher hands its own on to its nodes."""
+    """The settings; flags of a command override them. The launcher gives its own settings to its nodes."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
@@ -104,7 +107,7 @@ class Settings(BaseSettings):
     )
     model: str = Field("facebook/sam3", description="Hub id, folder, or tiny (bundled).")
 
-    # of a worker
+    # for workers
     batch_size: int = Field(8, ge=1, le=256, description="Images of one forward pass.")
     decode_threads: int | None = Field(
         None, ge=1, le=64, description="Threads that read images; as many as the node has cores, 2 to 8, if not set."
@@ -115,7 +118,7 @@ class Settings(BaseSettings):
     allow_control: bool = Field(False, description="Obey Celery's remote control by the broker, beyond looking.")
     decode_seconds: float = Field(60, gt=0, description="An image that takes longer to read fails with timeout.")
 
-    # clocks, in seconds; leases and rests made of them hold for at most `db.times.LONGEST_SECONDS`
+    # Times in seconds. No lease and no rest that results from them may be longer than `db.times.LONGEST_SECONDS`.
     lease_seconds: float = Field(
         60, gt=0, le=3600, description="A chunk whose worker is silent for so long is taken back."
     )
@@ -134,10 +137,10 @@ class Settings(BaseSettings):
     )
 
     # set by the launcher for each node
-    identity: str = ""  # of the database: which doorbells the node answers
+    identity: str = ""  # identity of the database whose doorbells the node answers
     node: str = "worker"  # gpu0, cpu1, ...
     device: Literal["cuda", "cpu"] = "cpu"
-    cores: int = Field(default_factory=usable_cores, ge=1)  # the node's share of the machine's
+    cores: int = Field(default_factory=usable_cores, ge=1)  # cores of the machine that the node may use
 
     @model_validator(mode="after")
     def _heartbeat_fits_lease(self) -> Self:
@@ -150,12 +153,12 @@ class Settings(BaseSettings):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The settings of this process; a flag given as None does not count. Raises `UsageError` naming all wrong ones."""
+    """Read the settings of this process, without flags that are None. Raises `UsageError` with all that are wrong."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
-        # A default that is made of another setting is no fault of its own.
+        # A default that is computed from a wrong setting is not an error of its own.
         said = [_fault(**fault) for fault in faults if fault["type"] != "default_factory_not_called"]
         raise UsageError("; ".join(said)) from None
 
@@ -173,11 +176,11 @@ def unknown_variables(environment: Iterable[str], flags: Iterable[str] = ()) -> 
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    names = [one.removeprefix(PREFIX) for one in known]  # with it, all names look alike
+    names = [variable.removeprefix(PREFIX) for variable in known]  # with the prefix all names would be similar
     close = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1, cutoff=0.6)
     return f"; did you mean {PREFIX}{close[0]}?" if close else ""
 
 
 def masked(url: str) -> str:
-    """The URL (or several, separated by semicolons) without passwords, fit for a log, however malformed it is."""
+    """The URL, or several separated by semicolons, without passwords; also if it is malformed."""
     return re.sub(r"(password=)[^&;]*", r"\1***", re.sub(r"(://[^:/@;]*):[^;]*@", r"\1:***@", url))

@@ -1,8 +1,9 @@
-"""What a process takes from the broker, to which anybody may write who can reach it: doorbells and remote commands.
+"""Checks all messages from the broker before Celery sees them, because anybody who reaches the broker may write to it.
 
-Each is read, judged, and made anew of the few fields that count, before Celery sees it: a time limit, a callback or a
-clock that a stranger wrote is gone then. Everything else is dropped, and told once a minute. Knows the form of
-Celery's messages (protocol 2) and the contract's; asks no SQL, so a doorbell that is let in may still be a wrong one.
+Doorbells and remote commands are read, checked, and written again with the few fields that we use, so that no time
+limit, callback or clock of a stranger reaches Celery. All other tasks and commands are dropped, with one log line a
+minute. Knows the form of Celery's messages (protocol 2, https://docs.celeryq.dev/en/stable/internals/protocol.html)
+and that of `workers.contract`. Asks no SQL, so a doorbell that passes may still name a chunk that does not exist.
 """
 
 import base64
@@ -18,28 +19,28 @@ from workers.contract import TASK, BadMessage, Doorbell
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 64 * 1024  # of one message: ours have less than 2 kB, and up to 30 kB if their first path is very long
-MOST_BYTES_OF_OTHERS = 16 * 1024**2  # many events come as one message
-MOST_SHOWN = 32 * 1024  # characters of a task's arguments, as Flower shows them
-TOLD_SECONDS = 60.0
-COMMANDS = ".pidbox"  # ends the name of the exchange of remote commands
-# What JSON of any other form than the expected one raises when it is looked into.
-_OTHERWISE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+MOST_BYTES = 64 * 1024  # of one message: ours have less than 2 kB, or up to 30 kB if their first path is very long
+MOST_BYTES_OF_OTHERS = 16 * 1024**2  # one message may hold many events
+MOST_SHOWN = 32 * 1024  # characters of a task's arguments that Flower shows
+TOLD_SECONDS = 60.0  # between two log lines about dropped messages
+COMMANDS = ".pidbox"  # end of the name of the exchange for remote commands
+# Errors of reading JSON that does not have the expected form.
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def doorbell_in(message: Any) -> Doorbell:
     """The doorbell in a queued Celery message. Raises `BadMessage`."""
     try:
         doorbell = _content(message)[0][0]
-    except _OTHERWISE:
+    except _MALFORMED:
         raise BadMessage("no task") from None
     return Doorbell.from_message(doorbell)
 
 
-def doorbell_anew(queue: str, raw: bytes) -> bytes:
-    """The same doorbell in a message of our own making, with the name under which Flower shows it.
+def rewritten_doorbell(queue: str, raw: bytes) -> bytes:
+    """Write the doorbell in the message `raw` from `queue` as a new message; Flower shows it under the same name.
 
-    Raises `BadMessage` if `raw`, from `queue`, is anything else than one.
+    Raises `BadMessage` if `raw` is no doorbell.
     """
     message = _read(raw)
     doorbell, headers = doorbell_in(message), message.get("headers")
@@ -66,39 +67,39 @@ def doorbell_anew(queue: str, raw: bytes) -> bytes:
     return _message([[doorbell.to_message()], {}, callbacks], own, ("", queue), {"correlation_id": task_id})
 
 
-def command_anew(exchange: str, raw: bytes) -> bytes:
-    """The same remote command in a message of our own making. Whether a node obeys it is decided there.
+def rewritten_command(exchange: str, raw: bytes) -> bytes:
+    """Write the remote command in the message `raw` as a new message. The node decides whether it obeys the command.
 
-    Raises `BadMessage` if `raw` is anything else than one.
+    Raises `BadMessage` if `raw` is no remote command.
     """
     try:
         order = _content(_read(raw))
         method, arguments, reply_to = order["method"], order.get("arguments") or {}, order.get("reply_to")
         known = isinstance(method, str) and isinstance(arguments, dict)
-        # Nodes can also be named by a regular expression, which may take for ever.
+        # A command may name nodes by a regular expression, which could take for ever: such commands are refused.
         if not known or order.get("pattern") or order.get("matcher"):
             raise BadMessage("no remote command")
         own = {
             "method": method,
             "arguments": arguments,
-            "destination": [str(one) for one in order.get("destination") or ()] or None,
+            "destination": [str(node) for node in order.get("destination") or ()] or None,
             "ticket": _text(order.get("ticket")) or None,
             "reply_to": reply_to and {key: str(reply_to[key]) for key in ("exchange", "routing_key")},
         }
-    except _OTHERWISE:
+    except _MALFORMED:
         raise BadMessage("no remote command") from None
     return _message(own, {}, (exchange, ""))
 
 
-def other(raw: bytes) -> bytes:
-    """A message of any other kind (an event, an answer) as it is. Raises `BadMessage` if it cannot be one."""
+def checked_other(raw: bytes) -> bytes:
+    """Return a message of any other kind (an event, an answer) unchanged. Raises `BadMessage` if it is malformed."""
     try:
         message = _read(raw, MOST_BYTES_OF_OTHERS)
-        loads(raw)  # as kombu does, which makes dates and the like of some values
+        loads(raw)  # kombu does the same, and some values may fail to become dates
         _content(message)
         if not isinstance(message["properties"]["delivery_tag"], str):
             raise BadMessage("no message")
-    except _OTHERWISE:
+    except _MALFORMED:
         raise BadMessage("no message") from None
     return raw
 
@@ -108,7 +109,7 @@ def _read(raw: bytes, most: int = MOST_BYTES) -> dict[str, Any]:
         raise BadMessage(f"{len(raw):,} bytes")
     try:
         message = json.loads(raw)
-    except _OTHERWISE:
+    except _MALFORMED:
         raise BadMessage("no JSON") from None
     if not isinstance(message, dict):
         raise BadMessage("no message")
@@ -116,7 +117,7 @@ def _read(raw: bytes, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def _content(message: Any) -> Any:
-    """What the message's body holds, never unpickled. Raises one of `_OTHERWISE`."""
+    """The content of the message's body, which must be JSON and is never unpickled. Raises one of `_MALFORMED`."""
     if message.get("content-type") != "application/json":
         raise BadMessage("no JSON inside")
     encoded = message["properties"].get("body_encoding") == "base64"
@@ -124,10 +125,10 @@ def _content(message: Any) -> Any:
 
 
 def _message(
-    content: Any, headers: dict[str, Any], way: tuple[str, str], properties: dict[str, str] | None = None
+    content: Any, headers: dict[str, Any], route: tuple[str, str], properties: dict[str, str] | None = None
 ) -> bytes:
-    """`way`: exchange and routing key, by which a message that was taken and not answered goes back."""
-    exchange, routing_key = way
+    """Write a message. `route`: exchange and routing key, to which kombu returns a message that nobody answers."""
+    exchange, routing_key = route
     message = {
         "body": base64.b64encode(json.dumps(content).encode()).decode(),
         "content-encoding": "utf-8",
@@ -139,7 +140,7 @@ def _message(
             "delivery_info": {"exchange": exchange, "routing_key": routing_key},
             "priority": 0,
             "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),  # two with the same tag would be acknowledged together
+            "delivery_tag": str(uuid.uuid4()),  # two messages with the same tag would be acknowledged together
         },
     }
     return json.dumps(message).encode()
@@ -150,19 +151,20 @@ def _text(value: Any) -> str:
 
 
 class Dropped:
-    """Counts what was not let in, and tells of it at once and then at most once a minute."""
+    """Counts dropped messages, and logs a line at once and then at most one every `seconds`."""
 
     def __init__(self, seconds: float = TOLD_SECONDS) -> None:
         self._seconds = seconds
         self._count = 0
         self._next = 0.0
 
-    def one(self, where: str, why: BadMessage) -> None:
+    def add(self, where: str, why: BadMessage) -> None:
+        """Count one message from the queue, exchange or key `where`."""
         self._count += 1
         if time.monotonic() < self._next:
             return
         log.warning(
-            "dropped %d of what came by the broker, from %s: %s; somebody else writes to it, or another release",
+            "dropped %d messages from the broker, the last from %s: %s; does another program or release write to it?",
             self._count,
             where,
             why,

@@ -1,4 +1,4 @@
-"""The connection to the broker: whether it answers and admits us, and which doorbells it holds. Knows no SQL."""
+"""Asks the broker whether it answers, whether it gives us all rights, and which doorbells it holds. Knows no SQL."""
 
 import json
 import time
@@ -16,12 +16,15 @@ from workers.contract import BadMessage
 from workers.errors import Unreachable, UsageError, first_line
 from workers.settings import masked
 
-# A message that a consumer took this long ago and whose chunk is still unclaimed was taken by a process that died.
+# If a message was taken so long ago and its chunk is still not claimed, the process that took the message has died.
 TAKEN_SECONDS = 60.0
 
 
 def check_broker(app: Celery) -> list[str]:
-    """Raise `Unreachable`, in one line, unless the broker answers; return warnings about its configuration."""
+    """Check that the broker answers and gives us all rights; return warnings about its configuration.
+
+    Raises `Unreachable` if it does not, and `UsageError` for a wrong SAM3_BROKER_URL.
+    """
     try:
         with app.connection_for_write() as connection:
             check_rights(app, connection)
@@ -49,7 +52,7 @@ def _advice(reason: str) -> str:
 
 
 def _redis(connection: Any) -> Any:
-    """The Redis client below kombu's channel: it already speaks TLS or a socket as the URL says."""
+    """The Redis client of kombu's channel, which uses TLS or a socket as the URL says."""
     return connection.default_channel.client
 
 
@@ -57,16 +60,16 @@ def _policy_warnings(client: Any) -> list[str]:
     try:
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction")
     except redis.RedisError:
-        return []  # not everybody may ask
+        return []  # this user may not ask for it
     if policy == "noeviction":
         return []
     return [f"the broker evicts keys when its memory is full (maxmemory-policy {policy}); set it to noeviction"]
 
 
 class Doorbells:
-    """The doorbells of our database that the broker holds: in the queue, or just taken by a node.
+    """The doorbells of our database that the broker holds: those in the queue, and those that a node has just taken.
 
-    Raises `Unreachable`.
+    Its methods raise `Unreachable`.
     """
 
     def __init__(self, app: Celery, taken_seconds: float = TAKEN_SECONDS) -> None:
@@ -75,13 +78,13 @@ class Doorbells:
         self._taken_seconds = taken_seconds
 
     def count(self) -> int:
-        """How many wait or were just taken. Those of killed nodes stay unacknowledged for a day."""
+        """How many doorbells wait or were just taken. Doorbells that a killed node had taken are not counted."""
         with self._channel() as channel:
             waiting = channel.client.llen(self._queue)
             return int(waiting) + int(channel.client.zcount(channel.unacked_index_key, *self._times()))
 
     def chunks(self) -> set[int]:
-        """Ids of the chunks that a doorbell waits for, or was just taken for."""
+        """Ids of the chunks whose doorbell waits or was just taken."""
         with self._channel() as channel:
             client = channel.client
             taken = client.zrangebyscore(channel.unacked_index_key, *self._times())
@@ -91,7 +94,10 @@ class Doorbells:
         return {chunk for chunk in map(_chunk_of, messages) if chunk is not None}
 
     def _times(self) -> tuple[float, float]:
-        """When a message was taken that is in living hands. The clocks of machines may be hours ahead, not days."""
+        """Earliest and latest time at which a living node can have taken a message that is not answered yet.
+
+        The clocks of other machines may be some hours ahead, but not a day.
+        """
         return time.time() - self._taken_seconds, time.time() + 24 * 3600
 
     @contextmanager
@@ -107,11 +113,11 @@ def _loads(raw: Any) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, TypeError, RecursionError):
-        return None  # somebody else's, or garbage
+        return None  # no message of ours
 
 
 def _chunk_of(message: Any) -> int | None:
-    """The chunk id in a queued Celery message; None for whatever we cannot read."""
+    """The chunk id in a queued Celery message; None for a message that is no doorbell."""
     try:
         return doorbell_in(message).chunk
     except BadMessage:

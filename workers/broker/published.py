@@ -1,6 +1,6 @@
-"""The file in which a running `sam3-broker` tells commands of the same user its URL, with its password.
+"""The file in which a running `sam3-broker` publishes its URL, with its password, for commands of the same user.
 
-It lies in the state folder, for nobody else to read, and is locked for as long as the broker runs. Knows no broker.
+It is in the state folder, no other user can read it, and it is locked while the broker runs. Knows no broker.
 """
 
 import fcntl
@@ -16,13 +16,16 @@ from db import private
 from workers.errors import UsageError
 from workers.settings import url_file
 
-LOCK_SECONDS = 1.0  # somebody who only looks holds the lock for far less
+LOCK_SECONDS = 1.0  # to wait for the lock: a command that only reads the file has it for a much shorter time
 
 
 @contextmanager
 def publishing(state_dir: Path, port: int) -> Iterator[str]:
-    """Tell the URL of a broker of ours on this port for as long as this lasts; give the password that it has to ask
-    for: always the same, since workers outlive a restart of it. Raises `UsageError` if another one does so already."""
+    """Publish the URL of our broker on this port during the block; yield the password that the broker must ask for.
+
+    The password stays the same over restarts, since workers go on meanwhile. Raises `UsageError` if another sam3-broker
+    works with this state folder.
+    """
     path = url_file(state_dir)
     private.make_folder(path.parent)
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+") as file:

@@ -1,7 +1,8 @@
-"""What a node does on the broker, tried once each, so that a user who may do only half is refused before anything runs.
+"""Tries each thing that a node does on the broker, so that a missing right is found before any work begins.
 
-Redis (7 and later) gives each user commands, keys and channels one by one. Nothing that is tried leaves a trace: what
-is written is removed in the same transaction, and messages go to nobody.
+Redis (7 and later) gives each user rights on single commands, keys and channels. The trials leave no trace: what they
+write is removed in the same transaction, and no node reads their messages. Knows no SQL and no tasks.
+Source: https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-# All that a node, a producer and Flower need. All channels, since kombu subscribes to patterns, and Redis holds those
-# against its own letter by letter. The tests follow it literally.
+# The rule with all that a node, a producer and Flower need. It allows all channels, since kombu subscribes to patterns,
+# and Redis allows a pattern only if the rule has exactly the same one. The tests use this rule as it is.
 RULES = "resetkeys ~sam3* ~_kombu.* ~*.pidbox resetchannels &* +@all -@dangerous"
 PROBE = "sam3-check"
 
@@ -21,15 +22,15 @@ Trial = Callable[[Any], object]
 
 
 class Refused(Exception):
-    """The broker's user lacks a right; the message says which, and the rule that gives it."""
+    """The broker's user lacks a right. The message says which right, and the rule that gives it."""
 
 
 def check_rights(app: Celery, connection: Any) -> None:
-    """Try everything on a connection that is not open yet.
+    """Try all that a node does, on a connection that is not open yet.
 
-    Raises `Refused`; other errors are those of a broker that cannot be reached.
+    Raises `Refused` for a missing right; all other errors mean that the broker cannot be reached.
     """
-    with _noticing("the connection", connection.userid):
+    with _naming_the_right("the connection", connection.userid):
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
         channel = connection.default_channel
     queue: str = app.conf.task_default_queue
@@ -42,13 +43,13 @@ def check_rights(app: Celery, connection: Any) -> None:
         "publish": lambda client: _publish(app, connection),
     }
     for what, trial in trials.items():
-        with _noticing(what, connection.userid):
+        with _naming_the_right(what, connection.userid):
             trial(channel.client)
 
 
 @contextmanager
-def _noticing(what: str, user: str | None) -> Iterator[None]:
-    """Turn a refused permission, wherever in kombu it was wrapped, into `Refused`."""
+def _naming_the_right(what: str, user: str | None) -> Iterator[None]:
+    """Turn a missing right into `Refused`, also if kombu has wrapped the error of Redis in others."""
     try:
         yield
     except (OperationalError, redis.RedisError) as error:
@@ -63,7 +64,7 @@ def _noticing(what: str, user: str | None) -> Iterator[None]:
 
 
 def _queue(client: Any, queue: str, last: str) -> None:
-    """`last`: the queue's messages of least priority, of which there are none."""
+    """`last` is the list of the queue's messages of the lowest priority, which is always empty."""
     client.pipeline().llen(queue).lrem(queue, 1, "").execute()
     client.pipeline().lpush(last, PROBE).lrem(last, 1, PROBE).execute()
     client.rpop(last)
@@ -79,7 +80,7 @@ def _taken(client: Any, channel: Any) -> None:
 
 
 def _lock(client: Any, name: str) -> None:
-    """As a node does before it restores what others had taken; the release of a lock is a script."""
+    """Take and release a lock, as a node does before it restores messages. The release runs a script on the server."""
     lock = client.lock(name, timeout=1)
     if lock.acquire(blocking=False):
         lock.release()
@@ -100,7 +101,7 @@ def _subscribe(client: Any, channel: Any) -> None:
 
 
 def _publish(app: Celery, connection: Any) -> None:
-    """A command to a node that does not exist, and an event that nobody knows."""
+    """Send a command to a node that does not exist, and an event of an unknown kind."""
     app.control.broadcast("ping", destination=[f"nobody@{PROBE}"], connection=connection)
     with app.events.Dispatcher(connection) as events:
         events.send(PROBE)

@@ -1,7 +1,9 @@
-"""kombu's Redis transport, more careful: a server that refuses writes counts as down, what is done is let go, and what
-is no message of ours never gets as far as kombu, which would end the process.
+"""Makes kombu's Redis transport more careful. Knows no tasks and no settings.
 
-Registered under the names of the URL schemes, so that every connection of ours uses it. Knows no tasks and no settings.
+A server that refuses writes counts as down. A finished message frees its place even if the broker cannot be told. A
+message that is not ours never reaches kombu, which would end the process. The transport is registered under the names
+of the URL schemes, so that each connection of ours uses it.
+Source: https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.transport.redis.html.
 """
 
 import logging
@@ -11,7 +13,7 @@ import redis
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 
-from workers.broker.admission import COMMANDS, Dropped, command_anew, doorbell_anew, other
+from workers.broker.admission import COMMANDS, Dropped, checked_other, rewritten_command, rewritten_doorbell
 from workers.contract import BadMessage, is_queue
 from workers.errors import first_line
 
@@ -20,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class _FreeingQoS(kombu_redis.QoS):
-    """Frees the place of a message that is done even if the broker could not be told so.
+    """Frees the place of a finished message even if the broker could not be told that it is finished.
 
-    kombu would count it as in hand for ever, and a node that may have one at a time would never take another. The
-    broker hands it out again after a day, when its chunk is long over.
+    kombu would count the message as in hand for ever, and a node, which may have one message at a time, would never
+    take another. The broker delivers the message again after a day, when its chunk has ended long ago.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -37,12 +39,12 @@ class _FreeingQoS(kombu_redis.QoS):
         try:
             super().restore_by_tag(tag, client, leftmost)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
-            dropped.one(self.unacked_key, BadMessage("no message"))
-            self._remove_from_indices(tag).execute()  # type: ignore[attr-defined]  # unknown to its types
+            dropped.add(self.unacked_key, BadMessage("no message"))
+            self._remove_from_indices(tag).execute()  # type: ignore[attr-defined]  # missing in kombu's type stubs
 
 
 class _Client(redis.Redis):
-    """Replies to kombu with what may be let in, as if nothing had come where something else came."""
+    """Gives kombu only messages that pass `workers.broker.admission`; instead of others it gives none."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         response = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
@@ -51,9 +53,9 @@ class _Client(redis.Redis):
         key, raw = response
         queue = key.decode(errors="replace").partition(kombu_redis.Channel.sep)[0]
         try:
-            return key, doorbell_anew(queue, raw) if is_queue(queue) else other(raw)
+            return key, rewritten_doorbell(queue, raw) if is_queue(queue) else checked_other(raw)
         except BadMessage as why:
-            dropped.one(queue, why)
+            dropped.add(queue, why)
             return None
 
     def pubsub(self, **options: Any) -> redis.client.PubSub:
@@ -61,6 +63,8 @@ class _Client(redis.Redis):
 
 
 class _Subscription(redis.client.PubSub):
+    """Gives kombu only published messages that pass `workers.broker.admission`."""
+
     def parse_response(self, block: bool = True, timeout: float = 0) -> Any:
         response = super().parse_response(block, timeout)  # type: ignore[no-untyped-call]
         if not isinstance(response, list) or response[0] not in (b"message", b"pmessage"):
@@ -68,17 +72,17 @@ class _Subscription(redis.client.PubSub):
         *where, raw = response
         exchange = where[-1].decode(errors="replace").partition(".")[2].partition("/")[0]  # "/0.celeryev/task.sent"
         try:
-            return [*where, command_anew(exchange, raw) if exchange.endswith(COMMANDS) else other(raw)]
+            return [*where, rewritten_command(exchange, raw) if exchange.endswith(COMMANDS) else checked_other(raw)]
         except BadMessage as why:
-            dropped.one(exchange, why)
-            return [*where, b""]  # kombu passes over what is empty
+            dropped.add(exchange, why)
+            return [*where, b""]  # kombu ignores an empty message
 
 
 class WritingChannel(kombu_redis.Channel):
-    """A channel that is only opened on a server that takes writes.
+    """A channel that opens only on a server that takes writes.
 
-    After a failover the server that was the primary comes back as a replica: it answers every ping and refuses all
-    that we do. Of several servers in a URL kombu tries the next one only if this one cannot be connected to.
+    After a failover the former primary comes back as a replica: it answers pings, but refuses all that we do. kombu
+    tries the next server of a URL only if it cannot connect to this one, so the constructor raises `ConnectionError`.
     """
 
     QoS = _FreeingQoS
@@ -87,14 +91,14 @@ class WritingChannel(kombu_redis.Channel):
         super().__init__(*args, **kwargs)
         try:
             self._remove_strange(self.unacked_key.removesuffix("-unacked"))
-            self.client.hdel(self.unacked_key, "")  # changes nothing, but is a write
+            self.client.hdel(self.unacked_key, "")  # deletes nothing, but a replica refuses it as a write
         except redis.exceptions.ReadOnlyError as error:
             self.close()
             raise redis.ConnectionError("it is a replica, which takes no writes") from error
 
     def _remove_strange(self, queue: str) -> None:
-        """Delete keys of ours that hold what Redis calls the wrong type: no node could work until somebody did."""
-        named: Any = self  # of which its types know half
+        """Delete our keys that have the wrong Redis type, since no node could work with them."""
+        named: Any = self  # as Any, since kombu's type stubs lack some of these attributes
         kinds = {named.unacked_key: b"hash"}
         kinds |= dict.fromkeys((named.unacked_index_key, named.keyprefix_binding_deadlines), b"zset")
         kinds |= {named._q_for_pri(queue, priority): b"list" for priority in named.priority_steps}
@@ -103,8 +107,8 @@ class WritingChannel(kombu_redis.Channel):
         for key in kinds:
             types.type(key)
         found = zip(kinds.items(), types.execute(), strict=True)
-        if strange := [key for (key, kind), there in found if there not in (kind, b"none")]:
-            dropped.one(queue, BadMessage(f"{len(strange)} keys of another type"))
+        if strange := [key for (key, kind), actual in found if actual not in (kind, b"none")]:
+            dropped.add(queue, BadMessage(f"{len(strange)} keys of another type"))
             self.client.delete(*strange)
 
     def _get_client(self) -> type[redis.Redis]:
@@ -112,29 +116,33 @@ class WritingChannel(kombu_redis.Channel):
 
 
 class SentinelChannel(WritingChannel, kombu_redis.SentinelChannel):
-    """The same on the server that the sentinels call the primary."""
+    """A `WritingChannel` on the server that the sentinels name as the primary."""
 
 
 class Transport(kombu_redis.Transport):
+    """kombu's transport for redis:// and rediss:// with a `WritingChannel`."""
+
     Channel = WritingChannel
 
     def _get_errors(self) -> Any:
-        return _with_read_only(super()._get_errors())  # type: ignore[misc]  # unknown to its types
+        return _with_read_only(super()._get_errors())  # type: ignore[misc]  # missing in kombu's type stubs
 
 
 class SentinelTransport(kombu_redis.SentinelTransport):
+    """kombu's transport for sentinel:// with a `SentinelChannel`."""
+
     Channel = SentinelChannel
 
     def _get_errors(self) -> Any:
-        return _with_read_only(super()._get_errors())  # type: ignore[misc]  # unknown to its types
+        return _with_read_only(super()._get_errors())  # type: ignore[misc]  # missing in kombu's type stubs
 
 
 def _with_read_only(errors: Any) -> Any:
-    """A primary that became a replica while we were connected to it is lost like one that broke."""
+    """Count `ReadOnlyError` as a lost connection: the primary became a replica while we were connected to it."""
     return errors._replace(connection_errors=(*errors.connection_errors, redis.exceptions.ReadOnlyError))
 
 
 def register() -> None:
-    """Let URLs of these schemes mean the transports of this module, in the whole process."""
+    """Make kombu use the transports of this module for URLs of these schemes, in the whole process."""
     ours = {"redis": "Transport", "rediss": "Transport", "sentinel": "SentinelTransport"}
     TRANSPORT_ALIASES.update({scheme: f"{__name__}:{name}" for scheme, name in ours.items()})

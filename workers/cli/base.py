@@ -1,7 +1,7 @@
-"""What all commands share at their edge: exit codes, one-line errors, settings, output. Knows no command.
+"""What all commands share: exit codes, errors in one line, settings, output. Knows no single command.
 
-A command that only explains itself has to be quick: whatever opens a database or reads a file is imported where that is
-done, here as in every module that declares a command.
+--help has to be quick. So modules that open a database or read a file are imported inside the functions that use them,
+here and in each module that declares a command.
 """
 
 import io
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from workers.settings import Settings
 
 INTERRUPTED = 130
-RUN_FILE = "run.yaml"  # what makes a folder that of a sam3-run
-DATABASE_RUN = "run:"  # stands before the name of a run of the database where the name alone could mean a folder
-_CONFIG = "sam3.config"  # where a context keeps the config file's keys
+RUN_FILE = "run.yaml"  # a folder with this file is the output folder of a sam3-run
+DATABASE_RUN = "run:"  # prefix of the name of a run of the database, for names that could also mean a folder
+_CONFIG = "sam3.config"  # key of the config file's values in click's `Context.meta`
 
 
 class Sam3Command(click.Command):
@@ -62,7 +62,7 @@ class Sam3Command(click.Command):
         """Run as a program. The wrapped function's return value is the exit code; None means 0."""
         given = list(sys.argv[1:] if args is None else args)
         prog = prog_name or Path(sys.argv[0]).name
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal does not have is spelled out
+        if isinstance(sys.stdout, io.TextIOWrapper):  # letters that the terminal does not have become \xe9 and the like
             sys.stdout.reconfigure(errors="backslashreplace")
         for name in linked_services(os.environ):
             del os.environ[name]
@@ -85,7 +85,7 @@ class Sam3Command(click.Command):
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """The exit code and the one line for an error."""
+    """The exit code and the line to print for an error."""
     match error:
         case Sam3Error():
             return error.exit_code, str(error)
@@ -101,7 +101,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _explain_database(error: Exception) -> tuple[int, str] | None:
-    """The same for what a database may raise; None for anything else."""
+    """The exit code and the line for an error of the database; None for other errors."""
     from sqlalchemy.exc import DBAPIError, OperationalError
 
     from db.session import DatabaseUnusable, OutcomeUnknown
@@ -138,7 +138,7 @@ def _read_config(context: click.Context, option: click.Parameter, path: Path | N
 
 
 def _warn_of_unknown_variables(context: click.Context) -> None:
-    """Say which variables mean nothing. Only where there is one that this command does not know are others asked."""
+    """Warn of `SAM3_*` variables that no command knows. Other commands are imported only if this one has an unknown."""
     own = [parameter.name or "" for parameter in context.command.params]
     if own_variables(os.environ) <= {PREFIX + name.upper() for name in own}:
         return
@@ -174,12 +174,12 @@ def open_database(
     run_file: Path | None = None,
     patience: "Patience | None" = None,
 ) -> "Sessions":
-    """Connect and bring the schema up to date (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`.
+    """Connect to a database, and upgrade its schema (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`.
 
-    `connections` is the most that this process holds open on PostgreSQL. Only with `create` an SQLite database is made
-    where there is none: commands that merely look at one must not make an empty one of a mistyped name. `run_file` is
-    that of the sam3-run folder which the database belongs to, if the settings do not name it. `patience` is how its
-    sessions wait for a database that goes away later: half a minute if nothing is given.
+    `connections` is the most that this process holds open on PostgreSQL. An SQLite database that does not exist is made
+    only with `create`, so that a mistyped name makes no empty database. `run_file` is the run.yaml of the sam3-run
+    folder that the database belongs to, or None if the settings name the database. `patience` is how sessions wait for
+    a database that goes away later: by default for half a minute.
     """
     from db.migrate import ensure_schema
     from db.session import connect
@@ -191,7 +191,7 @@ def open_database(
 
 
 def identified(settings: "Settings", sessions: "Sessions") -> "Settings":
-    """The settings, and whose doorbells these are: nodes and broker tools need to know the database by its identity."""
+    """The settings with the identity of the database, which names the queue of its doorbells."""
     from db.session import read
     from db.views.status import identity
 
@@ -200,7 +200,7 @@ def identified(settings: "Settings", sessions: "Sessions") -> "Settings":
 
 @contextmanager
 def told_database_faults(url: str, *, create: bool, run_file: Path | None = None) -> Iterator[None]:
-    """Turn what a database that cannot be opened raises into an `Unreachable` that says who named it."""
+    """Turn errors of a database that cannot be opened into `Unreachable`, which says where the database is named."""
     from sqlalchemy.exc import DatabaseError
 
     from db.refusals import is_busy
@@ -214,7 +214,7 @@ def told_database_faults(url: str, *, create: bool, run_file: Path | None = None
         raise Unreachable(f"{describe_failure(error, url)}; {advice}") from None
     except DatabaseUnusable as error:
         raise DatabaseUnusable(f"{error}; it belongs to {run_file}" if run_file else str(error)) from None
-    except DatabaseError as error:  # not there, not ours to open, or no database at all
+    except DatabaseError as error:  # it does not answer, it refuses us, or the file is no database
         said = describe_failure(error, url)
         if not is_busy(error):
             said += f"; it belongs to {run_file}" if run_file else f"; {_database_advice(create=True)}"
@@ -222,7 +222,7 @@ def told_database_faults(url: str, *, create: bool, run_file: Path | None = None
 
 
 def _database_advice(create: bool) -> str:
-    """Where a database that cannot be used is named, and what to do about it."""
+    """Say where a database that cannot be used is named, and what to do."""
     begin = "" if create else ", or begin with sam3-enqueue --csv FILE --prompt TEXT"
     if named := setting_origin("database_url"):
         return f"{named} names it: correct that{begin}"
@@ -232,7 +232,7 @@ def _database_advice(create: bool) -> str:
 
 
 def setting_origin(name: str) -> str | None:
-    """Where the running command has a setting from: a variable or the config file; None if it is the default."""
+    """What set a setting of the running command: the name of a variable, or the config file; None for the default."""
     variable = PREFIX + name.upper()
     if os.environ.get(variable):
         return variable
@@ -241,33 +241,35 @@ def setting_origin(name: str) -> str | None:
 
 
 def say(line: str) -> None:
-    """Tell the person something, in one line whatever it quotes: never data."""
+    """Print one line for the user to standard error. Data go to standard output instead."""
     click.echo(printable(line), err=True)
 
 
 def printable(line: str) -> str:
-    """The text in one line, whatever it holds."""
+    """The text on one line, without characters that control a terminal."""
     return "".join(char if char.isprintable() else _spelled(char) for char in line)
 
 
 def _spelled(char: str) -> str:
-    """What would end the line or command the terminal, as `\\n` or `\\x1b`."""
+    """A character as text such as `\\n` or `\\x1b`."""
     return char.encode("unicode_escape").decode()
 
 
 def spelled_run(name: str) -> str:
-    """RUN as the next command in this folder needs it, for a run of the database. Needs no quotes in a shell."""
-    otherwise_read = name.startswith("-") or Path(name, RUN_FILE).is_file()
-    return f"{DATABASE_RUN}{name}" if otherwise_read else name
+    """The argument RUN with which a command in this working folder finds a run of the database. It needs no quotes."""
+    is_ambiguous = name.startswith("-") or Path(name, RUN_FILE).is_file()
+    return f"{DATABASE_RUN}{name}" if is_ambiguous else name
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object, with the version of its schema, to standard output."""
     import json
 
     click.echo(json.dumps({"schema": 1} | value, ensure_ascii=False, indent=2))
 
 
 def tell_versions(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Callback of --version: print the versions of our package and its main libraries, and end."""
     if not wanted:
         return
     import importlib.metadata
@@ -290,5 +292,5 @@ def command(name: str) -> Callable[[Callable[..., int | None]], Sam3Command]:
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:
-    """`1 image`, `12,000 images`."""
+    """A number with its noun: `1 image`, `12,000 images`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

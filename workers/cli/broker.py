@@ -1,4 +1,4 @@
-"""What `sam3-broker` does: the bundled server on a well-known port, and where others find its password."""
+"""What `sam3-broker` does: it runs the bundled server and publishes its password. Knows no messages."""
 
 import shlex
 import signal
@@ -12,12 +12,13 @@ from workers.errors import UsageError
 from workers.fleet.valkey import BundledBroker
 from workers.settings import masked
 
-PORT = 6379  # Redis' own
+PORT = 6379  # the usual port of Redis
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def run(port: int | None) -> int:
-    """Serve until a signal ends it. Raises `UsageError` or `Unreachable` if it cannot be started, or ends by itself."""
+    """Serve until a signal; return the exit code. Raises `UsageError` or `Unreachable` if the server does not start, or
+    ends by itself."""
     settings = base.settings()
     state_dir = settings.state_dir.absolute()
     if port is None:
@@ -28,7 +29,7 @@ def run(port: int | None) -> int:
 
 
 def _port_here(url: str) -> int | None:
-    """The port of a URL that means this machine; None for any other."""
+    """The port of a URL, if it means a server on this machine without TLS; else None."""
     parts = urlsplit(url)
     return parts.port if parts.scheme == "redis" and parts.hostname in LOOPBACK else None
 
@@ -42,7 +43,7 @@ def _serve(server: BundledBroker, state_dir: Path) -> int:
     if base.setting_origin("broker_url"):
         say("they find it only where SAM3_BROKER_URL is not set, as it is here")
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the server ends in order
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops the server in order, like Ctrl-C
         code = server.wait()
     except KeyboardInterrupt:
         say("stopped")

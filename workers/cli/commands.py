@@ -1,4 +1,4 @@
-"""`sam3-worker`, `sam3-broker` and `sam3-flower`: thin edges of the fleet and of Flower, and quick to import."""
+"""`sam3-worker`, `sam3-broker` and `sam3-flower`: declares their flags only, so that it is quick to import."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ DTYPES = ["auto", "mixed", "fp32", "bf16"]
 
 
 def worker_flags(function: Function) -> Function:
-    """Flags of whatever starts nodes."""
+    """Add the flags of commands that start nodes."""
     flags = [
         click.option("--gpus", default="all", metavar="all|0,1|cpu", show_default=True, help="Which GPUs to use."),
         click.option("--num-gpus", type=click.IntRange(min=1), metavar="N", help="Only N of them; with cpu, N nodes."),
@@ -39,7 +39,7 @@ def worker_flags(function: Function) -> Function:
     help="Let whoever reaches the broker command the nodes by Celery or Flower (shutdown, pool_restart, ...).",
 )
 def worker(until_empty: bool, **flags: Any) -> int:
-    """Serve runs: one supervised node per GPU. Ctrl-C finishes the batch in hand and gives the rest back."""
+    """Serve runs with one node for each GPU. Ctrl-C finishes the batch in hand and gives the rest back."""
     from workers.cli import worker
 
     return worker.serve(until_empty, flags)

@@ -1,4 +1,4 @@
-"""Reads the YAML file of `--config` into values as if they had been typed; knows the flags, and opens nothing else."""
+"""Reads the YAML file of `--config` into values like those of flags. Knows the flags, and opens no other file."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from workers.cli.flags import all_flags
 from workers.errors import UsageError
 from workers.settings import Settings
 
-# Keys of run.yaml that set nothing: what prompts are called in files and columns, and where the input was at first.
+# Keys of run.yaml that are no settings: the slugs of prompts, and the first place of an input that was moved.
 SLUGS, FIRST_SOURCE = "slugs", "first_source"
 
 
 def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]:
-    """The file's keys, spelled as flags of a command with these `params`. Raises `UsageError` in one line."""
+    """The file's values by the names of the flags `params` of a command. Raises `UsageError` for a wrong file."""
     keys = _load_yaml(path)
     if not isinstance(keys, dict | None):
         raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
@@ -35,12 +35,12 @@ def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]
 
 
 def _as_typed(where: str, value: Any, *, multiple: bool) -> Any:
-    """A value of the config file as if it had been typed, so that the flag itself judges it."""
+    """A value of the config file as text, like that of a flag on a command line, so that the flag checks it."""
     if multiple:
         values = value if isinstance(value, list) else [value]  # `prompt: person` is one prompt
-        if values != [None] and any(isinstance(one, list | dict | None) for one in values):
+        if values != [None] and any(isinstance(item, list | dict | None) for item in values):
             raise UsageError(f"{where}: give texts, such as [person, red car]")
-        return [] if values == [None] else values  # of whatever type: the flag asks for quotes around a bare yes
+        return [] if values == [None] else values  # not as text, so that the flag can refuse yes without quotes
     if isinstance(value, list | dict):
         raise UsageError(f"{where}: give one value, not a list")
     if isinstance(value, bool):
@@ -49,7 +49,7 @@ def _as_typed(where: str, value: Any, *, multiple: bool) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice: the first one would be lost without a word."""
+    """Refuses a key that comes twice: PyYAML would ignore the first one without an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _load_yaml(path: Path) -> Any:
-    if not path.is_file():  # a pipe may never answer, and a device never end
+    if not path.is_file():  # reading a pipe or a device may never end
         raise UsageError(f"{path}: is no regular file; give a YAML file")
     try:
         return yaml.load(path.read_text("utf-8"), _Loader)
@@ -71,14 +71,14 @@ def _load_yaml(path: Path) -> Any:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:
         raise UsageError(f"{path}: not a readable YAML file: too deeply nested") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter: not UTF-8, or a date like 2024-99-99
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date like 2024-99-99
         raise UsageError(_yaml_fault(path, error)) from None
 
 
 def _yaml_fault(path: Path, error: Exception) -> str:
-    """Where the file is no YAML and why, without a word of what it holds: that may be a password."""
+    """Say where and why the file is no YAML, without quoting its content, which may be a password."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     place = f"{path}:{mark.line + 1}" if mark else f"{path}"
-    # What a problem cites from the file stands in quotes; a colon is all that this one has there.
+    # PyYAML quotes the file's content in single quotes. This one message has only a colon in them.
     cites = problem and "'" in problem and problem != "could not find expected ':'"
     return f"{place}: not a readable YAML file" + (f": {problem}" if problem and not cites else "")

@@ -1,7 +1,8 @@
-"""The Celery application of Flower, as `celery -A workers.cli.flower_app flower`; knows no nodes.
+"""The Celery application of Flower, for `celery -A workers.cli.flower_app flower`; knows no nodes.
 
-Within this process only, Flower is taught two things: which server to trust behind a rediss:// URL, and by which names
-it may be called. A page on the Internet can make its own name mean 127.0.0.1 (DNS rebinding), and would then read ours.
+It changes Flower in this process in two ways: which server Flower trusts behind a rediss:// URL, and by which host
+names Flower may be called. Without the second, a web page could make its own host name mean 127.0.0.1 and read Flower's
+pages (DNS rebinding, https://en.wikipedia.org/wiki/DNS_rebinding).
 """
 
 from typing import Any
@@ -19,8 +20,11 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class GuardedFlower(Flower):  # type: ignore[misc]  # it has no types
-    """Answers 403 on loopback to whoever calls it by another name, unless that one has to log in: a browser gives a
-    login to the name only for which it was typed."""
+    """Answers 403 to requests on loopback that use another host name than that of this machine.
+
+    If Flower asks for a login no such check is needed: a browser sends a login only to the host name that the user
+    entered it for.
+    """
 
     def find_handler(self, request: HTTPServerRequest, **more: Any) -> Any:
         called = request.host_name.strip("[]")
@@ -31,7 +35,8 @@ class GuardedFlower(Flower):  # type: ignore[misc]  # it has no types
 
 
 def create() -> Celery:
-    """The application, its TLS settings also where Flower's own Redis client looks for them: it drops the URL's."""
+    """Make the application. Its TLS settings are stored where Flower's own Redis client finds them, as that client
+    ignores those of the URL."""
     app = create_app(load_settings())
     with app.connection_for_read() as connection:
         if isinstance(connection.ssl, dict):

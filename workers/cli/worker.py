@@ -1,4 +1,4 @@
-"""What `sam3-worker` does: nodes, a reconciler, and when it is over. Knows no flags but by their names."""
+"""What `sam3-worker` does: it runs nodes and a reconciler until they must end. Knows the flags by their names only."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ WAITING_LINE_SECONDS = 60.0
 
 
 def serve(until_empty: bool, flags: dict[str, Any]) -> int:
-    """Start the nodes and look after them; returns the exit code of the command."""
+    """Run nodes and a reconciler; return the exit code of the command. Raises `Sam3Error`."""
     slots = choose_slots(flags["gpus"], flags["num_gpus"], say)
     settings = node_settings(**flags)
     patience = Patience(settings.patience_seconds, say)
@@ -48,7 +48,7 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
 
 
 def node_settings(**flags: Any) -> Settings:
-    """The settings of a command that starts nodes, with absolute paths: nodes work in another folder."""
+    """The settings of a command that starts nodes. Its paths are absolute, as nodes have another working folder."""
     settings = base.settings(
         **{name: flags.get(name) for name in ("batch_size", "dtype", "grace", "state_dir", "model", "allow_control")}
     )
@@ -57,7 +57,7 @@ def node_settings(**flags: Any) -> Settings:
 
 
 def absolute_sqlite(url: str) -> str:
-    """The URL with its file spelled from the root; that of a server as it is. Raises `DatabaseUnusable`."""
+    """The URL of an SQLite file with an absolute path; other URLs are unchanged. Raises `DatabaseUnusable`."""
     parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return url
@@ -65,7 +65,7 @@ def absolute_sqlite(url: str) -> str:
 
 
 class EmptyQueue:
-    """Notices that no run has anything left to do, and says now and then which ones have."""
+    """Notices that no run has work left, and says every minute which runs have."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -75,7 +75,7 @@ class EmptyQueue:
         try:
             with reading(self._sessions) as session:
                 unfinished = status.unfinished_runs(session)
-        except SQLAlchemyError:  # away for now: the reconciler says so, and everybody waits for it
+        except SQLAlchemyError:  # the database is away: the reconciler says so, and the command waits
             return False
         if unfinished and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + WAITING_LINE_SECONDS
@@ -84,13 +84,14 @@ class EmptyQueue:
 
 
 def never() -> bool:
+    """Says that the work is not over, for a command that ends by a signal only."""
     return False
 
 
 def check_runs(sessions: Sessions, settings: Settings) -> None:
-    """Have the models of unfinished runs here, and warn of each run whose model cannot be had.
+    """Download the models of unfinished runs if needed, and warn of each run whose model cannot be had here.
 
-    If that is every run there is, raises the first one's `UsageError` or `Unreachable` with the run's name.
+    If no unfinished run can be served, raises the `UsageError` or `Unreachable` of the first one with its run's name.
     """
     check_models([], settings)
     runs = read(sessions, status.active_models)

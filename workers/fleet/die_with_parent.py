@@ -1,6 +1,7 @@
-"""`python -m workers.fleet.die_with_parent PARENT COMMAND ...` becomes COMMAND, which then ends with that parent.
+"""`python -m workers.fleet.die_with_parent PID COMMAND ...` becomes COMMAND, which is killed when its parent PID ends.
 
-Standard library only: it stands before the start of every node and broker.
+Standard library only, since each node and broker starts through it. Knows no nodes.
+Source: https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 def main(parent: int, command: list[str]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before we could ask
+        if os.getppid() != parent:  # the parent ended before the call above
             sys.exit(1)
     os.execv(command[0], command)
 

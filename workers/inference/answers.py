@@ -1,77 +1,78 @@
-"""What a model answers about one image, and whether that can be one. Knows no models and no files.
+"""The answers of a model about one image, and the check that they are valid. Knows no models and no files.
 
-The rules are strict, a last bit too much is a fault: a score of 1.0000001 comes from a segmenter that does not do what
-it should, and databases refuse it too. A number of numpy is refused where a plain one is meant: SQLite would store it
-as a string of bytes.
+The check is strict: a score of 1.0000001 shows that a segmenter does not work as it should, and databases refuse it,
+too. A number of a numpy type is refused where a plain Python number is needed, as SQLite would store its bytes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-LARGEST_COORDINATE = 1e9  # pixels; what databases take too
+LARGEST_COORDINATE = 1e9  # pixels; the same limit as in `db.models`
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object: `box` is x1, y1, x2, y2 in pixels (it may reach over the edge), `rle` has the image's size."""
+    """One object that was found."""
 
-    score: float
-    box: tuple[float, float, float, float]
-    area: int
-    rle: bytes
+    score: float  # 0 to 1
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels; it may reach beyond the image
+    area: int  # pixels
+    rle: bytes  # compressed COCO RLE counts of a mask of the image's height x width
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one prompt found in one image, best score first. `capped`: the model had hardly a query left, so there
-    may be more."""
+    """What one prompt found in one image."""
 
-    presence: float
-    instances: tuple[Instance, ...]
-    capped: bool = False
+    presence: float  # 0 to 1: how likely it is that the image shows the prompt at all
+    instances: tuple[Instance, ...]  # highest score first
+    capped: bool = False  # so many were found that the model's limit may have hidden others
 
 
 def fault(answers: Sequence[Found], prompts: Sequence[str], width: int, height: int) -> str | None:
-    """What is wrong with the answers to an image's prompts, in one line; None if nothing is. Sizes in pixels."""
+    """What is wrong with a model's answers to an image's prompts, in one line; None if they are valid.
+
+    `width` and `height` are those of the image, in pixels.
+    """
     if len(answers) != len(prompts):
         return f"the model gave {len(answers)} answers to {len(prompts)} prompts"
     for found, prompt in zip(answers, prompts, strict=True):
-        if not _share(found.presence):
+        if not _is_probability(found.presence):
             return _told("presence", found.presence, prompt, "a number from 0 to 1")
-        for one in found.instances:
-            if wrong := _wrong_instance(one, prompt, width * height):
+        for instance in found.instances:
+            if wrong := _wrong_instance(instance, prompt, width * height):
                 return wrong
     return None
 
 
 def with_pixels(found: Found) -> Found:
-    """The same without instances whose mask has no pixel at the image's size.
+    """Leave out instances whose mask has no pixel at the image's size.
 
-    A model, the library's too, gives a score to each of its queries, also where the mask's probability nowhere exceeds
-    the mask threshold. Nothing of that can be drawn or exported, so an image with nothing else is empty.
+    A model gives a score to each of its queries, even if no pixel of its mask exceeds the mask threshold. Such an
+    instance can be neither drawn nor exported, so an image that has no other instance is empty.
     """
-    if all(one.area for one in found.instances):
+    if all(instance.area for instance in found.instances):
         return found
-    return replace(found, instances=tuple(one for one in found.instances if one.area))
+    return replace(found, instances=tuple(instance for instance in found.instances if instance.area))
 
 
-def _wrong_instance(one: Instance, prompt: str, pixels: int) -> str | None:
-    if not _share(one.score):
-        return _told("score", one.score, prompt, "a number from 0 to 1")
-    if len(one.box) != 4 or not all(map(_coordinate, one.box)):
-        return _told("box", one.box, prompt, f"four numbers of at most {LARGEST_COORDINATE:.0e}")
-    if not isinstance(one.area, int) or not 0 <= one.area <= pixels:
-        return _told("area", one.area, prompt, f"a whole number from 0 to {pixels:,}")
-    if not isinstance(one.rle, bytes) or not one.rle:
-        return _told("mask", one.rle, prompt, "a run-length encoding in bytes")
+def _wrong_instance(instance: Instance, prompt: str, pixels: int) -> str | None:
+    if not _is_probability(instance.score):
+        return _told("score", instance.score, prompt, "a number from 0 to 1")
+    if len(instance.box) != 4 or not all(map(_is_coordinate, instance.box)):
+        return _told("box", instance.box, prompt, f"four numbers of at most {LARGEST_COORDINATE:.0e}")
+    if not isinstance(instance.area, int) or not 0 <= instance.area <= pixels:
+        return _told("area", instance.area, prompt, f"a whole number from 0 to {pixels:,}")
+    if not isinstance(instance.rle, bytes) or not instance.rle:
+        return _told("mask", instance.rle, prompt, "a run-length encoding in bytes")
     return None
 
 
-def _share(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1  # which no NaN is
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1  # false for NaN
 
 
-def _coordinate(value: object) -> bool:
+def _is_coordinate(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) <= LARGEST_COORDINATE
 
 

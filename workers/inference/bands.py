@@ -1,10 +1,10 @@
-"""TIFFs that Pillow declines, through tifffile: samples of 8 to 16 bits, whatever way they are stored.
+"""Opens TIFFs that Pillow refuses, with tifffile: samples of 8 to 16 bits, stored in any way. Knows no paths.
 
-The rule of bands, for files that say less than a picture needs: one band is grey; of two the first is grey, and the
-other one alpha; of three to five the first three are red, green and blue. What else there is (alpha, near infrared) is
-dropped. Floats, complex, signed and wider samples have no agreed range and are refused, told as what they are.
+The meaning of bands, for files that do not define it: one band is grey; of two bands the first is grey and the second
+alpha; of three to five bands the first three are red, green and blue. Other bands (alpha, near infrared) are dropped.
+Float, complex, signed and wider samples have no agreed range and are refused, with a message that names them.
 
-Knows no paths. Nothing is opened here that `bounds` has not found harmless.
+Only files that `bounds` has accepted are opened here.
 """
 
 import io
@@ -32,7 +32,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _PHOTOMETRIC = {3: "palette", 4: "mask", 5: "inks", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab"}
 _JPEG = 7
 _OPENED = {1, 5, _JPEG, 8, 32773, 32946, 34925, 50000}  # none, LZW, JPEG, deflate, PackBits, deflate, LZMA, ZSTD
-# What neither Pillow's libtiff has, nor is opened here: its decoders unpack what the file says they should.
+# Compressions that Pillow's libtiff does not have. They are not opened here either, since their decoders unpack as much
+# as the file demands.
 _COMPRESSION = {
     33003: "JPEG 2000",
     33004: "JPEG 2000",
@@ -52,7 +53,7 @@ RGB = npt.NDArray[np.uint8]
 
 
 def refused(picture: Directory) -> str | None:
-    """What a whole picture is that nobody here opens, such as `3 x 32 bits, float`; None if it is none of these."""
+    """Why neither Pillow nor this module opens a picture, such as `3 x 32 bits, float: ...`; None if one may."""
     formats = set(picture.tags.get(SAMPLE_FORMAT, (_UNSIGNED,)))
     if formats - {_UNSIGNED, _UNDEFINED} or max(picture.tags.get(BITS, (1,))) > 16:
         return f"{told(picture)}: such samples have no agreed range; convert to 8 or 16 bits, unsigned"
@@ -62,7 +63,7 @@ def refused(picture: Directory) -> str | None:
 
 
 def unfit(picture: Directory) -> str | None:
-    """The same of one that Pillow does not open either."""
+    """What a picture is, in words, if this module cannot open it; None if it can."""
     count, bits = picture.first(SAMPLES, 1), set(picture.tags.get(BITS, (1,)))
     photometric = picture.first(PHOTOMETRIC)
     fits = (
@@ -76,7 +77,7 @@ def unfit(picture: Directory) -> str | None:
 
 
 def told(picture: Directory) -> str:
-    """`3 x 10 bits, unsigned, compressed by LERC`."""
+    """A picture's samples and compression in words, such as `3 x 10 bits, unsigned, compressed by LERC`."""
     format_ = FORMATS.get(picture.first(SAMPLE_FORMAT, 1), "unknown")
     parts = [
         f"{picture.first(SAMPLES, 1)} x {'/'.join(map(str, _distinct(picture.tags.get(BITS, (1,)))))} bits",
@@ -91,16 +92,21 @@ def told(picture: Directory) -> str:
 
 
 def comes_first(picture: Directory) -> bool:
-    """Whether Pillow gives less of a picture than is there: of colours that do not call themselves so it may give the
-    first as grey, and of planes of more than 8 bits wrong ones."""
+    """Whether this module must open a picture although Pillow can, because Pillow would give wrong pixels.
+
+    If three or more bands are not declared as colours, Pillow may give the first band as grey. If bands of more than 8
+    bits are stored as separate planes, Pillow gives wrong values.
+    """
     count = picture.first(SAMPLES, 1)
     unnamed = count > 2 and picture.first(PHOTOMETRIC) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     return unnamed or (picture.first(PLANAR, 1) == SEPARATE and count > 1 and picture.first(BITS, 1) > 8)
 
 
 def read(data: bytes, picture: Directory, *, stretch: bool) -> tuple[RGB, str | None]:
-    """The pixels, in the file's own axes, of a TIFF whose first directory is a `picture` that fits; and what is to be
-    warned of. Raises whatever tifffile does, and `ValueError` where data are missing."""
+    """The pixels (height, width, 3) of a TIFF whose first directory is `picture`, and a warning or None.
+
+    The axes are those of the file. Raises the errors of tifffile, and `ValueError` if data are missing.
+    """
     count, bits, (width, height) = picture.first(SAMPLES, 1), picture.first(BITS), picture.size
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
@@ -118,7 +124,7 @@ def read(data: bytes, picture: Directory, *, stretch: bool) -> tuple[RGB, str | 
 
 
 def _check_whole(offsets: Sequence[int], sizes: Sequence[int], end: int) -> None:
-    """tifffile takes pieces that are not there for black ones."""
+    """Raise `ValueError` if a strip or tile is missing, as tifffile would make it black."""
     for offset, size in zip(offsets, sizes, strict=True):
         if size <= 0 or offset <= 0 or offset + size > end:
             raise ValueError("a strip or tile of the picture is truncated")

@@ -1,12 +1,14 @@
-"""How much a decoder would have to unpack for a picture, by the file's bytes, before any of it is. Decodes nothing.
+"""Bounds the work of a decoder by the bytes of a file, before it is decoded. Decodes nothing.
 
-What a header calls the picture's size is not what decoders work on: a TIFF's tiles may be larger than its picture, and
-a JPEG may paint its picture again with every scan. Both are bounded here by what honest files need:
+The size of the picture in the header does not bound that work: the tiles of a TIFF may be larger than its picture, and
+each scan of a JPEG paints the whole picture again. The bounds are well above what normal files need:
 
-- the tiles or strips of a TIFF hold at most four times its picture (or one tile of 4096 x 4096), at most 8 bytes for
-  each pixel that a picture may have, and are not more than 2**19;
-- a JPEG has at most 100 scans (an encoder's own are 10 or so; libtiff draws its line there too), and less where they
-  paint more than 20 of the largest pictures.
+- The tiles or strips of a TIFF have together at most four times the pixels of its picture (or those of one tile of
+  4096 x 4096), at most 8 bytes for each pixel that a picture may have, and there are at most 2**19 of them.
+- A JPEG has at most 100 scans (encoders make about 10; libtiff has the same limit), and fewer if these would paint more
+  pixels than 20 of the largest pictures have.
+
+Sources: TIFF 6.0 specification (https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf) and ITU-T T.81 (JPEG).
 """
 
 import re
@@ -25,22 +27,22 @@ from workers.inference.tiff import (
     Directory,
 )
 
-_SPARE = 4  # times the picture
-_ORDINARY_TILE = 4096 * 4096
+_SPARE = 4  # most pixels in tiles for each pixel of the picture
+_ORDINARY_TILE = 4096 * 4096  # pixels
 _BYTES_A_PIXEL = 8  # four samples of 16 bits
-_MOST_PIECES = 1 << 19
+_MOST_PIECES = 1 << 19  # tiles or strips
 
 MOST_SCANS = 100
-_MOST_PAINTED = 20  # times the largest picture
-# Neither data (FF 00), nor where a decoder may restart (FF D0 .. D7), nor a byte that only fills (FF FF). Begins with
-# one byte alone, so that the search jumps from one to the next: a file may hold a million of them in a row.
+_MOST_PAINTED = 20  # most pixels that all scans paint, in pixels of the largest picture
+# A marker: neither data (FF 00), nor a restart marker (FF D0 to FF D7), nor a fill byte (FF FF). The pattern begins
+# with a single byte, so that the search jumps from one FF to the next: a file may have a million of them in a row.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SCAN, _END = 0xDA, 0xD9
 _STANDALONE = (0x01, 0xD8)
 
 
 def too_much_tiff(picture: Directory, max_pixels: int) -> str | None:
-    """Why a TIFF's picture holds more than it should, with the numbers; None if it does not."""
+    """Why a TIFF exceeds the bounds, in words with numbers; None if it does not. `max_pixels` of a picture."""
     width, length = picture.size
     tiled = TILES in picture.tags
     across = picture.first(TILE_WIDTH) if tiled else width
@@ -66,14 +68,14 @@ def too_much_tiff(picture: Directory, max_pixels: int) -> str | None:
 
 
 def too_much_jpeg(data: bytes, pixels: int, max_pixels: int) -> str | None:
-    """Why a JPEG paints its picture too often; None if it does not."""
+    """Why a JPEG of `pixels` pixels has too many scans, in words; None if it does not. `max_pixels` of a picture."""
     most = max(1, min(MOST_SCANS, _MOST_PAINTED * max_pixels // max(1, pixels)))
     found = scans(data, most)
     return f"more than {most} scans, each of which paints the picture again" if found > most else None
 
 
 def scans(data: bytes, most: int) -> int:
-    """How many scans a JPEG has; counts to one more than `most`."""
+    """How many scans a JPEG has. Stops counting at one more than `most`."""
     count, at = 0, 2
     while count <= most and (found := _MARKER.search(data, at)):
         marker = data[found.end() - 1]

@@ -1,28 +1,29 @@
-"""How many images fit into memory at once, learnt by running out of it. Knows numbers only."""
+"""Learns how many images fit into memory at once, by running out of it. Knows numbers only."""
 
 import logging
 from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 
-GOOD_BATCHES = 32  # at the cap, before one image more is tried: running out costs a batch's time, so rarely
+# Batches at the cap before one more image is tried. Running out of memory costs the time of a batch, so this is rare.
+GOOD_BATCHES = 32
 
 
 @dataclass
 class Cap:
-    """The most images of one stage. None: it has not run out yet."""
+    """The most images that one stage may take at once."""
 
     stage: str
-    most: int | None = None
+    most: int | None = None  # None: it has never run out of memory
     _good: int = 0
 
     def fell(self, images: int) -> None:
-        """So many were too many: from now on half of them."""
+        """Note that so many images did not fit: from now on at most half of them."""
         self.most, self._good = max(1, images // 2), 0
         log.warning("out of memory with %d images in the %s; now at most %d", images, self.stage, self.most)
 
     def held(self, images: int) -> None:
-        """So many fitted. Others may have left the memory that they took: now and then one more is tried."""
+        """Note that so many images fitted. Now and then allow one more, as another process may have freed memory."""
         if self.most is None or images < self.most:
             return
         self._good += 1
@@ -32,7 +33,7 @@ class Cap:
 
 @dataclass
 class Caps:
-    """What a model fits on its device, kept while it is loaded."""
+    """The caps of a model's stages on its device, kept while the model is loaded."""
 
     forward: Cap = field(default_factory=lambda: Cap("forward pass"))
     masks: Cap = field(default_factory=lambda: Cap("masks"))

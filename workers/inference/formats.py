@@ -1,13 +1,13 @@
-"""How files of image formats begin and are called: which we open, and what else there is. Opens nothing itself."""
+"""Recognises image formats, those that we open and others, by a file's first bytes and its suffix. Opens no file."""
 
 import importlib.util
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 HEIC = "HEIC"
-HEIC_IS_OPENED = importlib.util.find_spec("pillow_heif") is not None  # the extra `heic` (not imported: of workers only)
+HEIC_IS_OPENED = importlib.util.find_spec("pillow_heif") is not None  # only found here; workers import it
 HEIC_EXTRA = "pip install 'sam3-queue[heic]'"
 VIDEO = "video"
-# Of cameras whose raw files begin like a TIFF, which holds a small picture first.
+# Suffixes of camera raw files that begin like a TIFF whose first picture is a small preview.
 CAMERA_RAW_SUFFIXES = (
     *(".dng", ".nef", ".nrw", ".cr2", ".arw", ".srf", ".sr2", ".pef", ".srw", ".3fr", ".fff", ".erf", ".kdc", ".dcr"),
     *(".mef", ".mos", ".iiq", ".rwl", ".gpr"),
@@ -16,7 +16,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
     *((".heic", ".heif", ".hif") if HEIC_IS_OPENED else ()),
 )
-HEAD_BYTES = 64  # of a file, enough for both functions below
+HEAD_BYTES = 64  # so many bytes of a file's start are enough for `image_format` and `other_format`
 
 _OURS = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -28,12 +28,12 @@ _OURS = (
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
 )
-_BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)  # "BM" alone begins many a text
+_BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)  # checked, too, since a text may begin with "BM"
 
-# Camera raw that is a TIFF as far as its first bytes tell, with a preview as its first picture: (offset, bytes). (More
-# of it is told only by what stands further behind, see `workers.inference.tiff`.)
+# Marks of camera raw files that begin like a TIFF: (offset, bytes). Other such files are recognised only by their tags,
+# see `workers.inference.tiff`.
 _RAW_LIKE_TIFF = ((8, b"CR\2"), (8, b"IIIITwaR"), (8, b"MMMMRawT"))
-# How images in formats that we do not open begin: (offset, bytes, name).
+# First bytes of formats that we do not open: (offset, bytes, name).
 _OTHERS = (
     (4, b"jP  ", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
@@ -55,7 +55,7 @@ _OTHERS = (
     (0, b"FUJIFILMCCD-RAW", "camera raw"),
     (0, b"FOVb", "camera raw"),
 )
-# The same for the family of MP4, whose files name their kind, and kinds that they agree with, behind "ftyp".
+# Brands of the MP4 family (ISO/IEC 14496-12, box `ftyp`). A file names its own brand, and others that it conforms to.
 _BRANDS = (
     ((b"avif", b"avis"), "AVIF"),
     ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), HEIC),
@@ -66,12 +66,12 @@ _BRANDS = (
     ((b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"mp71", b"avc1", b"M4V ", b"M4VP"), VIDEO),
     ((b"qt  ", b"XAVC", b"MSNV", b"dash", b"f4v ", b"F4V ", b"3gp4", b"3gp5", b"3gp6", b"3gp7", b"3g2a"), VIDEO),
 )
-# Brands that say no more than which rules the file keeps to.
+# Brands that do not tell the kind of file: they only name the rules that it follows.
 _GENERIC = {b"mif1", b"msf1", b"isom", b"iso2", b"mp41", b"mp42"}
 
 
 def image_format(head: bytes) -> str | None:
-    """Which format that is opened a file with this beginning has, as its content says; None if it has none of them."""
+    """The format of a file with these first bytes, if it is one that we open; else None."""
     if is_raw_like_tiff(head):
         return None
     if (kind := _media(head)) is not None:
@@ -87,9 +87,9 @@ def image_format(head: bytes) -> str | None:
 
 
 def other_format(head: bytes) -> str | None:
-    """The name of the image format that we do not open which a file with this beginning has; None if it has none.
+    """The name of the format of a file with these first bytes, if it is one that we know and do not open; else None.
 
-    A video has no pixels that anybody could have meant, but people keep it beside their pictures: it is named too.
+    Videos are named, too, since users keep them in the same folders as their images.
     """
     if (kind := _media(head)) is not None:
         return None if image_format(head) == kind else kind
@@ -97,12 +97,12 @@ def other_format(head: bytes) -> str | None:
 
 
 def _media(head: bytes) -> str | None:
-    """What a file of the family of MP4 is: by its own brand, else by those that it agrees with."""
+    """The format of a file of the MP4 family, by its own brand, or else by those that it conforms to."""
     if head[4:8] != b"ftyp":
         return None
     end = min(len(head), max(16, int.from_bytes(head[:4], "big")))
-    own, agrees = head[8:12], {head[at : at + 4] for at in range(16, end - 3, 4)}
-    for kinds in ({own} - _GENERIC, agrees | {own}):
+    own, conforms_to = head[8:12], {head[at : at + 4] for at in range(16, end - 3, 4)}
+    for kinds in ({own} - _GENERIC, conforms_to | {own}):
         for brands, name in _BRANDS:
             if kinds.intersection(brands):
                 return name
@@ -110,5 +110,5 @@ def _media(head: bytes) -> str | None:
 
 
 def is_raw_like_tiff(head: bytes) -> bool:
-    """Whether a file with this beginning is camera raw although it begins as a TIFF does."""
+    """Whether a file with these first bytes is camera raw, although it begins like a TIFF."""
     return head[:2] in (b"II", b"MM") and any(head[offset:].startswith(magic) for offset, magic in _RAW_LIKE_TIFF)

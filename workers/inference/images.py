@@ -190,7 +190,7 @@ def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
         if first is not None and is_described(first) and bands.comes_first(first):
             return _by_bands(data, first, rules)
         try:
-            return _by_pillow(beside.without(data), rules)
+            return _by_pillow(beside.without_metadata(data), rules)
         except UnidentifiedImageError:
             if first is None or not is_described(first):
                 raise _unidentified(data) from None

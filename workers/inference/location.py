@@ -1,9 +1,9 @@
-"""Where an image is, and what is there: the only module that joins a run's root and a row's path, and asks a disk.
+"""Where an image is: the only module that joins a run's root and a row's path, and that asks a disk for images.
 
-A row holds a path, a run the root that relative paths start from; both together are the image's place, one text. All
-that stats, opens or shows a place does it here, so that another kind of place, such as `s3://`, is one more file that
-these functions turn to. Errors are `OSError`s, whose kind says what to think of them: `FileNotFoundError` for what is
-not there, `PermissionError` for what may not be read. Knows no rows, no image formats and no SQL.
+A row holds a path, and a run the root that relative paths start from; joined they are the image's place, a text. All
+code that stats, opens or shows a place does so here, so that another kind of place, such as `s3://`, needs one more
+file that these functions call. Errors are `OSError`s: `FileNotFoundError` if there is nothing, `PermissionError` if it
+may not be read, and others. Knows no rows, no image formats and no SQL.
 """
 
 import os
@@ -16,14 +16,14 @@ from os.path import normpath
 from pathlib import Path
 from typing import BinaryIO
 
-LATEST_NS = 2**63 - 1  # in the year 2262: databases store no later time, but some clocks tell one
+LATEST_NS = 2**63 - 1  # nanoseconds since 1970, in the year 2262. Databases store no later time, but files may have one
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|file:/|data:\w+/", re.IGNORECASE)
 NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
 
 
 class NotRegular(OSError):
-    """Something is there, but no file that could be read to its end."""
+    """The place holds something that is no file, such as a folder or a pipe."""
 
     def __init__(self) -> None:
         super().__init__(0, NOT_REGULAR)
@@ -35,43 +35,43 @@ class LinkLeavesRoot(OSError):
 
 @dataclass(frozen=True)
 class FileSeen:
-    """A file as it was when it was looked at: enough to notice later that it changed."""
+    """Size and time of a file when it was looked at, so that a later change can be noticed."""
 
     size: int  # bytes
     mtime_ns: int  # nanoseconds since 1970, at most `LATEST_NS`
 
 
 def place(root: str, path: str) -> str:
-    """Where the image of a row is: `path`, which starts from `root` unless it is absolute."""
+    """The place of a row's image: `path`, joined to `root` unless it is absolute."""
     return os.path.join(root, path)
 
 
 def is_relative(path: str) -> bool:
-    """Whether where the image is depends on a root."""
+    """Whether the path starts from a root."""
     return not os.path.isabs(path)
 
 
 def unread_scheme(path: str) -> str | None:
-    """How a path begins that is a URL, none of which is read, such as `s3://`; None for all others."""
+    """The beginning of a path that is a URL, such as `s3://`, as no URL is read; None if the path is none."""
     found = _URL.match(path)
     return None if found is None else found[0]
 
 
 def normal(path: str) -> str:
-    """The one way to write this path. Compares text only: links are not followed."""
-    plain = normpath(path)  # runs once a row: reached without looking through `os.path`
-    return plain[1:] if plain[:2] == "//" else plain  # POSIX lets two slashes be, but they mean one here
+    """Normalise a path, so that equal paths have equal text. Looks at the text only: links are not followed."""
+    plain = normpath(path)  # imported by name, as this runs once for each row
+    return plain[1:] if plain[:2] == "//" else plain  # normpath keeps two slashes at the start, which mean one here
 
 
 def leaves(root: str, path: str) -> bool:
-    """Whether a normal `path` leads out of `root`, which is normal and absolute, judged by the spelling alone."""
+    """Whether `path` leads out of `root`, judged by their text only. Both are normalised, and `root` is absolute."""
     if path.startswith("/"):
         return path != root and not path.startswith(root if root == "/" else f"{root}/")
     return path == ".." or path.startswith("../")
 
 
 def spellings(place: str, root: str) -> Iterator[str]:
-    """Every way in which a row may write this place: absolute, or from `root`, also by a detour over a folder above."""
+    """All paths by which a row may name this place: absolute, or relative to `root`, also with `..` in front."""
     for target in {os.path.abspath(place), os.path.realpath(place)}:
         yield target
         for start in {root, os.path.realpath(root)}:
@@ -82,17 +82,17 @@ def spellings(place: str, root: str) -> Iterator[str]:
 
 
 def absolute(place: str) -> str:
-    """The place as any process of this machine finds it, whatever its working folder is."""
+    """The place as an absolute path, which does not depend on the working folder."""
     return os.path.abspath(place)
 
 
 def shown(place: str) -> str:
-    """The place for a person: absolute, and in one line whatever it holds."""
+    """The place for messages: absolute, and on one line."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in absolute(place))
 
 
 def stat(place: str) -> FileSeen:
-    """What is there, links followed; may be a folder. Raises `OSError`."""
+    """Size and time of the file or folder at the place, links followed. Raises `OSError`."""
     try:
         return _seen(os.stat(place))
     except ValueError as error:  # a NUL in the path
@@ -100,21 +100,21 @@ def stat(place: str) -> FileSeen:
 
 
 def exists(place: str) -> bool:
-    """Whether something is there and can be seen."""
+    """Whether there is something at the place that this user can see."""
     return os.path.exists(place)
 
 
 @contextmanager
 def opened(place: str, within: str | None = None) -> Iterator[tuple[FileSeen, BinaryIO]]:
-    """The file that is there, as it was before it was read, and its bytes. Never waits for a pipe or a device.
+    """Open the file at the place; yield its size and time before it is read, and the file. Never waits for a pipe.
 
-    With `within`, an absolute folder, a symbolic link may not lead out of it: raises `LinkLeavesRoot`. Raises
-    `NotRegular` for what is no file, `ValueError` for a text that can name none, and `OSError`.
+    With `within`, an absolute folder, raises `LinkLeavesRoot` if a symbolic link leads out of that folder. Raises
+    `NotRegular` if it is no file, `ValueError` for a text that names no file, and `OSError`.
     """
-    _check_regular(os.stat(place))  # already the opening of a device may do something
+    _check_regular(os.stat(place))  # before opening, as opening a device may have an effect
     descriptor = _descriptor(place)
     try:
-        # What was really opened: a path that was checked beforehand could lead elsewhere by now.
+        # The path of the open file is checked: a link could have changed after a check of `place`.
         if within is not None and leaves(os.path.realpath(within), _opened_path(descriptor, place)):
             raise LinkLeavesRoot
         status = os.fstat(descriptor)
@@ -126,7 +126,7 @@ def opened(place: str, within: str | None = None) -> Iterator[tuple[FileSeen, Bi
 
 
 def why_not_opened(place: str) -> OSError | None:
-    """Why the file cannot be opened now, or None if it can."""
+    """The error of opening the file now; None if it can be opened."""
     try:
         os.close(_descriptor(place))
     except OSError as error:
@@ -135,14 +135,14 @@ def why_not_opened(place: str) -> OSError | None:
 
 
 def has_neighbours(place: str) -> bool:
-    """Whether the folder that the image stands in can be seen and holds anything."""
+    """Whether the folder of the image can be read and is not empty."""
     with suppress(OSError), os.scandir(os.path.dirname(place)) as entries:
         return any(entries)
     return False
 
 
 def _descriptor(place: str) -> int:
-    # O_NONBLOCK: should it be a pipe by now, opening it would wait for somebody to write.
+    # O_NONBLOCK: if the file has become a pipe meanwhile, opening it must not wait for a writer.
     return os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 

@@ -1,6 +1,6 @@
-"""Threads that work on items in order, some ahead of whoever takes the results. Knows neither images nor batches.
+"""Threads that work on items in order, ahead of the consumer of the results. Knows neither images nor batches.
 
-Threads of our own: those of `concurrent.futures` would keep the process from ending while one of them hangs.
+The executors of `concurrent.futures` are not used, since their threads keep the process from ending if one hangs.
 """
 
 import threading
@@ -18,12 +18,12 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-_given_up: "set[Future[Any]]" = set()  # of this process: what threads had in hand when they were left behind
+_given_up: "set[Future[Any]]" = set()  # the items of all threads of this process that were left behind
 _given_up_lock = threading.Lock()
 
 
 def left_behind() -> int:
-    """How many threads of this process hang on an item that nobody waits for any more."""
+    """How many threads of this process still hang on an item whose result is not waited for any more."""
     with _given_up_lock:
         _given_up.difference_update([future for future in _given_up if future.done()])
         return len(_given_up)
@@ -56,9 +56,10 @@ class _Task(Generic[S, T]):
 
 
 class ReadAhead(Generic[S, T]):
-    """Results of `work`, taken in the order in which items were submitted. One thread submits and takes; any closes.
+    """Calls `work` for items in several threads; the results are taken in the order in which items were submitted.
 
-    A thread cannot be ended, so one that works longer than `seconds` on an item is left behind with it, and counted.
+    Only one thread may submit and take; any thread may close. Threads cannot be ended, so a thread that works longer
+    than `seconds` on an item is left behind and counted.
     """
 
     def __init__(self, work: Callable[[S], T], threads: int, seconds: float) -> None:
@@ -72,7 +73,7 @@ class ReadAhead(Generic[S, T]):
         return len(self._ahead)
 
     def submit(self, item: S) -> None:
-        """Let a thread begin with it as soon as one is free. Raises `Closed`."""
+        """Have a thread work on the item as soon as one is free. Raises `Closed`."""
         with self._lock:
             if self._closed:
                 raise Closed
@@ -83,7 +84,7 @@ class ReadAhead(Generic[S, T]):
         """The result of the oldest item. Raises `TimeoutError` if a thread hangs on it, and `Closed`."""
         task = self._ahead[0]
         try:
-            # All before it are done or given up, so by now it is in a thread's hands.
+            # All items before it are done or given up, so a thread works on it by now.
             return task.future.result(max(0.0, self._seconds - task.spent()))
         except CancelledError:
             raise Closed from None
@@ -96,7 +97,7 @@ class ReadAhead(Generic[S, T]):
                 self._ahead.popleft()
 
     def close(self) -> None:
-        """Start nothing more, and wait for what is in hand, but not for ever."""
+        """Start no further item, and wait up to `seconds` for those that threads work on."""
         with self._lock:
             self._closed = True
             in_hand = [task.future for task in self._ahead if not task.future.cancel()]
@@ -114,7 +115,7 @@ class ReadAhead(Generic[S, T]):
             self._end()
             self._start(len(self._threads))
             for place, task in enumerate(self._ahead):
-                if task.future.cancel():  # the others have threads, which may come through yet
+                if task.future.cancel():  # the others are in old threads, which may still finish them
                     self._ahead[place] = _Task(task.item)
                     self._queue.put(self._ahead[place])
 
@@ -128,7 +129,7 @@ class ReadAhead(Generic[S, T]):
             thread.start()
 
     def _end(self) -> None:
-        """The threads of now end once they come back."""
+        """Make the present threads end when they have finished their items."""
         for _ in self._threads:
             self._queue.put(None)
 

@@ -1,11 +1,13 @@
-"""Samples of more than 8 bits, brought to the 8 that a model takes. Knows Pillow's decoders, no paths and no models.
+"""Converts samples of more than 8 bits to the 8 bits that a model takes. Knows Pillow's decoders, no paths, no models.
 
-The highest 8 of the bits that the file declares are kept, for every image alike: 0..65535 becomes 0..255, and of 12
-bits 0..4095 does. A file that fills only a small part of what it declares is nearly black, or of one grey, by that
-rule, which `LITTLE_RANGE` says. Stretched, the picture's own range becomes 0..255 instead, one range for all its
-colours. The darkest and the brightest thousandth of the samples are left out of a range, so that no hot pixel decides.
+The highest 8 of the bits that the file declares are kept, in the same way for all images: 0 to 65535 becomes 0 to 255,
+and with 12 bits 0 to 4095 does. If a file uses only a small part of the range that it declares, its picture becomes
+nearly black or one grey; `LITTLE_RANGE` is the warning about that. With `stretch` the range that the picture uses
+becomes 0 to 255 instead, the same range for all its colours. The darkest and the brightest thousandth of the samples do
+not count for a range, so that a single hot pixel does not decide.
 
-A PNG's sBIT declares nothing here: by the standard samples fill 16 bits, however many of them meant something once.
+The chunk sBIT of a PNG is ignored: by the standard samples fill all 16 bits, whatever sBIT says about their origin
+(https://www.w3.org/TR/png-3/#11sBIT).
 """
 
 import io
@@ -22,25 +24,28 @@ from workers.inference.tiff import BITS, PHOTOMETRIC
 LITTLE_RANGE = (
     "samples of more than 8 bits fill less than a sixteenth of their range; a new run with --stretch spreads them"
 )
-_SIXTEENTH = 256 // 16  # of the values that 8 bits have
-_LEFT_OUT = 0.001  # of the samples, at either end
+_SIXTEENTH = 256 // 16  # a sixteenth of the values that 8 bits have
+_LEFT_OUT = 0.001  # share of the samples that does not count, at either end of the range
 
 _WHITE_IS_ZERO = 0
-_COUNTED_AT_ONCE = 1 << 22  # samples, so that counting takes little memory
-# What reads the other byte of a sample.
+_COUNTED_AT_ONCE = 1 << 22  # samples counted at once, so that counting takes little memory
+# Last letter of Pillow's raw mode -> the letter that makes Pillow read the other byte of each sample.
 _OTHER_BYTE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 _Deep = npt.NDArray[np.uint16]
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a picture that is opened, but not loaded yet, has samples of more than 8 bits."""
+    """Whether a picture, which is opened but not loaded yet, has samples of more than 8 bits."""
     raw_mode = _raw_mode(image)
     return image.format in ("PNG", "TIFF") and (";16" in raw_mode or ";12" in raw_mode)
 
 
 def as_rgb(image: Image.Image, data: bytes, *, stretch: bool) -> tuple[Image.Image, str | None]:
-    """A loaded picture with deep samples, in the file's `data`, as RGB of 8 bits; and what is to be warned of."""
+    """A loaded picture with samples of more than 8 bits as RGB of 8 bits, and a warning or None.
+
+    `data` are the bytes of its file.
+    """
     bits, inverted = _declared(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.uint16)
@@ -55,7 +60,7 @@ def as_rgb(image: Image.Image, data: bytes, *, stretch: bool) -> tuple[Image.Ima
 
 
 def eight_bits(values: _Deep, bits: int, *, stretch: bool) -> tuple[npt.NDArray[np.uint8], str | None]:
-    """Samples of so many `bits`, in any shape, as 8; and what is to be warned of."""
+    """Samples of `bits` bits, in any shape, as samples of 8 bits in the same shape, and a warning or None."""
     if stretch:
         return _stretched(values), None
     shades = (values >> (bits - 8)).astype(np.uint8)
@@ -63,7 +68,7 @@ def eight_bits(values: _Deep, bits: int, *, stretch: bool) -> tuple[npt.NDArray[
 
 
 def _declared(image: Image.Image) -> tuple[int, bool]:
-    """How many bits a sample has, and whether 0 is white."""
+    """How many bits a sample has, and whether the value 0 is white."""
     if not isinstance(image, TiffImageFile):
         return 16, False
     return int(image.tag_v2.get(BITS, (16,))[0]), image.tag_v2.get(PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -75,7 +80,7 @@ def _fills_little(shades: npt.NDArray[np.uint8]) -> bool:
 
 
 def _stretched(samples: _Deep) -> npt.NDArray[np.uint8]:
-    """Each sample of the picture's range as 0..255. Of a picture without a range the high bytes."""
+    """The samples with the range that they use stretched to 0 to 255; the high bytes if all samples are equal."""
     low, high = _range(_counts(samples, 1 << 16))
     values = np.arange(1 << 16)
     shades = values >> 8 if low == high else ((values - low) * 255 / (high - low)).clip(0, 255).round()
@@ -91,7 +96,7 @@ def _counts(samples: npt.NDArray[Any], values: int) -> npt.NDArray[np.integer[An
 
 
 def _range(counts: npt.NDArray[np.integer[Any]]) -> tuple[int, int]:
-    """The lowest and the highest value, of counts by value, without the few that are left out."""
+    """The lowest and the highest value of counts by value, without the few at both ends that do not count."""
     share = np.cumsum(counts) / counts.sum()
     low = np.searchsorted(share, _LEFT_OUT, side="right")
     high = np.searchsorted(share, 1 - _LEFT_OUT, side="left")
@@ -99,15 +104,19 @@ def _range(counts: npt.NDArray[np.integer[Any]]) -> tuple[int, int]:
 
 
 def _whole_samples(data: bytes) -> _Deep:
-    """The colours, or the grey, as 16 bits in the shape (height, width, 3 or nothing). Pillow gives only high bytes
-    of such samples, but the other byte when it is told that the file has them the other way round."""
+    """The samples with all 16 bits, in the shape (height, width, 3), or (height, width) for grey.
+
+    Pillow gives only the high byte of such samples. So the file is read twice: the second time Pillow is told that the
+    bytes are in the other order, and gives the low bytes.
+    """
     with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
-        kind = _raw_mode(image)
-    if kind.startswith("LA"):  # two bytes of grey and two of alpha, read as four colours
+        raw_mode = _raw_mode(image)
+    if raw_mode.startswith("LA"):  # read two bytes of grey and two of alpha as if they were four colours
         four = _read_as(data, "RGBA")
         return _joined(four[..., 0], four[..., 1])
-    kind = kind.replace("RGBa", "RGBA")  # colours as the file has them, also if they are dimmed by its alpha
-    high, low = (_read_as(data, one)[..., :3] for one in (kind, kind[:-1] + _OTHER_BYTE[kind[-1]]))
+    raw_mode = raw_mode.replace("RGBa", "RGBA")  # keep colours as the file has them, even if multiplied by alpha
+    other_order = raw_mode[:-1] + _OTHER_BYTE[raw_mode[-1]]
+    high, low = (_read_as(data, mode)[..., :3] for mode in (raw_mode, other_order))
     return _joined(high, low)
 
 
@@ -126,6 +135,9 @@ def _read_as(data: bytes, raw_mode: str) -> npt.NDArray[np.uint8]:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How a decoder is told to read the file's samples, such as RGB;16L."""
+    """Pillow's raw mode for the file's samples, such as RGB;16L.
+
+    Source: https://pillow.readthedocs.io/en/stable/handbook/writing-your-own-image-plugin.html.
+    """
     arguments = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else ""
     return str(arguments[0]) if isinstance(arguments, tuple) else arguments or ""

@@ -1,7 +1,7 @@
-"""Which code serves which checkpoint: a table of model families, by the `model_type` in the checkpoint's config.json.
+"""Finds the code for a checkpoint, in a table of model families by the `model_type` in the checkpoint's config.json.
 
 To add a family, write a module with a class that implements `pipeline.Segmenter` and give it a line in `FAMILIES`.
-Families are named, not imported: torch is loaded only when a segmenter is made.
+Families are named and not imported, so that torch is imported only when a segmenter is made.
 """
 
 import importlib
@@ -17,25 +17,25 @@ Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
 FAMILIES = {
     "sam3": "workers.inference.sam3_model:Sam3Segmenter",
-    "sam3_video": "workers.inference.sam3_model:Sam3Segmenter",  # what facebook/sam3 holds: its detector is a SAM3
+    "sam3_video": "workers.inference.sam3_model:Sam3Segmenter",  # the type of facebook/sam3, whose detector is a SAM3
 }
 
 
 class ModelUnusable(Unreachable):
-    """A folder that does not hold a model which can be loaded; one line that says what is wrong."""
+    """The folder holds no model that can be loaded. The message is one line that says why."""
 
 
 class Family(Protocol):
-    """Makes a segmenter of a checkpoint of one family."""
+    """Makes segmenters from checkpoints of one family."""
 
     def __call__(
         self, folder: Path, *, model_name: str, revision: str | None, device: str, dtype: Precision
     ) -> Segmenter:
-        """Load what `folder` holds on the `device` ("cpu" or "cuda"). Raises `ModelUnusable`."""
+        """Load the checkpoint in `folder` to the `device` ("cpu" or "cuda"). Raises `ModelUnusable`."""
 
 
 def family_of(folder: Path) -> Family:
-    """What makes segmenters of the checkpoint in this folder. Raises `ModelUnusable` if nothing does."""
+    """The family of the checkpoint in this folder. Raises `ModelUnusable` if none can load it."""
     kind = model_type(folder)
     if kind not in FAMILIES:
         raise ModelUnusable(f"model {folder}: a {kind} model, not SAM3")
@@ -43,7 +43,7 @@ def family_of(folder: Path) -> Family:
 
 
 def model_type(folder: Path) -> str:
-    """The family that a checkpoint belongs to by its config.json. Raises `ModelUnusable` if that cannot be read."""
+    """The `model_type` in a checkpoint's config.json. Raises `ModelUnusable` if that cannot be read."""
     try:
         return str(json.loads((folder / "config.json").read_bytes())["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -51,6 +51,6 @@ def model_type(folder: Path) -> str:
 
 
 def named(name: str) -> Callable[..., Any]:
-    """The function or class that a name such as `package.module:factory` stands for."""
+    """Import the function or class with a name such as `package.module:factory`."""
     module, _, factory = name.partition(":")
     return cast(Callable[..., Any], getattr(importlib.import_module(module), factory))

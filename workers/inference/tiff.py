@@ -1,6 +1,8 @@
-"""What a TIFF says of itself: which of its directories is the picture, and how its samples are laid out.
+"""Reads the tags of a TIFF: which of its directories is the picture, and how its samples are stored.
 
-Knows the file's bytes, no decoder and no pixels. What is damaged or absent says nothing here: the decoder judges it.
+Knows the file's bytes, but no decoder and no pixels. Damaged or missing parts are ignored: the decoder judges them.
+Source: TIFF 6.0 specification (https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf), BigTIFF
+(https://www.awaresystems.be/imaging/tiff/bigtiff.html).
 """
 
 import re
@@ -13,14 +15,14 @@ WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIPS = 256, 257, 2
 ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANAR = 274, 277, 278, 284
 TILE_WIDTH, TILE_LENGTH, TILES, SUB_DIRECTORIES, SAMPLE_FORMAT = 322, 323, 324, 330, 339
 NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, DNG_VERSION = 254, 255, 50706
-SEPARATE = 2  # PLANAR: each sample is a picture of its own
+SEPARATE = 2  # value of PLANAR: each sample is stored in a plane of its own
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 OLD_REDUCED = 2
-SENSOR = (32803, 34892)  # photometric: one colour a pixel, or what was computed of that: what a camera's chip saw
+SENSOR = (32803, 34892)  # values of PHOTOMETRIC: data of a camera's sensor, unchanged or processed
 FORMATS = {1: "unsigned", 2: "signed", 3: "float", 4: "undefined", 5: "complex", 6: "complex float"}
 
-# How slide scanners name, in the description or in a line of it, what lies beside their picture.
-_BESIDE = re.compile(
+# Names that slide scanners give, in a line of the description, to pictures that are not the scan itself.
+_NOT_THE_SCAN = re.compile(
     r"^(?:slide )?(label|macro|thumbnail|overview|preview|probability)(?:[ _]image)?(?: \d+ ?x ?\d+)?\r?$",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -29,19 +31,20 @@ _SIZES = {1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4), 13: ("I", 4), 16: 
 _WANTED = {WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIPS, SAMPLES, TILES, SUB_DIRECTORIES}
 _WANTED |= {ORIENTATION, ROWS_PER_STRIP, PLANAR, TILE_WIDTH, TILE_LENGTH}
 _WANTED |= {SAMPLE_FORMAT, NEW_SUBFILE_TYPE, OLD_SUBFILE_TYPE, DNG_VERSION}
-_MOST_ENTRIES, _MOST_VALUES, _MOST_DIRECTORIES = 1000, 4096, 64  # so much of a damaged file is looked at
+_MOST_ENTRIES, _MOST_VALUES, _MOST_DIRECTORIES = 1000, 4096, 64  # that are read, as a damaged file may name any number
 
 
 @dataclass(frozen=True)
 class Directory:
-    """One picture's tags (numbers, and texts as their bytes), and where the next directory begins: 0 for none."""
+    """The tags of one picture."""
 
-    tags: dict[int, tuple[int, ...]]
-    next: int
-    counts: dict[int, int] = field(default_factory=dict)  # how many values the file has of each tag: here are the first
-    repeated: bool = False  # some tag is there twice and says two things: which one is meant decoders do not agree on
+    tags: dict[int, tuple[int, ...]]  # tag -> its first values; a text as its bytes
+    next: int  # byte at which the next directory begins; 0 if there is none
+    counts: dict[int, int] = field(default_factory=dict)  # tag -> how many values the file has
+    repeated: bool = False  # some tag comes twice with different values, and decoders differ in which one they use
 
     def first(self, tag: int, otherwise: int = 0) -> int:
+        """The first value of a tag, or `otherwise` if the tag is absent."""
         return self.tags.get(tag, (otherwise,))[0]
 
     @property
@@ -69,9 +72,10 @@ class Directory:
 
 
 class Directories:
-    """Those of one file: the `first`, `named` ones that it calls its own, and `pages` behind it, some of very many.
+    """The directories of one file: the `first`, those that it names as its own (`named`), and the following `pages`.
 
-    Empty if it is no TIFF (or BigTIFF), or one whose first directory cannot be read.
+    At most `_MOST_DIRECTORIES` are read of each. All are empty if the file is no TIFF (or BigTIFF), or if its first
+    directory cannot be read.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -82,7 +86,7 @@ class Directories:
         begin = self._numbers("Q", 8, 1) if self._big else self._numbers("I", 4, 1)
         self.first = self._read(begin[0]) if known and begin else None
         own = self.first.tags.get(SUB_DIRECTORIES, ()) if self.first else ()
-        self.named = [one for at in own[:_MOST_DIRECTORIES] if (one := self._read(at))]
+        self.named = [found for at in own[:_MOST_DIRECTORIES] if (found := self._read(at))]
         self.pages = list(islice(self._behind(self.first), _MOST_DIRECTORIES))
 
     def _behind(self, page: Directory | None) -> Iterator[Directory]:
@@ -111,7 +115,7 @@ class Directories:
         return next(iter(self._numbers("Q" if self._big else "I", entry + 4, 1)), 0)
 
     def _values(self, at: int, code: str, size: int) -> tuple[int, ...]:
-        """An entry's values: they stand in it if there is room, else where it says."""
+        """The values of an entry. They are inside the entry if there is room, else at the place that it names."""
         wide, room = ("Q", 8) if self._big else ("I", 4)
         count, *_ = self._numbers(wide, at, 1) or (0,)
         place, *_ = (at + room,) if count * size <= room else self._numbers(wide, at + room, 1) or (len(self._data),)
@@ -120,7 +124,7 @@ class Directories:
         return self._numbers(code, place, min(count, _MOST_VALUES))
 
     def _numbers(self, code: str, at: int, count: int) -> tuple[int, ...]:
-        """So many numbers at this place; none where the file ends before."""
+        """`count` numbers at this place; none if the file ends before."""
         try:
             return struct.unpack_from(f"{self._order}{count}{code}", self._data, at)
         except (struct.error, OverflowError):
@@ -128,7 +132,7 @@ class Directories:
 
 
 def not_the_picture(directories: Directories) -> str | None:
-    """What the first directory is, and what to do, if the file itself says that it is not the picture."""
+    """What the first directory is, and what to do, if the file says that it is not the picture; else None."""
     first = directories.first
     if first is None:
         return None
@@ -138,18 +142,18 @@ def not_the_picture(directories: Directories) -> str | None:
     own = _sides(first)
     if first.mask:
         return f"the file's first picture ({own}) is marked as a mask; give the file of the picture itself"
-    if first.reduced and others:  # alone it is all that there is, whatever its mark says
+    if first.reduced and others:  # if it is alone, it is the picture, whatever its mark says
         return f"the file's first picture ({own}) is marked as a reduced one{_main(others)}"
     larger = [one for one in others if one.pixels > first.pixels and not one.mask]
-    if larger and (beside := _BESIDE.search(first.description)):
-        return f"the file's first picture ({own}) is a slide's {beside[1].lower()}{_main(larger)}"
+    if larger and (named := _NOT_THE_SCAN.search(first.description)):
+        return f"the file's first picture ({own}) is a slide's {named[1].lower()}{_main(larger)}"
     if any(one in larger for one in directories.named):
         return f"the file's first picture ({own}) is a smaller version of another{_main(larger)}"
     return None
 
 
 def is_described(picture: Directory) -> bool:
-    """Whether the file says of a picture what any decoder needs: nothing of it is cut off, so far."""
+    """Whether the directory has the tags that any decoder needs, so that it is not cut off."""
     return bool(picture.pixels and {BITS, PHOTOMETRIC} <= picture.tags.keys() and {STRIPS, TILES} & picture.tags.keys())
 
 

@@ -1,4 +1,4 @@
-"""One attempt at a chunk: its images as a stream of outcomes, each batch committed. Knows no Celery and no torch."""
+"""One attempt at a chunk: segments its images batch by batch, and commits each batch. Knows no Celery and no torch."""
 
 import logging
 import time
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt needs: the chunk, claimed, and the model that serves its run, as `segmenter`."""
+    """What one attempt needs: the claimed chunk, and the segmenter of its run's model."""
 
     worker: Worker
     model: Model
@@ -75,15 +75,15 @@ class Attempt:
 
 
 def work(attempt: Attempt) -> dict[str, int | float | str]:
-    """Segment and commit what is pending of the chunk; returns a small summary, of what came out and in which time.
+    """Segment and commit the pending images of the chunk; return a small summary of its outcomes and its time.
 
-    The chunk is done after it, or given back because this process ends. Raises `LeaseLost` if it is somebody else's,
-    and whatever ends the attempt.
+    Afterwards the chunk is done, or given back because this process ends. Raises `LeaseLost` if the claim is lost, and
+    any other error that ends the attempt.
     """
     began = time.monotonic()
     chunk, seen, finished = attempt.chunk, _nothing_seen(), False
-    with closing(outcomes(attempt)) as batches:  # closed: its threads end before the chunk is given back
-        for batch in _waited_for(batches, attempt.seconds):
+    with closing(outcomes(attempt)) as batches:  # so that its threads end before the chunk is given back
+        for batch in _timing_waits(batches, attempt.seconds):
             with timed(attempt.seconds.add, Stage.COMMIT, len(batch)):
                 check_mount(attempt.worker.sessions, attempt.run, chunk.images, batch, attempt.pace.decode_seconds)
                 finished = chunk.commit(batch, Spent(**attempt.seconds.taken()))
@@ -94,12 +94,12 @@ def work(attempt: Attempt) -> dict[str, int | float | str]:
         _give_back(attempt)
         seen["released"] = len(chunk.images) - seen["images"]
     seconds = time.monotonic() - began
-    log.info("%s chunk %d: %s in %.1f s", attempt.run.name, chunk.number, _told(seen), seconds)
+    log.info("%s chunk %d: %s in %.1f s", attempt.run.name, chunk.number, _in_words(seen), seconds)
     return {"run": attempt.run.name, "chunk": chunk.number, **seen, "seconds": round(seconds, 1)}
 
 
-def _waited_for(batches: Iterator[list[Outcome]], seconds: StageSeconds) -> Iterator[list[Outcome]]:
-    """The batches, with the time counted that passes until each is there."""
+def _timing_waits(batches: Iterator[list[Outcome]], seconds: StageSeconds) -> Iterator[list[Outcome]]:
+    """Yield the batches, and add the time of waiting for each to the stage `WAITING`."""
     while True:
         with timed(seconds.add, Stage.WAITING, 0):
             batch = next(batches, None)
@@ -109,19 +109,19 @@ def _waited_for(batches: Iterator[list[Outcome]], seconds: StageSeconds) -> Iter
 
 
 def _give_back(attempt: Attempt) -> None:
-    """Give a chunk back whose stream has ended early. Raises `LeaseLost` if that was not because this process ends."""
+    """Give back a chunk whose stream of outcomes ended early. Raises `LeaseLost` if the claim is lost."""
     chunk = attempt.chunk
     if chunk.is_lost:
         raise LeaseLost
     if not attempt.worker.ends():
-        if not chunk.is_still_ours():  # a delete has taken its images away already
+        if not chunk.is_still_ours():  # a delete has removed its images
             raise LeaseLost
         raise RuntimeError(f"chunk {chunk.number} has images that its claim does not know")
     chunk.release()
 
 
 def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
-    """Each of the chunk's images once, a batch at a time; those whose own prompts the model cannot take come first."""
+    """The outcomes of all images of the chunk, a batch at a time. Images whose prompts the model refuses come first."""
     run, images = attempt.run, attempt.chunk.images
     texts = _prompt_texts(attempt)
     own = {text for prompt_id, text in texts.items() if prompt_id not in run.every_image}
@@ -138,16 +138,16 @@ def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
 
 
 def _prompt_texts(attempt: Attempt) -> dict[int, str]:
-    """The texts of all prompts that the chunk's images are asked, by their ids."""
+    """The texts of all prompts of the chunk's images, by id."""
     asked = {prompt_id for image in attempt.chunk.images for prompt_id in image.prompt_ids}
     texts = read(attempt.worker.sessions, prompt_texts, asked)
-    if asked - texts.keys():  # only a delete takes prompts away
+    if asked - texts.keys():  # only a delete removes prompts
         raise LeaseLost
     return texts
 
 
 def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Outcome]]:
-    """The outcomes of these items; where a whole batch makes the model raise, the model is tested in between."""
+    """The outcomes of these items. If the model raises for all images of a batch, it is tested before it goes on."""
     rules, options = _rules(attempt.run), _options(attempt.run)
     while items:
         failed: list[pipeline.Outcome] = []
@@ -156,9 +156,11 @@ def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Ou
                 items = items[len(batch) :]
                 yield batch
         except NothingGotThrough as nothing:
-            # Its stages have ended: nobody else calls the model now.
+            # The threads of the stages have ended, so no other thread uses the model now.
             _check_model(attempt)
-            log.error("every image of a batch makes the model raise, which is well", exc_info=nothing.__cause__)
+            log.error(
+                "the model raises for each image of a batch, but passes its self-test", exc_info=nothing.__cause__
+            )
             failed = nothing.outcomes
         if not failed:
             return
@@ -167,7 +169,7 @@ def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Ou
 
 
 def _check_model(attempt: Attempt) -> None:
-    """Raise `BrokenModel` if the model fails at its self-test: then it is no image's fault that it raises."""
+    """Raise `BrokenModel` if the model fails its self-test, so that the images are not the cause of its errors."""
     try:
         attempt.model.check(attempt.segmenter)
     except Exception as error:
@@ -175,10 +177,10 @@ def _check_model(attempt: Attempt) -> None:
 
 
 def _one_by_one(attempt: Attempt, items: list[Item]) -> Iterator[list[Item]]:
-    """One batch at a time, none begun before the last is committed: the process may die, and of one of these.
+    """Yield the items one batch at a time, each only after the batch before is committed.
 
-    A process that worked on this chunk has died before. The batch is written down first, so that whoever finds this
-    process dead knows the suspects.
+    This is for a chunk that has crashed before. The rows of each batch are noted first, so that they are known if this
+    process dies, too.
     """
     rows = {image.id: image.row for image in attempt.chunk.images}
     size = attempt.pace.batch_size
@@ -220,17 +222,17 @@ def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
 
 
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
-    """What inference says, in the words of the database."""
+    """Convert an outcome of inference to an outcome of the database."""
     size, mtime_ns = (outcome.file.size, outcome.file.mtime_ns) if outcome.file else (None, None)
     if isinstance(outcome, Unreadable):
-        # A decoder may quote the file's own bytes, and PostgreSQL stores no NUL.
+        # A decoder may quote bytes of the file in its message, and PostgreSQL stores no NUL.
         return ImageFailed(outcome.id, outcome.error_class, outcome.message.replace("\0", "\\0"), size, mtime_ns)
     results = tuple(
         PromptResult(
             prompt_id,
             found.presence,
             found.capped,
-            tuple(FoundInstance(one.score, one.box, one.area, one.rle) for one in found.instances),
+            tuple(FoundInstance(each.score, each.box, each.area, each.rle) for each in found.instances),
         )
         for prompt_id, found in zip(prompt_ids, outcome.found, strict=True)
     )
@@ -242,7 +244,7 @@ def _nothing_seen() -> Counter[str]:
 
 
 def _summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
-    """How many images came out how, and how many instances were found in them."""
+    """How many of these outcomes there are of each kind, and how many instances they have."""
     seen = _nothing_seen()
     seen["images"] = len(outcomes)
     for outcome in outcomes:
@@ -255,5 +257,5 @@ def _summary(outcomes: list[Outcome], threshold: float) -> Counter[str]:
     return seen
 
 
-def _told(seen: Counter[str]) -> str:
+def _in_words(seen: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in seen.items() if count or name == "images")

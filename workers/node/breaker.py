@@ -1,4 +1,4 @@
-"""Stops a node whose surroundings fail again and again, so that it takes no more work. Judges no error itself."""
+"""Stops a node whose surroundings fail repeatedly, so that it takes no more work. Judges no error itself."""
 
 import logging
 import signal
@@ -10,10 +10,10 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """Counts faults in a row, and reports each one with `tell`, since a fault may end this process.
+    """Counts faults in a row, and reports each one to the Celery parent with `tell`, as a fault may end this process.
 
-    `faults` is how many this process's predecessors had. Once open the breaker stays open: the Celery parent ends the
-    node as soon as the task has ended, and what follows is a fresh node.
+    `faults` is how many faults in a row earlier processes of this node had. An open breaker stays open: the Celery
+    parent ends the node when the task has ended, and the launcher starts a new one.
     """
 
     def __init__(self, faults: int, tell: Callable[[signal.Signals], None]) -> None:
@@ -22,15 +22,16 @@ class Breaker:
 
     @property
     def open(self) -> bool:
+        """Whether there were too many faults in a row, so that this node must take no more work."""
         return self._faults >= MOST_FAULTS
 
     @property
     def suspicious(self) -> bool:
-        """Whether this node has done no work since its last fault."""
+        """Whether this node has committed no image since its last fault."""
         return self._faults > 0
 
     def fault(self, reason: str) -> None:
-        """Something around the work failed: the model would not load, the GPU, the database, the disk or a mount."""
+        """Count a failure of the surroundings: model, GPU, database, disk or mount."""
         self._faults += 1
         self._tell(FAULT_SIGNAL)
         log.warning("fault %d of %d in a row: %s", self._faults, MOST_FAULTS, reason)
@@ -38,11 +39,11 @@ class Breaker:
             log.error("this node stops, nothing it tries succeeds; last: %s", reason)
 
     def renew(self) -> None:
-        """Nothing failed, but this process is worn out: the parent ends the node when the task has ended."""
+        """Ask for a new process although nothing failed: the Celery parent ends the node when the task has ended."""
         self._tell(RENEW_SIGNAL)
 
     def success(self) -> None:
-        """Images were segmented and committed: the surroundings are well."""
+        """Forget the faults, since images were segmented and committed."""
         if self.suspicious and not self.open:
             self._faults = 0
             self._tell(WELL_SIGNAL)

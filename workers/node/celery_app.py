@@ -1,4 +1,4 @@
-"""The Celery application of a node, as `celery -A workers.node.celery_app`: what its Celery parent is told."""
+"""The Celery application of a node: `celery -A workers.node.celery_app`. Sets up the Celery parent, knows no SQL."""
 
 import logging
 from typing import Any
@@ -14,7 +14,7 @@ from workers.settings import load_settings
 
 
 class _BrokerLost(logging.Filter):
-    """Tells that the broker was lost in one line: where in kombu that was noticed helps nobody."""
+    """Logs the loss of the broker in one line, as a traceback through kombu does not help."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -27,15 +27,18 @@ class _BrokerLost(logging.Filter):
 for _name in ("celery.worker.consumer.consumer", "celery.worker.pidbox", "kombu.message"):
     logging.getLogger(_name).addFilter(_BrokerLost())
 
-# Commands by broker that only look, and the one by which Flower has its events sent.
+# Remote commands that only read, and the one with which Flower asks for events.
 LOOKING = {"ping", "stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf"}
 HARMLESS = LOOKING | {"report", "query_task", "enable_events"}
 REFUSAL = "this node takes no remote control; start it with sam3-worker --allow-control"
 
 
 def refuse_control() -> None:
-    """Answer all other commands of Celery's with a refusal: anybody who can write to the broker can send them, and
-    `cancel_consumer` would leave the node without work for good."""
+    """Answer all commands of Celery that are not harmless with a refusal.
+
+    Anybody who can write to the broker can send them, and `cancel_consumer` for instance would leave a node without
+    work for ever.
+    """
     for name in set(Panel.data) - HARMLESS:
         Panel.data[name] = lambda state, **arguments: {"error": REFUSAL}
 
@@ -54,5 +57,5 @@ def _count_faults(**_: Any) -> None:
 
 @worker_before_create_process.connect
 def _ignore_hangup(**_: Any) -> None:
-    """Celery, which has set its own handler by now, would start the node anew, without the flags of its Python."""
+    """Replace Celery's handler of SIGHUP, which would start the node again without the flags of its Python."""
     life.ignore_hangup()

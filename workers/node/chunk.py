@@ -1,6 +1,6 @@
-"""The chunk that this process was called to: claimed, recorded batch by batch, and left. Looks into no image.
+"""The chunk in hand: claims it, commits its batches, and gives it back. Opens no image.
 
-Nobody else in a node hands a claim to the database.
+No other module of a node makes changes to the database that need a claim.
 """
 
 import logging
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class ChunkInHand:
-    """One chunk from its doorbell on. What needs a claim raises `LeaseLost` once the claim is somebody else's."""
+    """One chunk, from its doorbell until it is left. Methods that need a claim raise `LeaseLost` if it is lost."""
 
     def __init__(self, worker: Worker, run: RunView, chunk_id: int) -> None:
         self.run = run
@@ -38,20 +38,22 @@ class ChunkInHand:
         self._claim: Claim | None = None
 
     def waits(self) -> bool:
-        """Whether it is a chunk of the run that nobody has claimed, yet; else its doorbell is late or repeated."""
+        """Whether the chunk is still queued; if not, its doorbell was late or repeated."""
         return read(self._worker.sessions, doorbells.is_rung, self.run.id, self._id)
 
     def announce(self) -> None:
-        """Say that this process answers the doorbell, and loads the run's model if that is needed."""
+        """Report that this process has answered the doorbell and loads the run's model if needed."""
         self._worker.report(state=WorkerState.LOADING, run_id=self.run.id, chunk_id=self._id, message=None)
 
     def unqueue(self, rest: float = 0) -> None:
-        """Hand the chunk back unclaimed, so that it is rung again in `rest` seconds and not when the doorbell is
-        missed."""
+        """Make the chunk, which is not claimed, pending again after a rest of `rest` seconds.
+
+        Without this it would stay queued until the reconciler misses its doorbell.
+        """
         write(self._worker.sessions, doorbells.unqueue, self._id, rest)
 
     def claim(self) -> bool:
-        """False: it is somebody else's, or finished, or its run is not the one that was read any more."""
+        """Claim the chunk. False: another worker has it, it is finished, or its run was changed since it was read."""
         worker, run = self._worker, self.run
         lease = worker.settings.lease_seconds
         self._claim = write(worker.sessions, claims.claim, run.id, self._id, worker.id, lease, run.uid)
@@ -62,51 +64,55 @@ class ChunkInHand:
 
     @property
     def is_claimed(self) -> bool:
+        """Whether this process has claimed the chunk, even if the claim is lost by now."""
         return self._claim is not None
 
     @property
     def number(self) -> int:
-        return self._mine.number
+        return self._held.number
 
     @property
     def images(self) -> tuple[ClaimedImage, ...]:
-        """Those that were pending when the chunk was claimed, in the order of their rows."""
-        return self._mine.images
+        """The images that were pending when the chunk was claimed, in the order of their rows."""
+        return self._held.images
 
     @property
     def is_serial(self) -> bool:
-        """Whether a process died of this chunk: one batch at a time, each announced by `begin_range`."""
-        return self._mine.serial
+        """Whether an attempt crashed, so that batches run one at a time, each noted first by `begin_range`."""
+        return self._held.serial
 
     @property
-    def _mine(self) -> Claim:
+    def _held(self) -> Claim:
         assert self._claim is not None, "a chunk is claimed before it is worked on"
         return self._claim
 
     def begin_range(self, first_row: int, last_row: int) -> None:
-        """Record which rows are opened next: should this process die of one, they are the suspects."""
-        worker, claim = self._worker, self._mine
+        """Note which rows are opened next, so that they are known if this process crashes."""
+        worker, claim = self._worker, self._held
         lease = worker.settings.lease_seconds
         self._within_a_lease(lambda: write(worker.sessions, claims.begin_range, claim, first_row, last_row, lease))
 
     def commit(self, outcomes: Sequence[Outcome], spent: Spent = NOTHING_SPENT) -> bool:
-        """Record one batch, and the seconds that were spent for it; true if that finished the chunk. An image whose
-        values the database refuses fails alone."""
+        """Commit the outcomes of one batch and the seconds spent for it; true if that finished the chunk.
+
+        If the database refuses the values of an image, that image fails alone.
+        """
 
         def commit(rows: range) -> list[bool]:
             nonlocal spent
             finished = self._commit(outcomes[rows.start : rows.stop], spent)
-            spent = NOTHING_SPENT  # noted once, also if the batch is committed in parts
+            spent = NOTHING_SPENT  # added once, even if the batch is committed in parts
             return [finished] * len(rows)
 
         results = narrowed(range(len(outcomes)), commit, lambda error: isinstance(error, IntegrityError | DataError))
-        raised = [(outcome, one) for outcome, one in zip(outcomes, results, strict=True) if isinstance(one, Raised)]
-        for outcome, one in raised:
-            results.append(self._commit([_refused(outcome, one.error)], spent))
+        pairs = zip(outcomes, results, strict=True)
+        refused = [(outcome, result.error) for outcome, result in pairs if isinstance(result, Raised)]
+        for outcome, error in refused:
+            results.append(self._commit([_refused(outcome, error)], spent))
         return True in results
 
     def _commit(self, outcomes: Sequence[Outcome], spent: Spent) -> bool:
-        worker, claim = self._worker, self._mine
+        worker, claim = self._worker, self._held
         counts = worker.counts.plus(len(outcomes), time.monotonic())
         doing = replace(worker.activity.doing, images=counts.images, images_per_second=counts.per_second)
 
@@ -115,49 +121,52 @@ class ChunkInHand:
             presence.report(session, worker.id, **asdict(doing))
             return finished
 
-        def landed() -> bool | None:
+        def was_committed() -> bool | None:
             return read(worker.sessions, claims.was_committed, claim, outcomes)
 
-        finished = self._within_a_lease(lambda: write(worker.sessions, work), landed)
+        finished = self._within_a_lease(lambda: write(worker.sessions, work), was_committed)
         worker.counts = counts
         worker.activity.change(images=counts.images, images_per_second=counts.per_second)
         worker.activity.progressed()
         return finished
 
-    def _within_a_lease(self, work: Callable[[], T], landed: Callable[[], T | None] = lambda: None) -> T:
-        """The value of `work`, which needs a valid lease. If it is lost, the answer to our own work may have been lost
-        with the connection: then what has `landed`. Or the database was away for longer than the lease, and nobody else
-        has the chunk yet: then the work is done again."""
+    def _within_a_lease(self, work: Callable[[], T], already_done: Callable[[], T | None] = lambda: None) -> T:
+        """Return `work()`, which needs a valid lease. There are two cases in which `LeaseLost` is not the end.
+
+        If the connection broke, the work may be done and only its answer lost: then return `already_done()`. If the
+        database was away for longer than the lease, and no other worker has the chunk yet, the lease can be renewed:
+        then do the work again.
+        """
         try:
             return work()
         except LeaseLost:
-            done = landed()
+            done = already_done()
             if done is not None:
                 return done
-            if not self._worker.renew(self._mine):
+            if not self._worker.renew(self._held):
                 raise
         return work()
 
     def stopped(self) -> bool:
-        """Whether no further batch is to be begun: this process ends, or the chunk is no longer ours."""
+        """Whether no further batch may begin, because this process ends or the claim is lost."""
         return self._worker.ends() or self.is_lost
 
     @property
     def is_lost(self) -> bool:
-        """Whether the heartbeat found the claim to be somebody else's."""
-        return self._worker.activity.has_lost(self._mine)
+        """Whether the heartbeat has found that the claim is lost."""
+        return self._worker.activity.has_lost(self._held)
 
     def is_still_ours(self) -> bool:
-        """Ask the database, and renew the lease if it is."""
-        return self._worker.renew(self._mine)
+        """Ask the database whether the claim is still valid, and renew its lease."""
+        return self._worker.renew(self._held)
 
     def release(self, reason: str | None = None) -> None:
-        """Give the chunk back with its attempt."""
-        self._leave(lambda: write(self._worker.sessions, claims.release, self._mine, reason))
+        """Give the chunk back; the attempt does not count."""
+        self._leave(lambda: write(self._worker.sessions, claims.release, self._held, reason))
 
     def fail(self, error_class: ErrorClass, reason: str) -> None:
-        """Give the chunk back, or fail it, with this attempt counted."""
-        self._leave(lambda: write(self._worker.sessions, claims.fail_attempt, self._mine, reason, error_class))
+        """Give the chunk back and count the attempt; after too many attempts the chunk fails instead."""
+        self._leave(lambda: write(self._worker.sessions, claims.fail_attempt, self._held, reason, error_class))
 
     def _leave(self, work: Callable[[], object]) -> None:
         try:
@@ -167,7 +176,8 @@ class ChunkInHand:
 
 
 def _refused(outcome: Outcome, error: Exception) -> ImageFailed:
-    """An image whose values the database refuses, which is well. Raises the error if the image has none."""
+    """The failure of an image whose values the database refuses, although it works. Raises the error if the image has
+    failed already, and so has no such values."""
     if isinstance(outcome, ImageFailed):
         raise error
     said = one_line(first_line(getattr(error, "orig", None) or error))

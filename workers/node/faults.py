@@ -1,4 +1,4 @@
-"""Judges errors: what one means for the chunk in hand, for this process, and for the node. Carries nothing out."""
+"""Judges errors: what an error means for the chunk in hand, for this process, and for the node. Carries nothing out."""
 
 import errno
 from dataclasses import dataclass
@@ -45,35 +45,35 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Infrastructure(Exception):
-    """What failed is around the chunk: the attempt does not count."""
+    """The surroundings failed, and not the chunk: the attempt does not count."""
 
 
 class BrokenModel(Infrastructure):
-    """The model computes nothing any more, in this process."""
+    """The model in this process does not work any more."""
 
 
 class Ruling(Enum):
     """What becomes of the chunk in hand."""
 
-    GIVE_BACK = auto()  # with its attempt: another one may well succeed with the same images, elsewhere or later
-    CHARGE = auto()  # the attempt counts: the chunk waits, and fails at the fifth
-    HOLD = auto()  # until this process is found dead, which is charged as a crash
-    LOST = auto()  # it is somebody else's already
+    GIVE_BACK = auto()  # the attempt does not count: another attempt, elsewhere or later, may succeed
+    CHARGE = auto()  # the attempt counts: the chunk rests, and fails at the fifth such attempt
+    HOLD = auto()  # the chunk stays claimed until this process is found dead, which counts as a crash
+    LOST = auto()  # another worker has the chunk already, or its run is stopped
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an error means. `error_class` and `line` are what to store with a chunk that is charged."""
+    """What an error means for the chunk, the process and the node."""
 
     ruling: Ruling
-    line: str
-    is_fault: bool = False  # of the surroundings: three in a row end the node
-    ends_process: bool = False  # no image can be trusted to this process any more
-    error_class: ErrorClass = ErrorClass.INTERNAL
+    line: str  # the error in one line
+    is_fault: bool = False  # whether the surroundings failed: three such faults in a row end the node
+    ends_process: bool = False  # whether this process can no longer be trusted with images
+    error_class: ErrorClass = ErrorClass.INTERNAL  # of the images that fail with a chunk that is charged
 
 
 def judge(error: Exception, gpu_works: bool) -> Verdict:
-    """The verdict on an error that ended an attempt, or came before its claim.
+    """The verdict on an error that ended an attempt, or happened before the claim.
 
     `gpu_works`: whether this process has shown that its GPU works, by a commit or by a thorough self-test.
     """
@@ -92,7 +92,7 @@ def judge(error: Exception, gpu_works: bool) -> Verdict:
 
 
 def is_infrastructure(error: BaseException) -> bool:
-    """Whether another attempt, elsewhere or later, may well succeed with the same images."""
+    """Whether another attempt, elsewhere or later, may succeed with the same images."""
     if isinstance(error, OSError):
         return error.errno in DISK_FAULTS
     if isinstance(error, SQLAlchemyError):

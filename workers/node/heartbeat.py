@@ -1,4 +1,4 @@
-"""The thread that shows that this process lives and gets on: it renews the worker's row and the lease of its chunk."""
+"""The heartbeat thread: it renews the worker's row and the lease of its chunk. Does no work on images."""
 
 import logging
 import threading
@@ -18,8 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Renews no lease while the work stands still: then somebody else gets the chunk. If it is the model that does not
-    load, `end_process` is called with the reason, and a fresh process tries again."""
+    """A thread that beats every `settings.heartbeat_seconds`.
+
+    While the work makes no progress, it does not renew the lease, so that another worker gets the chunk. If the model
+    does not get ready, it calls `end_process` with the reason, and a new process tries again.
+    """
 
     def __init__(self, worker: Worker, end_process: Callable[[str], NoReturn]) -> None:
         self._worker = worker
@@ -48,7 +51,7 @@ class Heartbeat:
             worker.renew(claim)
 
     def _forget_old_refusal(self) -> None:
-        """Say no longer that a run is declined which was corrected, ended or deleted since."""
+        """Stop reporting that a run is declined if the run was corrected, ended or deleted since."""
         declined = self._worker.activity.declined()
         if declined is None:
             return

@@ -1,4 +1,6 @@
-"""How a node lives and ends: who tells whom, by which signal, environment variable or exit code. Judges nothing.
+"""How the processes of a node tell each other about faults and their end: by signal, environment or exit code.
+
+Judges no error. The processes are these:
 
 launcher                 starts the node, gives it its `SAM3_*` environment, sends SIGTERM to the whole group
    ^ exit code           NODE_BROKE, NODE_RENEWS (in workers.errors), 0 after SIGTERM
@@ -22,11 +24,11 @@ from workers.errors import NODE_BROKE, NODE_RENEWS
 
 MOST_FAULTS = 3  # in a row, without one image segmented and committed: then the node ends
 
-# From the process that works to its Celery parent. Celery has a use of its own for SIGUSR1; nobody has one for SIGURG,
-# which does nothing where it is not waited for.
-FAULT_SIGNAL = signal.SIGUSR2  # one fault more
-WELL_SIGNAL = signal.SIGURG  # images were segmented and committed: the faults so far do not count
-RENEW_SIGNAL = signal.SIGVTALRM  # nothing failed, but a fresh process is due
+# Signals from the process that works to its Celery parent. Celery itself uses SIGUSR1. A process without a handler
+# ignores SIGURG.
+FAULT_SIGNAL = signal.SIGUSR2  # there was one more fault
+WELL_SIGNAL = signal.SIGURG  # images were segmented and committed, so earlier faults do not count
+RENEW_SIGNAL = signal.SIGVTALRM  # a new process is needed although nothing failed
 
 FAULTS = "_SAM3_FAULTS"
 
@@ -34,6 +36,7 @@ ANSWER_SECONDS = 1.0  # more than the answer of a task takes to the Celery paren
 
 
 def tell_parent(number: signal.Signals) -> None:
+    """Send a signal to the Celery parent."""
     os.kill(os.getppid(), number)
 
 
@@ -43,8 +46,10 @@ def faults_so_far() -> int:
 
 
 def count_faults() -> None:
-    """In the Celery parent: count what the processes that work report, and end with an exit code of our own when it is
-    enough. Celery ends as it does after SIGTERM, when the task in hand has ended."""
+    """In the Celery parent: count the faults that the working processes report, and end after too many.
+
+    Celery then ends as it does after SIGTERM, when the task in hand has ended, but with one of our exit codes.
+    """
 
     def fault(number: int, frame: object) -> None:
         os.environ[FAULTS] = str(faults_so_far() + 1)
@@ -64,25 +69,25 @@ def count_faults() -> None:
 
 
 def ignore_hangup() -> None:
-    """Whether the end of a terminal ends the work is for our launcher to decide."""
+    """Ignore SIGHUP, as only the launcher decides whether the end of its terminal ends the work."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @contextmanager
 def draining_on_sigterm(draining: threading.Event) -> Iterator[None]:
-    """While a doorbell is answered, SIGTERM sets `draining` instead of ending the process; afterwards it also ends the
-    process, `ANSWER_SECONDS` later.
+    """While a doorbell is answered, let SIGTERM set `draining` instead of ending the process.
 
-    The signal goes to the whole group, so it may come just when a task is over. If it ended the process at once, the
-    task's answer would not reach the Celery parent, which would report the task as lost, with a traceback. The handler
-    cannot stand before the first task: billiard sets its own when it has made the process.
+    Afterwards SIGTERM also ends the process, but only after `ANSWER_SECONDS`. The signal goes to the whole process
+    group, so it may come when a task has just ended: if it ended the process at once, the task's answer would not reach
+    the Celery parent, which would report the task as lost, with a traceback. The handler cannot be set before the first
+    task, as billiard sets its own when it has made the process.
     """
 
     def drain(number: int, frame: object) -> None:
         draining.set()
 
     def end(number: int, frame: object) -> None:
-        draining.set()  # a doorbell that comes in between is not answered
+        draining.set()  # a doorbell that comes before the end is not answered
         ending = threading.Timer(ANSWER_SECONDS, os._exit, (0,))
         ending.daemon = True
         ending.start()
@@ -95,6 +100,6 @@ def draining_on_sigterm(draining: threading.Event) -> Iterator[None]:
 
 
 def end_process() -> NoReturn:
-    """End at once, without a word to Celery, which starts a fresh process in place of this one."""
+    """End at once without telling Celery, which then starts a new process."""
     logging.shutdown()
     os._exit(1)

@@ -1,4 +1,7 @@
-"""The model of this process: loaded for the run in hand, tested, agreed on with other workers, or declined and why."""
+"""The model of this process: loads it for the run in hand, tests it, and compares it with that of other workers.
+
+Knows no chunk.
+"""
 
 import importlib.metadata
 import logging
@@ -10,7 +13,7 @@ from db import claims
 from db.session import read, write
 from db.views.status import RunView, active_runs
 from workers.errors import Sam3Error, first_line
-from workers.fleet.weights import check_models, looks_of, model_folder, revision_of
+from workers.fleet.weights import check_models, folder_state, model_folder, revision_of
 from workers.inference import segmenters, selftest
 from workers.inference.caps import Caps
 from workers.inference.on_threads import OnItsThreads
@@ -24,24 +27,25 @@ from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
-THOROUGH_PASSES = 8  # of the self-test after a fault: a GPU may well manage one
+THOROUGH_PASSES = 8  # of the self-test after a fault, as a broken GPU may pass it once
 
 
 class Model:
-    """At most one model at a time. Used by the task's thread only."""
+    """Holds at most one model at a time. Only the task's thread uses it."""
 
     def __init__(self, worker: Worker, breaker: Breaker) -> None:
         self.caps = Caps()  # what fits into memory with the model that is loaded
         self.stage_threads = StageThreads()  # that model's
-        self.gpu_works = False  # as seen by this process, which ends at the first sign that it does not
+        self.gpu_works = False  # this process has seen that its GPU works; it ends at the first sign of the contrary
         self._worker = worker
         self._breaker = breaker
-        self._segmenter: tuple[str, Segmenter] | None = None  # (model, what serves it)
-        self._declined: dict[int, Refusal] = {}  # by run
-        self._unusable: dict[str, Unusable] = {}  # by model
+        self._segmenter: tuple[str, Segmenter] | None = None  # (name of the model, its segmenter)
+        self._declined: dict[int, Refusal] = {}  # by run id
+        self._unusable: dict[str, Unusable] = {}  # by name of the model
 
     def segmenter_for(self, run: RunView) -> Segmenter:
-        """The run's model, loaded now if another one is. Raises `Declined` if this worker cannot serve the run."""
+        """The segmenter of the run's model, which is loaded if needed. Raises `Declined` if this worker cannot serve
+        the run."""
         refusal, tried = self._declined.get(run.id), False
         if refusal is None or not refusal.holds(run):
             tried = self._why_unusable(run.frozen.model) is None
@@ -58,16 +62,16 @@ class Model:
         raise Declined(refusal.reason, fault=refusal.unusable is not None, tried=tried)
 
     def may_serve_another(self) -> bool:
-        """Whether some active run has not been declined, yet."""
+        """Whether there is an active run that this worker has not declined."""
         return any(run_id not in self._declined for run_id in read(self._worker.sessions, active_runs))
 
     def worked(self) -> None:
-        """Images were segmented and committed: the model and all around it are well."""
+        """Note that images were segmented and committed, so that the model and its surroundings work."""
         self.gpu_works = True
         self._breaker.success()
 
     def _why_unusable(self, model: str) -> str | None:
-        """Why the model could not be had here, if it is too early to try again."""
+        """Why the model could not be loaded here; None if it should be tried, or tried again."""
         found = self._unusable.get(model)
         return found.reason if found is not None and found.holds() else None
 
@@ -75,17 +79,17 @@ class Model:
         if (reason := self._why_unusable(model)) is not None:
             raise Declined(reason, fault=True)
         if self._segmenter is None or self._segmenter[0] != model:
-            looks = looks_of(model)
+            before = folder_state(model)
             settings = self._worker.settings
             try:
-                check_models([model], settings)  # a download may take its time
-                self._drop()  # two models need not fit at once
+                check_models([model], settings)  # before `loading`, since a download may take long
+                self._drop()  # before the next model is loaded, as memory may hold only one
                 with self._worker.activity.loading():
                     segmenter = make_segmenter(model, settings)
                     self._test(segmenter)
             except Exception as error:
                 reason = _told(model, error)
-                self._unusable[model] = Unusable(model, reason, looks, time.monotonic())
+                self._unusable[model] = Unusable(model, reason, before, time.monotonic())
                 raise Declined(reason, fault=True) from None
             self._segmenter, self.caps = (model, segmenter), Caps()
         return self._segmenter[1]
@@ -97,17 +101,17 @@ class Model:
         self.stage_threads = StageThreads()
 
     def _test(self, segmenter: Segmenter) -> None:
-        """A broken GPU must not find out with somebody's images."""
+        """Test the model, so that a broken GPU is found before it computes images; more thoroughly after a fault."""
         thorough = self._breaker.suspicious
         self.check(segmenter, THOROUGH_PASSES if thorough else 1)
         self.gpu_works |= thorough
 
     def check(self, segmenter: Segmenter, passes: int = 1) -> None:
-        """Raise what its self-test raises, on the threads that serve the images."""
+        """Run the self-test `passes` times on the threads that serve the images. Raises what the self-test raises."""
         selftest.check(OnItsThreads(segmenter, self.stage_threads), passes)
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
-        """The first worker freezes what it loaded into the run; others must have loaded the same."""
+        """Freeze the model's facts into the run, or compare them with those of the first worker. Raises `Declined`."""
         facts = segmenter.facts
         mine = claims.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
         frozen = write(self._worker.sessions, claims.agree_on_model, run.id, mine, run.uid, _versions())
@@ -122,7 +126,7 @@ class Model:
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that a result may depend on, as far as they are installed."""
+    """The versions of the installed packages that a result may depend on, by name."""
     versions = {}
     for package in ("sam3-queue", "torch", "transformers"):
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -131,7 +135,7 @@ def _versions() -> dict[str, str]:
 
 
 def _told(model: str, error: Exception) -> str:
-    """One line; what nobody foresaw is logged with its traceback."""
+    """Say in one line why a model could not be loaded. An unexpected error is logged with its traceback."""
     if isinstance(error, Sam3Error | SelfTestFailed):
         return str(error)
     if isinstance(error, OutOfMemory | MemoryError) or "out of memory" in str(error):
@@ -141,12 +145,12 @@ def _told(model: str, error: Exception) -> str:
 
 
 def make_segmenter(model: str, settings: Settings) -> Segmenter:
-    """The implementation that the settings name, with `model` loaded; else the one of the model's family.
+    """Load a model with the segmenter that the settings name, or else with the one of the model's family.
 
     Raises `Sam3Error` if the model cannot be loaded.
     """
     if settings.segmenter:
         return cast(Segmenter, segmenters.named(settings.segmenter)(model, settings))
     folder = model_folder(model)
-    make = segmenters.family_of(folder)  # torch is imported here, in a worker's own process
+    make = segmenters.family_of(folder)  # this imports torch
     return make(folder, model_name=model, revision=revision_of(folder), device=settings.device, dtype=settings.dtype)

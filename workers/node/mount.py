@@ -1,4 +1,4 @@
-"""Whether images are missing because their folder or its mount is gone. Reads no image."""
+"""Finds out whether images are missing because their folder or its mount is gone. Reads no image."""
 
 import threading
 from collections.abc import Sequence
@@ -20,10 +20,14 @@ def check_mount(
 ) -> None:
     """Raise `Infrastructure` if images are missing because their folder was moved or its mount is lost.
 
-    It is if a whole batch is gone and so is a file that this run has read before, with its folder: without the second
-    condition a folder that was simply deleted would never come to an end, without the third one somebody who deletes
-    what is done. Where only a part of a batch is missing, that file is one that was read for the same batch. A mount
-    that does not answer within `seconds` is lost too, and so was one that has come back since the batch was read.
+    A mount counts as lost in these cases:
+
+    - All images of the batch are missing, and so are an image that this run has read before and all other files in that
+      image's folder. If only a part of the batch is missing, the image read before is one of the same batch.
+    - The mount does not answer within `seconds`.
+    - An image that was missing is there now, so the mount was away and has come back.
+
+    If the user deletes images that were never read, or single images that are done, the images simply fail as missing.
     """
     failed = [outcome for outcome in batch if isinstance(outcome, ImageFailed) and outcome.error_class in GONE]
     missing = {outcome.image_id for outcome in failed if outcome.error_class in LOST}
@@ -39,7 +43,7 @@ def check_mount(
     own = [location.place(run.source.root, image.path) for image in images if image.id in missing]
     path = location.place(run.source.root, read_before)
     answers: list[str | None] = []
-    # In a thread of its own, because nothing else ends the wait for a mount that hangs.
+    # In a thread, because waiting for a mount that hangs can be ended in no other way.
     asking = threading.Thread(target=lambda: answers.append(_lost(path, own)), name="mount", daemon=True)
     asking.start()
     asking.join(seconds)
@@ -56,7 +60,7 @@ def _read_for(batch: Sequence[Outcome], images: Sequence[ClaimedImage]) -> str |
 
 
 def _lost(read_before: str, missing: Sequence[str]) -> str | None:
-    """In words, why the mount is or was lost; None if these files are simply missing."""
+    """Why the mount is lost, or was, in words; None if these files are simply missing."""
     gone = location.why_not_opened(read_before)
     if gone is not None and not location.has_neighbours(read_before):
         return f"{read_before} was read before and is gone ({gone.strerror}): is a mount lost?"

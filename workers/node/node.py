@@ -1,4 +1,4 @@
-"""This process of a node: what it is made of, and how it stops."""
+"""The process of a node that does the work: its parts, and how it stops. Knows no chunks."""
 
 import logging
 import threading
@@ -16,30 +16,31 @@ log = logging.getLogger(__name__)
 
 
 class Node:
-    """A breaker from the start; a worker, its model and its heartbeat once the database answers."""
+    """Has a breaker from the start, and a worker, a model and a heartbeat once the database answers."""
 
     _this: ClassVar["Node | None"] = None
 
     def __init__(self, settings: Settings, breaker: Breaker) -> None:
         self.settings = settings
-        self.breaker = breaker  # it counts also while no worker can be made of this process
+        self.breaker = breaker  # made at once, as it counts faults also while the database does not answer
         self.draining = threading.Event()  # set when this process is asked to end
         self._parts: tuple[Worker, Model] | None = None
 
     @classmethod
     def this(cls) -> "Node":
-        """What this process is; the first call reads its environment."""
+        """The one object of this process; the first call reads the environment."""
         if Node._this is None:
             Node._this = Node(load_settings(), Breaker(life.faults_so_far(), life.tell_parent))
         return Node._this
 
     @property
     def worker(self) -> Worker:
-        """The first use connects it, and raises what the database raises."""
+        """The worker of this process. The first use connects to the database, and raises its errors."""
         return self._connected()[0]
 
     @property
     def model(self) -> Model:
+        """The model of this process; connects like `worker`."""
         return self._connected()[1]
 
     def _connected(self) -> tuple[Worker, Model]:
@@ -60,20 +61,24 @@ class Node:
         return self.breaker.open or worn_out() or self.draining.is_set()
 
     def fault(self, reason: str) -> None:
-        """Something around the work failed. Other nodes may be luckier, and handing chunks round at full speed would
-        only use up their releases: so this one pauses."""
+        """Count a fault of the surroundings, and pause.
+
+        The pause lets other nodes take the chunk. Without it this node would take and release chunks at full speed, and
+        use up their releases.
+        """
         self.breaker.fault(reason)
         if not self.breaker.open:
             self.draining.wait(self.settings.fault_pause_seconds)
 
     def renew_if_worn_out(self) -> None:
-        """Have this process replaced, if that is due. Nothing may be in hand: then it costs nobody an attempt."""
+        """Ask for a new process if too many decoders hang in this one. No chunk may be in hand, so that no attempt is
+        lost."""
         if worn_out():
             log.warning("decoders hang on %d files; this node is started again without them", readahead.left_behind())
             self.breaker.renew()
 
     def end_process(self, reason: str) -> NoReturn:
-        """End at once, and count that as a fault."""
+        """Count a fault, and end this process at once."""
         log.error("this process cannot go on: %s", reason)
         self.breaker.fault(reason)
         life.end_process()

@@ -1,4 +1,4 @@
-"""The task: answer a doorbell, and acknowledge what came of it, once. The work itself is elsewhere."""
+"""The Celery task: answers a doorbell, and carries out the verdict if that fails. Knows no images."""
 
 import logging
 from collections.abc import Iterator
@@ -26,28 +26,27 @@ from workers.node.refusals import Declined
 
 log = logging.getLogger(__name__)
 
-PASSED_ON_SECONDS = (
-    1.0  # a worker that declines a run listens to nothing for so long, so that others hear its doorbells
-)
-DECLINED_PAUSES = 6  # a chunk whose model cannot be had here waits for so many pauses as follow a fault
+# After a worker has declined a run it answers no doorbell for so long, so that other workers get those of the run.
+PASSED_ON_SECONDS = 1.0
+DECLINED_PAUSES = 6  # rest of a chunk whose model cannot be loaded here, in units of `fault_pause_seconds`
 
 Summary = dict[str, Any]
-"""What Flower shows of a task that has ended."""
+"""The result of a task, which Flower shows."""
 
 
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
-    """Show the node in sam3-status before its first chunk, and ring what one worker more may take."""
-    life.ignore_hangup()  # as in our Celery parent, which the pool does not hand on
-    logging.getLogger("workers").setLevel(logging.INFO)  # a line for each chunk; Celery's own matter only as warnings
+    """Register the worker, so that sam3-status shows it before its first chunk, and ring chunks for it."""
+    life.ignore_hangup()  # here, too, as the process pool resets the handler of the Celery parent
+    logging.getLogger("workers").setLevel(logging.INFO)  # a line for each chunk; Celery itself logs warnings only
     logging.getLogger("celery.app.trace").addFilter(_is_news)
-    with _database_may_be_away():  # the first doorbell tries again
+    with _database_may_be_away():  # then the first doorbell registers the worker
         dispatch(Node.this().worker.sessions, publisher(current_app))
 
 
 @contextmanager
 def _database_may_be_away() -> Iterator[None]:
-    """What is done here is done again by somebody else, or later."""
+    """Log and ignore that the database is away. Use it for work that is repeated later, or that others do as well."""
     try:
         yield
     except (SQLAlchemyError, DatabaseUnusable) as error:
@@ -55,15 +54,18 @@ def _database_may_be_away() -> Iterator[None]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether Celery's line about a failed task says more than ours: a database that is away was told as a fault, and
-    where in SQLAlchemy that was noticed helps nobody."""
+    """Whether Celery's line about a failed task is worth logging.
+
+    If the database is away it is not: that was logged as a fault already, and a traceback through SQLAlchemy does not
+    help.
+    """
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, SQLAlchemyError) and is_infrastructure(error))
 
 
 @shared_task(name=TASK)
 def segment_chunk(message: Any) -> Summary:
-    """Segment what is pending of one chunk. Returns a small summary for Flower; raises if the attempt failed."""
+    """Segment the pending images of one chunk. Returns a small summary for Flower; raises if the attempt failed."""
     try:
         doorbell = Doorbell.from_message(message)
     except BadMessage as error:
@@ -71,13 +73,13 @@ def segment_chunk(message: Any) -> Summary:
         return {"dropped": str(error)}
     node = Node.this()
     if node.stops:
-        return {"skipped": "this node stops"}  # the chunk stays queued: it is rung again when its doorbell is missed
+        return {"skipped": "this node stops"}  # the chunk stays queued until the reconciler misses its doorbell
     with life.draining_on_sigterm(node.draining):
         return _acknowledged(node, doorbell)
 
 
 def _acknowledged(node: Node, doorbell: Doorbell) -> Summary:
-    """Answer the doorbell; an error is judged here, and its verdict carried out, whatever part of a node raised it."""
+    """Answer the doorbell. Errors of all parts of a node are judged here, and their verdicts carried out."""
     chunk: ChunkInHand | None = None
     try:
         if doorbell.database != node.worker.identity:
@@ -86,29 +88,29 @@ def _acknowledged(node: Node, doorbell: Doorbell) -> Summary:
         if run is None:
             return {"skipped": "no such run"}
         chunk = ChunkInHand(node.worker, run, doorbell.chunk)
-        told = _answer(node, chunk)
+        summary = _answer(node, chunk)
         _leave(node, chunk)
-        return told
+        return summary
     except Exception as error:
         verdict = judge(error, node.gpu_works)
         _carry_out(node, chunk, verdict)
         if chunk is not None and verdict.ruling is Ruling.LOST:
             return {"lost": chunk.number}
-        if isinstance(error, MemoryError):  # Celery would end the whole node
+        if isinstance(error, MemoryError):  # not raised itself, as Celery would end the whole node
             raise RuntimeError("out of memory") from error
         raise
 
 
 @cache
 def _foreign() -> Summary:
-    """Told once: whoever rings at the wrong door may do so often."""
+    """Log a doorbell of another database, once only, as there may be many."""
     log.warning("dropped a doorbell of another database; does somebody else write to our queue?")
     return {"dropped": "it is another database's"}
 
 
 def _answer(node: Node, chunk: ChunkInHand) -> Summary:
     run, waits = chunk.run, chunk.waits()
-    if run.state != RunState.ACTIVE:  # before its model is loaded for nothing
+    if run.state != RunState.ACTIVE:  # checked first, so that its model is not loaded in vain
         if waits:
             chunk.unqueue()
         return {"skipped": f"run is {run.state}"}
@@ -121,28 +123,30 @@ def _answer(node: Node, chunk: ChunkInHand) -> Summary:
         _decline(node, chunk, reason)
         return {"declined": str(reason)}
     if node.draining.is_set() or not chunk.claim():
-        chunk.unqueue()  # if it is still queued, it is to be rung again when it can be claimed
+        chunk.unqueue()  # if the chunk is still queued, it becomes pending, so that it is rung again
         return {"skipped": "draining" if node.draining.is_set() else "not to be claimed"}
-    told = work(Attempt(node.worker, node.model, segmenter, chunk))
+    summary = work(Attempt(node.worker, node.model, segmenter, chunk))
     node.renew_if_worn_out()
-    return told
+    return summary
 
 
 def _decline(node: Node, chunk: ChunkInHand, reason: Declined) -> None:
-    """Hand the chunk on: it leaves the front of the queue, where it keeps others from this worker."""
+    """Make the chunk pending again, so that it does not stay at the front of the queue and block other chunks."""
     another = node.model.may_serve_another()
-    if not reason.fault:  # another worker may serve the run: the others are to hear the next doorbell first
+    if not reason.fault:  # another worker may serve the run: ring now, and pause so that another one answers
         chunk.unqueue()
         dispatch(node.worker.sessions, publisher(current_app), [chunk.run.id])
         node.draining.wait(PASSED_ON_SECONDS if another else node.settings.fault_pause_seconds)
         return
     chunk.unqueue(DECLINED_PAUSES * node.settings.fault_pause_seconds)
-    if reason.tried or not another:  # ending the node would not help the others
+    # If the model was not tried again and the node can serve other runs, this is no new fault: counting it would end a
+    # node that is still useful.
+    if reason.tried or not another:
         node.fault(str(reason))
 
 
 def _carry_out(node: Node, chunk: ChunkInHand | None, verdict: Verdict) -> None:
-    """What becomes of the chunk, of this process and of the node."""
+    """Do what the verdict says with the chunk, this process and the node."""
     with _database_may_be_away():
         if chunk is not None and chunk.is_claimed:
             _end_attempt(node, chunk, verdict)
@@ -168,7 +172,7 @@ def _end_attempt(node: Node, chunk: ChunkInHand, verdict: Verdict) -> None:
 
 
 def _stopped(node: Node, run: RunView) -> str | None:
-    """In words, who takes every chunk of the run from its worker, if anybody does."""
+    """Why every worker loses its chunks of the run, in words; None if the run goes on."""
     state = read(node.worker.sessions, state_of, run.id)
     if state in (None, RunState.DELETING):
         return "its run is being deleted" if state else "its run was deleted"
@@ -176,7 +180,7 @@ def _stopped(node: Node, run: RunView) -> str | None:
 
 
 def _leave(node: Node, chunk: ChunkInHand | None) -> None:
-    """The chunk is no longer in hand, however that ended: say so, and ring what is due of its run."""
+    """Report that no chunk is in hand any more, and ring the next chunks of the run."""
     if chunk is None or not node.worker.let_go():
         return
     if chunk.is_claimed and not node.draining.is_set():

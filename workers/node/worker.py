@@ -1,4 +1,4 @@
-"""This process as a worker: its row in the database, and what it says there. Holds no chunk and no model itself."""
+"""The worker's row in the database: registers this process and writes what it does. Knows no chunk and no model."""
 
 import logging
 import threading
@@ -18,14 +18,14 @@ from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MOST_LEFT_BEHIND = 3  # decoders that hang, each a thread with its memory, before a fresh process takes over
+MOST_LEFT_BEHIND = 3  # decoders that hang, each in a thread with its memory, before a new process takes over
 
 
 class Worker:
-    """One a process. Uses two database connections: the task's, and the heartbeat thread's."""
+    """The worker of this process. It uses two connections to the database, one each for the task and the heartbeat."""
 
     def __init__(self, settings: Settings, draining: threading.Event) -> None:
-        """Connect and register. `draining` is set when this process is asked to end."""
+        """Connect and register. `draining` is set when this process is asked to end. Raises the database's errors."""
         self.settings = settings
         self.draining = draining
         patience = Patience(settings.patience_seconds, log.warning, draining.is_set)
@@ -40,14 +40,14 @@ class Worker:
         self.id = write(self.sessions, presence.register, self._node, self._me)
 
     def report(self, **does: object) -> None:
-        """Write the row: what this process does, with these changes, and that it lives."""
+        """Write the row with a new heartbeat, after changing these fields of `Doing`."""
         if does:
             self.activity.change(**does)
         if not self._write_row():
             self._register_anew()
 
     def let_go(self) -> bool:
-        """Say that no chunk is in hand any more, however that ended; false if that is said already."""
+        """Report that no chunk is in hand any more; false if that is reported already."""
         if self.activity.doing.state in (WorkerState.IDLE, WorkerState.DECLINED):
             return False
         self.activity.let_go()
@@ -58,7 +58,7 @@ class Worker:
         return write(self.sessions, presence.report, self.id, **asdict(self.activity.doing))
 
     def _register_anew(self) -> None:
-        """Our row was cleared away while this process stood still for a day: nobody would see us again."""
+        """Add a new row: the old one was deleted while this process was stopped for a day."""
         with self._registering:  # the task and the heartbeat may notice at the same time
             if not self._write_row():
                 self.id = write(self.sessions, presence.register_anew, self.id, self._node, self._me)
@@ -66,17 +66,17 @@ class Worker:
                 log.warning("this worker was forgotten while it stood still; it goes on as a new one")
 
     def renew(self, claim: Claim) -> bool:
-        """Whether the claim is still ours, with a fresh lease: also one that was over, if nobody has taken it."""
+        """Renew the lease of the claim; false if the claim is lost. A lease that is over can be renewed, too."""
         renewed = write(self.sessions, heartbeat, claim, self.settings.lease_seconds)
         if not renewed:
             self.activity.lose(claim)
         return renewed
 
     def ends(self) -> bool:
-        """Whether what is in hand is the last that this process does."""
+        """Whether this process ends after the batch in hand."""
         return self.draining.is_set() or worn_out()
 
 
 def worn_out() -> bool:
-    """Whether so many decoders hang in this process that a fresh one is due: threads cannot be ended."""
+    """Whether so many decoders hang in this process that a new one is needed, since threads cannot be ended."""
     return readahead.left_behind() >= MOST_LEFT_BEHIND

@@ -208,7 +208,7 @@ def test_workers_of_other_batch_sizes_and_messages_of_a_later_version_share_a_ru
     second = farm.start(here, "two", "--batch-size", "16")
     farm.finish(sessions, run_id)
     farm.check(sessions, run_id)
-    assert "of what came by the broker" in farm.end(first) + farm.end(second)
+    assert "messages from the broker" in farm.end(first) + farm.end(second)
 
 
 def test_after_everything_died_at_once_the_same_command_goes_on(

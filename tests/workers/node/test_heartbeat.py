@@ -95,7 +95,7 @@ def test_a_claim_that_somebody_else_has_by_now_is_noticed_by_the_heartbeat(start
     node = start(heartbeat_seconds=0.1, lease_seconds=100)
     chunk = claimed(node, sessions, scenario.numbered(4))
     assert not chunk.stopped()
-    wait_until(lambda: scenario.take_back(sessions, chunk._mine), "a moment between two heartbeats")
+    wait_until(lambda: scenario.take_back(sessions, chunk._held), "a moment between two heartbeats")
     wait_until(lambda: chunk.stopped(), "the heartbeat")
     assert chunk.is_lost
     assert not node.draining.is_set()

@@ -812,7 +812,7 @@ def claimed_without_images(chunk: ChunkInHand) -> bool:
     """Databases may show what a delete has taken away between two statements of the claim."""
     claimed = really_claim(chunk)
     scenario.begin_delete(chunk._worker.sessions, chunk.run.id)
-    chunk._claim = replace(chunk._mine, images=())
+    chunk._claim = replace(chunk._held, images=())
     return claimed
 
 
