@@ -17,7 +17,7 @@ The rules, the same for every format:
 - TIFFs that Pillow declines, or gives less of than is there, are opened by the rule of `bands`.
 - JPEGs are decoded by simplejpeg, to the pixels that Pillow gives and sooner; Pillow decodes the rest, and judges
   whatever simplejpeg is not content with.
-- What lies beside the picture never costs it: it is left out before decoding (see `beside`), and a damaged EXIF block
+- What lies beside the picture never costs it: it is left out before decoding (see `metadata`), and a damaged EXIF block
   is ignored. Missing pixels, and damage that the decoder notices or warns of, are refused; and, before any decoding,
   what would unpack to much more than the picture (see `bounds`).
 """
@@ -35,7 +35,7 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
-from workers.inference import bands, beside, bounds, heic, location, samples
+from workers.inference import bands, bounds, heic, location, metadata, samples
 from workers.inference.formats import (
     FORMATS,
     HEAD_BYTES,
@@ -190,7 +190,7 @@ def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
         if first is not None and is_described(first) and bands.comes_first(first):
             return _by_bands(data, first, rules)
         try:
-            return _by_pillow(beside.without_metadata(data), rules)
+            return _by_pillow(metadata.without_metadata(data), rules)
         except UnidentifiedImageError:
             if first is None or not is_described(first):
                 raise _unidentified(data) from None

@@ -14,7 +14,7 @@ from skimage import data
 
 from tests.workers.inference import handmade
 from workers.errors import ErrorClass
-from workers.inference import beside, images
+from workers.inference import images, metadata
 from workers.inference.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
 
 RULES = ReadRules()
@@ -139,7 +139,7 @@ def test_what_says_how_a_png_stands_is_still_heard_beside_damage(tmp_path: Path,
 
 def test_a_jpeg_keeps_what_its_colours_and_its_axes_depend_on_and_no_more() -> None:
     jpeg = saved("JPEG", exif=exif(), xmp=XMP, icc_profile=MEGABYTES[:100_000], comment=b"hello")
-    kept = beside.without_metadata(jpeg)
+    kept = metadata.without_metadata(jpeg)
     assert b"ICC_PROFILE" in jpeg
     assert b"ICC_PROFILE" not in kept
     assert b"hello" not in kept
@@ -150,4 +150,4 @@ def test_a_jpeg_keeps_what_its_colours_and_its_axes_depend_on_and_no_more() -> N
 
 def test_a_file_without_anything_beside_its_picture_is_not_copied() -> None:
     for content in (saved(), saved("BMP"), b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"):
-        assert beside.without_metadata(content) is content
+        assert metadata.without_metadata(content) is content
