@@ -1,25 +1,26 @@
-"""From a path to RGB pixels, or to the reason why not. Knows files and image formats, nothing of models.
+"""Reads an image file as RGB pixels, or says why it cannot be used. Knows files and image formats, but no models.
 
-The rules, the same for every format:
+The rules are the same for every format:
 
-- The content decides, never the file's name: JPEG, PNG, WEBP, TIFF, BMP, GIF and AVIF are opened, and HEIC where the
-  extra `heic` is installed; nothing else.
-- Of several frames or pages the first is taken: what is behind it is another picture, or a smaller version. A TIFF
-  that says itself that its first picture is not the one meant is refused, not searched: camera raw; a first picture
-  marked as reduced (beside others) or as a mask; a smaller version of one that it names as its own; what a slide
-  scanner calls a label, a macro or a thumbnail of a larger page. A larger page alone means nothing: scans differ.
-- EXIF orientation is applied; "raw" keeps the axes of the file.
-- Grey, palette, CMYK and the like become RGB; alpha is dropped and colour profiles are not applied, as in Pillow's
+- The content decides, never the file's name. JPEG, PNG, WEBP, TIFF, BMP, GIF and AVIF are opened, and HEIC if the extra
+  `heic` is installed; no other format is.
+- Of several frames or pages the first one is taken, as the others are other pictures or smaller versions. A TIFF is
+  refused if it says itself that its first picture is not the main one: if it is camera raw, if the first of several
+  pictures is marked as reduced or the first one as a mask, if it is a smaller version of a picture that the file names
+  as its own, or if a slide scanner calls it a label, macro or thumbnail and there is a larger page. A larger page alone
+  is no reason, as scanned pages differ in size.
+- EXIF orientation is applied; the rule "raw" keeps the axes of the file.
+- Grey, palette, CMYK and other modes become RGB. Alpha is dropped, and colour profiles are not applied, as in Pillow's
   `convert("RGB")`, so that results equal those of a plain script.
-- Of samples of more than 8 bits the highest 8 of those that the file declares are kept, for every image alike, with a
-  warning where the picture is nearly black or of one grey by that; "stretch" gives each picture its own range (see
-  `samples`). Wider, signed and float samples have no agreed range and are refused.
-- TIFFs that Pillow declines, or gives less of than is there, are opened by the rule of `bands`.
-- JPEGs are decoded by simplejpeg, to the pixels that Pillow gives and sooner; Pillow decodes the rest, and judges
-  whatever simplejpeg is not content with.
-- What lies beside the picture never costs it: it is left out before decoding (see `metadata`), and a damaged EXIF block
-  is ignored. Missing pixels, and damage that the decoder notices or warns of, are refused; and, before any decoding,
-  what would unpack to much more than the picture (see `bounds`).
+- Of samples of more than 8 bits the highest 8 of the declared bits are kept, in the same way for all images, with a
+  warning if the picture then is nearly black or one grey; "stretch" uses each picture's own range (see `samples`).
+  Wider, signed and float samples have no agreed range and are refused.
+- TIFFs that Pillow refuses, or of which it gives only a part, are opened by the rule of `bands`.
+- JPEGs are decoded by simplejpeg, which gives the same pixels as Pillow and is faster. Pillow decodes all other files,
+  and JPEGs that simplejpeg refuses.
+- Damaged metadata never makes a picture unreadable: it is removed before decoding (see `metadata`), and a damaged EXIF
+  block is ignored. Files with missing pixels, or damage that the decoder reports, are refused. So are, before they are
+  decoded, files that would unpack to much more than their picture (see `bounds`).
 """
 
 import io
@@ -63,7 +64,7 @@ _CURES = {
 }
 _PILLOW_FORMATS = (*FORMATS, heic.PILLOW_NAME) if HEIC_IS_OPENED else FORMATS
 
-# What undoes each EXIF orientation; 1 is upright.
+# The turn that makes each EXIF orientation upright (Exif 2.32, tag 274); orientation 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -73,14 +74,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# And what undoes that again: all but the quarter turns are their own inverse.
+# The turn that undoes the one above. All but the quarter turns are their own inverse.
 _TURNED_BACK = _UPRIGHT | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
-# Ours replaces Pillow's limit, which up to twice its value only warns.
+# Pillow's own limit is switched off, since up to twice its value it only warns. `ReadRules.max_pixels` replaces it.
 Image.MAX_IMAGE_PIXELS = None
 
-# What Pillow may warn of without harm: hints beside the picture, and frames behind the first. (In a TIFF the picture
-# depends on tags, but without one that it needs Pillow does not recognise the file.)
+# Pillow's warnings about metadata and about later frames, which do no harm. (Some tags of a TIFF are needed for its
+# picture, but if one of these is damaged, Pillow does not recognise the file.)
 _HARMLESS = (
     "(Possibly c|C)orrupt EXIF",
     "Metadata Warning",
@@ -92,7 +93,7 @@ _HARMLESS = (
 
 
 def refuse_what_pillow_warns_of() -> None:
-    """Make its warnings errors, for this whole process: a filter of one thread alone there is not."""
+    """Make warnings of Pillow errors in the whole process, as Python has no filters for a single thread."""
     warnings.filterwarnings("error", module=r"PIL\.")
     for beginning in _HARMLESS:
         warnings.filterwarnings("ignore", beginning, module=r"PIL\.")
@@ -103,28 +104,24 @@ refuse_what_pillow_warns_of()
 
 @dataclass(frozen=True)
 class ReadRules:
-    """What may be opened, and how its axes are read.
+    """Which images may be opened, and how they are read."""
 
-    With an (absolute) `root`, paths below it only. Symbolic links that leave it are refused, unless `follow_symlinks`.
-    Sizes are those in the file: `max_pixels` of width x height, `max_bytes` of the file, `min_side` pixels.
-    """
-
-    orientation: Literal["exif", "raw"] = "exif"
-    stretch: bool = False  # samples of more than 8 bits, from each picture's own range
-    root: str | None = None
-    follow_symlinks: bool = False
-    max_pixels: int = 120_000_000  # phones and medium format reach 108 million; decoded that is 0.4 GB
-    max_bytes: int = 512 * 1024**2
-    min_side: int = 8
+    orientation: Literal["exif", "raw"] = "exif"  # turn images as their EXIF data says, or keep the file's axes
+    stretch: bool = False  # convert samples of more than 8 bits by each picture's own range
+    root: str | None = None  # absolute folder that paths may not leave
+    follow_symlinks: bool = False  # whether symbolic links may lead out of `root`
+    max_pixels: int = 120_000_000  # width x height; phones and medium format have up to 108 million: 0.4 GB decoded
+    max_bytes: int = 512 * 1024**2  # of the file
+    min_side: int = 8  # pixels
 
 
 @dataclass(frozen=True, eq=False)
 class ReadImage:
-    """An image that can be used, the file it came from, and what is odd about it, in one line that many may share."""
+    """An image that can be used."""
 
     pixels: RGB
     file: FileSeen
-    warning: str | None = None
+    warning: str | None = None  # what is odd about it, in one line without details, so that images can be counted by it
 
 
 class UnreadableImage(Exception):
@@ -138,7 +135,10 @@ class UnreadableImage(Exception):
 
 
 def read_image(path: str, rules: ReadRules, report: Report = unheard) -> ReadImage:
-    """Read the image at an absolute `path`. Raises `UnreadableImage`; never blocks on a pipe or a device."""
+    """Read the image at an absolute `path`. Raises `UnreadableImage`; never waits for a pipe or a device.
+
+    `report` gets the seconds of the stages READ and DECODE.
+    """
     with timed(report, Stage.READ):
         data, file = _read_file(path, rules)
     try:
@@ -153,8 +153,10 @@ def read_image(path: str, rules: ReadRules, report: Report = unheard) -> ReadIma
 
 
 def _read_file(path: str, rules: ReadRules) -> tuple[bytes, FileSeen]:
-    """The whole file, so that errors of the disk and of the picture cannot be confused; as it was before it was read,
-    so that a change meanwhile is noticed later."""
+    """Read the whole file, so that errors of the disk and of the decoder are told apart.
+
+    Also returns size and time of the file before it was read, so that a later look notices a change meanwhile.
+    """
     if rules.root is not None and location.leaves(location.normal(rules.root), location.normal(path)):
         raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"the path leaves {rules.root}")
     try:
@@ -178,13 +180,13 @@ def _not_to_be_had(error: OSError | ValueError, rules: ReadRules) -> UnreadableI
             return UnreadableImage(ErrorClass.NOT_AN_IMAGE, str(error.strerror))
         case location.LinkLeavesRoot():
             return UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
-        case OSError():  # ESTALE, EIO and ENOTCONN among others: how a lost mount says that the file is gone
+        case OSError():  # among them ESTALE, EIO and ENOTCONN, the errors of a lost mount
             return UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}")
     return UnreadableImage(ErrorClass.BAD_PATH, f"cannot name a file: {error}")  # a NUL in the path
 
 
 def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
-    """The pixels, and what is odd about them."""
+    """The pixels, and a warning or None."""
     try:
         first = _check_first_picture(data, rules)
         if first is not None and is_described(first) and bands.comes_first(first):
@@ -202,7 +204,7 @@ def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
 
 
 def _check_first_picture(data: bytes, rules: ReadRules) -> Directory | None:
-    """The first directory of a TIFF; refuse one, or what looks like one, that is not to be given to any decoder."""
+    """The first directory of a TIFF, None for other formats. Raises `UnreadableImage` for an unfit TIFF."""
     if not data.startswith(TIFFS):
         return None
     if is_raw_like_tiff(data[:HEAD_BYTES]):
@@ -224,7 +226,7 @@ def _check_first_picture(data: bytes, rules: ReadRules) -> Directory | None:
 
 
 def _by_bands(data: bytes, first: Directory, rules: ReadRules) -> tuple[RGB, str | None]:
-    """A TIFF that is whole, and not for Pillow."""
+    """Decode a TIFF that is complete and that Pillow cannot decode."""
     if reason := bands.unfit(first):
         raise UnreadableImage(ErrorClass.UNSUPPORTED, _tiff_with(reason))
     pixels, warning = bands.read(data, first, stretch=rules.stretch)
@@ -255,7 +257,7 @@ def _turned(image: Image.Image, turns: Sequence[Image.Transpose]) -> RGB:
 
 
 def _check_size(size: tuple[int, int], rules: ReadRules) -> None:
-    """Refuse by what the header says, before any pixel is decoded."""
+    """Raise `UnreadableImage` for a wrong size in the header, before any pixel is decoded."""
     width, height = size
     if width * height > rules.max_pixels:
         raise UnreadableImage(
@@ -268,12 +270,14 @@ def _check_size(size: tuple[int, int], rules: ReadRules) -> None:
 
 
 def _fast_pixels(image: Image.Image, data: bytes) -> RGB | None:
-    """What Pillow would give as RGB, or None if it has to say so itself: another format, or a JPEG that is damaged, or
-    CMYK, whose way to RGB is Pillow's own."""
+    """The RGB pixels of a JPEG, the same as Pillow's; None if Pillow must decode the file.
+
+    That is so for other formats, for damaged JPEGs, and for CMYK, which only Pillow converts to RGB in its own way.
+    """
     if image.format not in JPEGS or image.mode not in ("RGB", "L"):
         return None
     try:
-        # strict: a warning of the decoder, say of missing data, is an error.
+        # strict=True turns warnings of the decoder, for instance of missing data, into errors.
         pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
     except ValueError:
         return None
@@ -281,17 +285,17 @@ def _fast_pixels(image: Image.Image, data: bytes) -> RGB | None:
 
 
 def _load(image: Image.Image, rules: ReadRules) -> list[Image.Transpose]:
-    """Decode the pixels; returns what is left to do, in this order, to bring them into the wanted orientation."""
+    """Decode the pixels; return the turns that then bring them into the wanted orientation, in this order."""
     raw = rules.orientation == "raw"
     if image.format == heic.PILLOW_NAME:
         turns = heic.turned_back(image) if raw else []
         image.load()
         return turns
-    if image.format == "TIFF":  # which Pillow turns upright while it loads
+    if image.format == "TIFF":  # Pillow turns a TIFF upright while it loads the file
         turn = _TURNED_BACK.get(_orientation(image)) if raw else None
         image.load()
     else:
-        image.load()  # first: asking a PNG for its EXIF would load it too, and there errors are forgiven
+        image.load()  # before asking for EXIF, which would also load a PNG, but ignore its errors
         turn = None if raw else _UPRIGHT.get(_orientation(image))
     return [] if turn is None else [turn]
 
@@ -299,18 +303,18 @@ def _load(image: Image.Image, rules: ReadRules) -> list[Image.Transpose]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # whatever is broken in a block of hints, the picture is not
+    except Exception:  # an EXIF block may be damaged in any way, and the picture be whole
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours; straight to RGB Pillow would warn
+        image = image.convert("RGBA")  # gives the same colours without the warning of a conversion straight to RGB
     return image.convert("RGB")
 
 
 def _unidentified(data: bytes) -> UnreadableImage:
-    """Say why no decoder took the file: it is another format, or its header is cut, or it is no image."""
+    """The error for a file that no decoder took: another format, a damaged header, or no image."""
     head = data[:HEAD_BYTES]
     if (name := other_format(head)) is not None:
         return UnreadableImage(ErrorClass.UNSUPPORTED, f"{name} {_CURES.get(name, _CONVERT)}")
@@ -326,7 +330,7 @@ def _tiff_with(kind: str) -> str:
 
 def _undecodable(data: bytes, error: Exception) -> UnreadableImage:
     said = " ".join((f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}").split())
-    # A text block or colour profile, or all of them together, that unpacks to more than Pillow allows.
+    # Pillow's messages about texts and colour profiles that unpack to more than it allows.
     if "data too large" in said.lower() or "too much memory" in said.lower():
         return UnreadableImage(ErrorClass.TOO_LARGE, said)
     if "truncated" in said.lower() or "not enough image data" in said.lower() or _ends_early(data):
@@ -335,7 +339,7 @@ def _undecodable(data: bytes, error: Exception) -> UnreadableImage:
 
 
 def _ends_early(data: bytes) -> bool:
-    """Whether the format's own end is absent. Looks near the end only: a thumbnail inside has an end too."""
+    """Whether the mark of the format's end is missing. Looks near the end only, as a thumbnail has such a mark, too."""
     tail = data[-4096:]
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in tail
@@ -349,12 +353,12 @@ def _ends_early(data: bytes) -> bool:
 
 
 def _boxes_end(data: bytes) -> int:
-    """Where the last box of a file of the family of MP4 ends."""
+    """The byte after the last box of a file of the MP4 family, as its boxes say (ISO/IEC 14496-12)."""
     at = 0
     while len(data) - at >= 16:
         size, _, large = struct.unpack_from(">I4sQ", data, at)
         size = large if size == 1 else size
-        if size < 8:  # 0: it reaches to the end
+        if size < 8:  # size 0: the box reaches to the end of the file
             return len(data)
         at += size
     return at

@@ -1,4 +1,7 @@
-"""The demo's two ends: `write FOLDER` draws scenes, `compare FOLDER COCO` counts what a run found in them."""
+"""The first and the last step of the demo: `write FOLDER` draws scenes, `compare FOLDER COCO` counts what a run found.
+
+Knows no model.
+"""
 
 import json
 from collections import defaultdict
@@ -37,15 +40,15 @@ def compare_with(folder: Path, coco: Path) -> None:
 
 
 def found_in(coco: Path) -> dict[str, dict[str, list[Rle]]]:
-    """File name -> prompt -> instances, of a COCO export; an image without any has an empty list for each prompt."""
+    """Read a COCO export: file name -> prompt -> masks. An image has an empty list for a prompt that was not found."""
     exported = json.loads(coco.read_text())
     prompts = {category["id"]: category["name"] for category in exported["categories"]}
     names = {image["id"]: image["file_name"] for image in exported["images"]}
     found: dict[str, dict[str, list[Rle]]] = defaultdict(lambda: {prompt: [] for prompt in prompts.values()})
     for name in names.values():
         found[name]
-    for one in exported["annotations"]:
-        found[names[one["image_id"]]][prompts[one["category_id"]]].append(one["segmentation"])
+    for annotation in exported["annotations"]:
+        found[names[annotation["image_id"]]][prompts[annotation["category_id"]]].append(annotation["segmentation"])
     return found
 
 

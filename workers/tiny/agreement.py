@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 Ious = NDArray[np.float64]  # (found, drawn)
 
-MATCH_IOU = 0.5  # from here on a found mask counts as the drawn one
+MATCH_IOU = 0.5  # a found mask with at least this IoU counts as the drawn one
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Totals over images and prompts: instances drawn, found, both, and the IoU summed over both."""
+    """Numbers of instances, summed over images and prompts."""
 
     drawn: int = 0
     found: int = 0
-    matched: int = 0
-    iou_sum: float = 0.0
+    matched: int = 0  # found instances that match a drawn one
+    iou_sum: float = 0.0  # of the matched instances
 
     def __add__(self, other: "Agreement") -> "Agreement":
         return Agreement(
@@ -46,7 +46,7 @@ class Agreement:
 
 
 def agree(ious: Ious) -> Agreement:
-    """Match found (rows) with drawn instances (columns), best IoU first, each at most once."""
+    """Match found instances (rows of `ious`) with drawn ones (columns), best IoU first, each at most once."""
     found, drawn = ious.shape
     left = ious.copy()
     matched: list[float] = []
@@ -59,7 +59,7 @@ def agree(ious: Ious) -> Agreement:
 
 def mask_ious(found: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> Ious:
     """Return the IoU of each found (n, height, width) with each drawn mask (m, height, width), (n, m)."""
-    # Not -1: numpy cannot tell the pixels of no masks.
+    # The number of pixels is given, as numpy cannot find it with -1 if there are no masks.
     pixels = drawn.shape[1] * drawn.shape[2]
     rows = found.reshape(len(found), pixels).astype(np.float64)
     columns = drawn.reshape(len(drawn), pixels).astype(np.float64)

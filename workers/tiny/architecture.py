@@ -1,7 +1,7 @@
-"""A SAM3 of about a million parameters: its configuration, its processor and its files on disk.
+"""A SAM3 of about two million parameters: its configuration, its processor and its files. Knows no scenes, no training.
 
-The classes are Hugging Face's own (`Sam3Model`, `Sam3Processor`), only the numbers are small, so whatever
-loads `facebook/sam3` loads this. Knows nothing of scenes or training.
+The classes are Hugging Face's own (`Sam3Model`, `Sam3Processor`) with small numbers, so that all code that loads
+`facebook/sam3` can load this model, too. Source: https://huggingface.co/docs/transformers/model_doc/sam3.
 """
 
 from pathlib import Path
@@ -25,11 +25,11 @@ IMAGE_SIZE = 128  # pixels; the processor makes every image a square of this siz
 PATCH_SIZE = 8
 MASK_SIZE = 4 * IMAGE_SIZE // PATCH_SIZE
 TEXT_LENGTH = 32  # tokens, as in facebook/sam3
-QUERY_GRID = 6  # the queries start as a grid of boxes over the image, this many a side
-OUTSIDE = 8.0  # how strongly untrained queries avoid what lies outside their boxes
-WIDTH = 64  # of everything after the vision encoder
+QUERY_GRID = 6  # the queries start as a grid of so many x so many boxes over the image
+OUTSIDE = 8.0  # penalty, for untrained queries, on looking outside their boxes
+WIDTH = 64  # of all layers after the vision encoder
 
-# The prefix and the file names of facebook/sam3, whose file also holds a video tracker; ours leaves that out.
+# The prefix and the file names of facebook/sam3. Its file also holds a video tracker, which ours does not have.
 PREFIX = "detector_model."
 WEIGHTS = "model.safetensors"
 
@@ -38,7 +38,7 @@ def configuration() -> Sam3Config:
     """Return the tiny model's configuration: facebook/sam3's with small numbers."""
     grid = IMAGE_SIZE // PATCH_SIZE
     tokens = vocabulary.vocabulary()
-    # With layers this narrow the library's 0.02 would let the signal fade; this is about 1/sqrt(WIDTH).
+    # About 1/sqrt(WIDTH). With the library's 0.02 the signal would vanish in layers as narrow as these.
     scale = 0.1
     transformer = {
         "hidden_size": WIDTH, "intermediate_size": 256, "num_attention_heads": 4, "dropout": 0.0,
@@ -79,7 +79,7 @@ def configuration() -> Sam3Config:
             "eos_token_id": tokens[vocabulary.END],
             "pad_token_id": tokens[vocabulary.END],
         },
-        # Box prompts are never trained here, so their encoder is as small as it can be.
+        # Box prompts are not trained, so their encoder is as small as possible.
         geometry_encoder_config={**transformer, "intermediate_size": 64, "num_layers": 1, "roi_size": 1},
         detr_encoder_config={**transformer, "num_layers": 2},
         detr_decoder_config={**transformer, "num_layers": 4, "num_queries": QUERY_GRID**2},
@@ -91,9 +91,9 @@ def configuration() -> Sam3Config:
 
 
 def new_model(seed: int = 0) -> Sam3Model:
-    """Return an untrained model in evaluation mode, started so that it learns quickly.
+    """Return an untrained model in evaluation mode, initialised so that it learns quickly.
 
-    Its queries begin as a grid of boxes over the image and look mostly inside their boxes.
+    Its queries start as a grid of boxes over the image and look mostly inside their boxes.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -107,7 +107,7 @@ def new_model(seed: int = 0) -> Sam3Model:
         model.detr_decoder.reference_points.weight.copy_(torch.logit(boxes))
         for bias in (model.detr_decoder.box_rpb_embed_x, model.detr_decoder.box_rpb_embed_y):
             _look_inside(bias)
-        # Boxes leave each layer where they entered it until training moves them.
+        # Before training, each layer leaves the boxes nearly unchanged.
         _last_layer(model.detr_decoder.box_head).weight.mul_(0.1)
     model.train(False)
     return model
@@ -149,14 +149,14 @@ def write_checkpoint(folder: Path, model: Sam3Model) -> None:
     (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only; package data is for everyone
     config = Sam3VideoConfig(detector_config=model.config.to_dict())
     config.architectures = ["Sam3VideoModel"]
-    # Stored as float16 to be small, computed as float32: half precision is slow on a CPU and gains nothing here.
+    # The weights are stored as float16 to be small, and used as float32, as half precision is slow on a CPU.
     config.dtype = "float32"
     config.save_pretrained(folder)
     new_processor().save_pretrained(folder)
 
 
 def load_checkpoint(folder: Path) -> tuple[Sam3Model, Sam3Processor]:
-    """Load what `write_checkpoint` wrote, as float32. Raise ValueError if any weight is missing or misfits."""
+    """Load a checkpoint of `write_checkpoint` as float32. Raise ValueError if weights are missing or do not fit."""
     loaded: Any = Sam3Model.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
@@ -168,11 +168,11 @@ def load_checkpoint(folder: Path) -> tuple[Sam3Model, Sam3Processor]:
 
 
 def random_model(seed: int = 0) -> Sam3Model:
-    """Return an untrained model that finds things: some of its queries, in any image, for any prompt.
+    """Return an untrained model that finds instances in any image for any prompt. They mean nothing.
 
-    A plain random model keeps no instance at threshold 0.5, so comparing two ways of running it would prove
-    nothing. Here scores spread around the threshold and mask logits around zero, set once for the model from
-    noise images, never per image. What it finds is meaningless.
+    A plain random model finds no instance at threshold 0.5, so comparing two ways of running it would prove nothing.
+    In this model the scores are spread around the threshold and the mask logits around zero. Both are set once for the
+    model with noise images, and never for a single image.
     """
     model = new_model(seed)
     generator = torch.Generator().manual_seed(seed)

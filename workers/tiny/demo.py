@@ -1,6 +1,6 @@
-"""Writes scenes as image files with their truth beside them, and compares a run's results to it.
+"""Writes scenes as image files together with their true masks, and compares a run's results with these.
 
-Knows numpy, Pillow and pycocotools, no model and no torch; masks are COCO RLE throughout.
+Knows numpy, Pillow and pycocotools, but no model and no torch. All masks are COCO RLE.
 """
 
 import json
@@ -46,7 +46,7 @@ def write_demo(folder: Path, count: int = 64, seed: int = SEED) -> dict[str, dic
 
 
 def every_prompt() -> list[str]:
-    """Return the prompts that a scene has a truth for, from "shape" to "yellow star"."""
+    """Return all prompts for which the true masks are known, from "shape" to "yellow star"."""
     colours = [f"{colour} shape" for colour in scenes.COLOURS]
     pairs = [f"{colour} {shape}" for colour in scenes.COLOURS for shape in scenes.SHAPES]
     return ["shape", *scenes.SHAPES, *colours, *pairs]

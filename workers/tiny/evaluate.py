@@ -1,7 +1,7 @@
-"""Measures the tiny model on scenes it was never taught: `python -m workers.tiny.evaluate [--model tiny]`.
+"""Measures the tiny model on scenes that it was not trained on: `python -m workers.tiny.evaluate [--model tiny]`.
 
-Knows the library's own processor and post-processing, nothing of this project's pipeline, so that the figures
-are those of the checkpoint alone.
+Knows the library's own processor and post-processing, but nothing of this project's pipeline, so that the figures are
+those of the checkpoint alone.
 """
 
 import argparse
@@ -17,24 +17,24 @@ from workers.tiny import agreement, scenes
 from workers.tiny.architecture import load_checkpoint
 from workers.tiny.files import CHECKPOINT
 
-HELD_OUT = 20_261_122  # the seed of the bar; training and its own checks draw from others
-THRESHOLD = 0.5  # of scores, masks and presence alike
+HELD_OUT = 20_261_122  # seed of the scenes that are measured; training and its own checks use other seeds
+THRESHOLD = 0.5  # the same for scores, masks and presence
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured: instances by kind of prompt, and how often presence was judged rightly."""
+    """What was measured."""
 
     prompts: int
-    presence_right: int
-    kinds: dict[str, agreement.Agreement]
+    presence_right: int  # number of prompts for which presence was right
+    kinds: dict[str, agreement.Agreement]  # kind of prompt -> instances
 
     @property
     def total(self) -> agreement.Agreement:
         return sum(self.kinds.values(), agreement.Agreement())
 
     def figures(self) -> dict[str, float]:
-        """Return the figures of the bar, each in [0, 1]."""
+        """Return the figures of the README of the checkpoint, each from 0 to 1."""
         total = self.total
         return {
             "f1": total.f1,
@@ -71,7 +71,7 @@ def segment(
     results = processor.post_process_instance_segmentation(  # type: ignore[no-untyped-call]
         outputs, threshold=THRESHOLD, mask_threshold=THRESHOLD, target_sizes=[image.shape[:2]] * len(texts)
     )
-    # Where nothing is kept the library leaves out the resizing, so the shape is given here.
+    # If no instance is kept the library does not resize the masks, so their shape is given here.
     masks = [result["masks"].bool().numpy().reshape(len(result["masks"]), *image.shape[:2]) for result in results]
     return masks, (outputs.presence_logits.squeeze(-1).sigmoid() > THRESHOLD).tolist()
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500, help="how many scenes to ask about")
     parser.add_argument("--seed", type=int, default=HELD_OUT, help="which series of scenes")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # more only wait for each other in a model this small
+    torch.set_num_threads(1)  # in a model of this size more threads only wait for each other
     folder = CHECKPOINT if arguments.model == "tiny" else Path(arguments.model)
     report = evaluate(*load_checkpoint(folder), arguments.scenes, arguments.seed)
     print(json.dumps({"scenes": arguments.scenes, "prompts": report.prompts, **_rounded(report.figures())}))

@@ -1,6 +1,7 @@
-"""Turns scenes into training batches, in a process of its own. Knows numpy and Pillow, no model.
+"""Turns scenes into training batches, in a process of its own. Knows numpy and Pillow, but no model.
 
-Batch `n` of a seed is always the same, so a training that resumes at step n sees what it would have seen.
+Batch `n` of a seed is always the same, so a training that resumes at step n gets the same batches as one that was not
+interrupted.
 """
 
 import multiprocessing
@@ -17,27 +18,27 @@ from PIL import Image
 from workers.tiny import scenes
 
 PROMPTS_PER_SCENE = 2  # of the four kinds; the picture is encoded once for both
-# How often each kind is asked. Telling shapes apart takes the model much longer than telling colours.
+# How often each kind is asked. The model learns shapes much more slowly than colours.
 CHOICE = {"colour and shape": 0.3, "shape": 0.4, "colour": 0.15, "anything": 0.15}
 QUEUED = 8  # batches drawn ahead
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large a batch is: scenes, and the sides in pixels of the model's input and of its masks."""
+    """The sizes of a batch."""
 
     scenes: int
-    image: int
-    mask: int
+    image: int  # side of the model's input in pixels
+    mask: int  # side of its masks in pixels
 
 
 @dataclass(frozen=True)
 class Batch:
     """Pictures and what the prompts name in them; pair i belongs to picture i // PROMPTS_PER_SCENE.
 
-    images: (scenes, image, image, 3) uint8; shapes: (scenes, mask, mask), 1 + the number of the shape seen there
-    or 0. For each pair, masks: (objects, mask, mask) uint8, 255 where a cell
-    is wholly covered; boxes: (objects, 4) as centre x, centre y, width, height in [0, 1].
+    images: (scenes, image, image, 3) uint8. shapes: (scenes, mask, mask), 0 for the background, else 1 + the index of
+    the shape. For each pair, masks: (objects, mask, mask) uint8, 255 where a cell is wholly covered; boxes: (objects,
+    4) as centre x, centre y, width, height in [0, 1].
     """
 
     images: NDArray[np.uint8]
@@ -87,7 +88,7 @@ def _box(mask: scenes.Mask) -> tuple[float, float, float, float]:
 
 
 def _draw(queue: "Queue[Batch]", seed: int, first: int, sizes: Sizes) -> None:
-    """Draw until the process that asked for it is gone, killed perhaps."""
+    """Draw batches until the parent process ends, also if it is killed."""
     parent = multiprocessing.parent_process()
     for number in count(first):
         drawn = batch(seed, number, sizes)

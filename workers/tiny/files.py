@@ -1,4 +1,4 @@
-"""Where the bundled tiny checkpoint lies. Knows the folder only, so that code without torch can import it."""
+"""Where the bundled tiny checkpoint is. Knows the folder only, so that code without torch can import it."""
 
 from pathlib import Path
 

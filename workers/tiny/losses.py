@@ -1,7 +1,8 @@
-"""What the tiny model is taught: which query answers which object, and how wrong it is. Knows no drawing.
+"""The losses of training: matches queries with objects, and measures how wrong each query is. Knows no drawing.
 
-Every decoder layer is matched and taught by itself. `Sam3Model.forward` returns the last layer only, so `Layers`
-listens inside the model for the others.
+Each decoder layer is matched and trained by itself. `Sam3Model.forward` returns the last layer only, so `listen`
+records the others with hooks. Source: DETR, Carion et al., End-to-End Object Detection with Transformers (2020),
+https://arxiv.org/abs/2005.12872.
 """
 
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ WEIGHTS = {
     "semantic": 2.0,
     "shape": 4.0,
 }
-# A query that answers an object weighs 2; one that answers nothing weighs three times what it claims, because
-# second answers for the same object are this model's commonest mistake.
+# Weights of the class loss: 2 for a query that is matched with an object, and three times its score for any other,
+# because a second answer for the same object is this model's most frequent mistake.
 POSITIVE, NEGATIVE = 2.0, 3.0
 MATCH_POOLING = 4  # masks are compared at a quarter of their side while matching
 
@@ -42,7 +43,7 @@ class Truth:
 
 @dataclass
 class Layers:
-    """What the decoder layers said in the latest forward call; filled by `listen`.
+    """The answers of all decoder layers in the latest forward call; filled by `listen`.
 
     hidden (layers, pairs, queries, width), boxes (layers, pairs, queries, 4) as centre and size,
     logits (layers, pairs, queries), presence (layers, pairs, 1), pixels (pairs, width, side, side); all float32.
@@ -221,7 +222,7 @@ def _class_loss(logits: Tensor, matches: _Matches, quality: Tensor, objects: int
 
 
 def _semantic_loss(semantic: Tensor, truths: list[Truth]) -> Tensor:
-    """Teach the map of everything that the prompt names."""
+    """Return the loss of the map of all that the prompt names."""
     logits = semantic.flatten(1)
     goal = torch.stack([truth.masks.sum(dim=0).clamp(max=1).flatten() for truth in truths])
     error = functional.binary_cross_entropy_with_logits(logits, goal)
@@ -229,7 +230,7 @@ def _semantic_loss(semantic: Tensor, truths: list[Truth]) -> Tensor:
 
 
 def shape_loss(guesses: Tensor, shapes: Tensor) -> Tensor:
-    """Teach the vision encoder to tell shapes apart, whatever is asked: the prompts alone take long to do it.
+    """Return the loss of naming the shape at each patch, without any prompt: prompts alone teach shapes slowly.
 
     guesses: logits (scenes, 1 + shapes, side, side); shapes: (scenes, larger, larger), 0 for the background.
     """

@@ -1,6 +1,6 @@
-"""Draws pictures of coloured shapes together with their true masks. Knows numpy and Pillow, no model.
+"""Draws pictures of coloured shapes together with their true masks. Knows numpy and Pillow, but no model.
 
-A scene is a pure function of its random generator, so "scene 17 of seed 5" is the same picture everywhere.
+A scene depends on its random generator only, so scene 17 of seed 5 is the same picture everywhere.
 """
 
 import colorsys
@@ -16,12 +16,13 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 SHAPES = ("circle", "square", "triangle", "star")
-# Hue in degrees and how far it may stray: far enough to look painted, near enough to keep the names apart.
+# Hue in degrees, and how far it may vary: enough to look painted, but not so far that two colours are confused.
 COLOURS = {"red": (0, 10), "yellow": (52, 7), "green": (125, 20), "blue": (222, 16)}
 ASPECTS = (1.0, 1.0, 5 / 4, 4 / 3, 3 / 2, 16 / 9)
 MOST_OBJECTS = 6
 SMALLEST, LARGEST = 0.12, 0.27  # radius of the circle around an object, as part of the image's short side
-ABSENT = 0.31  # of the prompts for which something absent can be named; makes one in five of all
+# Share of prompts that name an absent object, where that is possible. Over all kinds of prompts it makes one in five.
+ABSENT = 0.31
 SUPERSAMPLING = 3
 
 
@@ -125,7 +126,7 @@ def _outline(rng: np.random.Generator, shape: str, place: _Place) -> list[tuple[
     if shape == "star":
         radii[1::2] *= 0.45
     if shape == "circle":
-        radii *= 0.85  # as large to the eye as the others
+        radii *= 0.85  # so that circles look as large as the other shapes
     points = np.stack([place.x + radii * np.cos(angles), place.y + radii * np.sin(angles)], axis=1)
     return [(float(x), float(y)) for x, y in points]
 

@@ -1,8 +1,8 @@
-"""Teaches the tiny model to find drawn shapes: `python -m workers.tiny.train FOLDER --minutes 85`.
+"""Trains the tiny model to find drawn shapes: `python -m workers.tiny.train FOLDER --minutes 85`.
 
-One process computes, another draws. State is saved to FOLDER every few minutes; the same command goes on from
-there with the same pictures in the same order. `FOLDER/curve.jsonl` records what happened. The bundled
-checkpoint is only replaced by `--export`.
+One process computes and another draws. The state is saved to FOLDER every few minutes, and the same command continues
+from it with the same pictures in the same order. `FOLDER/curve.jsonl` records losses and figures. Only `--export`
+replaces the bundled checkpoint. Knows nothing of the pipeline that uses the model.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 from workers.tiny import architecture, evaluate, examples, losses, scenes
 from workers.tiny.files import CHECKPOINT
 
-CHECK_SEED = 7  # of the scenes that the curve's F1 is measured on: neither taught nor held out
+CHECK_SEED = 7  # seed of the scenes on which the curve's F1 is measured; neither trained on nor used by `evaluate`
 CHECK_SCENES = 60
-AVERAGE = 0.998  # how much of the average of the weights stays at each step
+AVERAGE = 0.998  # share of the averaged weights that is kept at each step
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training is made of. It ends after `steps` or `minutes`, whichever is set and first."""
+    """The settings of a training. It ends after `steps` or `minutes`, whichever is set and reached first."""
 
     seed: int = 1
-    scenes: int = 8  # a batch; with two prompts each
+    scenes: int = 8  # of a batch, with two prompts each
     rate: float = 6e-4
     warm_up: int = 200  # steps
-    # In the first steps only the vision encoder learns, to name shapes: with the prompts' larger losses beside it,
-    # it learned colours within 1,500 steps and no shape within 2,600.
+    # In the first steps only the vision encoder is trained, to name shapes. Together with the larger losses of the
+    # prompts it learned colours within 1,500 steps, but no shape within 2,600.
     look_first: int = 2500
     decay: float = 1e-4
     clip: float = 1.0
@@ -48,7 +48,7 @@ class Settings:
     save_minutes: float = 3.0
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return how much of the training is over, 0 to 1."""
+        """Return which share of the training is over, from 0 to 1."""
         by_step = step / self.steps if self.steps else 0.0
         by_time = seconds / 60 / self.minutes if self.minutes else 0.0
         return min(1.0, max(by_step, by_time))
@@ -69,7 +69,7 @@ class Training:
         torch.nn.Module.to(self.model, memory_format=torch.channels_last)
         self.average = architecture.new_model(settings.seed)
         self.processor = architecture.new_processor()
-        # Only a help while training: names the shape at each patch from what the vision encoder sees there.
+        # Used in training only: it names the shape at each patch from the features of the vision encoder.
         self.shape_head = torch.nn.Conv2d(architecture.WIDTH, 1 + len(scenes.SHAPES), 1)
         for weights in self.shape_head.parameters():
             torch.nn.init.zeros_(weights)
@@ -132,7 +132,7 @@ class Training:
         return {"shape": self._shape_loss(features, batch)}
 
     def _answer(self, batch: examples.Batch, layers: losses.Layers) -> dict[str, Tensor]:
-        """Return the losses of answering the prompts, and of naming shapes beside."""
+        """Return the losses of answering the prompts, and the loss of naming shapes."""
         inputs = encode(batch.prompts, self.processor.tokenizer)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
             semantic, features = forward(self.model, pixels(batch), inputs)
@@ -149,7 +149,7 @@ class Training:
             mean.lerp_(now, 1 - keep)
 
     def _record(self, learned: list[dict[str, float]]) -> None:
-        """Add the mean of the latest steps to the curve, now and then with figures measured on a few scenes."""
+        """Add the mean losses of the latest steps to the curve, every `check_every` steps with measured figures."""
         line: dict[str, Any] = {"step": self.step, "minutes": self.seconds / 60}
         line["rate"] = self.settings.rate_at(self.step, self.seconds)
         line |= {name: sum(parts[name] for parts in learned) / len(learned) for name in learned[0]}
@@ -161,7 +161,7 @@ class Training:
         print(text, flush=True)
 
     def save(self) -> None:
-        """Write everything that a later call needs to go on, replacing the former state at once."""
+        """Write all that a later call needs to continue. The file is replaced in one step."""
         state = {
             "model": self.model.state_dict(), "average": self.average.state_dict(),
             "shape_head": self.shape_head.state_dict(),
@@ -195,7 +195,7 @@ def truths(batch: examples.Batch) -> list[losses.Truth]:
 
 
 def encode(prompts: list[str], tokenizer: CLIPTokenizer) -> BatchEncoding:
-    """Return token ids and mask, padded to the longest prompt only: padding is masked out, so it costs time alone."""
+    """Return token ids and mask, padded to the longest prompt only: more padding would cost time and change nothing."""
     encoded: BatchEncoding = tokenizer(prompts, padding=True, return_tensors="pt")
     return encoded
 

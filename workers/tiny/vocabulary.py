@@ -1,7 +1,8 @@
-"""The tiny model's own byte-level vocabulary, learned from our word list. Knows words, not the model.
+"""The tiny model's own byte-level vocabulary, learned from our word list. Knows words, but not the model.
 
-A CLIP tokenizer needs `vocab.json` and `merges.txt`. Ours start from all 256 bytes, so any text in any script
-can be encoded, and add merges learned from the nouns and colours below.
+A CLIP tokenizer needs `vocab.json` and `merges.txt`. Ours start from all 256 bytes, so that any text in any script can
+be encoded, and add merges learned from the words below. Source: byte-pair encoding, Sennrich et al., Neural Machine
+Translation of Rare Words with Subword Units (2016), https://arxiv.org/abs/1508.07909.
 """
 
 from collections import Counter
@@ -56,7 +57,10 @@ visual object thing something background foreground
 
 @cache
 def byte_symbols() -> tuple[str, ...]:
-    """Return the printable stand-in of each of the 256 bytes, in byte order: GPT-2's published table."""
+    """Return the printable symbol of each of the 256 bytes, in byte order.
+
+    It is the table of GPT-2: https://github.com/openai/gpt-2/blob/master/src/encoder.py, `bytes_to_unicode`.
+    """
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(256, 512))
     return tuple(chr(byte) if byte in printable else chr(next(spare)) for byte in range(256))
@@ -64,7 +68,8 @@ def byte_symbols() -> tuple[str, ...]:
 
 @cache
 def merges() -> tuple[tuple[str, str], ...]:
-    """Learn up to `MERGES` byte-pair merges, most frequent pair first and ties by spelling: always the same."""
+    """Learn up to `MERGES` byte-pair merges, the most frequent pair first. Ties are broken by spelling, so the result
+    is always the same."""
     counts = Counter(WORDS.split())
     counts.update(dict.fromkeys(SCENE_WORDS.split(), 1000))
     words = {(*word[:-1], word[-1] + WORD_END): count for word, count in counts.items()}
