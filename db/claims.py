@@ -40,9 +40,7 @@ LONGEST_BACK_OFF_SECONDS = 300
 
 
 class LeaseLost(Exception):
-    """The chunk is no longer this claim's: its lease ran out, somebody else claimed it, or its run was
-    cancelled or deleted.
-    """
+    """The claim is lost: its lease is over, another worker has the chunk, or its run was cancelled or deleted."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class ClaimedImage:
 
 @dataclass(frozen=True)
 class Claim:
-    """A worker's right to one chunk, for as long as nobody holds a higher fence. `images` are its pending ones."""
+    """A worker's right to one chunk, for as long as no worker has a higher fence. `images` are its pending ones."""
 
     chunk_id: int
     run_id: int

@@ -1,4 +1,4 @@
-"""How many cores this process may use; the machine may have many more."""
+"""How many cores this process may use; the machine may have many more. Knows no nodes and no settings."""
 
 import math
 import os
@@ -10,17 +10,23 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """As a scheduler (Slurm, `taskset`, cpusets) or a container's quota (`docker --cpus`, Kubernetes) leaves it."""
+    """Whole cores that this process may use, at least 1.
+
+    A scheduler (Slurm, `taskset`, cpusets) or a container's quota (`docker --cpus`, Kubernetes) may limit them.
+    """
     machine = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
     return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas())]))
 
 
 def _quotas() -> Iterator[float]:
-    """Cores that the kernel gives to this process's control groups: version 2, each with those above it, or 1."""
+    """The quotas in cores of this process's control groups, of version 2 with all groups above it, and of version 1.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max).
+    """
     try:
         lines = OWN_CGROUP.read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # this is no Linux
         return
     own = PurePosixPath(next((line[3:] for line in lines if line.startswith("0::")), "/"))
     for group in (own, *own.parents):
@@ -29,7 +35,10 @@ def _quotas() -> Iterator[float]:
 
 
 def _quota(*files: Path) -> Iterator[float]:
-    """Microseconds of a core in so many of the clock; "max" or -1 where nothing is limited."""
+    """The quota in cores that these files name, if they name one: microseconds of a core in a period of microseconds.
+
+    Without a limit the quota is "max" or -1.
+    """
     try:
         quota, period = " ".join(file.read_text() for file in files).split()
         if float(quota) > 0:

@@ -1,4 +1,4 @@
-"""Makes a SAM3 of random weights find things, whatever its size. Knows no configuration, no files and no training."""
+"""Makes a SAM3 with random weights, of any size, find instances. Knows no configuration, no files and no training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,9 @@ import torch
 def make_it_find(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     """Change a `Sam3Model` so that some of its queries are instances at threshold 0.5, in any image, for any prompt.
 
-    As it is made a random model keeps none of them, so comparing two ways of running it would prove nothing. `inputs`
-    are those of some forward passes over noise, such as `pixel_values` of shape (images, 3, height, width), on the
-    model's device. What the model finds is meaningless.
+    A plain random model finds no instance, so comparing two ways of running it would prove nothing. `inputs` are the
+    inputs of a forward pass over noise images, such as `pixel_values` of shape (images, 3, height, width), on the
+    model's device. The instances that the model then finds mean nothing.
     """
     _keep_queries_apart(model)
     _centre_masks(model, inputs)
@@ -23,7 +23,7 @@ def make_it_find(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 
 def _keep_queries_apart(model: Any) -> None:
-    """Weaken what all queries of an image receive alike, else each of them ends as the same instance."""
+    """Weaken the input that all queries of an image have in common, as otherwise all would give the same instance."""
     for layer in model.detr_decoder.layers:
         attention: Any
         for attention in (layer.self_attn, layer.text_cross_attn, layer.vision_cross_attn):
@@ -31,7 +31,7 @@ def _keep_queries_apart(model: Any) -> None:
 
 
 def _centre_masks(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Shift the mask features to mean zero, so that masks are neither empty nor the whole frame."""
+    """Shift the mask features to mean zero, so that masks neither are empty nor cover the whole image."""
     projection: Any = model.mask_decoder.instance_projection
     seen: list[torch.Tensor] = []
     handle = projection.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
@@ -61,7 +61,8 @@ def _centre_scores(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     values = features @ feature
     gain, level = 3 / float(values.std()), float(values.median())
 
-    # The text vector is constant but for a tenth, so that every prompt ranks the queries in nearly the same way.
+    # A tenth of the text vector depends on the prompt and the rest is constant, so that all prompts rank the queries in
+    # nearly the same way.
     text = torch.ones(width, device=features.device) / width**0.5
     scoring.text_proj.bias.copy_(text / scoring.scale)
     scoring.text_proj.weight.mul_(0.1)

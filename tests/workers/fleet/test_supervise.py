@@ -108,7 +108,7 @@ def test_a_reconciler_whose_database_stands_still_is_not_waited_for(run: Run, mo
 def test_a_third_signal_ends_the_process_whatever_it_waits_for() -> None:
     script = (
         "import os, signal, threading; from workers.fleet import supervise as s\n"
-        "with s._noting([]):\n"
+        "with s._collecting_stop_signals([]):\n"
         "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
         "    threading.Event().wait()\n"
     )
