@@ -36,8 +36,11 @@ def encode(small: Floats, height: int, width: int, cut: float) -> list[tuple[byt
     """The RLE and the area of each mask of `small`, of shape (n, h, w), enlarged to (height, width), where over `cut`.
 
     Equal, pixel by pixel, to torch's `interpolate(small, (height, width), mode="bilinear", align_corners=False) > cut`;
-    but for pixels whose value is the cut itself, where the last bit decides.
+    but for pixels whose value is the cut itself, where the last bit decides. Raises `ValueError` for masks that hold a
+    NaN, which compares as if it were outside: what a broken model makes must not look like an empty mask.
     """
+    if len(small) and np.isnan(small.max()):
+        raise ValueError("the model gave nan in a mask; try --dtype fp32")
     across, down = _axis(small.shape[2], width), _axis(small.shape[1], height)
     data, ends, areas = _encode(np.ascontiguousarray(small), across, down, np.float32(cut))
     counts, stops = data.tobytes(), ends.tolist()

@@ -1,11 +1,14 @@
 """The test that a model passes before it may touch anybody's images."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from workers.inference.answers import Found, Instance
+from workers.inference.pipeline import Options
+from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.selftest import SelfTestFailed, check
 
 
@@ -28,6 +31,28 @@ def test_an_answer_that_is_none_fails(fake: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fake, "postprocess", lambda raw, rows, options: answer)
     with pytest.raises(SelfTestFailed, match=said):
         check(fake)
+
+
+def test_masks_of_all_that_the_model_has_are_made(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    floors = []
+    answer = fake.postprocess
+
+    def postprocess(raw: Any, rows: range, options: Options) -> Any:
+        floors.append(options.floor)
+        return answer(raw, rows, options)
+
+    monkeypatch.setattr(fake, "postprocess", postprocess)
+    check(fake)
+    assert floors == [0.0]
+
+
+def test_a_model_whose_masks_are_no_numbers_fails(checkpoint: Path) -> None:
+    segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
+    check(segmenter)
+    for parameter in segmenter._model.mask_decoder.parameters():
+        parameter.data.fill_(math.nan)
+    with pytest.raises(ValueError, match="nan in a mask"):
+        check(segmenter)
 
 
 def test_what_the_model_raises_comes_through(fake: Any) -> None:
