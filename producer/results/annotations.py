@@ -1,4 +1,4 @@
-"""Instances in the words of COCO, for every format that tells of each one. Knows no file and no SQL."""
+"""Describes instances as COCO does, for all formats that list single instances. Knows no file and no SQL."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ Annotation = dict[str, Any]
 
 
 def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[PromptResult, Annotation]]:
-    """The instances of at least `min_score` in one image, each with the result that it belongs to.
+    """The instances of one image with at least `min_score`, each with the result that it belongs to.
 
-    `bbox` is the box of the mask itself and `predicted_box` what the model's box head said, which may reach beyond the
-    image; both are x, y, width, height in pixels. `area` is in pixels, `segmentation` the mask as compressed RLE as
-    pycocotools takes it, `score` is from 0 to 1.
+    `bbox` is the tight box of the mask, and `predicted_box` the box of the model's box head, which may reach beyond the
+    image; both are x, y, width, height in pixels. `area` is in pixels, `segmentation` is compressed RLE as pycocotools
+    takes it, and `score` is from 0 to 1. Source: https://cocodataset.org/#format-data.
     """
     found = [(result, instance) for result in image.results for instance in wanted(request, result)]
     boxes = tight_boxes([instance.rle for _, instance in found], image.height or 0, image.width or 0)
@@ -24,17 +24,21 @@ def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[Prom
 
 
 def categories_of(view: RunView) -> dict[int, int]:
-    """The category of each prompt, by the prompt's id: its place among the run's prompts, from 1."""
+    """Prompt id -> COCO category, which is the prompt's place among the run's prompts, from 1."""
     return {prompt_id: place for place, prompt_id in enumerate(view.prompts, start=1)}
 
 
 def has_pixels(annotation: Annotation) -> bool:
-    """Whether its mask has any."""
+    """Whether the mask of the annotation has any pixel."""
     return bool(annotation["bbox"] != NO_BOX)
 
 
 def _described(image: ExportedImage, instance: FoundInstance, box: Box) -> Annotation:
-    """The predicted box to a thousandth of a pixel; the score to a millionth, as finely as float32 tells it."""
+    """The fields of an annotation.
+
+    The predicted box is rounded to a thousandth of a pixel, and the score to a millionth, which float32 can still tell
+    apart.
+    """
     x1, y1, x2, y2 = instance.box
     return {
         "bbox": box,

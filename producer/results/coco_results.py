@@ -1,4 +1,7 @@
-"""The run's instances as COCO results: the array that pycocotools' `COCO.loadRes` takes. Knows no SQL and no pixels."""
+"""Exports a run as COCO results, the array that pycocotools' `COCO.loadRes` takes. Knows no SQL and no pixels.
+
+The format: https://cocodataset.org/#format-results.
+"""
 
 import json
 from collections.abc import Iterable
@@ -11,14 +14,14 @@ from producer.results.common import ExportRequest, Summary, TellRows, counting
 from producer.results.formats import Format
 
 START, END = b"[", b"\n]\n"
-OURS = b'\n{"sam3_run": '  # what each element begins with, and nobody else's
+OURS = b'\n{"sam3_run": '  # start of each element; no other program writes it
 
 
 def export_coco_results(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write one element an instance of at least `min_score`, on a line of its own.
+    """Write one element for each instance with at least `min_score`, on a line of its own.
 
-    Ids of images and categories are those of the format coco, so its file is what the results are loaded into. An
-    instance whose mask has no pixel is left out, and counted. Raises `UsageError` when the file cannot be written.
+    Ids of images and categories are those of the format coco, so that the results can be loaded into its file.
+    Instances whose mask has no pixel are left out and counted. Raises `UsageError` when the file cannot be written.
     """
     listed = instances = left_out = 0
     categories = categories_of(request.view)
@@ -46,7 +49,7 @@ def _json(value: Any) -> bytes:
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether its first element is one of ours; an array that holds nothing loses nothing."""
+    """Whether the first element is one of ours. An empty array may be replaced as well, since it holds no data."""
     head = file.read(len(START + OURS))
     return head in (START + OURS, START + END)
 

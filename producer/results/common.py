@@ -66,10 +66,10 @@ class Summary:
 def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[ExportedImage]:
     """The rows that a format writes, in the source's order.
 
-    They have all instances from the run's threshold on, even if `min_score` is higher, so that a format can tell
+    They have instances down to `min_score` or the run's threshold, whichever is lower, so that a format can tell
     segmented images from empty ones; it leaves out instances below `min_score` itself. Raises `NotOver` after the last
-    row if the run is not over any more, unless `request.partial`: a retry or a delete may begin while an export reads
-    for hours. A format that writes one file puts it in its place only after that.
+    row if the run is not over then, unless `request.partial`: a retry or a delete may begin while an export reads for
+    hours. A format that writes one file puts it in its place only after that.
     """
     min_score = min(request.min_score, request.view.frozen.threshold)
     yield from exported_images(sessions, request.view.id, min_score, gone=request.gone)

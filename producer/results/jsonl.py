@@ -1,4 +1,7 @@
-"""The run as JSON Lines: one object a row of the input, or an instance. Knows no SQL and no pixels."""
+"""Exports a run as JSON Lines: one object for each row of the input, or for each instance. Knows no SQL, no pixels.
+
+The format: https://jsonlines.org.
+"""
 
 import json
 from collections.abc import Iterable
@@ -9,11 +12,11 @@ from producer.results.common import ExportRequest, Summary, TellRows
 from producer.results.formats import FLAT, Format
 from producer.results.records import IMAGE_COLUMNS, INSTANCE_COLUMNS, Record, Records
 
-LINE_BYTES = 1 << 22  # the longest first line that is looked at
+LINE_BYTES = 1 << 22  # so many bytes are searched for the end of the first line
 
 
 def export_jsonl(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write the rows of `records`, each on a line of its own, in UTF-8 with letters as they are.
+    """Write the rows of `producer.results.records`, each on a line of its own, in UTF-8 without escaped letters.
 
     Raises `UsageError` when the file cannot be written.
     """
@@ -26,7 +29,7 @@ def export_jsonl(request: ExportRequest, images: Iterable[ExportedImage], progre
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether its first line ends with our columns. With a column behind them somebody has gone on working in it."""
+    """Whether the first line ends with our columns. A file with another column after them holds a person's work."""
     try:
         first = json.loads(file.readline(LINE_BYTES))
     except ValueError:

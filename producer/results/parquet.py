@@ -1,4 +1,7 @@
-"""The run as one Parquet file, with nested results or a row an instance. Knows no SQL and no pixels."""
+"""Exports a run as one Parquet file, with nested results or with one row for each instance. Knows no SQL, no pixels.
+
+The format: https://parquet.apache.org/docs/file-format/.
+"""
 
 import json
 import os
@@ -11,12 +14,12 @@ from producer.results.formats import FLAT, Format
 from producer.results.provenance import provenance
 from producer.results.records import Record, Records
 
-MAGIC = b"PAR1"  # how a Parquet file begins and ends
-ORIGIN = "sam3-queue"  # the key of the file's metadata under which it says where it comes from
+MAGIC = b"PAR1"  # first and last bytes of a Parquet file
+ORIGIN = "sam3-queue"  # key of the metadata under which the file says how it was made
 
 
 def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write the rows of `records`. The metadata say under `sam3-queue` what `info` says in COCO.
+    """Write the rows of `producer.results.records`. The metadata have under `sam3-queue` what COCO has in `info`.
 
     Raises `UsageError` when the file cannot be written.
     """
@@ -39,7 +42,7 @@ def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], prog
 
 
 def _schema(records: Records) -> Any:
-    """The type of each column. Those of the input are text, as in the CSV that they were read from."""
+    """The type of each column. Columns of the input are text, as in the CSV that they were read from."""
     import pyarrow as pa
 
     numbers, whole = pa.list_(pa.float64()), pa.list_(pa.int32())
@@ -70,7 +73,7 @@ def _schema(records: Records) -> Any:
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether its metadata, which stand at its end, have our key."""
+    """Whether the metadata, which are at the end of the file, have our key."""
     if file.read(len(MAGIC)) != MAGIC:
         return False
     end = file.seek(-8, os.SEEK_END)
@@ -78,7 +81,7 @@ def is_ours(file: BinaryIO) -> bool:
     if file.read(len(MAGIC)) != MAGIC or length > end:
         return False
     file.seek(end - length)
-    return ORIGIN.encode() + b"\x18" in file.read(length)  # 0x18: a text follows, which is the key's value
+    return ORIGIN.encode() + b"\x18" in file.read(length)  # 0x18: type of Thrift for the text that is the key's value
 
 
 FORMAT = Format(export_parquet, is_ours, ".parquet", takes=FLAT, needs=("pyarrow",), extra="parquet")

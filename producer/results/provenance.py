@@ -1,4 +1,4 @@
-"""Where the masks of an export come from, for formats that have a place to say it. Knows no format."""
+"""Describes how the masks of an export were made, for formats that have a place for that. Knows no format."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,8 +7,8 @@ from producer.results.common import ExportRequest
 
 
 def provenance(request: ExportRequest) -> dict[str, Any]:
-    """The run, its model and settings, and what was chosen for the export. No date, so that the same export gives the
-    same bytes."""
+    """The run, its model and settings, and the choices of the export. There is no date, so that the same export gives
+    the same bytes."""
     view = request.view
     return {
         "description": f"run {view.name}, segmented by text prompts",

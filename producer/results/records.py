@@ -1,4 +1,4 @@
-"""Rows of tables with nested values: what each format of such a table tells of an image or an instance. Knows no files.
+"""Makes the rows of formats with nested values, such as Parquet: one for each image or each instance. Knows no files.
 
 The columns of the input come first, as in the CSV, then ours, which begin with `sam3_`.
 """
@@ -15,7 +15,7 @@ from producer.results.common import ExportRequest, Summary, TellRows, counting, 
 from producer.slugs import numbered
 
 Record = dict[str, Any]
-GROUP_ROWS = 2048
+GROUP_ROWS = 2048  # rows written at once
 IMAGE_COLUMNS = (
     "sam3_run", "sam3_row", "sam3_path", "sam3_status", "sam3_error_class", "sam3_error", "sam3_width", "sam3_height",
     "sam3_gone", "sam3_results",
@@ -27,7 +27,7 @@ INSTANCE_COLUMNS = (
 
 
 class Records:
-    """The rows that one export writes: an image each, or with `request.flat` an instance each."""
+    """The rows that one export writes: one for each image, or with `request.flat` one for each instance."""
 
     def __init__(self, request: ExportRequest) -> None:
         self._request = request
@@ -37,7 +37,7 @@ class Records:
     def write(
         self, images: Iterable[ExportedImage], progress: TellRows, write: Callable[[list[Record]], object]
     ) -> Summary:
-        """Hand all rows to `write`, up to `GROUP_ROWS` at a time."""
+        """Call `write` with all rows, up to `GROUP_ROWS` at a time."""
         rows = instances = 0
         group: list[Record] = []
         for image in counting(images, progress):
@@ -53,8 +53,10 @@ class Records:
         return Summary(rows, instances, 1, self._request.out)
 
     def of(self, image: ExportedImage) -> Iterator[Record]:
-        """Rows with exactly `input_columns` and `columns`, in this order. A duplicate tells of what was found for its
-        first row; as rows of instances, which people add up, it has none."""
+        """The rows of one image, with exactly `input_columns` and `columns` in this order.
+
+        A duplicate has the results of its first row. If rows are instances it has no row, as people add these up.
+        """
         view, flat = self._request.view, self._request.flat
         cells: Record = dict(zip(self.input_columns, input_cells(view, image), strict=True))
         found, facts = annotations(self._request, image), self._facts(image)
@@ -101,7 +103,7 @@ def _instances(record: Record) -> int:
 
 
 def _free_names(view: RunView, ours: tuple[str, ...]) -> list[str]:
-    """The input's columns; one that is called as one of ours, such as in an export that is an input, gets a number."""
+    """The names of the input's columns. A name that is one of ours, as in an export used as input, gets a number."""
     taken, names = {*ours, *view.source.columns}, []
     for column in view.source.columns:
         name = numbered(column, lambda name: name in taken) if column in ours else column
@@ -115,5 +117,5 @@ def _chosen(facts: Record, columns: tuple[str, ...]) -> Record:
 
 
 def _rounded(probability: float) -> float:
-    """To a millionth, as finely as float32 tells it."""
+    """Round to a millionth, which float32 can still tell apart."""
     return round(probability, 6)

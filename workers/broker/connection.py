@@ -78,7 +78,7 @@ class Doorbells:
         self._taken_seconds = taken_seconds
 
     def count(self) -> int:
-        """How many doorbells wait or were just taken. Doorbells that a killed node had taken are not counted."""
+        """How many doorbells wait or were just taken. Older ones do not count: a killed node keeps them for a day."""
         with self._channel() as channel:
             waiting = channel.client.llen(self._queue)
             return int(waiting) + int(channel.client.zcount(channel.unacked_index_key, *self._times()))
