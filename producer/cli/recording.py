@@ -7,11 +7,11 @@ import click
 
 from db.session import Sessions, read
 from db.views.status import ImageCounts, Progress, progress
-from producer.cli.asked import open_input, run_request
 from producer.cli.dry_run import report_dry_run, told
 from producer.cli.options import exit_code, read_prompts, run_name
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
+from producer.cli.run_request import open_input, run_request
 from producer.results.targets import free_file
 from producer.runs.load import Recorded, RunRequest, record
 from producer.sources.kinds import open_file

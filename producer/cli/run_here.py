@@ -7,7 +7,6 @@ from typing import Any
 
 from db.patience import Patience
 from db.session import sqlite_url
-from producer.cli.asked import open_input, run_request
 from producer.cli.dry_run import report_dry_run
 from producer.cli.exported import interruptible
 from producer.cli.options import read_prompts, run_name
@@ -19,6 +18,7 @@ from producer.cli.run_folder import (
     run_of_folder,
 )
 from producer.cli.run_record import record_run
+from producer.cli.run_request import open_input, run_request
 from producer.cli.run_results import following
 from producer.cli.run_summary import Spent, ended_images, finish
 from producer.cli.run_work import local_slots, work_off
