@@ -119,7 +119,8 @@ def claim(
     also None if the run was given other settings since then, and with them another uid.
     """
     active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE, *_has_uid(uid)).exists()
-    wanted = ((Chunk.number, Chunk.fence, Chunk.crashes), Chunk.id == chunk_id, Chunk.run_id == run_id)
+    columns = (Chunk.number, Chunk.fence, Chunk.crashes)
+    this_chunk = (Chunk.id == chunk_id, Chunk.run_id == run_id)
     values = {
         "fence": Chunk.fence + 1,
         "owner_id": worker_id,
@@ -128,11 +129,11 @@ def claim(
         "lease_until": now() + lease_seconds,
         **NO_RANGE,
     }
-    row = change_chunk(session, Transition.CLAIM, *wanted, active, attempts=Chunk.attempts + 1, **values)
+    row = change_chunk(session, Transition.CLAIM, columns, *this_chunk, active, attempts=Chunk.attempts + 1, **values)
     if row is None:
         # A worker holds one chunk at a time. If it holds this one already, its claim was committed before, but the
         # database's answer was lost.
-        row = change_chunk(session, Transition.CLAIM_AGAIN, *wanted, Chunk.owner_id == worker_id, **values)
+        row = change_chunk(session, Transition.CLAIM_AGAIN, columns, *this_chunk, Chunk.owner_id == worker_id, **values)
     if row is None:
         return None
     session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
