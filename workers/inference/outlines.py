@@ -65,8 +65,8 @@ def _compiled(work: Work) -> Work:
 @_compiled
 def _encode(small: Floats, across: _Axis, down: _Axis, cut: np.float32) -> tuple[Bytes, Integers, Integers]:
     """The compressed counts of all masks, one behind the other; where each one's end, and its area."""
-    data, end = np.empty(1, np.uint8), 0
-    ends, areas = np.empty(len(small), np.int64), np.empty(len(small), np.int64)
+    data, ends, areas = np.empty(0, np.uint8), np.empty(len(small), np.int64), np.empty(len(small), np.int64)
+    end = len(data)  # not 0, for which numba would compile what it calls here once more
     for number in range(len(small)):
         mask = small[number]
         flips = _find_flips(mask, across, down, cut, _find_cells(mask, cut))
