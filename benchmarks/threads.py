@@ -4,8 +4,8 @@ Run as `python -m benchmarks.threads`. The first table is what a second thread g
 where the lock is released, 1 where it is held; each time is the shortest of many short ones, which others on the
 machine hardly change. Without two free cores not even the control, a hash, comes near 2.
 
-The second is the thread that makes masks beside one that launches forward passes. That one is played: two thousand
-tiny operations of torch, called from Python as a model calls them; no device is waited for. The control is the same
+The others are masks, and reading, beside a thread that launches forward passes. That one is played: two thousand tiny
+operations of torch, called from Python as a model calls them; no device is waited for. The control is the same
 launching beside a hash, which never holds the lock.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -104,37 +105,67 @@ def table(told: list[Gain]) -> str:
     return "\n".join(lines + [f"| {one.step} | {one.milliseconds:.1f} ms | {one.gain:.2f} |" for one in told])
 
 
-def beside_launches(rounds: int = 9) -> list[Row]:
-    """Masks of each size of image, alone and beside a thread that launches. The best of all rounds, which take turns:
-    others on the machine can only make one worse."""
+@dataclass(frozen=True)
+class Beside:
+    """How often a second a work is done, alone and beside launches, and a launch, alone, beside it and beside a hash.
+    Each the best of all rounds, which take turns: others on the machine can only make one worse."""
+
+    alone: float
+    beside: float
+    launch: float
+    launch_beside: float
+    launch_beside_hash: float
+
+    @property
+    def launches(self) -> Row:
+        return {
+            "a launch alone, ms": 1000 / self.launch,
+            "beside a hash, ms": 1000 / self.launch_beside_hash,
+            "beside it, ms": 1000 / self.launch_beside,
+        }
+
+
+def masks_beside_launches(rounds: int = 9) -> list[Row]:
+    """A row a size of image."""
     torch.set_num_threads(1)
-    launch, data = _launch(), bytes(100_000)
+    launch = _launch()
     rows: list[Row] = []
     for name, size in SIZES.items():
-        masks = mask_work(INSTANCES, size)
-        masks()  # compiles them
-        told = [
-            (
-                _rate(masks),
-                _rate(launch),
-                *_together(masks, launch),
-                _together(lambda: hashlib.sha256(data).digest(), launch)[1],
-            )
-            for _ in range(rounds)
-        ]
-        alone, launches, beside, beside_masks, beside_hash = map(max, zip(*told, strict=True))
-        rows.append(
-            {
-                "image": name,
-                "masks a second": alone * INSTANCES,
-                "beside launches": beside * INSTANCES,
-                **{f"images a second with {n}": beside * INSTANCES / n for n in (3, 20, 100)},
-                "a launch alone, ms": 1000 / launches,
-                "beside a hash, ms": 1000 / beside_hash,
-                "beside masks, ms": 1000 / beside_masks,
-            }
-        )
+        told = _beside(mask_work(INSTANCES, size), launch, rounds)
+        row: Row = {
+            "image": name,
+            "masks a second": told.alone * INSTANCES,
+            "beside launches": told.beside * INSTANCES,
+            **{f"images a second with {n}": told.beside * INSTANCES / n for n in (3, 20, 100)},
+        }
+        rows.append(row | told.launches)
     return rows
+
+
+def reading_beside_launches(rounds: int = 5) -> list[Row]:
+    """A row a kind of photograph."""
+    torch.set_num_threads(1)
+    launch = _launch()
+    rows: list[Row] = []
+    with TemporaryDirectory() as folder:
+        for kind in photographs.KINDS:
+            [path] = photographs.write(kind, Path(folder) / kind.name, 1)
+            told = _beside(partial(read_image, path, RULES), launch, rounds)
+            row: Row = {"read": kind.name, "a second": told.alone, "beside launches": told.beside}
+            rows.append(row | told.launches)
+    return rows
+
+
+def _beside(work: Callable[[], object], launch: Callable[[], object], rounds: int) -> Beside:
+    data = bytes(100_000)
+    work()  # what is made once
+    told = []
+    for _ in range(rounds):
+        alone, launches = _rate(work), _rate(launch)
+        _, beside_hash = _together(lambda: hashlib.sha256(data).digest(), launch)
+        told.append((alone, *_together(work, launch), launches, beside_hash))
+    alone, beside, launch_beside, launches, beside_hash = map(max, zip(*told, strict=True))
+    return Beside(alone, beside, launches, launch_beside, beside_hash)
 
 
 def _launch() -> Callable[[], object]:
@@ -171,4 +202,5 @@ def _together(work: Callable[[], object], beside: Callable[[], object]) -> tuple
 
 
 if __name__ == "__main__":
-    print(table(gains()), timing.table(beside_launches()), sep="\n\n")
+    told = (timing.table(masks_beside_launches()), timing.table(reading_beside_launches()))
+    print(table(gains()), *told, sep="\n\n")

@@ -32,11 +32,13 @@ def test_two_works_beside_each_other_have_a_thread_each() -> None:
 
 @pytest.mark.long
 def test_every_size_is_measured_alone_and_beside() -> None:
-    rows = threads.beside_launches(rounds=1)
+    rows = threads.masks_beside_launches(rounds=1)
     assert [row["image"] for row in rows] == list(threads.SIZES)
     for row in rows:
         assert row["images a second with 20"] == pytest.approx(row["beside launches"] / 20)
-        assert all(value > 0 for name, value in row.items() if name != "image")
+    reading = threads.reading_beside_launches(rounds=1)
+    assert [row["read"] for row in reading] == [kind.name for kind in photographs.KINDS]
+    assert all(value > 0 for row in (*rows, *reading) for value in row.values() if not isinstance(value, str))
 
 
 @pytest.mark.long
