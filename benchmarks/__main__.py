@@ -20,7 +20,19 @@ from typing import Any, TypeVar
 
 import click
 
-from benchmarks import bars, cores, enqueue, model, operate, pipeline, plots, postprocess, sqlite_contention, threads
+from benchmarks import (
+    bars,
+    cores,
+    enqueue,
+    model,
+    one_host,
+    operate,
+    pipeline,
+    plots,
+    postprocess,
+    sqlite_contention,
+    threads,
+)
 from benchmarks.bars import Results
 from benchmarks.device import IMAGE_MS
 from benchmarks.timing import as_rows, table
@@ -40,11 +52,12 @@ class Sizes:
     repeats: int
     rows: list[int]
     contention_rows: int
+    host_images: int
     architectures: list[str]
 
 
-FULL = Sizes(120, 3, [10_000, 100_000, 1_000_000], 200_000, [*model.RANDOM])
-QUICK = Sizes(16, 1, [10_000, 100_000], 20_000, [*model.RANDOM][:1])
+FULL = Sizes(120, 3, [10_000, 100_000, 1_000_000], 200_000, 2880, [*model.RANDOM])
+QUICK = Sizes(16, 1, [10_000, 100_000], 20_000, 512, [*model.RANDOM][:1])
 
 
 @click.command()
@@ -72,6 +85,7 @@ def measure(sizes: Sizes) -> Results:
             for kind in ("sqlite", "postgresql")
             for row in fresh(f"retry, cancel and delete in {kind}", operate.measure, kind, sizes.rows)
         ],
+        host=fresh("eight nodes on one host", one_host.measure, sizes.host_images),
         contention=fresh("commits beside an enqueue", sqlite_contention.compare, sizes.contention_rows),
         masks=fresh("masks", postprocess.measure),
         masks_memory=fresh("memory of masks", postprocess.measure_memory),
@@ -132,6 +146,7 @@ def tables(results: Results) -> dict[str, str]:
         "aftermath": table(as_rows(results.aftermath)),
         "operations": table(operate.operation_rows(results.operations)),
         "contention": table(results.contention),
+        "one_host": one_host.tables(results.host),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks import timing
 from benchmarks.enqueue import Aftermath, Growth
+from benchmarks.one_host import NODES, Host
 from benchmarks.operate import Operation, growth
 from benchmarks.pipeline import Row, Stream
 from benchmarks.timing import Row as Figures
@@ -25,6 +26,7 @@ class Results:
     aftermath: list[Aftermath]
     operations: list[Operation]
     contention: list[Figures]
+    host: Host
     masks: list[Figures]
     masks_memory: list[Figures]
     masks_beside_launches: list[Figures]
@@ -122,6 +124,8 @@ def _database(results: Results) -> Iterator[Bar]:
     yield _most("retry, cancel, delete: time grows with rows to the power of", 1.3, [one for one in exponents if one])
     yield _least("SQLite: commits kept beside an enqueue", 0.5, [results.contention[1]["kept"]])
     yield _most("SQLite: errors", 0, [row["errors"] for row in results.contention])
+    carried = [row["GPUs that it carries"] for row in results.host.alone if row["alone"].startswith("commits")]
+    yield _least("one host: GPUs whose images a database commits", NODES, carried)
 
 
 def _least(what: str, bar: float, measured: Sequence[float]) -> Bar:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -51,11 +52,14 @@ def compare(rows: int = 200_000, seconds: float = 15.0) -> list[Row]:
     ]
 
 
-def measure(folder: Path, meanwhile: object) -> dict[str, float]:
-    """Commits a second of all committers while `meanwhile(sessions)` runs."""
-    assert callable(meanwhile)
+def measure(folder: Path, meanwhile: Callable[[Sessions], object]) -> dict[str, float]:
+    """Commits a second of all committers to a new file while `meanwhile(sessions)` runs."""
     folder.mkdir()
-    url = f"sqlite:///{folder / 'sam3.db'}"
+    return committing(f"sqlite:///{folder / 'sam3.db'}", meanwhile)
+
+
+def committing(url: str, meanwhile: Callable[[Sessions], object]) -> dict[str, float]:
+    """The same, to an empty database."""
     sessions = connect(url)
     ensure_schema(sessions)
     run_id = make_run(sessions)
@@ -76,6 +80,7 @@ def measure(folder: Path, meanwhile: object) -> dict[str, float]:
     told = [counts.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
+    sessions.kw["bind"].dispose()
     return {
         "seconds": round(took, 1),
         "commits a second": round(sum(commits for commits, _, _ in told) / took, 1),

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import __main__ as document
 from benchmarks.bars import FLOPS, Results, bars
 from benchmarks.enqueue import Aftermath, Growth
+from benchmarks.one_host import Host
 from benchmarks.operate import Operation
 from benchmarks.pipeline import SYSTEMS, Row, Stream
 
@@ -42,6 +43,11 @@ MEASURED = Results(
     aftermath=[_aftermath(*size) for size in SIZES],
     operations=[Operation(database, "retry", rows, 6e-5 * rows) for database, rows in SIZES],
     contention=[{"kept": 1.0, "errors": 0}, {"kept": 0.9, "errors": 0}],
+    host=Host(
+        [{"alone": "decoding and masks", "GPUs that it carries": 1.5},
+         {"alone": "commits, sqlite", "GPUs that it carries": 24.0}],
+        [{"of the devices' pace": 0.6}], (0.1, 0.2),
+    ),
     masks=[{"frame": "1080p", "times faster": 36.0, "pixels that differ": 0}],
     masks_memory=[{"ours, peak MB over base": 103.0}],
     masks_beside_launches=[
@@ -131,6 +137,10 @@ def _changed(field: str, place: int, **values: Any) -> Callable[[Results], None]
         (_changed("operations", 2, seconds=2.9), "retry, cancel, delete: time grows with rows to the power of"),
         (_changed("contention", 1, kept=0.4), "SQLite: commits kept beside an enqueue"),
         (_changed("contention", 0, errors=1), "SQLite: errors"),
+        (
+            lambda results: results.host.alone[1].update({"GPUs that it carries": 7.9}),
+            "one host: GPUs whose images a database commits",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
