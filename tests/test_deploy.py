@@ -187,6 +187,14 @@ def test_services_wait_only_for_what_can_become_ready(services: dict[str, Any]) 
                 assert services[name]["restart"] == "no"  # one that is started again never completes
 
 
+@pytest.mark.parametrize("image", ["producer", "worker"])
+def test_an_image_is_built_from_all_that_the_package_is_built_from(image: str) -> None:
+    built_from = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    ignored = (DEPLOY / f"{image}.Dockerfile.dockerignore").read_text().splitlines()
+    let_in = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert let_in == {*built_from["only-include"], "pyproject.toml", "README.md", "LICENSE"}
+
+
 def test_our_containers_run_without_root_and_our_commands_exist(services: dict[str, Any]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     commands = [shlex.split(value("ExecStart", (DEPLOY / UNIT).read_text()))[0].rpartition("/")[2]]
