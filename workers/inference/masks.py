@@ -10,22 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-from workers.inference.rle import run_lengths
-
-Mask = npt.NDArray[np.bool_]
-"""A binary mask of shape (height, width)."""
+from workers.inference.rle import Mask as Mask
+from workers.inference.rle import decode as decode
 
 
 def encode(mask: npt.NDArray[np.bool_ | np.uint8]) -> bytes:
     """The RLE of a mask of shape (height, width). Nothing is copied if it is uint8 and in column order."""
     return cast(bytes, coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
-
-
-def decode(rle: bytes, height: int, width: int) -> Mask:
-    """The mask, of shape (height, width). (pycocotools' own decode raises a deprecation warning in numpy 2.)"""
-    lengths = list(run_lengths(rle))
-    inside = np.arange(len(lengths)) % 2 == 1  # the first run is outside
-    return np.repeat(inside, lengths).reshape(width, height).T
 
 
 def area(rle: bytes, height: int, width: int) -> int:

@@ -1,10 +1,18 @@
-"""The run lengths of a COCO mask, out of its compressed counts. Knows no pixels, and needs no library.
+"""The run lengths and the pixels of a COCO mask, out of its compressed counts. Needs no library but numpy for pixels.
 
 The format is that of `rleToString` and `rleFrString` in cocoapi's `maskApi.c`
 (https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c).
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:  # run lengths are for those who have no numpy, too
+    import numpy as np
+    import numpy.typing as npt
+
+Mask: TypeAlias = "npt.NDArray[np.bool_]"
+"""A binary mask of shape (height, width)."""
 
 
 def run_lengths(rle: bytes) -> Iterator[int]:
@@ -27,3 +35,15 @@ def run_lengths(rle: bytes) -> Iterator[int]:
         yield last
         number = shift = 0
         index += 1
+
+
+def decode(rle: bytes, height: int, width: int) -> Mask:
+    """The mask of these compressed counts, of shape (height, width).
+
+    As pycocotools' own `decode`, which raises a deprecation warning in numpy 2.
+    """
+    import numpy as np
+
+    lengths = list(run_lengths(rle))
+    inside = np.arange(len(lengths)) % 2 == 1  # the first run is outside
+    return np.repeat(inside, lengths).reshape(width, height).T
