@@ -16,7 +16,7 @@ import producer
 import workers
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = {"db", "producer", "workers"}
+PACKAGES = {"db", "producer", "sam3_queue", "workers"}
 OWNERS = "import importlib.metadata as m, json; print(json.dumps(dict(m.packages_distributions())))"
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event
 
 PROJECT = Path(__file__).parents[2]
 DOOR = PROJECT / "db" / "chunks.py"
-SHIPPED = ("db", "producer", "workers")
+SHIPPED = ("db", "producer", "workers", "sam3_queue")
 WRITES = re.compile(r'\s*(INSERT INTO|UPDATE|COPY) "?chunk"?\b', re.IGNORECASE)
 
 

@@ -11,7 +11,7 @@ from tests.docs.pages import ROOT
 from workers.settings import Settings
 from workers.variables import PREFIX
 
-PACKAGES = ("db", "producer", "workers", "tests", "benchmarks")
+PACKAGES = ("db", "producer", "workers", "sam3_queue", "tests", "benchmarks")
 FOLDERS = (*PACKAGES, "docs", "deploy", ".ci")
 
 

@@ -68,10 +68,11 @@ def ellipse(size: tuple[int, int], centre: tuple[float, float], radii: tuple[flo
     return np.asarray(inside, dtype=np.uint8)
 
 
-def finish(folder: Path, given: Input, ends: Ends) -> Finished:
-    """Enqueue `given`, work through it and return the run."""
-    sessions = connect(f"sqlite:///{folder / 'state.db'}")
-    ensure_schema(sessions)
+def finish(folder: Path, given: Input, ends: Ends, sessions: Sessions | None = None) -> Finished:
+    """Enqueue `given`, work through it and return the run; without `sessions` in an SQLite file in `folder`."""
+    if sessions is None:
+        sessions = connect(f"sqlite:///{folder / 'state.db'}")
+        ensure_schema(sessions)
     run_id = _enqueue(sessions, given)
     _work(sessions, run_id, ends)
     with reading(sessions) as session:
