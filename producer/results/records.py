@@ -9,10 +9,8 @@ from typing import Any
 from db.models import ImageState
 from db.values import PromptResult
 from db.views.results import ExportedImage
-from db.views.status import RunView
 from producer.results.annotations import Annotation, annotations
 from producer.results.common import ExportRequest, Summary, TellRows, counting, input_cells, status
-from producer.slugs import numbered
 
 Record = dict[str, Any]
 GROUP_ROWS = 2048  # rows written at once
@@ -32,7 +30,7 @@ class Records:
     def __init__(self, request: ExportRequest) -> None:
         self._request = request
         self.columns = INSTANCE_COLUMNS if request.flat else IMAGE_COLUMNS
-        self.input_columns = _free_names(request.view, self.columns)
+        self.input_columns = request.view.source.columns  # none of them begins with sam3_
 
     def write(
         self, images: Iterable[ExportedImage], progress: TellRows, write: Callable[[list[Record]], object]
@@ -100,16 +98,6 @@ class Records:
 def _instances(record: Record) -> int:
     results = record.get("sam3_results")
     return 1 if results is None else sum(len(result["instances"]) for result in results)
-
-
-def _free_names(view: RunView, ours: tuple[str, ...]) -> list[str]:
-    """The names of the input's columns. A name that is one of ours, as in an export used as input, gets a number."""
-    taken, names = {*ours, *view.source.columns}, []
-    for column in view.source.columns:
-        name = numbered(column, lambda name: name in taken) if column in ours else column
-        taken.add(name)
-        names.append(name)
-    return names
 
 
 def _chosen(facts: Record, columns: tuple[str, ...]) -> Record:

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +97,6 @@ def test_duckdb_reads_and_counts_it(table: Table, run: Finished, request_for: Ma
         ORDER BY ALL
     """
     assert duckdb.execute(question).fetchall() == [("Red hat", 0), ("Red hat", 1), ("person", 0), ("person", 2)]
-
-
-def test_a_table_that_was_an_input_keeps_its_columns_under_other_names(
-    table: Table, run: Finished, request_for: MakeRequest
-) -> None:
-    request = request_for("t")
-    source = replace(run.view.source, columns=("path", "label", "sam3_status", "sam3_status_2"))
-    _, rows = table.export(run, replace(request, view=replace(run.view, source=source)))
-    assert list(rows[0])[:4] == ["path", "label", "sam3_status_3", "sam3_status_2"]
-    assert rows[0]["sam3_status"] == "segmented"
 
 
 @pytest.mark.parametrize("flat", [False, True])
