@@ -7,8 +7,12 @@ import click
 
 from producer.cli.options import exit_flags, force_flag, json_flag, run_flags
 from producer.cli.redo import redo_flag
+from producer.results.formats import MODULES
 from workers.cli import base
 from workers.cli.commands import worker_flags
+
+
+ALWAYS = ("csv", "png")  # these are written without being asked for
 
 
 @base.command("sam3-run")
@@ -27,6 +31,12 @@ from workers.cli.commands import worker_flags
     type=click.Choice(["union", "best", "largest"]),
     default="union",
     help="What a png mask holds: all instances together, the one of the best score, or the largest.",
+)
+@click.option(
+    "--also",
+    type=click.Choice([name for name in MODULES if name not in ALWAYS]),
+    multiple=True,
+    help="Write this format too, as sam3-export does; may be given several times.",
 )
 @force_flag
 @exit_flags

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +19,7 @@ from db.session import Sessions, read, sqlite_url
 from db.views import status
 from db.views.inputs import run_inputs
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
+from producer.results.formats import file_of, require_libraries
 from producer.results.targets import Targets
 from producer.slugs import numbered
 from workers.cli.base import RUN_FILE, open_database, spelled_run
@@ -189,11 +190,14 @@ def elsewhere(output: Path, run: str | None = None) -> str:
     return shlex.join([COMMAND, *given, "-o", free])
 
 
-def check_targets(targets: Targets) -> None:
-    """Raise `UsageError`, before any work is done, if a foreign file has the name of one of ours, or if there are
-    links inside the state folder."""
+def check_targets(targets: Targets, also: Sequence[str]) -> None:
+    """Raise `UsageError`, before any work is done, if a foreign file has the name of one of ours, if there are links
+    inside the state folder, or if a format of `also` cannot be written here."""
     for name in ("results", "preview"):
         targets.check(targets.named / RESULTS[name])
+    for name in also:
+        require_libraries(name)
+        targets.check(file_of(targets.named, name))
     targets.check(targets.named / RUN_FILE, lambda file: is_run_file(file.read()))
     targets.check_folder(targets.named / RESULTS["masks"])
     targets.refuse_link(targets.named / STATE_FOLDER)

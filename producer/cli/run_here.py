@@ -44,7 +44,8 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     name = name or run_name(flags["run"], flags["moved_from"] or source.path)
     request = run_request(name, prompts, source, settings, flags)
     refuse_other_run(output, request.name, source.path, flags["state_dir"])
-    check_targets(Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"]))
+    targets = Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"])
+    check_targets(targets, flags["also"])
     if flags["dry_run"]:
         return report_dry_run(source, request, flags, details=True)
     with new_folders(output, settings.state_dir), interruptible(resumes=True), StateLock(settings.state_dir):

@@ -71,6 +71,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "prompt": list(request.prompts),
         **asdict(request.frozen),
         **{key: flags[key] for key in KEPT_FLAGS},
+        "also": list(flags["also"]) or None,
         "image_root": str(source.root) if source.confined else None,
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,

@@ -1,6 +1,6 @@
 """Writes the masks, results.csv and the preview of a sam3-run, while the run goes on and at its end. Starts no node."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from producer.cli.exported import export, view_of
 from producer.cli.found import Found
 from producer.layout import RESULTS
 from producer.results.common import ExportRequest
+from producer.results.formats import file_of
 from producer.results.inputs import Inputs
 from producer.results.targets import Targets
 from workers.cli.base import say
@@ -28,8 +29,10 @@ def following(found: Found, select: str, *, force: bool = False) -> Iterator[Non
         yield
 
 
-def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict[str, str], bool]:
-    """Write the missing masks, results.csv and preview.jpg to the run's folder.
+def write_files(
+    found: Found, select: str, also: Sequence[str] = (), *, force: bool = False
+) -> tuple[dict[str, str], bool]:
+    """Write the missing masks, results.csv, preview.jpg and the formats of `also` to the run's folder.
 
     Returns the files by name, and whether results.csv names all masks.
     """
@@ -40,6 +43,9 @@ def write_files(found: Found, select: str, *, force: bool = False) -> tuple[dict
     table = replace(request, out=files["results"])
     blank = tell_blank_masks(found, table, export(found, table, "csv"))
     write_preview(request.view, found.sessions, files["preview"], request.targets)
+    for name in also:
+        files[name] = file_of(found.folder or Path(), name)
+        export(found, replace(request, out=files[name]), name)
     return {name: str(file) for name, file in files.items()}, not blank
 
 

@@ -53,7 +53,7 @@ def finish(
         say("Next: the same command again goes on from here")
         return 1 if asked is None else 128 + asked
     with telling_how_to_go_on(found, None):
-        written, whole = write_files(found, flags["select"], force=flags["force"])
+        written, whole = write_files(found, flags["select"], flags["also"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:
         facts = {
@@ -69,7 +69,7 @@ def finish(
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
         elif not images.segmented + images.empty + images.failed:
             say("Next: the same command with --dry-run names the rejected rows; correct them, then run it again")
-        else:
+        elif "coco" not in flags["also"]:
             say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
     failures = exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
     return failures if whole else max(1, failures)
@@ -101,5 +101,6 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], source:
         click.echo(f"  errors: {told_errors(standing.errors)}")
     if standing.warnings:
         click.echo(f"  warnings: {told_warnings(standing.warnings)}")
+    width = max(8, *map(len, written))
     for name, path in written.items():
-        click.echo(f"  {name:<8} {path}")
+        click.echo(f"  {name:<{width}} {path}")

@@ -114,4 +114,4 @@ def is_ours(file: BinaryIO) -> bool:
     return isinstance(facts, dict) and facts.keys() >= INFO_KEYS
 
 
-FORMAT = Format(export_coco, is_ours, ".json")
+FORMAT = Format(export_coco, is_ours, ".json", stem="coco")

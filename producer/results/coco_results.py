@@ -54,4 +54,4 @@ def is_ours(file: BinaryIO) -> bool:
     return head in (START + OURS, START + END)
 
 
-FORMAT = Format(export_coco_results, is_ours, ".json")
+FORMAT = Format(export_coco_results, is_ours, ".json", stem="coco-results")

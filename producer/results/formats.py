@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from workers.errors import UsageError
@@ -39,6 +40,7 @@ class Format:
     write: "Callable[[ExportRequest, Iterable[ExportedImage], TellRows], Summary]"
     is_ours: Callable[[BinaryIO], bool]  # whether this format wrote a file, which is open at its start
     suffix: str  # of the file, or of the files in the folder
+    stem: str = "results"  # of the file's name, where the user names none
     folder: bool = False  # it fills a folder, and the same command again continues
     takes: Mapping[str, str] = field(default_factory=dict)  # its own flags: name -> what the flag is for, in words
     needs: tuple[str, ...] = ()  # libraries that the base installation lacks
@@ -67,6 +69,12 @@ def require_taken(name: str, flag: str, value: object) -> None:
         given = f"--{flag}" if value is True else f"--{flag} {value}"
         names, what = " or ".join(has), next(iter(has.values()))
         raise UsageError(f"{given}: only --format {names} has {what}")
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """The file of this format in a folder, where the user names none."""
+    found = format_named(name)
+    return folder / f"{found.stem}{found.suffix}"
 
 
 def names_of_files() -> list[str]:

@@ -1,6 +1,7 @@
 """`sam3-run` as a person uses it: one folder in, one folder out, again, interrupted, mended, moved."""
 
 import csv
+import json
 import os
 import shlex
 import shutil
@@ -54,9 +55,12 @@ def test_four_pictures_in_a_csv_become_masks_a_table_and_a_preview(here: Termina
         csv.writer(file).writerows([["picture", "title"], *([f"photos/{name}", f"the {name}"] for name in names)])
 
     given = ("pictures.csv", "--image-column", "picture", "--prompt", "red circle", "--model", "tiny")
-    told = here.run("sam3-run", *given, "--gpus", "cpu", "-o", "out", "--score-floor", "0.2")
+    told = here.run("sam3-run", *given, "--gpus", "cpu", "-o", "out", "--score-floor", "0.2", "--also", "jsonl")
 
     assert told.stdout.startswith("run pictures: 4 images in 0:")
+    assert "\n  jsonl    out/results.jsonl" in told.stdout
+    lines = (here.home / "out" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["title"] for line in lines] == [f"the {name}" for name in names]
     assert "\n  4 segmented, 0 empty; " in told.stdout
     assert told.stderr.endswith("Next: sam3-export out --format coco -o out/coco.json\n")
     with (here.home / "out" / "results.csv").open(newline="") as file:
@@ -177,6 +181,16 @@ def segmented(here: Terminal, running: Background) -> int:
         return 0
     assert running.process.poll() is None, running.output()
     return int(here.json("sam3-status", "out")["images"]["segmented"])
+
+
+def test_a_format_that_cannot_be_written_as_well_is_refused_before_any_work(here: Terminal) -> None:
+    squares(here, 1)
+    (here.home / "out").mkdir()
+    (here.home / "out" / "coco.json").write_text("{}")
+    given = ("sam3-run", "photos", *FAKE, "-o", "out", "--also", "jsonl", "--also", "coco")
+    refused = here.run(*given, code=2).stderr
+    assert refused.startswith("sam3-run: error: out/coco.json was not made by an export of ours")
+    assert [path.name for path in (here.home / "out").iterdir()] == ["coco.json"]
 
 
 @pytest.mark.long
