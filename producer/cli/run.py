@@ -11,7 +11,6 @@ from producer.results.formats import MODULES
 from workers.cli import base
 from workers.cli.commands import worker_flags
 
-
 ALWAYS = ("csv", "png")  # these are written without being asked for
 
 
