@@ -81,6 +81,21 @@ def test_a_gpu_that_hangs_is_given_up(machine: Machine, monkeypatch: pytest.Monk
     assert refusal("all") == "no GPU that torch can use: no answer within 0.5 s; use --gpus cpu"
 
 
+def test_a_gpu_that_hangs_keeps_nobody_from_the_others(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = module._ask
+
+    def impatient(question: str, seconds: float, environment: dict[str, str] | None = None) -> dict[str, object]:
+        hangs = (environment or {}).get("CUDA_VISIBLE_DEVICES") == uuid("2")
+        return ask(question, 0.5 if hangs else seconds, environment)
+
+    monkeypatch.setattr(module, "_ask", impatient)
+    machine(gpu("1"), gpu("2", hangs=True), gpu("3"))
+    assert names("all") == ["gpu0", "gpu2"]
+    assert capsys.readouterr().out == "gpu1 is left out: no answer within 0.5 s\n"
+
+
 def test_where_the_driver_does_not_say_which_gpus_there_are_those_that_are_named_are_tried(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -479,6 +479,22 @@ def test_a_broken_cuda_context_ends_the_process_and_counts_as_a_crash_of_the_chu
     assert (chunk.state, chunk.crashes, chunk.releases) == ("pending", 1, 0)
 
 
+def test_a_gpu_that_says_itself_that_it_is_broken_costs_its_chunk_nothing_whatever_it_did_before(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, ended: list[int], breaker: Breaker
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
+    [rung] = runs.ring(sessions, run_id)
+    segmenter.before[2] = lambda: fail("CUDA error: uncorrectable ECC error encountered")
+    with pytest.raises(SystemExit):
+        segment_chunk(runs.message(rung))
+    assert ended == [1]
+    assert breaker.suspicious
+    assert scenario.states(sessions, run_id) == ["done", "done", "pending", "pending"]
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.state, chunk.attempts, chunk.crashes, chunk.releases) == ("pending", 0, 0, 1)
+    assert chunk.error == "CUDA error: uncorrectable ECC error encountered"
+
+
 def test_a_gpu_that_has_done_nothing_yet_is_the_suspect_and_not_the_chunk(
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, ended: list[int]
 ) -> None:
