@@ -20,7 +20,7 @@ from skimage import data
 from transformers import Sam3Model, Sam3Processor
 
 from benchmarks.postprocess import peak_mb
-from workers.inference import masks, sam3_heads, sam3_model
+from workers.inference import masks, sam3_heads, sam3_model, selftest
 from workers.inference.answers import Found
 from workers.inference.images import RGB, ReadRules
 from workers.inference.pipeline import Item, Options, OutOfMemory, Pace, Segmented, segment
@@ -324,6 +324,23 @@ def test_an_empty_mask_stays_as_in_the_library_with_area_zero(segmenter: Sam3Seg
     found = postprocessed(segmenter, torch.full((1, 8, 8), -9.0), 20, 30)
     assert [one.area for one in found.instances] == [0]
     assert not masks.decode(found.instances[0].rle, 20, 30).any()
+
+
+def test_noise_in_the_place_of_vision_features_does_not_pass_the_self_test(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Sam3Segmenter(checkpoint, model_name="tiny")
+    selftest.check(broken, 8)
+    features = broken._model.get_vision_features
+
+    def noise(pixels: torch.Tensor) -> Any:
+        vision = features(pixels)
+        vision.fpn_hidden_states = tuple(torch.randn_like(level) for level in vision.fpn_hidden_states)
+        return vision
+
+    monkeypatch.setattr(broken._model, "get_vision_features", noise)
+    with pytest.raises(selftest.SelfTestFailed, match="one image got two answers"):
+        selftest.check(broken, 8)
 
 
 def test_rows_asked_for_one_by_one_give_what_they_give_together(segmenter: Sam3Segmenter, pictures: list[RGB]) -> None:

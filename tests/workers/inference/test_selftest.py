@@ -1,6 +1,7 @@
 """The test that a model passes before it may touch anybody's images."""
 
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,48 @@ def test_what_the_model_raises_comes_through(fake: Any) -> None:
     fake.fail_in["predict"] = RuntimeError("CUDA error: no kernel image is available")
     with pytest.raises(RuntimeError, match="no kernel image"):
         check(fake)
+
+
+def test_masks_are_made_whatever_they_score(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    answer = fake.postprocess
+
+    def watched(raw: Any, rows: range, options: Options) -> Any:
+        asked.append(options)
+        return answer(raw, rows, options)
+
+    monkeypatch.setattr(fake, "postprocess", watched)
+    check(fake)
+    assert [options.floor for options in asked] == [0.0]
+
+
+@pytest.mark.parametrize("passes", [3, 8])
+def test_a_model_that_looks_at_its_images_passes_however_often(fake: Any, passes: int) -> None:
+    check(fake, passes)
+    assert fake.batches == [1] * passes
+
+
+def test_a_model_that_answers_all_images_alike_fails(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = Instance(0.9, (0.0, 0.0, 9.0, 9.0), 9, b"1")
+    monkeypatch.setattr(fake, "postprocess", lambda raw, rows, options: [(Found(1.0, (only,)),)])
+    check(fake, 1)
+    with pytest.raises(SelfTestFailed, match="two images got one and the same answer"):
+        check(fake, 3)
+
+
+@pytest.mark.parametrize("what", ["presence", "score", "area"])
+def test_a_model_that_answers_one_image_now_so_now_so_fails(
+    fake: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    numbers = count()
+
+    def other(raw: Any, rows: range, options: Options) -> Any:
+        number = next(numbers)
+        off = number // 2  # the same for both images of a turn
+        presence, score, area = (0.5 + 0.02 * off * (what == one) for one in ("presence", "score", "area"))
+        box = (float(number % 2), 0.0, 9.0, 9.0)
+        return [(Found(presence, (Instance(score, box, int(1000 * area), b"1"),)),)]
+
+    monkeypatch.setattr(fake, "postprocess", other)
+    with pytest.raises(SelfTestFailed, match="one image got two answers, 4% apart"):
+        check(fake, 3)
