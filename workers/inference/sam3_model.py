@@ -20,6 +20,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from workers.inference.answers import Found
 from workers.inference.images import RGB
+from workers.inference.no_memory import is_short
 from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load, weights_sha256
@@ -30,9 +31,6 @@ from workers.inference.sam3_texts import Texts
 from workers.inference.segmenters import Precision
 
 T = TypeVar("T")
-
-# What says that memory is short without being a torch.OutOfMemoryError: torch on a CPU, the driver, CUDA's libraries.
-NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 @dataclass(eq=False)
@@ -105,7 +103,7 @@ class Sam3Segmenter:
 
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
         """One run of the vision encoder for the whole batch. Raises `OutOfMemory`."""
-        return _within_memory(partial(self._predict, batch, prompts, options))
+        return _within_memory(partial(self._predict, batch, prompts, options), len(batch))
 
     @torch.inference_mode()
     def _predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
@@ -178,7 +176,7 @@ class Sam3Segmenter:
 
         Masks leave the device in the model's own size; the rest is the CPU's. Raises `OutOfMemory`.
         """
-        return _within_memory(partial(self._postprocess, raw, rows, options))
+        return _within_memory(partial(self._postprocess, raw, rows, options), len(rows))
 
     @torch.inference_mode()
     def _postprocess(self, raw: _Raw, images: range, options: Options) -> list[tuple[Found, ...]]:
@@ -205,12 +203,12 @@ class Sam3Segmenter:
             behind(self._copies).synchronize()
 
 
-def _within_memory(work: Callable[[], T]) -> T:
-    """The value of `work`. Raises `OutOfMemory` once nothing of what did not fit is held any more."""
+def _within_memory(work: Callable[[], T], images: int) -> T:
+    """The value of `work` on so many images. Raises `OutOfMemory` once nothing of what did not fit is held any more."""
     try:
         return work()
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
+        if not is_short(error, images):
             raise
     # Not inside the block above: the error's traceback holds the frames, and those the tensors.
     if torch.cuda.is_available():

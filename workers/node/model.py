@@ -16,6 +16,7 @@ from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import check_models, folder_state, model_folder, revision_of
 from workers.inference import segmenters, selftest
 from workers.inference.caps import Caps
+from workers.inference.no_memory import is_short
 from workers.inference.on_threads import OnItsThreads
 from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
 from workers.inference.selftest import SelfTestFailed
@@ -138,7 +139,7 @@ def _told(model: str, error: Exception) -> str:
     """Say in one line why a model could not be loaded. An unexpected error is logged with its traceback."""
     if isinstance(error, Sam3Error | SelfTestFailed):
         return str(error)
-    if isinstance(error, OutOfMemory | MemoryError) or "out of memory" in str(error):
+    if isinstance(error, OutOfMemory | MemoryError) or is_short(error):
         return f"{model} does not fit into memory; is another process on this GPU?"
     log.error("loading %s failed", model, exc_info=error)
     return f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}"
