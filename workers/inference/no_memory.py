@@ -1,19 +1,19 @@
 """How torch, drivers and libraries say that memory is short. Knows their words only, and none of them."""
 
-# Each is part of what is said, word for word, and by whom.
+# Each is part of what is said, in lower case, and by whom.
 SURE = (
     "out of memory",  # torch on a GPU (CUDA, HIP), its runtime, its driver, Triton
     "can't allocate memory",  # torch on a CPU
     "not enough memory",  # torch on a CPU with Windows
-    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER
-    "hipErrorOutOfMemory",
+    "_status_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER
+    "hiperroroutofmemory",
 )
 # What is said where memory is short, and where a GPU or its libraries are broken as well.
 PERHAPS = (
     "unable to find an engine to execute this computation",  # cuDNN: no plan got its workspace, or none works
-    "Unable to find a valid cuDNN algorithm to run convolution",  # the same, of older code
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # no memory for its handle, or no GPU that works
-    "NVML_SUCCESS == r",  # torch asks the driver what is left, and gets no answer, as on a MIG slice or a Jetson
+    "unable to find a valid cudnn algorithm to run convolution",  # the same, of older code
+    "cublas_status_not_initialized",  # no memory for its handle, or no GPU that works
+    "nvml_success == r",  # torch asks the driver what is left, and gets no answer, as on a MIG slice or a Jetson
 )
 
 
@@ -23,7 +23,14 @@ def is_short(error: BaseException, images: int = 1) -> bool:
     What only perhaps means memory is believed of several images: half of them are tried, and at last one alone. If that
     one gets the same error, it is not for want of memory.
     """
-    if not isinstance(error, RuntimeError):
-        return False
-    text = str(error)
-    return any(words in text for words in SURE) or (images > 1 and any(words in text for words in PERHAPS))
+    return _says(error, SURE) or (images > 1 and may_be_short(error))
+
+
+def may_be_short(error: BaseException) -> bool:
+    """Whether this error may mean that memory is short, or else that a GPU is broken."""
+    return _says(error, PERHAPS)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(one in text for one in words)

@@ -36,12 +36,12 @@ class Kept:
     presence: float
     scores: npt.NDArray[np.float32]  # (n,)
     boxes: npt.NDArray[np.float32]  # (n, 4)
-    masks: list[torch.Tensor]  # n of (h, w), logits, on the device
+    masks: list[torch.Tensor]  # n of (h, w), logits, on the device; none once they are on the host
     capped: bool
 
 
-def keep(heads: Heads, floor: float) -> dict[Row, Kept]:
-    """Of each row the instances that score above `floor`, with copies of their masks, so that all others can go."""
+def keep(heads: Heads, floor: float, *, copy: bool = False) -> dict[Row, Kept]:
+    """Of each row the instances that score above `floor`. A `copy` of their masks lets all the others go."""
     numbers = sam3_copies.to_host(heads.numbers)
     queries = heads.masks.shape[1]
     kept = {}
@@ -49,7 +49,9 @@ def keep(heads: Heads, floor: float) -> dict[Row, Kept]:
         presence, scores, boxes = line[0], line[1 : 1 + queries], line[1 + queries :].reshape(queries, 4)
         chosen = np.flatnonzero(scores > floor)
         chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-        small = list(torch.stack([masks_of_row[query] for query in chosen])) if len(chosen) else []
+        small = [masks_of_row[query] for query in chosen]
+        if copy and small:
+            small = list(torch.stack(small))
         capped = len(chosen) >= NEARLY_ALL * queries
         kept[row] = Kept(float(presence), scores[chosen], boxes[chosen], small, capped)
     return kept

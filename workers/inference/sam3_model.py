@@ -8,7 +8,7 @@ returns while the device still works, so that the next batch can be handed over 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load, weights_sha256
 from workers.inference.sam3_copies import behind, to_device
-from workers.inference.sam3_heads import Heads, Kept, Row, found_in, keep, to_host
+from workers.inference.sam3_heads import Floats, Heads, Kept, Row, found_in, keep, to_host
 from workers.inference.sam3_precision import chosen, lower, use_products
 from workers.inference.sam3_texts import Texts
 from workers.inference.segmenters import Precision
@@ -39,6 +39,7 @@ class _Raw:
     kept: dict[Row, Kept]  # of all runs of the heads but the last one,
     last: Heads | None  # which may still be under way,
     done: torch.cuda.Event | None  # until then; on a GPU only
+    small: dict[Row, Floats] = field(default_factory=dict)  # the masks that are on the host
 
 
 class Sam3Segmenter:
@@ -117,7 +118,7 @@ class Sam3Segmenter:
         heads: Heads | None = None
         for rows in self._runs(prompts):
             if heads is not None:
-                kept |= keep(heads, options.floor)
+                kept |= keep(heads, options.floor, copy=True)
                 heads = None  # before the next ones are made
             heads = self._run_heads(vision, rows, [prompts[image][number] for image, number in rows])
         assert heads is not None, "an item has at least one prompt"
@@ -181,13 +182,17 @@ class Sam3Segmenter:
     @torch.inference_mode()
     def _postprocess(self, raw: _Raw, images: range, options: Options) -> list[tuple[Found, ...]]:
         with self._beside_the_next_batch(raw.done):
-            kept = raw.kept if raw.last is None else raw.kept | keep(raw.last, options.floor)
-            wanted = {row: kept[row] for row in sorted(kept) if row[0] in images}
-            small = to_host(list(wanted.values()), options)
-        raw.kept, raw.last = kept, None  # from here on all other masks are only in the way, 66 MB an image
+            if raw.last is not None:
+                raw.kept |= keep(raw.last, options.floor)
+                raw.last = None
+            wanted = {row: raw.kept[row] for row in sorted(raw.kept) if row[0] in images}
+            new = {row: kept for row, kept in wanted.items() if row not in raw.small}
+            raw.small |= zip(new, to_host(list(new.values()), options), strict=True)
+        for kept in new.values():  # with those of the last image all masks of the batch go, 66 MB an image
+            kept.masks.clear()
         found: dict[int, list[Found]] = {image: [] for image in images}
-        for ((image, _), one), of_one in zip(wanted.items(), small, strict=True):
-            found[image].append(found_in(one, of_one, raw.sizes[image], options))
+        for row, kept in wanted.items():
+            found[row[0]].append(found_in(kept, raw.small[row], raw.sizes[row[0]], options))
         return [tuple(of_image) for of_image in found.values()]
 
     @contextmanager

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.claims import LeaseLost
 from db.refusals import is_refused
 from workers.errors import ErrorClass, first_line, one_line
-from workers.inference.no_memory import PERHAPS
+from workers.inference.no_memory import may_be_short
 
 # What only a GPU and its libraries say, by which an error is known as theirs. "cuda" is no such word: devices are
 # called so in errors that any code may raise. The last ones are an AMD GPU's.
@@ -109,7 +109,9 @@ def is_gpu_fault(error: BaseException) -> bool:
     # By its text: the class differs between releases of torch, which this process may not even have.
     if GPU_CLASSES & {kind.__name__ for kind in type(error).__mro__}:
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in (*GPU_WORDS, *PERHAPS))
+    if may_be_short(error):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in GPU_WORDS)
 
 
 def blames_card(error: BaseException) -> bool:

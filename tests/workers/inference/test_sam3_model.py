@@ -360,17 +360,17 @@ def test_of_all_runs_of_the_heads_but_the_last_only_what_is_kept_stays_in_memory
         assert storage.nbytes() == sum(mask.nbytes for mask in kept.masks) < last(raw).masks.nbytes
 
 
-def test_once_the_first_images_have_their_masks_all_that_was_not_kept_is_gone(
+def test_a_batch_whose_images_all_have_their_masks_holds_nothing_on_the_device(
     segmenter: Sam3Segmenter, pictures: list[RGB]
 ) -> None:
-    batch = [segmenter.preprocess(pixels) for pixels in pictures[:2]]
-    raw = segmenter.predict(batch, [("person", "cat")] * 2, OPTIONS)
-    everything = weakref.ref(last(raw).masks)
+    raw = segmenter.predict([segmenter.preprocess(pixels) for pixels in pictures[:2]], [("person", "cat")] * 2, OPTIONS)
+    everything = weakref.ref(last(raw).masks.untyped_storage())
     first = segmenter.postprocess(raw, range(1), OPTIONS)
+    second = segmenter.postprocess(raw, range(1, 2), OPTIONS)
     assert everything() is None
-    assert [*first, *segmenter.postprocess(raw, range(1, 2), OPTIONS)] == ours(
-        segmenter, pictures[:2], [("person", "cat")] * 2
-    )
+    assert not any(kept.masks for kept in raw.kept.values())
+    assert segmenter.postprocess(raw, range(2), OPTIONS) == [*first, *second]
+    assert all(found.instances for of_image in (*first, *second) for found in of_image)
 
 
 @pytest.mark.parametrize(("found", "capped"), [(189, False), (190, True), (200, True)])

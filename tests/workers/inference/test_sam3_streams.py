@@ -89,10 +89,10 @@ def test_what_was_not_kept_is_let_go_only_when_nothing_reads_it_any_more(
     behind = sam3_copies.behind
 
     def watched(stream: Any) -> Any:
-        held.append(raw.last is not None)
+        held.append(bool(raw.kept[0, 0].masks))
         return behind(stream)
 
     monkeypatch.setattr("workers.inference.sam3_model.behind", watched)
     segmenter.postprocess(raw, range(1), EVERYTHING)
     assert held == [True]
-    assert raw.last is None
+    assert not raw.kept[0, 0].masks
