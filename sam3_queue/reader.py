@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,7 +13,7 @@ from db.views import results, status
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.cli.run_folder import read_run_file
-from producer.results.common import ExportRequest, input_cells
+from producer.results.common import ExportRequest, input_cells, wanted
 from producer.results.common import status as status_of
 from producer.results.records import Records
 from sam3_queue.rows import Instance, Result, Row
@@ -27,11 +28,20 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-def open_run(run: str | os.PathLike[str], *, database_url: str | None = None, threshold: float | None = None) -> "Run":
+def open_run(
+    run: str | os.PathLike[str],
+    *,
+    database_url: str | None = None,
+    threshold: float | None = None,
+    min_area: int = 0,
+    max_instances: int | None = None,
+) -> "Run":
     """The run of a folder that sam3-run wrote, or the run of this name in the database.
 
     The database is `database_url`, else that of SAM3_DATABASE_URL, else the user's own. `threshold`, from 0 to 1,
-    decides which instances are read: those of the run's threshold if it is None, and none below its score floor.
+    decides which instances are read: those of the run's threshold if it is None, and none below its score floor. Of
+    them are read those with `min_area` pixels or more, and of these, for each prompt in an image, the `max_instances`
+    with the highest scores.
     Raises subclasses of `workers.errors.Sam3Error`, each with one line: `NoSuchRun`, `Unreachable`, `UsageError`.
     """
     folder = Path(run)
@@ -46,15 +56,25 @@ def open_run(run: str | os.PathLike[str], *, database_url: str | None = None, th
     floor = view.frozen.score_floor
     if threshold is not None and not floor <= threshold <= 1:
         raise UsageError(f"threshold {threshold}: the run keeps instances from {floor} to 1")
-    return Run(url, view, view.frozen.threshold if threshold is None else threshold)
+    min_score = view.frozen.threshold if threshold is None else threshold
+    request = ExportRequest(view, min_score, Path(), min_area=min_area, max_instances=max_instances, partial=True)
+    return Run(url, request)
 
 
 class Run:
     """A run as it was when it was opened; its rows are read as they are now. May be pickled, and used after a fork."""
 
-    def __init__(self, url: str, view: RunView, threshold: float) -> None:
-        self._url, self._view = url, view
-        self.threshold = threshold
+    def __init__(self, url: str, request: ExportRequest) -> None:
+        self._url, self._request = url, request
+
+    @property
+    def _view(self) -> RunView:
+        return self._request.view
+
+    @property
+    def threshold(self) -> float:
+        """The least score of an instance that is read."""
+        return self._request.min_score
 
     @property
     def name(self) -> str:
@@ -99,7 +119,7 @@ class Run:
         """A row an image with nested results, or with `flat` a row an instance, as `sam3-export --format jsonl` has."""
         import pandas as pd
 
-        records = Records(ExportRequest(self._view, self.threshold, Path(), flat=flat, partial=True))
+        records = Records(replace(self._request, flat=flat))
         rows = [record for image in self._images() for record in records.of(image)]
         return pd.DataFrame(rows, columns=[*records.input_columns, *records.columns])
 
@@ -128,7 +148,8 @@ class Run:
 
     def _prompt(self, prompt_id: int) -> str:
         if prompt_id not in self._view.prompts:  # rows that came later have brought it
-            self._view = read(_sessions(self._url), _view_of, self.name) or self._view
+            view = read(_sessions(self._url), _view_of, self.name) or self._view
+            self._request = replace(self._request, view=view)
         return self._view.prompts[prompt_id]
 
     def _result(self, image: ExportedImage, result: PromptResult) -> Result:
@@ -137,11 +158,7 @@ class Run:
             self._prompt(result.prompt_id),
             result.presence,
             result.capped,
-            tuple(
-                Instance(one.score, one.box, one.area, *size, one.rle)
-                for one in result.instances
-                if one.score >= self.threshold
-            ),
+            tuple(Instance(one.score, one.box, one.area, *size, one.rle) for one in wanted(self._request, result)),
         )
 
 

@@ -20,6 +20,10 @@ def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> 
     options = ["--all"] * request.gone + ["--partial"] * request.partial
     if request.min_score != request.view.frozen.threshold:
         options += ["--threshold", str(request.min_score)]
+    if request.min_area:
+        options += ["--min-area", str(request.min_area)]
+    if request.max_instances is not None:
+        options += ["--max-instances", str(request.max_instances)]
     select = ["--select", there.select] if there is not None and there.select != "union" else []
     masks = [*export, "png", *options, *select, "-o", folder]
     table = [*export, "csv", *options, "--masks", folder, "-o", str(request.out)]
@@ -29,8 +33,11 @@ def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> 
 
 
 def _folder_to_fill(request: ExportRequest, masks: Path, there: MaskFolder | None) -> str:
-    """The folder that a new export of masks should fill: the same one if its masks belong to this run and threshold,
-    else a new one beside it, since another CSV may refer to its masks."""
+    """The folder that a new export of masks should fill.
+
+    It is the same one if its masks are of this run and choice of instances, else a new one beside it, since another
+    CSV may refer to its masks.
+    """
 
     def is_taken(name: str) -> bool:
         found = read_mask_folder(Path(name))
@@ -43,4 +50,5 @@ def _folder_to_fill(request: ExportRequest, masks: Path, there: MaskFolder | Non
 
 
 def _fits(folder: MaskFolder, request: ExportRequest) -> bool:
-    return folder.belongs_to(request.view) and folder.threshold == request.min_score
+    made_with = folder.threshold, folder.min_area, folder.max_instances
+    return folder.belongs_to(request.view) and made_with == (request.min_score, request.min_area, request.max_instances)

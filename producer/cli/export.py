@@ -22,6 +22,12 @@ from workers.cli import base
     help="A file, or - for standard output; for png a folder.",
 )
 @click.option("--threshold", type=Share(), help="Another score threshold, down to the run's score floor.")
+@click.option("--min-area", type=click.IntRange(min=0), default=0, help="Only instances with so many pixels, or more.")
+@click.option(
+    "--max-instances",
+    type=click.IntRange(min=1),
+    help="At most so many instances for each image and prompt, those with the highest scores.",
+)
 @click.option(
     "--select",
     type=click.Choice(["union", "best", "largest"]),

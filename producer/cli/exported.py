@@ -76,6 +76,8 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
         view=view,
         min_score=view.frozen.threshold if threshold is None else threshold,
         out=output,
+        min_area=flags["min_area"],
+        max_instances=flags["max_instances"],
         gone=flags["all"],
         partial=flags["partial"],
         targets=StandardOutput(output) if _streams(output) else files,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from db.models import ImageState
@@ -20,7 +21,8 @@ TellRows = Callable[[int], None]  # is called with the number of rows read so fa
 class ExportRequest:
     """What to write, and where.
 
-    `min_score` (0 to 1) decides which instances are exported. Whether an image counts as segmented depends on the run's
+    `min_score` (0 to 1), `min_area` (pixels) and `max_instances` (of one prompt in one image, those with the highest
+    scores) decide which instances are exported. Whether an image counts as segmented depends on the run's
     own threshold, and the pixels of a mask on the run's mask threshold.
     """
 
@@ -30,6 +32,8 @@ class ExportRequest:
     select: str = "union"  # png: union of a result's instances, the best (highest score), or the largest
     masks: Path | None = None  # csv: the folder with the png masks
     gone: bool = False  # whether rows that the source no longer has are exported, too, at the end
+    min_area: int = 0
+    max_instances: int | None = None
     flat: bool = False  # tables with nested values: a row for each instance instead of one for each image
     partial: bool = False  # whether a run that is not over may be exported
     targets: Targets | None = None  # writes the files; None: one that replaces only files of our exports
@@ -85,7 +89,12 @@ def counting(images: Iterable[ExportedImage], tell: TellRows) -> Iterator[Export
 
 def wanted(request: ExportRequest, result: PromptResult) -> list[FoundInstance]:
     """The instances of a result to export, highest score first."""
-    return [instance for instance in result.instances if instance.score >= request.min_score]
+    found = (
+        instance
+        for instance in result.instances
+        if instance.score >= request.min_score and instance.area >= request.min_area
+    )
+    return list(islice(found, request.max_instances))
 
 
 def input_cells(view: RunView, image: ExportedImage) -> list[str]:

@@ -33,6 +33,8 @@ class MaskFolder:
     select: str
     folded: bool  # whether names that differ only in case have checksums, see `names.mask_path`
     complete: bool = False  # whether the last export was finished
+    min_area: int = 0
+    max_instances: int | None = None
 
     def belongs_to(self, view: RunView) -> bool:
         """Whether these are masks of this run, or of a deleted run with the same name and source."""
@@ -46,7 +48,7 @@ def read_mask_folder(folder: Path) -> MaskFolder | None:
     """Read how the masks of a folder were made; None if the folder has no such file, or one that we did not write."""
     try:
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        return MaskFolder(**{name: facts[name] for name in MaskFolder.__dataclass_fields__})
+        return MaskFolder(**{name: facts[name] for name in MaskFolder.__dataclass_fields__ if name in facts})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -212,7 +212,16 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
         raise UsageError(f"{out} holds the masks of run {other}: choose another folder for those of {view.name}")
     with writing(out):
         folded = folds_names(out) or (there is not None and there.folded)
-    new = MaskFolder(view.name, view.uid, view.source.path, request.min_score, request.select, folded)
+    new = MaskFolder(
+        run=view.name,
+        uid=view.uid,
+        source=view.source.path,
+        threshold=request.min_score,
+        select=request.select,
+        folded=folded,
+        min_area=request.min_area,
+        max_instances=request.max_instances,
+    )
     return there if there is not None and replace(there, complete=False) == new else new
 
 

@@ -20,5 +20,7 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
         "dtype": view.dtype,
         "versions": view.versions,
         "min_score": request.min_score,
+        "min_area": request.min_area,
+        "max_instances": request.max_instances,
         "partial": request.so_far,
     }

@@ -71,10 +71,15 @@ def test_rows_have_their_cells_their_status_and_their_masks(opened: Open, tmp_pa
         first["a cat"]
 
 
-def test_another_threshold_changes_the_instances_and_not_the_status(opened: Open) -> None:
+def test_another_choice_changes_the_instances_and_not_the_status(opened: Open) -> None:
     low, high = next(iter(opened(threshold=0.3))), next(iter(opened(threshold=0.95)))
     assert [len(row["person"].instances) for row in (low, high)] == [3, 0]
     assert [row.status for row in (low, high)] == ["segmented", "segmented"]
+    first = next(iter(opened(threshold=0.3, min_area=100, max_instances=1)))
+    assert [instance.score for instance in first["person"].instances] == pytest.approx([0.9])
+    assert [instance.area for instance in next(iter(opened(min_area=SMALL.sum() + 1)))["person"].instances] == [
+        LARGE.sum()
+    ]
     with pytest.raises(UsageError, match=r"threshold 0\.2: the run keeps instances from 0\.3 to 1"):
         opened(threshold=0.2)
 

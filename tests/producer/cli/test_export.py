@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,7 @@ def follow(shell: Shell, hint: str) -> None:
             "1 mask left blank: masks",
             ["masks-0.7/person/000001.jpg.png", ""],
         ),
+        (("--masks", "masks", "--min-area", "9999"), None, ["", ""]),
         (("--masks", "best", "--threshold", "0.95"), None, ["", ""]),
         (("--masks", "best", "--threshold", "0.7"), None, ["best/person/000001.jpg.png", ""]),
         (("--masks", "others"), "2 masks left blank: others", ["others-faces/person/000001.jpg.png"] * 2),
@@ -95,6 +97,16 @@ def test_blank_masks_end_with_1_and_the_hint_fills_them_without_spoiling_other_t
     assert table(shell, "my table.csv") == [*expected, ""]
     shell(export, "faces", "--format", "csv", "--masks", "masks", "-o", "first.csv")
     assert table(shell, "first.csv") == ["masks/person/000001.jpg.png", "masks/person/000002.jpg.png", ""]
+
+
+def test_a_hint_about_blank_masks_repeats_the_choice_of_instances(shell: Shell) -> None:
+    shell(export, "faces", "--format", "png", "-o", "masks")
+    chosen = ("--max-instances", "1", "--min-area", "2")
+    told = shell(export, "faces", "--format", "csv", *chosen, "--masks", "masks", "-o", "t.csv", code=1)
+    _, line, hint = told.err.splitlines()
+    assert line == "1 mask left blank: masks has none made from the same instances"
+    follow(shell, hint)
+    assert table(shell, "t.csv") == ["masks-0.5/person/000001.jpg.png", "masks-0.5/person/000002.jpg.png", ""]
 
 
 def test_a_table_without_masks_asked_for_blames_nobody(shell: Shell) -> None:
@@ -140,6 +152,25 @@ def test_another_score_threshold_can_be_chosen_down_to_the_floor(shell: Shell) -
     error = shell(export, "faces", "--format", "coco", "-o", "low.json", "--threshold", "0.2", code=2).error
     assert error == "sam3: error: --threshold 0.2: the run keeps instances down to 0.3 only"
     assert not Path("low.json").exists()
+
+
+def test_instances_can_be_chosen_by_area_and_count(shell: Shell) -> None:
+    def instances(*given: str) -> int:
+        told = shell(export, "faces", "--format", "coco", "-o", "coco.json", *given, "--json")
+        assert len(json.loads(Path("coco.json").read_text())["annotations"]) == told.json["instances"]
+        return int(told.json["instances"])
+
+    areas = [one["area"] for one in annotations(shell)]
+    assert instances("--min-area", str(max(areas))) == areas.count(max(areas))
+    assert instances("--min-area", str(max(areas) + 1)) == 0
+    assert instances("--max-instances", "1") == 2
+    assert instances("--max-instances", "2") == 3
+
+
+def annotations(shell: Shell) -> list[Any]:
+    shell(export, "faces", "--format", "coco", "-o", "coco.json")
+    found: list[Any] = json.loads(Path("coco.json").read_text())["annotations"]
+    return found
 
 
 def test_rows_that_the_source_no_longer_has_leave_with_a_count_or_stay_marked_at_the_end(shell: Shell) -> None:
