@@ -5,21 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Sam3Model, Sam3Processor
+from transformers import Sam3LiteTextModel, Sam3Model, Sam3Processor
 from transformers.utils import logging as transformers_logging
 
 from workers.inference.segmenters import ModelUnusable, model_type
 
-KINDS = ("sam3", "sam3_video")  # of the second, `Sam3Model` takes the detector
+# By the `model_type` of a checkpoint. Of a `sam3_video`, `Sam3Model` takes the detector.
+KINDS: dict[str, Any] = {"sam3": Sam3Model, "sam3_lite_text": Sam3LiteTextModel, "sam3_video": Sam3Model}
 
 
 def load(folder: Path) -> tuple[Any, Any]:
     """Model (fp32, on the CPU) and processor, from safetensors only and without any code of the checkpoint's."""
-    _check_folder(folder)
+    kind = _check_folder(folder)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     try:
         # Any: the library's stubs know neither the loading report nor the processor's parts.
-        loaded: Any = Sam3Model.from_pretrained(
+        loaded: Any = KINDS[kind].from_pretrained(
             folder,
             dtype=torch.float32,
             attn_implementation="sdpa",
@@ -48,7 +49,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     return model.eval(), processor
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> str:
+    """The kind of model that this folder holds."""
     if (kind := model_type(folder)) not in KINDS:
         raise ModelUnusable(f"model {folder}: a {kind} model, not SAM3")
     if not _weight_files(folder):
@@ -56,6 +58,7 @@ def _check_folder(folder: Path) -> None:
     # Without its files the library quietly makes a tokenizer that knows no words.
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise ModelUnusable(f"model {folder}: no tokenizer there (tokenizer.json)")
+    return kind
 
 
 def _weight_files(folder: Path) -> list[Path]:

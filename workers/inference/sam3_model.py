@@ -54,8 +54,8 @@ class Sam3Segmenter:
         device: str = "cpu",
         dtype: Precision = "auto",
     ) -> None:
-        """Load what `folder` holds. `mixed` is the default on a GPU: what makes features in bf16, what makes scores and
-        boxes of them in fp32; boxes in bf16 would be off by pixels. Raises `ModelUnusable`."""
+        """Load what `folder` holds. `mixed` is the default on a GPU: the vision encoder and the DETR encoder's
+        self-attention in bf16, the rest in fp32; boxes in bf16 would be off by pixels. Raises `ModelUnusable`."""
         folder = Path(folder)
         self._device = torch.device(device)
         self._dtype = chosen(dtype, self._device)

@@ -26,33 +26,16 @@ def chosen(dtype: Precision, device: torch.device) -> Precision:
 
 
 def lower(model: Any, dtype: Precision) -> None:
-    """Cast the weights of a model that was loaded in fp32. `mixed` is bf16 for what makes features of pixels and hands
-    them on, and fp32 for what makes scores and boxes of them; each part was judged by masks (docs/decisions.md)."""
+    """Cast the weights of a model that was loaded in fp32. `mixed` is bf16 for the vision encoder's backbone and the
+    DETR encoder's self-attention, nine tenths of the work; each part was judged by masks (docs/decisions.md)."""
     if dtype == "bf16":
         cast(model, torch.bfloat16)
     elif dtype == "mixed":
         cast(model.vision_encoder.backbone, torch.bfloat16)
-        _lower_neck(model.vision_encoder.neck)
         for layer in model.detr_encoder.layers:  # of all places of an image with all: no fast kernel takes fp32
-            _lower_between(layer.self_attn, layer.self_attn)
-        masks = model.mask_decoder
-        _lower_between(masks.pixel_decoder, masks.instance_projection)
-        cast(masks.semantic_projection, torch.bfloat16)  # takes the same features; nobody asks what it answers
-
-
-def _lower_neck(neck: Any) -> None:
-    """Its finest levels stay bf16 for the masks' convolutions, the coarser ones go on to the DETR encoder."""
-    cast(neck, torch.bfloat16)
-    for level in neck.fpn_layers[-2:]:
-        level.register_forward_hook(_answered_in_fp32)
-
-
-def _lower_between(first: Any, last: Any) -> None:
-    """The part `first`, which hands on to `last` or is the same one, in bf16 between what is fp32."""
-    for part in (first, last):
-        cast(part, torch.bfloat16)
-    first.register_forward_pre_hook(_given_in_bf16, with_kwargs=True)
-    last.register_forward_hook(_answered_in_fp32)
+            cast(layer.self_attn, torch.bfloat16)
+            layer.self_attn.register_forward_pre_hook(_given_in_bf16, with_kwargs=True)
+            layer.self_attn.register_forward_hook(_answered_in_fp32)
 
 
 def _given_in_bf16(part: Any, args: Any, kwargs: Any) -> Any:
@@ -77,9 +60,11 @@ def _is_fp32(value: Any) -> bool:
 
 def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Cast the weights only. `module.to(dtype)` would also round the tables of positions, which the library keeps
-    in fp32."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+    in fp32. So are the sums of batches, and what they are normalised with must be as they are."""
+    for part in module.modules():
+        if not isinstance(part, torch.nn.BatchNorm2d):
+            for parameter in part.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
 
 
 def use_products(dtype: Precision, device: torch.device) -> None:

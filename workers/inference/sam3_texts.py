@@ -10,6 +10,7 @@ from workers.inference.sam3_copies import to_device
 
 CACHED = 1024  # prompts, 32 kB each
 CAUSAL = {"clip_text_model": True, "sam3_lite_text_text_model": False}  # whether a token sees only those before it
+PADDED = 32  # tokens, to which the library's processor pads for every model; a small text encoder sees them
 TOGETHER = 64  # prompts in one run of the text encoder, for its memory
 
 
@@ -17,7 +18,7 @@ class Texts:
     """The features of the prompts that were asked for last. Used by one thread at a time."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.most_tokens = int(model.config.text_config.max_position_embeddings)
+        self.most_tokens = PADDED
         self._model, self._tokenizer = model, tokenizer
         self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
 

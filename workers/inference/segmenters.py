@@ -17,6 +17,7 @@ Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
 FAMILIES = {
     "sam3": "workers.inference.sam3_model:Sam3Segmenter",
+    "sam3_lite_text": "workers.inference.sam3_model:Sam3Segmenter",  # with a small text encoder
     "sam3_video": "workers.inference.sam3_model:Sam3Segmenter",  # the type of facebook/sam3, whose detector is a SAM3
 }
 

@@ -57,8 +57,8 @@ def test_mixed_precision_takes_a_cast_here_and_there_and_less_memory(counts: dic
     mixed = count_ours(segmenter_of(*full_size("meta"), "meta", "mixed"), [PROMPTS[:1]], FOUND)
     fp32 = counts[1, 1]
     assert (mixed.flops, mixed.waits) == (fp32.flops, fp32.waits)
-    assert mixed.kernels <= 1_634
-    assert mixed.peak_bytes <= 293 * MB < fp32.peak_bytes
+    assert mixed.kernels <= 1_629
+    assert mixed.peak_bytes <= 428 * MB < fp32.peak_bytes
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("fp32", 0.606), ("mixed", 0.562)])

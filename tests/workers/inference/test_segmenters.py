@@ -34,8 +34,8 @@ def test_a_family_is_added_by_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert made.how["model_name"] == "mine"
 
 
-@pytest.mark.parametrize("kind", ["sam3", "sam3_video"])
-def test_both_layouts_of_sam3_are_served_by_one_segmenter(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["sam3", "sam3_lite_text", "sam3_video"])
+def test_all_kinds_of_sam3_are_served_by_one_segmenter(tmp_path: Path, kind: str) -> None:
     assert family_of(checkpoint(tmp_path / "model", kind)) is named("workers.inference.sam3_model:Sam3Segmenter")
 
 
