@@ -22,7 +22,7 @@ from db.chunks import (
     finish_run,
     hold_running,
 )
-from db.models import STOPPED, Chunk, ChunkState, Image, ImageState, Prompt, Result, Run, RunState, Worker
+from db.models import STOPPED, TO_REDO, Chunk, ChunkState, Image, ImageState, Prompt, Result, Run, RunState, Worker
 from db.outcomes import ImageDone, ImageFailed, Outcome, count_outcomes, fail_unread, record
 from db.session import now
 from db.splits import split_off
@@ -154,7 +154,7 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
         ).scalars()
     )
     rows = session.execute(
-        select(Image.id, Image.row, Image.path, Image.prompts, Image.width.is_not(None))
+        select(Image.id, Image.row, Image.path, Image.prompts, TO_REDO)
         .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
         .order_by(Image.row)
     )

@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.chunks import Transition, change_chunks, in_order
-from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
+from db.models import LIVE, TO_REDO, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
 from db.values import Frozen
 
 
@@ -24,8 +24,8 @@ class ClaimedMeanwhile(Exception):
 def has_results(session: Session, run_id: int) -> bool:
     """Whether any image has results, also those that a redo is to replace."""
     # Images of a redo are in chunks that have a parent, so only images of such chunks are looked at.
-    waits = (Image.chunk_id == Chunk.id, Image.state == ImageState.PENDING, Image.width.is_not(None))
-    again = (Chunk.run_id == run_id, Chunk.parent_id.is_not(None), select(Image.id).where(*waits).exists())
+    waits = select(Image.id).where(Image.chunk_id == Chunk.id, TO_REDO).exists()
+    again = (Chunk.run_id == run_id, Chunk.parent_id.is_not(None), waits)
     return _any_done(session, run_id) or session.execute(select(Chunk.id).where(*again).limit(1)).first() is not None
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    and_,
     false,
     text,
 )
@@ -332,6 +333,11 @@ class Image(Base):
     error_class: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[str | None]
     warning: Mapped[str | None]  # what is odd about a picture that was segmented all the same
+
+
+# Whether an image is to be computed again. Until then it keeps its old results, and the size that they were made at,
+# which a pending image that was never computed does not have.
+TO_REDO = and_(Image.state == ImageState.PENDING, Image.width.is_not(None))
 
 
 class Result(Base):

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, ins
 from sqlalchemy.orm import Session
 
 from db.chunks import add_chunks, rowcount
-from db.models import Image, ImageState, Instance, Result
+from db.models import TO_REDO, Image, ImageState, Instance, Result
 from db.values import PromptResult
 
 # Columns that are empty for an image that failed without being read, even if an earlier attempt had read it.
@@ -170,7 +170,7 @@ def fail_unread(session: Session, error_class: str, error: str, *where: ColumnEl
     If a redo was to compute them again, their old results are deleted.
     """
     pending = (*where, Image.state == ImageState.PENDING)
-    drop_results(session, select(Image.id).where(*pending, Image.width.is_not(None)))
+    drop_results(session, select(Image.id).where(*where, TO_REDO))
     values = {"state": ImageState.FAILED, "error_class": error_class, "error": error, **NOT_READ}
     return rowcount(session, update(Image).where(*pending).values(values))
 
@@ -182,7 +182,7 @@ def cancel_images(session: Session, chunk_ids: Sequence[int]) -> tuple[int, dict
     returns what these images add to the counters of their chunks, by chunk id.
     """
     pending = (Image.chunk_id.in_(chunk_ids), Image.state == ImageState.PENDING)
-    redone = (*pending, Image.width.is_not(None))
+    redone = (Image.chunk_id.in_(chunk_ids), TO_REDO)
     kept = count_results(session, *redone)
     if kept:
         rowcount(session, update(Image).where(*redone).values(state=ImageState.DONE))

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from db.chunks import lock_chunks, lock_run, subtract_counts
-from db.models import LIVE, Chunk, Image, ImageState, Result, RunState
+from db.models import LIVE, TO_REDO, Chunk, Image, ImageState, Result, RunState
 from db.outcomes import begin_anew, count_results
 from db.runs import reopen
 from db.values import Redo
@@ -39,7 +39,7 @@ def last_chunk_before(session: Session, run_id: int) -> int:
     While an earlier redo is not over, its last chunk is returned, which its chunks have as their parent. So the same
     command, given again, continues that redo and takes no image that the redo has computed already.
     """
-    again = (Image.chunk_id == Chunk.id, Image.state == ImageState.PENDING, Image.width.is_not(None))
+    again = (Image.chunk_id == Chunk.id, TO_REDO)
     going = (Chunk.run_id == run_id, Chunk.state.in_(LIVE), Chunk.parent_id.is_not(None))
     begun = select(func.min(Chunk.parent_id)).where(*going, select(Image.id).where(*again).exists())
     last = select(func.max(Chunk.id)).where(Chunk.run_id == run_id)
