@@ -14,7 +14,7 @@ COMMANDS = sorted(
     script.name for script in importlib.metadata.distribution("sam3-queue").entry_points if script.name[:5] == "sam3-"
 )
 HEAVY = {
-    *("torch", "torchvision", "transformers", "numpy", "PIL", "workers.node.tasks", "workers.inference"),
+    *("torch", "torchvision", "transformers", "numpy", "PIL", "workers.node.doorbell", "workers.inference"),
     *("sqlalchemy", "alembic", "celery", "kombu", "redis", "pydantic", "platformdirs", "rich", "yaml", "filelock"),
 }
 ASK = """

@@ -38,7 +38,7 @@ from workers.node.faults import Infrastructure
 from workers.node.model import Model
 from workers.node.mount import check_mount
 from workers.node.node import Node
-from workers.node.tasks import segment_chunk
+from workers.node.doorbell import segment_chunk
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -863,7 +863,7 @@ def test_a_run_that_is_deleted_at_any_moment_ends_the_work_in_words(
                 patch.setattr(ChunkInHand, "claim", claimed_without_images)
         answered = answer(runs.message(rung))
     assert answered == ({"lost": 1} if told else {"skipped": "not to be claimed"})
-    assert [record.message for record in caplog.records if record.name == "workers.node.tasks"] == (
+    assert [record.message for record in caplog.records if record.name == "workers.node.doorbell"] == (
         [told] if told else []
     )
     scenario.delete(sessions, run_id)
