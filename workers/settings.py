@@ -13,7 +13,6 @@ import platformdirs
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from db.session import sqlite_url
 from workers.cores import usable_cores
 from workers.errors import UsageError
 from workers.variables import PREFIX, own_variables
@@ -27,6 +26,8 @@ def default_state_dir() -> Path:
 
 
 def _default_database_url(fields: dict[str, Any]) -> str:
+    from db.session import sqlite_url  # not where the URL is given, as in a Celery parent, which needs no SQL
+
     return sqlite_url(fields["state_dir"] / "sam3.db")
 
 

@@ -23,7 +23,7 @@ from workers.fleet.processes import with_parent
 from workers.settings import Settings
 from workers.variables import PREFIX
 
-TASKS = "workers.node.doorbell"  # imported by nodes only: it needs the worker extra
+TASKS = "workers.node.tasks"  # imported by nodes only: it needs the worker extra
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending
 HOPELESS_FAILURES = 5
 # Celery warns root of pickled messages from strangers; we accept JSON only, and a container has one user.

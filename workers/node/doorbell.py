@@ -1,4 +1,4 @@
-"""The Celery task: answers a doorbell, and carries out the verdict if that fails. Knows no images."""
+"""Answers a doorbell, as the Celery task does, and carries out the verdict if that fails. Knows no images."""
 
 import logging
 from collections.abc import Iterator
@@ -6,15 +6,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from celery import current_app, shared_task
-from celery.signals import worker_process_init
+from celery import current_app
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.models import STOPPED, RunState
 from db.runs import state_of
 from db.session import DatabaseUnusable, read
 from db.views.status import RunView, run_view
-from workers.contract import TASK, BadMessage, Doorbell
+from workers.contract import BadMessage, Doorbell
 from workers.errors import first_line
 from workers.fleet.dispatch import dispatch, publisher
 from workers.node import life
@@ -34,8 +33,7 @@ Summary = dict[str, Any]
 """The result of a task, which Flower shows."""
 
 
-@worker_process_init.connect
-def _introduce_worker(**_: Any) -> None:
+def introduce_worker() -> None:
     """Register the worker, so that sam3-status shows it before its first chunk, and ring chunks for it."""
     life.ignore_hangup()  # here, too, as the process pool resets the handler of the Celery parent
     logging.getLogger("workers").setLevel(logging.INFO)  # a line for each chunk; Celery itself logs warnings only
@@ -63,8 +61,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (isinstance(error, SQLAlchemyError) and is_infrastructure(error))
 
 
-@shared_task(name=TASK)
-def segment_chunk(message: Any) -> Summary:
+def answer(message: Any) -> Summary:
     """Segment the pending images of one chunk. Returns a small summary for Flower; raises if the attempt failed."""
     try:
         doorbell = Doorbell.from_message(message)

@@ -1,6 +1,9 @@
 """What a node's Celery parent does otherwise than Celery: with a real broker that refuses to listen."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import redis
 from celery import Celery
 
+from tests.quick_start import PROJECT
 from tests.terminals import PATIENCE
 from workers.contract import TASK, Doorbell
 
@@ -39,3 +43,12 @@ def test_a_message_whose_end_the_broker_refuses_to_hear_keeps_no_other_away(app:
             messages[0].ack_log_error(logging.getLogger("quiet"), (redis.RedisError,))
             server.replicaof("NO", "ONE")
             assert channel.qos.can_consume()
+
+
+def test_the_celery_parent_starts_without_what_only_its_process_that_works_needs() -> None:
+    script = "import sys, workers.node.celery_app, workers.node.tasks; print(*sys.modules)"
+    environment = os.environ | {"SAM3_DATABASE_URL": "sqlite:////of/another.db"}  # as its launcher gives it
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT, env=environment
+    )
+    assert {"sqlalchemy", "alembic", "numpy", "PIL", "torch", "workers.inference"} & set(done.stdout.split()) == set()

@@ -38,7 +38,7 @@ from workers.node.faults import Infrastructure
 from workers.node.model import Model
 from workers.node.mount import check_mount
 from workers.node.node import Node
-from workers.node.doorbell import segment_chunk
+from workers.node.tasks import segment_chunk
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
