@@ -123,4 +123,4 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = PATI
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
