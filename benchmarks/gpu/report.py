@@ -34,8 +34,9 @@ class Report:
             self._parts = found["parts"]
         folder.mkdir(parents=True, exist_ok=True)
 
-    def has(self, part: str, name: str) -> bool:
-        return name in self._parts.get(part, {})
+    def row(self, part: str, name: str) -> Row | None:
+        """What was measured, if it was."""
+        return self._parts.get(part, {}).get(name)
 
     def rows(self, part: str) -> list[Row]:
         return list(self._parts.get(part, {}).values())
@@ -43,7 +44,7 @@ class Report:
     def measure(self, part: str, name: str, least_seconds: float, work: Callable[[], Row]) -> None:
         """Keep the row that `work` makes, unless it is there, or fewer seconds than these are left. What fails is
         noted and costs the others nothing; a later call tries it again."""
-        if self.has(part, name):
+        if self.row(part, name) is not None:
             return
         what = f"{part}: {name}" if name else part
         if time.monotonic() + least_seconds > self._deadline:

@@ -53,11 +53,11 @@ def test_without_parity_there_are_no_speeds(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_without_time_it_says_what_is_left_and_ends_with_1(tmp_path: Path) -> None:
-    run(tmp_path, "--batch-size", "1", "--minutes", "0.6", "--run-images", "0")
-    ended = run(tmp_path, "--batch-size", "1", "--minutes", "0", "--run-images", "0")
+    ended = run(tmp_path, "--batch-size", "1", "--minutes", "0")
     assert ended.exit_code == 1
-    assert "Not measured: " in ended.output
-    assert "ours, fp32, batch 1 (no time was left)" in ended.output
+    assert "Not measured: parity: fp32 (no time was left)." in ended.output
+    assert "differ from the library's" not in ended.output
+    assert not (tmp_path / "gpu.json").exists()
 
 
 def test_without_a_gpu_it_says_how_it_runs_without_one(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_garbage_on_the_broker_runs_no_code_and_ends_no_node(
         server.client.rpush(queue, raw)  # to the end that is taken from first
     said = finish(sessions, run_id, worker)
     assert not crater.exists()
-    assert "somebody else writes to it" in said
+    assert "does another program or release write to it?" in said
     everything_was_done_once(here, sessions, run_id, said)
 
 

@@ -51,7 +51,7 @@ def test_garbage_in_the_queue_ends_no_node_delays_no_run_and_is_told_once(
     farm.finish(sessions, run_id)
     said = the_node_lived(worker, client, queue)
     farm.check(sessions, run_id)
-    assert said.count("somebody else writes to it") == 1
+    assert said.count("does another program or release write to it?") == 1
     assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
 
 
