@@ -39,7 +39,7 @@ test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 m
 	@$(BIN)/python $(PYTEST) -n 2 -m 'not long'
 
 test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (12 minutes on 2 cores)
-	@$(BIN)/python $(PYTEST) -n 4  # the long ones wait so much that four of them keep two cores busy
+	@$(BIN)/python $(PYTEST) -n 6  # the long ones wait so much that six of them keep two cores busy
 
 check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format"; exit 1; }
