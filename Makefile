@@ -36,9 +36,9 @@ test-newest:  ## Run the suite with the newest dependencies that pyproject.toml 
 	@.venv-newest/bin/python $(PYTEST) -n 4
 
 test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 minutes on 2 cores)
-	@$(BIN)/python $(PYTEST) -n 2 -m 'not long'
+	@$(BIN)/python $(PYTEST) -n 3 -m 'not long'
 
-test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (12 minutes on 2 cores)
+test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (13 minutes on 2 cores)
 	@$(BIN)/python $(PYTEST) -n 6  # the long ones wait so much that six of them keep two cores busy
 
 check: $(INSTALLED)  ## Format, lint, types, layers, deployment files

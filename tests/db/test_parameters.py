@@ -21,6 +21,7 @@ def test_values_are_named_in_parts_that_one_statement_can_take(count: int, parts
     assert [value for part in named_at_once(range(MANY + 1)) for value in part] == list(range(MANY + 1))
 
 
+@pytest.mark.long
 def test_a_chunk_may_ask_for_more_different_prompts_than_a_statement_takes(sessions: Sessions) -> None:
     limit = LIMITS[dialect(sessions)]
     asked = 1000

@@ -23,6 +23,7 @@ LOGIN = "me:flower-canary"
 DATABASE_PASSWORD = "database-canary"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_flower_shows_nodes_and_runs_to_who_may_see_them_and_no_password_to_anybody(
     here: Terminal, sessions: Sessions, broker_url: str, database_url: str, tmp_path: Path

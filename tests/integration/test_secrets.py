@@ -177,6 +177,7 @@ def test_the_hub_s_token_is_not_in_what_is_said_about_the_hub(terminal: Terminal
     assert TOKEN not in ended.stderr + ended.stdout
 
 
+@pytest.mark.long
 def test_the_password_that_sam3_run_makes_up_is_seen_by_its_processes_only(terminal: Terminal) -> None:
     del terminal.environment["SAM3_STATE_DIR"]
     runs.pictures(terminal.home / "in", 8)

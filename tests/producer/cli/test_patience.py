@@ -125,6 +125,7 @@ def test_who_waits_is_told_of_a_database_that_stays_away_and_goes_on_when_it_is_
     assert (second, last[:5]) == ("the database answers again", "Next:")
 
 
+@pytest.mark.long
 @on_postgresql
 def test_an_export_that_waited_in_vain_says_how_to_go_on_and_leaves_no_half_file(
     shell: Shell, sessions: Sessions, impatient: str, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,7 @@ def statuses(home: Path) -> list[str]:
         return [row["sam3_status"] for row in csv.DictReader(file)]
 
 
+@pytest.mark.long
 def test_a_picture_that_was_replaced_is_computed_again_with_its_mask(terminal: Terminal, photos: Path) -> None:
     command = ("sam3-run", "photos", *FAKE, "-o", "out")
     terminal.run(*command)

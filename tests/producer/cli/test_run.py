@@ -89,6 +89,7 @@ def test_four_pictures_in_a_csv_become_masks_a_table_and_a_preview(here: Termina
     assert here.json("sam3-export", "out", "--format", "coco", "-o", "coco.json")["images"] == 4
 
 
+@pytest.mark.long
 def test_a_broken_image_ends_with_1_and_is_tried_again_once_it_is_mended(here: Terminal) -> None:
     squares(here, 3)
     broken = here.home / "photos" / "001.png"
@@ -379,6 +380,7 @@ def test_a_run_whose_rows_are_all_rejected_advises_to_correct_them_and_no_export
     assert "rejected: " in here.run("sam3-run", "faces.csv", *FAKE, "-o", "out", "--dry-run", code=1).stderr
 
 
+@pytest.mark.long
 def test_rows_that_are_gone_are_told_apart_in_the_summary(here: Terminal) -> None:
     squares(here, 3)
     table = here.home / "faces.csv"

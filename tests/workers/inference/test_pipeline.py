@@ -82,6 +82,7 @@ def test_masks_have_the_size_and_content_of_their_own_image(
             assert np.array_equal(mask, pixels.mean(axis=2) > level)
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch_size=st.integers(1, 9), threads=st.integers(1, 4), cuts=st.sets(st.integers(1, 15)))
 def test_batch_size_chunking_and_threads_change_nothing(

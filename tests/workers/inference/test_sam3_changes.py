@@ -70,6 +70,7 @@ def test_a_changed_model_gives_the_numbers_of_the_librarys_bit_by_bit(plain: Any
     assert same(run(*ways(plain)[way]), run(*ways(changed)[way]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_each_part_of_a_forward_pass_is_one_graph(changed: Any, way: str) -> None:
     graphs = []

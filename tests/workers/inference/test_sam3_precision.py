@@ -118,6 +118,7 @@ def test_the_detr_encoder_gets_its_features_and_positions_in_fp32(mixed: Any) ->
     assert {one.dtype for one in (*features, *positions)} == {torch.float32}
 
 
+@pytest.mark.long
 def test_a_lowered_model_is_one_graph_too(fp32: Any) -> None:
     model = copy.deepcopy(fp32)
     sam3_changes.apply_changes(model)
