@@ -1,7 +1,7 @@
-"""`python -m workers.fleet.ask_gpus list|try` prints what is known of this machine's GPUs, as a line of JSON.
+"""`python -m workers.fleet.ask_gpus list|try` prints facts about this machine's GPUs, as a line of JSON.
 
-A program of its own, which is ended when it takes too long: a driver may hang. `list` asks the driver, in milliseconds;
-`try` has torch use the one GPU that CUDA_VISIBLE_DEVICES leaves. Chooses nothing.
+It is a program, so that it can be ended if the driver hangs. `list` asks the driver, which takes milliseconds; `try`
+has torch compute on the one GPU in CUDA_VISIBLE_DEVICES. Chooses no GPU.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ Gpu = dict[str, str | None]  # "id": what CUDA_VISIBLE_DEVICES takes; "error": w
 
 
 class NvmlError(Exception):
-    """What the driver says."""
+    """The driver refused a call."""
 
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
@@ -25,7 +25,7 @@ class NvmlError(Exception):
 
 
 class Nvml:
-    """NVIDIA's library for looking at GPUs, which uses none of them. Raises `OSError` where it is not installed."""
+    """NVIDIA's library that gives facts about GPUs without using them. Raises `OSError` if it is not installed."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL("libnvidia-ml.so.1")
@@ -33,7 +33,7 @@ class Nvml:
         self._call("nvmlInit_v2")
 
     def gpus(self) -> list[Gpu]:
-        """In the order of nvidia-smi; a GPU that is cut into slices (MIG) is its slices."""
+        """All GPUs in the order of nvidia-smi. A GPU that is divided into slices (MIG) is given as its slices."""
         count = ctypes.c_uint()
         self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
         return [gpu for number in range(count.value) for gpu in self._at(number)]
@@ -83,7 +83,7 @@ class Nvml:
 
 
 def list_gpus() -> dict[str, Any]:
-    """Of all GPUs, without using one: `gpus`, or an `error`. Without the driver's library torch counts them."""
+    """All GPUs as `gpus`, or an `error`; none of them is used. Without the driver's library torch counts them."""
     try:
         return {"gpus": Nvml().gpus()}
     except (OSError, NvmlError, AttributeError) as error:
@@ -97,7 +97,7 @@ def list_gpus() -> dict[str, Any]:
 
 
 def try_gpu() -> dict[str, Any]:
-    """Whether torch computes on the only GPU that it sees: its `name` and `uuid`, or an `error`."""
+    """Have torch compute on the only GPU that it sees. Gives its `name` and `uuid`, or an `error`."""
     try:
         import torch
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Which slots (a GPU each, or CPU ones) a machine offers. Others are asked, in short processes; imports no torch."""
+"""Finds the slots of a machine: its GPUs, or shares of its CPU. Short processes look at GPUs; imports no torch."""
 
 import ctypes
 import json
@@ -15,8 +15,8 @@ from typing import Any
 from workers.cores import usable_cores
 from workers.errors import UsageError
 
-LIST_SECONDS = 60.0  # for the driver, which may have to wake up eight GPUs
-TRY_SECONDS = 120.0  # for torch on one GPU; its import from a slow disk takes the most
+LIST_SECONDS = 60.0  # time limit for a list of all GPUs; the driver may have to wake up eight of them
+TRY_SECONDS = 120.0  # time limit for a try of one GPU; the import of torch from a slow disk takes most of it
 
 Say = Callable[[str], None]
 
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 class Slot:
     """One place for a node: its name, and the value of CUDA_VISIBLE_DEVICES it gets (None on a CPU).
 
-    `card`: the GPU's, or its slice's, UUID, if there is one: the same by whatever number a process knows it.
+    `card` is the UUID of the GPU or of its slice, if it has one. It does not depend on how a process numbers GPUs.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class _Place:
-    """A GPU before it is tried: what CUDA_VISIBLE_DEVICES calls it, or why it cannot be used."""
+    """A GPU before it is tried: its name in CUDA_VISIBLE_DEVICES, or why it cannot be used."""
 
     name: str
     visible: str
@@ -47,10 +47,10 @@ class _Place:
 
 
 def choose_slots(gpus: str, count: int | None, say: Say) -> list[Slot]:
-    """The slots that `--gpus all|0,1|cpu` and `--num-gpus N` ask for, and no GPU tried that is not needed for that.
+    """The slots that `--gpus all|0,1|cpu` and `--num-gpus N` ask for. Only GPUs that are needed for them are tried.
 
-    With `all`, a GPU that cannot be used is named and left out. Raises `UsageError` if one that was named cannot be
-    used, or none can.
+    With `all`, a GPU that cannot be used is left out, and `say` gets the reason. Raises `UsageError` if a GPU that the
+    user named cannot be used, or if no GPU can.
     """
     if gpus == "cpu":
         return [Slot(f"cpu{number}", None) for number in range(count or 1)]
@@ -68,7 +68,7 @@ def choose_slots(gpus: str, count: int | None, say: Say) -> list[Slot]:
 
 
 def _all(places: list[_Place], count: int | None, say: Say) -> list[Slot]:
-    """Of all GPUs those that can be used, or the first `count` of them."""
+    """Slots of the GPUs that can be used, at most `count`."""
     slots: list[Slot] = []
     bad: list[tuple[str, str]] = []
     while places and (count is None or len(slots) < count):
@@ -95,7 +95,7 @@ def _too_few(count: int, found: int) -> UsageError:
 
 
 def _wanted(gpus: str) -> list[_Place]:
-    """The GPUs that `--gpus 0,2` names. If the driver cannot say which there are, they are tried all the same."""
+    """The GPUs that `--gpus 0,2` names. If the driver does not list the GPUs, they are tried nevertheless."""
     indices = _indices(gpus)
     try:
         places = _places()
@@ -117,13 +117,13 @@ def _indices(gpus: str) -> list[int]:
 
 
 class _NoAnswer(UsageError):
-    """Nobody says which GPUs there are; one may work all the same."""
+    """The driver does not list the GPUs. They may work nevertheless."""
 
 
 def _places() -> list[_Place]:
-    """At least one: those that a scheduler has given us, else all in the order of nvidia-smi; each MIG slice is one.
+    """The GPUs in CUDA_VISIBLE_DEVICES, else all GPUs in the order of nvidia-smi. Each MIG slice counts as one.
 
-    Named by their numbers, else by their places. Raises `UsageError`.
+    A GPU is named by its number, or by its place in the list if it has no number. Raises `UsageError` if there is none.
     """
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         names = _given(given)
@@ -140,7 +140,7 @@ def _places() -> list[_Place]:
 
 
 def _given(text: str) -> list[str]:
-    """What CUDA reads in its variable: each once, and nothing after a number below 0 or an empty name."""
+    """The GPUs that CUDA reads from its variable, each once. It stops at a negative number or an empty name."""
     names: list[str] = []
     for name in map(str.strip, text.split(",")):
         if not name or name.startswith("-"):
@@ -151,8 +151,11 @@ def _given(text: str) -> list[str]:
 
 
 def _try(places: Sequence[_Place], before: Sequence[Slot]) -> tuple[list[Slot], list[tuple[str, str]]]:
-    """Slots of those that torch can use, and the names of the others with the reasons. Side by side, each in a process
-    of its own, to which the driver shows no other GPU: a bad one can make CUDA fail for all that see it."""
+    """The slots of GPUs that torch can use, and the names of the others with the reasons.
+
+    Each GPU is tried in its own process, which sees no other GPU, since a bad GPU can make CUDA fail for every process
+    that sees it. These processes run at the same time.
+    """
     with ThreadPoolExecutor(max(1, min(len(places), usable_cores()))) as pool:
         answers = list(pool.map(_answer, places))
     slots: list[Slot] = list(before)
@@ -175,14 +178,14 @@ def _answer(place: _Place) -> dict[str, Any]:
         return {"error": place.error}
     environment = {"CUDA_VISIBLE_DEVICES": place.visible}
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
-        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # a number, where nobody told us better, is nvidia-smi's
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that numbers mean the same as in nvidia-smi
     return _ask("try", TRY_SECONDS, environment)
 
 
 def _slot(place: _Place, answer: dict[str, Any]) -> Slot:
-    """By its UUID from now on: a number means another GPU in another cgroup, or once one has fallen off its bus."""
+    """The slot of a GPU by its UUID: its number may mean another GPU in another cgroup, or after a GPU was lost."""
     uuid = answer["uuid"]
-    if place.visible.startswith("MIG-"):  # of a slice torch may tell the UUID of the whole GPU
+    if place.visible.startswith("MIG-"):  # for a slice torch may give the UUID of the whole GPU
         return Slot(place.name, place.visible, place.visible)
     if uuid is None:
         return Slot(place.name, place.visible)
@@ -192,7 +195,7 @@ def _slot(place: _Place, answer: dict[str, Any]) -> Slot:
 
 
 def _ask(question: str, seconds: float, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """The answer of `workers.fleet.ask_gpus`, with an `error` if it does not come."""
+    """The answer of `workers.fleet.ask_gpus`. It holds an `error` if the program failed or took too long."""
     command = [sys.executable, "-P", "-m", "workers.fleet.ask_gpus", question]
     asked = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | (environment or {})
@@ -202,7 +205,7 @@ def _ask(question: str, seconds: float, environment: dict[str, str] | None = Non
     except subprocess.TimeoutExpired:
         asked.kill()
         with suppress(subprocess.TimeoutExpired):
-            asked.communicate(timeout=1)  # no longer: what hangs in its driver does not even die
+            asked.communicate(timeout=1)  # not longer, as a process that hangs in its driver cannot be killed
         return {"error": f"no answer within {seconds:g} s"}
     try:
         answer: dict[str, Any] = json.loads(said.splitlines()[-1])
@@ -213,9 +216,9 @@ def _ask(question: str, seconds: float, environment: dict[str, str] | None = Non
 
 
 def _has_driver() -> bool:
-    """Whether the library is there without which torch finds no NVIDIA GPU, or the device without which no AMD one.
+    """Whether there is the driver's library for NVIDIA GPUs, or the device file for AMD GPUs, which torch needs.
 
-    That is quickly told, while torch takes seconds to be imported.
+    This takes milliseconds; the import of torch takes seconds.
     """
     try:
         ctypes.CDLL("libcuda.so.1")

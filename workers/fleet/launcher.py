@@ -79,13 +79,13 @@ class Launcher:
             self._touch()
 
     def _touch(self) -> None:
-        """Without its file a lock would still be held, and the next launcher would take another one for it."""
+        """Renew the times of lock files, so that nobody cleans them out of /tmp and another launcher takes the slot."""
         for lock in (lock for node in self._nodes for lock in node.locks):
             with contextlib.suppress(OSError):
                 os.utime(lock.lock_file)
 
     def drain(self) -> None:
-        """Ask every node to commit the batch in hand and end. Returns at once; `running` tells when they have."""
+        """Ask every node to commit the batch in hand and end. Returns at once; `running` tells how many still run."""
         for node in self._nodes:
             if node.process is not None and node.process.poll() is None:
                 _signal_group(node.process, signal.SIGTERM)
@@ -94,11 +94,12 @@ class Launcher:
         return sum(node.process is not None and node.process.poll() is None for node in self._nodes)
 
     def failing(self) -> bool:
-        """Whether every node has ended again and again, right after its start. Faults around it may pass."""
+        """Whether every node has ended again and again right after its start. Faults of the surroundings do not count,
+        as they may pass."""
         return bool(self._nodes) and all(node.failures >= HOPELESS_FAILURES for node in self._nodes)
 
     def kill(self) -> None:
-        """End whatever still runs, and free the slots. Leases bring back what was in hand."""
+        """Kill the nodes that still run, and free the slots. Chunks in hand come back when their leases are over."""
         for node in self._nodes:
             if node.process is not None:
                 _signal_group(node.process, signal.SIGKILL)
@@ -146,12 +147,12 @@ class Launcher:
 
     def _lock(self, slot: Slot, key: str) -> FileLock | None:
         """The lock of this name, if it is free."""
-        # A GPU belongs to the machine; CPU slots only to those who share a state folder.
+        # A GPU is locked for the whole machine, a CPU slot only among launchers that share a state folder.
         shared = Path(tempfile.gettempdir()) / f"sam3-queue-{os.getuid()}"
         folder = self._settings.state_dir / "locks" if slot.device == "cpu" else shared
         private.make_folder(folder)
         found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # locks in there could be anybody's files
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # another user could remove the locks
             raise UsageError(f"{folder} is not a folder of yours: remove it, or set TMPDIR to another place")
         lock = FileLock(private.make_file(folder / f"{_plain(key)}.lock"))
         try:
@@ -187,7 +188,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C reaches us alone: we decide how nodes stop
+                start_new_session=True,  # so that Ctrl-C reaches this process only, which then stops its nodes
             )
         node.started = time.monotonic()
 
@@ -195,7 +196,7 @@ class Launcher:
         own = self._settings.model_dump(exclude={"node", "device", "cores"}, exclude_none=True)
         cores = max(1, self._settings.cores // len(self._slots))
         return {
-            # Of one step on the CPU: a model there takes all it can get. Beside a GPU many small steps run at once.
+            # Threads of one computation: all cores for a model on the CPU; one beside a GPU, as several threads work.
             "OMP_NUM_THREADS": str(cores if slot.device == "cpu" else 1),
             **os.environ,
             **{PREFIX + name.upper(): str(value) for name, value in own.items()},

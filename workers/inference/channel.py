@@ -1,4 +1,4 @@
-"""How two stages are joined: a bounded queue that can be closed from either end, and how a thread fills it."""
+"""Joins two stages: a bounded queue that can be closed from either end, and the thread that fills it. Knows no work."""
 
 import threading
 from collections import deque
@@ -13,11 +13,11 @@ S = TypeVar("S")
 
 
 class Closed(Exception):
-    """The reader of a channel has gone."""
+    """The reader of a channel reads no more."""
 
 
 class Channel(Generic[T]):
-    """A bounded queue between two threads that can be closed from the reading end and carries an error along.
+    """A bounded queue between two threads. The reader can close it, and the writer can end it with an error.
 
     (`queue.Queue` cannot wake a waiting writer for good; `Queue.shutdown` needs Python 3.13.)
     """
@@ -39,13 +39,13 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing follows; after the values in the queue, the reader gets the error, if any."""
+        """End the queue: after the values that are in it the reader gets the error, if there is one."""
         with self._changed:
             self._finished, self._error = True, error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop both ends: waiting values are dropped."""
+        """Stop reader and writer, and drop the values in the queue."""
         with self._changed:
             self._closed = True
             self._values.clear()
@@ -69,8 +69,10 @@ class Channel(Generic[T]):
 
 
 def stage(thread: StageThread, source: Iterable[S], work: Callable[[S], T], out: Channel[T]) -> "Future[None]":
-    """Let the thread put `work(value)` of every value of `source` into `out`, errors included. The future is done when
-    it has left all of them."""
+    """Have the thread put `work(value)` into `out` for every value of `source`. An error ends `out`.
+
+    The future is done when the thread uses neither `source` nor `out` any more.
+    """
 
     def run() -> None:
         try:

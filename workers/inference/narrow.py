@@ -17,22 +17,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Raised:
-    """What the work raised for one row, when it had no other."""
+    """The error that the work raised for one row alone."""
 
     error: Exception
 
     @property
     def text(self) -> str:
-        """One line: the kind of error, and what it says."""
+        """The type of the error and its message, in one line."""
         return one_line(f"{type(self.error).__name__}: {self.error}")
 
 
 def narrowed(
     rows: range, work: Callable[[range], Sequence[T]], narrows: Callable[[Exception], bool]
 ) -> list[T | Raised]:
-    """The results of `work` on `rows`, one a row; where it raises, it is called again for each half.
+    """The results of `work` on `rows`, one for each row. If it raises an error, it is called again for each half.
 
-    An error that does not `narrows` is raised at once: it is no row's, and calling again might do harm.
+    If `narrows(error)` is false the error is raised at once, as it does not come from a row, and another call might do
+    harm.
     """
     try:
         return list(work(rows))
@@ -40,7 +41,7 @@ def narrowed(
         if not narrows(error):
             raise
         alone = [Raised(_let_go(error))] if len(rows) == 1 else None
-    # Only here is the error of the whole batch gone with its traceback, whose frames hold on to the batch.
+    # After the block above: only now the error of the batch is freed, whose traceback holds the pixels of the batch.
     if alone is not None:
         return list(alone)
     half = rows.start + len(rows) // 2

@@ -1,6 +1,6 @@
-"""How torch, drivers and libraries say that memory is short. Knows their words only, and none of them."""
+"""The messages with which torch, drivers and libraries say that memory is short. Imports none of them."""
 
-# Each is part of what is said, in lower case, and by whom.
+# Each is a part of a message, in lower case, with its source.
 SURE = (
     "out of memory",  # torch on a GPU (CUDA, HIP), its runtime, its driver, Triton
     "can't allocate memory",  # torch on a CPU
@@ -8,7 +8,7 @@ SURE = (
     "_status_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER
     "hiperroroutofmemory",
 )
-# What is said where memory is short, and where a GPU or its libraries are broken as well.
+# Messages that come if memory is short, but also if a GPU or its libraries are broken.
 PERHAPS = (
     "unable to find an engine to execute this computation",  # cuDNN: no plan got its workspace, or none works
     "unable to find a valid cudnn algorithm to run convolution",  # the same, of older code

@@ -1,4 +1,4 @@
-"""A segmenter whose model is called on its stage threads, whoever asks. Knows no stream."""
+"""A segmenter that calls its model on the model's stage threads. Knows no stream."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,8 +9,8 @@ from workers.inference.stage_threads import StageThreads
 
 
 class OnItsThreads:
-    """Implements `pipeline.Segmenter`. For what calls a model outside of a stream, such as its self-test, which is to
-    prove the threads that streams use. They may be in none meanwhile."""
+    """Implements `pipeline.Segmenter` for calls outside of a stream, such as the self-test, which is to test the model
+    on the threads that streams use. No stream may use these threads at the same time."""
 
     def __init__(self, segmenter: Segmenter, threads: StageThreads) -> None:
         self._segmenter, self._threads = segmenter, threads
@@ -22,9 +22,9 @@ class OnItsThreads:
         return self._segmenter.facts
 
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> Raw:
-        """On the forward thread."""
+        """Run on the forward thread."""
         return self._threads.forward.call(partial(self._segmenter.predict, batch, prompts, options)).result()
 
     def postprocess(self, raw: Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
-        """On the mask thread."""
+        """Run on the mask thread."""
         return self._threads.masks.call(partial(self._segmenter.postprocess, raw, rows, options)).result()

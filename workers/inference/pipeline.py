@@ -4,10 +4,10 @@
              read ahead two      one batch          one batch
              batches             waiting            waiting
 
-Each stage waits for the next one when it is that far ahead, so memory stays bounded however slow the caller is.
-Decoding and resizing run side by side; masks have one thread, which makes more than a GPU finds
-(`python -m benchmarks.threads`).
-Threads only: a worker is a daemonic process, which may have no children.
+A stage that is so far ahead waits for the next one, so memory stays bounded, however slow the caller is. Several
+threads decode and resize at the same time. One thread makes masks: it makes more of them in a second than a GPU finds
+(`python -m benchmarks.threads`). There are no processes, since a worker is a daemonic process, which may have no
+children.
 """
 
 import logging
@@ -39,7 +39,7 @@ READ_AHEAD = 2  # batches that are decoded or being decoded while another one is
 
 @dataclass(frozen=True)
 class Item:
-    """One image to segment: what its outcome will be called, an absolute path, and at least one prompt."""
+    """One image to segment: the id of its outcome, its absolute path, and at least one prompt."""
 
     id: int
     path: str
@@ -67,7 +67,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Segmented:
-    """An image that was read: its size as the masks have it, and what was found, in the order of its prompts."""
+    """An image that was read: the size of its masks in pixels, and what was found, in the order of its prompts."""
 
     id: int
     width: int
@@ -79,8 +79,8 @@ class Segmented:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image of which no pixels or no masks could be had, and why. A value, not an exception: its neighbours are
-    fine."""
+    """An image without pixels or without masks, and the reason. It is a value and not an exception, since the other
+    images of its batch are not concerned."""
 
     id: int
     error_class: ErrorClass
@@ -93,19 +93,20 @@ Outcome = Segmented | Unreadable
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """An image as the model takes it, and the size that it had: `data` is uint8, its shape the segmenter's affair."""
+    """An image as the model takes it, and its size before that in pixels. `data` is uint8; its shape depends on the
+    segmenter."""
 
     data: Any
     height: int
     width: int
 
 
-Raw = Any  # what a forward pass leaves on the device; only the segmenter that made it looks inside
+Raw = Any  # what a forward pass leaves on the device; only the segmenter that made it reads it
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which weights answer, in which precision. `model` is the name as the user gave it."""
+    """Which weights compute, and in which precision. `model` is the name that the user gave."""
 
     model: str
     revision: str | None
@@ -121,8 +122,8 @@ class ModelFacts:
 
 
 class Segmenter(Protocol):
-    """A model, in three verbs, so that the stages can overlap. Each verb is called from one stage's threads only:
-    `preprocess` from several at once, the other two from one each."""
+    """A model. It has a method for each stage, so that the stages can overlap. `preprocess` is called by several
+    threads at once, `predict` and `postprocess` by one thread each."""
 
     @property
     def facts(self) -> ModelFacts:
@@ -142,13 +143,14 @@ class Segmenter(Protocol):
 
 
 class OutOfMemory(Exception):
-    """Raised by `predict` and `postprocess`, with everything they had made let go: fewer images may fit."""
+    """`predict` or `postprocess` ran out of memory. They have freed what they had made, so fewer images may fit."""
 
 
 class NothingGotThrough(Exception):
-    """Every image of a batch that could be read made the model raise, also alone: is it the images or the model?
+    """The model raised an error for every image of a batch that could be read, even for each image alone.
 
-    `outcomes`: of the whole batch, should it be the images. The cause is what the first of them raised.
+    So either the images or the model are bad. `outcomes` are those of the batch if the images are. The cause of this
+    exception is the error for the first image.
     """
 
     def __init__(self, outcomes: "list[Outcome]") -> None:
@@ -167,7 +169,7 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A batch after decoding: in order, each item with its pixels, or as unreadable."""
+    """A batch after decoding: for each item, in order, its pixels, or why it is unreadable."""
 
     items: Sequence[Item]
     results: Sequence[_Ready | Unreadable]
@@ -175,43 +177,43 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A batch after its forward passes. `raws`: of each readable image, in order, the one it is in, if it
-    got through."""
+    """A batch after its forward passes. `raws` has one value for each readable image, in order: the result of the
+    forward pass that the image was in, or the error."""
 
     batch: _Decoded
     raws: Sequence[Raw | OutOfMemory | Raised]
 
 
 def decode_threads(cores: int) -> int:
-    """How many threads decode, where nobody says otherwise."""
+    """How many threads decode, unless a setting says how many."""
     return min(8, max(2, cores))
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How a stream runs, which changes nothing about its outcomes."""
+    """How a stream runs. Its outcomes do not depend on it."""
 
     batch_size: int = 8  # images of one forward pass
     threads: int = field(default_factory=lambda: decode_threads(usable_cores()))
-    stopped: Callable[[], bool] = lambda: False  # once true, no further batch is begun
-    report: Report = unheard  # told whenever a stage has finished something
-    decode_seconds: float = 60.0  # an image that takes longer is rejected
-    # Whether an error of the model may be one image's own: then its batch is halved until that image is alone.
+    stopped: Callable[[], bool] = lambda: False  # once it returns true, no further batch is begun
+    report: Report = unheard  # called whenever a stage has finished an image or a batch
+    decode_seconds: float = 60.0  # an image that takes longer is unreadable
+    # Whether one image may be the reason for an error of the model. Then its batch is halved until that image is alone.
     narrows: Callable[[Exception], bool] = lambda error: False
-    caps: Caps = field(default_factory=Caps)  # outlives the stream: what does not fit now will not fit later
-    stage_threads: StageThreads | None = None  # the model's, which outlive the stream; else it has its own
+    caps: Caps = field(default_factory=Caps)  # used by the next streams, too: what does not fit now will not fit later
+    stage_threads: StageThreads | None = None  # threads that the next streams use, too; None: the stream makes its own
 
 
 def segment(
     items: Sequence[Item], segmenter: Segmenter, rules: ReadRules, options: Options, pace: Pace = Pace()
 ) -> Iterator[list[Outcome]]:
-    """Yield one list of outcomes a batch, in the order of `items`, each item exactly once.
+    """Yield a list of outcomes for each batch, in the order of `items`. Each item has exactly one outcome.
 
-    A batch with unreadable images is that much smaller for the model, and one that it raises for is halved if the pace
-    `narrows` that error; if nothing gets through even so, raises `NothingGotThrough`. Whatever else goes wrong in a
-    stage is raised here, with its traceback; the first error wins. Closing the generator stops all stages: it waits
-    for what is in their hands, starts nothing new and leaves no thread behind but those that hang on a file. A stopped
-    `pace` lets the batches in hand come through and then ends early.
+    Unreadable images of a batch do not go to the model. If the model raises an error for a batch, and `pace.narrows`
+    that error, the batch is halved again and again; if no image gets through alone, raises `NothingGotThrough`. Any
+    other error in a stage is raised here, with its traceback; if there are several, the first one. When the generator
+    is closed, all stages finish what they work on and start nothing new; only threads that hang on a file are left
+    behind. If `pace.stopped` becomes true, the batches in work are finished, and the generator ends early.
     """
     predicted: Channel[_Predicted] = Channel(capacity=1)
     outcomes: Channel[list[Outcome]] = Channel(capacity=1)
@@ -229,12 +231,12 @@ def segment(
         finally:
             for channel in (predicted, outcomes):
                 channel.close()
-            decoding.close()  # before the stages: forward may be waiting for a decode
+            decoding.close()  # before waiting for the stages, since the forward thread may wait for an image
             wait(stages)
 
 
 def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace) -> Iterator[_Decoded]:
-    """All of them, or those begun before a stop; read some batches ahead."""
+    """Yield the batches, until `pace.stopped`. Images of the next batches are decoded meanwhile."""
     todo, waiting = iter(items), iter(items)
 
     def submit(count: int) -> None:
@@ -252,7 +254,7 @@ def _decoded(item: Item, decoding: ReadAhead[Item, _Ready | Unreadable], pace: P
     try:
         return decoding.take()
     except TimeoutError:
-        pace.report(Stage.READ, 1, 0.0)  # its seconds are the thread's that hangs
+        pace.report(Stage.READ, 1, 0.0)  # no seconds, as the thread that hangs has not ended
         return Unreadable(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {pace.decode_seconds:g} s")
 
 
@@ -266,7 +268,7 @@ def _read(item: Item, segmenter: Segmenter, rules: ReadRules, report: Report) ->
         return Unreadable(item.id, error.error_class, error.message, error.file)
     except MemoryError:
         error_class, message = ErrorClass.OUT_OF_MEMORY, "does not fit into memory"
-    except Exception as error:  # whatever one image does to us, its neighbours are fine
+    except Exception as error:  # of this image only: the others of the batch go on
         error_class, message = ErrorClass.INTERNAL, f"{type(error).__name__}: {error}"
     return Unreadable(item.id, error_class, message, image.file if image else None)
 
@@ -306,7 +308,7 @@ def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options, 
 def _masks(
     predicted: Sequence[Raw | OutOfMemory | Raised], segmenter: Segmenter, options: Options, pace: Pace
 ) -> list[tuple[Found, ...] | OutOfMemory | Raised]:
-    """What was found in each image that got through its forward pass; why not, for the others."""
+    """What was found in each image, or the error of the images that did not get through."""
     found: list[tuple[Found, ...] | OutOfMemory | Raised] = []
     for _, group in groupby(predicted, key=id):
         raws = list(group)
@@ -319,7 +321,7 @@ def _masks(
 
 
 def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> list[T | OutOfMemory]:
-    """The results of `work` on `rows`, in as many steps as memory asks for."""
+    """The results of `work` on `rows`, in parts that are small enough for the memory."""
     done: list[T | OutOfMemory] = []
     while len(done) < len(rows):
         part = rows[len(done) : len(done) + (cap.most or len(rows))]
@@ -329,7 +331,7 @@ def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> lis
             fits = False
         else:
             fits = True
-        # Only here is the error gone with its traceback, whose frames hold on to what did not fit.
+        # After the block above: only now the error is freed, whose traceback holds what did not fit into memory.
         if fits:
             cap.held(len(part))
         elif len(part) > 1:
@@ -340,7 +342,7 @@ def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> lis
 
 
 def _segmented(item: Item, ready: _Ready, found: tuple[Found, ...] | OutOfMemory | Raised) -> Outcome:
-    """The one place where a model's answer is judged: behind it, all is as the database and every export need it."""
+    """The outcome of an image. Only here a model's answer is checked; the database and exports rely on that."""
     if isinstance(found, Raised):
         return Unreadable(
             item.id, ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}", ready.file
@@ -355,7 +357,7 @@ def _segmented(item: Item, ready: _Ready, found: tuple[Found, ...] | OutOfMemory
 
 
 def refused_prompts(segmenter: Segmenter, prompts: Sequence[str]) -> dict[str, str]:
-    """The prompts that the model cannot take, each with the reason; one that makes it raise is among them."""
+    """The prompts that the model cannot take, each with the reason, also those for which it raises an error."""
 
     def reasons(rows: range) -> list[str | None]:
         bad = segmenter.check_prompts(prompts[rows.start : rows.stop])

@@ -1,7 +1,7 @@
-"""Lets a loaded SAM3 compute the same as ever with less: in one graph, and with less traffic to the device's memory.
+"""Changes a loaded SAM3 so that it computes the same in one graph, and with less traffic to the device's memory.
 
-Changes one model in memory, never the library's classes. Each change leans on a few methods of the library. Where one
-of them is not as we know it, as in a release that is newer than us, that change is left out, with one line in the log.
+It changes one model in memory, never the library's classes. Each change relies on a few methods of the library. If the
+source of one of them is not known to us, as in a newer release, that change is left out, with one line in the log.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Shapes:
     """The height and width of each level of features, which the library keeps in a tensor on the device: (levels, 2).
 
-    As integers of Python they are known to the host, and whoever traces the model sees that no shape depends on data.
+    As Python integers they are known on the host, so a trace of the model has no shape that depends on data.
     """
 
     def __init__(self, sizes: list[tuple[int, int]]) -> None:
@@ -34,16 +34,16 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Change:
-    """`lost` says what it costs to do without."""
+    """One change of a model. `lost` says what is lost without it."""
 
     lost: str
-    leans_on: Callable[[Any], tuple[Any, ...]]  # functions and classes of the library, of this model
-    known: frozenset[str]  # `digest` of them, one for each wording that we know
+    leans_on: Callable[[Any], tuple[Any, ...]]  # model -> the functions and classes of the library that it relies on
+    known: frozenset[str]  # `digest` of each version of their source that we know
     apply: Callable[[Any], None]
 
 
 def apply_changes(model: Any) -> None:
-    """Apply to this model all changes that its library allows."""
+    """Apply all changes to this model that rely on known source only."""
     for change in CHANGES:
         if digest(change, model) in change.known:
             change.apply(model)
@@ -52,10 +52,10 @@ def apply_changes(model: Any) -> None:
 
 
 def digest(change: Change, model: Any) -> str:
-    """A name for the source of what the change leans on, the same in all families of SAM3."""
+    """A checksum of the source that the change relies on. It is equal for all families of SAM3."""
     try:
         source = "".join(map(inspect.getsource, change.leans_on(model)))
-    except (AttributeError, OSError, TypeError):  # it has another name, no source is there, or it is none of Python's
+    except (AttributeError, OSError, TypeError):  # another name, no source file, or not written in Python
         return ""
     return hashlib.sha256(source.replace("Sam3LiteText", "Sam3").encode()).hexdigest()[:16]
 
@@ -72,7 +72,7 @@ def _shapes_stay_here(model: Any) -> None:
 def _prepare_multilevel_features(
     vision_features: list[torch.Tensor], vision_pos_embeds: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, Shapes]:
-    """As the library's, but for the shapes. Not a method: a model that holds one of itself is freed too late."""
+    """As the library's, but for the shapes. It is no method, as a model that refers to itself is freed too late."""
     sizes = [(features.shape[-2], features.shape[-1]) for features in vision_features]
     return _joined(vision_features), _joined(vision_pos_embeds), Shapes(sizes)
 
@@ -82,8 +82,8 @@ def _joined(levels: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _padding_is_not_looked_for(model: Any) -> None:
-    """The library makes an attention mask of the mask of padding three times, and each time asks the device whether
-    there is any padding. It takes an attention mask that is already made as it is."""
+    """The library turns the mask of padding into an attention mask three times, and each time waits for the device to
+    know whether there is any padding. An attention mask that is given to it is used as it is."""
     for part, name in (
         (model.detr_encoder, "text_mask"),
         (model.detr_decoder, "text_mask"),
@@ -93,7 +93,7 @@ def _padding_is_not_looked_for(model: Any) -> None:
 
 
 def _make_attention_mask(part: Any, args: Any, kwargs: dict[str, Any], *, name: str) -> tuple[Any, dict[str, Any]]:
-    """Of a mask of padding (rows, tokens), True for a token, one for attention: (rows, heads, queries, tokens)."""
+    """Turn a mask of padding (rows, tokens), true for tokens, into one for attention (rows, heads, queries, tokens)."""
     mask = kwargs.get(name)
     if mask is None or mask.dim() != 2:
         return args, kwargs
@@ -101,12 +101,14 @@ def _make_attention_mask(part: Any, args: Any, kwargs: dict[str, Any], *, name: 
 
 
 class Turns(torch.nn.Module):
-    """Takes the place of the module that makes cosines and sines of positions anew in each layer of each forward pass.
-    Positions depend on no image, so that these are made once: (1, places, half a head's width), complex."""
+    """Replaces the module that computes cosines and sines of positions again in each layer of each forward pass.
+
+    Positions do not depend on the image, so these are computed once: complex, (1, places, half the width of a head).
+    """
 
     def __init__(self, cosines: torch.Tensor, sines: torch.Tensor) -> None:
         super().__init__()
-        # The library holds each number twice, once for each number of a pair.
+        # The library has each number twice, once for each number of a pair.
         self.turns = torch.nn.Buffer(torch.complex(cosines[..., ::2], sines[..., ::2]), persistent=False)
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
@@ -114,8 +116,10 @@ class Turns(torch.nn.Module):
 
 
 def _attend(self: Any, hidden_states: torch.Tensor, position_embeddings: torch.Tensor, **kwargs: Any) -> Any:
-    """As the library's attention of the vision encoder, but that positions turn queries and keys by one complex
-    product. The library writes the same sums as seven operations that each read and write all queries or keys."""
+    """As the library's attention of the vision encoder, but one complex product turns queries and keys by position.
+
+    The library computes the same with seven operations, which each read and write all queries or keys.
+    """
     batch, height, width, _ = hidden_states.shape
     shape = (batch, height * width, self.num_attention_heads, self.head_dim)
     query, key, value = (
@@ -146,7 +150,7 @@ def _positions_turn_at_once(model: Any) -> None:
     turned = type(f"Turned{library.__name__}", (library,), {"forward": _attend})
     for layer in layers:
         layer.rotary_emb = Turns(*layer.rotary_emb(layer.position_ids, layer.position_ids))
-        layer.attention.__class__ = turned  # this one object's
+        layer.attention.__class__ = turned  # of this object only
 
 
 def _rotary(model: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Copies to a device and back, in which no thread spins on a core. Knows no model."""
+"""Copies tensors to a device and back. A thread that waits for a copy sleeps. Knows no model."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import torch
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor there, without waiting for it to arrive, which takes pinned memory on a GPU.
+    """The tensor on the device. On a GPU it is copied from pinned memory, so that nobody waits for the copy.
 
-    That memory comes from a store that torch keeps, so that the next batch gets the same again.
+    torch keeps pinned memory that was freed and gives it to the next batch.
     """
     if device.type == "cuda":
         tensor = tensor.pin_memory()  # itself, if it is already
@@ -17,7 +17,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def to_host(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """The numbers here, once the device has computed them."""
+    """The tensor as an array on the host. Waits until the device has computed it."""
     if tensor.device.type != "cuda":
         return tensor.cpu().numpy()
     here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -27,8 +27,8 @@ def to_host(tensor: torch.Tensor) -> npt.NDArray[Any]:
 
 
 def behind(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    """An event behind all that the stream was given so far. Who waits for it sleeps; torch's own waits, as that of
-    `Tensor.cpu`, keep a core busy, which another thread could use."""
+    """An event that comes after all that was given to the stream so far. A thread that waits for it sleeps. torch's own
+    ways to wait, such as `Tensor.cpu`, keep a core busy, which another thread could use."""
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     event.record(stream)
     return event

@@ -1,4 +1,4 @@
-"""What SAM3's heads answer, and what of it is kept as instances with masks of the image's size. Runs no model."""
+"""The output of SAM3's heads, and the instances that are kept of it, with masks of the image's size. Runs no model."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from workers.inference import outlines, sam3_copies
 from workers.inference.answers import Found, Instance
 from workers.inference.pipeline import Options
 
-SMALLEST = 1 / float(np.finfo(np.float32).max)  # probability in fp32: below it sigmoid gives 0
-NEARLY_ALL = 0.95  # of the queries kept: 190 of SAM3's 200. More objects than queries cannot be told apart.
+SMALLEST = 1 / float(np.finfo(np.float32).max)  # the smallest probability in fp32 that sigmoid gives, apart from 0
+NEARLY_ALL = 0.95  # share of kept queries from which a result is capped: 190 of 200. There may be more objects.
 
 Floats = npt.NDArray[np.float32]
 Row = tuple[int, int]
-"""What the heads are asked: an image of the batch, by its number, and which of its prompts."""
+"""What one row of the heads is about: the number of an image in the batch, and the number of one of its prompts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """What one run of the heads left on the device. r rows, q queries:"""
+    """The output of one run of the heads, on the device, for r rows with q queries each."""
 
     rows: list[Row]
     numbers: torch.Tensor  # (r, 1 + 5 q) presence, scores, boxes as x1, y1, x2, y2 in fractions of the image; fp32
@@ -31,7 +31,7 @@ class Heads:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What one prompt keeps of one image, best score first. n instances:"""
+    """The n instances that are kept for one prompt in one image, highest score first."""
 
     presence: float
     scores: npt.NDArray[np.float32]  # (n,)
@@ -41,7 +41,8 @@ class Kept:
 
 
 def keep(heads: Heads, floor: float, *, copy: bool = False) -> dict[Row, Kept]:
-    """Of each row the instances that score above `floor`. A `copy` of their masks lets all the others go."""
+    """The instances of each row with a score above `floor`. With `copy` their masks are copied, so that the memory of
+    all other masks can be freed."""
     numbers = sam3_copies.to_host(heads.numbers)
     queries = heads.masks.shape[1]
     kept = {}
@@ -58,8 +59,8 @@ def keep(heads: Heads, floor: float, *, copy: bool = False) -> dict[Row, Kept]:
 
 
 def to_host(kept: Sequence[Kept], options: Options) -> list[Floats]:
-    """The masks (n, h, w) of each, as they are enlarged: probabilities by the library's rule, logits by Meta's. One
-    copy for all."""
+    """The masks of each, of shape (n, h, w), copied from the device in one step: probabilities for the library's rule,
+    logits for Meta's, since these are what is enlarged."""
     logits = [mask for one in kept for mask in one.masks]
     if not logits:
         return [np.empty((0, 1, 1), np.float32) for _ in kept]
@@ -70,7 +71,7 @@ def to_host(kept: Sequence[Kept], options: Options) -> list[Floats]:
 
 
 def found_in(kept: Kept, small: Floats, size: tuple[int, int], options: Options) -> Found:
-    """What is kept, in pixels of an image of this height and width; its masks are these on the host."""
+    """The kept instances in an image of `size` (height, width) in pixels. `small` are their masks on the host."""
     height, width = size
     boxes = kept.boxes * np.array([width, height, width, height], np.float32)
     outlined = outlines.encode(small, height, width, _cut(options))
@@ -82,7 +83,7 @@ def found_in(kept: Kept, small: Floats, size: tuple[int, int], options: Options)
 
 
 def _cut(options: Options) -> float:
-    """What an enlarged pixel must exceed to be inside. Meta enlarges logits, and then asks for their probability."""
+    """The value that a pixel of an enlarged mask must exceed: a probability, or for Meta's rule the logit of it."""
     threshold = options.mask_threshold
     if options.mask_rule == "library":
         return threshold

@@ -1,9 +1,9 @@
 """SAM3 as a `Segmenter`: runs the model on batches of images. Knows no files.
 
 Equal to the plain library loop (processor, model, `post_process_instance_segmentation`), with less work: the text
-encoder runs once a prompt, the vision encoder once an image, and masks are never enlarged: their RLE comes from the
-model's own low resolution. Inside a forward pass nothing waits for the device, only for what leaves it: `predict`
-returns while the device still works, so that the next batch can be handed over meanwhile.
+encoder runs once for each prompt, the vision encoder once for each image, and masks are never enlarged: their RLE is
+made from the low resolution of the model. Inside a forward pass the host does not wait for the device. `predict`
+returns while the device still works, so that the next batch can be prepared meanwhile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,14 +54,14 @@ class Sam3Segmenter:
         device: str = "cpu",
         dtype: Precision = "auto",
     ) -> None:
-        """Load what `folder` holds. `mixed` is the default on a GPU: the vision encoder and the DETR encoder's
-        self-attention in bf16, the rest in fp32; boxes in bf16 would be off by pixels. Raises `ModelUnusable`."""
+        """Load the checkpoint in `folder`. `mixed` is the default on a GPU: the vision encoder and the DETR encoder's
+        self-attention in bf16, the rest in fp32, as boxes in bf16 would be wrong by pixels. Raises `ModelUnusable`."""
         folder = Path(folder)
         self._device = torch.device(device)
         self._dtype = chosen(dtype, self._device)
         self._model, processor = load(folder)
         self._images = images = processor.image_processor
-        # As the library: (value / 255 - mean) / std in one step.
+        # The library computes (value / 255 - mean) / std; this is the same in one step.
         self._mean, self._std = (
             (torch.tensor(values) * (1 / images.rescale_factor)).view(3, 1, 1).to(self._device)
             for values in (images.image_mean, images.image_std)
@@ -92,10 +92,10 @@ class Sam3Segmenter:
         return bad
 
     def preprocess(self, image: RGB) -> Pixels:
-        """Resize by the library's processor: the aspect ratio is not kept, bilinear, antialiased, in uint8.
+        """Resize with the library's processor: bilinear, antialiased, in uint8, without keeping the aspect ratio.
 
-        The colours of a pixel stay together, as they were decoded; taking them apart first would cost more than the
-        resize, and the device does it for nothing.
+        The three colours of a pixel stay side by side in memory. Moving them to a plane for each colour here would take
+        longer than the resize; the device does it in no time.
         """
         height, width = image.shape[:2]
         planes = torch.from_numpy(image).permute(2, 0, 1)
@@ -108,9 +108,9 @@ class Sam3Segmenter:
 
     @torch.inference_mode()
     def _predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
-        """The heads run as often as it takes to ask everything with at most as many rows as there are images, so more
-        prompts take hardly more memory: all but what is kept of a run is let go before the next one. New prompts come
-        first, so that nothing has to be waited for between the vision encoder and the heads."""
+        """A run of the heads has at most as many rows as the batch has images; there are as many runs as all prompts
+        need. Of each run only the kept instances stay in memory, so more prompts take hardly more memory. New prompts
+        are encoded first, so that nobody waits between the vision encoder and the heads."""
         use_products(self._dtype, self._device)
         self._texts.learn(prompt for asked in prompts for prompt in asked)
         vision = self._model.get_vision_features(self._to_device(batch))
@@ -126,8 +126,8 @@ class Sam3Segmenter:
         return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, heads, done)
 
     def _to_device(self, batch: Sequence[Pixels]) -> torch.Tensor:
-        """The batch normalised, of shape (rows, 3, height, width). It travels as uint8, a quarter of the bytes; to a
-        GPU from pinned memory, so that nobody waits for it."""
+        """The normalised batch on the device, of shape (rows, 3, height, width). It is copied as uint8, a quarter of
+        the bytes, and to a GPU from pinned memory, so that nobody waits for the copy."""
         shape = (len(batch), *batch[0].data.shape)
         stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         np.stack([pixels.data for pixels in batch], out=stacked.numpy())
@@ -136,7 +136,7 @@ class Sam3Segmenter:
         return pixels.sub_(self._mean).div_(self._std)
 
     def _runs(self, prompts: Sequence[tuple[str, ...]]) -> list[list[Row]]:
-        """What to ask in each run of the heads: prompts of one length together, where that costs no further run."""
+        """The rows of each run of the heads. Prompts of equal length are put together, if that needs no further run."""
         rows = [(image, number) for image, asked in enumerate(prompts) for number in range(len(asked))]
         rows.sort(key=lambda row: (len(self._texts[prompts[row[0]][row[1]]]), row[1], row[0]))
         return [rows[start : start + len(prompts)] for start in range(0, len(rows), len(prompts))]

@@ -1,4 +1,4 @@
-"""In which precision a loaded SAM3 computes, part by part. Knows no prompts and no images."""
+"""Sets in which precision each part of a loaded SAM3 computes. Knows no prompts and no images."""
 
 import logging
 from typing import Any
@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 
 
 def chosen(dtype: Precision, device: torch.device) -> Precision:
-    """What `auto` means on this device: `mixed` on a GPU with units for bf16. One without them, such as a T4, a V100 or
-    an RTX 20, computes it all the same, but slower than fp32."""
+    """The precision that `auto` means on this device: `mixed` on a GPU with units for bf16, else `fp32`. A GPU without
+    them, such as a T4, a V100 or an RTX 20, emulates bf16, which is slower than fp32."""
     if dtype != "auto":
         return dtype
     if device.type != "cuda":
@@ -27,12 +27,12 @@ def chosen(dtype: Precision, device: torch.device) -> Precision:
 
 def lower(model: Any, dtype: Precision) -> None:
     """Cast the weights of a model that was loaded in fp32. `mixed` is bf16 for the vision encoder's backbone and the
-    DETR encoder's self-attention, nine tenths of the work; each part was judged by masks (docs/decisions.md)."""
+    DETR encoder's self-attention, nine tenths of the work; docs/decisions.md says how these parts were chosen."""
     if dtype == "bf16":
         cast(model, torch.bfloat16)
     elif dtype == "mixed":
         cast(model.vision_encoder.backbone, torch.bfloat16)
-        for layer in model.detr_encoder.layers:  # of all places of an image with all: no fast kernel takes fp32
+        for layer in model.detr_encoder.layers:  # no fast kernel for this attention takes fp32
             cast(layer.self_attn, torch.bfloat16)
             layer.self_attn.register_forward_pre_hook(_given_in_bf16, with_kwargs=True)
             layer.self_attn.register_forward_hook(_answered_in_fp32)
@@ -59,8 +59,8 @@ def _is_fp32(value: Any) -> bool:
 
 
 def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights only. `module.to(dtype)` would also round the tables of positions, which the library keeps
-    in fp32. So are the sums of batches, and what they are normalised with must be as they are."""
+    """Cast the weights only. `module.to(dtype)` would also round the tables of positions, which the library keeps in
+    fp32. The weights of batch normalisation stay fp32, as its running means and variances are."""
     for part in module.modules():
         if not isinstance(part, torch.nn.BatchNorm2d):
             for parameter in part.parameters(recurse=False):
@@ -68,11 +68,11 @@ def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def use_products(dtype: Precision, device: torch.device) -> None:
-    """Let a GPU's products and convolutions of fp32 be true ones, or, where other parts are bf16 anyway, TF32, which
-    takes a fraction of the time. The library's own convolutions are TF32.
+    """Set how a GPU multiplies in fp32: exactly for `fp32`; for `mixed` and `bf16` with TF32, which takes a fraction of
+    the time. torch's default for convolutions is TF32.
 
-    This holds for the whole process, so it is said before each forward pass. Of torch's two ways to say it this is the
-    older one: whoever asks by the older one after the newer was used gets an error.
+    The setting holds for the whole process, so it is set before each forward pass. torch has two interfaces for it, and
+    raises an error if the older one is read after the newer one was used; so the older one is used everywhere.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if dtype == "fp32" else "high")

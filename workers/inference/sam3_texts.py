@@ -1,4 +1,4 @@
-"""The text features of prompts, made once each. Knows no images."""
+"""The text features of prompts. Each is computed once. Knows no images."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,13 +9,13 @@ import torch
 from workers.inference.sam3_copies import to_device
 
 CACHED = 1024  # prompts, 32 kB each
-CAUSAL = {"clip_text_model": True, "sam3_lite_text_text_model": False}  # whether a token sees only those before it
-PADDED = 32  # tokens, to which the library's processor pads for every model; a small text encoder sees them
-TOGETHER = 64  # prompts in one run of the text encoder, for its memory
+CAUSAL = {"clip_text_model": True, "sam3_lite_text_text_model": False}  # whether a token sees only earlier tokens
+PADDED = 32  # tokens; the library's processor pads every prompt to this length, and a small text encoder sees them
+TOGETHER = 64  # most prompts in one run of the text encoder, so that it fits into memory
 
 
 class Texts:
-    """The features of the prompts that were asked for last. Used by one thread at a time."""
+    """The features of the prompts that were used last. Only one thread may use an object."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.most_tokens = PADDED
@@ -23,15 +23,15 @@ class Texts:
         self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def __getitem__(self, prompt: str) -> torch.Tensor:
-        """Of shape (tokens, width), of a prompt that was learned last or with few others since."""
+        """The features of a prompt, of shape (tokens, width). The prompt must be one of those learned last."""
         return self._known[prompt]
 
     def tokens(self, prompt: str) -> int:
-        """How many the prompt has; the model takes `most_tokens`."""
+        """How many tokens the prompt has; the model takes at most `most_tokens`."""
         return len(self._tokenizer(prompt, verbose=False).input_ids)
 
     def learn(self, prompts: Iterable[str]) -> None:
-        """Make the features of those that are new, together, and keep those of all."""
+        """Compute the features of new prompts, many in one run, and keep those of all `prompts`."""
         asked = list(dict.fromkeys(prompts))
         new = [prompt for prompt in asked if prompt not in self._known]
         for start in range(0, len(new), TOGETHER):
@@ -43,7 +43,7 @@ class Texts:
             self._known.popitem(last=False)
 
     def _encoded(self, prompts: Sequence[str]) -> Iterator[torch.Tensor]:
-        """Padded for the text encoder as the library's processor pads, then trimmed."""
+        """Pad the prompts as the library's processor does, run the text encoder, and cut the padding off again."""
         padded = self._tokenizer(list(prompts), padding="max_length", max_length=self.most_tokens, return_tensors="pt")
         given = padded.input_ids, self._mask(padded.attention_mask)
         ids, mask = (to_device(one, self._model.device) for one in given)
@@ -52,9 +52,11 @@ class Texts:
             yield row[:length].clone()
 
     def _mask(self, padding: torch.Tensor) -> torch.Tensor:
-        """What the text encoder makes of the mask of padding, made here: it would ask the device whether there is any.
-        It takes a mask of attention (rows, heads, tokens, tokens) as it is. Of an encoder that we do not know, the mask
-        of padding."""
+        """The attention mask (rows, heads, tokens, tokens) for a mask of padding (rows, tokens).
+
+        The text encoder would make the same, but would wait for the device to know whether there is any padding. For
+        an encoder that we do not know, the mask of padding is returned.
+        """
         kind = self._model.config.text_config.model_type
         if kind not in CAUSAL:
             return padding

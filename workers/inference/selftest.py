@@ -1,4 +1,4 @@
-"""Whether a freshly loaded model computes at all, tried on made-up images. Knows nothing of what it should find."""
+"""Tests on made-up images whether a model that was just loaded computes. Does not know what it should find."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from workers.inference.images import RGB
 from workers.inference.pipeline import Options, Segmenter
 
 PROMPT = "person"
-SIDE = 64  # pixels; it is brought to the model's size anyway
-EVERYTHING = Options(threshold=0.0, score_floor=0.0)  # so that masks are made, whatever the model makes of the images
-TINY = 1e-9  # smaller numbers are as good as none
-FURTHEST = 0.01  # of itself, that a number may differ when the same image comes again
+SIDE = 64  # pixels; the image is resized for the model
+EVERYTHING = Options(threshold=0.0, score_floor=0.0)  # so that masks are made, whatever the scores are
+TINY = 1e-9  # smaller numbers count as 0
+FURTHEST = 0.01  # relative difference that is allowed between two answers for the same image
 
 
 class SelfTestFailed(Exception):
@@ -20,9 +20,8 @@ class SelfTestFailed(Exception):
 def check(segmenter: Segmenter, passes: int = 1) -> None:
     """Raise `SelfTestFailed` for a malformed answer, or whatever the segmenter raises.
 
-    From three passes on it is seen, too, whether the answer is the image's: two images take turns, and one that comes
-    again gets its answer again, which is not the other one's. Noise or a constant in the place of features would give
-    numbers that look sound.
+    From three passes on, two images take turns: the same image must get the same answer, and the other image another
+    one. So a model whose features are noise or a constant fails, although its numbers may look right.
     """
     answers = [_answer(segmenter, number % 2) for number in range(passes)]
     for number, answer in enumerate(answers[2:]):
@@ -43,15 +42,15 @@ def _answer(segmenter: Segmenter, number: int) -> Found:
 
 
 def _picture(number: int) -> RGB:
-    """One that grows brighter to the right, and one that does so downwards."""
+    """Image 0 gets brighter to the right, image 1 downwards."""
     ramp = np.linspace(0, 255, SIDE, dtype=np.uint8)
     grey = np.broadcast_to(ramp, (SIDE, SIDE))
     return np.stack([grey.T if number else grey] * 3, axis=-1)
 
 
 def _difference(one: Found, other: Found) -> float:
-    """The largest, of itself, of presence, best score and what masks cover: a model that sees nothing in these images
-    gives small numbers, and they have to be the same small numbers."""
+    """The largest relative difference of presence, best score and area of all masks. It is relative, because a model
+    that finds nothing in these images gives very small numbers."""
     pairs = zip(_numbers(one), _numbers(other), strict=True)
     return max(abs(left - right) / max(left, right, TINY) for left, right in pairs)
 

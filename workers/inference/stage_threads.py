@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class StageThread:
-    """A thread that does one piece of work after the other, kept from stream to stream.
+    """A thread that does one piece of work after the other, for one stream after the other.
 
-    CUDA's libraries keep things for each thread, such as cuDNN the plans of its convolutions, and would make them anew
-    in a new one. The thread ends with what is in its hands once `end` is called, or this object is dropped; nobody
-    waits for one that hangs.
+    CUDA's libraries store values for each thread, for instance cuDNN the plans of its convolutions, and compute them
+    again in a new thread. The thread ends after the work in hand when `end` is called, or when this object is dropped.
+    Nobody waits for a thread that hangs.
     """
 
     def __init__(self, name: str) -> None:
-        # The thread knows this queue and not the object, which could not be dropped otherwise.
+        # The thread has a reference to this queue and not to the object, so that the object can be dropped.
         self._given: SimpleQueue[_Given | None] = SimpleQueue()
         self._thread = threading.Thread(target=_work_off, args=(self._given,), name=f"sam3-{name}", daemon=True)
         self._thread.start()
@@ -28,13 +28,13 @@ class StageThread:
         self._ending.atexit = False  # a daemon ends with its process
 
     def call(self, work: Callable[[], T]) -> "Future[T]":
-        """Do this when all that was given before is done."""
+        """Have the thread do `work` after all earlier work."""
         future: Future[T] = Future()
         self._given.put((work, future))
         return future
 
     def end(self) -> None:
-        """Take nothing more, which is final. Returns at once."""
+        """Take no more work, for good. Returns at once."""
         self._ending()
 
     def join(self) -> None:
@@ -52,19 +52,21 @@ def _work_off(given: "SimpleQueue[_Given | None]") -> None:
             future.set_result(work())
         except BaseException as error:
             future.set_exception(error)
-        # Until the next work comes, this frame, and the traceback of an error with it, would hold on to a whole model.
+        # Else this frame would keep them, and with the traceback of an error a whole model, until the next work comes.
         del one, work, future
 
 
 class StageThreads:
-    """The two threads that call a model. Kept with it, they serve one stream after the other, one at a time; it is also
-    tested on them, since what works, or was made, in one thread is that thread's."""
+    """The two threads that call a model. They live as long as the model and serve one stream at a time.
+
+    The model is also tested on them, as CUDA's libraries may work in one thread and not in another.
+    """
 
     def __init__(self) -> None:
         self.forward, self.masks = StageThread("forward"), StageThread("masks")
 
     def end(self) -> None:
-        """Let them go, without waiting for one that hangs."""
+        """End both, without waiting for one that hangs."""
         self.forward.end()
         self.masks.end()
 
@@ -76,7 +78,7 @@ class StageThreads:
 
 @contextmanager
 def serving(kept: StageThreads | None) -> Iterator[StageThreads]:
-    """The threads that somebody keeps, or some for this time alone."""
+    """The threads that are given, or new ones, which end with the block."""
     threads = kept or StageThreads()
     try:
         yield threads

@@ -1,6 +1,6 @@
-"""What the stages of a stream report: how many images they finished, and in which time. Knows no stage's work.
+"""What the stages of a stream report: how many images they finished, and in how many seconds. Knows no stage's work.
 
-The one seam for whoever measures: the seconds of a chunk, a progress guard, a metric.
+All that measures uses these reports: the seconds of a chunk, the guard that notices a stall, a metric.
 """
 
 import threading
@@ -11,16 +11,16 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """What is done for a chunk. The first five overlap in threads of the stream; the last two are the thread that
-    takes its outcomes, so that together they are the chunk's time."""
+    """What is done for a chunk. The first five are done by threads at the same time. The last two are done by the one
+    thread that takes the outcomes, so their sum is the time of the chunk."""
 
     READ = "read"  # a file's bytes from its disk
     DECODE = "decode"  # bytes to pixels
     PREPROCESS = "preprocess"  # pixels to the model's size
-    FORWARD = "forward"  # the model, as far as the host works for it: a GPU may still compute when this ends
-    MASKS = "masks"  # the wait for that GPU, then masks and their RLE
-    COMMIT = "commit"  # the outcomes into the database
-    WAITING = "waiting"  # for the next outcomes
+    FORWARD = "forward"  # the host's work for a forward pass: a GPU may still compute when this ends
+    MASKS = "masks"  # waiting for the GPU, then making masks and their RLE
+    COMMIT = "commit"  # writing the outcomes to the database
+    WAITING = "waiting"  # waiting for the next outcomes
 
 
 Report = Callable[[Stage, int, float], None]
@@ -28,12 +28,12 @@ Report = Callable[[Stage, int, float], None]
 
 
 def unheard(stage: Stage, images: int, seconds: float) -> None:
-    """The report of a stream that nobody listens to."""
+    """A `Report` that does nothing."""
 
 
 @contextmanager
 def timed(report: Report, stage: Stage, images: int = 1) -> Iterator[None]:
-    """Report what is done inside, however that ends."""
+    """Report the seconds of the block, also if it raises an error."""
     began = time.perf_counter()
     try:
         yield
@@ -42,7 +42,7 @@ def timed(report: Report, stage: Stage, images: int = 1) -> Iterator[None]:
 
 
 class StageSeconds:
-    """Adds up what all threads of one stream report. Each method may be called by any thread."""
+    """Adds up the seconds that all threads of one stream report. Any thread may call its methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -54,7 +54,7 @@ class StageSeconds:
             self._seconds[stage] += seconds
 
     def taken(self) -> dict[Stage, float]:
-        """The seconds since the last call, by stage; they are given once."""
+        """The seconds since the last call, by stage."""
         with self._lock:
             taken, self._seconds = self._seconds, dict.fromkeys(Stage, 0.0)
         return taken
