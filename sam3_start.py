@@ -101,9 +101,14 @@ class Stopping:
         raise KeyboardInterrupt
 
     def _swallowed(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """An interrupt in a place that cannot raise, such as the end of an object: it comes again a moment later."""
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt) or self._asked is None:
+        """Send an interrupt again a moment later, if it came where nothing can raise, such as the end of an object.
+
+        Other errors in such places are shown, but not after an interrupt: they come from what it left half done.
+        """
+        if self._asked is None:
             sys.__unraisablehook__(unraisable)
+            return
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
             return
         number, self._asked = self._asked, None
         from threading import Timer

@@ -148,6 +148,32 @@ def test_what_was_ignored_when_we_were_started_stays_so(monkeypatch: pytest.Monk
             signal.signal(number, handler)
 
 
+class Gone:
+    """An object whose end raises an error, which Python can only show."""
+
+    def __del__(self) -> None:
+        raise TypeError("weak object has gone away")
+
+
+def test_errors_that_cannot_be_raised_are_shown_but_not_after_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    try:
+        stopping = Stopping()
+        stopping.begin()
+        Gone()
+        assert "weak object has gone away" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        Gone()
+        assert capsys.readouterr().err == ""
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("package", ["db", "producer", "workers"])
 def test_a_folder_before_ours_in_pythonpath_is_named_in_one_line(start: Start, home: Path, package: str) -> None:
     (home / package).mkdir()
