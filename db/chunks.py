@@ -19,8 +19,9 @@ from sqlalchemy import ColumnElement, CursorResult, Row, Update, bindparam, case
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
-from db.models import LIVE, Base, Chunk, ChunkState, Run, RunState
+from db.models import Base, Chunk, Run
 from db.session import now
+from db.states import LIVE, ChunkState, RunState
 
 _CHUNKS = Base.metadata.tables["chunk"]
 COUNTERS = ("images", "segmented", "empty", "failed", "cancelled", "instances", "capped", "warned")

@@ -22,10 +22,11 @@ from db.chunks import (
     finish_run,
     hold_running,
 )
-from db.models import STOPPED, TO_REDO, Chunk, ChunkState, Image, ImageState, Prompt, Result, Run, RunState, Worker
+from db.models import TO_REDO, Chunk, Image, Prompt, Result, Run, Worker
 from db.outcomes import ImageDone, ImageFailed, Outcome, count_outcomes, fail_unread, record
 from db.session import now
 from db.splits import split_off
+from db.states import STOPPED, ChunkState, ImageState, RunState
 from db.times import is_over
 from db.values import NOTHING_SPENT, Spent
 

@@ -9,7 +9,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.chunks import Transition, change_chunks, in_order
-from db.models import LIVE, TO_REDO, Chunk, ChunkState, Image, ImageState, Prompt, Run, RunState
+from db.models import TO_REDO, Chunk, Image, Prompt, Run
+from db.states import LIVE, ChunkState, ImageState, RunState
 from db.values import Frozen
 
 

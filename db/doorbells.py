@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
 from db.chunks import Transition, change_chunks, in_order
-from db.models import Chunk, ChunkState, Image, Installation, Run, RunState
+from db.models import Chunk, Image, Installation, Run
 from db.session import now
+from db.states import ChunkState, RunState
 from db.times import is_over
 
 

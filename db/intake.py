@@ -25,22 +25,10 @@ from db.chunks import (
     rowcount,
     subtract_counts,
 )
-from db.models import (
-    STOPPED,
-    Base,
-    Chunk,
-    ChunkState,
-    Image,
-    ImageState,
-    Prompt,
-    Run,
-    RunState,
-    cells_to_json,
-    source_columns,
-    to_json,
-)
+from db.models import Base, Chunk, Image, Prompt, Run, cells_to_json, source_columns, to_json
 from db.session import now
 from db.slices import SLICE_ROWS as SLICE_ROWS
+from db.states import STOPPED, ChunkState, ImageState, RunState
 from db.values import Frozen, Source
 
 IMAGES = Base.metadata.tables["image"]

@@ -1,4 +1,4 @@
-"""The tables and their states; knows no queries, no Celery and no pixels.
+"""The tables. Knows no queries, no Celery and no pixels.
 
 Times are seconds since 1970 by the database's clock.
 """
@@ -6,7 +6,6 @@ Times are seconds since 1970 by the database's clock.
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, fields
-from enum import StrEnum
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
@@ -30,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from db.states import LIVE, ChunkState, ImageState, RunState
 from db.values import Frozen, Source
 
 # SQLite numbers rows by itself only in an INTEGER column.
@@ -40,47 +40,6 @@ Id = BigInteger().with_variant(Integer, "sqlite")
 IDS_ONCE = {"sqlite_autoincrement": True}
 # Pixels. The limit refuses NaN and infinities too: PostgreSQL sorts NaN above all numbers, SQLite stores it as NULL.
 LARGEST_COORDINATE = 1e9
-
-
-class RunState(StrEnum):
-    LOADING = "loading"  # rows are still arriving; none of its chunks is dispatched or claimed
-    ACTIVE = "active"
-    DONE = "done"  # no image is pending
-    CANCELLING = "cancelling"  # no chunk of it is claimed or committed any more; its live chunks are being cancelled
-    CANCELLED = "cancelled"
-    DELETING = "deleting"  # its rows are being deleted, the run's own row last
-
-
-STOPPED = (RunState.CANCELLING, RunState.CANCELLED, RunState.DELETING)
-
-
-class ChunkState(StrEnum):
-    PENDING = "pending"  # waits for its turn, or for not_before
-    QUEUED = "queued"  # its doorbell was rung
-    RUNNING = "running"  # a worker holds its lease
-    DONE = "done"  # none of its images is pending
-    FAILED = "failed"  # too many attempts without a commit; its pending images failed with it
-    CANCELLED = "cancelled"
-
-
-LIVE = (ChunkState.PENDING, ChunkState.QUEUED, ChunkState.RUNNING)
-
-
-class ImageState(StrEnum):
-    PENDING = "pending"
-    DONE = "done"  # also when nothing was found
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    DUPLICATE = "duplicate"  # the same path and prompts as an earlier row, `same_as`
-    REJECTED = "rejected"  # a bad row; like a duplicate it belongs to no chunk
-
-
-class WorkerState(StrEnum):
-    IDLE = "idle"
-    LOADING = "loading"  # loads the model of the run whose doorbell it answered
-    RUNNING = "running"  # holds a chunk
-    DECLINED = "declined"  # cannot serve the run, `message` says why; it waits for a chunk of another run
-    DEAD = "dead"  # its process ended without a last report
 
 
 def to_json(value: Any) -> str:

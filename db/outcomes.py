@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, ins
 from sqlalchemy.orm import Session
 
 from db.chunks import add_chunks, rowcount
-from db.models import TO_REDO, Image, ImageState, Instance, Result
+from db.models import TO_REDO, Image, Instance, Result
+from db.states import ImageState
 from db.values import PromptResult
 
 # Columns that are empty for an image that failed without being read, even if an earlier attempt had read it.

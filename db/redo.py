@@ -13,9 +13,10 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from db.chunks import lock_chunks, lock_run, subtract_counts
-from db.models import LIVE, TO_REDO, Chunk, Image, ImageState, Result, RunState
+from db.models import TO_REDO, Chunk, Image, Result
 from db.outcomes import begin_anew, count_results
 from db.runs import reopen
+from db.states import LIVE, ImageState, RunState
 from db.values import Redo
 from db.views.results import reading_of
 

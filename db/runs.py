@@ -24,9 +24,10 @@ from db.chunks import (
     rowcount,
     subtract_counts,
 )
-from db.models import LIVE, Chunk, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.models import Chunk, Image, Instance, Prompt, Result, Run
 from db.outcomes import begin_anew, cancel_images
 from db.slices import Place, Slice
+from db.states import LIVE, ImageState, RunState
 
 
 @dataclass(frozen=True)

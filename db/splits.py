@@ -9,8 +9,9 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db.chunks import HeldChunk, Transition, add_chunks, change_chunks, finish_run, lock_run
-from db.models import Chunk, Image, ImageState, RunState
+from db.models import Chunk, Image
 from db.outcomes import fail_unread
+from db.states import ImageState, RunState
 
 
 def split_off(session: Session, chunk: HeldChunk, *, crashed: bool) -> bool:

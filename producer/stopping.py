@@ -1,6 +1,6 @@
 """Refuses commands on a run that is being cancelled or deleted, with what to do instead. Knows no SQL."""
 
-from db.models import RunState
+from db.states import RunState
 from workers.errors import NoSuchRun, Sam3Error, UsageError
 
 ADVICE = {

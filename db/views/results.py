@@ -17,9 +17,10 @@ from typing import IO, Any
 from sqlalchemy import ColumnElement, SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 
-from db.models import Image, ImageState, Instance, Result, Run, RunState
+from db.models import Image, Instance, Result, Run
 from db.runs import state_of
 from db.session import Sessions, read
+from db.states import ImageState, RunState
 from db.values import FoundInstance, PromptResult
 from db.views.status import RunGone
 

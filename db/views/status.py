@@ -7,21 +7,10 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
-from db.models import (
-    STOPPED,
-    Chunk,
-    ChunkState,
-    Image,
-    ImageState,
-    Installation,
-    Prompt,
-    Run,
-    RunState,
-    Worker,
-    WorkerState,
-)
+from db.models import Chunk, Image, Installation, Prompt, Run, Worker
 from db.presence import LIVE_SECONDS
 from db.session import now
+from db.states import STOPPED, ChunkState, ImageState, RunState, WorkerState
 from db.times import is_over, is_recent
 from db.values import Frozen, Source
 

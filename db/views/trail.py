@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from db.models import LIVE, Chunk, Image, ImageState
+from db.models import Chunk, Image
+from db.states import LIVE, ImageState
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ def main(run: str, json: bool) -> int:
 
     An interrupted cancel continues by itself while workers run, or at once with the same command.
     """
-    from db.models import RunState
     from db.runs import pending_images
     from db.session import read
+    from db.states import RunState
     from producer.cli.found import find_run
     from producer.cli.progress import Meter
     from producer.runs.operate import cancel

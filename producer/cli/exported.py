@@ -8,9 +8,9 @@ from typing import Any
 import click
 from sqlalchemy.exc import DBAPIError
 
-from db.models import RunState
 from db.refusals import passes
 from db.session import describe_failure, read
+from db.states import RunState
 from db.views import status
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks

@@ -5,8 +5,8 @@ import time
 from contextlib import AbstractContextManager
 
 from db import doorbells
-from db.models import WorkerState
 from db.session import write
+from db.states import WorkerState
 from producer.cli.found import Found
 from producer.cli.progress import Meter
 from producer.results.status import Standing

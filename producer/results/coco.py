@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from db.models import ImageState
+from db.states import ImageState
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.annotations import annotations, categories_of, has_pixels

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from db.models import ImageState
+from db.states import ImageState
 from db.views.results import ExportedImage
 from producer.results.annotations import annotations, categories_of, has_pixels
 from producer.results.common import ExportRequest, Summary, TellRows, counting

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from db.models import ImageState
 from db.outcomes import count_found
 from db.session import Sessions, read
+from db.states import ImageState
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage, exported_images
 from db.views.status import OVER, RunView

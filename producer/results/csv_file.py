@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from db.models import ImageState
+from db.states import ImageState
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
 from db.views.status import RunView

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from db.models import ImageState
+from db.states import ImageState
 from db.values import PromptResult
 from db.views.results import ExportedImage
 from producer.layout import MASK_HEAD_BYTES, is_mask

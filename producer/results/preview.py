@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pycocotools import mask as coco_mask
 from sqlalchemy.orm import Session
 
-from db.models import ImageState
 from db.session import Sessions, read
+from db.states import ImageState
 from db.values import FoundInstance
 from db.views.results import ExportedImage, sample_rows, some_images
 from db.views.status import RunView

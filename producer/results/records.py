@@ -6,7 +6,7 @@ The columns of the input come first, as in the CSV, then ours, which begin with 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from db.models import ImageState
+from db.states import ImageState
 from db.values import PromptResult
 from db.views.results import ExportedImage
 from producer.results.annotations import Annotation, annotations

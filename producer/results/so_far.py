@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.models import Run, RunState
+from db.models import Run
+from db.states import RunState
 from db.views import status
 from db.views.status import OVER
 from producer.stopping import refusal

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from db.models import RunState, WorkerState
 from db.session import Sessions, read
+from db.states import RunState, WorkerState
 from db.views import status
 from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
 from workers.cli.base import counted

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from db import corrections
 from db.corrections import ClaimedMeanwhile, HasResults
 from db.intake import KnownRun
-from db.models import RunState
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
+from db.states import RunState
 from db.values import Frozen, Source
 from producer.results.targets import free_file
 from producer.runs.operate import delete, retry

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from db import corrections, intake, named_leases, presence
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
-from db.models import RunState
 from db.session import Sessions, reading, write, write_once
 from db.slices import paced, slice_rows
+from db.states import RunState
 from db.values import Frozen, Source
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.moving import moved_root

@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 
 from db import runs
-from db.models import RunState
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.slices import in_slices
+from db.states import RunState
 from db.views.status import run_view
 from workers.errors import UsageError
 

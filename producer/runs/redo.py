@@ -7,11 +7,11 @@ from functools import partial
 from itertools import islice
 from typing import Self
 
-from db.models import RunState
 from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
 from db.runs import RetryFilter, reopen
 from db.session import Sessions, read, reading, write
 from db.slices import paced
+from db.states import RunState
 from db.values import Redo
 from db.views.status import OVER, RunGone, RunView, progress, run_view
 from producer.runs.operate import Tell, ignore, retry

@@ -18,8 +18,8 @@ import psycopg
 from sqlalchemy.engine import make_url
 
 from db.migrate import upgrade
-from db.models import RunState
 from db.session import connect, read
+from db.states import RunState
 from tests.chaos.exports import disagreements
 from tests.chaos.faults import faults
 from tests.chaos.verdict import leftovers, rows_missed, verdicts

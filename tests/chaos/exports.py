@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.models import Image, ImageState, Instance, Result, Run
+from db.models import Image, Instance, Result, Run
 from db.session import read
+from db.states import ImageState
 from tests.chaos.world import World
 
 PROMPT = "person"

@@ -6,7 +6,8 @@ from sqlalchemy import ColumnElement, ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
 from db.claims import MAX_ATTEMPTS
-from db.models import LIVE, Chunk, Image, ImageState, Run, RunState
+from db.models import Chunk, Image, Run
+from db.states import LIVE, ImageState, RunState
 from tests.db import audit
 from tests.db.recount import differences
 from tests.fakes import BREAKS_GPU, KILLS, RAISES

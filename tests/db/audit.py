@@ -7,8 +7,8 @@ from sqlalchemy import Column, ColumnElement, Integer, MetaData, Table, Text, fu
 from sqlalchemy.orm import Session
 
 from db.chunks import Transition
-from db.models import ChunkState, ImageState
 from db.session import Sessions
+from db.states import ChunkState, ImageState
 
 _tables = MetaData()
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.models import LIVE, Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.models import Chunk, Image, Instance, Prompt, Result, Run
+from db.states import LIVE, ChunkState, ImageState, RunState
 
 
 def differences(session: Session) -> list[str]:

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from db import chunks, doorbells
 from db.chunks import Transition, change_chunks
-from db.models import LIVE, Chunk, ChunkState
+from db.models import Chunk
 from db.session import Sessions, write
+from db.states import LIVE, ChunkState
 from tests.db import audit, door, scenario
 
 TABLE = re.compile("<!-- chunk states: begin -->(.*)<!-- chunk states: end -->", re.DOTALL)

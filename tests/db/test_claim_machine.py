@@ -25,10 +25,11 @@ from sqlalchemy import select
 
 from db import claims, doorbells, redo, runs
 from db.claims import MAX_ATTEMPTS, Claim, LeaseLost
-from db.models import LIVE, STOPPED, Result
+from db.models import Result
 from db.outcomes import Outcome
 from db.runs import RetryFilter
 from db.session import Sessions, connect, now, read, write
+from db.states import LIVE, STOPPED
 from db.values import Redo
 from tests import templates
 from tests.db import scenario

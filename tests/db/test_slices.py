@@ -10,9 +10,10 @@ from sqlalchemy import Engine, event, update
 
 from db import presence, runs
 from db.intake import NewRow
-from db.models import Chunk, ChunkState, Image, ImageState, Instance, Prompt, Result, Run, RunState
+from db.models import Chunk, Image, Instance, Prompt, Result, Run
 from db.session import Sessions, read, write
 from db.slices import Place, in_slices
+from db.states import ChunkState, ImageState, RunState
 from tests.db import scenario
 
 Pass = Callable[[Sessions, int], int]

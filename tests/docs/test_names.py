@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from db.models import ChunkState, ImageState, RunState
+from db.states import ChunkState, ImageState, RunState
 from producer.cli.main import MODULES
 from tests.docs.names import FOLDERS, PACKAGES, flags, is_defined, programs, variables
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, code_spans, links, name, prose

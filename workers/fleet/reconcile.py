@@ -14,10 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import claims, doorbells, named_leases, presence, runs
-from db.models import RunState
 from db.presence import Process, Registered
 from db.session import Sessions, patience_of, read, write
 from db.slices import in_slices
+from db.states import RunState
 from workers.broker.connection import Doorbells
 from workers.errors import Unreachable, first_line
 from workers.fleet.dispatch import Publish, dispatch, ring

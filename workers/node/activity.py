@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from db.claims import Claim
-from db.models import WorkerState
+from db.states import WorkerState
 from workers.node.refusals import Refusal
 
 RATE_SECONDS = 60.0  # images a second are measured over this time

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from db import claims, doorbells, presence
 from db.claims import Claim, ClaimedImage, LeaseLost
-from db.models import WorkerState
 from db.outcomes import ImageFailed, Outcome
 from db.session import read, write
+from db.states import WorkerState
 from db.values import NOTHING_SPENT, Spent
 from db.views.status import RunView
 from workers.errors import ErrorClass, first_line, one_line

@@ -9,9 +9,9 @@ from typing import Any
 from celery import current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.models import STOPPED, RunState
 from db.runs import state_of
 from db.session import DatabaseUnusable, read
+from db.states import STOPPED, RunState
 from db.views.status import RunView, run_view
 from workers.contract import BadMessage, Doorbell
 from workers.errors import first_line

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.models import RunState
 from db.session import read
+from db.states import RunState
 from db.views.status import run_view
 from workers.errors import first_line
 from workers.node.worker import Worker

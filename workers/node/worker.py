@@ -7,9 +7,9 @@ from dataclasses import asdict
 from db import presence
 from db.claims import Claim, heartbeat
 from db.migrate import ensure_schema
-from db.models import WorkerState
 from db.patience import Patience
 from db.session import Sessions, connect, read, write
+from db.states import WorkerState
 from db.views.status import identity
 from workers.fleet.processes import this_process
 from workers.inference import readahead

@@ -14,8 +14,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.claims import MAX_ATTEMPTS
-from db.models import LIVE, Image, ImageState, Result, Worker
+from db.models import Image, Result, Worker
 from db.session import Sessions, read
+from db.states import LIVE, ImageState
 from tests.db import audit, scenario
 from tests.integration.processes import parent_of
 from tests.terminals import Background, Terminal, wait_until

@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import update
 
 from db import intake
-from db.models import Run, RunState
+from db.models import Run
 from db.runs import RetryFilter
 from db.session import Sessions, read, write
+from db.states import RunState
 from db.views.status import run_view
 from producer.cli.export import main as export
 from producer.cli.retry import main as retry

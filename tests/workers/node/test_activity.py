@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.models import WorkerState
+from db.states import WorkerState
 from workers.node.activity import RATE_SECONDS, Activity, Counts
 from workers.node.refusals import Refusal
 
