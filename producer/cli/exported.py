@@ -18,7 +18,7 @@ from producer.cli.found import Found, find_run
 from producer.cli.progress import Meter
 from producer.layout import RESULTS
 from producer.results.common import ExportRequest, Summary, read_images
-from producer.results.formats import format_named, names_of_files, require_libraries, require_taken
+from producer.results.formats import format_named, names_of_files, own_flags, require_libraries, require_taken
 from producer.results.inputs import Inputs
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.results.stdout import StandardOutput
@@ -55,7 +55,7 @@ def _refuse_unfit_flags(format: str, output: Path, flags: dict[str, Any]) -> Non
         *others, last = names_of_files()
         files = f"{', '.join(others)} or {last}"
         raise UsageError(f"-o -: only one file, {files} without --json, can go to standard output; give a name")
-    for flag in ("masks", "select", "flat"):
+    for flag in own_flags():
         if flags[flag]:
             require_taken(format, flag, flags[flag])
 

@@ -39,12 +39,13 @@ def write_files(
     from producer.results.preview import write_preview  # needs Pillow and numpy, which are installed, as nodes ran
 
     request, files = _mask_request(found, select, force=force)
+    folder = files["masks"].parent
     export(found, request, "png")
     table = replace(request, out=files["results"])
     blank = tell_blank_masks(found, table, export(found, table, "csv"))
     write_preview(request.view, found.sessions, files["preview"], request.targets)
     for name in also:
-        files[name] = file_of(found.folder or Path(), name)
+        files[name] = file_of(folder, name)
         export(found, replace(request, out=files[name]), name)
     return {name: str(file) for name, file in files.items()}, not blank
 

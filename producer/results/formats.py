@@ -62,6 +62,11 @@ def require_libraries(name: str) -> None:
             raise UsageError(f"{name} export needs {library}: pip install 'sam3-queue[{wanted.extra}]'")
 
 
+def own_flags() -> list[str]:
+    """The flags that only some formats take, each once."""
+    return list(dict.fromkeys(flag for name in MODULES for flag in format_named(name).takes))
+
+
 def require_taken(name: str, flag: str, value: object) -> None:
     """Raise `UsageError` if the format `name` does not take the flag `flag`, which was given with `value`."""
     has = {other: format_named(other).takes[flag] for other in MODULES if flag in format_named(other).takes}
