@@ -3,15 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, TypeAlias
 
-from workers.inference.rle import decode
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-Mask: TypeAlias = "npt.NDArray[np.bool_]"
+from workers.inference.rle import Mask, decode
 
 
 @dataclass(frozen=True)
