@@ -6,7 +6,6 @@ Each part has a fresh process of its own, one after the other.
 import os
 import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +34,7 @@ from benchmarks import (
 )
 from benchmarks.bars import Results
 from benchmarks.device import IMAGE_MS
+from benchmarks.machine import commit, cpu, memory_gb
 from benchmarks.timing import as_rows, table
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -117,10 +117,9 @@ def fresh(what: str, work: Callable[..., Value], *args: Any) -> Value:
 
 def machine(minutes: float, load: float) -> str:
     """What the figures were measured on, in one paragraph."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     facts = [
-        f"{date.today()}, commit {commit.stdout.strip() or 'unknown'}, {minutes:.0f} minutes; {_cpu()}",
-        f"{os.cpu_count()} cores, {_memory_gb():.0f} GB, {platform.system()} {platform.release()}",
+        f"{date.today()}, commit {commit()}, {minutes:.0f} minutes; {cpu()}",
+        f"{os.cpu_count()} cores, {memory_gb():.0f} GB, {platform.system()} {platform.release()}",
         f"Python {platform.python_version()}",
         *(f"{name} {version(name)}" for name in PACKAGES),
     ]
@@ -155,15 +154,6 @@ def gpus(folder: Path = MEASURED_GPUS) -> str:
     pages = [path.read_text().strip() for path in sorted(folder.glob("*.md"))]
     deeper = [re.sub("^#", "##", page, flags=re.MULTILINE) for page in pages]
     return "\n\n".join(deeper) or "No GPU was measured yet."
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _memory_gb() -> float:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 if __name__ == "__main__":

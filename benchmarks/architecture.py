@@ -19,13 +19,18 @@ from workers.tiny import architecture as tiny
 GRID = 72  # the vision features of an image are so many by so many
 
 
-def full_size(device: str, seed: int = 0) -> tuple[Any, Sam3Processor]:
-    """The model with 840 million random weights (on the meta device: none), fp32, and its processor."""
+def full_size(device: str, seed: int = 0, config: Sam3Config | None = None) -> tuple[Any, Sam3Processor]:
+    """The model with 840 million random weights (on the meta device: none), fp32, and its processor.
+
+    With a `config` it has that size instead.
+    """
     torch.manual_seed(seed)
     with torch.device(device):
-        model = Sam3Model(Sam3Config())
+        model = Sam3Model(config or Sam3Config())
+    side = model.config.vision_config.backbone_config.image_size
+    images = Sam3ImageProcessor(size={"height": side, "width": side})
     # The tiny model's tokenizer: which tokens a word has does not matter to random weights.
-    return model.eval(), Sam3Processor(Sam3ImageProcessor(), tiny.new_processor().tokenizer)
+    return model.eval(), Sam3Processor(images, tiny.new_processor().tokenizer)
 
 
 def segmenter_of(model: Any, processor: Any, device: str, dtype: Precision = "fp32") -> Sam3Segmenter:

@@ -28,9 +28,10 @@ class Kind:
     subjects: tuple[str, ...] = ("coffee", "rocket", "chelsea", "astronaut")
 
 
+FULL_HD = Kind("1080p JPEG", 1920, 1080, ".jpg")
 KINDS = (
     Kind("640x480 JPEG", 640, 480, ".jpg"),
-    Kind("1080p JPEG", 1920, 1080, ".jpg"),
+    FULL_HD,
     Kind("1024x1024 PNG", 1024, 1024, ".png", ("astronaut",)),  # a portrait
     Kind("12 MP JPEG", 4032, 3024, ".jpg"),
 )

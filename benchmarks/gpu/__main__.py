@@ -19,6 +19,7 @@ from typing import Any, cast
 import click
 import torch
 
+from benchmarks import photographs
 from benchmarks.gpu import kernels, parity, speed, weights, wheels, whole_run
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.report import OtherFigures, Report
@@ -27,6 +28,7 @@ from workers.errors import Sam3Error
 from workers.fleet.weights import model_folder
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.sam3_precision import chosen
 from workers.inference.segmenters import Precision
 
 RANDOM = "random"
@@ -78,9 +80,11 @@ def checkpoint(model: str, output: Path, device: str) -> Path:
     if model != RANDOM:
         return model_folder(model)
     folder = output / "random-model"
-    if not (folder / "preprocessor_config.json").exists() and not (folder / "processor_config.json").exists():
+    if not folder.exists():
         print("making random weights", flush=True)
-        weights.write_checkpoint(folder, device)
+        part = output / "random-model.part"
+        weights.write_checkpoint(part, device)
+        part.rename(folder)  # so that a call that is ended meanwhile leaves no half of it
     return folder
 
 
@@ -88,9 +92,11 @@ def measure(
     report: Report, card: Card, folder: Path, dtype: Precision, sizes: Sequence[int], counts: dict[str, Any]
 ) -> bool:
     """All parts in the order of their worth; false if ours is not equal to the library, and then without speeds."""
-    paths = parity.photographs(report.folder / "photographs", max(counts["images"], *sizes))
-    precision: Precision = dtype if dtype != "auto" else "mixed" if card.is_gpu else "fp32"
-    compared = _compare(report, card, folder, precision, paths[: len(parity.PHOTOGRAPHS)])
+    pictures = report.folder / "photographs"
+    shutil.rmtree(pictures, ignore_errors=True)  # of an earlier call, which may have had fewer
+    paths = photographs.write(photographs.FULL_HD, pictures, max(counts["images"], *sizes))
+    precision = chosen(dtype, torch.device(card.device))
+    compared = _compare(report, card, folder, precision, paths[: min(counts["images"], parity.IMAGES)])
     if not all(parity.holds(row, name) for name, row in compared.items() if row is not None):
         return False
     if None in compared.values():  # which is told as not measured; without it no speed means anything
@@ -132,8 +138,8 @@ def _trace(report: Report, card: Card, folder: Path, precision: Precision, paths
         return kernels.summary(spans)
 
     report.measure("kernels", "", LEAST["kernels"], traced)
-    for number, row in enumerate(kernels.longest(spans) if spans else []):
-        report.measure("longest kernels", str(number), 0.0, lambda row=row: row)  # type: ignore[misc]
+    for number, row in enumerate(kernels.longest(spans)):
+        report.measure("longest kernels", str(number), 0.0, partial(dict, row))
 
 
 def shown(report: Report, card: Card) -> dict[str, list[Row]]:

@@ -3,17 +3,17 @@
 import os
 import platform
 import statistics
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.machine import commit
 
 NOT_HERE = "n/a"  # what only a GPU has
 LOOK_SECONDS = 0.2  # between two questions to the driver
@@ -58,7 +58,7 @@ class Card:
         if self.is_gpu:
             _, total = torch.cuda.mem_get_info(self.device)
             facts |= {"GPU memory": f"{total / 1e9:.0f} GB", "CUDA": str(torch.version.cuda)}
-        return facts | {"commit": _commit()}
+        return facts | {"commit": commit()}
 
     def watched(self, work: Callable[[], Any]) -> Watched:
         """Do the work and look at the card meanwhile."""
@@ -125,11 +125,3 @@ def seconds(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _commit() -> str:
-    here = Path(__file__).parent
-    told = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
-    return told.stdout.strip() or "unknown"

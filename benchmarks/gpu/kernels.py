@@ -9,9 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.card import Card
-from benchmarks.gpu.ours import OPTIONS, PROMPT
+from benchmarks.gpu.ours import forward
 from benchmarks.timing import Row
-from workers.inference.images import ReadRules, read_image
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
 
@@ -33,14 +32,13 @@ class Span:
 def trace(card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> list[Span]:
     """The kernels of a few forward passes of one batch, after some that are not counted."""
     segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
-    seen = [segmenter.preprocess(read_image(path, ReadRules()).pixels) for path in paths[:4]]
-    batch = [seen[number % len(seen)] for number in range(BATCH)]
+    work = forward(segmenter, paths, BATCH)
     for _ in range(2):
-        segmenter.predict(batch, [(PROMPT,)] * BATCH, OPTIONS)
+        work()
     card.wait()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         for _ in range(FORWARDS):
-            segmenter.predict(batch, [(PROMPT,)] * BATCH, OPTIONS)
+            work()
         card.wait()
     events = profiler.events() or []
     return [

@@ -1,14 +1,16 @@
 """Our pipeline over files, in this process: what a worker does without Celery, broker and SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from workers.inference.images import ReadRules
+from workers.inference.images import ReadRules, read_image
 from workers.inference.pipeline import Item, Options, Pace, Segmented, segment
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.stage_threads import StageThreads
 
 OPTIONS = Options(threshold=0.5, score_floor=0.5)
 PROMPT = "person"
+DIFFERENT = 4  # images of a batch that is made for a forward pass alone
 
 
 def outcomes(
@@ -25,3 +27,10 @@ def outcomes(
     found = [outcome for batch in batches for outcome in batch]
     assert all(isinstance(outcome, Segmented) for outcome in found), found
     return found  # type: ignore[return-value]  # as just checked
+
+
+def forward(segmenter: Sam3Segmenter, paths: Sequence[str], size: int) -> Callable[[], object]:
+    """Calls one forward pass of a batch of so many images: the first ones in turn, which are read before."""
+    seen = [segmenter.preprocess(read_image(path, ReadRules()).pixels) for path in paths[: min(size, DIFFERENT)]]
+    batch = [seen[number % len(seen)] for number in range(size)]
+    return partial(segmenter.predict, batch, [(PROMPT,)] * size, OPTIONS)

@@ -1,13 +1,10 @@
 """Whether a segmenter finds what the library's own loop finds, on photographs. Measures no time."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from skimage import data
 
 from benchmarks.architecture import plain_loop
 from benchmarks.gpu.ours import outcomes
@@ -15,23 +12,13 @@ from benchmarks.timing import Row
 from workers.inference import masks
 from workers.inference.pipeline import Options, Segmented
 from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.sam3_precision import use_products
 
-PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+IMAGES = 4  # photographs that are compared, each with another subject
 LEAST_IOU = {"fp32": 0.999, "mixed": 0.95, "bf16": 0.9}  # of a mask with the library's in fp32
 FURTHEST_SCORE = {"fp32": 0.001, "mixed": 0.05, "bf16": 0.1}
 EVERYTHING = Options(threshold=0.0, score_floor=0.0)
 COMPARED = 5  # instances of each photograph
-
-
-def photographs(folder: Path, count: int) -> list[str]:
-    """Write so many pictures of 1920 x 1080, four different ones in turn, and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number in range(count):
-        name = PHOTOGRAPHS[number % len(PHOTOGRAPHS)]
-        paths.append(str(folder / f"{name}-{number}.jpg"))
-        Image.fromarray(getattr(data, name)()).resize((1920, 1080)).save(paths[-1], quality=90)
-    return paths
 
 
 def compare(segmenter: Sam3Segmenter, library: Any, processor: Any, paths: Sequence[str]) -> Row:
@@ -40,7 +27,7 @@ def compare(segmenter: Sam3Segmenter, library: Any, processor: Any, paths: Seque
     The library runs in true fp32 here, without TF32, which `mixed` turns on for the process.
     """
     ours = outcomes(segmenter, paths, len(paths), EVERYTHING)
-    without_tf32()
+    use_products("fp32", library.device)
     matches = [
         match for path, one in zip(paths, ours, strict=True) for match in _matches(one, path, library, processor)
     ]
@@ -51,12 +38,6 @@ def compare(segmenter: Sam3Segmenter, library: Any, processor: Any, paths: Seque
         "least IoU": min((iou for iou, _ in matches), default=0.0),
         "largest difference of a score": max((difference for _, difference in matches), default=1.0),
     }
-
-
-def without_tf32() -> None:
-    """Have fp32 mean fp32 in this process, also for convolutions."""
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def _matches(outcome: Segmented, path: str, library: Any, processor: Any) -> list[tuple[float, float]]:

@@ -15,14 +15,13 @@ from PIL import Image
 from benchmarks.architecture import plain_loop, segmenter_of
 from benchmarks.counting import count_ours
 from benchmarks.gpu.card import NOT_HERE, Card
-from benchmarks.gpu.ours import OPTIONS, PROMPT, outcomes
-from benchmarks.gpu.parity import without_tf32
+from benchmarks.gpu.ours import OPTIONS, PROMPT, forward, outcomes
 from benchmarks.gpu.report import Report
 from benchmarks.timing import Row
 from workers.inference import masks
-from workers.inference.images import ReadRules, read_image
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.sam3_precision import use_products
 from workers.inference.segmenters import Precision
 from workers.inference.stage_threads import StageThreads
 
@@ -67,11 +66,11 @@ def _row(name: str, size: int, load_way: Callable[[], Way], loaded: list[Way], c
     way = loaded[0]
     way.work(paths[:size], size)  # what happens once
     watched = card.watched(partial(way.work, paths, size))
-    forward, launch = _forward(card, way.forward(size)) if way.forward else (NOT_HERE, NOT_HERE)
+    taken, launch = _forward(card, way.forward(size)) if way.forward else (NOT_HERE, NOT_HERE)
     return {
         "": name,
         "batch size": size,
-        "forward, ms a batch": forward,
+        "forward, ms a batch": taken,
         "of that launching, ms": launch,
         "GPU memory, GB": watched.memory_gb,
         "GPU utilisation, %": watched.utilisation,
@@ -79,15 +78,15 @@ def _row(name: str, size: int, load_way: Callable[[], Way], loaded: list[Way], c
     }
 
 
-def _forward(card: Card, forward: Callable[[], object]) -> tuple[float, float | str]:
+def _forward(card: Card, work: Callable[[], object]) -> tuple[float, float | str]:
     """Milliseconds of a forward pass on the device, and of its launch on the host, which on a CPU is the same."""
-    forward()
-    taken = card.milliseconds(forward, REPEATS)
+    work()
+    taken = card.milliseconds(work, REPEATS)
     if not card.is_gpu:
         return taken, NOT_HERE
     card.wait()
     began = time.perf_counter()
-    forward()
+    work()
     launch = (time.perf_counter() - began) * 1e3
     card.wait()
     return taken, launch
@@ -95,7 +94,7 @@ def _forward(card: Card, forward: Callable[[], object]) -> tuple[float, float | 
 
 def _load_plain(folder: Path, device: str) -> Way:
     """The library's model as its documentation loads it: fp32, and without TF32, which ours turns on."""
-    without_tf32()
+    use_products("fp32", torch.device(device))
     library, processor = load(folder)
     return Way(partial(_plain, library.to(device), processor))
 
@@ -103,13 +102,7 @@ def _load_plain(folder: Path, device: str) -> Way:
 def _load_ours(folder: Path, device: str, precision: Precision, paths: Sequence[str]) -> Way:
     segmenter = Sam3Segmenter(folder, model_name=folder.name, device=device, dtype=precision)
     threads = StageThreads()  # as in a worker: those warmed up are those measured
-
-    def forward(size: int) -> Callable[[], object]:
-        seen = [segmenter.preprocess(read_image(path, ReadRules()).pixels) for path in paths[:4]]
-        batch = [seen[number % len(seen)] for number in range(size)]
-        return partial(segmenter.predict, batch, [(PROMPT,)] * size, OPTIONS)
-
-    return Way(partial(outcomes, segmenter, threads=threads), forward)
+    return Way(partial(outcomes, segmenter, threads=threads), partial(forward, segmenter, paths))
 
 
 def _plain(library: Any, processor: Any, paths: Sequence[str], batch_size: int) -> None:

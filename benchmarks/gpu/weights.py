@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
+from transformers import Sam3Config, Sam3Processor
 
+from benchmarks.architecture import full_size
 from workers.tiny import architecture as tiny
 from workers.tiny.calibration import make_it_find
 
@@ -21,7 +22,7 @@ COVERED = 0.02  # of the frame by a mask, about
 
 def write_checkpoint(folder: Path, device: str, config: Sam3Config | None = None, seed: int = 0) -> None:
     """Write 840 million random weights, 3.4 GB, or those of a smaller `config`; a seed gives the same ones again."""
-    model, processor = random_model(device, config or Sam3Config(), seed)
+    model, processor = random_model(device, config, seed)
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
@@ -29,15 +30,11 @@ def write_checkpoint(folder: Path, device: str, config: Sam3Config | None = None
     processor.save_pretrained(folder)
 
 
-def random_model(device: str, config: Sam3Config, seed: int = 0) -> tuple[Any, Sam3Processor]:
-    """The model in fp32 on the device, and a processor whose tokenizer is the tiny model's: which tokens a word has
-    does not matter to random weights."""
-    side = config.vision_config.backbone_config.image_size
-    image_processor = Sam3ImageProcessor(size={"height": side, "width": side})
-    processor = Sam3Processor(image_processor, tiny.new_processor().tokenizer)
-    torch.manual_seed(seed)
+def random_model(device: str, config: Sam3Config | None, seed: int = 0) -> tuple[Any, Sam3Processor]:
+    """The model in fp32 on the device, and its processor."""
+    model, processor = full_size(device, seed, config)
+    side = processor.image_processor.size["height"]
     with torch.device(device), torch.no_grad():
-        model: Any = Sam3Model(config).eval()
         _spread_queries(model)
         _blur(model)
         inputs = _noise(side) | processor.tokenizer(

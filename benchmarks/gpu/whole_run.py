@@ -12,12 +12,11 @@ from benchmarks.gpu.ours import PROMPT
 from benchmarks.timing import Row
 
 CHECKOUT = Path(__file__).parents[2]
-FULL_HD = next(kind for kind in photographs.KINDS if kind.name == "1080p JPEG")
 
 
 def measure(card: Card, model: Path, folder: Path, count: int, batch_size: int) -> Row:
     """Segment `count` JPEGs of 1920 x 1080. `folder` is new, and keeps what the run says of itself."""
-    photographs.write(FULL_HD, folder / "images", count)
+    photographs.write(photographs.FULL_HD, folder / "images", count)
     place = card.device.partition(":")[2] or "0"
     command = ["-c", "import sam3_start; sam3_start.run()", "images", "--prompt", PROMPT, "-o", "out", "--json"]
     command += [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks import photographs
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import parity, speed
 from workers.inference.sam3_model import Sam3Segmenter
@@ -88,7 +89,7 @@ def test_what_is_measured_runs_in_the_thread_that_was_warmed_up(
         return real(self, *arguments)
 
     monkeypatch.setattr(Sam3Segmenter, "predict", predict)
-    paths = parity.photographs(tmp_path, 2)
+    paths = photographs.write(photographs.FULL_HD, tmp_path / "seen", 2)
     way = speed._load_ours(CHECKPOINT, "cpu", "fp32", paths)
     for _ in range(3):
         way.work(paths, 1)
