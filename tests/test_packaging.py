@@ -131,7 +131,7 @@ def test_without_torch_a_run_is_checked_recorded_watched_and_exported(somebody: 
 def test_what_needs_more_than_the_base_says_what_to_install(somebody: Producer) -> None:
     somebody.run("sam3-enqueue", "--csv", "faces.csv", "--prompt", "person")
     wanted = {
-        ("sam3-export", "faces", "--format", "png", "-o", "masks"): "pip install 'sam3-queue[worker]'",
+        ("sam3-export", "faces", "--format", "png", "-o", "masks"): "pip install 'sam3-queue[export]'",
         ("sam3-worker",): "pip install 'sam3-queue[worker]'",
         ("sam3-flower",): "pip install 'sam3-queue[monitor]'",
     }

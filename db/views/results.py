@@ -102,6 +102,20 @@ def some_images(session: Session, run_id: int, min_score: float, rows: Sequence[
     return _page(session, known, list(session.execute(ids).scalars()), min_score)
 
 
+def done_paths(sessions: Sessions, run_id: int) -> Iterator[str]:
+    """The paths of all done images of the run that are no duplicates, in the order of their numbers.
+
+    Raises `RunGone`."""
+    known = read(sessions, reading_of, run_id)
+    for first in range(1, known.images + 1, 10 * PAGE_ROWS):
+        yield from read(sessions, _done_paths_of_rows, known, first, first + 10 * PAGE_ROWS - 1)
+
+
+def _done_paths_of_rows(session: Session, known: Reading, first: int, last: int) -> list[str]:
+    paths = select(Image.path).where(*known.rows(gone=False), Image.row.between(first, last))
+    return list(session.execute(paths.where(Image.state == ImageState.DONE).order_by(Image.row)).scalars())
+
+
 def row_numbers(session: Session, run_id: int) -> Sequence[int]:
     """The numbers of all rows that the source has, in its order; 8 bytes each if it was edited. Raises `RunGone`."""
     known = reading_of(session, run_id)

@@ -24,8 +24,9 @@ def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> 
         options += ["--min-area", str(request.min_area)]
     if request.max_instances is not None:
         options += ["--max-instances", str(request.max_instances)]
-    select = ["--select", there.select] if there is not None and there.select != "union" else []
-    masks = [*export, "png", *options, *select, "-o", folder]
+    how = ["--select", there.select] if there is not None and there.select != "union" else []
+    how += there.style.typed() if there is not None else []
+    masks = [*export, "png", *options, *how, "-o", folder]
     table = [*export, "csv", *options, "--masks", folder, "-o", str(request.out)]
     say(f"{counted(summary.blank_masks, 'mask')} left blank: {request.masks} has none made from the same instances")
     say(f"Next: {shlex.join(masks)} && {shlex.join(table)}")

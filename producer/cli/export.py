@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from producer.cli.completion import complete_run
+from producer.cli.format_flags import format_flags
 from producer.cli.options import Share, force_flag, json_flag
 from producer.results.formats import MODULES
 from workers.cli import base
@@ -28,20 +29,15 @@ from workers.cli import base
     type=click.IntRange(min=1),
     help="At most so many instances for each image and prompt, those with the highest scores.",
 )
-@click.option(
-    "--select",
-    type=click.Choice(["union", "best", "largest"]),
-    help="For png: what a mask holds: all instances together (union, the default), the best score, or the largest.",
-)
-@click.option(
-    "--masks",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="For csv: the folder that png masks were exported to (default: the one in a sam3-run folder).",
-)
-@click.option("--flat", is_flag=True, help="For jsonl and parquet: a row an instance instead of a row an image.")
+@format_flags
 @click.option("--all", is_flag=True, help="Also rows that the source no longer has, at the end.")
 @click.option("--partial", is_flag=True, help="Export what there is so far, although the run is not over.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Processes that draw (default: one for each core, up to 16).",
+)
 @force_flag
 @json_flag
 def main(run: str, format: str, output: Path, **flags: Any) -> int:

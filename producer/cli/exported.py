@@ -12,6 +12,7 @@ from db.refusals import passes
 from db.session import describe_failure, read
 from db.states import RunState
 from db.views import status
+from db.views.results import done_paths
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.found import Found, find_run
@@ -20,6 +21,7 @@ from producer.layout import RESULTS
 from producer.results.common import ExportRequest, Summary, read_images
 from producer.results.formats import format_named, names_of_files, own_flags, require_libraries, require_taken
 from producer.results.inputs import Inputs
+from producer.results.names import sharing
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.results.stdout import StandardOutput
 from producer.results.targets import Targets
@@ -81,8 +83,16 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
         gone=flags["all"],
         partial=flags["partial"],
         targets=StandardOutput(output) if _streams(output) else files,
-        **{flag: flags[flag] for flag in format_named(format).takes if flags[flag]},
+        jobs=flags["jobs"],
+        **_own(format, flags),
     )
+
+
+def _own(format: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that only this format has: fields of the request, and the rest as its `own`."""
+    given = {flag: flags[flag] for flag in format_named(format).takes if flags[flag]}
+    fields = {flag: value for flag, value in given.items() if flag in ExportRequest.__dataclass_fields__}
+    return fields | {"own": {flag: value for flag, value in given.items() if flag not in fields}}
 
 
 @contextmanager
@@ -136,6 +146,7 @@ def how_to_go_on(found: Found, view: RunView) -> str:
 def told(found: Found, request: ExportRequest, summary: Summary, now: SoFar) -> str:
     """For people, such as `faces.json: 176 images, 203 instances; 176 of 768 images so far`."""
     parts = [f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}"]
+    parts += summary.told
     if summary.left_out:
         parts.append(f"{counted(summary.left_out, 'instance')} without a pixel left out")
     if request.so_far:
@@ -151,9 +162,23 @@ def export(found: Found, request: ExportRequest, format: str) -> Summary:
     `request.partial` is not set."""
     require_libraries(format)
     write = format_named(format).write
+    _require_own_places(found, request, format)
     with Meter(f"exporting {format}", "images") as meter:
         read(found.sessions, require_exportable, found.run_id, partial=request.partial)
         return write(request, read_images(found.sessions, request), lambda done: meter.tell(done, request.rows))
+
+
+def _require_own_places(found: Found, request: ExportRequest, format: str) -> None:
+    """Raise `UsageError` if two images would get one file."""
+    place = (format_named(format).place or (lambda request: None))(request)
+    if place is None:
+        return
+    two = sharing(lambda: done_paths(found.sessions, found.run_id), lambda path: str(place(path)))
+    if two is not None:
+        raise UsageError(
+            f"{two[0]} and {two[1]} would both be {place(two[0])}: rename one of them"
+            + (", or use --name with {name}" if format == "png" else ", or leave one out")
+        )
 
 
 def view_of(found: Found) -> RunView:

@@ -1,9 +1,10 @@
 """What all export formats share: the request, the summary, and reading the images. Knows no format and no SQL."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from db.outcomes import count_found
 from db.session import Sessions, read
@@ -37,6 +38,8 @@ class ExportRequest:
     flat: bool = False  # tables with nested values: a row for each instance instead of one for each image
     partial: bool = False  # whether a run that is not over may be exported
     targets: Targets | None = None  # writes the files; None: one that replaces only files of our exports
+    jobs: int | None = None  # formats that make files in helper processes: how many; None: as many as fit this machine
+    own: Mapping[str, Any] = field(default_factory=dict)  # flags that only this format has, by name
 
     @property
     def files(self) -> Targets:
@@ -65,6 +68,7 @@ class Summary:
     left_out: int = 0  # coco: instances with at least min_score whose mask has no pixel
     kept: int = 0  # png: files that existed already and were made from the same instances
     blank_masks: int = 0  # csv: results whose mask is missing in the folder or was made from other instances
+    told: tuple[str, ...] = ()  # what else the user must know, each in a few words
 
 
 def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[ExportedImage]:

@@ -23,8 +23,10 @@ from producer.results.common import (
 )
 from producer.results.formats import Format
 from producer.results.mask_folder import chosen, digest, holds, read_mask_folder
+from producer.results.mask_style import PLAIN
 from producer.results.names import mask_path
 from producer.slugs import numbered, prompt_slugs
+from workers.errors import UsageError
 
 STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
 GONE_COLUMN = "sam3_gone"
@@ -107,14 +109,22 @@ class _Masks:
         self._folder = None if request.masks is None else read_mask_folder(request.masks)
         if self._folder is not None and not self._folder.belongs_to(request.view):
             self._folder = None
+        if self._folder is not None and (self._folder.style.each or self._folder.style.index):
+            how = " ".join(self._folder.style.typed())
+            raise UsageError(
+                f"--masks {request.masks} was made with {how}, but a cell names the mask of one prompt in an image: "
+                "export png without that into another folder"
+            )
         self._start = _shown_folder(request)
 
     def cell(self, slug: str, image: ExportedImage, found: Sequence[FoundInstance]) -> str:
-        if self._request.masks is None or not found:
+        style = PLAIN if self._folder is None else self._folder.style
+        if self._request.masks is None or not (found or style.empty):
             return ""
         if self._folder is not None:
-            place = mask_path(slug, image.path, self._request.view.source.root, folded=self._folder.folded)
-            made_from = digest(image.height, image.width, chosen(found, self._folder.select))
+            root, folded = self._request.view.source.root, self._folder.folded
+            place = mask_path(slug, image.path, root, folded=folded, template=style.template)
+            made_from = digest(image.height, image.width, chosen(found, self._folder.select), style.edits)
             if holds(self._request.masks / place, made_from):
                 return os.path.join(self._start, place)
         self.blank += 1

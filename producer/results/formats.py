@@ -44,7 +44,9 @@ class Format:
     folder: bool = False  # it fills a folder, and the same command again continues
     takes: Mapping[str, str] = field(default_factory=dict)  # its own flags: name -> what the flag is for, in words
     needs: tuple[str, ...] = ()  # libraries that the base installation lacks
-    extra: str = "worker"  # the extra of our package that installs these libraries
+    extra: str = "export"  # the extra of our package that installs these libraries
+    # Where two images may want one file: says which file an image gets, or is None for a request that shares none.
+    place: "Callable[[ExportRequest], Callable[[str], object] | None] | None" = None
 
 
 def format_named(name: str) -> Format:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,8 @@ from urllib.parse import quote
 from db.values import FoundInstance
 from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, MASK_MARK
+from producer.results.mask_style import PLAIN, MaskStyle
+from workers.errors import UsageError
 
 MANIFEST = ".sam3-masks.json"
 DIGEST_MARK = b"sam3-mask\0"  # start of the text chunk with the digest of a mask's instances
@@ -35,21 +37,24 @@ class MaskFolder:
     complete: bool = False  # whether the last export was finished
     min_area: int = 0
     max_instances: int | None = None
+    style: MaskStyle = PLAIN
 
     def belongs_to(self, view: RunView) -> bool:
         """Whether these are masks of this run, or of a deleted run with the same name and source."""
         return self.uid == view.uid or (self.run, self.source) == (view.name, view.source.path)
 
     def as_json(self) -> str:
-        return json.dumps({"schema": 1, "sam3_masks": True, **asdict(self)}, ensure_ascii=False, indent=1) + "\n"
+        facts = {"schema": 1, "sam3_masks": True, **asdict(self), "style": self.style.given}
+        return json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
 
 
 def read_mask_folder(folder: Path) -> MaskFolder | None:
     """Read how the masks of a folder were made; None if the folder has no such file, or one that we did not write."""
     try:
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+        facts["style"] = MaskStyle(**facts.get("style", {}))
         return MaskFolder(**{name: facts[name] for name in MaskFolder.__dataclass_fields__ if name in facts})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, UsageError):
         return None
 
 
@@ -69,11 +74,22 @@ def chosen(found: Sequence[FoundInstance], select: str) -> Sequence[FoundInstanc
     return [found[0]] if select == "best" else [max(found, key=lambda instance: instance.area)]
 
 
-def digest(height: int | None, width: int | None, instances: Sequence[FoundInstance]) -> str:
-    """A checksum of the instances that a mask shows: two masks with the same digest have equal pixels."""
+def digest(
+    height: int | None,
+    width: int | None,
+    instances: Sequence[FoundInstance],
+    edits: Mapping[str, object] | None = None,
+    labels: Sequence[int] = (),
+) -> str:
+    """A checksum of all that the pixels of a mask depend on: two masks with the same digest have equal pixels.
+
+    `edits` are those of a `MaskStyle`, and `labels` the numbers of the instances in a label map.
+    """
     told = hashlib.sha256(f"{height}x{width}".encode())
     for instance in instances:
         told.update(struct.pack(">I", len(instance.rle)) + instance.rle)
+    if edits or labels:
+        told.update(json.dumps([dict(edits or {}), *labels]).encode())
     return told.hexdigest()[:32]
 
 

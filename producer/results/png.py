@@ -1,22 +1,23 @@
 """Exports a run as a folder of PNG masks that mirrors the input's folders. Knows files, but no SQL and no pixels."""
 
 import itertools
+import json
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from db.states import ImageState
-from db.values import PromptResult
+from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
+from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, is_mask
 from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
+from producer.results.folder_writer import EmbeddedSigns, FolderWriter, Piece
 from producer.results.formats import Format
-from producer.results.helpers import Helpers, processes
 from producer.results.mask_folder import (
     MANIFEST,
     MaskFolder,
@@ -28,6 +29,7 @@ from producer.results.mask_folder import (
     read_mask_folder,
     texts,
 )
+from producer.results.mask_style import PROMPT, MaskStyle
 from producer.results.names import folds_names, mask_path
 from producer.results.targets import Targets, writing
 from producer.slugs import prompt_slugs
@@ -36,16 +38,17 @@ from workers.errors import UsageError
 PNG_START = b"\x89PNG\r\n\x1a\n"
 SELECTIONS = ("union", "best", "largest")
 PAGE_IMAGES = 500  # images for which the database is asked at once whether their masks would replace inputs
-FEW = 8  # the first masks are drawn in this process, which is quicker than to start a helper
+LEGEND = "legend.json"  # what the numbers of label maps mean
 
 
 def export_png(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
     """Write a mask (height x width of the image, 8 bits, 0 or 255) for each result with an instance of `min_score`.
 
-    A mask that exists and was made from the same instances stays as it is. A result without an instance has no file: a
-    mask of it that an earlier export of the same run wrote is removed. Other files are never deleted. Duplicates share
-    the file of their first row. Several processes draw at once. Raises `UsageError` if `out` is no folder, holds the
-    masks of another run, has a file that is not ours at the place of a mask, or cannot be written.
+    `MaskStyle` says what else a mask may be. A mask that exists and was made from the same instances in the same way
+    stays as it is. A result without an instance has no file, unless the style has masks of empty results: a mask of it
+    that an earlier export of the same run wrote is removed. Other files are never deleted. Duplicates share the file of
+    their first row. Several processes draw at once. Raises `UsageError` if `out` is no folder, holds the masks of
+    another run or other names, has a file that is not ours at the place of a mask, or cannot be written.
     """
     with MaskWriter(request) as masks:
         for image in counting(masks.in_looked_up_pages(images), progress):
@@ -54,42 +57,24 @@ def export_png(request: ExportRequest, images: Iterable[ExportedImage], progress
     return masks.summary()
 
 
-@dataclass(frozen=True)
-class _Mask:
-    """One mask as it should be on disk."""
-
-    target: Path
-    height: int
-    width: int
-    rles: tuple[bytes, ...]  # empty: there should be no file
-    digest: str  # see `mask_folder.digest`
-
-
 class MaskWriter:
     """Writes and removes masks until the folder is as `request` asks. Only one thread may use an object.
 
-    `add` waits while many masks are in hand, so that memory does not grow. Threads check the files, since a network
-    file system answers slowly, and helper processes draw, since drawing takes most of the time.
+    `add` waits while many masks are in hand, so that memory does not grow.
     """
 
     def __init__(self, request: ExportRequest) -> None:
-        """Raises `UsageError` if the folder is a file, cannot be written, or holds the masks of another run."""
+        """Raises `UsageError` if the folder is a file, cannot be written, or holds other masks."""
         if request.select not in SELECTIONS:
             raise UsageError(f"--select {request.select}: choose one of {', '.join(SELECTIONS)}")
-        from producer.results.drawing import draw  # needs the libraries that `FORMAT` names
-
-        self._request, self._draw = request, draw
-        self._targets = request.files
+        self._request, self._targets = request, request.files
         self._folder = _open_folder(request, self._targets)
-        self._slugs = prompt_slugs(request.view.prompts.values())
-        self._helpers = Helpers()
-        self._threads = ThreadPoolExecutor(processes(), "masks")
-        self._change = threading.Condition()  # guards all attributes below
-        self.in_hand: set[Path] = set()
-        self._error: BaseException | None = None
-        self._stopped = False
-        self._drawn = 0
-        self.images = self.instances = self.written = self.kept = 0
+        self._style = self._folder.style
+        self._pieces = _Pieces(request, self._folder)
+        self._manifest = threading.Lock()
+        signs = EmbeddedSigns(request.view.name, holds, is_of_run)
+        self._files = FolderWriter(self._targets, signs, partial(self._write_manifest, complete=False), request.jobs)
+        self.images = self.instances = 0
 
     def __enter__(self) -> Self:
         return self
@@ -101,9 +86,11 @@ class MaskWriter:
 
     def close(self) -> None:
         """Drop waiting masks, finish the masks in hand, and end the helper processes."""
-        self._stopped = True
-        self._threads.shutdown(cancel_futures=True)
-        self._helpers.close()
+        self._files.close()
+
+    @property
+    def in_hand(self) -> set[Path]:
+        return self._files.in_hand
 
     def in_looked_up_pages(self, images: Iterable[ExportedImage]) -> Iterator[ExportedImage]:
         """Yield the images, after asking for a page of them at once which masks would replace an input of a run.
@@ -112,7 +99,7 @@ class MaskWriter:
         """
         left = iter(images)
         while page := list(itertools.islice(left, PAGE_IMAGES)):
-            self._targets.look_up([self._target(image, result) for image in page for result in image.results])
+            self._targets.look_up([piece.target for image in page for piece in self._pieces.of(image)])
             yield from page
 
     def add(self, image: ExportedImage) -> None:
@@ -120,96 +107,110 @@ class MaskWriter:
         if image.state != ImageState.DONE:
             return
         self.images += 1
-        for result in image.results:
-            mask = self._mask(image, result)
-            with self._change:
-                self._change.wait_for(partial(self._has_room, mask))
-                self.check()
-                self.in_hand.add(mask.target)
-            self._threads.submit(self._update_in_thread, mask)
+        self.instances += sum(len(wanted(self._request, result)) for result in image.results)
+        for piece in self._pieces.of(image):
+            self._files.add(piece)
 
     def check(self) -> None:
         """Raise the first error of any mask so far."""
-        if self._error is not None:
-            raise self._error
+        self._files.check()
 
     def finish(self) -> None:
         """Wait until all masks are written, and record that. Raises the first error of any mask."""
-        with self._change:
-            self._change.wait_for(lambda: not self.in_hand)
-            self.check()
+        self._files.finish()
         self._write_manifest(complete=True)
 
     def summary(self) -> Summary:
-        return Summary(self.images, self.instances, self.written + self.kept, self._request.out, kept=self.kept)
-
-    def _mask(self, image: ExportedImage, result: PromptResult) -> _Mask:
-        found = wanted(self._request, result)
-        self.instances += len(found)
-        instances = chosen(found, self._request.select)
-        height, width = image.height or 0, image.width or 0
-        rles = tuple(instance.rle for instance in instances)
-        return _Mask(self._target(image, result), height, width, rles, digest(height, width, instances))
-
-    def _target(self, image: ExportedImage, result: PromptResult) -> Path:
-        view = self._request.view
-        slug = self._slugs[view.prompts[result.prompt_id]]
-        return self._request.out / mask_path(slug, image.path, view.source.root, folded=self._folder.folded)
-
-    def _has_room(self, mask: _Mask) -> bool:
-        # Two rows with the same path may have the same prompt: their common mask is written twice, one after the other.
-        return self._error is not None or (len(self.in_hand) < 4 * processes() and mask.target not in self.in_hand)
-
-    def _update_in_thread(self, mask: _Mask) -> None:
-        try:
-            if not self._stopped:
-                self._update(mask)
-        except BaseException as error:
-            self._error = self._error or error
-        finally:
-            with self._change:
-                self.in_hand.discard(mask.target)
-                self._change.notify_all()
-
-    def _update(self, mask: _Mask) -> None:
-        run = self._request.view.name
-        if not mask.rles:
-            if is_of_run(mask.target, run):
-                self._targets.check(mask.target)
-                with writing(mask.target):
-                    mask.target.unlink()
-        elif holds(mask.target, mask.digest):
-            with self._change:
-                self.kept += 1
-        else:
-            with self._change:
-                self._write_manifest(complete=False)
-                self._drawn += 1
-                few = self._drawn <= FEW
-            given = (mask.height, mask.width, mask.rles, texts(run, mask.digest))
-            png = self._draw(*given) if few else self._helpers.call(self._draw, *given)
-            with self._targets.replacing(mask.target) as temporary:
-                temporary.write_bytes(png)
-            with self._change:
-                self.written += 1
+        files = self._files
+        return Summary(self.images, self.instances, files.written + files.kept, self._request.out, kept=files.kept)
 
     def _write_manifest(self, *, complete: bool) -> None:
         """Record in the folder how its masks are made, unless its manifest says so already."""
-        new = replace(self._folder, complete=complete)
-        if new != self._folder or read_mask_folder(self._request.out) is None:
-            with self._targets.replacing(self._request.out / MANIFEST, is_manifest) as temporary:
-                temporary.write_text(new.as_json(), "utf-8")
-        self._folder = new
+        with self._manifest:
+            new = replace(self._folder, complete=complete)
+            if new != self._folder or read_mask_folder(self._request.out) is None:
+                with self._targets.replacing(self._request.out / MANIFEST, is_manifest) as temporary:
+                    temporary.write_text(new.as_json(), "utf-8")
+                if new.style.index:
+                    with self._targets.replacing(self._request.out / LEGEND, is_legend) as temporary:
+                        temporary.write_text(_legend(self._request.view, new.style.index), "utf-8")
+            self._folder = new
+
+
+class _Pieces:
+    """Says which files an image should have."""
+
+    def __init__(self, request: ExportRequest, folder: MaskFolder) -> None:
+        from producer.results import drawing  # needs the libraries that `FORMAT` names
+
+        self._drawing = drawing
+        self._request, self._folder, self._style = request, folder, folder.style
+        self._slugs = prompt_slugs(request.view.prompts.values())
+
+    def of(self, image: ExportedImage) -> list[Piece]:
+        if image.state != ImageState.DONE:
+            return []
+        found = [(result, chosen(wanted(self._request, result), self._request.select)) for result in image.results]
+        if self._style.index:
+            return [self._label_map(image, found)]
+        return [piece for result, instances in found for piece in self._masks(image, result, instances)]
+
+    def _masks(self, image: ExportedImage, result: PromptResult, instances: Sequence[FoundInstance]) -> list[Piece]:
+        target = partial(self._target, image, self._slugs[self._request.view.prompts[result.prompt_id]])
+        if not self._style.each:
+            return [self._mask(image, target(), instances)]
+        pieces = [self._mask(image, target(n), [instance]) for n, instance in enumerate(instances, start=1)]
+        further = map(target, itertools.count(len(pieces) + 2))
+        return [*pieces, Piece(target(len(pieces) + 1), "", None, after=further)]
+
+    def _mask(self, image: ExportedImage, target: Path, instances: Sequence[FoundInstance]) -> Piece:
+        height, width = image.height or 0, image.width or 0
+        made_from = digest(height, width, instances, self._style.edits)
+        if not (instances or self._style.empty):
+            return Piece(target, made_from, None)
+        rles = tuple(instance.rle for instance in instances)
+        given = (height, width, rles, texts(self._request.view.name, made_from), self._style.edits)
+        return Piece(target, made_from, self._drawing.draw, given)
+
+    def _label_map(self, image: ExportedImage, found: Sequence[tuple[PromptResult, Sequence[FoundInstance]]]) -> Piece:
+        """One for all prompts of the image; where masks overlap, the one with the higher score is in front."""
+        prompts = {id: number for number, id in enumerate(self._request.view.prompts, start=1)}
+        drawn = [(prompts[result.prompt_id], instance) for result, instances in found for instance in instances]
+        drawn.sort(key=lambda one: -one[1].score)
+        numbers = [of_prompt if self._style.index == PROMPT else n for n, (of_prompt, _) in enumerate(drawn, start=1)]
+        most = len(prompts) if self._style.index == PROMPT else len(drawn)
+        height, width, how = image.height or 0, image.width or 0, {"index": self._style.index, "most": most}
+        made_from = digest(height, width, [instance for _, instance in drawn], how, numbers)
+        target = self._target(image, "")
+        if not (drawn or self._style.empty):
+            return Piece(target, made_from, None)
+        labelled = tuple((number, instance.rle) for number, (_, instance) in zip(numbers, drawn, strict=True))
+        given = (height, width, labelled, texts(self._request.view.name, made_from), most)
+        return Piece(target, made_from, self._drawing.draw_labels, given)
+
+    def _target(self, image: ExportedImage, slug: str, n: int = 1) -> Path:
+        place = mask_path(
+            slug,
+            image.path,
+            self._request.view.source.root,
+            folded=self._folder.folded,
+            template=self._style.template,
+            n=n,
+        )
+        return self._request.out / place
 
 
 def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
     """Make the folder or check that it may be used, and return the manifest that it should have."""
-    out, view = request.out, request.view
+    out, view, style = request.out, request.view, MaskStyle(**request.own)
     targets.make_folder(out)
     there = read_mask_folder(out)
     if there is not None and not there.belongs_to(view):
         other = f"{there.run} of {there.source}" if there.run == view.name else there.run
         raise UsageError(f"{out} holds the masks of run {other}: choose another folder for those of {view.name}")
+    if there is not None and there.style.layout != style.layout:
+        how = " ".join(there.style.typed()) or "none of --each, --index and --name"
+        raise UsageError(f"{out} holds masks of other names ({how}): choose another -o for these")
     with writing(out):
         folded = folds_names(out) or (there is not None and there.folded)
     new = MaskFolder(
@@ -221,8 +222,32 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
         folded=folded,
         min_area=request.min_area,
         max_instances=request.max_instances,
+        style=style,
     )
     return there if there is not None and replace(there, complete=False) == new else new
+
+
+def _legend(view: RunView, index: str) -> str:
+    """What the numbers of the label maps mean, as JSON."""
+    facts: dict[str, Any] = {"sam3_legend": index, "run": view.name, "0": "nothing was found here"}
+    if index == PROMPT:
+        facts |= {str(number): prompt for number, prompt in enumerate(view.prompts.values(), start=1)}
+    else:
+        facts["1, 2, 3, ..."] = "the instances of the image, of all prompts, from the highest score on"
+    return json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+
+
+def is_legend(file: BinaryIO) -> bool:
+    """Whether we wrote this file, so that it may be replaced."""
+    return file.read(64).startswith(b'{\n "sam3_legend": ')
+
+
+def names_to_check(request: ExportRequest) -> Callable[[str], PurePosixPath] | None:
+    """The place of an image's mask, if its name drops suffixes, so that two images may have one."""
+    style = MaskStyle(**request.own)
+    if "{stem}" not in style.template:
+        return None
+    return partial(mask_path, "", root=request.view.source.root, template=style.template)
 
 
 def is_ours(file: BinaryIO) -> bool:
@@ -236,6 +261,11 @@ FORMAT = Format(
     is_ours,
     ".png",
     folder=True,
-    takes={"select": "masks of several instances"},
+    takes={
+        "select": "masks of several instances",
+        **dict.fromkeys(MaskStyle.__dataclass_fields__, "masks that are made in that way"),
+    },
     needs=("numpy", "PIL", "pycocotools"),
+    extra="export",
+    place=names_to_check,
 )

@@ -266,7 +266,7 @@ def test_a_format_whose_libraries_are_missing_says_what_to_install(
 
     error = shell(export, "faces", "--format", "png", "-o", "masks", code=2).error
 
-    assert error == "sam3: error: png export needs numpy: pip install 'sam3-queue[worker]'"
+    assert error == "sam3: error: png export needs numpy: pip install 'sam3-queue[export]'"
 
 
 @pytest.mark.parametrize("kind", ["csv", "coco"])

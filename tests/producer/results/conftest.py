@@ -45,11 +45,17 @@ def request_for(run: Finished, tmp_path: Path) -> MakeRequest:
     """Make a request for the run; `out` is a name below a fresh folder."""
 
     def make(
-        out: str, *, min_score: float = 0.5, select: str = "union", masks: str | None = None, flat: bool = False
+        out: str,
+        *,
+        min_score: float = 0.5,
+        select: str = "union",
+        masks: str | None = None,
+        flat: bool = False,
+        **own: object,
     ) -> ExportRequest:
         folder = tmp_path / "out"
         masks_folder = None if masks is None else folder / masks
         # A row is pending.
-        return ExportRequest(run.view, min_score, folder / out, select, masks_folder, flat=flat, partial=True)
+        return ExportRequest(run.view, min_score, folder / out, select, masks_folder, flat=flat, partial=True, own=own)
 
     return make

@@ -143,7 +143,7 @@ def test_the_preview_comes_early_and_is_drawn_again_when_there_is_twice_as_much(
         return JPEG_START + JPEG_COMMENT
 
     monkeypatch.setattr(Helpers, "call", sheet)
-    monkeypatch.setattr("producer.results.png.FEW", 1000)
+    monkeypatch.setattr("producer.results.folder_writer.FEW", 1000)
     follower = Follower(sessions, request_of(run_id), tmp_path / "preview.jpg", said.append)
     for _ in range(50):
         commit_all(sessions, claim(sessions, run_id), 0.9)

@@ -114,7 +114,7 @@ def test_masks_that_are_there_and_right_stay_and_nothing_is_drawn(
     assert export(run, request).kept == 0
     before = {path: path.stat() for path in request.out.rglob("*")}
     monkeypatch.setattr("producer.results.drawing.draw", lambda *given: pytest.fail("a mask was drawn"))
-    monkeypatch.setattr("producer.results.png.FEW", 1000)
+    monkeypatch.setattr("producer.results.folder_writer.FEW", 1000)
     assert export(run, request) == Summary(images=3, instances=3, files=2, path=request.out, kept=2)
     assert {path: path.stat() for path in request.out.rglob("*")}.keys() == before.keys()
     assert all(path.stat().st_mtime_ns == before[path].st_mtime_ns for path in before if path.is_file())
@@ -184,7 +184,7 @@ def test_many_masks_are_drawn_in_several_processes_and_are_the_same(
     [image, *_] = run.images(one)
     images = [replace(image, path=f"{number}.jpg") for number in range(40)]
     export_png(one, images, lambda count: None)
-    monkeypatch.setattr("producer.results.png.FEW", 1000)
+    monkeypatch.setattr("producer.results.folder_writer.FEW", 1000)
     assert export_png(other, images, lambda count: None).files == 40
     assert {(one.out / name).read_bytes() for name in files(one.out)} == {
         (other.out / name).read_bytes() for name in files(other.out)
@@ -203,7 +203,7 @@ def test_images_wait_outside_while_many_are_in_hand(
             in_hand.append(len(masks.in_hand))
             return b""
 
-        monkeypatch.setattr("producer.results.png.FEW", 0)
+        monkeypatch.setattr("producer.results.folder_writer.FEW", 0)
         monkeypatch.setattr(Helpers, "call", drawn)
         for number in range(200):
             masks.add(replace(image, path=f"{number}.jpg"))
@@ -253,7 +253,7 @@ def test_a_helper_that_is_killed_is_one_line_and_the_next_export_goes_on(
 ) -> None:
     request = request_for("masks")
     with monkeypatch.context() as patch:
-        patch.setattr("producer.results.png.FEW", 0)
+        patch.setattr("producer.results.folder_writer.FEW", 0)
         patch.setattr("producer.results.drawing.draw", die)
         with pytest.raises(HelperEnded, match="the same command again goes on"):
             export(run, request)

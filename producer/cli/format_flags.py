@@ -1,0 +1,58 @@
+"""The flags of sam3-export that only some formats take. Declares them and checks single values; knows no format.
+
+The words behind `For` in a help text are the formats that take the flag.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+MASKS = (
+    click.option(
+        "--select",
+        type=click.Choice(["union", "best", "largest"]),
+        help="For png: what a mask holds: all instances together (union, the default), the best score, or the largest.",
+    ),
+    click.option("--each", is_flag=True, help="For png: a mask for each instance instead of one for all of a prompt."),
+    click.option(
+        "--index",
+        type=click.Choice(["prompt", "instance"]),
+        help="For png: one label map for each image, whose pixels are numbers of prompts or of instances.",
+    ),
+    click.option("--empty", type=click.Choice(["black"]), help="For png: also a mask where nothing was found."),
+    click.option("--invert", is_flag=True, help="For png: white is what was not found."),
+    click.option(
+        "--dilate", type=click.IntRange(-1000, 1000), metavar="PX", help="For png: make masks so much larger."
+    ),
+    click.option(
+        "--feather", type=click.IntRange(0, 1000), metavar="PX", help="For png: soften the edge on both sides."
+    ),
+    click.option(
+        "--trimap", type=click.IntRange(0, 1000), metavar="PX", help="For png: 128 so far on both sides of the edge."
+    ),
+    click.option(
+        "--name",
+        metavar="TEMPLATE",
+        help="For png: names of the files, with {name} or {stem} of the image; {name}.png if left out.",
+    ),
+)
+TABLES = (
+    click.option(
+        "--masks",
+        metavar="DIR",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="For csv: the folder that png masks were exported to (default: the one in a sam3-run folder).",
+    ),
+    click.option("--flat", is_flag=True, help="For jsonl and parquet: a row an instance instead of a row an image."),
+)
+
+
+def format_flags(function: Function) -> Function:
+    """Add the flags that only some formats take."""
+    for flag in reversed((*MASKS, *TABLES)):
+        function = flag(function)
+    return function

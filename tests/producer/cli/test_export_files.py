@@ -1,0 +1,63 @@
+"""`sam3-export` as it is typed, for formats that write a file for each image."""
+
+import csv
+import shlex
+
+import pytest
+
+from producer.cli.export import main as export
+from tests.db.scenario import claim, commit, done, load, rows
+from tests.producer.cli.conftest import Shell
+
+# pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def faces(shell: Shell) -> None:
+    """Three images, of which two differ only in their suffix; nothing was found in the last one."""
+    held = claim(shell.sessions, load(shell.sessions, rows("a/1.jpg", "a/1.png", "a/2.jpg")))
+    one, two, three = held.images
+    commit(shell.sessions, held, [done(one, 0.9, 0.6), done(two, 0.6), done(three)])
+
+
+def names(shell: Shell, folder: str) -> list[str]:
+    return sorted(str(path.relative_to(shell.home / folder)) for path in (shell.home / folder).rglob("*.png"))
+
+
+def test_names_that_two_images_would_share_are_refused_before_anything_is_written(shell: Shell) -> None:
+    for template in ("{stem}.png", "{stem}_mask.png"):
+        refused = shell(export, "faces", "--format", "png", "--name", template, "-o", "masks", code=2).error
+        assert "a/1.jpg and a/1.png would both be a/1" in refused
+        assert "use --name with {name}" in refused
+        assert not (shell.home / "masks").exists()
+
+    shell(export, "faces", "--format", "png", "--name", "{name}_mask.png", "-o", "masks")
+    assert names(shell, "masks") == ["person/a/1.jpg_mask.png", "person/a/1.png_mask.png"]
+
+
+def test_each_image_has_a_mask_if_the_next_tool_wants_one(shell: Shell) -> None:
+    shell(export, "faces", "--format", "png", "--empty", "black", "--invert", "-o", "masks", "--jobs", "2")
+    assert names(shell, "masks") == [f"person/a/{name}.png" for name in ("1.jpg", "1.png", "2.jpg")]
+
+
+def test_a_hint_about_blank_masks_repeats_how_the_masks_were_made(shell: Shell) -> None:
+    how = ("--empty", "black", "--dilate", "2", "--name", "{name}_m.png")
+    shell(export, "faces", "--format", "png", *how, "-o", "masks")
+    (shell.home / "masks/person/a/2.jpg_m.png").unlink()
+    told = shell(export, "faces", "--format", "csv", "--masks", "masks", "-o", "t.csv", code=1)
+    assert told.err.splitlines()[1] == "1 mask left blank: masks has none made from the same instances"
+    for command in told.err.splitlines()[2].removeprefix("Next: ").split(" && "):
+        shell(export, *shlex.split(command)[1:])
+    with (shell.home / "t.csv").open(newline="") as file:
+        assert [row["person_mask"] for row in csv.DictReader(file)] == [
+            f"masks/person/a/{name}_m.png" for name in ("1.jpg", "1.png", "2.jpg")
+        ]
+
+
+def test_flags_of_masks_go_with_masks_only(shell: Shell) -> None:
+    refused = shell(export, "faces", "--format", "coco", "--trimap", "3", "-o", "c.json", code=2).error
+    assert "--trimap 3: only --format png has masks that are made in that way" in refused
+    refused = shell(export, "faces", "--format", "png", "--trimap", "3", "--feather", "3", "-o", "m", code=2).error
+    assert "an edge is soft or unknown; give one of them" in refused
+    assert not (shell.home / "m").exists()
