@@ -1,5 +1,6 @@
 """The first moments of every command: Ctrl-C, SIGTERM and folders that hide our packages, with real processes."""
 
+import gc
 import os
 import signal
 import socket
@@ -7,13 +8,14 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from sam3_start import INTERRUPTED, Stopping
+from sam3_start import INTERRUPTED, QuickImports, Stopping
 from tests.terminals import PATIENCE, wait_until
 
 REPOSITORY = Path(__file__).parents[1]
@@ -208,3 +210,31 @@ def test_the_first_process_of_a_container_ends_at_a_signal(start: Start, number:
     said, _ = outside.communicate(timeout=PATIENCE)
     assert outside.returncode in (code, 3), said  # 3: it had said already that there is no database
     assert "Traceback" not in said
+
+
+@pytest.fixture
+def frozen() -> Iterator[Callable[[], bool]]:
+    """Whether Python has stopped looking for garbage among what there is; it looks again after the test."""
+    before = gc.get_freeze_count()
+    yield lambda: gc.get_freeze_count() > before
+    gc.unfreeze()
+    gc.enable()
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_garbage_is_looked_for_among_what_is_imported_then_or_later(
+    collects: bool, frozen: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gc.enable if collects else gc.disable)()
+    with QuickImports():
+        inside = gc.isenabled()
+        monkeypatch.setitem(sys.modules, "new", ModuleType("new"))
+
+    assert (inside, gc.isenabled(), frozen()) == (False, collects, True)
+
+
+def test_what_may_become_garbage_is_still_looked_at_when_all_was_imported_before(frozen: Callable[[], bool]) -> None:
+    with QuickImports():
+        import sam3_start  # noqa: F401
+
+    assert not frozen()

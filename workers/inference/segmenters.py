@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from sam3_start import QuickImports
 from workers.errors import Unreachable
 from workers.inference.pipeline import Segmenter
 
@@ -54,4 +55,5 @@ def model_type(folder: Path) -> str:
 def named(name: str) -> Callable[..., Any]:
     """Import the function or class with a name such as `package.module:factory`."""
     module, _, factory = name.partition(":")
-    return cast(Callable[..., Any], getattr(importlib.import_module(module), factory))
+    with QuickImports():
+        return cast(Callable[..., Any], getattr(importlib.import_module(module), factory))

@@ -9,12 +9,14 @@ from typing import Any
 from celery import shared_task
 from celery.signals import worker_process_init
 
+from sam3_start import QuickImports
 from workers.contract import TASK
 
 
 @worker_process_init.connect
 def _introduce_worker(**_: Any) -> None:
-    from workers.node import doorbell
+    with QuickImports():
+        from workers.node import doorbell
 
     doorbell.introduce_worker()
 
