@@ -1,7 +1,8 @@
 """Masks that a model gives in low resolution, as the RLE of their enlarged form, which is never made.
 
-The loops are compiled by numba when the first mask comes, which takes about a second. Compiled they let go of Python's
-lock, so that whoever launches the next batch meanwhile is not held up. Knows no models and no files.
+The loops are compiled by numba when the first mask comes, which takes about a second; later processes find them
+compiled (`workers.inference.kept_code`). Compiled they let go of Python's lock, so that whoever launches the next batch
+meanwhile is not held up. Knows no models and no files.
 
 The work goes with the length of a mask's outline: a cell, between four neighbours of the low resolution, has an edge
 in it only if they lie on different sides of the cut. Down a column of pixels a cell rises or falls steadily, so there
@@ -10,11 +11,14 @@ is one edge at most, and it is searched for.
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from workers.inference.kept_code import keep
 
 Work = TypeVar("Work", bound=Callable[..., object])
 Floats = npt.NDArray[np.float32]
@@ -187,3 +191,6 @@ def _write(flips: Integers, pixels: int, data: Bytes, end: int) -> tuple[int, in
             end += 1
         start, before, last = stop, last, length
     return end, area
+
+
+keep(_encode, Path(__file__))  # with all that it calls
