@@ -1,18 +1,22 @@
-"""Brings a database to the newest schema with the migrations in the folder beside this file; knows no settings."""
+"""Brings a database to the newest schema with the migrations in the folder beside this file; knows no settings.
+
+Alembic is imported only where there is something to upgrade: all commands and workers check the schema.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db.refusals import is_read_only
 from db.session import DatabaseUnusable, NoDatabase, Sessions, is_ours, read, reading, without_foreign_keys, write
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+MIGRATIONS = Path(__file__).with_name("migrations")
 CANNOT_UPGRADE = (
     "the database has older tables and can only be read here: copy its folder to a disk of yours, "
     "where the same command brings them up to date"
@@ -67,6 +71,8 @@ def _upgrade(session: Session) -> None:
     found = revision(connection)
     _refuse_newer(found)
     if found != newest_revision():  # another process may have done it while we waited
+        from alembic import command
+
         command.upgrade(_config(connection), "head")
         if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
             raise DatabaseUnusable(
@@ -89,23 +95,27 @@ def revision(connection: Connection) -> str | None:
         if "alembic_version" in tables or (tables and connection.dialect.name == "sqlite"):
             raise NoDatabase("it holds the tables of another program")
         return None
-    return MigrationContext.configure(connection).get_current_revision()
+    if "alembic_version" not in tables:
+        return None
+    found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def newest_revision() -> str:
     """The schema's revision after all migrations of this program."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
+    return max(_known_revisions())
 
 
 def _known_revisions() -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    """A file's name begins with its revision, 0001 for the first one."""
+    return {path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _config(connection: Connection) -> "Config":
+    from alembic.config import Config
+
     config = Config(attributes={"connection": connection})
-    folder = str(Path(__file__).with_name("migrations"))
-    config.set_main_option("script_location", folder.replace("%", "%%"))  # ConfigParser reads % as the start of a name
+    folder = str(MIGRATIONS).replace("%", "%%")  # ConfigParser reads % as the start of a name
+    config.set_main_option("script_location", folder)
     config.set_main_option("path_separator", "os")
     return config

@@ -1,5 +1,7 @@
 """The migrations make exactly the tables of the models, and only when they should."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,15 +12,17 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from db.migrate import _config, ensure_schema, newest_revision, revision, upgrade
+from db.migrate import _config, _known_revisions, ensure_schema, newest_revision, revision, upgrade
 from db.models import Base, Chunk, Image, Instance, Run
 from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys
 from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.recount import differences
+from tests.quick_start import PROJECT
 
 FIRST_REVISION_ROWS = (
     "INSERT INTO run (id, name, state, created_at, source, image_column, columns, root, confined, follow_symlinks,"
@@ -297,6 +301,24 @@ def test_no_database_takes_a_row_that_nothing_of_ours_could_mean(sessions: Sessi
 
     with pytest.raises(IntegrityError, match=r"ck_\w+"):
         by_hand(sessions, wrong)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_names_of_the_migrations_say_what_alembic_reads_in_them(sessions: Sessions) -> None:
+    with reading(sessions) as session:
+        script = ScriptDirectory.from_config(_config(session.connection()))
+
+    assert newest_revision() == script.get_current_head()
+    assert _known_revisions() == {migration.revision for migration in script.walk_revisions()}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_alembic_is_not_imported_for_a_database_that_is_up_to_date(database_url: str, sessions: Sessions) -> None:
+    script = (
+        "import sys; from db.migrate import ensure_schema; from db.session import connect;"
+        f"ensure_schema(connect({database_url!r})); sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=PROJECT)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
