@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,12 @@ def _refuse_unfit_flags(format: str, output: Path, flags: dict[str, Any]) -> Non
         files = f"{', '.join(others)} or {last}"
         raise UsageError(f"-o -: only one file, {files} without --json, can go to standard output; give a name")
     for flag in own_flags():
-        if flags[flag]:
+        if _is_given(flags[flag]):
             require_taken(format, flag, flags[flag])
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False
 
 
 def _streams(output: Path) -> bool:
@@ -90,7 +95,7 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
 
 def _own(format: str, flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that only this format has: fields of the request, and the rest as its `own`."""
-    given = {flag: flags[flag] for flag in format_named(format).takes if flags[flag]}
+    given = {flag: flags[flag] for flag in format_named(format).takes if _is_given(flags[flag])}
     fields = {flag: value for flag, value in given.items() if flag in ExportRequest.__dataclass_fields__}
     return fields | {"own": {flag: value for flag, value in given.items() if flag not in fields}}
 
@@ -170,15 +175,20 @@ def export(found: Found, request: ExportRequest, format: str) -> Summary:
 
 def _require_own_places(found: Found, request: ExportRequest, format: str) -> None:
     """Raise `UsageError` if two images would get one file."""
-    place = (format_named(format).place or (lambda request: None))(request)
-    if place is None:
+    declared = format_named(format).place
+    places = None if declared is None else declared(request)
+    if places is None:
         return
-    two = sharing(lambda: done_paths(found.sessions, found.run_id), lambda path: str(place(path)))
-    if two is not None:
-        raise UsageError(
-            f"{two[0]} and {two[1]} would both be {place(two[0])}: rename one of them"
-            + (", or use --name with {name}" if format == "png" else ", or leave one out")
-        )
+    paths = partial(done_paths, found.sessions, found.run_id)
+    match sharing(paths, lambda path: str(places.of(path)), once=places.once):
+        case (one, other) if one == other:
+            raise UsageError(
+                f"{one} is in two rows with different prompts, and {format} has one file for an image: "
+                "give it both prompts in one row"
+            )
+        case (one, other):
+            cure = " or use --name with {name}" if format == "png" else ""
+            raise UsageError(f"{one} and {other} would both be {places.of(one)}: rename one of them{cure}")
 
 
 def view_of(found: Found) -> RunView:

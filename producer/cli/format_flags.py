@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from producer.cli.options import Share
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MASKS = (
@@ -40,6 +42,13 @@ MASKS = (
         help="For png: names of the files, with {name} or {stem} of the image; {name}.png if left out.",
     ),
 )
+DATASETS = (
+    click.option(
+        "--split",
+        type=Share(),
+        help="For yolo-seg: share of the images in train, the others in val (0.9 if left out); their paths decide.",
+    ),
+)
 TABLES = (
     click.option(
         "--masks",
@@ -53,6 +62,6 @@ TABLES = (
 
 def format_flags(function: Function) -> Function:
     """Add the flags that only some formats take."""
-    for flag in reversed((*MASKS, *TABLES)):
+    for flag in reversed((*MASKS, *DATASETS, *TABLES)):
         function = flag(function)
     return function

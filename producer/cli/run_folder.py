@@ -19,7 +19,7 @@ from db.session import Sessions, read, sqlite_url
 from db.views import status
 from db.views.inputs import run_inputs
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
-from producer.results.formats import file_of, require_libraries
+from producer.results.formats import file_of, format_named, require_libraries
 from producer.results.targets import Targets
 from producer.slugs import numbered
 from workers.cli.base import RUN_FILE, open_database, spelled_run
@@ -197,7 +197,8 @@ def check_targets(targets: Targets, also: Sequence[str]) -> None:
         targets.check(targets.named / RESULTS[name])
     for name in also:
         require_libraries(name)
-        targets.check(file_of(targets.named, name))
+        place = file_of(targets.named, name)
+        (targets.check_folder if format_named(name).folder else targets.check)(place)
     targets.check(targets.named / RUN_FILE, lambda file: is_run_file(file.read()))
     targets.check_folder(targets.named / RESULTS["masks"])
     targets.refuse_link(targets.named / STATE_FOLDER)

@@ -24,8 +24,17 @@ MODULES = {
     "jsonl": "producer.results.jsonl",
     "parquet": "producer.results.parquet",
     "png": "producer.results.png",
+    "yolo-seg": "producer.results.yolo",
 }
 FLAT = {"flat": "rows of instances"}  # what `Format.takes` of a table with nested values holds
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which files images get, where two images may want the same. It is checked before anything is written."""
+
+    of: Callable[[str], object]  # path of an image -> its file
+    once: bool  # whether a file holds all of an image, so that two rows may not share an image
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,7 @@ class Format:
     takes: Mapping[str, str] = field(default_factory=dict)  # its own flags: name -> what the flag is for, in words
     needs: tuple[str, ...] = ()  # libraries that the base installation lacks
     extra: str = "export"  # the extra of our package that installs these libraries
-    # Where two images may want one file: says which file an image gets, or is None for a request that shares none.
-    place: "Callable[[ExportRequest], Callable[[str], object] | None] | None" = None
+    place: "Callable[[ExportRequest], Places | None] | None" = None  # where images may want the same file
 
 
 def format_named(name: str) -> Format:
@@ -79,9 +87,9 @@ def require_taken(name: str, flag: str, value: object) -> None:
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """The file of this format in a folder, where the user names none."""
+    """The file of this format in a folder, or its folder there, where the user names none."""
     found = format_named(name)
-    return folder / f"{found.stem}{found.suffix}"
+    return folder / (found.stem if found.folder else f"{found.stem}{found.suffix}")
 
 
 def names_of_files() -> list[str]:

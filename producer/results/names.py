@@ -78,9 +78,12 @@ def template_fault(template: str, *, each: bool) -> str | None:
     return None
 
 
-def sharing(paths: Callable[[], Iterable[str]], place: Callable[[str], str]) -> tuple[str, str] | None:
-    """Two different images that would get one file, or None. `place` is the file of an image; `paths` is read twice.
+def sharing(
+    paths: Callable[[], Iterable[str]], place: Callable[[str], str], *, once: bool = False
+) -> tuple[str, str] | None:
+    """Two different images that would get one file, or with `once` also two rows of one image; None if there are none.
 
+    `place` is the file of an image; `paths` is read twice.
     Needs some 50 bytes of memory for each path.
     """
     places = array("Q", sorted(_number(place(path)) for path in paths()))
@@ -89,8 +92,9 @@ def sharing(paths: Callable[[], Iterable[str]], place: Callable[[str], str]) -> 
     for path in paths() if twice else ():
         if _number(there := place(path)) in twice:
             plain = location.normal(path)
-            if (other := first.setdefault(there, plain)) != plain:
-                return other, plain
+            if there in first and (once or first[there] != plain):
+                return first[there], plain
+            first[there] = plain
     return None
 
 

@@ -3,10 +3,10 @@
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -17,7 +17,7 @@ from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, is_mask
 from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
 from producer.results.folder_writer import EmbeddedSigns, FolderWriter, Piece
-from producer.results.formats import Format
+from producer.results.formats import Format, Places
 from producer.results.mask_folder import (
     MANIFEST,
     MaskFolder,
@@ -242,12 +242,12 @@ def is_legend(file: BinaryIO) -> bool:
     return file.read(64).startswith(b'{\n "sam3_legend": ')
 
 
-def names_to_check(request: ExportRequest) -> Callable[[str], PurePosixPath] | None:
-    """The place of an image's mask, if its name drops suffixes, so that two images may have one."""
+def places(request: ExportRequest) -> Places | None:
+    """The masks of images; None if no two images can have the same."""
     style = MaskStyle(**request.own)
-    if "{stem}" not in style.template:
+    if "{stem}" not in style.template and not style.index:
         return None
-    return partial(mask_path, "", root=request.view.source.root, template=style.template)
+    return Places(partial(mask_path, "", root=request.view.source.root, template=style.template), bool(style.index))
 
 
 def is_ours(file: BinaryIO) -> bool:
@@ -267,5 +267,5 @@ FORMAT = Format(
     },
     needs=("numpy", "PIL", "pycocotools"),
     extra="export",
-    place=names_to_check,
+    place=places,
 )

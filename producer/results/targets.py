@@ -81,6 +81,29 @@ class Targets:
                         os.unlink(name, dir_fd=folder)
                     raise
 
+    def link(self, path: Path, to: str) -> None:
+        """Make `path` a symbolic link to the absolute path `to`, or change a link; an ordinary file stays as it is.
+
+        So a folder in which somebody has replaced the links with files can be written again. Makes the folders above.
+        """
+        with writing(path), self._folder_of(path, make=True) as (folder, place):
+            try:
+                found = os.stat(place.name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                os.symlink(to, place.name, dir_fd=folder)
+                return
+            if stat.S_ISDIR(found.st_mode):
+                raise UsageError(f"{path} is a folder, where a link to {to} has to be: choose another -o")
+            if stat.S_ISLNK(found.st_mode) and os.readlink(place.name, dir_fd=folder) != to:
+                os.unlink(place.name, dir_fd=folder)
+                os.symlink(to, place.name, dir_fd=folder)
+
+    def unlink(self, path: Path) -> None:
+        """Remove `path` if it is a symbolic link."""
+        with writing(path), suppress(FileNotFoundError), self._folder_of(path, make=False) as (folder, place):
+            if stat.S_ISLNK(os.stat(place.name, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.unlink(place.name, dir_fd=folder)
+
     @contextmanager
     def _folder_of(self, path: Path, *, make: bool) -> Iterator[tuple[int, Path]]:
         """Open the folder of `path`; yield its descriptor and `path` without links. Raises `UsageError` for a link

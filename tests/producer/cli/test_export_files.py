@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from db.intake import NewRow
 from producer.cli.export import main as export
 from tests.db.scenario import claim, commit, done, load, rows
 from tests.producer.cli.conftest import Shell
@@ -53,6 +54,35 @@ def test_a_hint_about_blank_masks_repeats_how_the_masks_were_made(shell: Shell) 
         assert [row["person_mask"] for row in csv.DictReader(file)] == [
             f"masks/person/a/{name}_m.png" for name in ("1.jpg", "1.png", "2.jpg")
         ]
+
+
+def test_labels_that_two_images_would_share_are_refused(shell: Shell) -> None:
+    refused = shell(export, "faces", "--format", "yolo-seg", "-o", "yolo", code=2).error
+    assert "a/1.jpg and a/1.png would both be a/1.txt: rename one of them" in refused
+    assert not (shell.home / "yolo").exists()
+
+
+def test_one_image_in_two_rows_is_refused_where_a_file_holds_all_of_an_image(shell: Shell) -> None:
+    new = [NewRow("x.jpg", {}, ("dog",)), NewRow("./x.jpg", {}, ("cat",))]
+    held = claim(shell.sessions, load(shell.sessions, new, name="pets", prompts=()))
+    commit(shell.sessions, held, [done(image, 0.9) for image in held.images])
+    for how in (("yolo-seg",), ("png", "--index", "prompt")):
+        refused = shell(export, "pets", "--format", *how, "-o", "out", code=2).error
+        assert "x.jpg is in two rows with different prompts" in refused
+    shell(export, "pets", "--format", "png", "--name", "{stem}.png", "-o", "masks")
+    assert names(shell, "masks") == ["cat/x.png", "dog/x.png"]
+
+
+def test_a_yolo_folder_is_written_told_and_kept(shell: Shell) -> None:
+    new = rows("b/1.jpg", "b/2.gif")
+    held = claim(shell.sessions, load(shell.sessions, new, name="birds", prompts=("red bird",)))
+    commit(shell.sessions, held, [done(image) for image in held.images])
+    told = shell(export, "birds", "--format", "yolo-seg", "--split", "0", "-o", "y").err
+    assert told == "y: 2 images, 0 instances; 0 for train; 2 for val; 1 with a suffix that Ultralytics does not read\n"
+    assert shell(export, "birds", "--format", "yolo-seg", "--split", "0", "-o", "y", "--json").json["kept"] == 2
+    assert (shell.home / "y/images/val/b/1.jpg").is_symlink()
+    refused = shell(export, "faces", "--format", "png", "--split", "1", "-o", "m", code=2).error
+    assert "--split 1.0: only --format yolo-seg has a part for training" in refused
 
 
 def test_flags_of_masks_go_with_masks_only(shell: Shell) -> None:

@@ -1,0 +1,86 @@
+"""Traces masks as polygons. Knows pixels and numbers, but no files. Imports little, as helper processes import it.
+
+A format that has one polygon for an instance gets one line for all of its parts and holes: the outline of each other
+part or hole is joined to the rest by a way there and back, which has no area.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+Points = npt.NDArray[np.int32]
+"""Pixels (x, y) of shape (points, 2)."""
+
+CLOSE = 0.99  # IoU of a polygon with few points and its mask
+FEW_POINTS_EPSILON = 1.0  # pixels that a polygon with few points may be away from the outline
+
+
+def outlines(height: int, width: int, rle: bytes) -> tuple[list[Points], list[int]]:
+    """The outlines of a mask's parts and holes, and for each the number of the part that it is a hole of, or -1.
+
+    `rle` are compressed COCO RLE counts. Points are the outermost pixels of the mask, as OpenCV's `findContours` gives
+    them.
+    """
+    mask = np.ascontiguousarray(coco_mask.decode({"size": [height, width], "counts": rle}))
+    found, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not found:
+        return [], []
+    return [np.asarray(one[:, 0], np.int32) for one in found], [int(of) for *_, of in hierarchy.reshape(-1, 4)]
+
+
+def one_polygon(height: int, width: int, rle: bytes) -> Points:
+    """One polygon around a mask with all its parts and holes, of at least three points; none for an empty mask.
+
+    It has few points if its pixels, filled by OpenCV's `fillPoly`, still have an IoU of `CLOSE` with the mask.
+    """
+    exact, _ = outlines(height, width, rle)
+    if not exact:
+        return np.empty((0, 2), np.int32)
+    few = [np.asarray(cv2.approxPolyDP(one[:, None], FEW_POINTS_EPSILON, True)[:, 0], np.int32) for one in exact]
+    polygon = _joined(few)
+    if _overlap(polygon, exact) < CLOSE:
+        polygon = _joined(exact)
+    return np.concatenate([polygon, np.repeat(polygon[-1:], max(0, 3 - len(polygon)), axis=0)])
+
+
+def yolo_label(height: int, width: int, instances: Sequence[tuple[int, bytes]]) -> bytes:
+    """The lines of a YOLO segmentation label: the number of the class and a polygon, from 0 to 1, for each instance.
+
+    A point lies a quarter of a pixel into its pixel. So both readers that round after they have multiplied by the size,
+    as supervision does, and readers that cut decimals off, as Ultralytics does, find this pixel. Source: https://docs.ultralytics.com/datasets/segment/.
+    """
+    lines = []
+    for number, rle in instances:
+        points = (one_polygon(height, width, rle) + 0.25) / (width, height)
+        if len(points):
+            lines.append(f"{number} " + " ".join(f"{value:.6f}" for value in points.ravel().tolist()) + "\n")
+    return "".join(lines).encode()
+
+
+def _joined(outlines: Sequence[Points]) -> Points:
+    """One closed line along all outlines, the longest one first; others begin at the point nearest to what is there."""
+    first, *others = sorted(outlines, key=len, reverse=True)
+    line = first
+    for other in others:
+        distances = ((line[:, None].astype(np.int64) - other[None]) ** 2).sum(axis=2)
+        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        around = np.concatenate([other[there:], other[: there + 1]])
+        line = np.concatenate([line[: here + 1], around, line[here:]])
+    return line
+
+
+def _overlap(polygon: Points, exact: Sequence[Points]) -> float:
+    """The IoU of the pixels of a polygon and of exact outlines."""
+    everything = np.concatenate(exact)
+    corner = everything.min(axis=0)
+    across, down = everything.max(axis=0) - corner + 1
+    drawn = []
+    for lines in ([polygon], exact):
+        pixels = np.zeros((down, across), np.uint8)
+        cv2.fillPoly(pixels, [line - corner for line in lines], 1)
+        drawn.append(pixels > 0)
+    one, other = drawn
+    return float((one & other).sum() / (one | other).sum())

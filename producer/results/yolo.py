@@ -1,0 +1,148 @@
+"""Exports a run as a folder that Ultralytics trains from: YOLO segmentation labels. Knows no SQL and no pixels.
+
+The format: https://docs.ultralytics.com/datasets/segment/.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import yaml
+
+from db.views.results import ExportedImage
+from producer.results.annotations import categories_of
+from producer.results.common import ExportRequest, Summary, TellRows, wanted
+from producer.results.export_folder import open_folder, write_folder
+from producer.results.folder_writer import Piece
+from producer.results.formats import Format, Places
+from producer.results.ledger import Ledger
+from producer.results.mask_folder import digest
+from producer.results.names import mask_path
+from producer.results.provenance import provenance
+from workers.inference import location
+
+START = b"# sam3-queue: YOLO segmentation labels"
+PARTS = ("train", "val")
+SPLIT = 0.9  # share of the images in the first part
+# Ultralytics finds the label of an image by the last folder of this name in its path.
+_LIKE_IMAGES = re.compile(r"images_*\Z")
+# Ultralytics takes no other suffixes: `IMG_FORMATS` in ultralytics/data/utils.py.
+SUFFIXES = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpeg2000", "jpg", "mpo", "png", "tif", "tiff", "webp")
+
+
+def export_yolo(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
+    """Write a label for each done image, also an empty one, a link to each image, and `data.yaml`.
+
+    The class of an instance is the place of its prompt among the run's prompts, from 0. An instance is one polygon; its
+    parts and holes are joined by lines (`polygons.one_polygon`). Which part an image is in depends on its path alone. A
+    label that somebody has changed is refused, since it is not ours any more. Raises `UsageError` for that, and if the
+    folder cannot be written or is not ours.
+    """
+    folder, there = open_folder(request, "yolo-seg")
+    dataset = _Dataset(request, folder.folded)
+    moved = there is not None and there.made.get("split", SPLIT) != dataset.split
+    signs = Ledger(request.out, request.files)
+    summary = write_folder(request, images, progress, folder, signs, partial(dataset.pieces, moved=moved))
+    with request.files.replacing(request.out / "data.yaml") as temporary:
+        temporary.write_bytes(dataset.description())
+    return Summary(**vars(summary) | {"told": dataset.told()})
+
+
+class _Dataset:
+    """Names the files of images and labels, and links the images."""
+
+    def __init__(self, request: ExportRequest, folded: bool) -> None:
+        from producer.results.polygons import yolo_label  # needs the libraries that `FORMAT` names
+
+        self._make = yolo_label
+        self._request, self._folded = request, folded
+        self._classes = {id: number - 1 for id, number in categories_of(request.view).items()}
+        self.split = float(request.own.get("split", SPLIT))
+        self._images = dict.fromkeys(PARTS, 0)
+        self._unknown_suffixes = 0
+
+    def pieces(self, image: ExportedImage, *, moved: bool) -> list[Piece]:
+        """The label of the image; if another export has split in another way, also that its other label goes."""
+        part = self.part(image.path)
+        place = label_place(image.path, self._request.view.source.root, folded=self._folded)
+        self._images[part] += 1
+        self._link(image, part, place)
+        [other] = set(PARTS) - {part}
+        if moved:
+            self._request.files.unlink(self._link_to(image, other, place))
+        stale = [Piece(self._request.out / "labels" / other / place, "", None)] if moved else []
+        return [self._label(image, self._request.out / "labels" / part / place), *stale]
+
+    def part(self, path: str) -> str:
+        """The part that the image is in, for ever: it depends on a checksum of its path."""
+        checksum = hashlib.blake2b(location.normal(path).encode(errors="surrogateescape"), digest_size=8).digest()
+        return PARTS[int.from_bytes(checksum, "big") >= self.split * 2**64]
+
+    def description(self) -> bytes:
+        """The content of data.yaml. It has no `path`, so that its folders are those beside it, wherever it is."""
+        facts = {
+            "train": f"images/{PARTS[0]}",
+            "val": f"images/{PARTS[1] if self._images[PARTS[1]] else PARTS[0]}",
+            "names": {self._classes[id]: prompt for id, prompt in self._request.view.prompts.items()},
+        }
+        made = json.dumps(provenance(self._request), ensure_ascii=True)
+        return START + f"\n# {made}\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}".encode()
+
+    def told(self) -> tuple[str, ...]:
+        told = [f"{self._images[part]} for {part}" for part in PARTS]
+        if not self._images[PARTS[1]]:
+            told[1] += ", so val is the same as train"
+        if self._unknown_suffixes:
+            told.append(f"{self._unknown_suffixes} with a suffix that Ultralytics does not read")
+        return tuple(told)
+
+    def _label(self, image: ExportedImage, target: Path) -> Piece:
+        found = [
+            (self._classes[result.prompt_id], instance)
+            for result in image.results
+            for instance in wanted(self._request, result)
+        ]
+        height, width = image.height or 0, image.width or 0
+        numbers = [number for number, _ in found]
+        made_from = digest(height, width, [instance for _, instance in found], {"format": "yolo-seg"}, numbers)
+        return Piece(target, made_from, self._make, (height, width, [(number, one.rle) for number, one in found]))
+
+    def _link(self, image: ExportedImage, part: str, place: PurePosixPath) -> None:
+        self._unknown_suffixes += PurePosixPath(image.path).suffix.lower()[1:] not in SUFFIXES
+        there = location.absolute(location.place(self._request.view.source.root, image.path))
+        self._request.files.link(self._link_to(image, part, place), there)
+
+    def _link_to(self, image: ExportedImage, part: str, place: PurePosixPath) -> Path:
+        return self._request.out / "images" / part / f"{place.with_suffix('')}{PurePosixPath(image.path).suffix}"
+
+
+def label_place(path: str, root: str, *, folded: bool = False) -> PurePosixPath:
+    """The path of an image's label below `labels/train`."""
+    place = mask_path("", path, root, folded=folded, template="{stem}.txt")
+    folders = [f"{folder}_" if _LIKE_IMAGES.match(folder) else folder for folder in place.parts[:-1]]
+    return PurePosixPath(*folders, place.name)
+
+
+def places(request: ExportRequest) -> Places:
+    return Places(partial(label_place, root=request.view.source.root), once=True)
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Whether the file is a data.yaml of ours. Labels have no place for a mark; `Ledger` knows them."""
+    return file.read(len(START)) == START
+
+
+FORMAT = Format(
+    export_yolo,
+    is_ours,
+    ".txt",
+    stem="yolo-seg",
+    folder=True,
+    takes={"split": "a part for training and one for validation"},
+    needs=("numpy", "pycocotools", "cv2"),
+    place=places,
+)
