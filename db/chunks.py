@@ -59,7 +59,8 @@ class Transition(Enum):
         (ChunkState.PENDING,),
         ChunkState.QUEUED,
         (Who.DISPATCH,),
-        "its run is active, `not_before` is over, and the run's window has room; ring + 1",
+        "its run is active and not paused, `not_before` is over, it is the run's turn, and the run's window and share "
+        "have room; ring + 1",
     )
     RING_AGAIN = (
         (ChunkState.QUEUED,),
@@ -71,8 +72,8 @@ class Transition(Enum):
         (ChunkState.QUEUED,),
         ChunkState.PENDING,
         (Who.WORKER,),
-        "it answers the doorbell but does not claim: the run is over, it drains, or its model cannot be had (then the "
-        "chunk rests a minute)",
+        "it answers the doorbell but does not claim: the run is over or paused, a run of higher priority waits, it "
+        "drains, or its model cannot be had (then the chunk rests a minute)",
     )
     FORGET_DOORBELL = (
         (ChunkState.QUEUED,),
@@ -90,7 +91,7 @@ class Transition(Enum):
         (ChunkState.QUEUED,),
         ChunkState.RUNNING,
         (Who.WORKER,),
-        "claim, only if the run is active: fence + 1, attempts + 1, lease of 60 s",
+        "claim, only if the run is active and not paused: fence + 1, attempts + 1, lease of 60 s",
     )
     CLAIM_AGAIN = (
         (ChunkState.RUNNING,),
@@ -132,8 +133,8 @@ class Transition(Enum):
         (ChunkState.RUNNING,),
         ChunkState.PENDING,
         (Who.WORKER,),
-        "release, because it drains or its surroundings failed: attempt given back; from the 10th release in a row on, "
-        "5 minutes of rest",
+        "release, because it drains, the run is paused or its surroundings failed: attempt given back; from the 10th "
+        "release in a row on, 5 minutes of rest",
     )
     FAIL_ATTEMPT = (
         (ChunkState.RUNNING,),
@@ -327,7 +328,11 @@ def finish_run(session: Session, run_id: int) -> None:
     session.execute(
         update(Run)
         .where(Run.id == run_id, Run.state.in_((RunState.ACTIVE, RunState.CANCELLING)), ~live)
-        .values(state=case((Run.state == RunState.ACTIVE, RunState.DONE), else_=RunState.CANCELLED), finished_at=now())
+        .values(
+            state=case((Run.state == RunState.ACTIVE, RunState.DONE), else_=RunState.CANCELLED),
+            finished_at=now(),
+            paused=None,  # so that a later retry of it goes on
+        )
     )
 
 

@@ -6,6 +6,7 @@ Knows no Celery, no processes and no pixels. Functions take the caller's session
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, select, update
@@ -26,7 +27,8 @@ from db.models import TO_REDO, Chunk, Image, Prompt, Result, Run, Worker
 from db.outcomes import ImageDone, ImageFailed, Outcome, count_outcomes, fail_unread, record
 from db.session import now
 from db.splits import split_off
-from db.states import STOPPED, ChunkState, ImageState, RunState
+from db.states import STOPPED, ChunkState, ImageState
+from db.steering import GOES_ON
 from db.times import is_over
 from db.values import NOTHING_SPENT, Spent
 
@@ -38,6 +40,14 @@ CRASHES_BEFORE_SPLIT = 2  # the cause of the first crash may lie outside the chu
 MAX_RELEASES = 10
 RELEASE_PAUSE_SECONDS = 300.0
 LONGEST_BACK_OFF_SECONDS = 300
+
+
+class Next(Enum):
+    """What a worker does with its chunk after a commit."""
+
+    GO_ON = "go on"  # with the next batch
+    GIVE_BACK = "give back"  # the run is paused: release the chunk after the batch in hand
+    NOTHING = "nothing"  # the chunk is done
 
 
 class LeaseLost(Exception):
@@ -116,10 +126,10 @@ def claim(
 ) -> Claim | None:
     """queued -> running, with a lease of `lease_seconds`. May be repeated.
 
-    None: another worker has the chunk, it is finished, or its run is not active. With the `uid` that the worker read,
-    also None if the run was given other settings since then, and with them another uid.
+    None: another worker has the chunk, it is finished, or its run is paused or not active. With the `uid` that the
+    worker read, also None if the run was given other settings since then, and with them another uid.
     """
-    active = select(Run.id).where(Run.id == run_id, Run.state == RunState.ACTIVE, *_has_uid(uid)).exists()
+    active = select(Run.id).where(Run.id == run_id, GOES_ON, *_has_uid(uid)).exists()
     columns = (Chunk.number, Chunk.fence, Chunk.crashes)
     this_chunk = (Chunk.id == chunk_id, Chunk.run_id == run_id)
     values = {
@@ -186,8 +196,8 @@ def commit(
     outcomes: Sequence[Outcome],
     lease_seconds: float = LEASE_SECONDS,
     spent: Spent = NOTHING_SPENT,
-) -> bool:
-    """Record the outcomes of one batch and the seconds `spent` for it; true if no image of the chunk is pending now.
+) -> Next:
+    """Record the outcomes of one batch and the seconds `spent` for it; return what the worker does next.
 
     Raises `LeaseLost`; the caller must then roll back.
     """
@@ -196,23 +206,28 @@ def commit(
     # If the same batch is committed a second time, fewer images than it has may be pending. The chunk's CHECK allows no
     # counter above its images, so the batch is refused here.
     held = (*_held(claim), len(outcomes) <= PENDING_IMAGES)
+    paused = select(Run.paused.is_not(None)).where(Run.id == claim.run_id).scalar_subquery()  # costs no statement
     changed = change_chunk(
-        session, Transition.COMMIT, [PENDING_IMAGES], *held, counts=counts, finished_at=now(), **no_failures
+        session, Transition.COMMIT, [PENDING_IMAGES, paused], *held, counts=counts, finished_at=now(), **no_failures
     )
     if changed is None:
         raise LeaseLost
-    [pending] = changed
+    pending, is_paused = changed
     again = {image.id for image in claim.images if image.again}
     if not record(session, claim.chunk_id, claim.fence, claim.threshold, outcomes, again):
         raise LeaseLost(f"chunk {claim.chunk_id}: not all of {len(outcomes)} images were pending in it")
     if pending == 0:
         change_chunks(session, Transition.FINISH, Chunk.id == claim.chunk_id, error=None)
         finish_run(session, claim.run_id)
-    return bool(pending == 0)
+        return Next.NOTHING
+    return Next.GIVE_BACK if is_paused else Next.GO_ON
 
 
-def was_committed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool | None:
-    """Look for a commit whose answer was lost. None: it was not made; else whether it finished the chunk."""
+def was_committed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> Next | None:
+    """Look for a commit whose answer was lost; return what that answer said, or None if the commit was not made.
+
+    Whether the run is paused is left to the next commit to say.
+    """
     chunk = session.execute(select(Chunk.state, Chunk.fence).where(Chunk.id == claim.chunk_id)).one_or_none()
     if chunk is None or chunk.fence != claim.fence:
         return None
@@ -231,11 +246,11 @@ def was_committed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -
     rows = [row for part in parts for row in session.execute(of_class.where(Image.id.in_(part)))]
     if len(found) < len(done) or {row.id: row.error_class for row in rows} != failed:
         return None
-    return bool(chunk.state == ChunkState.DONE)
+    return Next.NOTHING if chunk.state == ChunkState.DONE else Next.GO_ON
 
 
 def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
-    """running -> pending with the attempt given back: the worker drains, or its surroundings failed and not the chunk.
+    """running -> pending with the attempt given back: the worker drains, the run is paused, or the surroundings failed.
 
     False: the claim is lost.
     """

@@ -4,18 +4,27 @@ A doorbell is a message on the broker that says a chunk may be claimed. This mod
 the caller's session and never commit, and the caller commits first and publishes afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
-from sqlalchemy import ColumnElement, select, true
+from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
-from db.chunks import Transition, change_chunks, in_order
+from db.chunks import Transition, change_chunks, in_order, lock_run
 from db.models import Chunk, Image, Installation, Run
 from db.session import now
-from db.states import ChunkState, RunState
-from db.times import is_over
+from db.states import TAKEN, ChunkState
+from db.steering import GOES_ON, IS_DUE, higher_waits
+
+
+class Call(Enum):
+    """What a doorbell asks of the worker that answers it."""
+
+    ITS_TURN = "its turn"
+    OUTRANKED = "outranked"  # a run of higher priority waits: the chunk is to be handed back
+    LATE = "late"  # the chunk is not queued: the doorbell came late or twice
 
 
 @dataclass(frozen=True)
@@ -32,16 +41,24 @@ class RungChunk:
     database: str  # identity of the database; it names the queue of the doorbell
 
 
-def ring_pending(session: Session, run_id: int, limit: int) -> list[RungChunk]:
-    """pending -> queued for up to `limit` chunks of an active run that are not resting.
+def ring_pending(session: Session, run_id: int, limit: int, most: int | None = None) -> list[RungChunk]:
+    """pending -> queued for up to `limit` chunks of an active run that is not paused, if they are not resting.
 
-    The caller commits, then publishes their doorbells.
+    With `most`, no more chunks of the run are then queued or running than that. The caller commits, then publishes
+    their doorbells.
     """
+    if most is not None:
+        # Locked, so that two workers do not both take the last place. The chunks below are not waited for, so the order
+        # of locks, chunks before runs, need not hold here.
+        lock_run(session, run_id)
+        taken = select(func.count()).where(Chunk.run_id == run_id, Chunk.state.in_(TAKEN))
+        limit = min(limit, most - session.execute(taken).scalar_one())
+    if limit <= 0:
+        return []
     due = (
         select(Chunk.id)
         .join(Run, Run.id == Chunk.run_id)
-        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, Run.state == RunState.ACTIVE)
-        .where(Chunk.not_before.is_(None) | is_over(Chunk.not_before))
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.PENDING, GOES_ON, IS_DUE)
         .order_by(Chunk.number)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Chunk)
@@ -76,9 +93,9 @@ def rung_chunks(session: Session, chunk_ids: Sequence[int]) -> list[RungChunk]:
 
 
 def queued_doorbells(session: Session) -> list[tuple[int, int]]:
-    """(chunk id, ring) of every queued chunk of an active run: the doorbells that should be on the broker."""
-    active = select(Run.id).where(Run.state == RunState.ACTIVE)
-    queued = select(Chunk.id, Chunk.ring).where(Chunk.state == ChunkState.QUEUED, Chunk.run_id.in_(active))
+    """(chunk id, ring) of every queued chunk of a run that goes on: the doorbells that should be on the broker."""
+    going_on = select(Run.id).where(GOES_ON)
+    queued = select(Chunk.id, Chunk.ring).where(Chunk.state == ChunkState.QUEUED, Chunk.run_id.in_(going_on))
     return [(row.id, row.ring) for row in session.execute(queued)]
 
 
@@ -87,10 +104,15 @@ def forget_doorbells(session: Session) -> int:
     return change_chunks(session, Transition.FORGET_DOORBELL, in_order(Chunk.state == ChunkState.QUEUED))
 
 
-def is_rung(session: Session, run_id: int, chunk_id: int) -> bool:
-    """Whether the chunk belongs to this run and is queued."""
-    queued = select(Chunk.id).where(Chunk.id == chunk_id, Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED)
-    return session.execute(queued).first() is not None
+def call_of(session: Session, run_id: int, chunk_id: int, without: Collection[int] = ()) -> Call:
+    """What a doorbell of this chunk of this run asks for. `without` are runs that the worker cannot serve."""
+    queued = select(higher_waits(run_id, without)).select_from(Chunk)
+    outranked = session.execute(
+        queued.where(Chunk.id == chunk_id, Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED)
+    ).scalar_one_or_none()
+    if outranked is None:
+        return Call.LATE
+    return Call.OUTRANKED if outranked else Call.ITS_TURN
 
 
 def unqueue(session: Session, chunk_id: int, rest: float = 0) -> bool:

@@ -92,6 +92,8 @@ class Run(Base):
             "ck_run_thresholds",
         ),
         CheckConstraint("duplicates >= 0 AND rejected >= 0 AND duplicates + rejected <= images", "ck_run_counters"),
+        CheckConstraint("paused IS NULL OR state NOT IN ('done', 'cancelled')", "ck_run_paused"),
+        CheckConstraint("priority BETWEEN -10 AND 10 AND share > 0 AND share <= 1", "ck_run_turn"),
         IDS_ONCE,
     )
 
@@ -119,6 +121,11 @@ class Run(Base):
     source_mtime_ns: Mapped[int]
     source_sha256: Mapped[str | None]  # once the source was read to its end
     source_ended: Mapped[bool] = mapped_column(server_default=false())  # the current load read the source to its end
+
+    # what may be changed at any time: see `db.steering`
+    paused: Mapped[str | None]  # why none of its chunks is begun; NULL: it is not paused. A run that is over never is.
+    priority: Mapped[int] = mapped_column(server_default="0")
+    share: Mapped[float] = mapped_column(server_default="1")  # of the live workers, more than 0 and at most 1
 
     # frozen settings
     model: Mapped[str]

@@ -25,6 +25,7 @@ class ChunkState(StrEnum):
 
 
 LIVE = (ChunkState.PENDING, ChunkState.QUEUED, ChunkState.RUNNING)
+TAKEN = (ChunkState.QUEUED, ChunkState.RUNNING)  # a worker is called for it, or has it
 
 
 class ImageState(StrEnum):

@@ -11,6 +11,7 @@ from db.models import Chunk, Image, Installation, Prompt, Run, Worker
 from db.presence import LIVE_SECONDS
 from db.session import now
 from db.states import STOPPED, ChunkState, ImageState, RunState, WorkerState
+from db.steering import GOES_ON
 from db.times import is_over, is_recent
 from db.values import Frozen, Source
 
@@ -29,6 +30,7 @@ class RunView:
     uid: str
     name: str
     state: str
+    paused: str | None  # why none of its chunks is begun; None: it is not paused
     source: Source
     frozen: Frozen
     revision: str | None
@@ -64,6 +66,9 @@ class Progress:
 
     run: str
     state: str
+    paused: str | None  # why it is paused; None: it is not
+    priority: int
+    share: float  # of the workers
     images: ImageCounts
     chunks: dict[str, int]  # state -> number of chunks, for all states
     instances: int
@@ -168,22 +173,19 @@ def active_models(session: Session) -> list[tuple[str, str]]:
 
 
 def active_runs(session: Session) -> list[int]:
-    """The ids of all active runs, the oldest first."""
-    return list(session.execute(select(Run.id).where(Run.state == RunState.ACTIVE).order_by(Run.id)).scalars())
-
-
-def queued_chunks(session: Session, run_id: int | None = None) -> int:
-    """How many chunks of the run are queued; without `run_id` of all runs."""
-    where = () if run_id is None else (Chunk.run_id == run_id,)
-    return session.execute(
-        select(func.count()).select_from(Chunk).where(Chunk.state == ChunkState.QUEUED, *where)
-    ).scalar_one()
+    """The ids of all runs that are active and not paused, the oldest first."""
+    return list(session.execute(select(Run.id).where(GOES_ON).order_by(Run.id)).scalars())
 
 
 def unfinished_runs(session: Session) -> list[str]:
-    """The names of runs that are not over, each with its state in brackets if that is not active."""
-    rows = select(Run.name, Run.state).where(Run.state.not_in(OVER)).order_by(Run.id)
+    """The names of runs that are not over and not paused, each with its state in brackets if that is not active."""
+    rows = select(Run.name, Run.state).where(Run.state.not_in(OVER), Run.paused.is_(None)).order_by(Run.id)
     return [name if state == RunState.ACTIVE else f"{name} ({state})" for name, state in session.execute(rows)]
+
+
+def paused_runs(session: Session) -> list[str]:
+    """The names of all paused runs."""
+    return list(session.execute(select(Run.name).where(Run.paused.is_not(None)).order_by(Run.id)).scalars())
 
 
 def progress(session: Session, run_id: int) -> Progress:
@@ -208,13 +210,16 @@ def progress(session: Session, run_id: int) -> Progress:
     return Progress(
         run=run.name,
         state=run.state,
+        paused=run.paused,
+        priority=run.priority,
+        share=run.share,
         images=ImageCounts(
             run.images, pending, segmented, empty, failed, cancelled, run.duplicates, run.rejected, run.gone
         ),
         chunks=chunks,
         instances=instances,
         images_per_second=rate,
-        eta_seconds=pending / rate if rate and pending and run.state not in STOPPED else None,
+        eta_seconds=pending / rate if rate and pending and run.state not in STOPPED and not run.paused else None,
         created_at=run.created_at,
         finished_at=run.finished_at,
         next_retry_seconds=resting,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, json_flag, run_flags
+from producer.cli.options import exit_flags, json_flag, run_flags, turn_flags
 from producer.cli.redo import redo_flag
 from workers.cli import base
 
@@ -13,6 +13,7 @@ from workers.cli import base
 @base.command("sam3-enqueue")
 @click.option("--csv", required=True, type=click.Path(path_type=Path), help="CSV file with a column of image paths.")
 @run_flags
+@turn_flags
 @redo_flag
 @click.option("--dry-run", is_flag=True, help="Read and check everything, record and queue nothing.")
 @exit_flags

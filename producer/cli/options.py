@@ -53,6 +53,16 @@ class Share(click.FloatRange):
         return float(number)
 
 
+class PartOfFleet(Share):
+    """A number above 0 and at most 1."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if number == 0:
+            self.fail("0 would stop the run: that is sam3-pause", param, ctx)
+        return number
+
+
 def json_flag(function: Function) -> Function:
     return click.option("--json", is_flag=True, help="Print one JSON object.")(function)
 
@@ -91,6 +101,24 @@ def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool
     if max_failures.endswith("%"):
         return int(failed > total * float(max_failures[:-1]) / 100)
     return int(failed > float(max_failures))
+
+
+def turn_flags(function: Function) -> Function:
+    """Add the flags that say whose turn it is; None: it stays as it is."""
+    function = click.option(
+        "--share", type=PartOfFleet(), metavar="S", help="Most of the workers that serve the run at a time, 0.3 or so."
+    )(function)
+    return click.option(
+        "--priority",
+        type=click.IntRange(-10, 10),
+        metavar="P",
+        help="Runs of a higher one are served first, from -10 to 10 (default: 0).",
+    )(function)
+
+
+def given(flags: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The flags of these names that have a value."""
+    return {name: flags[name] for name in names if flags[name] is not None}
 
 
 INPUT_FLAGS = (  # what is read, and how

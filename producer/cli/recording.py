@@ -1,14 +1,16 @@
 """Records a run from a file that names images, and rings its first chunks. Knows the flags by their names only."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from db.session import Sessions, read
+from db.session import Sessions, read, write
+from db.steering import steer
 from db.views.status import ImageCounts, Progress, progress
 from producer.cli.dry_run import report_dry_run, told
-from producer.cli.options import exit_code, read_prompts, run_name
+from producer.cli.options import exit_code, given, read_prompts, run_name
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
@@ -37,6 +39,8 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     for warning in check_broker(app):
         say(f"warning: {warning}")
     recorded = record_rows(sessions, source, request)
+    if turn := given(flags, "priority", "share"):
+        write(sessions, partial(steer, **turn), recorded.run_id)
     again = take_up(sessions, recorded.run_id, flags)
     if recorded.corrected:
         say(recorded.corrected)
@@ -48,7 +52,7 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
         base.print_json(facts)
     else:
         click.echo(told(facts, recorded, source.kind))
-        tell_next(request.name, rejected, now.images)
+        tell_next(request.name, rejected, now.images, now.paused)
     return exit_code(rejected, now.images.total, flags["max_failures"], flags["exit_zero"])
 
 
@@ -73,12 +77,14 @@ def facts_of(now: Progress, queued: int) -> dict[str, Any]:
     }
 
 
-def tell_next(name: str, rejected: int, images: ImageCounts) -> None:
+def tell_next(name: str, rejected: int, images: ImageCounts, paused: str | None) -> None:
     """Say which command the user may want next."""
     if rejected:
         say("Rejected rows: the same command with --dry-run names them")
     run = base.spelled_run(name)
-    if images.pending:
+    if images.pending and paused:
+        say(f"Next: sam3-resume {run}, as the run is paused {paused}")
+    elif images.pending:
         say(f"Next: sam3-status {run} --watch")
     elif images.cancelled:
         say(f"Next: sam3-retry {run}")

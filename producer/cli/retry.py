@@ -1,17 +1,12 @@
 """`sam3-retry`: makes failed images pending again and rings their chunks."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from producer.cli.completion import complete_run
 from producer.cli.options import json_flag
 from workers.cli import base
 from workers.cli.base import counted, say
-from workers.errors import ErrorClass, Unreachable
-
-if TYPE_CHECKING:
-    from producer.cli.found import Found
+from workers.errors import ErrorClass
 
 # Rejected rows belong to no chunk: the user corrects the CSV and enqueues it again.
 RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_ROW, ErrorClass.BAD_PATH)]
@@ -25,8 +20,11 @@ RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_RO
 def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> int:
     """Try a run's failed images again, and the cancelled ones of a cancelled run. Done images stay as they are."""
     from db.runs import RetryFilter
+    from db.session import read
+    from db.steering import pause_of
     from producer.cli.found import find_run
     from producer.cli.progress import Meter
+    from producer.cli.ring import ring
     from producer.cli.run_folder import go_on
     from producer.runs.operate import retry
     from producer.stopping import STOPPING
@@ -44,23 +42,8 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
         say("nothing had failed" + (" that way" if error_class or chunk else ""))
     elif found.folder is not None:
         say(f"Next: {go_on(found.folder)}")
+    elif (why := read(found.sessions, pause_of, found.run_id)) is not None:
+        say(f"Next: sam3-resume {found.argument}, as the run is paused {why}")
     else:
         say(f"Next: sam3-status {found.argument} --watch")
     return 0
-
-
-def ring(found: "Found") -> int:
-    """Ring the doorbells of the new chunks; return how many. If the broker is away, the reconciler does it later."""
-    if found.folder is not None:
-        return 0
-    from workers.broker.app import create_app
-    from workers.broker.connection import check_broker
-    from workers.fleet.dispatch import dispatch, publisher
-
-    app = create_app(base.identified(found.settings, found.sessions))
-    try:
-        check_broker(app)
-    except Unreachable as error:
-        say(f"warning: {error}; the images are pending, and workers take them when it is back")
-        return 0
-    return dispatch(found.sessions, publisher(app), [found.run_id])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from db.runs import RetryFilter
-from db.session import Sessions
+from db.session import Sessions, write
+from db.steering import resume
 from producer.cli.exported import view_of
 from producer.cli.found import Found
 from producer.cli.recording import record_rows
@@ -48,6 +49,8 @@ def record_run(
     if source.left_out:  # told now, as the end of the run may be days away
         say(f"left out: {told_left_out(source.left_out)}")
     found = Found(sessions, recorded.run_id, request.name, settings, output)
+    if (why := write(sessions, resume, recorded.run_id)) is not None:
+        say(f"run {request.name} was paused {why}; it goes on")
     if flags["retry_failed"]:
         say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
     take_up(sessions, recorded.run_id, flags)

@@ -49,7 +49,8 @@ def finish(
     """
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
-        say(standing.one_line(waiting=False))
+        paused = f", paused {standing.progress.paused}" if standing.progress.paused else ""
+        say(standing.one_line(waiting=False) + paused)
         say("Next: the same command again goes on from here")
         return 1 if asked is None else 128 + asked
     with telling_how_to_go_on(found, None):

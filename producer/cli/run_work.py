@@ -40,7 +40,7 @@ def local_slots(gpus: str, count: int | None) -> list[Slot]:
 def work_off(
     found: Found, broker: BundledBroker, slots: list[Slot], following: AbstractContextManager[object]
 ) -> signal.Signals | None:
-    """Run broker, nodes and reconciler until the run is over; return the signal that stopped it earlier.
+    """Run broker, nodes and reconciler until the run is over or paused; return the signal that stopped it earlier.
 
     `following` is entered meanwhile and writes results that are committed.
     """
@@ -70,7 +70,7 @@ class Watch:
         self._over_since: float | None = None
 
     def over(self) -> bool:
-        """Whether the run is over. Raises `Unreachable` if no node can serve it."""
+        """Whether the run is over or paused. Raises `Unreachable` if no node can serve it."""
         if time.monotonic() < self._next:
             return False
         began = time.monotonic()
@@ -84,6 +84,8 @@ class Watch:
         )
         if standing.over:
             return self._may_end(standing)
+        if standing.progress.paused:
+            return True
         logs = self._found.settings.state_dir / "logs"
         if self._launcher.failing():
             raise Unreachable(f"the nodes end right after they start: see {logs}")

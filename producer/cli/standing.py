@@ -48,7 +48,7 @@ def standing_of(found: Found) -> Standing:
         return Standing(found.sessions, found.run_id)
     starting = is_at_work(found.settings.state_dir)
     begin = "its nodes are starting" if starting else "the same sam3-run command goes on"
-    return Standing(found.sessions, found.run_id, begin, starting=starting)
+    return Standing(found.sessions, found.run_id, begin, starting=starting, resume="the same sam3-run command")
 
 
 def all_runs(
@@ -61,7 +61,7 @@ def all_runs(
     if json:
         base.print_json(runs.as_json())
     for standing in runs.standings if not json else ():
-        click.echo(f"{standing.progress.state:<10} {standing.one_line()}")
+        click.echo(f"{standing.shown_state:<10} {standing.one_line()}")
     if not json and not runs.standings:
         say("no runs yet; begin with sam3-enqueue --csv FILE --prompt TEXT")
     codes = [exit_code(standing.shortfall, standing.progress.images.total, **code) for standing in runs.standings]
@@ -74,8 +74,12 @@ def until_over(read: Callable[[], Shown], url: str, *, watch: bool, wait: bool, 
         read = functools.partial(until_answered, read, url)
     if watch:
         follow(read, errors)
-    shown = read()
+    shown, told = read(), set[str]()
     while wait and not shown.over:
+        for pause in shown.pauses():
+            if pause not in told:
+                say(pause)
+        told = set(shown.pauses())
         time.sleep(WATCH_SECONDS)
         shown = read()
     return shown

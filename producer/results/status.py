@@ -1,5 +1,6 @@
 """Shows how far a run is: as JSON, as a table, as one line, and in words what it waits for. Reads SQL only."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from db.session import Sessions, read
 from db.states import RunState, WorkerState
 from db.views import status
 from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
-from workers.cli.base import counted
+from workers.cli.base import counted, spelled_run
 from workers.errors import CURABLE
 
 
@@ -40,10 +41,19 @@ class Standing:
     """All that status shows of one run, read in one transaction. Raises `RunGone`."""
 
     def __init__(
-        self, sessions: Sessions, run_id: int, begin: str = "start sam3-worker", *, starting: bool = False
+        self,
+        sessions: Sessions,
+        run_id: int,
+        begin: str = "start sam3-worker",
+        *,
+        starting: bool = False,
+        resume: str = "",
     ) -> None:
-        """`begin` says how the user starts workers for the run, or, if `starting`, that workers are starting."""
-        self._begin, self._starting = begin, starting
+        """`begin` says how the user starts workers for the run, or, if `starting`, that workers are starting.
+
+        `resume` is the command that ends a pause, if it is not sam3-resume with the run's name.
+        """
+        self._begin, self._starting, self._resume = begin, starting, resume
         read(sessions, self._look, run_id)
 
     def _look(self, session: Session, run_id: int) -> None:
@@ -57,6 +67,11 @@ class Standing:
     @property
     def over(self) -> bool:
         return self.progress.state in OVER
+
+    @property
+    def shown_state(self) -> str:
+        """The state in one word. A run that is paused is active or loading; that it is paused says more."""
+        return "paused" if self.progress.paused else self.progress.state
 
     @property
     def shortfall(self) -> int:
@@ -84,6 +99,9 @@ class Standing:
             "waiting_for": self.waiting_for(),
             "warnings": [asdict(warning) for warning in self.warnings],
             "capped": progress.capped,
+            "paused": progress.paused,
+            "priority": progress.priority,
+            "share": progress.share,
         }
 
     def one_line(self, *, waiting: bool = True) -> str:
@@ -101,9 +119,16 @@ class Standing:
             parts.append(f"capped {self.progress.capped:,}")
         if self.progress.eta_seconds and not self.over:
             parts.append(f"{duration(self.progress.eta_seconds)} left")
+        parts += self.told_turn() if not self.over else []
         if waiting and (reason := self.waiting_for()):
             parts.append(reason)
         return ", ".join(parts)
+
+    def told_turn(self) -> list[str]:
+        """Priority and share in words, if they are not the usual ones."""
+        priority, share = self.progress.priority, self.progress.share
+        parts = [f"priority {priority}"] if priority else []
+        return parts + ([f"share {share:g}"] if share < 1 else [])
 
     def told_facts(self) -> str:
         """Text to show after a progress bar: `12.3 images/s, 3 empty, 1 failed`, without parts that are zero."""
@@ -115,6 +140,10 @@ class Standing:
     def lines(self) -> list[str]:
         return [self.one_line()]
 
+    def pauses(self) -> list[str]:
+        """A line if the run is paused."""
+        return [f"run {self.progress.run}: {self._paused()}"] if self.progress.paused else []
+
     def told_capped(self) -> str:
         """Text to show after the number of instances if that may be too low; else empty."""
         capped = self.progress.capped
@@ -123,8 +152,8 @@ class Standing:
     def waiting_for(self) -> str | None:
         """Why no chunk is being worked on, in words; None while one is, or when the run is over."""
         progress = self.progress
-        if (told := IN_HAND.get(progress.state)) is not None:
-            return told(progress.images)
+        if (told := self._held()) is not None:
+            return told
         here = [worker for worker in self.workers if worker.run == progress.run]
         if self.over or any(worker.state == "running" for worker in here):
             return None
@@ -142,6 +171,21 @@ class Standing:
         why = f" (last fault: {progress.last_fault})" if progress.last_fault else ""
         return f"waiting for a worker{why}" if self.workers else f"{self._nobody}{why}"
 
+    def _held(self) -> str | None:
+        """What a command is doing with the run, or did when it was paused; None if workers may go on."""
+        told = IN_HAND.get(self.progress.state)
+        if told is not None:
+            return told(self.progress.images)
+        return self._paused() if self.progress.paused else None
+
+    def _paused(self) -> str:
+        """Why the run is paused, and the command that lets it go on."""
+        return f"paused {self.progress.paused}; {self._resume_command} lets it go on"
+
+    @property
+    def _resume_command(self) -> str:
+        return self._resume or f"sam3-resume {shlex.quote(spelled_run(self.progress.run))}"
+
     @property
     def _nobody(self) -> str:
         return self._begin if self._starting else f"no worker is running: {self._begin}"
@@ -151,7 +195,7 @@ class Standing:
         progress, images = self.progress, self.progress.images
         counted_in = images.total - images.duplicate - images.rejected
         grid = Table.grid(padding=(0, 2))
-        grid.add_row("run", f"{progress.run}  ({progress.state})")
+        grid.add_row("run", f"{progress.run}  ({', '.join((self.shown_state, *self.told_turn()))})")
         ended = counted_in - images.pending
         bar = ProgressBar(total=max(counted_in, 1), completed=ended, width=40)
         grid.add_row("progress", Columns([bar, f"{100 * ended // counted_in} %" if counted_in else ""]))
@@ -214,6 +258,10 @@ class AllRuns:
     def as_json(self) -> dict[str, Any]:
         return {"runs": [standing.as_json() for standing in self.standings]}
 
+    def pauses(self) -> list[str]:
+        """A line for each paused run."""
+        return [line for standing in self.standings for line in standing.pauses()]
+
     def lines(self) -> list[str]:
         """A line for each run that is not over."""
         return [standing.one_line() for standing in self.standings if not standing.over]
@@ -221,7 +269,7 @@ class AllRuns:
     def table(self, *, errors: bool = False) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
         for standing in self.standings:
-            grid.add_row(standing.progress.state, Text(standing.one_line()))
+            grid.add_row(standing.shown_state, Text(standing.one_line()))
         return grid
 
 

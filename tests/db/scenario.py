@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from db import claims, doorbells, intake, presence, runs
-from db.claims import Claim, ClaimedImage
+from db.claims import Claim, ClaimedImage, Next
 from db.intake import NewRow
 from db.models import Chunk, Image, Run
 from db.outcomes import ImageDone, ImageFailed, Outcome
@@ -111,7 +111,8 @@ def failed(image: ClaimedImage, error_class: str = "truncated") -> ImageFailed:
 
 
 def commit(sessions: Sessions, held: Claim, outcomes: Iterable[Outcome]) -> bool:
-    return write(sessions, claims.commit, held, list(outcomes))
+    """Whether the chunk is done now."""
+    return write(sessions, claims.commit, held, list(outcomes)) is Next.NOTHING
 
 
 def commit_all(sessions: Sessions, held: Claim, *scores: float) -> bool:

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from db import claims, doorbells, redo, runs
+from db import claims, doorbells, redo, runs, steering
 from db.claims import MAX_ATTEMPTS, Claim, LeaseLost
 from db.models import Result
 from db.outcomes import Outcome
@@ -78,7 +78,9 @@ class Leases(RuleBasedStateMachine):
         if not ids:
             return multiple()
         worker_id = self.workers[owner - 1]
+        new = not [one for one in scenario.chunks(self.sessions, self.run_id) if one.owner_id == worker_id]
         held = write(self.sessions, claims.claim, self.run_id, ids[which % len(ids)], worker_id)
+        assert not (held and new and scenario.run(self.sessions, self.run_id).paused), "a paused run was claimed"
         return multiple() if held is None else multiple(held)
 
     @rule(held=claims, first=st.integers(0, CHUNK - 1), count=st.integers(1, CHUNK), fails=st.booleans())
@@ -147,6 +149,14 @@ class Leases(RuleBasedStateMachine):
         if whole:
             scenario.cancel(self.sessions, self.run_id)
 
+    @rule(on=st.booleans())
+    def pause(self, on: bool) -> None:
+        """Whatever else happens meanwhile."""
+        if on:
+            write(self.sessions, steering.pause, self.run_id, steering.BY_HAND)
+        else:
+            write(self.sessions, steering.resume, self.run_id)
+
     @rule()
     def retry(self) -> None:
         if scenario.run(self.sessions, self.run_id).state in STOPPED:
@@ -201,6 +211,7 @@ class Leases(RuleBasedStateMachine):
     def _work_off(self) -> None:
         if scenario.run(self.sessions, self.run_id).state == "cancelling":
             scenario.cancel(self.sessions, self.run_id)
+        write(self.sessions, steering.resume, self.run_id)
         for _ in range(MANY):
             if not [chunk for chunk in scenario.chunks(self.sessions, self.run_id) if chunk.state in LIVE]:
                 break

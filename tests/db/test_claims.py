@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, func, select
 
 from db import claims, doorbells, presence, runs
-from db.claims import LeaseLost, ModelUsed
+from db.claims import LeaseLost, ModelUsed, Next
 from db.models import Result
 from db.presence import Process
 from db.session import Sessions, read, reading, write
@@ -449,7 +449,7 @@ def test_two_last_chunks_that_end_at_the_same_moment_end_the_run(sessions: Sessi
     run_id = load(sessions, numbered(8))
     one, two = claim(sessions, run_id), claim(sessions, run_id)
     with ThreadPoolExecutor(1) as other, sessions.begin() as session:
-        assert claims.commit(session, one, [done(image, 0.9) for image in one.images])
+        assert claims.commit(session, one, [done(image, 0.9) for image in one.images]) is Next.NOTHING
         # It cannot see the first chunk's end, which is not committed yet, and waits for it.
         second = other.submit(scenario.commit_all, sessions, two, 0.9)
         with pytest.raises(TimeoutError):

@@ -17,7 +17,7 @@ from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db import claims, corrections, doorbells, intake, presence, redo, runs
+from db import claims, corrections, doorbells, intake, presence, redo, runs, steering
 from db.claims import LeaseLost
 from db.corrections import HasResults
 from db.intake import LoadTaken
@@ -59,6 +59,8 @@ def at_work(sessions: Sessions) -> Works:
         "correct": lambda session: corrections.correct(session, run_id, uid, scenario.FROZEN, ["dog"]),
         "match": lambda session: intake.add_rows(session, run_id, 0, rows, matching=True),
         "ring": lambda session: doorbells.ring_pending(session, run_id, 100),
+        "ring for a share": lambda session: doorbells.ring_pending(session, run_id, 100, 100),
+        "pause": lambda session: steering.pause(session, run_id, steering.BY_HAND),
         "forget doorbells": doorbells.forget_doorbells,
         "mark dead": lambda session: presence.mark_dead(session, worker),
     }

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import event, func, select, update
 
 from db import claims, intake
-from db.claims import LeaseLost
+from db.claims import LeaseLost, Next
 from db.models import Image, Instance, Result
 from db.redo import ended_images, last_chunk_before, redo_slice
 from db.session import Sessions, read, reading, write
@@ -157,7 +157,7 @@ def test_an_old_result_of_the_same_fence_does_not_pass_for_a_commit_that_landed(
 
     assert read(sessions, claims.was_committed, held, outcomes) is None
     commit(sessions, held, outcomes)
-    assert read(sessions, claims.was_committed, held, outcomes) is True
+    assert read(sessions, claims.was_committed, held, outcomes) is Next.NOTHING
 
 
 def test_the_same_redo_again_goes_on_and_takes_nothing_twice(sessions: Sessions) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import claims, doorbells, intake, runs
-from db.claims import LeaseLost
+from db.claims import LeaseLost, Next
 from db.models import Base
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
@@ -129,7 +129,7 @@ def test_a_retry_beside_the_end_of_the_last_chunk_leaves_the_run_active(
         assert runs.retry_slice(session, run_id, Place(), 8, EVERYTHING).images == 4
 
     def end(session: Session) -> None:
-        assert claims.commit(session, two, [done(image, 0.9) for image in two.images])
+        assert claims.commit(session, two, [done(image, 0.9) for image in two.images]) is Next.NOTHING
 
     first, then = (retry, end) if retry_is_first else (end, retry)
     with ThreadPoolExecutor(1) as other, sessions.begin() as session:

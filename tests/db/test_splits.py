@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from db import claims, runs
-from db.claims import Claim, LeaseLost
+from db.claims import Claim, LeaseLost, Next
 from db.outcomes import Outcome
 from db.session import Sessions, write
 from tests.db import scenario
@@ -192,10 +192,10 @@ def test_what_a_commit_left_behind_is_told_from_what_it_did_not(sessions: Sessio
     rest: list[Outcome] = [scenario.done(held.images[2]), scenario.failed(held.images[3])]
     assert write(sessions, claims.was_committed, held, first) is None
     scenario.commit(sessions, held, first)
-    assert write(sessions, claims.was_committed, held, first) is False
+    assert write(sessions, claims.was_committed, held, first) is Next.GO_ON
     assert write(sessions, claims.was_committed, held, [*first, *rest]) is None
     scenario.commit(sessions, held, rest)
-    assert write(sessions, claims.was_committed, held, rest) is True
+    assert write(sessions, claims.was_committed, held, rest) is Next.NOTHING
 
 
 def test_what_a_later_claim_committed_is_not_taken_for_ours(sessions: Sessions) -> None:

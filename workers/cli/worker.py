@@ -1,6 +1,7 @@
 """What `sam3-worker` does: it runs nodes and a reconciler until they must end. Knows the flags by their names only."""
 
 import os
+import shlex
 import signal
 import time
 from typing import Any
@@ -43,7 +44,7 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     launcher = Launcher(settings, slots, say)
     reconciler = Reconciler(sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
     asked = supervise(launcher, reconciler, settings.grace, over, say)
-    say("stopped; what was in hand is committed or back in the queue" if asked else "nothing left to do")
+    say("stopped; what was in hand is committed or back in the queue" if asked else _nothing_left(sessions))
     return base.INTERRUPTED if asked is signal.SIGINT else 0
 
 
@@ -81,6 +82,12 @@ class EmptyQueue:
             self._next_line = time.monotonic() + WAITING_LINE_SECONDS
             say(f"not done yet: {', '.join(unfinished)}; sam3-status RUN tells more")
         return not unfinished
+
+
+def _nothing_left(sessions: Sessions) -> str:
+    """What is said at the end of --until-empty. Paused runs are not waited for, so they are named."""
+    resumes = [f"sam3-resume {shlex.quote(base.spelled_run(name))}" for name in read(sessions, status.paused_runs)]
+    return "nothing left to do" + (f" until a run goes on that is paused: {', '.join(resumes)}" if resumes else "")
 
 
 def never() -> bool:

@@ -1,8 +1,8 @@
 """Chooses the chunks whose turn it is, commits that, and then rings their doorbells. Runs no chunk itself."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, zip_longest
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, groupby, islice, zip_longest
 from typing import Protocol
 
 from celery import Celery
@@ -10,17 +10,17 @@ from kombu import Producer
 from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]  # as new as batch
 from sqlalchemy.orm import Session
 
-from db import doorbells, presence
+from db import doorbells, presence, steering
 from db.doorbells import RungChunk
 from db.session import Sessions, read, write
-from db.views import status
+from db.steering import Turn
 from workers.contract import TASK, Doorbell, queue_name, task_id
 
 log = logging.getLogger(__name__)
 
 # How many chunks of a run may be queued at a time. The broker delivers doorbells in the order in which they were rung,
 # so a new run waits for all chunks that were rung before: the window is as small as it can be without letting a worker
-# wait. Each worker rings a chunk when it ends one, before it takes the next, so one chunk for each worker would be
+# wait. Each worker rings chunks when it ends one, before it takes the next, so one chunk for each worker would be
 # enough; the second one replaces doorbells that get lost.
 SMALLEST_WINDOW = 2  # even if there is no worker yet; a worker that starts rings more chunks
 CHUNKS_PER_WORKER = 2
@@ -74,21 +74,44 @@ def _send(app: Celery, producer: Producer, rung: RungChunk) -> None:
     )
 
 
-def dispatch(sessions: Sessions, publish: Publish, run_ids: Iterable[int] | None = None) -> int:
-    """Ring chunks of these runs, or of all active runs, that are not resting, up to each run's window; return how many.
+def dispatch(sessions: Sessions, publish: Publish, run_ids: Collection[int] | None = None) -> int:
+    """Ring chunks of these runs, or of all runs, as far as it is their turn; return how many.
 
-    If the broker cannot be reached the chunks stay queued, and the reconciler rings them again.
+    Runs of a higher priority come first: those of a lower one are rung only when all chunks of the higher ones are
+    queued or resting, or their share of the workers is used up. If the broker cannot be reached the chunks stay queued,
+    and the reconciler rings them again.
     """
-    room = read(sessions, _room, run_ids if run_ids is None else list(run_ids))
-    chunks = [write(sessions, doorbells.ring_pending, run_id, count) for run_id, count in room.items() if count > 0]
-    return ring(publish, _in_turn(chunks))
+    workers, turns = read(sessions, _workers_and_turns)
+    rung: list[list[RungChunk]] = []
+    for _, equals in groupby(turns, lambda turn: turn.priority):
+        some_wait, level = False, []
+        for turn in equals:
+            room, most = _window(workers) - turn.queued, _most(turn.share, workers)
+            if not turn.is_due or (most is not None and turn.queued + turn.running >= most):
+                continue
+            chunks: list[RungChunk] = []
+            if room > 0 and (run_ids is None or turn.run_id in run_ids):
+                chunks = write(sessions, doorbells.ring_pending, turn.run_id, room, most)
+            level.append(chunks)
+            some_wait |= most is None and len(chunks) >= room
+        rung.append(list(_in_turn(level)))
+        if some_wait:
+            break
+    return ring(publish, chain.from_iterable(rung))
 
 
-def _room(session: Session, run_ids: list[int] | None) -> dict[int, int]:
-    """Run id -> how many more chunks of the run may be rung; for all active runs if `run_ids` is None."""
-    window = max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * presence.live_workers(session))
-    runs = status.active_runs(session) if run_ids is None else run_ids
-    return {run_id: window - status.queued_chunks(session, run_id) for run_id in runs}
+def _workers_and_turns(session: Session) -> tuple[int, Sequence[Turn]]:
+    return presence.live_workers(session), steering.turns(session)
+
+
+def _window(workers: int) -> int:
+    """How many chunks of a run may be queued."""
+    return max(SMALLEST_WINDOW, CHUNKS_PER_WORKER * workers)
+
+
+def _most(share: float, workers: int) -> int | None:
+    """How many chunks of a run may be queued or running because of its share; None: any number."""
+    return None if share >= 1 else max(1, int(share * workers))
 
 
 def _in_turn(chunks: Iterable[list[RungChunk]]) -> Iterator[RungChunk]:

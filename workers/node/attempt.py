@@ -77,8 +77,8 @@ class Attempt:
 def work(attempt: Attempt) -> dict[str, int | float | str]:
     """Segment and commit the pending images of the chunk; return a small summary of its outcomes and its time.
 
-    Afterwards the chunk is done, or given back because this process ends. Raises `LeaseLost` if the claim is lost, and
-    any other error that ends the attempt.
+    Afterwards the chunk is done, or given back because this process ends or the run is paused. Raises `LeaseLost` if
+    the claim is lost, and any other error that ends the attempt.
     """
     began = time.monotonic()
     chunk, seen, finished = attempt.chunk, _nothing_seen(), False
@@ -113,7 +113,7 @@ def _give_back(attempt: Attempt) -> None:
     chunk = attempt.chunk
     if chunk.is_lost:
         raise LeaseLost
-    if not attempt.worker.ends():
+    if not (attempt.worker.ends() or chunk.is_paused):
         if not chunk.is_still_ours():  # a delete has removed its images
             raise LeaseLost
         raise RuntimeError(f"chunk {chunk.number} has images that its claim does not know")

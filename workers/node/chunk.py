@@ -5,7 +5,7 @@ No other module of a node makes changes to the database that need a claim.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from typing import TypeVar
 
@@ -13,7 +13,8 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import claims, doorbells, presence
-from db.claims import Claim, ClaimedImage, LeaseLost
+from db.claims import Claim, ClaimedImage, LeaseLost, Next
+from db.doorbells import Call
 from db.outcomes import ImageFailed, Outcome
 from db.session import read, write
 from db.states import WorkerState
@@ -36,10 +37,11 @@ class ChunkInHand:
         self._worker = worker
         self._id = chunk_id
         self._claim: Claim | None = None
+        self.is_paused = False  # the last commit found the run paused
 
-    def waits(self) -> bool:
-        """Whether the chunk is still queued; if not, its doorbell was late or repeated."""
-        return read(self._worker.sessions, doorbells.is_rung, self.run.id, self._id)
+    def call(self, declined_runs: Collection[int] = ()) -> Call:
+        """What the doorbell asks for. `declined_runs` are the ids of runs that this worker does not serve."""
+        return read(self._worker.sessions, doorbells.call_of, self.run.id, self._id, declined_runs)
 
     def announce(self) -> None:
         """Report that this process has answered the doorbell and loads the run's model if needed."""
@@ -116,19 +118,20 @@ class ChunkInHand:
         counts = worker.counts.plus(len(outcomes), time.monotonic())
         doing = replace(worker.activity.doing, images=counts.images, images_per_second=counts.per_second)
 
-        def work(session: Session) -> bool:
-            finished = claims.commit(session, claim, outcomes, worker.settings.lease_seconds, spent)
+        def work(session: Session) -> Next:
+            then = claims.commit(session, claim, outcomes, worker.settings.lease_seconds, spent)
             presence.report(session, worker.id, **asdict(doing))
-            return finished
+            return then
 
-        def was_committed() -> bool | None:
+        def was_committed() -> Next | None:
             return read(worker.sessions, claims.was_committed, claim, outcomes)
 
-        finished = self._within_a_lease(lambda: write(worker.sessions, work), was_committed)
+        then = self._within_a_lease(lambda: write(worker.sessions, work), was_committed)
         worker.counts = counts
         worker.activity.change(images=counts.images, images_per_second=counts.per_second)
         worker.activity.progressed()
-        return finished
+        self.is_paused = then is Next.GIVE_BACK
+        return then is Next.NOTHING
 
     def _within_a_lease(self, work: Callable[[], T], already_done: Callable[[], T | None] = lambda: None) -> T:
         """Return `work()`, which needs a valid lease. There are two cases in which `LeaseLost` is not the end.
@@ -148,8 +151,8 @@ class ChunkInHand:
         return work()
 
     def stopped(self) -> bool:
-        """Whether no further batch may begin, because this process ends or the claim is lost."""
-        return self._worker.ends() or self.is_lost
+        """Whether no further batch may begin: this process ends, the run is paused, or the claim is lost."""
+        return self._worker.ends() or self.is_paused or self.is_lost
 
     @property
     def is_lost(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from celery import current_app
 from sqlalchemy.exc import SQLAlchemyError
 
+from db.doorbells import Call
 from db.runs import state_of
 from db.session import DatabaseUnusable, read
 from db.states import STOPPED, RunState
@@ -106,12 +107,12 @@ def _foreign() -> Summary:
 
 
 def _answer(node: Node, chunk: ChunkInHand) -> Summary:
-    run, waits = chunk.run, chunk.waits()
-    if run.state != RunState.ACTIVE:  # checked first, so that its model is not loaded in vain
-        if waits:
+    run, call = chunk.run, chunk.call(node.model.declined_runs)
+    if (why := _not_its_turn(run, call)) is not None:  # checked first, so that its model is not loaded in vain
+        if call is not Call.LATE:
             chunk.unqueue()
-        return {"skipped": f"run is {run.state}"}
-    if not waits:
+        return {"skipped": why}
+    if call is Call.LATE:
         return {"skipped": "not to be claimed"}
     chunk.announce()
     try:
@@ -127,12 +128,21 @@ def _answer(node: Node, chunk: ChunkInHand) -> Summary:
     return summary
 
 
+def _not_its_turn(run: RunView, call: Call) -> str | None:
+    """Why no chunk of the run is begun now; None if one may be."""
+    if run.state != RunState.ACTIVE:
+        return f"run is {run.state}"
+    if run.paused is not None:
+        return f"run is paused: {run.paused}"
+    return "a run of higher priority waits" if call is Call.OUTRANKED else None
+
+
 def _decline(node: Node, chunk: ChunkInHand, reason: Declined) -> None:
     """Make the chunk pending again, so that it does not stay at the front of the queue and block other chunks."""
     another = node.model.may_serve_another()
     if not reason.fault:  # another worker may serve the run: ring now, and pause so that another one answers
         chunk.unqueue()
-        dispatch(node.worker.sessions, publisher(current_app), [chunk.run.id])
+        dispatch(node.worker.sessions, publisher(current_app))
         node.draining.wait(PASSED_ON_SECONDS if another else node.settings.fault_pause_seconds)
         return
     chunk.unqueue(DECLINED_PAUSES * node.settings.fault_pause_seconds)
@@ -177,8 +187,8 @@ def _stopped(node: Node, run: RunView) -> str | None:
 
 
 def _leave(node: Node, chunk: ChunkInHand | None) -> None:
-    """Report that no chunk is in hand any more, and ring the next chunks of the run."""
+    """Report that no chunk is in hand any more, and ring the next chunks of the runs whose turn it is."""
     if chunk is None or not node.worker.let_go():
         return
     if chunk.is_claimed and not node.draining.is_set():
-        dispatch(node.worker.sessions, publisher(current_app), [chunk.run.id])
+        dispatch(node.worker.sessions, publisher(current_app))

@@ -6,6 +6,7 @@ Knows no chunk.
 import importlib.metadata
 import logging
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from typing import cast
 
@@ -62,8 +63,13 @@ class Model:
         self._worker.report()
         raise Declined(refusal.reason, fault=refusal.unusable is not None, tried=tried)
 
+    @property
+    def declined_runs(self) -> Collection[int]:
+        """The ids of runs that this worker has declined."""
+        return self._declined.keys()
+
     def may_serve_another(self) -> bool:
-        """Whether there is an active run that this worker has not declined."""
+        """Whether there is a run that goes on and that this worker has not declined."""
         return any(run_id not in self._declined for run_id in read(self._worker.sessions, active_runs))
 
     def worked(self) -> None:

@@ -3,12 +3,14 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 
-from db import claims
-from db.doorbells import RungChunk
-from db.session import Sessions, write
+from db import claims, doorbells, steering
+from db.doorbells import Call, RungChunk
+from db.session import Sessions, read, write
 from tests.db import scenario
 from workers.fleet.dispatch import CHUNKS_PER_WORKER, SMALLEST_WINDOW, dispatch
 
@@ -47,6 +49,10 @@ class Farm:
                 yield False
                 continue
             bell = self.rung.popleft()
+            if read(self.sessions, doorbells.call_of, bell.run_id, bell.chunk_id) is Call.OUTRANKED:
+                write(self.sessions, doorbells.unqueue, bell.chunk_id)
+                yield True
+                continue
             claim = write(self.sessions, claims.claim, bell.run_id, bell.chunk_id, worker_id)
             assert claim is not None
             self.claimed.append(bell.run_name)
@@ -54,7 +60,7 @@ class Farm:
             scenario.commit_all(self.sessions, claim)
             yield True
             chosen: list[RungChunk] = []
-            dispatch(self.sessions, chosen.extend, [bell.run_id])
+            dispatch(self.sessions, chosen.extend)
             self._on_their_way += len(chosen)
             yield True
             self._on_their_way -= len(chosen)
@@ -99,3 +105,71 @@ def test_before_there_is_a_worker_hardly_anything_is_rung(sessions: Sessions) ->
     scenario.load(sessions, scenario.numbered(100), "big", chunk_size=1)
     rung: list[RungChunk] = []
     assert dispatch(sessions, rung.extend) == SMALLEST_WINDOW <= CHUNKS_PER_WORKER
+
+
+def steer(sessions: Sessions, run_id: int, **values: Any) -> None:
+    write(sessions, partial(steering.steer, **values), run_id)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hundred_images_of_a_higher_priority_are_done_within_two_chunk_times_of_a_million(
+    sessions: Sessions, seed: int
+) -> None:
+    """No worker begins a chunk of the big run while one of the small run waits, so it waits for one chunk only: its own
+    hundred images in thirteen chunks take each worker less time than one chunk of 256."""
+    scenario.load(sessions, scenario.numbered(100), "big", chunk_size=1)  # each stands for a chunk of 256 images
+    farm = Farm(sessions, seed)
+    steps(farm, 30)
+    small = scenario.load(sessions, scenario.numbered(13), "small", chunk_size=1)  # each stands for 8 images
+    steer(sessions, small, priority=5)
+    before = len(farm.claimed)
+    dispatch(sessions, farm.rung.extend, [small])
+    while scenario.run(sessions, small).state == "active":
+        farm.step()
+    since = farm.claimed[before:]
+    last = len(since) - since[::-1].index("small")
+    assert since[:last] == ["small"] * 13
+    while any(steps(farm, 10 * WORKERS)):
+        pass
+    assert farm.claimed.count("big") == 100
+
+
+def test_runs_of_a_lower_priority_are_rung_when_all_chunks_of_the_higher_ones_are(sessions: Sessions) -> None:
+    low = scenario.load(sessions, scenario.numbered(10), "low", chunk_size=1)
+    high = scenario.load(sessions, scenario.numbered(SMALLEST_WINDOW + 1), "high", chunk_size=1)
+    steer(sessions, high, priority=1)
+    rung: list[RungChunk] = []
+    assert dispatch(sessions, rung.extend) == SMALLEST_WINDOW
+    assert {bell.run_name for bell in rung} == {"high"}
+    assert dispatch(sessions, rung.extend, [low]) == 0
+    write(sessions, claims.claim, high, rung[0].chunk_id, scenario.worker(sessions))
+    dispatch(sessions, rung.extend)
+    assert [bell.run_name for bell in rung[SMALLEST_WINDOW:]] == ["high"]  # exactly its window: more may wait
+    dispatch(sessions, rung.extend)
+    assert [bell.run_name for bell in rung[SMALLEST_WINDOW + 1 :]] == ["low"] * SMALLEST_WINDOW
+
+
+def test_a_chunk_that_rests_lets_runs_of_a_lower_priority_pass(sessions: Sessions) -> None:
+    scenario.load(sessions, scenario.numbered(2), "low", chunk_size=1)
+    high = scenario.load(sessions, scenario.numbered(1), "high")
+    steer(sessions, high, priority=1)
+    held = scenario.claim(sessions, high)
+    write(sessions, claims.fail_attempt, held, "boom")
+    rung: list[RungChunk] = []
+    dispatch(sessions, rung.extend)
+    assert {bell.run_name for bell in rung} == {"low"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_with_a_share_has_no_more_workers_than_that_and_the_others_go_on(sessions: Sessions, seed: int) -> None:
+    small = scenario.load(sessions, scenario.numbered(30), "small", chunk_size=1)
+    steer(sessions, small, share=0.3, priority=5)
+    other = scenario.load(sessions, scenario.numbered(30), "other", chunk_size=1)
+    farm = Farm(sessions, seed)
+    while scenario.run(sessions, other).state == "active":
+        farm.step()
+        taken = [chunk for chunk in scenario.chunks(sessions, small) if chunk.state in ("queued", "running")]
+        assert len(taken) <= 1  # 0.3 of 4 workers
+    while any(steps(farm, 10 * WORKERS)):
+        pass
+    assert scenario.run(sessions, small).state == "done"

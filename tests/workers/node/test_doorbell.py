@@ -16,7 +16,7 @@ import pytest
 import redis
 from celery import Celery
 
-from db import claims, corrections, doorbells
+from db import claims, corrections, doorbells, steering
 from db.intake import NewRow
 from db.outcomes import ImageFailed, Outcome
 from db.runs import cancel_run
@@ -227,6 +227,55 @@ def test_an_answered_doorbell_segments_its_chunk_and_tells_flower_in_a_small_sum
     assert scenario.states(sessions, run_id) == ["done", "done", "done", "failed"]
     assert segmenter.forwards == [2, 1]
     assert scenario.run(sessions, run_id).state == "done"
+
+
+def test_a_doorbell_of_a_paused_run_hands_its_chunk_back(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
+    [rung] = runs.ring(sessions, run_id)
+    write(sessions, steering.pause, run_id, steering.BY_HAND)
+    assert answer(runs.message(rung)) == {"skipped": "run is paused: by sam3-pause"}
+    assert [chunk.state for chunk in scenario.chunks(sessions, run_id)] == ["pending"]
+    write(sessions, steering.resume, run_id)
+    [again] = runs.ring(sessions, run_id)
+    assert answer(runs.message(again))["segmented"] == 2
+
+
+def test_a_run_that_is_paused_meanwhile_ends_after_the_batches_in_hand_and_goes_on_from_there(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 40), chunk_size=40)
+    [rung] = runs.ring(sessions, run_id)
+
+    def pause() -> None:
+        assert write(sessions, steering.pause, run_id, steering.BY_HAND)
+
+    segmenter.before[1] = pause
+    told = answer(runs.message(rung))
+    in_hand = (4 + 3) * 2  # a batch in each stage, and one between two stages; of two images
+    assert 0 < told["images"] <= in_hand
+    assert told["released"] == 40 - told["images"]
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.state, chunk.attempts, chunk.error) == ("pending", 0, None)
+    write(sessions, steering.resume, run_id)
+    [again] = runs.ring(sessions, run_id)
+    assert answer(runs.message(again))["images"] == told["released"]
+    assert runs.results(sessions) == 40
+
+
+def test_a_doorbell_hands_its_chunk_back_while_a_run_of_higher_priority_waits(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    low = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2), "low")
+    high = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2), "high")
+    write(sessions, partial(steering.steer, priority=1), high)
+    [first], [second] = runs.ring(sessions, low), runs.ring(sessions, high)
+    assert answer(runs.message(first)) == {"skipped": "a run of higher priority waits"}
+    assert answer(runs.message(second))["segmented"] == 2
+    [chunk] = scenario.chunks(sessions, low)
+    assert (chunk.state, chunk.ring) == ("queued", 2)  # rung when the other one ended
+    assert answer(runs.message(first))["segmented"] == 2
 
 
 def test_a_doorbell_that_comes_twice_is_answered_once(segmenter: Segmenter, sessions: Sessions, tmp_path: Path) -> None:
