@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from db.bulk import among
 from db.chunks import add_chunks, rowcount
 from db.models import TO_REDO, Image, Instance, Result
 from db.states import ImageState
@@ -162,7 +163,10 @@ def insert_results(session: Session, fence: int, threshold: float, done: Sequenc
 def drop_results(session: Session, image_ids: Sequence[int] | Select[int]) -> None:
     """Delete the results and instances of these images. The caller writes their new outcome in the same transaction."""
     for table in (Instance, Result):
-        rowcount(session, delete(table).where(table.image_id.in_(image_ids)))
+        if isinstance(image_ids, Select):
+            rowcount(session, delete(table).where(table.image_id.in_(image_ids)))
+        else:
+            rowcount(session, delete(table).where(among(session, table.image_id, image_ids)))
 
 
 def fail_unread(session: Session, error_class: str, error: str, *where: ColumnElement[bool]) -> int:
@@ -182,8 +186,8 @@ def cancel_images(session: Session, chunk_ids: Sequence[int]) -> tuple[int, dict
     An image that a redo was to compute again becomes done instead and keeps its old results, which are complete. Also
     returns what these images add to the counters of their chunks, by chunk id.
     """
-    pending = (Image.chunk_id.in_(chunk_ids), Image.state == ImageState.PENDING)
-    redone = (Image.chunk_id.in_(chunk_ids), TO_REDO)
+    of_chunks = among(session, Image.chunk_id, chunk_ids)
+    pending, redone = (of_chunks, Image.state == ImageState.PENDING), (of_chunks, TO_REDO)
     kept = count_results(session, *redone)
     if kept:
         rowcount(session, update(Image).where(*redone).values(state=ImageState.DONE))

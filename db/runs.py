@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, SQLColumnExpression, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from db.bulk import NAMED_AT_ONCE, named_at_once
+from db.bulk import NAMED_AT_ONCE, among, named_at_once
 from db.chunks import (
     PENDING_IMAGES,
     Transition,
@@ -123,7 +123,7 @@ def _retryable_of(session: Session, chunk_ids: Sequence[int], which: RetryFilter
     """The images of these chunks that a retry takes, locked, in the order of their rows."""
     images = (
         select(Image.id, Image.chunk_id, Image.state)
-        .where(Image.chunk_id.in_(chunk_ids), Image.state.in_(which.states))
+        .where(among(session, Image.chunk_id, chunk_ids), Image.state.in_(which.states))
         .order_by(Image.row)
         .with_for_update()
     )
@@ -182,7 +182,7 @@ def delete_slice(session: Session, run_id: int, place: Place, rows: int) -> Slic
     chunks = _next_chunks(session, run_id, place, rows, Chunk.images)
     if chunks.is_last and not chunks.ids:
         return _delete_without_chunk(session, run_id, place, rows)
-    ids = session.execute(select(Image.id).where(Image.chunk_id.in_(chunks.ids))).scalars().all()
+    ids = session.execute(select(Image.id).where(among(session, Image.chunk_id, chunks.ids))).scalars().all()
     states = _delete_images(session, ids)
     rowcount(session, delete(Chunk).where(Chunk.id.in_(chunks.ids)))
     _subtract_from_run(session, run_id, states)
@@ -212,7 +212,7 @@ def _delete_images(session: Session, ids: Sequence[int]) -> Counter[str]:
     states = Counter[str]()
     for part in named_at_once(ids):
         for table in (Instance, Result):
-            rowcount(session, delete(table).where(table.image_id.in_(part)))
+            rowcount(session, delete(table).where(among(session, table.image_id, part)))
         deleted = delete(Image).where(Image.id.in_(part)).returning(Image.state)
         states.update(session.execute(deleted, execution_options={"synchronize_session": False}).scalars())
     return states

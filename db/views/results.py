@@ -17,6 +17,7 @@ from typing import IO, Any
 from sqlalchemy import ColumnElement, SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 
+from db.bulk import among
 from db.models import Image, Instance, Result, Run
 from db.runs import state_of
 from db.session import Sessions, read
@@ -70,9 +71,10 @@ class Reading:
 
 
 def reading_of(session: Session, run_id: int) -> Reading:
-    """How far the source of the run was read. Raises `RunGone`."""
-    run = session.execute(select(Run.load, Run.source_ended, Run.images).where(Run.id == run_id)).one_or_none()
-    if run is None:
+    """How far the source of the run was read. Raises `RunGone`, also for a run that is being deleted."""
+    columns = (Run.load, Run.source_ended, Run.images, Run.state)
+    run = session.execute(select(*columns).where(Run.id == run_id)).one_or_none()
+    if run is None or run.state == RunState.DELETING:
         raise RunGone
     return Reading(run_id, run.load, run.source_ended, run.images)
 
@@ -200,14 +202,14 @@ def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int
     instances: defaultdict[tuple[int, int], list[FoundInstance]] = defaultdict(list)
     found = (
         select(Instance)
-        .where(Instance.image_id.in_(ids), Instance.score >= min_score)
+        .where(among(session, Instance.image_id, ids), Instance.score >= min_score)
         .order_by(Instance.image_id, Instance.prompt_id, Instance.rank)
     )
     for row in session.execute(found).scalars():
         box = (row.x1, row.y1, row.x2, row.y2)
         instances[row.image_id, row.prompt_id].append(FoundInstance(row.score, box, row.area, row.rle))
     results: defaultdict[int, list[PromptResult]] = defaultdict(list)
-    rows = select(Result).where(Result.image_id.in_(ids)).order_by(Result.image_id, Result.prompt_id)
+    rows = select(Result).where(among(session, Result.image_id, ids)).order_by(Result.image_id, Result.prompt_id)
     for result in session.execute(rows).scalars():
         found_here = tuple(instances[result.image_id, result.prompt_id])
         results[result.image_id].append(PromptResult(result.prompt_id, result.presence, result.capped, found_here))
