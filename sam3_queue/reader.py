@@ -2,22 +2,28 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from sqlalchemy.exc import DBAPIError
+
 from db.runs import run_id_of
-from db.session import Sessions, read, sqlite_url
+from db.session import DatabaseUnusable, Sessions, read, sqlite_url
+from db.states import RunState
 from db.values import PromptResult
 from db.views import results, status
 from db.views.results import ExportedImage
-from db.views.status import RunView
+from db.views.status import RunGone, RunView
+from producer import stopping
+from producer.cli.found import run_folder
 from producer.cli.run_folder import read_run_file
 from producer.results.common import ExportRequest, input_cells, wanted
 from producer.results.common import status as status_of
 from producer.results.records import Records
 from sam3_queue.rows import Instance, Result, Row
-from workers.cli.base import RUN_FILE, open_database
+from workers.cli.base import DATABASE_RUN, RUN_FILE, error_of_database, open_database
 from workers.errors import NoSuchRun, UsageError
 from workers.inference.location import place
 from workers.settings import load_settings
@@ -36,29 +42,57 @@ def open_run(
     min_area: int = 0,
     max_instances: int | None = None,
 ) -> "Run":
-    """The run of a folder that sam3-run wrote, or the run of this name in the database.
+    """The run that `run` names, as for the commands: a folder that sam3-run wrote, or a run of a database by its name.
 
-    The database is `database_url`, else that of SAM3_DATABASE_URL, else the user's own. `threshold`, from 0 to 1,
-    decides which instances are read: those of the run's threshold if it is None, and none below its score floor. Of
-    them are read those with `min_area` pixels or more, and of these, for each prompt in an image, the `max_instances`
-    with the highest scores.
-    Raises subclasses of `workers.errors.Sam3Error`, each with one line: `NoSuchRun`, `Unreachable`, `UsageError`.
+    If a text is both, it is refused: then `./name` is the folder and `run:name` the run of the database. A `Path` is a
+    folder. The database is `database_url`, in which only names are looked for, else that of SAM3_DATABASE_URL, else the
+    user's own. `threshold`, from 0 to 1, decides which instances are read: those of the run's threshold if it is None,
+    and none below its score floor. Of them are read those with `min_area` pixels or more, and of these, for each prompt
+    in an image, the `max_instances` with the highest scores.
+    This and all methods that read raise subclasses of `workers.errors.Sam3Error`, each with one line: `NoSuchRun`, also
+    for a run that is being deleted, `Unreachable`, `UsageError`.
     """
-    folder = Path(run)
-    if database_url is None and (folder / RUN_FILE).is_file():
-        there = read_run_file(folder)
-        name, url = there.run, sqlite_url(there.database.absolute())
-    else:
-        name, url = os.fspath(run), database_url or load_settings().database_url
-    view = read(_sessions(url), _view_of, name)
+    if min_area < 0 or (max_instances is not None and max_instances < 1):
+        raise UsageError(
+            f"min_area {min_area}, max_instances {max_instances}: min_area is 0 or more, the other at least 1"
+        )
+    with _errors_of_ours():
+        name, url = _named(run, database_url)
+        view = read(_sessions(url), _view_of, name)
     if view is None:
         raise NoSuchRun(f"no run called {name}, and no folder with a {RUN_FILE} of that name")
+    stopping.refuse(name, view.state, RunState.DELETING)
     floor = view.frozen.score_floor
     if threshold is not None and not floor <= threshold <= 1:
         raise UsageError(f"threshold {threshold}: the run keeps instances from {floor} to 1")
     min_score = view.frozen.threshold if threshold is None else threshold
     request = ExportRequest(view, min_score, Path(), min_area=min_area, max_instances=max_instances, partial=True)
     return Run(url, request)
+
+
+def _named(run: str | os.PathLike[str], database_url: str | None) -> tuple[str, str]:
+    """Name of the run, and URL of its database, which is open then. Raises `UsageError` for an ambiguous text."""
+    name = os.fspath(run).removeprefix(DATABASE_RUN)
+    if database_url is not None:
+        _sessions(database_url, named="database_url")
+        return name, database_url
+    settings = load_settings()
+    folder = run_folder(run if isinstance(run, str) else os.path.join(os.curdir, run), settings)
+    if folder is None:
+        return name, settings.database_url
+    there = read_run_file(folder)
+    url = sqlite_url(there.database.absolute())
+    _sessions(url, run_file=folder / RUN_FILE)
+    return there.run, url
+
+
+@contextmanager
+def _errors_of_ours() -> Iterator[None]:
+    """Turn errors of the database into subclasses of `Sam3Error`."""
+    try:
+        yield
+    except (DatabaseUnusable, DBAPIError, RunGone) as error:
+        raise error_of_database(error) or error from None
 
 
 class Run:
@@ -102,18 +136,22 @@ class Run:
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order of the source. The memory does not grow with the run."""
         for image in self._images():
-            yield self._row(image)
+            with _errors_of_ours():
+                row = self._row(image)
+            yield row
 
     def row(self, number: int) -> Row:
         """The row of this number, from 1. Raises `IndexError`."""
-        found = read(_sessions(self._url), results.some_images, self._view.id, self._least_score, [number])
-        if not found:
-            raise IndexError(f"run {self.name} has no row {number}")
-        return self._row(found[0])
+        with _errors_of_ours():
+            found = read(_sessions(self._url), results.some_images, self._view.id, self._least_score, [number])
+            if not found:
+                raise IndexError(f"run {self.name} has no row {number}")
+            return self._row(found[0])
 
     def dataset(self, make: Callable[[Row], Value]) -> "RunDataset[Value]":
         """Something for torch's `DataLoader`: `make(row)` for each row. Any number of workers may share it."""
-        return RunDataset(self, make, read(_sessions(self._url), results.row_numbers, self._view.id))
+        with _errors_of_ours():
+            return RunDataset(self, make, read(_sessions(self._url), results.row_numbers, self._view.id))
 
     def to_pandas(self, *, flat: bool = False) -> "pd.DataFrame":
         """A row an image with nested results, or with `flat` a row an instance, as `sam3-export --format jsonl` has."""
@@ -129,7 +167,8 @@ class Run:
         return min(self.threshold, self._view.frozen.threshold)
 
     def _images(self) -> Iterator[ExportedImage]:
-        return results.exported_images(_sessions(self._url), self._view.id, self._least_score)
+        with _errors_of_ours():
+            yield from results.exported_images(_sessions(self._url), self._view.id, self._least_score)
 
     def _row(self, image: ExportedImage) -> Row:
         view = self._view
@@ -178,11 +217,14 @@ class RunDataset(Generic[Value]):
 _opened: dict[tuple[int, str], Sessions] = {}
 
 
-def _sessions(url: str) -> Sessions:
-    """The connections of this process: one that was forked must not use those of its parent."""
+def _sessions(url: str, *, run_file: Path | None = None, named: str | None = None) -> Sessions:
+    """The connections of this process: one that was forked must not use those of its parent.
+
+    `run_file` and `named` are for errors, as `workers.cli.base.open_database` has them.
+    """
     key = os.getpid(), url
     if key not in _opened:
-        _opened[key] = open_database(url)
+        _opened[key] = open_database(url, run_file=run_file, named=named)
     return _opened[key]
 
 

@@ -57,7 +57,7 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
     use the run.
     """
     settings = base.settings(**flags)
-    name, folder = run.removeprefix(base.DATABASE_RUN), _run_folder(run, settings)
+    name, folder = run.removeprefix(base.DATABASE_RUN), run_folder(run, settings)
     if folder is not None:
         there = read_run_file(folder)
         name = there.run
@@ -75,7 +75,7 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
     return found
 
 
-def _run_folder(run: str, settings: Settings) -> Path | None:
+def run_folder(run: str, settings: Settings) -> Path | None:
     """The sam3-run folder that `run` means; None if it means a run of the database."""
     folder = Path(run)
     if run.startswith(base.DATABASE_RUN) or not (folder / base.RUN_FILE).is_file():
@@ -108,7 +108,11 @@ def _in_database(name: str, settings: Settings) -> bool:
     url = parse_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return False
-    return read(base.open_database(settings.database_url), run_id_of, name) is not None
+    sessions = base.open_database(settings.database_url)
+    try:
+        return read(sessions, run_id_of, name) is not None
+    finally:
+        sessions.kw["bind"].dispose()
 
 
 def _is_database_of(folder: Path, settings: Settings) -> bool:

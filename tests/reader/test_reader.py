@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 
 import sam3_queue
 from db.intake import NewRow
+from db.migrate import ensure_schema
 from db.models import Image, Run
-from db.session import Sessions
+from db.runs import begin_delete
+from db.session import Sessions, connect, write
 from tests.producer.results.finished import Done, Ends, Failed, Input, ellipse, finish
 from tests.terminals import Terminal
 from tests.workers import runs
@@ -82,6 +84,9 @@ def test_another_choice_changes_the_instances_and_not_the_status(opened: Open) -
     ]
     with pytest.raises(UsageError, match=r"threshold 0\.2: the run keeps instances from 0\.3 to 1"):
         opened(threshold=0.2)
+    for choice in ({"min_area": -1}, {"max_instances": 0}):
+        with pytest.raises(UsageError, match="min_area is 0 or more"):
+            opened(**choice)
 
 
 def test_any_row_can_be_read_alone(opened: Open) -> None:
@@ -133,9 +138,40 @@ def test_reading_changes_nothing(opened: Open, tmp_path: Path) -> None:
 def test_what_is_not_there_is_one_line(opened: Open, database_url: str, tmp_path: Path) -> None:
     with pytest.raises(NoSuchRun, match=r"no run called nope, and no folder with a run\.yaml of that name"):
         sam3_queue.open_run("nope", database_url=database_url)
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match="; database_url names it: correct that"):
         sam3_queue.open_run("list", database_url=f"sqlite:///{tmp_path / 'nowhere.db'}")
     assert not (tmp_path / "nowhere.db").exists()
+    with pytest.raises(UsageError, match="only sqlite and postgresql are supported"):
+        sam3_queue.open_run("list", database_url="mysql://somewhere/sam3")
+
+
+def test_a_run_that_is_being_deleted_is_refused_and_never_read_in_part(opened: Open, sessions: Sessions) -> None:
+    run, begun = opened(), iter(opened())
+    next(begun)
+    write(sessions, begin_delete, 1)
+    with pytest.raises(NoSuchRun, match="run list is being deleted"):
+        opened()
+    for look in (lambda: run.row(1), lambda: list(run), lambda: list(begun), run.to_pandas, lambda: run.dataset(area)):
+        with pytest.raises(NoSuchRun, match="the run was deleted meanwhile"):
+            look()
+
+
+def test_a_text_that_is_a_folder_and_a_run_is_refused(
+    opened: Open, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM3_DATABASE_URL", database_url)
+    Path("list", ".sam3").mkdir(parents=True)
+    Path("list", "run.yaml").write_text("source: in\noutput: list\nrun: list\n")
+    in_folder = connect("sqlite:///list/.sam3/sam3.db")
+    ensure_schema(in_folder)
+    finish(tmp_path, Input(tmp_path / "in", [NewRow("only.jpg")]), {}, in_folder)
+    in_folder.kw["bind"].dispose()
+
+    with pytest.raises(UsageError, match=r"write \./list for the folder's, run:list for the database's"):
+        sam3_queue.open_run("list")
+    assert [len(sam3_queue.open_run(run)) for run in ("./list", Path("list"), tmp_path / "list")] == [1, 1, 1]
+    assert [len(run) for run in (sam3_queue.open_run("run:list"), opened())] == [6, 6]
 
 
 @pytest.mark.long

@@ -86,22 +86,20 @@ class Sam3Command(click.Command):
 
 def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and the line to print for an error."""
+    own = error if isinstance(error, Sam3Error) else error_of_database(error)
+    if own is not None:
+        return own.exit_code, str(own)
     match error:
-        case Sam3Error():
-            return error.exit_code, str(error)
         case click.UsageError():
             hint = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
             return UsageError.exit_code, error.format_message().replace("\n", " ").rstrip(".") + hint
         case click.ClickException():
             return UsageError.exit_code, error.format_message()
-    return _explain_database(error) or (
-        1,
-        f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback",
-    )
+    return 1, f"unexpected {type(error).__name__}: {first_line(error)}; run it again with --debug for the traceback"
 
 
-def _explain_database(error: Exception) -> tuple[int, str] | None:
-    """The exit code and the line for an error of the database; None for other errors."""
+def error_of_database(error: Exception) -> Sam3Error | None:
+    """The error of ours, with one line for the user, for an error of the database; None for other errors."""
     from sqlalchemy.exc import DBAPIError, OperationalError
 
     from db.session import DatabaseUnusable, OutcomeUnknown
@@ -109,13 +107,13 @@ def _explain_database(error: Exception) -> tuple[int, str] | None:
 
     match error:
         case RunGone():
-            return NoSuchRun.exit_code, "the run was deleted meanwhile; sam3-status lists those that there are"
+            return NoSuchRun("the run was deleted meanwhile; sam3-status lists those that there are")
         case DatabaseUnusable():
-            return UsageError.exit_code, str(error)
+            return UsageError(str(error))
         case OutcomeUnknown():
-            return Unreachable.exit_code, f"{error}; the same command again goes on from there"
+            return Unreachable(f"{error}; the same command again goes on from there")
         case DBAPIError() if isinstance(error, OperationalError) or error.detail:
-            return Unreachable.exit_code, _database_fault(error)
+            return Unreachable(_database_fault(error))
     return None
 
 
@@ -172,19 +170,21 @@ def open_database(
     *,
     create: bool = False,
     run_file: Path | None = None,
+    named: str | None = None,
     patience: "Patience | None" = None,
 ) -> "Sessions":
     """Connect to a database, and upgrade its schema (SQLite) or check it. Raises `Unreachable` or `DatabaseUnusable`.
 
     `connections` is the most that this process holds open on PostgreSQL. An SQLite database that does not exist is made
     only with `create`, so that a mistyped name makes no empty database. `run_file` is the run.yaml of the sam3-run
-    folder that the database belongs to, or None if the settings name the database. `patience` is how sessions wait for
+    folder that the database belongs to, or None if the settings name the database; `named` is what else named it, for
+    the advice. `patience` is how sessions wait for
     a database that goes away later: by default for half a minute.
     """
     from db.migrate import ensure_schema
     from db.session import connect
 
-    with told_database_faults(url, create=create, run_file=run_file):
+    with told_database_faults(url, create=create, run_file=run_file, named=named):
         sessions = connect(url, connections=connections, create=create, patience=patience)
         ensure_schema(sessions, create=create)
     return sessions
@@ -199,7 +199,9 @@ def identified(settings: "Settings", sessions: "Sessions") -> "Settings":
 
 
 @contextmanager
-def told_database_faults(url: str, *, create: bool, run_file: Path | None = None) -> Iterator[None]:
+def told_database_faults(
+    url: str, *, create: bool, run_file: Path | None = None, named: str | None = None
+) -> Iterator[None]:
     """Turn errors of a database that cannot be opened into `Unreachable`, which says where the database is named."""
     from sqlalchemy.exc import DatabaseError
 
@@ -210,21 +212,21 @@ def told_database_faults(url: str, *, create: bool, run_file: Path | None = None
         yield
     except NoDatabase as error:
         again = "the same sam3-run command again makes what is missing"
-        advice = f"it belongs to {run_file}: {again}" if run_file else _database_advice(create)
+        advice = f"it belongs to {run_file}: {again}" if run_file else _database_advice(named, create=create)
         raise Unreachable(f"{describe_failure(error, url)}; {advice}") from None
     except DatabaseUnusable as error:
         raise DatabaseUnusable(f"{error}; it belongs to {run_file}" if run_file else str(error)) from None
     except DatabaseError as error:  # it does not answer, it refuses us, or the file is no database
         said = describe_failure(error, url)
         if not is_busy(error):
-            said += f"; it belongs to {run_file}" if run_file else f"; {_database_advice(create=True)}"
+            said += f"; it belongs to {run_file}" if run_file else f"; {_database_advice(named, create=True)}"
         raise Unreachable(said) from None
 
 
-def _database_advice(create: bool) -> str:
-    """Say where a database that cannot be used is named, and what to do."""
+def _database_advice(named: str | None, *, create: bool) -> str:
+    """Say where a database that cannot be used is named, and what to do. Without `named`, a setting named it."""
     begin = "" if create else ", or begin with sam3-enqueue --csv FILE --prompt TEXT"
-    if named := setting_origin("database_url"):
+    if named := named or setting_origin("database_url"):
         return f"{named} names it: correct that{begin}"
     folder = setting_origin("state_dir")
     where = f"it is in the folder that {folder} names" if folder else "that is the default place"
