@@ -17,7 +17,7 @@ from typing import IO, Any
 from sqlalchemy import ColumnElement, SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 
-from db.bulk import among
+from db.bulk import among, named_at_once
 from db.models import Image, Instance, Result, Run
 from db.runs import state_of
 from db.session import Sessions, read
@@ -80,16 +80,17 @@ def reading_of(session: Session, run_id: int) -> Reading:
 
 
 def exported_images(
-    sessions: Sessions, run_id: int, min_score: float, *, gone: bool = False
+    sessions: Sessions, run_id: int, min_score: float, *, gone: bool = False, rows: Sequence[int] | None = None
 ) -> Iterator[ExportedImage]:
     """The source's rows in its order, as they were when this reading began, with instances of at least `min_score`.
 
-    With `gone` the rows that the source no longer has come last. States and results are those of the moment at which
+    With `gone` the rows that the source no longer has come last. `rows` are numbers, in rising order, of the rows to
+    read; None reads all. States and results are those of the moment at which
     their page is read. The memory does not grow with the run. Raises `RunGone` when the run is being deleted, and
     `DBAPIError` when the database is away for longer than `db.session.read` waits.
     """
     known = read(sessions, reading_of, run_id)
-    for ids in _ids_in_pages(sessions, known, gone):
+    for ids in _ids_in_pages(sessions, known, gone) if rows is None else _ids_chosen(sessions, known, gone, rows):
         yield from read(sessions, _page, known, ids, min_score)
     read(sessions, _require_whole, run_id)
 
@@ -140,6 +141,32 @@ def _ids_in_pages(sessions: Sessions, known: Reading, gone: bool) -> Iterator[Se
         spool.seek(0)
         while packed := spool.read(PAGE_ROWS * array("q").itemsize):
             yield array("q", packed)
+
+
+def _ids_chosen(sessions: Sessions, known: Reading, gone: bool, rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The ids of the rows with these numbers, as `_ids_in_pages` gives those of all."""
+    places: list[tuple[Any, ...]] = []  # in an edited source: what the rows are sorted by, and the id
+    for part in named_at_once(rows, PAGE_ROWS):
+        found = read(sessions, _places_of_rows, known, gone, part)
+        if known.load == 1:
+            yield [id for *_, id in found]
+        else:
+            places += found
+    for page in named_at_once(sorted(places), PAGE_ROWS):
+        yield [id for *_, id in page]
+
+
+def _places_of_rows(session: Session, known: Reading, gone: bool, rows: Sequence[int]) -> list[tuple[Any, ...]]:
+    wanted = select(*known.order(), Image.id).where(*known.rows(gone=gone), Image.row.in_(rows)).order_by(Image.row)
+    return [tuple(row) for row in session.execute(wanted)]
+
+
+def rows_of_paths(session: Session, run_id: int, paths: Sequence[str]) -> list[tuple[str, int]]:
+    """Path and number of the rows of the run that have one of these paths, compared as text."""
+    rows = select(Image.path, Image.row).where(Image.run_id == run_id)
+    return [
+        (path, row) for part in named_at_once(paths) for path, row in session.execute(rows.where(Image.path.in_(part)))
+    ]
 
 
 def _ids_of_rows(session: Session, run_id: int, first: int, last: int) -> list[int]:

@@ -24,6 +24,8 @@ def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> 
         options += ["--min-area", str(request.min_area)]
     if request.max_instances is not None:
         options += ["--max-instances", str(request.max_instances)]
+    options += [word for kind in request.only for word in ("--only", kind)]
+    options += [] if request.rows_file is None else ["--rows", str(request.rows_file)]
     how = ["--select", there.select] if there is not None and there.select != "union" else []
     how += there.style.typed() if there is not None else []
     masks = [*export, "png", *options, *how, "-o", folder]

@@ -29,6 +29,18 @@ from workers.cli import base
     type=click.IntRange(min=1),
     help="At most so many instances for each image and prompt, those with the highest scores.",
 )
+@click.option(
+    "--only",
+    type=click.Choice(["segmented", "empty", "failed", "capped"]),
+    multiple=True,
+    help="Only rows with this sam3_status, or with a capped result; may be given several times.",
+)
+@click.option(
+    "--rows",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Only the rows that this file lists: in each line the path of an image, or the number of a row.",
+)
 @format_flags
 @click.option("--all", is_flag=True, help="Also rows that the source no longer has, at the end.")
 @click.option("--partial", is_flag=True, help="Export what there is so far, although the run is not over.")

@@ -16,6 +16,7 @@ from db.views import status
 from db.views.results import done_paths
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
+from producer.cli.chosen_rows import chosen_rows
 from producer.cli.found import Found, find_run
 from producer.cli.progress import Meter
 from producer.layout import RESULTS
@@ -89,6 +90,9 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
         partial=flags["partial"],
         targets=StandardOutput(output) if _streams(output) else files,
         jobs=flags["jobs"],
+        only=flags["only"],
+        chosen=None if flags["rows"] is None else chosen_rows(found, view, flags["rows"]),
+        rows_file=flags["rows"],
         **_own(format, flags),
     )
 

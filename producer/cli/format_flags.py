@@ -56,6 +56,11 @@ TABLES = (
         type=click.Path(path_type=Path, file_okay=False),
         help="For csv: the folder that png masks were exported to (default: the one in a sam3-run folder).",
     ),
+    click.option(
+        "--spreadsheet-safe",
+        is_flag=True,
+        help="For csv: put ' before cells that a spreadsheet would run as a formula.",
+    ),
     click.option("--flat", is_flag=True, help="For jsonl and parquet: a row an instance instead of a row an image."),
 )
 

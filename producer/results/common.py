@@ -1,6 +1,6 @@
 """What all export formats share: the request, the summary, and reading the images. Knows no format and no SQL."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from db.views.status import OVER, RunView
 from producer.results.so_far import require_exportable
 from producer.results.targets import Targets
 
+ONLY = (ImageState.FAILED, "segmented", "empty", "capped")  # values of sam3_status; capped: rows with a capped result
 TellRows = Callable[[int], None]  # is called with the number of rows read so far
 
 
@@ -38,6 +39,9 @@ class ExportRequest:
     flat: bool = False  # tables with nested values: a row for each instance instead of one for each image
     partial: bool = False  # whether a run that is not over may be exported
     targets: Targets | None = None  # writes the files; None: one that replaces only files of our exports
+    only: tuple[str, ...] = ()  # rows of these kinds, see `ONLY`; none: all rows
+    chosen: Sequence[int] | None = None  # numbers of rows in rising order: no other rows; None: all rows
+    rows_file: Path | None = None  # the file that `chosen` comes from, for hints
     jobs: int | None = None  # formats that make files in helper processes: how many; None: as many as fit this machine
     own: Mapping[str, Any] = field(default_factory=dict)  # flags that only this format has, by name
 
@@ -49,6 +53,8 @@ class ExportRequest:
     @property
     def rows(self) -> int:
         """How many rows of the run will be read."""
+        if self.chosen is not None:
+            return len(self.chosen)
         return self.view.images if self.gone else self.view.images - self.view.gone
 
     @property
@@ -80,8 +86,14 @@ def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[Exported
     hours. A format that writes one file puts it in its place only after that.
     """
     min_score = min(request.min_score, request.view.frozen.threshold)
-    yield from exported_images(sessions, request.view.id, min_score, gone=request.gone)
+    images = exported_images(sessions, request.view.id, min_score, gone=request.gone, rows=request.chosen)
+    yield from images if not request.only else (image for image in images if _is_one_of(request, image))
     read(sessions, require_exportable, request.view.id, partial=request.partial)
+
+
+def _is_one_of(request: ExportRequest, image: ExportedImage) -> bool:
+    capped = "capped" in request.only and any(result.capped for result in image.results)
+    return capped or status(request.view, image) in request.only
 
 
 def counting(images: Iterable[ExportedImage], tell: TellRows) -> Iterator[ExportedImage]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,20 @@ STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
 GONE_COLUMN = "sam3_gone"
 PROMPT_COLUMNS = ("instances", "score", "presence", "mask", "capped")
 ROW_PROMPTS = "prompt"
+_FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last four are full-width
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 HEADER_BYTES = 1 << 20  # so many bytes are searched for the end of the header
 
 
@@ -50,9 +65,10 @@ def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress
     rows = instances = 0
     with request.files.replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(_UnixLines(file))
-        writer.writerow([*_header(request.view, sheet.slugs), *([GONE_COLUMN] if request.gone else [])])
+        shown = _without_formulas if request.own.get("spreadsheet_safe") else list
+        writer.writerow(shown([*_header(request.view, sheet.slugs), *([GONE_COLUMN] if request.gone else [])]))
         for image in counting(images, progress):
-            writer.writerow(sheet.line(image))
+            writer.writerow(shown(sheet.line(image)))
             rows += 1
             if image.state == ImageState.DONE:
                 instances += sum(len(wanted(request, result)) for result in image.results)
@@ -158,6 +174,14 @@ def _error(image: ExportedImage) -> str:
     return " ".join(f"{image.error_class}: {image.error or ''}".split()).removesuffix(":")
 
 
+def _without_formulas(cells: list[str]) -> list[str]:
+    """Put an apostrophe before each cell that a spreadsheet may run as a formula; numbers stay as they are.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+    return [f"'{cell}" if cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell) else cell for cell in cells]
+
+
 def _number(value: int | None) -> str:
     return "" if value is None else str(value)
 
@@ -190,4 +214,4 @@ def _is_added(column: str) -> bool:
     return column.startswith("sam3_") or column.endswith(tuple(f"_{name}" for name in PROMPT_COLUMNS))
 
 
-FORMAT = Format(export_csv, is_ours, ".csv", takes={"masks": "columns for masks"})
+FORMAT = Format(export_csv, is_ours, ".csv", takes={"masks": "columns for masks", "spreadsheet_safe": "cells"})

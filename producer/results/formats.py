@@ -81,7 +81,8 @@ def require_taken(name: str, flag: str, value: object) -> None:
     """Raise `UsageError` if the format `name` does not take the flag `flag`, which was given with `value`."""
     has = {other: format_named(other).takes[flag] for other in MODULES if flag in format_named(other).takes}
     if name not in has:
-        given = f"--{flag}" if value is True else f"--{flag} {value}"
+        name_of_flag = "--" + flag.replace("_", "-")
+        given = name_of_flag if value is True else f"{name_of_flag} {value}"
         names, what = " or ".join(has), next(iter(has.values()))
         raise UsageError(f"{given}: only --format {names} has {what}")
 

@@ -23,4 +23,6 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
         "min_area": request.min_area,
         "max_instances": request.max_instances,
         "partial": request.so_far,
+        **({"only": list(request.only)} if request.only else {}),
+        **({} if request.chosen is None else {"rows_chosen": len(request.chosen)}),
     }

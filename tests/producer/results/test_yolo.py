@@ -172,7 +172,8 @@ def test_a_label_that_somebody_has_changed_stays(run: Finished, request_for: Mak
     request = request_for("yolo", split=1.0)
     export(run, request)
     label = request.out / "labels/train/a.txt"
-    mended = label.read_bytes().replace(b"0 ", b"1 ", 1)
+    ours = label.read_bytes()
+    mended = ours.replace(b"0 ", b"1 ", 1)
     label.write_bytes(mended)
     with pytest.raises(UsageError, match=r"labels/train/a\.txt was not made by an export of ours"):
         export(run, request_for("yolo", split=1.0, min_score=0.8))
@@ -183,7 +184,8 @@ def test_a_label_that_somebody_has_changed_stays(run: Finished, request_for: Mak
     with pytest.raises(UsageError, match="was not made by an export of ours"):
         export(run, request_for("moved", split=1.0))
     (moved / "labels/train/a.txt").unlink()
-    assert export(run, request_for("moved", split=1.0)).kept == 2
+    assert export(run, request_for("moved", split=1.0)).files == 3
+    assert (moved / "labels/train/a.txt").read_bytes() == ours
 
 
 @pytest.mark.parametrize("name", [LEDGER, MANIFEST, "data.yaml", "labels/train/a.txt"])
