@@ -16,14 +16,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from db import private
-from workers.contract import queue_name
 from workers.errors import NODE_BROKE, NODE_RENEWS, UsageError
 from workers.fleet.gpus import Slot
 from workers.fleet.processes import with_parent
 from workers.settings import Settings
 from workers.variables import PREFIX
 
-TASKS = "workers.node.tasks"  # imported by nodes only: it needs the worker extra
+NODE = "workers.node"  # named only, as it needs the worker extra
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending
 HOPELESS_FAILURES = 5
 # Celery warns root of pickled messages from strangers; we accept JSON only, and a container has one user.
@@ -163,26 +162,13 @@ class Launcher:
 
     def _spawn(self, node: Node) -> None:
         home = private.make_folder(self._settings.state_dir / "nodes")
-        name = f"{node.slot.name}@%h"
-        python = [sys.executable, "-P", "-W", ROOT_WARNING]
-        celery = [*python, "-m", "celery", "--quiet", "-A", "workers.node.celery_app", "worker", "-n", name]
-        options = [
-            "-I",
-            TASKS,
-            "-Q",
-            queue_name(self._settings.identity),
-            "--without-gossip",
-            "--without-mingle",
-            "-l",
-            "WARNING",
-        ]
         with contextlib.ExitStack() as stack:
             output = None
             if self._log_folder is not None:
                 log = private.make_folder(self._log_folder) / f"{node.slot.name}.log"
                 output = stack.enter_context(private.make_file(log).open("ab"))
             node.process = subprocess.Popen(
-                with_parent([*celery, *options]),
+                with_parent([sys.executable, "-P", "-W", ROOT_WARNING, "-m", NODE, node.slot.name]),
                 cwd=home,
                 env=self._environment(node.slot),
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The Celery application of a node: `celery -A workers.node.celery_app`. Sets up the Celery parent, knows no SQL."""
+"""The Celery application of a node. Sets up the Celery parent, knows no SQL."""
 
 import logging
 from typing import Any
