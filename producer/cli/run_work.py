@@ -2,7 +2,8 @@
 
 import signal
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
 from db import doorbells
 from db.session import write
@@ -42,7 +43,7 @@ def work_off(
 ) -> signal.Signals | None:
     """Run broker, nodes and reconciler until the run is over or paused; return the signal that stopped it earlier.
 
-    `following` is entered meanwhile and writes results that are committed.
+    `following` is entered once the nodes start, and writes results that are committed.
     """
     if Standing(found.sessions, found.run_id).over:
         return None
@@ -53,10 +54,11 @@ def work_off(
         app = create_app(settings)
         launcher = Launcher(settings, slots, say, log_folder=settings.state_dir / "logs")
         reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
-        with Meter(f"segmenting {found.name} on {', '.join(slot.name for slot in slots)}", "images") as meter:
+        where = ", ".join(slot.name for slot in slots)
+        with Meter(f"segmenting {found.name} on {where}", "images") as meter, ExitStack() as beside:
             watch = Watch(found, launcher, meter)
-            with following:
-                return supervise(launcher, reconciler, settings.grace, watch.over, say)
+            follow = partial(beside.enter_context, following)
+            return supervise(launcher, reconciler, settings.grace, watch.over, say, follow)
     finally:
         broker.stop()
 

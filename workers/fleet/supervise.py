@@ -16,10 +16,16 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def supervise(
-    launcher: Launcher, reconciler: Reconciler, grace: float, over: Callable[[], bool], say: Say
+    launcher: Launcher,
+    reconciler: Reconciler,
+    grace: float,
+    over: Callable[[], bool],
+    say: Say,
+    started: Callable[[], object] = lambda: None,
 ) -> signal.Signals | None:
     """Run the nodes until `over()`; return the signal that ended it earlier, or None.
 
+    `started` is called once, while the nodes start, which takes seconds of a processor. What it raises ends them.
     After the first signal the nodes drain: batches in hand are committed and chunks given back. After a second signal,
     or `grace` seconds, the nodes are killed; when their leases end, other workers get the chunks. A third signal ends
     this process at once, and with it the nodes.
@@ -31,6 +37,7 @@ def supervise(
         try:
             launcher.start()
             reconciling.start()
+            started()
             while not asked and not over():
                 launcher.tend()
                 time.sleep(TICK_SECONDS)

@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from tests.terminals import PATIENCE
+from workers.errors import UsageError
 from workers.fleet import launcher as module
 from workers.fleet import supervise as supervising
 from workers.fleet.gpus import Slot
@@ -126,3 +127,18 @@ def test_deaf_nodes_are_ended_when_the_grace_is_over(run: Run) -> None:
     asked, seconds = run(DEAF, (0.3, signal.SIGTERM), grace=0.5)
     assert asked is signal.SIGTERM
     assert seconds > 0.5
+
+
+def test_what_fails_once_the_nodes_are_started_ends_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "with_parent", lambda command: ["/bin/sh", "-c", DEAF])
+    launcher, idle = Launcher(Settings(state_dir=tmp_path), [Slot("cpu0", None)], print), Idle()
+    running = []
+
+    def fail() -> None:
+        running.append(launcher.running())
+        raise UsageError("masks: cannot write there")
+
+    with pytest.raises(UsageError, match="cannot write"):
+        supervise(launcher, cast(Reconciler, idle), 3600, lambda: False, print, fail)
+    assert [*running, launcher.running()] == [1, 0]
+    assert idle.stopped
