@@ -5,10 +5,11 @@ Waits only a few seconds for a disk that does not answer. Opens no image, and kn
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 from producer.sources.cells import one_line, quoted
@@ -21,6 +22,7 @@ from workers.inference.formats import SUFFIXES
 
 LOOK_SECONDS = 5.0
 FOLDERS_AT_MOST = 1000  # that are searched for the folder that the paths start from
+UNICODE_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 
 Value = TypeVar("Value")
 
@@ -122,6 +124,14 @@ def _rewritten(source: RowSource, path: str) -> Iterator[tuple[str, str]]:
     if drive:  # where Windows' subsystem for Linux mounts its drives
         mounted = f"/mnt/{drive[1].lower()}"
         yield mounted + spelled, " and ".join([f"write {mounted} for {drive[1]}:", *advice[1:]])
+    yield from _same_letters(path)
+
+
+def _same_letters(path: str) -> Iterator[tuple[str, str]]:
+    """Spellings of a path that look the same; é is one character or two, as older Macs wrote it."""
+    for form in UNICODE_FORMS:
+        if (spelled := unicodedata.normalize(form, path)) != path:
+            yield spelled, f"it only looks the same; write the paths' letters in Unicode's form {form}"
 
 
 def _bases(source: RowSource) -> Iterator[Path]:

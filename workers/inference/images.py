@@ -62,6 +62,7 @@ _CURES = {
     HEIC: f"is opened by an extra: {HEIC_EXTRA} where the workers run, or convert it to one of {', '.join(FORMATS)}",
     VIDEO: "is no image; save the frames that you want as images",
 }
+_GIT_LFS = b"version https://git-lfs.github.com/"  # a checkout without Git LFS has such files for its large ones
 _PILLOW_FORMATS = (*FORMATS, heic.PILLOW_NAME) if HEIC_IS_OPENED else FORMATS
 
 # The turn that makes each EXIF orientation upright (Exif 2.32, tag 274); orientation 1 is upright.
@@ -321,6 +322,8 @@ def _unidentified(data: bytes) -> UnreadableImage:
     if image_format(head) is not None:
         return UnreadableImage(ErrorClass.TRUNCATED, "the file's header is cut or damaged")
     said = "the file is empty" if not data else "the content is no image"
+    if head.startswith(_GIT_LFS):
+        said = "the file only names one that Git LFS keeps; run git lfs pull"
     return UnreadableImage(ErrorClass.NOT_AN_IMAGE, said)
 
 

@@ -128,6 +128,16 @@ def test_other_spellings_are_tried(here: Path, path: str, cure: str) -> None:
     assert cure.format(here=here) in refusal(csv_of([path]))
 
 
+@pytest.mark.parametrize(
+    ("file", "path", "form"), [("\u00e9.jpg", "e\u0301.jpg", "NFC"), ("e\u0301.jpg", "\u00e9.jpg", "NFD")]
+)
+def test_a_name_that_only_looks_the_same_is_told(here: Path, file: str, path: str, form: str) -> None:
+    (here / file).touch()
+    assert f"{file} is there: it only looks the same; write the paths' letters in Unicode's form {form}" in refusal(
+        csv_of([path])
+    )
+
+
 def test_if_only_some_are_missing_their_number_is_said(here: Path) -> None:
     assert looked_at(csv_of(["photos/in/1.jpg", "b.jpg", "c.jpg"])) == [
         f"warning: 2 of 3 images looked at are not there, such as '{here}/b.jpg'"

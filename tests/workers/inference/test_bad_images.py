@@ -59,6 +59,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], ErrorClass, str]] = {
         ErrorClass.NOT_AN_IMAGE,
         "the content is no image",
     ),
+    "M2 Git LFS": (
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        ErrorClass.NOT_AN_IMAGE,
+        "the file only names one that Git LFS keeps; run git lfs pull",
+    ),
     "M2 zeros": (lambda: bytes(5000), ErrorClass.NOT_AN_IMAGE, "the content is no image"),
     "M3 half a PNG": (
         lambda: half(saved("PNG")),
