@@ -17,9 +17,11 @@ MASKS = (
     click.option(
         "--select",
         type=click.Choice(["union", "best", "largest"]),
-        help="For png: what a mask holds: all instances together (union, the default), the best score, or the largest.",
+        help="For png and cutout: all instances together (union, the default), the best score, or the largest.",
     ),
-    click.option("--each", is_flag=True, help="For png: a mask for each instance instead of one for all of a prompt."),
+    click.option(
+        "--each", is_flag=True, help="For png and cutout: a file for each instance instead of one for all of a prompt."
+    ),
     click.option(
         "--index",
         type=click.Choice(["prompt", "instance"]),
@@ -28,10 +30,16 @@ MASKS = (
     click.option("--empty", type=click.Choice(["black"]), help="For png: also a mask where nothing was found."),
     click.option("--invert", is_flag=True, help="For png: white is what was not found."),
     click.option(
-        "--dilate", type=click.IntRange(-1000, 1000), metavar="PX", help="For png: make masks so much larger."
+        "--dilate",
+        type=click.IntRange(-1000, 1000),
+        metavar="PX",
+        help="For png and cutout: make masks so much larger.",
     ),
     click.option(
-        "--feather", type=click.IntRange(0, 1000), metavar="PX", help="For png: soften the edge on both sides."
+        "--feather",
+        type=click.IntRange(0, 1000),
+        metavar="PX",
+        help="For png and cutout: soften the edge on both sides.",
     ),
     click.option(
         "--trimap", type=click.IntRange(0, 1000), metavar="PX", help="For png: 128 so far on both sides of the edge."
@@ -39,10 +47,14 @@ MASKS = (
     click.option(
         "--name",
         metavar="TEMPLATE",
-        help="For png: names of the files, with {name} or {stem} of the image; {name}.png if left out.",
+        help="For png and cutout: names of the files, with {name} or {stem} of the image; {name}.png if left out.",
     ),
 )
 DATASETS = (
+    click.option("--crop", is_flag=True, help="For cutout: only the box around the mask, not the whole image."),
+    click.option(
+        "--background", metavar="COLOUR", help="For cutout: blur, or a colour such as white, instead of nothing."
+    ),
     click.option(
         "--split",
         type=Share(),

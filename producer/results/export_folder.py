@@ -62,7 +62,8 @@ def write_folder(
                     files.add(piece)
         files.finish()
     _record(request, replace(folder, complete=True))
-    return Summary(listed, instances, files.written + files.kept, request.out, kept=files.kept)
+    told = (f"{files.not_made} not made, as their images cannot be read as they were",) if files.not_made else ()
+    return Summary(listed, instances, files.written + files.kept, request.out, kept=files.kept, told=told)
 
 
 def open_folder(request: ExportRequest, format: str) -> tuple[ExportFolder, ExportFolder | None]:

@@ -27,7 +27,7 @@ class Piece:
 
     target: Path
     digest: str  # of all that its content depends on
-    make: Callable[..., bytes] | None  # makes the content; None: there should be no file
+    make: Callable[..., bytes | None] | None  # makes the content, or None if it cannot; None: there should be no file
     given: tuple[Any, ...] = ()  # arguments of `make`, picklable
     after: Iterable[Path] = ()  # files with the next numbers: those that an earlier export left are removed
 
@@ -80,7 +80,7 @@ class FolderWriter:
         self._error: BaseException | None = None
         self._stopped = False
         self._made = 0
-        self.written = self.kept = 0
+        self.written = self.kept = self.not_made = 0
 
     def __enter__(self) -> Self:
         return self
@@ -142,6 +142,10 @@ class FolderWriter:
                 self._made += 1
                 few = self._made <= FEW
             content = piece.make(*piece.given) if few else self._helpers.call(piece.make, *piece.given)
+            if content is None:
+                with self._change:
+                    self.not_made += 1
+                return
             with self._targets.replacing(piece.target, partial(self._signs.recognises, piece.target)) as temporary:
                 self._signs.sign(piece.target, piece.digest, content)
                 temporary.write_bytes(content)

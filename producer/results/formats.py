@@ -24,6 +24,7 @@ MODULES = {
     "jsonl": "producer.results.jsonl",
     "parquet": "producer.results.parquet",
     "png": "producer.results.png",
+    "cutout": "producer.results.cutout",
     "yolo-seg": "producer.results.yolo",
 }
 FLAT = {"flat": "rows of instances"}  # what `Format.takes` of a table with nested values holds

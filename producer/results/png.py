@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from db.states import ImageState
-from db.values import FoundInstance, PromptResult
+from db.values import FoundInstance
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, is_mask
 from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
+from producer.results.export_folder import read_export_folder
 from producer.results.folder_writer import EmbeddedSigns, FolderWriter, Piece
 from producer.results.formats import Format, Places
 from producer.results.mask_folder import (
@@ -31,8 +32,8 @@ from producer.results.mask_folder import (
 )
 from producer.results.mask_style import PROMPT, MaskStyle
 from producer.results.names import folds_names, mask_path
+from producer.results.per_result import PerResult
 from producer.results.targets import Targets, writing
-from producer.slugs import prompt_slugs
 from workers.errors import UsageError
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -144,24 +145,13 @@ class _Pieces:
         from producer.results import drawing  # needs the libraries that `FORMAT` names
 
         self._drawing = drawing
-        self._request, self._folder, self._style = request, folder, folder.style
-        self._slugs = prompt_slugs(request.view.prompts.values())
+        self._request, self._style = request, folder.style
+        self._files = PerResult(request, folder.style, folded=folder.folded)
 
     def of(self, image: ExportedImage) -> list[Piece]:
         if image.state != ImageState.DONE:
             return []
-        found = [(result, chosen(wanted(self._request, result), self._request.select)) for result in image.results]
-        if self._style.index:
-            return [self._label_map(image, found)]
-        return [piece for result, instances in found for piece in self._masks(image, result, instances)]
-
-    def _masks(self, image: ExportedImage, result: PromptResult, instances: Sequence[FoundInstance]) -> list[Piece]:
-        target = partial(self._target, image, self._slugs[self._request.view.prompts[result.prompt_id]])
-        if not self._style.each:
-            return [self._mask(image, target(), instances)]
-        pieces = [self._mask(image, target(n), [instance]) for n, instance in enumerate(instances, start=1)]
-        further = map(target, itertools.count(len(pieces) + 2))
-        return [*pieces, Piece(target(len(pieces) + 1), "", None, after=further)]
+        return [self._label_map(image)] if self._style.index else self._files.pieces(image, self._mask)
 
     def _mask(self, image: ExportedImage, target: Path, instances: Sequence[FoundInstance]) -> Piece:
         height, width = image.height or 0, image.width or 0
@@ -172,32 +162,25 @@ class _Pieces:
         given = (height, width, rles, texts(self._request.view.name, made_from), self._style.edits)
         return Piece(target, made_from, self._drawing.draw, given)
 
-    def _label_map(self, image: ExportedImage, found: Sequence[tuple[PromptResult, Sequence[FoundInstance]]]) -> Piece:
+    def _label_map(self, image: ExportedImage) -> Piece:
         """One for all prompts of the image; where masks overlap, the one with the higher score is in front."""
         prompts = {id: number for number, id in enumerate(self._request.view.prompts, start=1)}
-        drawn = [(prompts[result.prompt_id], instance) for result, instances in found for instance in instances]
+        drawn = [
+            (prompts[result.prompt_id], instance)
+            for result in image.results
+            for instance in chosen(wanted(self._request, result), self._request.select)
+        ]
         drawn.sort(key=lambda one: -one[1].score)
         numbers = [of_prompt if self._style.index == PROMPT else n for n, (of_prompt, _) in enumerate(drawn, start=1)]
         most = len(prompts) if self._style.index == PROMPT else len(drawn)
         height, width, how = image.height or 0, image.width or 0, {"index": self._style.index, "most": most}
         made_from = digest(height, width, [instance for _, instance in drawn], how, numbers)
-        target = self._target(image, "")
+        target = self._files.target(image, "")
         if not (drawn or self._style.empty):
             return Piece(target, made_from, None)
         labelled = tuple((number, instance.rle) for number, (_, instance) in zip(numbers, drawn, strict=True))
         given = (height, width, labelled, texts(self._request.view.name, made_from), most)
         return Piece(target, made_from, self._drawing.draw_labels, given)
-
-    def _target(self, image: ExportedImage, slug: str, n: int = 1) -> Path:
-        place = mask_path(
-            slug,
-            image.path,
-            self._request.view.source.root,
-            folded=self._folder.folded,
-            template=self._style.template,
-            n=n,
-        )
-        return self._request.out / place
 
 
 def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
@@ -205,6 +188,8 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
     out, view, style = request.out, request.view, MaskStyle(**request.own)
     targets.make_folder(out)
     there = read_mask_folder(out)
+    if (other_format := read_export_folder(out)) is not None:
+        raise UsageError(f"{out} holds files of the format {other_format.format}: choose another -o for png")
     if there is not None and not there.belongs_to(view):
         other = f"{there.run} of {there.source}" if there.run == view.name else there.run
         raise UsageError(f"{out} holds the masks of run {other}: choose another folder for those of {view.name}")

@@ -1,0 +1,103 @@
+"""Exports a run as a folder of PNGs with what was found cut out of its images. Knows no SQL and no pixels."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from db.values import FoundInstance
+from db.views.results import ExportedImage
+from producer.results.common import ExportRequest, Summary, TellRows
+from producer.results.export_folder import open_folder, write_folder
+from producer.results.folder_writer import EmbeddedSigns, Piece
+from producer.results.formats import Format, Places
+from producer.results.mask_folder import digest, holds, is_of_run, texts
+from producer.results.mask_style import MaskStyle
+from producer.results.names import mask_path
+from producer.results.per_result import PerResult
+from workers.errors import UsageError
+from workers.inference import location
+
+OF_MASKS = ("each", "dilate", "feather", "name")  # flags of a `MaskStyle` that fit cut-outs
+
+
+def export_cutouts(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
+    """Write a PNG for each result with an instance of `min_score`, see `cutting.cut_out`.
+
+    Files are named and kept as those of the format png. An image that can no longer be read, or has another size than
+    when it was segmented, is left out and counted. Raises `UsageError` for flags that do not fit, and if the folder
+    cannot be written or is not ours.
+    """
+    cuts = _Cuts(request)
+    folder, there = open_folder(request, "cutout")
+    if there is not None and _style(there.made).layout != cuts.style.layout:
+        raise UsageError(f"{request.out} holds cut-outs of other names: choose another -o for these")
+    signs = EmbeddedSigns(request.view.name, holds, is_of_run)
+    files = PerResult(request, cuts.style, folded=folder.folded)
+    return write_folder(request, images, progress, folder, signs, lambda image: files.pieces(image, cuts.piece))
+
+
+class _Cuts:
+    """Says how the file of some instances is made."""
+
+    def __init__(self, request: ExportRequest) -> None:
+        from producer.results import cutting  # needs the libraries that `FORMAT` names
+        from workers.inference.images import ReadRules
+
+        self.style = _style(request.own)
+        background = request.own.get("background")
+        if background and (fault := cutting.colour_fault(background)):
+            raise UsageError(f"--background {background}: {fault}")
+        self._make = cutting.cut_out
+        self._cut = cutting.Cut(bool(request.own.get("crop")), background, self.style.edits)
+        self._request, source, frozen = request, request.view.source, request.view.frozen
+        self._rules = ReadRules(
+            orientation=cast(Literal["exif", "raw"], frozen.orientation),
+            stretch=frozen.stretch,
+            root=source.root if source.confined else None,
+            follow_symlinks=source.follow_symlinks,
+        )
+
+    def piece(self, image: ExportedImage, target: Path, instances: Sequence[FoundInstance]) -> Piece:
+        height, width = image.height or 0, image.width or 0
+        made_from = digest(height, width, instances, {"format": "cutout", **asdict(self._cut)})
+        if not instances:
+            return Piece(target, made_from, None)
+        place = location.place(self._request.view.source.root, image.path)
+        rles, marks = tuple(instance.rle for instance in instances), texts(self._request.view.name, made_from)
+        return Piece(target, made_from, self._make, (place, self._rules, (height, width), rles, self._cut, marks))
+
+
+def _style(own: Any) -> MaskStyle:
+    return MaskStyle(**{flag: own[flag] for flag in OF_MASKS if flag in own})
+
+
+def places(request: ExportRequest) -> Places | None:
+    """The files of images; None if no two images can have the same."""
+    template = _style(request.own).template
+    if "{stem}" not in template:
+        return None
+    return Places(partial(mask_path, "", root=request.view.source.root, template=template), once=False)
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Cut-outs have the marks of masks, which the format png knows."""
+    return False
+
+
+FORMAT = Format(
+    export_cutouts,
+    is_ours,
+    ".png",
+    stem="cutouts",
+    folder=True,
+    takes={
+        "select": "masks of several instances",
+        **dict.fromkeys(OF_MASKS, "masks that are made in that way"),
+        "crop": "pictures",
+        "background": "pictures",
+    },
+    needs=("numpy", "PIL", "pycocotools", "simplejpeg"),
+    place=places,
+)

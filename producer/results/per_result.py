@@ -1,0 +1,47 @@
+"""Names the files of formats that have one for each result or each instance. Knows no content."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from db.values import FoundInstance
+from db.views.results import ExportedImage
+from producer.results.common import ExportRequest, wanted
+from producer.results.folder_writer import Piece
+from producer.results.mask_folder import chosen
+from producer.results.mask_style import MaskStyle
+from producer.results.names import mask_path
+from producer.slugs import prompt_slugs
+
+MakePiece = Callable[[ExportedImage, Path, Sequence[FoundInstance]], Piece]
+
+
+class PerResult:
+    """Names the files. `folded`: see `names.mask_path`."""
+
+    def __init__(self, request: ExportRequest, style: MaskStyle, *, folded: bool) -> None:
+        self._request, self._style, self._folded = request, style, folded
+        self._slugs = prompt_slugs(request.view.prompts.values())
+
+    def pieces(self, image: ExportedImage, piece: MakePiece) -> list[Piece]:
+        """`piece(image, file, instances)` for each result, or with `style.each` for each instance.
+
+        With `each` a last piece removes the files of further instances that an earlier export wrote.
+        """
+        pieces: list[Piece] = []
+        for result in image.results:
+            instances = chosen(wanted(self._request, result), self._request.select)
+            target = partial(self.target, image, self._slugs[self._request.view.prompts[result.prompt_id]])
+            if self._style.each:
+                pieces += [piece(image, target(n), [one]) for n, one in enumerate(instances, start=1)]
+                last = len(instances) + 1
+                pieces.append(Piece(target(last), "", None, after=map(target, itertools.count(last + 1))))
+            else:
+                pieces.append(piece(image, target(), instances))
+        return pieces
+
+    def target(self, image: ExportedImage, slug: str, n: int = 1) -> Path:
+        """The file of an image below the folder `slug`, if it has several: the one with this number."""
+        root, template = self._request.view.source.root, self._style.template
+        return self._request.out / mask_path(slug, image.path, root, folded=self._folded, template=template, n=n)
