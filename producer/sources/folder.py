@@ -58,7 +58,7 @@ class FolderSource(RowSource):
             raise UsageError(f"{self._shown}: no images in it or below it{there}; give a folder with {formats} files")
 
     @classmethod
-    def takes(cls, path: Path) -> bool:
+    def takes(cls, path: Path, options: ReadOptions) -> bool:
         return path.is_dir()
 
     @property

@@ -23,5 +23,5 @@ def open_file(path: Path, options: ReadOptions) -> RowSource:
 
 
 def _open(kinds: Sequence[type[RowSource]], path: Path, options: ReadOptions) -> RowSource:
-    kind = next(kind for kind in kinds if kind.takes(path))
+    kind = next(kind for kind in kinds if kind.takes(path, options))
     return kind(path, options)

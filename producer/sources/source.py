@@ -72,7 +72,7 @@ class RowSource(Protocol):
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None: ...
 
     @classmethod
-    def takes(cls, path: Path) -> bool:
+    def takes(cls, path: Path, options: "ReadOptions") -> bool:
         """Whether this kind of input reads the file or folder at `path`. Looks at its name and first bytes at most."""
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:

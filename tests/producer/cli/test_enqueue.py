@@ -198,7 +198,7 @@ NO_CSV = {
         b"path\n" + 5000 * b"a.jpg\n" + 200_000 * b"y" + b"\n",
         ":5002: cell longer than 131072 characters; shorten it or remove its column",
     ),
-    "C24 gzip": (b"\x1f\x8b\x08\0", ": is gzip, not CSV text; unpack it first: gunzip < faces.csv > unpacked.csv"),
+    "C24 gzip": (b"\x1f\x8b\x08\0", ": its gzip data are damaged or cut off; copy or make it again"),
 }
 
 

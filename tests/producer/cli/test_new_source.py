@@ -40,7 +40,7 @@ class PathList(RowSource):
         self._rules = RowRules(self.columns, self.root, confined=False)
 
     @classmethod
-    def takes(cls, path: Path) -> bool:
+    def takes(cls, path: Path, options: ReadOptions) -> bool:
         return path.suffix == ".txt"
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.csv_source import LINE_BYTES, ROWS_PER_LOOK, CsvSource
+from producer.sources.csv_source import CsvSource
+from producer.sources.file import LINE_BYTES
 from producer.sources.folder import FolderSource
 from producer.sources.selection import LeftOut
 from producer.sources.source import ReadOptions
+from producer.sources.text_source import ROWS_PER_LOOK
 from workers.errors import UsageError
 
 SAVE = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"
@@ -124,7 +126,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "C13 sep alone": ("sep=;\n", "images.csv has no data rows: write one image path a line below the header"),
     "C24 gzip": (
         b"\x1f\x8b\x08\0",
-        "images.csv: is gzip, not CSV text; unpack it first: gunzip < images.csv > unpacked.csv",
+        "images.csv: its gzip data are damaged or cut off; copy or make it again",
     ),
     "C24 zip": (b"PK\3\4 images.csv", "images.csv: is zip, not CSV text; unpack it first: unzip images.csv"),
     "C24 xlsx": (
@@ -179,8 +181,8 @@ def test_c1_a_path_that_is_no_readable_file_is_refused() -> None:
     os.mkfifo("pipe")
     expected = {
         "nowhere.csv": "nowhere.csv: not found; check the path",
-        "folder": "folder: is a folder; give a CSV file",
-        "pipe": "pipe: is no regular file, and a CSV is read twice; save it to a file first",
+        "folder": "folder: is a folder; give a CSV",
+        "pipe": "pipe: is no regular file, and it is read twice; save it to a file first, or give - and pipe it in",
     }
     for name, message in expected.items():
         with pytest.raises(UsageError) as refused:
