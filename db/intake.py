@@ -37,6 +37,7 @@ ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts")
 PENDING, REJECTED = ImageState.PENDING.value, ImageState.REJECTED.value
 
 Value = TypeVar("Value")
+Columns = Sequence[str] | dict[str, str]  # of a source: names, or name -> type
 _PromptJson = dict[tuple[str, ...] | None, str | None]  # prompts of a row -> the JSON of their ids
 
 
@@ -72,7 +73,7 @@ class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows
     """One input row. `rejected` is None for a good row, else the reason as (error class, message)."""
 
     path: str
-    cells: dict[str, str] | None = None
+    cells: dict[str, Any] | None = None  # values as JSON has them; of a source of text all are text
     prompts: tuple[str, ...] | None = None  # None: those of the run
     rejected: tuple[str, str] | None = None
 
@@ -127,14 +128,20 @@ def create_run(
     return run_id
 
 
-def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
+def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Columns) -> None:
     """Note that the source, which has `size` bytes now, is read on from the row where the last reading stopped."""
     # load_start keeps its value: the rows of an interrupted load have not been searched for duplicates yet.
-    _update_run(session, run_id, source_sha256=None, source_ended=False, columns=list(columns))
+    _update_run(
+        session,
+        run_id,
+        source_sha256=None,
+        source_ended=False,
+        columns=columns if isinstance(columns, dict) else list(columns),
+    )
     _update_run(session, run_id, source_size=size, source_mtime_ns=mtime_ns)
 
 
-def begin_matching(session: Session, run_id: int, size: int, mtime_ns: int, columns: Sequence[str]) -> None:
+def begin_matching(session: Session, run_id: int, size: int, mtime_ns: int, columns: Columns) -> None:
     """Note that the source was edited and is read again from its start. Known rows are found by their content."""
     begin_reading(session, run_id, size, mtime_ns, columns)
     _update_run(session, run_id, load=Run.load + 1, source_rows=0)

@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,16 +28,17 @@ class Frozen:
 class Source:
     """Where a run's rows come from, and how their paths are read.
 
-    Each field is a column of `Run` with the same name, but `path` is the column `source`.
+    Each field is a column of `Run` with the same name, but `path` is the column `source`, and `types` are in `columns`.
     """
 
-    path: str  # absolute path of the CSV or folder
+    path: str  # absolute path of the file or folder, or a pattern of paths
     image_column: str
-    columns: tuple[str, ...]  # the CSV's header, in order
+    columns: tuple[str, ...]  # names of the columns, in order
     root: str  # absolute folder that relative image paths start from
     confined: bool  # the user named a root, and no image may lie outside of it
     follow_symlinks: bool
     prompt_column: str | None = None
+    types: Mapping[str, str] | None = None  # column -> type of its cells; None: all are text
 
 
 @dataclass(frozen=True)

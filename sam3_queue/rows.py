@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 from workers.inference.rle import Mask, decode
 
@@ -52,7 +53,7 @@ class Row:
     number: int  # from 1, in the order in which rows were first read
     path: str  # of the image, as the run knows it
     place: str  # where the image is: `path`, from the run's root
-    cells: Mapping[str, str]  # column -> text, of all columns of the input
+    cells: Mapping[str, Any]  # column -> text, or a value as JSON has it if the input has types; of all its columns
     status: str  # segmented, empty, failed, pending, cancelled, duplicate or rejected
     error_class: str | None
     error: str | None

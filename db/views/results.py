@@ -35,7 +35,7 @@ class ExportedImage:
     id: int
     row: int
     path: str
-    cells: dict[str, str] | None
+    cells: dict[str, Any] | None
     state: str
     error_class: str | None
     error: str | None

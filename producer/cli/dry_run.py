@@ -19,10 +19,10 @@ from workers.inference import location
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
 
 
-def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any], *, details: bool = False) -> int:
+def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any]) -> int:
     """Read all rows and say what recording them would do; return the exit code. Needs no broker, database or model.
 
-    With `details` it also says which columns are read, and where the first images are.
+    It also says which columns are read, where the first images are, and what is left out.
     """
     survey = source.survey()
     check(request, survey)
@@ -41,12 +41,11 @@ def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any]
     }
     if flags["json"]:
         left_out = [asdict(reason) for reason in source.left_out]
-        more = {"first": first, "left_out": left_out, **source.named_columns} if details else {}
-        base.print_json(facts | {"dry_run": True} | more)
+        base.print_json(facts | {"dry_run": True, "first": first, "left_out": left_out, **source.named_columns})
     else:
         prompts = json.dumps(request.prompts, ensure_ascii=False)
         click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {prompts}")
-        _tell_rows(source if details else None, rejected, first)
+        _tell_rows(source, rejected, first)
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
 
 
@@ -65,14 +64,13 @@ def _read_rows(source: RowSource, request: RunRequest, wanted: int) -> tuple[lis
     return rejected, first
 
 
-def _tell_rows(source: RowSource | None, rejected: list[str], first: list[str]) -> None:
-    if source is not None:
-        for name, column in source.named_columns.items():
-            click.echo(f"  {name.replace('_', ' ')}: {base.printable(column)}")
-        for path in first:
-            click.echo(f"  image: {location.shown(path)}")
-        if source.left_out:
-            say(f"  left out: {told_left_out(source.left_out)}")
+def _tell_rows(source: RowSource, rejected: list[str], first: list[str]) -> None:
+    for name, column in source.named_columns.items():
+        click.echo(f"  {name.replace('_', ' ')}: {base.printable(column)}")
+    for path in first:
+        click.echo(f"  image: {location.shown(path)}")
+    if source.left_out:
+        say(f"  left out: {told_left_out(source.left_out)}")
     for message in rejected[:5]:
         say(f"  rejected: {message}")
     if len(rejected) > 5:

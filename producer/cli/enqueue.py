@@ -1,4 +1,4 @@
-"""`sam3-enqueue`: records a run from a CSV and rings its first chunks. Declares the flags only."""
+"""`sam3-enqueue`: records a run from a source and rings its first chunks. Declares the flags only."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,13 @@ from workers.cli import base
 
 
 @base.command("sam3-enqueue")
-@click.option("--csv", required=True, type=click.Path(path_type=Path), help="CSV file with a column of image paths.")
+@click.option(
+    "--csv",
+    "--source",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="CSV, JSON Lines, Parquet or list of image paths, gzipped or not, or a folder of images.",
+)
 @run_flags
 @turn_flags
 @redo_flag

@@ -123,10 +123,10 @@ def given(flags: dict[str, Any], *names: str) -> dict[str, Any]:
 
 INPUT_FLAGS = (  # what is read, and how
     click.option("--prompt", type=Phrase(), multiple=True, help="What to look for, such as person; repeatable."),
-    click.option("--prompt-column", metavar="C", help="CSV column with each row's own prompts, joined by |."),
-    click.option("--image-column", metavar="C", help="CSV column with the image paths (guessed if left out)."),
+    click.option("--prompt-column", metavar="C", help="Column with each row's own prompts, joined by |."),
+    click.option("--image-column", metavar="C", help="Column with the image paths (guessed if left out)."),
     click.option(
-        "--encoding", metavar="E", help="Encoding of a CSV that is not UTF-8 and has no mark, such as cp1252."
+        "--encoding", metavar="E", help="Encoding of a text that is not UTF-8 and has no mark, such as cp1252."
     ),
     click.option(
         "--delimiter", metavar="D", help="Between a CSV's cells: , ; tab or | (found in the header if left out)."

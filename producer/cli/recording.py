@@ -16,7 +16,7 @@ from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
 from producer.results.targets import free_file
 from producer.runs.load import Recorded, RunRequest, record
-from producer.sources.kinds import open_file
+from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.broker.app import create_app
 from workers.broker.connection import check_broker
@@ -25,12 +25,12 @@ from workers.cli.base import say
 from workers.fleet.dispatch import dispatch, publisher
 
 
-def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
-    """Record the CSV and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
+def enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
+    """Record the source at `path` and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
     prompts = read_prompts(flags["prompt"])
-    source = open_input(open_file, csv, prompts, flags)
+    source = open_input(path, prompts, flags)
     settings = base.settings(model=flags["model"])
-    request = run_request(run_name(flags["run"], flags["moved_from"] or csv), prompts, source, settings, flags)
+    request = run_request(run_name(flags["run"], flags["moved_from"] or path), prompts, source, settings, flags)
     warn_of_absent_model(request.frozen.model)
     if dry_run:
         return report_dry_run(source, request, flags)
@@ -59,7 +59,10 @@ def enqueue(csv: Path, dry_run: bool, flags: dict[str, Any]) -> int:
 def record_rows(sessions: Sessions, source: RowSource, request: RunRequest) -> Recorded:
     """Record the source's rows that the run does not have yet, and show the progress."""
     with Meter(f"recording {request.name}", "rows") as meter:
-        return record(sessions, source, request, meter.tell)
+        recorded = record(sessions, source, request, meter.tell)
+    if source.left_out:  # told now, as the end of the run may be days away
+        say(f"left out: {told_left_out(source.left_out)}")
+    return recorded
 
 
 def facts_of(now: Progress, queued: int) -> dict[str, Any]:

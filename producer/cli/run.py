@@ -41,7 +41,9 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
 @exit_flags
 @json_flag
 def main(source: Path, output: Path, **flags: Any) -> int:
-    """Segment SOURCE, a CSV of image paths or a folder of images, on this machine; results go to the output folder.
+    """Segment SOURCE on this machine; results go to the output folder.
+
+    SOURCE is a folder of images, or a CSV, JSON Lines, Parquet or list of their paths, gzipped or not.
 
     The same command again goes on where it stopped. Masks and preview.jpg are written while it works, results.csv at
     the end.

@@ -27,7 +27,6 @@ from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.inputs import Inputs
 from producer.results.status import Standing
 from producer.results.targets import Targets
-from producer.sources.kinds import open_source
 from workers.cli import base
 from workers.cli.base import RUN_FILE, say
 from workers.cli.worker import node_settings
@@ -38,7 +37,7 @@ from workers.fleet.weights import check_models
 def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     """Segment the source at `path`; return the exit code of the command. Raises `Sam3Error`."""
     prompts = read_prompts(flags["prompt"])
-    source = open_input(open_source, path, prompts, flags | {"output": output})
+    source = open_input(path, prompts, flags | {"output": output})
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
     name = run_of_folder(output, flags["run"], source.path)
     name = name or run_name(flags["run"], flags["moved_from"] or source.path)
@@ -47,7 +46,7 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     targets = Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"])
     check_targets(targets, flags["also"])
     if flags["dry_run"]:
-        return report_dry_run(source, request, flags, details=True)
+        return report_dry_run(source, request, flags)
     with new_folders(output, settings.state_dir), interruptible(resumes=True), StateLock(settings.state_dir):
         check_models([settings.model], settings)  # first, as nothing works without the weights and their licence
         slots = local_slots(flags["gpus"], flags["num_gpus"])

@@ -17,7 +17,6 @@ from producer.results.targets import Targets
 from producer.runs.load import RunRequest
 from producer.runs.operate import retry
 from producer.slugs import prompt_slugs
-from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.cli.base import counted, say
 from workers.cli.config_file import FIRST_SOURCE, SLUGS
@@ -46,8 +45,6 @@ def record_run(
     recorded = record_rows(sessions, source, request)
     if recorded.corrected:
         say(recorded.corrected)
-    if source.left_out:  # told now, as the end of the run may be days away
-        say(f"left out: {told_left_out(source.left_out)}")
     found = Found(sessions, recorded.run_id, request.name, settings, output)
     if (why := write(sessions, resume, recorded.run_id)) is not None:
         say(f"run {request.name} was paused {why}; it goes on")

@@ -1,6 +1,5 @@
 """Opens the input and makes the `RunRequest` that the flags of sam3-enqueue and sam3-run ask for. Records nothing."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,15 @@ from typing import Any
 from producer.cli.options import frozen_settings, read_chunk_size
 from producer.runs.load import RunRequest
 from producer.sources.check_files import check_files
+from producer.sources.kinds import open_source
 from producer.sources.source import ReadOptions, RowSource
 from workers.cli.base import say
 from workers.settings import Settings
 
 
-def open_input(
-    kind: Callable[[Path, ReadOptions], RowSource], path: Path, prompts: tuple[str, ...], flags: dict[str, Any]
-) -> RowSource:
-    """Open the input with `kind`, as the flags say. Raises `UsageError` if its first rows show that it is unusable."""
-    source = kind(
+def open_input(path: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> RowSource:
+    """Open the input as the flags say. Raises `UsageError` if its first rows show that it is unusable."""
+    source = open_source(
         path,
         ReadOptions(
             encoding=flags["encoding"],

@@ -1,5 +1,6 @@
 """What all export formats share: the request, the summary, and reading the images. Knows no format and no SQL."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -113,10 +114,21 @@ def wanted(request: ExportRequest, result: PromptResult) -> list[FoundInstance]:
     return list(islice(found, request.max_instances))
 
 
-def input_cells(view: RunView, image: ExportedImage) -> list[str]:
-    """The row's cells as they were read. The cell of the path is stored only if it differs from the path."""
+def input_cells(view: RunView, image: ExportedImage) -> list[Any]:
+    """The row's cells as they were read: text, or values as JSON has them if the source has types.
+
+    The cell of the path is stored only if it differs from the path.
+    """
     cells = {view.source.image_column: image.path} | (image.cells or {})
-    return [cells.get(column, "") for column in view.source.columns]
+    missing = "" if view.source.types is None else None
+    return [cells.get(column, missing) for column in view.source.columns]
+
+
+def cell_text(cell: Any) -> str:
+    """A cell as a format of text has it: numbers, true and false as in JSON, nothing for null, lists as JSON."""
+    if cell is None:
+        return ""
+    return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
 
 
 def status(view: RunView, image: ExportedImage) -> str:

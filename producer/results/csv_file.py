@@ -17,6 +17,7 @@ from producer.results.common import (
     ExportRequest,
     Summary,
     TellRows,
+    cell_text,
     counting,
     input_cells,
     status,
@@ -96,7 +97,7 @@ class _Sheet:
     def line(self, image: ExportedImage) -> list[str]:
         view = self.request.view
         by_prompt = {result.prompt_id: self._values(image, result) for result in image.results}
-        line = input_cells(view, image)
+        line = list(map(cell_text, input_cells(view, image)))
         line += [status(view, image), _error(image), _number(image.width), _number(image.height)]
         for prompt_id in view.every_image:
             line += by_prompt.get(prompt_id, [""] * len(PROMPT_COLUMNS))

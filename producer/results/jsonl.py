@@ -4,8 +4,9 @@ The format: https://jsonlines.org.
 """
 
 import json
+import math
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from db.views.results import ExportedImage
 from producer.results.common import ExportRequest, Summary, TellRows
@@ -23,9 +24,25 @@ def export_jsonl(request: ExportRequest, images: Iterable[ExportedImage], progre
     with request.files.replacing(request.out) as temporary, temporary.open("w", encoding="utf-8") as file:
 
         def write(group: list[Record]) -> None:
-            file.writelines(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in group)
+            file.writelines(_line(record) + "\n" for record in group)
 
         return Records(request).write(images, progress, write)
+
+
+def _line(record: Record) -> str:
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # a cell of the input has a number that JSON has not, such as NaN
+        return json.dumps(_finite(record), ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON has not."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def is_ours(file: BinaryIO) -> bool:

@@ -26,9 +26,14 @@ def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], prog
     import pyarrow as pa
     from pyarrow import parquet
 
+    from producer.sources.arrow_types import column_of, type_of
+
     records = Records(request)
     origin = json.dumps(provenance(request), ensure_ascii=False)
-    schema = _schema(records).with_metadata({ORIGIN: origin})
+    types = records.input_types
+    ours = _schema(records)
+    inputs = [(column, type_of(text)) for column, text in types.items()]
+    schema = pa.schema([*inputs, *ours]).with_metadata({ORIGIN: origin})
 
     with (
         request.files.replacing(request.out) as temporary,
@@ -36,13 +41,15 @@ def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], prog
     ):
 
         def write(group: list[Record]) -> None:
-            file.write_table(pa.Table.from_pylist(group, schema))
+            columns = [column_of([record[column] for record in group], text) for column, text in types.items()]
+            columns += pa.Table.from_pylist(group, ours).combine_chunks().columns
+            file.write_table(pa.Table.from_arrays(columns, schema=schema))
 
         return records.write(images, progress, write)
 
 
 def _schema(records: Records) -> Any:
-    """The type of each column. Columns of the input are text, as in the CSV that they were read from."""
+    """The type of each column of ours."""
     import pyarrow as pa
 
     numbers, whole = pa.list_(pa.float64()), pa.list_(pa.int32())
@@ -68,8 +75,7 @@ def _schema(records: Records) -> Any:
         **annotation,
         **{name: result[name] for name in ("prompt", "presence")},
     }
-    ours = [(column, types.get(column.removeprefix("sam3_"), pa.string())) for column in records.columns]
-    return pa.schema([*((column, pa.string()) for column in records.input_columns), *ours])
+    return pa.schema([(column, types.get(column.removeprefix("sam3_"), pa.string())) for column in records.columns])
 
 
 def is_ours(file: BinaryIO) -> bool:

@@ -30,7 +30,11 @@ class Records:
     def __init__(self, request: ExportRequest) -> None:
         self._request = request
         self.columns = INSTANCE_COLUMNS if request.flat else IMAGE_COLUMNS
-        self.input_columns = request.view.source.columns  # none of them begins with sam3_
+        source = request.view.source
+        self.input_columns = source.columns  # none of them begins with sam3_
+        self.input_types = source.types or dict.fromkeys(
+            source.columns, "string"
+        )  # by column, as the source tells them
 
     def write(
         self, images: Iterable[ExportedImage], progress: TellRows, write: Callable[[list[Record]], object]

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from db import corrections, intake, named_leases, presence
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
+from db.models import typed_columns
 from db.session import Sessions, reading, write, write_once
 from db.slices import paced, slice_rows
 from db.states import RunState
@@ -110,6 +111,7 @@ def _facts(source: RowSource) -> Source:
         image_column=source.columns.image,
         prompt_column=source.columns.prompt,
         columns=source.columns.names,
+        types=source.columns.types,
         root=str(source.root),
         confined=source.confined,
         follow_symlinks=source.follow_symlinks,
@@ -290,7 +292,7 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Run
     asked = itertools.islice(source.rows(how.skip), max(0, wanted - how.skip))
     rows = _checked(loader, asked, known, survey, request)
     begin = intake.begin_matching if how.restart else intake.begin_reading
-    loader.write(begin, survey.size, survey.mtime_ns, source.columns.names)
+    loader.write(begin, survey.size, survey.mtime_ns, typed_columns(source.columns.names, source.columns.types))
     new = _add_rows(loader, rows, known, how, wanted, tell)
     if new or known.state == RunState.LOADING:
         _mark_duplicates(loader)

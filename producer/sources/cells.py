@@ -1,6 +1,7 @@
 """The text of single cells: which prompts are valid, and how any text is shown and stored. Knows no rows, no files."""
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from workers.errors import ErrorClass
@@ -8,6 +9,7 @@ from workers.errors import ErrorClass
 PROMPT_WORDS = 30  # the model reads 32 tokens, and two of them mark the start and the end
 PROMPT_BYTES = 1000  # PostgreSQL's index of prompts takes up to 2700 bytes
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are not UTF-8
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for nothing
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # like CONTROL, but white space is allowed
 
@@ -39,7 +41,12 @@ def split_prompts(cell: str) -> tuple[str, ...] | None:
     """The prompts of a cell like `cat|dog`, each once; None for an empty cell. Raises `BadRow` for a bad prompt."""
     if not cell or cell.isspace():
         return None
-    prompts = tuple(dict.fromkeys(prompt.strip() for prompt in cell.split("|")))
+    return whole_prompts(cell.split("|"))
+
+
+def whole_prompts(given: Iterable[str]) -> tuple[str, ...]:
+    """These prompts without blanks around them, each once. Raises `BadRow` for a bad one."""
+    prompts = tuple(dict.fromkeys(prompt.strip() for prompt in given))
     for prompt in prompts:
         if fault := prompt_fault(prompt):
             raise BadRow(ErrorClass.PROMPT, fault)
@@ -47,7 +54,8 @@ def split_prompts(cell: str) -> tuple[str, ...] | None:
 
 
 def storable(cell: str) -> str:
-    """Replace what databases refuse: NUL and bytes that are not UTF-8 become text like \\xe9."""
+    """Replace what databases refuse: NUL, bytes that are not UTF-8 and half characters become text like \\xe9."""
+    cell = _HALVES.sub(lambda found: found[0].encode("unicode_escape").decode(), cell)
     return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\x00")
 
 

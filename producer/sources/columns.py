@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -20,6 +20,7 @@ class Columns:
     names: tuple[str, ...]
     image: str
     prompt: str | None
+    types: Mapping[str, str] | None = None  # name -> type of the cells; None: all are text
 
 
 def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None, prompt_column: str | None) -> Columns:

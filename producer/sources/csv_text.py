@@ -81,14 +81,15 @@ def _delimiter(given: str | None) -> str | None:
 
 def found_delimiter(text: str, image_column: str | None) -> str:
     """The delimiter with which the header has a column of paths, else the one that gives the most columns."""
-    headers = {delimiter: names for delimiter in DELIMITERS if (names := _header(text, delimiter))}
+    headers = {delimiter: names for delimiter in DELIMITERS if (names := header_by(text, delimiter))}
     for delimiter, names in headers.items():
         if may_hold_images(names, image_column):
             return delimiter
     return max(headers, key=lambda delimiter: len(headers[delimiter]), default=",")
 
 
-def _header(text: str, delimiter: str) -> list[str]:
+def header_by(text: str, delimiter: str) -> list[str]:
+    """The cells of the first line of a text, if its delimiter is this one; empty if they cannot be parsed."""
     try:
         return next(filled_rows(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)), [])
     except csv.Error:  # reported when the rows are read

@@ -53,6 +53,11 @@ class SourceFile:
         return found
 
     @property
+    def plain_name(self) -> str:
+        """Its name in lower case, without `.gz`."""
+        return self.path.name.lower().removesuffix(".gz")
+
+    @property
     def stamp(self) -> str:
         """Text for the end of the hash of the content: empty, or the bytes of the gzipped file."""
         return f"{_GZIPPED}{self.stat.st_size}" if self.gzipped else ""

@@ -13,7 +13,7 @@ def shell_path(path: str) -> str:
     return shlex.quote(one_line(path if below.startswith("..") else below))
 
 
-def new_file(shown: str, stem: str) -> str:
-    """The path of a new CSV in the folder of `shown`, where relative paths keep their meaning; quoted for the shell."""
+def new_file(shown: str, stem: str, suffix: str = ".csv") -> str:
+    """The path of a new file beside `shown`, so that relative paths keep their meaning; quoted for the shell."""
     begin = os.path.join(os.path.dirname(shown), stem)
-    return shlex.quote(numbered(begin, lambda name: os.path.lexists(f"{name}.csv")) + ".csv")
+    return shlex.quote(numbered(begin, lambda name: os.path.lexists(f"{name}{suffix}")) + suffix)

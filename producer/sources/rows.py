@@ -5,8 +5,10 @@ A row that breaks a rule is rejected, with the reason; the other rows are record
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from db.intake import NewRow
+from db.models import to_json
 from producer.sources.cells import (
     CONTROL,
     UNSTORABLE,
@@ -16,6 +18,7 @@ from producer.sources.cells import (
     quoted,
     split_prompts,
     storable,
+    whole_prompts,
 )
 from producer.sources.columns import Columns
 from workers.errors import ErrorClass
@@ -27,11 +30,14 @@ CUT_CHUNK_CHARACTERS = 4 * SLICE_CHARACTERS  # a slice of this size ends even in
 
 PATH_BYTES, NAME_BYTES = 2600, 255  # Linux opens paths of up to 4096 bytes, PostgreSQL's index takes up to 2700
 SHORT = NAME_BYTES // 4  # a path of so few characters is never too long: UTF-8 has at most 4 bytes for each
+NUMBER_CHARACTERS = 8  # about what a cell that is no text takes
 _DOUBTFUL = ("", "\\")  # first characters of paths that `check_path` must look at
 
 
 class RowRules:
-    """Makes rows from lists of cells in the order of `columns`. Blanks around a path are removed.
+    """Makes rows from cells: lists of texts in the order of `columns`, or values by column as JSON has them.
+
+    Blanks around a path are removed.
 
     Relative paths start from `root`, an absolute folder. If `confined`, no path may lead out of it; only the text of
     the path is judged. `encoding` names the encoding of the cells in errors. With `needs_prompt` each row needs a
@@ -59,13 +65,7 @@ class RowRules:
         if not clean:
             self._check_text(cells)
         given = cells[self._image]
-        path = given.strip()
-        if not clean or ":" in path or path[:1] in _DOUBTFUL or len(path) > SHORT:
-            check_path(path)
-        path = location.normal(path)
-        if self._confined and path[0] in "/." and location.leaves(self._root, path):
-            fault = f"the path leaves the image root {one_line(self._root)}; move the file below it, or choose another"
-            raise BadRow(ErrorClass.OUTSIDE_ROOT, f"{fault} --image-root")
+        path = self._path(given, clean=clean)
         prompts = None if self._prompt is None else self._prompts(cells[self._prompt])
         if path != given:
             return NewRow(path, dict(zip(self._columns.names, cells, strict=True)), prompts)
@@ -74,22 +74,56 @@ class RowRules:
         del cells[self._image]
         return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts)
 
+    def typed_row(self, cells: dict[str, Any], *, clean: bool) -> NewRow:
+        """Make the row of these values; the dictionary may be changed. Raises `BadRow`.
+
+        `clean` says that all texts are known to have no control characters, and nothing that is not UTF-8.
+        """
+        image = self._columns.image
+        given = cells.get(image, "")
+        if type(given) is not str:
+            raise BadRow(ErrorClass.BAD_PATH, f"the path is {_in_words(given)}; give it as text")
+        if not clean:
+            self._check_values(cells)
+        path = self._path(given, clean=clean)
+        prompts = None if self._columns.prompt is None else self._typed_prompts(cells.get(self._columns.prompt))
+        if path == given:
+            del cells[image]
+        return NewRow(path, cells or None, prompts)
+
     def rejected(self, cells: list[str], where: str, bad: BadRow) -> NewRow:
         """Make the rejected row of cells that break a rule. `where` names the row's place, such as `images.csv:7`."""
-        kept = dict(zip(self._columns.names, map(storable, cells), strict=False))
+        return self.rejected_values(dict(zip(self._columns.names, cells, strict=False)), where, bad)
+
+    def rejected_values(self, cells: dict[str, Any], where: str, bad: BadRow) -> NewRow:
+        """Make the rejected row of these values."""
+        kept = {storable(name): _storable_value(cell) for name, cell in cells.items()}
         given = kept.get(self._columns.image, "")
-        path = as_name(given)
+        path = as_name(given if isinstance(given, str) else to_json(given))
         if path == given:
             kept.pop(self._columns.image, None)
         return NewRow(path, kept or None, rejected=(bad.error_class.value, f"{where}: {bad.fault}"))
+
+    def _path(self, given: str, *, clean: bool) -> str:
+        path = given.strip()
+        if not clean or ":" in path or path[:1] in _DOUBTFUL or len(path) > SHORT:
+            check_path(path)
+        path = location.normal(path)
+        if self._confined and path[0] in "/." and location.leaves(self._root, path):
+            fault = f"the path leaves the image root {one_line(self._root)}; move the file below it, or choose another"
+            raise BadRow(ErrorClass.OUTSIDE_ROOT, f"{fault} --image-root")
+        return path
 
     def _column_count(self, cells: list[str]) -> str:
         columns = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
         return f"{columns}, the header has {len(self._columns.names)}"
 
     def _check_text(self, cells: list[str]) -> None:
-        for name, cell in zip(self._columns.names, cells, strict=True):
-            bad = UNSTORABLE.search(cell)
+        self._check_values(dict(zip(self._columns.names, cells, strict=True)))
+
+    def _check_values(self, cells: dict[str, Any]) -> None:
+        for name, cell in cells.items():
+            bad = UNSTORABLE.search(cell if isinstance(cell, str) else to_json(cell)) or UNSTORABLE.search(name)
             if bad is None or (name == self._columns.image and bad[0] == "\0"):
                 continue  # `check_path` reports a NUL in a path
             if bad[0] == "\0":
@@ -103,6 +137,27 @@ class RowRules:
             column = quoted(str(self._columns.prompt))
             raise BadRow(ErrorClass.PROMPT, f"no prompt in column {column}; write one, or give --prompt")
         return prompts
+
+    def _typed_prompts(self, cell: Any) -> tuple[str, ...] | None:
+        """The prompts of a value: a text as in a CSV, or a list of texts."""
+        if isinstance(cell, list) and cell and all(isinstance(prompt, str) for prompt in cell):
+            return whole_prompts(cell)
+        if cell is not None and cell != [] and not isinstance(cell, str):
+            raise BadRow(ErrorClass.PROMPT, f"the prompt is {_in_words(cell)}; give a text, or a list of texts")
+        return self._prompts(cell or "")
+
+
+def _in_words(value: Any) -> str:
+    """What a value of JSON is, such as `a list`."""
+    names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "a text"}
+    return names.get(type(value), "a number")
+
+
+def _storable_value(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return storable(cell)
+    text = to_json(cell)
+    return storable(text) if UNSTORABLE.search(text) else cell
 
 
 def check_path(path: str) -> None:
@@ -159,4 +214,11 @@ def row_slice(rows: Iterator[NewRow], most: int, chunk_size: int) -> list[NewRow
 
 
 def _characters(row: NewRow) -> int:
-    return len(row.path) + (sum(map(len, row.cells.values())) if row.cells else 0)
+    return len(row.path) + (sum(map(_size, row.cells.values())) if row.cells else 0)
+
+
+def _size(cell: Any) -> int:
+    """About how many characters a cell takes: exact for text and lists, enough for numbers."""
+    if type(cell) is str:
+        return len(cell)
+    return len(to_json(cell)) if isinstance(cell, list | dict) else NUMBER_CHARACTERS

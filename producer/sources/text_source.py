@@ -176,7 +176,7 @@ class TextSource(RowSource, Generic[Record]):
             with self.text.open(self.file.open()) as text:
                 reader = self._reader(text)
                 record, bad = next((record, bad) for record in reader if (bad := undecoded(record)))
-                part = bad.string[max(0, bad.start() - 40) : bad.end() + 40]
+                part = bad.string[max(0, bad.start() - 40) : bad.end() + 40].strip("\r\n")
                 where = f"{shown}:{_first_line(record, reader.line_num)}: {quoted(part)} is not {encoding}"
         except (ValueError, StopIteration, self.parsing):
             return UsageError(f"{shown}: is not valid {encoding}; save it again, or give its --encoding")

@@ -135,7 +135,11 @@ def test_a_dry_run_needs_neither_broker_nor_database(shell: Shell, monkeypatch: 
     write_csv(shell, *photographs(20), "")
 
     told = shell(enqueue, "--csv", "faces.csv", "--prompt", " person ", "--prompt", "a  dog", "--dry-run")
-    assert told.out == 'would record run faces: 20 images in 3 chunks; prompts: ["person", "a dog"]\n'
+    assert told.out.splitlines() == [
+        'would record run faces: 20 images in 3 chunks; prompts: ["person", "a dog"]',
+        "  image column: path",
+        *(f"  image: {shell.home}/photos/{number:03}.jpg" for number in range(3)),
+    ]
 
     facts = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", "--dry-run", "--json", "--limit", 9).json
     assert list(facts)[:8] == [
@@ -321,8 +325,8 @@ def test_a_csv_and_prompts_of_any_script_are_recorded_and_told_in_their_letters(
     (folder / "写真.csv").write_text("path\n猫.jpg\n")
     given = ("--csv", "Gesichter/写真.csv", "--prompt", "красная машина")
 
-    assert shell(enqueue, *given, "--dry-run").out == (
-        'would record run Xie-Zhen: 1 image in 1 chunk; prompts: ["красная машина"]\n'
+    assert shell(enqueue, *given, "--dry-run").out.splitlines()[0] == (
+        'would record run Xie-Zhen: 1 image in 1 chunk; prompts: ["красная машина"]'
     )
     assert shell(enqueue, *given, "--json").json["run"] == "Xie-Zhen"
     refused = shell(enqueue, *given, "--run", "写真", code=2).error
@@ -343,4 +347,4 @@ def test_a_list_in_one_prompt_is_taken_as_it_is_with_a_hint(shell: Shell, prompt
     write_csv(shell, "a.jpg", header="path")
     answer = shell(enqueue, "--csv", "faces.csv", "--dry-run", "--prompt", prompt)
     assert answer.err.splitlines()[:1] == ([hint] if hint else [])
-    assert answer.out.endswith(f'prompts: ["{prompt}"]\n')
+    assert answer.out.splitlines()[0].endswith(f'prompts: ["{prompt}"]')

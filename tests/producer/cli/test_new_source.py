@@ -71,7 +71,7 @@ class PathList(RowSource):
 @pytest.fixture(autouse=True)
 def lists_are_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one line that a new kind of input needs elsewhere."""
-    monkeypatch.setattr(kinds, "FILES", (PathList, *kinds.FILES))
+    monkeypatch.setattr(kinds, "KINDS", (PathList, *kinds.KINDS))
 
 
 @pytest.fixture

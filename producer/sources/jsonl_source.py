@@ -1,0 +1,183 @@
+"""Turns JSON Lines, one object a line, into rows whose cells keep their types. Knows no SQL, and opens no image.
+
+`producer.sources.text_source` reads the file. The format: https://jsonlines.org.
+"""
+
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+from db.intake import NewRow
+from producer.sources.cells import BadRow, quoted
+from producer.sources.columns import choose_columns
+from producer.sources.first_bytes import FirstBytes
+from producer.sources.hints import new_file
+from producer.sources.rows import RowRules
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
+from producer.sources.text import find_encoding
+from producer.sources.text_source import Lines, Reader, TextSource
+from workers.errors import ErrorClass, UsageError
+
+SUFFIXES = (".jsonl", ".ndjson", ".json")  # of names; other files are known by their first character
+FIRST_OBJECTS = 100  # whose names are looked at for that of the image's path
+COLUMNS_AT_MOST = 1000  # names of all objects together: if there are more, they are no names but values
+SHAPES_AT_MOST = 1000  # that are remembered, so that most objects are not looked at closely
+LONG_NUMBER = re.compile(r"\d{19}")  # is found in every whole number that needs more than 64 bits
+WHOLE = range(-(1 << 63), 1 << 63)
+TEXT, JSON = "string", "json"  # types of columns; `json` stands for values of several types, and for lists and objects
+_TYPES: dict[type, str] = {bool: "bool", int: "int64", float: "double", str: TEXT, type(None): ""}
+# Like `json.loads`, but without its search for blanks, which takes a third of the time.
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_TO_LINES = 'python3 -c "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]"'
+
+
+class JsonLinesSource(TextSource[str]):
+    """Rows of a file with one JSON object a line. The names in all objects together are the columns."""
+
+    kind = "JSON Lines file"
+
+    def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
+        super().__init__(path, options)
+        if options.delimiter:
+            raise UsageError(f"{self.file.shown}: is a {self.kind}, and --delimiter is for a CSV")
+        self.text, head = find_encoding(self.file, options, self.kind)
+        if head.lstrip()[:1] == "[":
+            self._refuse_array()
+        with self._parsed(self.file.open()) as reader:
+            first = list(islice(self._filled(reader), FIRST_OBJECTS))
+        if not first:
+            self._refuse_no_rows()
+        types = Types(self.file.shown)
+        for line in first:
+            types.note(line)
+        if not types.found:
+            raise UsageError(f"{self.file.shown}:1: {_fault(first[0])}")
+        self._choose(types.found, options)
+        # Later names must not change which column has the paths.
+        self._options = replace(options, image_column=self.columns.image)
+        kind = "" if self.file.plain_name.endswith(SUFFIXES) else "as JSON Lines"
+        self.told = " ".join(filter(None, (self.text.told, kind)))
+
+    @classmethod
+    def takes(cls, path: Path, options: ReadOptions) -> bool:
+        """Whether its name says so, or its first character, unless its name is that of a CSV."""
+        first = FirstBytes(path)
+        if first.name.endswith(SUFFIXES):
+            return True
+        return not first.name.endswith((".csv", ".tsv")) and first.text.lstrip()[:1] in ("{", "[")
+
+    def _choose(self, types: dict[str, str], options: ReadOptions) -> None:
+        shown = self.file.shown
+        columns = choose_columns(shown, tuple(types), options.image_column, options.prompt_column)
+        # The path is text also if some rows have none.
+        named = {name: found or TEXT for name, found in types.items()} | {columns.image: TEXT}
+        self.columns = replace(columns, types=named)
+        self._rules = RowRules(self.columns, self.root, confined=self.confined, needs_prompt=options.needs_prompt)
+
+    @property
+    def _stamp(self) -> str:
+        return f" jsonl{self.text.stamp}"
+
+    def _reader(self, text: io.TextIOWrapper) -> Reader[str]:
+        return Lines(text)
+
+    def _filled(self, reader: Reader[str]) -> Iterator[str]:
+        return (stripped for line in reader if (stripped := line.strip()))
+
+    def _surveyed(self, records: Iterator[str]) -> Iterator[str]:
+        types = Types(self.file.shown)
+        for line in records:
+            types.note(line)
+            yield line
+        self._choose(types.found, self._options)
+
+    def _checked(self, record: str) -> NewRow:
+        found = _object(record)
+        if found is None:
+            raise BadRow(ErrorClass.BAD_ROW, _fault(record))
+        # A text with a character that is not printable has either it or a backslash in the line.
+        return self._rules.typed_row(found, clean="\\" not in record and record.isprintable())
+
+    def _rejected(self, record: str, where: str, bad: BadRow) -> NewRow:
+        found = _object(record)
+        cells = {self.columns.image: record} if found is None else found
+        return self._rules.rejected_values(cells, where, bad)
+
+    def _refuse_array(self) -> NoReturn:
+        shown = self.file.shown
+        read = (
+            f"gunzip < {shlex.quote(shown)} | {_TO_LINES}"
+            if self.file.gzipped
+            else f"{_TO_LINES} < {shlex.quote(shown)}"
+        )
+        lines = new_file(shown, "lines", ".jsonl")
+        raise UsageError(f"{shown}: is one JSON array; write one object a line: {read} > {lines}")
+
+
+class Types:
+    """Notes the names in objects and the types of their values: `found` has them in the order of their appearance.
+
+    The type of a name is empty while all its values are null.
+    """
+
+    def __init__(self, shown: str) -> None:
+        self.found: dict[str, str] = {}
+        self._shown = shown
+        self._shapes: dict[tuple[Any, ...], bool] = {}  # (names, types) that were noted -> whether it has whole numbers
+
+    def note(self, line: str) -> None:
+        """Note the object of a line; a line that is none is ignored. Raises `UsageError` for too many names."""
+        row = _object(line)
+        if row is None:
+            return
+        types = tuple(map(type, row.values()))
+        shape = tuple(row), types
+        has_whole = self._shapes.get(shape)
+        if has_whole is False or (has_whole and not LONG_NUMBER.search(line)):
+            return
+        if len(self._shapes) == SHAPES_AT_MOST:
+            self._shapes.clear()
+        self._shapes[shape] = int in types
+        types = tuple(map(_type_of, row.values()))
+        for name, found in zip(row, types, strict=True):
+            self.found[name] = _common(self.found.get(name, ""), _TYPES.get(found, JSON))
+        if len(self.found) > COLUMNS_AT_MOST:
+            fault = f"its objects have more than {COLUMNS_AT_MOST:,} names; give each the same names"
+            raise UsageError(f"{self._shown}: {fault}")
+
+
+def _type_of(value: Any) -> type:
+    return object if type(value) is int and value not in WHOLE else type(value)
+
+
+def _common(one: str, other: str) -> str:
+    """The type of a column that has values of both types."""
+    if not one or not other or one == other:
+        return one or other
+    return "double" if {one, other} == {"int64", "double"} else JSON
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        found, end = _scan(line, 0)
+    except (ValueError, StopIteration, RecursionError):
+        return None
+    return found if type(found) is dict and end == len(line) else None
+
+
+def _fault(line: str) -> str:
+    """Why a line is no row."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        near = quoted(line[max(0, error.pos - 10) : error.pos + 10].strip())
+        return f"no JSON object: {error.msg} at character {error.colno}, near {near}"
+    except (ValueError, RecursionError):
+        return "no JSON object that can be read: too deeply nested, or a number of thousands of digits"
+    return 'no JSON object; write an object such as {"path": "a.jpg"}'

@@ -1,0 +1,178 @@
+"""Every kind of source goes the whole way: recorded, resumed, grown, edited, moved, and exported with its types."""
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from producer.cli import enqueue, export, status
+from tests.producer.cli.conftest import Shell
+
+Rows = list[dict[str, Any]]
+ROWS: Rows = [{"path": f"p/{number}.jpg", "n": number, "ok": number % 2 == 0, "x": number / 4} for number in range(40)]
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {key: json.dumps(row[key]) for key in ("n", "ok", "x")} for row in rows)
+
+
+def write_jsonl(path: Path, rows: Rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_list(path: Path, rows: Rows) -> None:
+    path.write_text("".join(row["path"] + "\n" for row in rows))
+
+
+def write_parquet(path: Path, rows: Rows) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10)
+
+
+def gzipped(write: Callable[[Path, Rows], None]) -> Callable[[Path, Rows], None]:
+    def write_packed(path: Path, rows: Rows) -> None:
+        write(path, rows)
+        path.write_bytes(gzip.compress(path.read_bytes()))
+
+    return write_packed
+
+
+KINDS = {
+    "faces.csv": (write_csv, "CSV"),
+    "faces.csv.gz": (gzipped(write_csv), "CSV"),
+    "faces.jsonl": (write_jsonl, "JSON Lines file"),
+    "faces.ndjson.gz": (gzipped(write_jsonl), "JSON Lines file"),
+    "faces.txt": (write_list, "list"),
+    "faces.lst.gz": (gzipped(write_list), "list"),
+    "faces.parquet": (write_parquet, "Parquet file"),
+}
+
+
+def exported(shell: Shell, name: str = "faces") -> Rows:
+    answer = shell(export.main, name, "--format", "jsonl", "-o", "-", "--partial")
+    return [json.loads(line) for line in answer.out.splitlines()]
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_checked_recorded_resumed_grown_edited_and_moved(shell: Shell, name: str) -> None:
+    write, kind = KINDS[name]
+    file = shell.home / name
+    write(file, ROWS[:20])
+    given = ("--prompt", "person", "--run", "faces")
+
+    checked = shell(enqueue.main, "--csv", name, *given, "--dry-run", "--json").json
+    assert (checked["images"], checked["rejected"]) == (20, 0)
+    assert shell(enqueue.main, "--source", name, *given).out == "run faces: 20 images in 3 chunks, 2 queued now\n"
+    assert shell(enqueue.main, "--csv", name, *given).out == "run faces: 20 images in 3 chunks, 0 new\n"
+    write(file, ROWS[:30])
+    assert shell(enqueue.main, "--csv", name, *given).out.endswith(", 10 new\n")
+    assert [row["path"] for row in exported(shell)] == [row["path"] for row in ROWS[:30]]
+    write(file, [ROWS[35], *ROWS[25:5:-1]])
+    edited = shell(enqueue.main, "--csv", name, *given).out
+    assert edited.endswith(f"1 new, 10 no longer in the {kind} (left out of exports)\n")
+    assert [row["path"] for row in exported(shell)] == [row["path"] for row in [ROWS[35], *ROWS[25:5:-1]]]
+
+    (shell.home / "moved").mkdir()
+    os.rename(file, shell.home / "moved" / name)
+    moved = shell(enqueue.main, "--csv", f"moved/{name}", *given)
+    assert moved.err.startswith(f"run faces goes on with {shell.home}/moved/{name}, which was {file}")
+    write_list(shell.home / "other.txt", ROWS)
+    refused = shell(enqueue.main, "--csv", "other.txt", *given, code=2).error
+    assert f"source {shell.home}/moved/{name} there, {shell.home}/other.txt here" in refused
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("name", ["faces.jsonl", "faces.parquet"])
+def test_types_come_back_and_a_csv_has_them_as_text(shell: Shell, name: str) -> None:
+    KINDS[name][0](shell.home / name, ROWS)
+    shell(enqueue.main, "--csv", name, "--prompt", "person")
+
+    assert [{key: row[key] for key in ROWS[0]} for row in exported(shell)] == ROWS
+    for out, flags in (("results.parquet", ()), ("flat.parquet", ("--flat",))):
+        shell(export.main, "faces", "--format", "parquet", "-o", out, "--partial", *flags)
+        back = pq.read_schema(shell.home / out)
+        assert [back.field(column).type for column in ROWS[0]] == [pa.string(), pa.int64(), pa.bool_(), pa.float64()]
+    assert pq.read_table(shell.home / "results.parquet").select(list(ROWS[0])).to_pylist() == ROWS
+    asked = f"SELECT sum(n), count_if(ok), avg(x) FROM '{shell.home}/results.parquet'"
+    assert duckdb.execute(asked).fetchall() == [(780, 20, 4.875)]
+    table = shell(export.main, "faces", "--format", "csv", "-o", "-", "--partial").out
+    assert table.splitlines()[2].startswith("p/1.jpg,1,false,0.25,pending,")
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_parquet_s_own_types_come_back_to_the_letter(shell: Shell) -> None:
+    from tests.producer.sources.test_parquet_source import COLUMNS
+
+    table = pa.table({"path": ["a.jpg", "b.jpg"], **COLUMNS})
+    pq.write_table(table, shell.home / "faces.parquet")
+    shell(enqueue.main, "--csv", "faces.parquet", "--prompt", "person")
+    shell(export.main, "faces", "--format", "parquet", "-o", "out.parquet", "--partial")
+
+    there, back = pq.read_table(shell.home / "faces.parquet"), pq.read_table(shell.home / "out.parquet")
+    same = [name for name in there.column_names if name != "double"]  # NaN is not equal to NaN
+    assert back.select(same).equals(there.select(same))
+    assert str(back["double"].to_pylist()) == "[0.1, nan]"
+    lines = exported(shell)
+    assert (lines[1]["double"], lines[0]["meta"]) == (None, {"w": 1, "tags": ["x"]})
+    shown = next(
+        csv.DictReader(io.StringIO(shell(export.main, "faces", "--format", "csv", "-o", "-", "--partial").out))
+    )
+    assert (shown["price"], shown["tags"], shown["when"]) == ("12.30", '["a", null]', "2024-05-06 07:08:09.123456")
+
+
+@pytest.mark.usefixtures("broker")
+def test_cells_that_no_longer_fit_their_column_do_not_stop_an_export(shell: Shell) -> None:
+    write_jsonl(shell.home / "faces.jsonl", [{"path": "a.jpg", "n": "text"}, {"path": "b.jpg", "n": [1]}])
+    given = ("--csv", "faces.jsonl", "--prompt", "person")
+    shell(enqueue.main, *given)
+    assert [row["n"] for row in exported(shell)] == ["text", [1]]
+    write_jsonl(shell.home / "faces.jsonl", [{"path": "c.jpg", "n": 7}])
+    shell(enqueue.main, *given)
+
+    shell(export.main, "faces", "--format", "parquet", "-o", "out.parquet", "--partial", "--all")
+
+    back = pq.read_table(shell.home / "out.parquet")
+    assert list(zip(back["path"].to_pylist(), back["n"].to_pylist(), strict=True)) == [
+        *(("c.jpg", 7), ("a.jpg", None), ("b.jpg", None))
+    ]
+
+
+@pytest.mark.usefixtures("broker")
+def test_sam3_enqueue_takes_a_folder_and_says_what_it_leaves_out(shell: Shell) -> None:
+    for name in ("a/1.jpg", "2.png", "notes.txt"):
+        (shell.home / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (shell.home / "photos" / name).touch()
+    given = ("--source", "photos", "--prompt", "person")
+
+    assert "  left out: 1 not an image (notes.txt)" in shell(enqueue.main, *given, "--dry-run").err.splitlines()
+    told = shell(enqueue.main, *given)
+    assert told.out == "run photos: 2 images in 1 chunk, 1 queued now\n"
+    assert told.err.splitlines()[0] == "left out: 1 not an image (notes.txt)"
+
+
+BAD = {
+    "rows.json": (b'[{"path": "a.jpg"}]', "is one JSON array; write one object a line: python3"),
+    "rows.csv.gz": (gzip.compress(b"path\n" + b"a.jpg\n" * 5000)[:60], "its gzip data are damaged or cut off"),
+    "rows.parquet": (b"PAR1" + bytes(50), "its Parquet data are damaged or cut off"),
+}
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_is_one_line_and_nothing_is_recorded(shell: Shell, name: str) -> None:
+    content, fault = BAD[name]
+    (shell.home / name).write_bytes(content)
+    assert f"{name}: {fault}" in shell(enqueue.main, "--source", name, "--prompt", "person", code=2).error
+    assert shell(status.main, "--json").json["runs"] == []
