@@ -130,6 +130,8 @@ class Run(Base):
     paused: Mapped[str | None]  # why none of its chunks is begun; NULL: it is not paused. A run that is over never is.
     priority: Mapped[int] = mapped_column(server_default="0")
     share: Mapped[float] = mapped_column(server_default="1")  # of the live workers, more than 0 and at most 1
+    stop_after: Mapped[list[str] | None] = mapped_column(JsonText)  # each a `db.values.StopRule`
+    resumed_at: Mapped[float | None]  # time of the last resume; the rules count from there
 
     # frozen settings
     model: Mapped[str]

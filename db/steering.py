@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from db.chunks import rowcount
 from db.models import Chunk, Run, Worker
+from db.session import now
 from db.states import ChunkState, RunState, WorkerState
 from db.times import is_over
 
@@ -33,6 +34,7 @@ class Turn:
     queued: int  # chunks
     running: int
     is_due: bool  # it has a pending chunk that is not resting
+    stop_after: Sequence[str] | None  # each a `db.values.StopRule`
 
 
 def pause(session: Session, run_id: int, why: str) -> bool:
@@ -49,7 +51,7 @@ def resume(session: Session, run_id: int) -> str | None:
     why = select(Run.paused).where(Run.id == run_id).with_for_update(key_share=True)
     paused = session.execute(why).scalar_one_or_none()
     if paused is not None:
-        session.execute(update(Run).where(Run.id == run_id).values(paused=None))
+        session.execute(update(Run).where(Run.id == run_id).values(paused=None, resumed_at=now()))
     return paused
 
 
@@ -59,14 +61,15 @@ def pause_of(session: Session, run_id: int) -> str | None:
 
 
 def steer(session: Session, run_id: int, **values: Any) -> None:
-    """Change `priority` or `share` of a run, in whatever state it is."""
+    """Change `priority`, `share` or `stop_after` of a run, in whatever state it is."""
     session.execute(update(Run).where(Run.id == run_id).values(**values))
 
 
 def turns(session: Session) -> Sequence[Turn]:
     """All runs that go on: those of higher priority first, and among equals the oldest first."""
     due = select(Chunk.id).where(Chunk.run_id == Run.id, Chunk.state == ChunkState.PENDING, IS_DUE)
-    columns = (Run.id, Run.priority, Run.share, _count(ChunkState.QUEUED), _count(ChunkState.RUNNING), due.exists())
+    counts = (_count(ChunkState.QUEUED), _count(ChunkState.RUNNING), due.exists())
+    columns = (Run.id, Run.priority, Run.share, *counts, Run.stop_after)
     rows = session.execute(select(*columns).where(GOES_ON).order_by(Run.priority.desc(), Run.id))
     return [Turn(*row) for row in rows]
 

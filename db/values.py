@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -92,3 +93,30 @@ class Spent:
 
 
 NOTHING_SPENT = Spent()
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Pauses a run when at least `percent` of its latest images, `of` in number, failed or are empty."""
+
+    percent: float  # more than 0, at most 100
+    outcome: str  # "failed" or "empty", as the counters of chunks are called
+    of: int = 500
+
+    @classmethod
+    def read(cls, text: str) -> "StopRule":
+        """The rule that is written like `5% failed` or `98% empty of 500`. Raises `ValueError`."""
+        found = _STOP_RULE.fullmatch(" ".join(text.split()))
+        if found is None:
+            raise ValueError(f"{text!r} is no such rule as '5% failed' or '98% empty of 500'")
+        percent, of = float(found[1]), int(found[3] or cls.of)
+        if not 0 < percent <= 100 or not 0 < of <= LARGEST_WINDOW:
+            raise ValueError(f"{text!r}: more than 0, at most 100 %, of 1 to {LARGEST_WINDOW:,} images")
+        return cls(percent, found[2], of)
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}% {self.outcome} of {self.of}"
+
+
+_STOP_RULE = re.compile(r"(\d+(?:\.\d+)?) ?% (failed|empty)(?: of (\d+))?")
+LARGEST_WINDOW = 100_000  # images that a rule looks back

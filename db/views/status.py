@@ -1,13 +1,13 @@
 """What workers, status and exports read of runs, as frozen values. Changes nothing; `db.views.results` reads rows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
-from db.models import Chunk, Image, Installation, Prompt, Run, Worker
+from db.models import Chunk, Image, Installation, Instance, Prompt, Result, Run, Worker
 from db.presence import LIVE_SECONDS
 from db.session import now
 from db.states import STOPPED, ChunkState, ImageState, RunState, WorkerState
@@ -69,6 +69,7 @@ class Progress:
     paused: str | None  # why it is paused; None: it is not
     priority: int
     share: float  # of the workers
+    stop_after: Sequence[str]  # rules, each a `db.values.StopRule`
     images: ImageCounts
     chunks: dict[str, int]  # state -> number of chunks, for all states
     instances: int
@@ -213,6 +214,7 @@ def progress(session: Session, run_id: int) -> Progress:
         paused=run.paused,
         priority=run.priority,
         share=run.share,
+        stop_after=run.stop_after or (),
         images=ImageCounts(
             run.images, pending, segmented, empty, failed, cancelled, run.duplicates, run.rejected, run.gone
         ),
@@ -277,6 +279,23 @@ def errors(session: Session, run_id: int) -> list[ErrorLine]:
     examples = select(Image.row, Image.path, Image.error).where(of_run, Image.row.in_([row for *_, row in groups]))
     shown = {row: path or error or "" for row, path, error in session.execute(examples)}
     return [ErrorLine(error_class or "", count, shown[row]) for error_class, count, row in groups]
+
+
+def found_below(session: Session, run_id: int, most: int = 200) -> tuple[int, int]:
+    """Of up to `most` images of the run with an empty result: how many have an instance below the run's threshold, and
+    how many there are."""
+    chunk = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.empty > 0).order_by(Chunk.number.desc()).limit(2)
+    empty = (
+        select(Image.id)
+        .join(Result, Result.image_id == Image.id)
+        .where(Image.chunk_id.in_(chunk), Image.state == ImageState.DONE)
+        .group_by(Image.id)
+        .having(func.sum(Result.instances) == 0)
+        .limit(most)
+    ).subquery()
+    some = select(Instance.image_id).where(Instance.image_id == empty.c.id).exists()
+    below, total = session.execute(select(func.sum(case((some, 1), else_=0)), func.count()).select_from(empty)).one()
+    return int(below or 0), int(total)
 
 
 def warnings(session: Session, run_id: int) -> list[WarningLine]:

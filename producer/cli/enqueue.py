@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, json_flag, run_flags, turn_flags
+from producer.cli.options import exit_flags, json_flag, run_flags, stop_flag, turn_flags
 from producer.cli.redo import redo_flag
 from workers.cli import base
 
@@ -20,6 +20,7 @@ from workers.cli import base
 )
 @run_flags
 @turn_flags
+@stop_flag
 @redo_flag
 @click.option("--dry-run", is_flag=True, help="Read and check everything, record and queue nothing.")
 @exit_flags

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _BETWEEN_PROMPTS = re.compile("[,;|\u3001\uff0c\uff1b\u060c]")  # separators of lists in several scripts
 
+NEVER = "never"  # the value of --stop-after that takes all budgets away
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -114,6 +116,38 @@ def turn_flags(function: Function) -> Function:
         metavar="P",
         help="Runs of a higher one are served first, from -10 to 10 (default: 0).",
     )(function)
+
+
+class Rule(Phrase):
+    """A budget of --stop-after, in words, or never."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from db.values import StopRule
+
+        text = super().convert(value, param, ctx)
+        try:
+            return NEVER if text == NEVER else str(StopRule.read(text))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def stop_flag(function: Function) -> Function:
+    return click.option(
+        "--stop-after",
+        type=Rule(),
+        multiple=True,
+        metavar="BUDGET",
+        help="Pause the run when so many of its latest images failed or are empty: '5% failed' (of 500), "
+        "'98% empty of 500'; repeatable; never ends it.",
+    )(function)
+
+
+def steered(flags: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What the flags of these names change of a run: those that have a value."""
+    changes = given(flags, *(name for name in names if name != "stop_after"))
+    if rules := flags.get("stop_after"):
+        changes["stop_after"] = [rule for rule in rules if rule != NEVER] or None
+    return changes
 
 
 def given(flags: dict[str, Any], *names: str) -> dict[str, Any]:

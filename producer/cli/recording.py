@@ -10,7 +10,7 @@ from db.session import Sessions, read, write
 from db.steering import steer
 from db.views.status import ImageCounts, Progress, progress
 from producer.cli.dry_run import report_dry_run, told
-from producer.cli.options import exit_code, given, read_prompts, run_name
+from producer.cli.options import exit_code, read_prompts, run_name, steered
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
@@ -39,8 +39,8 @@ def enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     for warning in check_broker(app):
         say(f"warning: {warning}")
     recorded = record_rows(sessions, source, request)
-    if turn := given(flags, "priority", "share"):
-        write(sessions, partial(steer, **turn), recorded.run_id)
+    if changes := steered(flags, "priority", "share"):
+        write(sessions, partial(steer, **changes), recorded.run_id)
     again = take_up(sessions, recorded.run_id, flags)
     if recorded.corrected:
         say(recorded.corrected)

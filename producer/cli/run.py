@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, force_flag, json_flag, run_flags
+from producer.cli.options import exit_flags, force_flag, json_flag, run_flags, stop_flag
 from producer.cli.redo import redo_flag
 from producer.results.formats import MODULES
 from workers.cli import base
@@ -18,6 +18,7 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Result folder.")
 @run_flags
+@stop_flag
 @redo_flag
 @worker_flags
 @click.option(

@@ -1,15 +1,17 @@
 """Records the run of a sam3-run, and writes run.yaml with its settings. Starts no node."""
 
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from db.runs import RetryFilter
 from db.session import Sessions, write
-from db.steering import resume
+from db.steering import resume, steer
 from producer.cli.exported import view_of
 from producer.cli.found import Found
+from producer.cli.options import steered
 from producer.cli.recording import record_rows
 from producer.cli.redo import take_up
 from producer.cli.run_folder import is_run_folder, read_run_file, write_run_file
@@ -46,6 +48,8 @@ def record_run(
     if recorded.corrected:
         say(recorded.corrected)
     found = Found(sessions, recorded.run_id, request.name, settings, output)
+    if changes := steered(flags):
+        write(sessions, partial(steer, **changes), recorded.run_id)
     if (why := write(sessions, resume, recorded.run_id)) is not None:
         say(f"run {request.name} was paused {why}; it goes on")
     if flags["retry_failed"]:
@@ -72,6 +76,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         **asdict(request.frozen),
         **{key: flags[key] for key in KEPT_FLAGS},
         "also": list(flags["also"]) or None,
+        "stop_after": list(flags["stop_after"]) or None,
         "image_root": str(source.root) if source.confined else None,
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,

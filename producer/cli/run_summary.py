@@ -50,8 +50,10 @@ def finish(
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
         paused = f", paused {standing.progress.paused}" if standing.progress.paused else ""
-        say(standing.one_line(waiting=False) + paused)
-        say("Next: the same command again goes on from here")
+        cause = f"; likely {standing.cause}" if standing.cause else ""
+        say(standing.one_line(waiting=False) + paused + cause)
+        retries = "; with --retry-failed it tries the failed images first" if cause and standing.worth_a_retry else ""
+        say(f"Next: the same command again goes on from here{retries}")
         return 1 if asked is None else 128 + asked
     with telling_how_to_go_on(found, None):
         written, whole = write_files(found, flags["select"], flags["also"], force=flags["force"])

@@ -1,11 +1,11 @@
-"""`sam3-set`: changes what may be changed of a run at any time: its priority and its share of the workers."""
+"""`sam3-set`: changes what may be changed of a run at any time: priority, share of the workers, budgets."""
 
 from typing import Any
 
 import click
 
 from producer.cli.completion import complete_run
-from producer.cli.options import given, json_flag, turn_flags
+from producer.cli.options import json_flag, steered, stop_flag, turn_flags
 from workers.cli import base
 from workers.errors import UsageError
 
@@ -13,6 +13,7 @@ from workers.errors import UsageError
 @base.command("sam3-set")
 @click.argument("run", shell_complete=complete_run)
 @turn_flags
+@stop_flag
 @json_flag
 def main(run: str, json: bool, **flags: Any) -> int:
     """Change a run while it goes on. What is in hand is finished first."""
@@ -25,7 +26,7 @@ def main(run: str, json: bool, **flags: Any) -> int:
     from producer.cli.ring import ring
     from producer.stopping import STOPPING
 
-    changes = given(flags, *flags)
+    changes = steered(flags, "priority", "share")
     found = find_run(run, *STOPPING)
     if not changes:
         raise UsageError(f"say what to change, such as sam3-set {found.argument} --priority 5")
@@ -33,7 +34,9 @@ def main(run: str, json: bool, **flags: Any) -> int:
     ring(found)
     now = read(found.sessions, progress, found.run_id)
     if json:
-        base.print_json({"run": found.name, "priority": now.priority, "share": now.share})
+        facts = {"priority": now.priority, "share": now.share, "stop_after": list(now.stop_after)}
+        base.print_json({"run": found.name} | facts)
     else:
-        click.echo(f"run {found.name}: priority {now.priority}, share {now.share:g}")
+        stops = f", stops after {' or '.join(now.stop_after)}" if now.stop_after else ""
+        click.echo(f"run {found.name}: priority {now.priority}, share {now.share:g}{stops}")
     return 0

@@ -129,8 +129,12 @@ def follow(read: Callable[[], Shown], errors: bool) -> None:
 
 
 def next_step(standing: Standing, run: str) -> None:
-    """If the run is over, say which command the user may want next. `run` is quoted for the shell."""
-    if standing.over and standing.worth_a_retry:
+    """If the run is over or stopped, say which command the user may want next. `run` is quoted for the shell."""
+    if standing.cause and standing.progress.images.failed and standing.worth_a_retry:
+        say(f"Next, once that is mended: sam3-retry {run} tries the failed images again; {standing.resume} goes on")
+    elif standing.cause:
+        say(f"Next: {standing.resume} goes on, and counts anew")
+    elif standing.over and standing.worth_a_retry:
         say(f"Next: sam3-retry {run}")
     elif standing.over:
         say(f"Next: sam3-export {run} --format csv -o {free_file(f'{standing.progress.run}-results', '.csv')}")

@@ -17,6 +17,7 @@ from db.session import Sessions, read
 from db.states import RunState, WorkerState
 from db.views import status
 from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
+from producer.results.causes import likeliest_cause
 from workers.cli.base import counted, spelled_run
 from workers.errors import CURABLE
 
@@ -63,6 +64,7 @@ class Standing:
         self.errors: list[ErrorLine] = status.errors(session, run_id) if bad else []
         self.warnings: list[WarningLine] = status.warnings(session, run_id) if self.progress.warned else []
         self.workers: list[WorkerLine] = status.workers(session)
+        self.cause: str | None = likeliest_cause(session, run_id, self.progress, self.errors)
 
     @property
     def over(self) -> bool:
@@ -102,6 +104,8 @@ class Standing:
             "paused": progress.paused,
             "priority": progress.priority,
             "share": progress.share,
+            "stop_after": list(progress.stop_after),
+            "likeliest_cause": self.cause,
         }
 
     def one_line(self, *, waiting: bool = True) -> str:
@@ -180,10 +184,10 @@ class Standing:
 
     def _paused(self) -> str:
         """Why the run is paused, and the command that lets it go on."""
-        return f"paused {self.progress.paused}; {self._resume_command} lets it go on"
+        return f"paused {self.progress.paused}; {self.resume} lets it go on"
 
     @property
-    def _resume_command(self) -> str:
+    def resume(self) -> str:
         return self._resume or f"sam3-resume {shlex.quote(spelled_run(self.progress.run))}"
 
     @property
@@ -207,6 +211,8 @@ class Standing:
             grid.add_row("speed", f"{progress.images_per_second:.1f} images/s{left}")
         if reason := self.waiting_for():
             grid.add_row("waiting", Text(reason))  # as Text, since Rich would take brackets in it for markup
+        if self.cause:
+            grid.add_row("likely", Text(self.cause))
         parts: list[RenderableType] = [grid]
         if self.workers and not self.over:
             parts.append(self._workers())

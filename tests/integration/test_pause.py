@@ -69,3 +69,35 @@ def test_a_sam3_run_that_is_paused_ends_with_1_and_the_same_command_goes_on(term
     again = here.run(*command)
     assert "run photos was paused by sam3-pause; it goes on" in again.stderr
     assert "  40 segmented, 0 empty; 40 instances" in again.stdout
+
+
+def test_a_sam3_run_that_used_up_its_budget_says_why_and_the_same_command_goes_on(terminal: Terminal) -> None:
+    here = terminal
+    del here.environment["SAM3_STATE_DIR"]
+    (here.home / "faces.csv").write_text("path\n" + "".join(f"photos/{number:03}.png\n" for number in range(30)))
+    flags = (
+        "--model",
+        "any/model",
+        "--gpus",
+        "cpu",
+        "--chunk-size",
+        "5",
+        "--no-check",
+        "--stop-after",
+        "20% failed of 10",
+    )
+    command = ("sam3-run", "faces.csv", "--prompt", "person", "-o", "out", *flags)
+
+    *_, said, hint = here.run(*command, code=1).stderr.splitlines()
+
+    assert (
+        ", paused as 5 of the latest 5 images failed (--stop-after '20% failed of 10'); likely missing, 5 times" in said
+    )
+    assert (
+        hint == "Next: the same command again goes on from here; with --retry-failed it tries the failed images first"
+    )
+    assert here.json("sam3-status", "out")["images"]["pending"] == 25
+    pictures(here, 30)
+    again = here.run(*command, "--retry-failed")
+    assert "run faces was paused as 5 of the latest 5 images failed" in again.stderr
+    assert "  30 segmented, 0 empty; 30 instances" in again.stdout

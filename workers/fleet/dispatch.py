@@ -10,7 +10,7 @@ from kombu import Producer
 from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]  # as new as batch
 from sqlalchemy.orm import Session
 
-from db import doorbells, presence, steering
+from db import budgets, doorbells, presence, steering
 from db.doorbells import RungChunk
 from db.session import Sessions, read, write
 from db.steering import Turn
@@ -78,14 +78,17 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Collection[int] | No
     """Ring chunks of these runs, or of all runs, as far as it is their turn; return how many.
 
     Runs of a higher priority come first: those of a lower one are rung only when all chunks of the higher ones are
-    queued or resting, or their share of the workers is used up. If the broker cannot be reached the chunks stay queued,
-    and the reconciler rings them again.
+    queued or resting, or their share of the workers is used up. A run that has exceeded a budget of --stop-after is
+    paused instead. If the broker cannot be reached the chunks stay queued, and the reconciler rings them again.
     """
-    workers, turns = read(sessions, _workers_and_turns)
+    workers, turns, over_budget = read(sessions, _look)
+    for run_id in over_budget:
+        if (why := write(sessions, budgets.stop, run_id)) is not None:
+            log.warning("run %d is paused %s", run_id, why)
     rung: list[list[RungChunk]] = []
     for _, equals in groupby(turns, lambda turn: turn.priority):
         some_wait, level = False, []
-        for turn in equals:
+        for turn in (turn for turn in equals if turn.run_id not in over_budget):
             room, most = _window(workers) - turn.queued, _most(turn.share, workers)
             if not turn.is_due or (most is not None and turn.queued + turn.running >= most):
                 continue
@@ -100,8 +103,11 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Collection[int] | No
     return ring(publish, chain.from_iterable(rung))
 
 
-def _workers_and_turns(session: Session) -> tuple[int, Sequence[Turn]]:
-    return presence.live_workers(session), steering.turns(session)
+def _look(session: Session) -> tuple[int, Sequence[Turn], list[int]]:
+    """The number of workers, the runs that go on, and the ids of those of them that are to be paused."""
+    turns = steering.turns(session)
+    over_budget = [turn.run_id for turn in turns if turn.stop_after and budgets.exceeded(session, turn.run_id)]
+    return presence.live_workers(session), turns, over_budget
 
 
 def _window(workers: int) -> int:

@@ -1,12 +1,19 @@
 """`sam3-pause`, `sam3-resume` and `sam3-set` as they are typed, and what `sam3-status` shows of them."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from db import steering
+from db import budgets, steering
+from db.claims import ClaimedImage
+from db.outcomes import Outcome
 from db.session import write
+from db.values import StopRule
+from producer.cli.delete import main as delete
 from producer.cli.enqueue import main as enqueue
+from producer.cli.export import main as export_main
 from producer.cli.pause import main as pause
 from producer.cli.resume import main as resume
 from producer.cli.retry import main as retry
@@ -135,3 +142,70 @@ def test_a_paused_run_that_is_retried_or_grows_says_that_it_is_paused(shell: She
     (shell.home / "faces.csv").write_text("path\na.jpg\nb.jpg\nc.jpg\n")
     assert shell(enqueue, *given).err.endswith(resumes)
     assert scenario.run(shell.sessions, run_id).paused == "by sam3-pause"
+
+
+def stopped(shell: Shell, rule: str, *ends: Callable[[ClaimedImage], Outcome]) -> int:
+    """A run that this rule has paused after its first chunk of ten images, all of which ended in one of these ways."""
+    run_id = load(shell.sessions, numbered(40), chunk_size=10)
+    write(shell.sessions, partial(steering.steer, stop_after=[str(StopRule.read(rule))]), run_id)
+    held = scenario.claim(shell.sessions, run_id)
+    scenario.commit(shell.sessions, held, [ends[number % len(ends)](image) for number, image in enumerate(held.images)])
+    assert write(shell.sessions, budgets.stop, run_id)
+    return run_id
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_run_of_missing_files_says_what_is_likely_wrong_and_its_hints_take_it_up(shell: Shell) -> None:
+    run_id = stopped(shell, "5% failed", partial(scenario.failed, error_class="missing"))
+
+    told = shell(status, "faces")
+
+    assert "paused as 10 of the latest 10 images failed (--stop-after '5% failed of 500')" in plain(told.out)
+    assert "missing, 10 times, such as 000001.jpg: the workers do not see the files" in plain(told.out)
+    assert told.err == (
+        "Next, once that is mended: sam3-retry faces tries the failed images again; sam3-resume faces goes on\n"
+    )
+    assert shell(status, "faces", "--json").json["likeliest_cause"].startswith("missing, 10 times")
+    assert "Next: sam3-resume faces" in shell(retry, "faces").err
+    assert shell(resume, "faces", "--json").json["queued"] == 2
+    assert scenario.states(shell.sessions, run_id) == ["pending"] * 40
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_run_without_any_find_says_whether_the_threshold_or_the_prompt_is_the_likely_cause(shell: Shell) -> None:
+    low, nothing = low_score, scenario.done
+    stopped(shell, "98% empty of 10", low, low, nothing)
+    told = shell(status, "faces")
+    export = "sam3-export faces --partial --format csv --threshold 0.3 -o faces-low.csv"
+    assert f"the threshold 0.5 is too high: 7 of 10 empty images have lower scores; {export} shows" in plain(told.out)
+    assert told.err == "Next: sam3-resume faces goes on, and counts anew\n"
+    shell(export_main, *export.split()[1:])
+    table = (shell.home / "faces-low.csv").read_text()
+    assert table.count(",640,480,1,0.4") == 7
+
+    shell(delete, "faces", "--yes")
+    stopped(shell, "98% empty of 10", nothing)
+    told = shell(status, "faces")
+    assert "the images do not show the prompt (person): in 10 of 10 empty images nothing has" in plain(told.out)
+
+
+def low_score(image: ClaimedImage) -> Outcome:
+    return scenario.done(image, 0.4)
+
+
+def plain(text: str) -> str:
+    """As one line, however the terminal wrapped it."""
+    return " ".join(text.split())
+
+
+@pytest.mark.usefixtures("broker")
+def test_budgets_can_be_set_shown_and_taken_away_at_any_time(shell: Shell) -> None:
+    (shell.home / "faces.csv").write_text("path\na.jpg\nb.jpg\n")
+    given = ("--csv", "faces.csv", "--prompt", "person")
+    shell(enqueue, *given, "--stop-after", "5% failed", "--stop-after", "98% empty of 20")
+    assert shell(status, "faces", "--json").json["stop_after"] == ["5% failed of 500", "98% empty of 20"]
+    shell(enqueue, *given)
+    told = shell(set_, "faces", "--priority", 1)
+    assert told.out == "run faces: priority 1, share 1, stops after 5% failed of 500 or 98% empty of 20\n"
+    assert shell(set_, "faces", "--stop-after", "never", "--json").json["stop_after"] == []
+    assert "'5' is no such rule as '5% failed'" in shell(set_, "faces", "--stop-after", 5, code=2).error

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from db import claims, doorbells, steering
 from db.doorbells import Call, RungChunk
@@ -173,3 +174,17 @@ def test_a_run_with_a_share_has_no_more_workers_than_that_and_the_others_go_on(s
     while any(steps(farm, 10 * WORKERS)):
         pass
     assert scenario.run(sessions, small).state == "done"
+
+
+def test_a_run_without_a_budget_costs_no_statement_more_and_one_with_a_budget_two(sessions: Sessions) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(10), "big", chunk_size=1)
+    dispatch(sessions, lambda chunks: None)
+    sent: list[str] = []
+    event.listen(sessions.kw["bind"], "before_cursor_execute", lambda *args: sent.append(args[2]))
+    dispatch(sessions, lambda chunks: None)
+    plain = len([one for one in sent if one.startswith("SELECT")])
+    steer(sessions, run_id, stop_after=["5% failed of 500"])
+    sent.clear()
+    dispatch(sessions, lambda chunks: None)
+    assert plain == 2  # the workers, and the runs with their chunks
+    assert len([one for one in sent if one.startswith("SELECT")]) == plain + 2

@@ -23,6 +23,7 @@ from db.runs import cancel_run
 from db.session import Sessions, read, write
 from db.values import NOTHING_SPENT, Spent
 from db.views.status import RunView, prompt_texts, run_view
+from producer.runs.load import auto_chunk_size
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.terminals import wait_until
@@ -262,6 +263,25 @@ def test_a_run_that_is_paused_meanwhile_ends_after_the_batches_in_hand_and_goes_
     [again] = runs.ring(sessions, run_id)
     assert answer(runs.message(again))["images"] == told["released"]
     assert runs.results(sessions) == 40
+
+
+def test_ten_thousand_missing_files_stop_within_two_chunks(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = [NewRow(f"{number:05}.jpg") for number in range(10_000)]
+    run_id = runs.load(sessions, tmp_path, missing, chunk_size=auto_chunk_size(len(missing), 1))
+    write(sessions, partial(steering.steer, stop_after=["5% failed of 500"]), run_id)
+    bells = runs.ring(sessions, run_id, 2)
+    size = bells[0].images
+    told = [answer(runs.message(rung)) for rung in bells]
+    assert told[0]["failed"] == size
+    assert told[1] == {
+        "skipped": f"run is paused: as {size} of the latest {size} images failed (--stop-after '5% failed of 500')"
+    }
+    assert "is paused as" in caplog.text
+    states = scenario.states(sessions, run_id)
+    assert (states.count("failed"), states.count("pending")) == (size, 10_000 - size)
+    assert not segmenter.forwards
 
 
 def test_a_doorbell_hands_its_chunk_back_while_a_run_of_higher_priority_waits(
