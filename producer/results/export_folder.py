@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from db.states import ImageState
 from db.views.results import ExportedImage
+from producer.layout import EXPORT_RECORD
 from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
 from producer.results.folder_writer import FolderWriter, Piece, Signs
 from producer.results.mask_folder import read_mask_folder
@@ -19,7 +20,7 @@ from producer.results.names import folds_names
 from producer.results.targets import writing
 from workers.errors import UsageError
 
-MANIFEST = ".sam3-export.json"
+MANIFEST = EXPORT_RECORD
 PAGE_IMAGES = 500  # images for which the database is asked at once whether their files would replace inputs
 
 

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 from db.values import FoundInstance
 from db.views.status import RunView
-from producer.layout import MASK_HEAD_BYTES, MASK_MARK
+from producer.layout import MASK_HEAD_BYTES, MASK_MARK, MASKS_RECORD
 from producer.results.mask_style import PLAIN, MaskStyle
 from workers.errors import UsageError
 
-MANIFEST = ".sam3-masks.json"
+MANIFEST = MASKS_RECORD
 DIGEST_MARK = b"sam3-mask\0"  # start of the text chunk with the digest of a mask's instances
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 

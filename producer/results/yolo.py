@@ -14,6 +14,7 @@ from typing import BinaryIO
 import yaml
 
 from db.views.results import ExportedImage
+from producer.layout import LINKS
 from producer.results.annotations import categories_of
 from producer.results.common import ExportRequest, Summary, TellRows, wanted
 from producer.results.export_folder import open_folder, write_folder
@@ -85,8 +86,8 @@ class _Dataset:
     def description(self) -> bytes:
         """The content of data.yaml. It has no `path`, so that its folders are those beside it, wherever it is."""
         facts = {
-            "train": f"images/{PARTS[0]}",
-            "val": f"images/{PARTS[1] if self._images[PARTS[1]] else PARTS[0]}",
+            "train": f"{LINKS}/{PARTS[0]}",
+            "val": f"{LINKS}/{PARTS[1] if self._images[PARTS[1]] else PARTS[0]}",
             "names": {self._classes[id]: prompt for id, prompt in self._request.view.prompts.items()},
         }
         made = json.dumps(provenance(self._request), ensure_ascii=True)
@@ -117,7 +118,7 @@ class _Dataset:
         self._request.files.link(self._link_to(image, part, place), there)
 
     def _link_to(self, image: ExportedImage, part: str, place: PurePosixPath) -> Path:
-        return self._request.out / "images" / part / f"{place.with_suffix('')}{PurePosixPath(image.path).suffix}"
+        return self._request.out / LINKS / part / f"{place.with_suffix('')}{PurePosixPath(image.path).suffix}"
 
 
 def label_place(path: str, root: str, *, folded: bool = False) -> PurePosixPath:

@@ -6,11 +6,11 @@ is taken, too: its user meant it as an image, so it is recorded and fails with a
 
 import errno
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from producer.layout import MASK_HEAD_BYTES, RESULTS, is_mask, is_run_file
+from producer.layout import EXPORT_RECORD, LINKS, MASK_HEAD_BYTES, MASKS_RECORD, RESULTS, is_mask, is_run_file
 from producer.sources.cells import one_line
 from workers.cli.base import RUN_FILE
 from workers.inference.formats import (
@@ -96,6 +96,8 @@ class Selection:
         self._exclude = exclude
         self._follow = follow_symlinks
         self._known: dict[str, str] = {}  # path -> verdict, of files that had to be opened
+        self._with_masks: set[str] = set()  # folders to which png masks were exported; users' pictures may be there too
+        self._with_links: set[str] = set()  # folders in which an export has made links to images
 
     def taken(self, folder: str, tally: Tally | None) -> list[str]:
         """Sorted paths of the images and folders directly in `folder` ("" or "a/b/"); a folder ends with a slash.
@@ -107,11 +109,14 @@ class Selection:
             entries = list(scanned)
         names = {entry.name for entry in entries}
         ours = self._ours(folder, names)
-        judge = self._among_masks if self._begins_with_mask(folder, names) else self._judge
+        masks = self._may_hold_masks(folder, names)
+        links = any(map(folder.startswith, self._with_links))
         taken = []
         for entry in entries:
             path = folder + entry.name
-            verdict = ours.get(entry.name) or judge(entry, path)
+            verdict = ours.get(entry.name) or self._judge(entry, path)
+            if verdict == IMAGE and ((masks and self._is_mask(path)) or (links and entry.is_symlink())):
+                verdict = OURS
             if verdict == IMAGE:
                 taken.append(path)
             elif verdict == FOLDER:
@@ -135,14 +140,6 @@ class Selection:
             return SPECIAL if os.path.exists(entry) else _absent(name, BROKEN)
         except OSError as error:  # a link leads to nothing, or the content cannot be read
             return _absent(name, BROKEN if error.errno == errno.ELOOP else UNREADABLE)
-
-    def _among_masks(self, entry: os.DirEntry[str], path: str) -> str:
-        """Judge an entry of a folder in which our masks are: each PNG is opened, as it may be one."""
-        verdict = self._judge(entry, path)
-        if verdict == IMAGE and _is_png(path):
-            with suppress(OSError):  # the worker that reads the image will report the error
-                return OURS if is_mask(self._head(path, MASK_HEAD_BYTES)) else IMAGE
-        return verdict
 
     def _by_content(self, path: str) -> str:
         verdict = self._known.get(path)
@@ -171,11 +168,22 @@ class Selection:
             ours[os.path.basename(self._exclude)] = OUTPUT
         return ours
 
-    def _begins_with_mask(self, folder: str, names: Iterable[str]) -> bool:
+    def _may_hold_masks(self, folder: str, names: Collection[str]) -> bool:
+        """Whether each PNG of the folder has to be opened, as some may be masks of ours. Notes what exports left here.
+
+        Masks that were copied have no record above them: then the first PNG tells.
+        """
+        if MASKS_RECORD in names:
+            self._with_masks.add(folder)
+        if EXPORT_RECORD in names:
+            self._with_links.add(f"{folder}{LINKS}/")
         first = min(filter(_is_png, names), default=None)
+        return any(map(folder.startswith, self._with_masks)) or (first is not None and self._is_mask(folder + first))
+
+    def _is_mask(self, path: str) -> bool:
         try:
-            return first is not None and is_mask(self._head(folder + first, MASK_HEAD_BYTES))
-        except OSError:
+            return _is_png(path) and is_mask(self._head(path, MASK_HEAD_BYTES))
+        except OSError:  # the worker that reads the image will report the error
             return False
 
     def _count(self, entry: os.DirEntry[str], path: str, reason: str, tally: Tally) -> None:

@@ -208,6 +208,29 @@ def test_masks_of_ours_beside_pictures_are_told_apart(photos: Path) -> None:
     assert left_out(source) == {"from sam3-run or sam3-export": 1}
 
 
+def test_masks_that_were_exported_into_the_source_itself_are_told_apart_from_its_pictures(photos: Path) -> None:
+    file(photos / ".sam3-masks.json", b"{}")
+    picture(photos / "z.jpg")
+    picture(photos / "person" / "0.png", "PNG")  # before the masks in the order of names
+    mask(photos / "person" / "z.jpg.png")
+    mask(photos / "person" / "person" / "0.png.png")
+    source = FolderSource(photos)
+    assert taken(source) == ["person/0.png", "z.jpg"]
+    assert left_out(source) == {"from sam3-run or sam3-export": 2, "hidden": 1}
+
+
+def test_links_of_an_exported_dataset_are_no_second_images(photos: Path) -> None:
+    picture(photos / "a.jpg")
+    for data in (photos / "data", photos):
+        file(data / ".sam3-export.json", b"{}")
+        (data / "images" / "train").mkdir(parents=True)
+        (data / "images" / "train" / "a.jpg").symlink_to((photos / "a.jpg").absolute())
+    picture(photos / "images" / "b.jpg")
+    source = FolderSource(photos)
+    assert taken(source) == ["a.jpg", "images/b.jpg"]
+    assert left_out(source) == {"from sam3-run or sam3-export": 2, "hidden": 2}
+
+
 def test_the_output_folder_is_counted_too_wherever_it_lies(photos: Path) -> None:
     picture(photos / "a.jpg")
     picture(photos / "deep" / "out" / "masks" / "x.png", "PNG")
