@@ -81,10 +81,12 @@ class Targets:
                         os.unlink(name, dir_fd=folder)
                     raise
 
-    def link(self, path: Path, to: str) -> None:
-        """Make `path` a symbolic link to the absolute path `to`, or change a link; an ordinary file stays as it is.
+    def link(self, path: Path, to: str, *, ours: bool) -> None:
+        """Make `path` a symbolic link to the absolute path `to`; an ordinary file stays as it is.
 
-        So a folder in which somebody has replaced the links with files can be written again. Makes the folders above.
+        So a folder in which somebody has replaced the links with files can be written again. A link to something else
+        is changed if we made the links of this folder (`ours`), or with `force`, and else refused with a `UsageError`.
+        Makes the folders above.
         """
         with writing(path), self._folder_of(path, make=True) as (folder, place):
             try:
@@ -95,6 +97,11 @@ class Targets:
             if stat.S_ISDIR(found.st_mode):
                 raise UsageError(f"{path} is a folder, where a link to {to} has to be: choose another -o")
             if stat.S_ISLNK(found.st_mode) and os.readlink(place.name, dir_fd=folder) != to:
+                if not (ours or self._force):
+                    raise UsageError(
+                        f"{path} is a link that no export of ours made, so it is not changed: choose another -o, or "
+                        "add --force"
+                    )
                 os.unlink(place.name, dir_fd=folder)
                 os.symlink(to, place.name, dir_fd=folder)
 

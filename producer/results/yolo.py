@@ -44,7 +44,8 @@ def export_yolo(request: ExportRequest, images: Iterable[ExportedImage], progres
     folder cannot be written or is not ours.
     """
     folder, there = open_folder(request, "yolo-seg")
-    dataset = _Dataset(request, folder.folded)
+    request.files.check(request.out / "data.yaml")  # it is written last, and labels beside a foreign one would be half
+    dataset = _Dataset(request, folder.folded, ours=there is not None)
     moved = there is not None and there.made.get("split", SPLIT) != dataset.split
     signs = Ledger(request.out, request.files)
     summary = write_folder(request, images, progress, folder, signs, partial(dataset.pieces, moved=moved))
@@ -56,11 +57,11 @@ def export_yolo(request: ExportRequest, images: Iterable[ExportedImage], progres
 class _Dataset:
     """Names the files of images and labels, and links the images."""
 
-    def __init__(self, request: ExportRequest, folded: bool) -> None:
+    def __init__(self, request: ExportRequest, folded: bool, *, ours: bool) -> None:
         from producer.results.polygons import yolo_label  # needs the libraries that `FORMAT` names
 
         self._make = yolo_label
-        self._request, self._folded = request, folded
+        self._request, self._folded, self._ours = request, folded, ours
         self._classes = {id: number - 1 for id, number in categories_of(request.view).items()}
         self.split = float(request.own.get("split", SPLIT))
         self._images = dict.fromkeys(PARTS, 0)
@@ -115,7 +116,7 @@ class _Dataset:
     def _link(self, image: ExportedImage, part: str, place: PurePosixPath) -> None:
         self._unknown_suffixes += PurePosixPath(image.path).suffix.lower()[1:] not in SUFFIXES
         there = location.absolute(location.place(self._request.view.source.root, image.path))
-        self._request.files.link(self._link_to(image, part, place), there)
+        self._request.files.link(self._link_to(image, part, place), there, ours=self._ours)
 
     def _link_to(self, image: ExportedImage, part: str, place: PurePosixPath) -> Path:
         return self._request.out / LINKS / part / f"{place.with_suffix('')}{PurePosixPath(image.path).suffix}"

@@ -199,6 +199,7 @@ def test_nothing_of_somebody_else_is_replaced_and_no_link_is_followed(
     with pytest.raises(UsageError, match="was not made by an export of ours"):
         export(run, request)
     assert theirs.read_text() == "mine"
+    assert name != "data.yaml" or not (request.out / "labels").exists()
 
     elsewhere = tmp_path / "elsewhere"
     theirs.rename(elsewhere)
@@ -206,6 +207,16 @@ def test_nothing_of_somebody_else_is_replaced_and_no_link_is_followed(
     with pytest.raises(UsageError, match="is a link to somewhere else"):
         export(run, request)
     assert elsewhere.read_text() == "mine"
+
+
+def test_a_link_of_somebody_else_is_not_turned_to_our_image(run: Finished, request_for: MakeRequest) -> None:
+    request = request_for("yolo", split=1.0)
+    theirs = request.out / "images/train/a.jpg"
+    theirs.parent.mkdir(parents=True)
+    theirs.symlink_to("/mnt/other/a.jpg")
+    with pytest.raises(UsageError, match=r"a\.jpg is a link that no export of ours made, so it is not changed"):
+        export(run, request)
+    assert os.readlink(theirs) == "/mnt/other/a.jpg"
 
 
 def test_images_that_somebody_copied_in_stay_and_links_follow_the_root(
