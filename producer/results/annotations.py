@@ -9,6 +9,7 @@ from producer.results.boxes import NO_BOX, Box, tight_boxes
 from producer.results.common import ExportRequest, wanted
 
 Annotation = dict[str, Any]
+KEYS = ("bbox", "area", "segmentation", "score", "predicted_box")  # of an annotation, in this order
 
 
 def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[PromptResult, Annotation]]:

@@ -9,12 +9,14 @@ from typing import Any, BinaryIO
 
 from db.states import ImageState
 from db.views.results import ExportedImage
-from producer.results.annotations import annotations, categories_of, has_pixels
+from producer.results.annotations import KEYS, annotations, categories_of, has_pixels
 from producer.results.common import ExportRequest, Summary, TellRows, counting
 from producer.results.formats import Format
 
 START, END = b"[", b"\n]\n"
 OURS = b'\n{"sam3_run": '  # start of each element; no other program writes it
+ELEMENT = ("sam3_run", "image_id", "category_id", *KEYS)
+ELEMENT_BYTES = 1 << 24  # so many bytes are searched for the end of the first element
 
 
 def export_coco_results(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
@@ -49,9 +51,18 @@ def _json(value: Any) -> bytes:
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether the first element is one of ours. An empty array may be replaced as well, since it holds no data."""
+    """Whether the first element has our keys and no others, which would be a person's work.
+
+    An empty array may be replaced as well, since it holds no data.
+    """
     head = file.read(len(START + OURS))
-    return head in (START + OURS, START + END)
+    if head != START + OURS:
+        return head == START + END
+    try:
+        first = json.loads(OURS + file.readline(ELEMENT_BYTES).rstrip(b",\n"))
+    except ValueError:
+        return False
+    return tuple(first) == ELEMENT
 
 
 FORMAT = Format(export_coco_results, is_ours, ".json", stem="coco-results")

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 from db.views.results import ExportedImage
 from producer.results.common import ExportRequest, Summary, TellRows
 from producer.results.formats import FLAT, Format
-from producer.results.records import IMAGE_COLUMNS, INSTANCE_COLUMNS, Record, Records
+from producer.results.records import Record, Records, end_with_ours
 
-LINE_BYTES = 1 << 22  # so many bytes are searched for the end of the first line
+LINE_BYTES = 1 << 26  # so many bytes are searched for the end of the first line, which may hold thousands of masks
 
 
 def export_jsonl(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
@@ -46,13 +46,14 @@ def _finite(value: Any) -> Any:
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether the first line ends with our columns. A file with another column after them holds a person's work."""
-    try:
-        first = json.loads(file.readline(LINE_BYTES))
-    except ValueError:
+    """Whether the first line ends with our columns."""
+    if file.read(1) != b"{":
         return False
-    names = tuple(first) if isinstance(first, dict) else ()
-    return any(names[-len(ours) :] == ours for ours in (IMAGE_COLUMNS, INSTANCE_COLUMNS))
+    try:
+        first = json.loads(b"{" + file.readline(LINE_BYTES))
+    except (ValueError, RecursionError):
+        return False
+    return end_with_ours(first)
 
 
 FORMAT = Format(export_jsonl, is_ours, ".jsonl", takes=FLAT)

@@ -12,7 +12,7 @@ from db.views.results import ExportedImage
 from producer.results.common import ExportRequest, Summary, TellRows
 from producer.results.formats import FLAT, Format
 from producer.results.provenance import provenance
-from producer.results.records import Record, Records
+from producer.results.records import Record, Records, end_with_ours
 
 MAGIC = b"PAR1"  # first and last bytes of a Parquet file
 ORIGIN = "sam3-queue"  # key of the metadata under which the file says how it was made
@@ -73,21 +73,38 @@ def _schema(records: Records) -> Any:
         "gone": pa.bool_(),
         "results": pa.list_(pa.struct(result)),
         **annotation,
-        **{name: result[name] for name in ("prompt", "presence")},
+        **{name: result[name] for name in ("prompt", "presence", "capped")},
     }
     return pa.schema([(column, types.get(column.removeprefix("sam3_"), pa.string())) for column in records.columns])
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether the metadata, which are at the end of the file, have our key."""
-    if file.read(len(MAGIC)) != MAGIC:
+    """Whether the metadata, which are at the end of the file, have our key, and our columns are the last ones.
+
+    A program that adds a column may keep the metadata. Without pyarrow no file is known as ours.
+    """
+    if file.read(len(MAGIC)) != MAGIC or (size := file.seek(0, os.SEEK_END)) < 3 * len(MAGIC):
         return False
-    end = file.seek(-8, os.SEEK_END)
+    end = file.seek(size - 8)
     length = int.from_bytes(file.read(4), "little")
     if file.read(len(MAGIC)) != MAGIC or length > end:
         return False
     file.seek(end - length)
-    return ORIGIN.encode() + b"\x18" in file.read(length)  # 0x18: type of Thrift for the text that is the key's value
+    # 0x18: type of Thrift for the text that is the key's value
+    return ORIGIN.encode() + b"\x18" in file.read(length) and _ends_with_our_columns(file)
+
+
+def _ends_with_our_columns(file: BinaryIO) -> bool:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        return False
+    file.seek(0)
+    try:
+        return end_with_ours(parquet.read_schema(file).names)
+    except (pa.ArrowException, OSError):
+        return False
 
 
 FORMAT = Format(export_parquet, is_ours, ".parquet", takes=FLAT, needs=("pyarrow",), extra="parquet")

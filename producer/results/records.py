@@ -13,14 +13,14 @@ from producer.results.annotations import Annotation, annotations
 from producer.results.common import ExportRequest, Summary, TellRows, counting, input_cells, status
 
 Record = dict[str, Any]
-GROUP_ROWS = 2048  # rows written at once
+GROUP_ROWS, GROUP_BYTES = 2048, 1 << 26  # a group of rows is written when it has so many, or so much of masks
 IMAGE_COLUMNS = (
     "sam3_run", "sam3_row", "sam3_path", "sam3_status", "sam3_error_class", "sam3_error", "sam3_width", "sam3_height",
     "sam3_gone", "sam3_results",
 )  # fmt: skip
 INSTANCE_COLUMNS = (
     "sam3_run", "sam3_row", "sam3_path", "sam3_width", "sam3_height", "sam3_gone", "sam3_prompt", "sam3_presence",
-    "sam3_score", "sam3_bbox", "sam3_predicted_box", "sam3_area", "sam3_segmentation",
+    "sam3_capped", "sam3_score", "sam3_bbox", "sam3_predicted_box", "sam3_area", "sam3_segmentation",
 )  # fmt: skip
 
 
@@ -39,17 +39,18 @@ class Records:
     def write(
         self, images: Iterable[ExportedImage], progress: TellRows, write: Callable[[list[Record]], object]
     ) -> Summary:
-        """Call `write` with all rows, up to `GROUP_ROWS` at a time."""
-        rows = instances = 0
+        """Call `write` with all rows, a group at a time."""
+        rows = instances = size = 0
         group: list[Record] = []
         for image in counting(images, progress):
             rows += 1
             for record in self.of(image):
                 instances += _instances(record) if image.state == ImageState.DONE else 0
                 group.append(record)
-                if len(group) == GROUP_ROWS:
-                    write(group)
-                    group = []
+            size += sum(len(instance.rle) for result in image.results for instance in result.instances)
+            if len(group) >= GROUP_ROWS or size >= GROUP_BYTES:
+                write(group)
+                group, size = [], 0
         if group:
             write(group)
         return Summary(rows, instances, 1, self._request.out)
@@ -68,6 +69,7 @@ class Records:
         for result, annotation in found if image.state != ImageState.DUPLICATE else ():
             told = {f"sam3_{name}": value for name, value in annotation.items()}
             told |= {"sam3_prompt": view.prompts[result.prompt_id], "sam3_presence": _rounded(result.presence)}
+            told["sam3_capped"] = result.capped
             yield cells | _chosen(facts | told, self.columns)
 
     def _facts(self, image: ExportedImage) -> Record:
@@ -97,6 +99,12 @@ class Records:
             }
             for result in image.results
         ]
+
+
+def end_with_ours(columns: Iterable[str]) -> bool:
+    """Whether a table with these columns may be ours. One with another column after ours holds a person's work."""
+    names = tuple(columns)
+    return any(names[-len(ours) :] == ours for ours in (IMAGE_COLUMNS, INSTANCE_COLUMNS))
 
 
 def _instances(record: Record) -> int:

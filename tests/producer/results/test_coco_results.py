@@ -40,4 +40,6 @@ def test_a_file_of_ours_is_recognised_also_if_nothing_was_found(run: Finished, r
         assert len(json.loads(request.out.read_text())) == count
         with request.out.open("rb") as file:
             assert is_ours(file)
+        labelled = request.out.read_bytes().replace(b"}", b', "label": 1}')
+        assert is_ours(io.BytesIO(labelled)) == (count == 0)
     assert not is_ours(io.BytesIO(b'[\n{"image_id": 1, "category_id": 1, "score": 0.5}\n]\n'))

@@ -12,10 +12,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from pycocotools import mask as coco_mask
+from sqlalchemy import update
 
+from db.models import Result
 from producer.results import jsonl, parquet
 from producer.results.common import ExportRequest, Summary
 from producer.results.formats import Format
+from producer.results.records import Records
 from tests.producer.results.conftest import LARGE, SMALL, MakeRequest
 from tests.producer.results.finished import Finished
 
@@ -99,6 +102,27 @@ def test_duckdb_reads_and_counts_it(table: Table, run: Finished, request_for: Ma
     assert duckdb.execute(question).fetchall() == [("Red hat", 0), ("Red hat", 1), ("person", 0), ("person", 2)]
 
 
+def test_a_group_ends_before_its_masks_fill_the_memory(
+    run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for("t")
+    groups: list[list[Row]] = []
+    Records(request).write(run.images(request), lambda count: None, groups.append)
+    monkeypatch.setattr("producer.results.records.GROUP_BYTES", 1)
+    Records(request).write(run.images(request), lambda count: None, groups.append)
+    assert [len(group) for group in groups] == [7, 1, 2, 3, 1]
+    assert groups[0] == [row for group in groups[1:] for row in group]
+
+
+def test_flat_rows_tell_that_there_may_be_more(table: Table, run: Finished, request_for: MakeRequest) -> None:
+    with run.sessions.begin() as session:
+        session.execute(update(Result).where(Result.prompt_id == 1).values(capped=True))
+    _, rows = table.export(run, request_for("t", flat=True))
+    assert [(row["sam3_prompt"], row["sam3_capped"]) for row in rows] == [
+        ("person", True), ("person", True), ("Red hat", False)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_file_of_ours_is_recognised_and_others_are_not(
     table: Table, run: Finished, request_for: MakeRequest, flat: bool
@@ -108,8 +132,29 @@ def test_a_file_of_ours_is_recognised_and_others_are_not(
     written = request.out.read_bytes()
     assert table.format.is_ours(io.BytesIO(written))
     assert not table.format.is_ours(io.BytesIO(b'{"path": "a.jpg", "sam3_status": "mine"}\n'))
-    assert not table.format.is_ours(io.BytesIO(b"PAR1" + bytes(20) + b"PAR1"))
+    for broken in (b"PAR1", b"PAR1PAR1", b"PAR1" + bytes(20) + b"PAR1", b"PAR1sam3-queue\x18" + bytes(4) + b"PAR1"):
+        assert not table.format.is_ours(io.BytesIO(broken))
     assert not table.format.is_ours(io.BytesIO(written[:-1]) if table.duckdb == "read_parquet" else io.BytesIO(b"[1]"))
+
+
+def test_a_table_with_a_column_more_is_somebodys_work(table: Table, run: Finished, request_for: MakeRequest) -> None:
+    request = request_for("t")
+    table.export(run, request)
+    if table.duckdb == "read_parquet":  # pyarrow keeps our metadata
+        read = pyarrow.parquet.read_table(request.out)
+        pyarrow.parquet.write_table(read.append_column("mine", [["x"] * read.num_rows]), request.out)
+    else:
+        request.out.write_text("".join(json.dumps(row | {"mine": "x"}) + "\n" for row in read_jsonl(request.out)))
+    with request.out.open("rb") as file:
+        assert not table.format.is_ours(file)
+
+
+def test_json_lines_are_ours_however_many_masks_the_first_one_has(run: Finished, request_for: MakeRequest) -> None:
+    request = request_for("t")
+    jsonl.export_jsonl(request, run.images(request), lambda count: None)
+    first = json.loads(request.out.read_text().splitlines()[0])
+    first["sam3_results"] *= 1 + 5_000_000 // len(json.dumps(first["sam3_results"]))
+    assert jsonl.is_ours(io.BytesIO(json.dumps(first).encode() + b"\n"))
 
 
 def test_a_parquet_file_of_somebody_else_is_not_ours(tmp_path: Path) -> None:
