@@ -51,6 +51,11 @@ MASKS = (
     ),
 )
 DATASETS = (
+    click.option(
+        "--image-url",
+        metavar="PREFIX",
+        help="For label-studio: what comes before the path of an image (/data/local-files/?d= if left out).",
+    ),
     click.option("--crop", is_flag=True, help="For cutout: only the box around the mask, not the whole image."),
     click.option(
         "--background", metavar="COLOUR", help="For cutout: blur, or a colour such as white, instead of nothing."

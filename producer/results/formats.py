@@ -25,6 +25,8 @@ MODULES = {
     "parquet": "producer.results.parquet",
     "png": "producer.results.png",
     "cutout": "producer.results.cutout",
+    "label-studio": "producer.results.label_studio",
+    "labelme": "producer.results.labelme",
     "yolo-seg": "producer.results.yolo",
 }
 FLAT = {"flat": "rows of instances"}  # what `Format.takes` of a table with nested values holds

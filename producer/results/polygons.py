@@ -4,7 +4,8 @@ A format that has one polygon for an instance gets one line for all of its parts
 part or hole is joined to the rest by a way there and back, which has no area.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -37,13 +38,7 @@ def one_polygon(height: int, width: int, rle: bytes) -> Points:
     It has few points if its pixels, filled by OpenCV's `fillPoly`, still have an IoU of `CLOSE` with the mask.
     """
     exact, _ = outlines(height, width, rle)
-    if not exact:
-        return np.empty((0, 2), np.int32)
-    few = [np.asarray(cv2.approxPolyDP(one[:, None], FEW_POINTS_EPSILON, True)[:, 0], np.int32) for one in exact]
-    polygon = _joined(few)
-    if _overlap(polygon, exact) < CLOSE:
-        polygon = _joined(exact)
-    return np.concatenate([polygon, np.repeat(polygon[-1:], max(0, 3 - len(polygon)), axis=0)])
+    return _of_three(_few_or_exact(exact)) if exact else np.empty((0, 2), np.int32)
 
 
 def yolo_label(height: int, width: int, instances: Sequence[tuple[int, bytes]]) -> bytes:
@@ -58,6 +53,18 @@ def yolo_label(height: int, width: int, instances: Sequence[tuple[int, bytes]]) 
         if len(points):
             lines.append(f"{number} " + " ".join(f"{value:.6f}" for value in points.ravel().tolist()) + "\n")
     return "".join(lines).encode()
+
+
+def _few_or_exact(exact: Sequence[Points]) -> Points:
+    """One line along outlines, with few points if that is close enough."""
+    few = [np.asarray(cv2.approxPolyDP(one[:, None], FEW_POINTS_EPSILON, True)[:, 0], np.int32) for one in exact]
+    line = _joined(few)
+    return line if _overlap(line, exact) >= CLOSE else _joined(exact)
+
+
+def _of_three(points: Points) -> Points:
+    """The polygon with at least three points, as formats want it: its last point is repeated."""
+    return np.concatenate([points, np.repeat(points[-1:], max(0, 3 - len(points)), axis=0)])
 
 
 def _joined(outlines: Sequence[Points]) -> Points:
@@ -84,3 +91,36 @@ def _overlap(polygon: Points, exact: Sequence[Points]) -> float:
         drawn.append(pixels > 0)
     one, other = drawn
     return float((one & other).sum() / (one | other).sum())
+
+
+def labelme_shapes(
+    height: int, width: int, found: Sequence[tuple[str, float, bytes]], facts: Mapping[str, object]
+) -> bytes:
+    """A file of LabelMe with `facts` and a polygon for each part of each instance, with the holes of the part.
+
+    `found` are labels, scores from 0 to 1, and compressed COCO RLE counts. Parts of an instance have one `group_id`.
+    Source: `write_label_file` in labelme/_label_file.py.
+    """
+    shapes = [
+        {
+            "label": label,
+            "points": polygon.tolist(),
+            "group_id": number,
+            "description": f"score {score:.3f}",
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+        for number, (label, score, rle) in enumerate(found, start=1)
+        for polygon in parts(height, width, rle)
+    ]
+    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, **facts, "imageHeight": height, "imageWidth": width}
+    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def parts(height: int, width: int, rle: bytes) -> list[Points]:
+    """A polygon of at least three points for each part of a mask; its holes are joined to it."""
+    lines, parents = outlines(height, width, rle)
+    outer = [number for number, parent in enumerate(parents) if parent < 0]
+    together = ([lines[one], *(line for line, of in zip(lines, parents, strict=True) if of == one)] for one in outer)
+    return [_of_three(_few_or_exact(lines)) for lines in together]

@@ -1,0 +1,72 @@
+"""Exports a run as a folder of LabelMe files, one for each image. Knows no SQL and no pixels.
+
+The format: `read_label_file` in https://github.com/wkentaro/labelme/blob/main/labelme/_label_file.py.
+"""
+
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from db.views.results import ExportedImage
+from producer.results.common import ExportRequest, Summary, TellRows, wanted
+from producer.results.export_folder import open_folder, write_folder
+from producer.results.folder_writer import Piece
+from producer.results.formats import Format, Places
+from producer.results.ledger import Ledger
+from producer.results.mask_folder import digest
+from producer.results.names import mask_path
+from workers.inference import location
+
+TEMPLATE = "{stem}.json"  # LabelMe opens the file of this name with an image
+
+
+def export_labelme(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
+    """Write a file for each done image, also an empty one. It names the image by the way from its folder to it.
+
+    Each part of an instance is a polygon, with its holes joined to it; `group_id` says which parts belong together. A
+    file that somebody has saved is not ours any more, and is refused. Raises `UsageError` for that, and if the folder
+    cannot be written or is not ours.
+    """
+    from producer.results.polygons import labelme_shapes  # needs the libraries that `FORMAT` names
+
+    folder, _ = open_folder(request, "labelme")
+    root, prompts = request.view.source.root, request.view.prompts
+
+    def pieces(image: ExportedImage) -> list[Piece]:
+        target = request.out / mask_path("", image.path, root, folded=folder.folded, template=TEMPLATE)
+        found = [(result.prompt_id, one) for result in image.results for one in wanted(request, result)]
+        shown = [(prompts[prompt], one.score, one.rle) for prompt, one in found]
+        facts = {"imagePath": _way(target, location.absolute(location.place(root, image.path))), "imageData": None}
+        height, width = image.height or 0, image.width or 0
+        told = {"format": "labelme", **facts, "scores": [score for _, score, _ in shown]}
+        made_from = digest(height, width, [one for _, one in found], told, [prompt for prompt, _ in found])
+        return [Piece(target, made_from, labelme_shapes, (height, width, shown, facts))]
+
+    return write_folder(request, images, progress, folder, Ledger(request.out, request.files), pieces)
+
+
+def _way(file: Path, image: str) -> str:
+    """The way from the folder of `file` to the image."""
+    return os.path.relpath(image, os.path.abspath(file.parent))
+
+
+def places(request: ExportRequest) -> Places:
+    return Places(partial(mask_path, "", root=request.view.source.root, template=TEMPLATE), once=True)
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """LabelMe keeps unknown keys, so that no key could tell our files from saved ones. `Ledger` knows ours."""
+    return False
+
+
+FORMAT = Format(
+    export_labelme,
+    is_ours,
+    ".json",
+    stem="labelme",
+    folder=True,
+    needs=("numpy", "pycocotools", "cv2"),
+    place=places,
+)
