@@ -16,7 +16,7 @@ from workers.cli import base
     "--source",
     required=True,
     type=click.Path(path_type=Path),
-    help="CSV, JSON Lines, Parquet or list of image paths, gzipped or not, or a folder of images.",
+    help="CSV, JSON Lines, Parquet or list of image paths, gzipped or not; a folder; a pattern in quotes.",
 )
 @run_flags
 @turn_flags

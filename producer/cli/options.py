@@ -14,6 +14,7 @@ import click
 
 from producer.slugs import LONGEST_RUN, run_slug
 from producer.sources.cells import one_line, prompt_fault
+from producer.sources.pattern import fixed_folder, is_pattern
 from workers.cli.base import say
 from workers.errors import UsageError
 
@@ -264,7 +265,8 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
 
 def run_name(given: str | None, source: Path) -> str:
     """The name of the run: the `given` one, or one made from the source. Raises `UsageError` for an unsafe name."""
-    slug = run_slug(given or source.stem)
+    named = fixed_folder(source.absolute()) if is_pattern(source) else source
+    slug = run_slug(given or Path(named.name.removesuffix(".gz")).stem)
     if given is None:
         return slug
     if not given.strip("-.") or (given.isascii() and len(given) > LONGEST_RUN):

@@ -44,7 +44,8 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
 def main(source: Path, output: Path, **flags: Any) -> int:
     """Segment SOURCE on this machine; results go to the output folder.
 
-    SOURCE is a folder of images, or a CSV, JSON Lines, Parquet or list of their paths, gzipped or not.
+    SOURCE is a folder of images, a pattern in quotes such as 'photos/**/*.jpg', or a CSV, JSON Lines, Parquet or list
+    of paths, gzipped or not.
 
     The same command again goes on where it stopped. Masks and preview.jpg are written while it works, results.csv at
     the end.

@@ -13,6 +13,7 @@ from db.session import Sessions, read
 from db.values import Source
 from producer.sources.cells import one_line
 from producer.sources.looking import same_files, stat_files
+from producer.sources.pattern import is_there
 from producer.sources.source import RecordedRow, RowSource
 from workers.errors import UsageError
 from workers.inference import location
@@ -41,7 +42,7 @@ def moved_root(
         return new.root if both_confined and _root_moved(sessions, known, new.root) else None
     if moved_from is not None:
         _check(known, moved_from)
-    if os.path.exists(old.path):
+    if is_there(old.path):
         return None
     recorded = _sample(sessions, known)
     if moved_from is None and recorded and not source.holds(known, recorded):
@@ -66,7 +67,7 @@ def _check(known: KnownRun, moved_from: Path) -> None:
     given = os.path.abspath(moved_from)
     if given != known.source.path:
         raise UsageError(f"--moved-from {one_line(given)}: the run was recorded from {one_line(known.source.path)}")
-    if os.path.exists(given):
+    if is_there(given):
         raise UsageError(
             f"--moved-from {one_line(given)}: is still there; move it away, or give another run with --run"
         )

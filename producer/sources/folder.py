@@ -1,4 +1,4 @@
-"""Turns a folder of images into rows, in the order of their paths. Decodes nothing.
+"""Turns a folder of images, or those that match a pattern, into rows, in the order of their paths. Decodes nothing.
 
 `producer.sources.selection` decides which files are images.
 """
@@ -14,6 +14,7 @@ from db.intake import KnownRun, NewRow
 from producer.sources.cells import one_line, unreadable
 from producer.sources.columns import Columns
 from producer.sources.looking import same_files
+from producer.sources.pattern import Pattern, fixed_folder, is_pattern
 from producer.sources.rows import row_of_file
 from producer.sources.selection import CIRCLE, UNREADABLE, Selection, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
@@ -37,25 +38,33 @@ class FolderSource(RowSource):
     """
 
     kind = "folder"
+    empty = "no images in it or below it"
     files_seen = True
     columns = Columns(("path",), "path", None)
     confined = False
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         self._shown = one_line(str(path))
-        self.path = self.root = Path(os.path.abspath(path))
+        self.path = Path(os.path.abspath(path))
+        self.root, pattern = self._found_below()
         self.follow_symlinks = options.follow_symlinks
         self._refuse_flags_of_files(options)
         exclude = options.exclude
-        below = os.path.relpath(os.path.realpath(exclude), os.path.realpath(path)) if exclude else None
+        below = os.path.relpath(os.path.realpath(exclude), os.path.realpath(self.root)) if exclude else None
         if below == ".":
             raise UsageError(f"{self._shown}: is the output folder too; choose another with -o")
-        self._selection = Selection(str(self.root), below, options.follow_symlinks)
+        self._selection = Selection(str(self.root), below, options.follow_symlinks, pattern)
         tally = Tally()
         if all(name.endswith("/") for name in self._walk(tally)):
             there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
-            formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-            raise UsageError(f"{self._shown}: no images in it or below it{there}; give a folder with {formats} files")
+            raise UsageError(f"{self._shown}: {self.empty}{there}; {self._advice_if_empty()}")
+
+    def _found_below(self) -> tuple[Path, Pattern | None]:
+        """The folder that is walked, and which files of it are meant."""
+        return self.path, None
+
+    def _advice_if_empty(self) -> str:
+        return f"give a folder with {', '.join(FORMATS[:-1])} or {FORMATS[-1]} files"
 
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
@@ -69,7 +78,7 @@ class FolderSource(RowSource):
         given = (options.prompt_column, options.image_column, options.root, options.encoding, options.delimiter)
         if any(given):
             of_csv = "--prompt-column, --image-column and --image-root are for CSV files, as are --encoding and"
-            raise UsageError(f"{self._shown} is a folder: {of_csv} --delimiter")
+            raise UsageError(f"{self._shown} is a {self.kind}: {of_csv} --delimiter")
         if options.needs_prompt:
             raise UsageError("nothing to look for: give --prompt TEXT")
 
@@ -129,3 +138,23 @@ class FolderSource(RowSource):
         if tally is not None:
             tally.add(reason, folder)
         return False
+
+
+class PatternSource(FolderSource):
+    """The images whose paths match a pattern, such as `photos/**/*.jpg`, as rows in the order of their paths.
+
+    A pattern matches files, not folders. Of the files that match, `left_out` counts those that are no images.
+    """
+
+    kind = "pattern"
+    empty = "matches no images"
+
+    @classmethod
+    def takes(cls, path: Path, options: ReadOptions) -> bool:
+        return is_pattern(path)
+
+    def _found_below(self) -> tuple[Path, Pattern | None]:
+        return fixed_folder(self.path), Pattern(self.path)
+
+    def _advice_if_empty(self) -> str:
+        return "* stands for a part of one name, ** for any number of folders"

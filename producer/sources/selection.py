@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from producer.layout import EXPORT_RECORD, LINKS, MASK_HEAD_BYTES, MASKS_RECORD, RESULTS, is_mask, is_run_file
 from producer.sources.cells import one_line
+from producer.sources.pattern import Pattern
 from workers.cli.base import RUN_FILE
 from workers.inference.formats import (
     CAMERA_RAW_SUFFIXES,
@@ -89,11 +90,15 @@ def told_left_out(left_out: Sequence[LeftOut]) -> str:
 
 
 class Selection:
-    """Judges the entries of folders below `top`. `exclude`, a path below `top`, names a folder that is not entered."""
+    """Judges the entries of folders below `top`. `exclude`, a path below `top`, names a folder that is not entered.
 
-    def __init__(self, top: str, exclude: str | None, follow_symlinks: bool) -> None:
+    With a `pattern` other entries than those that it takes are neither taken nor counted.
+    """
+
+    def __init__(self, top: str, exclude: str | None, follow_symlinks: bool, pattern: Pattern | None = None) -> None:
         self._top = os.path.join(top, "")
         self._exclude = exclude
+        self._pattern = pattern
         self._follow = follow_symlinks
         self._known: dict[str, str] = {}  # path -> verdict, of files that had to be opened
         self._with_masks: set[str] = set()  # folders to which png masks were exported; users' pictures may be there too
@@ -114,6 +119,8 @@ class Selection:
         taken = []
         for entry in entries:
             path = folder + entry.name
+            if self._pattern is not None and not self._pattern.takes(path, folder=self._is_folder(entry)):
+                continue
             verdict = ours.get(entry.name) or self._judge(entry, path)
             if verdict == IMAGE and ((masks and self._is_mask(path)) or (links and entry.is_symlink())):
                 verdict = OURS
@@ -125,6 +132,11 @@ class Selection:
                 self._count(entry, path, verdict, tally)
         taken.sort()
         return taken
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        with suppress(OSError):
+            return entry.is_dir(follow_symlinks=self._follow)
+        return False
 
     def _judge(self, entry: os.DirEntry[str], path: str) -> str:
         name = entry.name

@@ -176,3 +176,26 @@ def test_what_cannot_be_read_is_one_line_and_nothing_is_recorded(shell: Shell, n
     (shell.home / name).write_bytes(content)
     assert f"{name}: {fault}" in shell(enqueue.main, "--source", name, "--prompt", "person", code=2).error
     assert shell(status.main, "--json").json["runs"] == []
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_pattern_is_a_run_of_its_folder_that_grows_and_is_not_taken_for_another(shell: Shell) -> None:
+    for name in ("a/1.jpg", "a/2.png", "b/1.jpg"):
+        (shell.home / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (shell.home / "photos" / name).touch()
+    given = ("--source", "photos/*/*.jpg", "--prompt", "person")
+
+    assert shell(enqueue.main, *given).out == "run photos: 2 images in 1 chunk, 1 queued now\n"
+    (shell.home / "photos/a/0.jpg").touch()
+    (shell.home / "photos/b/1.jpg").unlink()
+    again = shell(enqueue.main, *given).out
+    assert again.endswith("1 new, 1 no longer in the pattern (left out of exports)\n")
+    assert [row["path"] for row in exported(shell, "photos")] == ["a/0.jpg", "a/1.jpg"]
+    refused = shell(enqueue.main, "--source", "photos/*/*", "--prompt", "person", code=2).error
+    assert f"source {shell.home}/photos/*/*.jpg there, {shell.home}/photos/*/* here" in refused
+    (shell.home / "photos/b/1.jpg").touch()
+    os.rename(shell.home / "photos", shell.home / "moved")
+    moved = shell(enqueue.main, "--source", "moved/*/*.jpg", "--prompt", "person", "--run", "photos").err
+    assert moved.startswith(
+        f"run photos goes on with {shell.home}/moved/*/*.jpg, which was {shell.home}/photos/*/*.jpg\n"
+    )
