@@ -7,6 +7,8 @@ from sqlalchemy import ColumnElement, Connection, SQLColumnExpression, Table, an
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from db.refusals import advise
+
 # Values in one statement. SQLite takes up to 32,766 parameters a statement, PostgreSQL's protocol up to 65,535.
 NAMED_AT_ONCE = 1000
 
@@ -61,6 +63,8 @@ def _copy(connection: Connection, statement: str, rows: Iterable[Sequence[Any]])
         lost = driver.closed
         if lost:
             connection.invalidate(error)
-        raise DBAPIError.instance(
+        ours = DBAPIError.instance(
             statement, None, error, driver_error, connection_invalidated=lost, dialect=connection.dialect
-        ) from error
+        )
+        advise(ours, error, connection.engine.url.username)
+        raise ours from error

@@ -1,4 +1,4 @@
-"""Opens PostgreSQL, and says which right a refused statement needs; knows no tables.
+"""Opens PostgreSQL; knows no tables.
 
 No setting and no prepared statement of ours may outlive its transaction, because a pooler may give each transaction
 another connection of the server (PgBouncer with pool_mode=transaction, https://www.pgbouncer.org/features.html).
@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 
-from db.refusals import NO_RIGHT, READ_ONLY
+from db.refusals import advise
 
 POOLERS = ("transaction", "session", "none")
 SECONDS = 60  # most of a statement, and most of being idle in a transaction
 
 
 def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
-    """Make an engine with at most `connections` connections, whose errors say in `detail` which right is missing.
+    """Make an engine with at most `connections` connections, whose errors say in `detail` what to do about them.
 
     A statement waits for a lock for `lock_seconds`. Raises `ValueError` for an unknown ?pooler=, and
     `ModuleNotFoundError` where the driver is not installed.
@@ -52,10 +52,9 @@ def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
         )
 
     @event.listens_for(engine, "handle_error")
-    def advise(context: ExceptionContext) -> None:
-        advice = _missing_right(context.original_exception, url.username)
-        if advice is not None and context.sqlalchemy_exception is not None:
-            context.sqlalchemy_exception.add_detail(advice)
+    def say_what_to_do(context: ExceptionContext) -> None:
+        if context.sqlalchemy_exception is not None:
+            advise(context.sqlalchemy_exception, context.original_exception, url.username)
 
     return engine
 
@@ -69,18 +68,3 @@ def _is_pooled(connection: Any) -> bool:
     real = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
     connection.rollback()
     return bool(reported != real)
-
-
-def _missing_right(error: BaseException, user: str | None) -> str | None:
-    """What to do about a missing right or a read-only server, in a few words. None for other errors."""
-    code = getattr(error, "sqlstate", None)
-    if code == READ_ONLY:
-        return "this server only reads, as a standby does: name the primary, or add ?target_session_attrs=read-write"
-    if code != NO_RIGHT:
-        return None
-    said, role = str(error).lower(), f'"{user}"' if user else "this role"
-    if "schema" in said:
-        return f"as its owner: GRANT CREATE, USAGE ON SCHEMA public TO {role}"
-    if "sequence" in said:
-        return f"as its owner: GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {role}"
-    return f"as its owner: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"

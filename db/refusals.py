@@ -15,6 +15,7 @@ from sqlalchemy.exc import (
     PendingRollbackError,
     ProgrammingError,
     SQLAlchemyError,
+    StatementError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -22,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 # connection left, a process that was idle in a transaction for too long, a standby that becomes the primary: the whole
 # transaction may succeed a moment later.
 READ_ONLY, NO_RIGHT = "25006", "42501"
+NO_LETTER = "22P05"  # the encoding of the database has no such letter
 RETRYABLE_SQLSTATES = ("40001", "40P01", "55P03", "08", "57P01", "57P02", "57P03", "53300", "25P03", READ_ONLY)
 
 # A wrong number of values, a value that does not fit, a broken constraint, a wrong statement, a limit that is exceeded,
@@ -120,6 +122,32 @@ def refusal(error: DBAPIError, kind: str = "") -> str:
         return reason
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
     return "; ".join([first, *error.detail])
+
+
+def advise(error: StatementError, original: BaseException, user: str | None) -> None:
+    """Add to `error.detail` what to do, in a few words, if PostgreSQL refused `user` a right, a write or a letter."""
+    code = getattr(original, "sqlstate", None)
+    if code == READ_ONLY:
+        error.add_detail(
+            "this server only reads, as a standby does: name the primary, or add ?target_session_attrs=read-write"
+        )
+    elif code == NO_LETTER:
+        make = "CREATE DATABASE sam3 ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+        error.add_detail(f"use a database whose encoding has all letters: {make}")
+    elif code == NO_RIGHT:
+        error.add_detail(f"as its owner: GRANT {_right(str(original).lower())} TO {_role(user)}")
+
+
+def _right(said: str) -> str:
+    if "schema" in said:
+        return "CREATE, USAGE ON SCHEMA public"
+    if "sequence" in said:
+        return "USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public"
+    return "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
+
+
+def _role(user: str | None) -> str:
+    return f'"{user}"' if user else "this role"
 
 
 def _driver_refuses(error: DBAPIError) -> bool:

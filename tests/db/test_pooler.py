@@ -104,6 +104,29 @@ def test_text_comes_as_text_from_a_database_without_an_encoding(database_url: st
             admin.execute("DROP DATABASE ascii WITH (FORCE)")
 
 
+def test_a_database_without_some_letters_is_told_how_to_make_one_that_has_them(
+    database_url: str, postgresql_url: str
+) -> None:
+    server = make_url(postgresql_url)
+    with psycopg.connect(postgresql_url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        try:
+            latin = connect(server.set(database="latin").render_as_string(hide_password=False))
+            upgrade(latin)
+            with pytest.raises(DBAPIError) as refused:
+                load(latin, scenario.rows("\u732b.jpg"), name="cats")
+            [advice] = refused.value.detail
+            admin.execute(advice.partition(": ")[2])
+            whole = connect(server.set(database="sam3").render_as_string(hide_password=False))
+            upgrade(whole)
+            load(whole, scenario.rows("\u732b.jpg"), name="cats")
+            for sessions in (latin, whole):
+                sessions.kw["bind"].dispose()
+        finally:
+            admin.execute("DROP DATABASE latin WITH (FORCE)")
+            admin.execute("DROP DATABASE IF EXISTS sam3 WITH (FORCE)")
+
+
 @pytest.fixture
 def clerk_url(sessions: Sessions, database_url: str, postgresql_url: str) -> Iterator[str]:
     """The URL of a role that may log in, and nothing else."""
