@@ -15,6 +15,7 @@ from db.steering import GOES_ON
 from db.times import is_over, is_recent
 from db.values import Frozen, Source
 
+SPENT = Chunk.commit_seconds + Chunk.waiting_seconds  # by the one thread that commits: they are the time that passed
 OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
 
 
@@ -82,6 +83,7 @@ class Progress:
     last_fault: str | None  # fault of a worker's surroundings for which a chunk was given back that is queued now
     capped: int  # images with a result that is capped
     warned: int  # done images with a warning
+    worker_seconds: float  # that workers have spent on its chunks
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def progress(session: Session, run_id: int) -> Progress:
     images = (Chunk.images, Chunk.segmented, Chunk.empty, Chunk.failed, Chunk.cancelled)
     counters = (*images, Chunk.instances, Chunk.capped, Chunk.warned)
     by_state = session.execute(
-        select(Chunk.state, func.count(), *(func.sum(counter) for counter in counters))
+        select(Chunk.state, func.count(), *(func.sum(counter) for counter in counters), func.sum(SPENT))
         .where(Chunk.run_id == run_id)
         .group_by(Chunk.state)
     ).all()
@@ -229,6 +231,7 @@ def progress(session: Session, run_id: int) -> Progress:
         last_fault=_last_fault(session, run_id) if chunks["queued"] else None,
         capped=capped,
         warned=warned,
+        worker_seconds=sum(float(row[10]) for row in by_state),
     )
 
 

@@ -9,6 +9,7 @@ import click
 
 from producer.cli.options import exit_code
 from producer.cli.progress import Meter
+from producer.cli.projection import projected
 from producer.runs.load import Recorded, RunRequest, auto_chunk_size, check
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
@@ -19,10 +20,11 @@ from workers.inference import location
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
 
 
-def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any]) -> int:
+def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict[str, Any]) -> int:
     """Read all rows and say what recording them would do; return the exit code. Needs no broker, database or model.
 
-    It also says which columns are read, where the first images are, and what is left out.
+    It also says which columns are read, where the first images are, what is left out, and what the run will cost if the
+    database of `url` is there and has a run of the same model.
     """
     survey = source.survey()
     check(request, survey)
@@ -39,13 +41,20 @@ def report_dry_run(source: RowSource, request: RunRequest, flags: dict[str, Any]
         "rejected": len(rejected),
         "cancelled": 0,
     }
+    good, price = wanted - len(rejected), flags["gpu_hour_price"]
+    told_cost, cost = projected(url, request.frozen.model, len(request.prompts), good, price)
     if flags["json"]:
         left_out = [asdict(reason) for reason in source.left_out]
-        base.print_json(facts | {"dry_run": True, "first": first, "left_out": left_out, **source.named_columns})
+        more = {"first": first, "left_out": left_out, **source.named_columns, "cost": cost}
+        base.print_json(facts | {"dry_run": True} | more)
     else:
         prompts = json.dumps(request.prompts, ensure_ascii=False)
         click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {prompts}")
         _tell_rows(source, rejected, first)
+        if told_cost:
+            click.echo(told_cost)
+        elif price is not None:
+            say("no run of this model was measured here: run a part of it first, such as --limit 100 --run try")
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
 
 

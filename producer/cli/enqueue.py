@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, json_flag, run_flags, stop_flag, turn_flags
+from producer.cli.options import exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
 from producer.cli.redo import redo_flag
 from workers.cli import base
 
@@ -23,6 +23,7 @@ from workers.cli import base
 @stop_flag
 @redo_flag
 @click.option("--dry-run", is_flag=True, help="Read and check everything, record and queue nothing.")
+@price_flag
 @exit_flags
 @json_flag
 def main(csv: Path, dry_run: bool, **flags: Any) -> int:

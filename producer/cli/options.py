@@ -143,6 +143,15 @@ def stop_flag(function: Function) -> Function:
     )(function)
 
 
+def price_flag(function: Function) -> Function:
+    return click.option(
+        "--gpu-hour-price",
+        type=click.FloatRange(min=0),
+        metavar="P",
+        help="Price of an hour of one GPU: also say what the run costs, in whatever currency that is.",
+    )(function)
+
+
 def steered(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     """What the flags of these names change of a run: those that have a value."""
     changes = given(flags, *(name for name in names if name != "stop_after"))

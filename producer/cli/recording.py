@@ -33,7 +33,7 @@ def enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     request = run_request(run_name(flags["run"], flags["moved_from"] or path), prompts, source, settings, flags)
     warn_of_absent_model(request.frozen.model)
     if dry_run:
-        return report_dry_run(source, request, flags)
+        return report_dry_run(source, request, settings.database_url, flags)
     sessions = base.open_database(settings.database_url, create=True)
     app = create_app(base.identified(settings, sessions))
     for warning in check_broker(app):

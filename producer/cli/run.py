@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, force_flag, json_flag, run_flags, stop_flag
+from producer.cli.options import exit_flags, force_flag, json_flag, price_flag, run_flags, stop_flag
 from producer.cli.redo import redo_flag
 from producer.results.formats import MODULES
 from workers.cli import base
@@ -39,6 +39,7 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
     help="Write this format too, as sam3-export does; may be given several times.",
 )
 @force_flag
+@price_flag
 @exit_flags
 @json_flag
 def main(source: Path, output: Path, **flags: Any) -> int:

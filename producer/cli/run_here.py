@@ -46,7 +46,7 @@ def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
     targets = Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"])
     check_targets(targets, flags["also"])
     if flags["dry_run"]:
-        return report_dry_run(source, request, flags)
+        return report_dry_run(source, request, sqlite_url(settings.state_dir / DATABASE_FILE), flags)
     with new_folders(output, settings.state_dir), interruptible(resumes=True), StateLock(settings.state_dir):
         check_models([settings.model], settings)  # first, as nothing works without the weights and their licence
         slots = local_slots(flags["gpus"], flags["num_gpus"])

@@ -26,13 +26,15 @@ WATCH_SECONDS = 1.0
 LINE_SECONDS = 10.0  # between two lines, if there is no terminal
 
 
-def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, **code: Any) -> int:
+def show(
+    run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, price: float | None, **code: Any
+) -> int:
     """Show the run, or all runs; return the exit code of the command. `code` are the flags for `exit_code`."""
     awaited = functools.partial(until_over, watch=watch and not json, wait=wait or watch, errors=errors)
     if run is None:
-        return all_runs(awaited, json, ask_code=wait or watch, **code)
+        return all_runs(awaited, json, price, ask_code=wait or watch, **code)
     found = find_run(run)
-    standing = awaited(lambda: standing_of(found), found.settings.database_url)
+    standing = awaited(lambda: standing_of(found, price), found.settings.database_url)
     if json:
         base.print_json(standing.as_json())
     else:
@@ -42,22 +44,27 @@ def show(run: str | None, watch: bool, wait: bool, *, errors: bool, json: bool, 
     return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
 
 
-def standing_of(found: Found) -> Standing:
+def standing_of(found: Found, price: float | None = None) -> Standing:
     """The run's standing. For a sam3-run folder it also says whether a sam3-run is working there now."""
     if found.folder is None:
-        return Standing(found.sessions, found.run_id)
+        return Standing(found.sessions, found.run_id, price=price)
     starting = is_at_work(found.settings.state_dir)
     begin = "its nodes are starting" if starting else "the same sam3-run command goes on"
-    return Standing(found.sessions, found.run_id, begin, starting=starting, resume="the same sam3-run command")
+    return Standing(found.sessions, found.run_id, begin, starting=starting, price=price)
 
 
 def all_runs(
-    awaited: Callable[[Callable[[], AllRuns], str], AllRuns], json: bool, *, ask_code: bool, **code: Any
+    awaited: Callable[[Callable[[], AllRuns], str], AllRuns],
+    json: bool,
+    price: float | None,
+    *,
+    ask_code: bool,
+    **code: Any,
 ) -> int:
     """Show all runs. If `ask_code`, return the highest exit code of any run, else 0."""
     url = base.settings().database_url
     sessions = base.open_database(url)
-    runs = awaited(lambda: AllRuns(sessions), url)
+    runs = awaited(lambda: AllRuns(sessions, price), url)
     if json:
         base.print_json(runs.as_json())
     for standing in runs.standings if not json else ():

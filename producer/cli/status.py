@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from producer.cli.completion import complete_run
-from producer.cli.options import exit_flags, json_flag
+from producer.cli.options import exit_flags, json_flag, price_flag
 from workers.cli import base
 
 
@@ -14,9 +14,12 @@ from workers.cli import base
 @click.option("--watch", is_flag=True, help="Keep showing it until the run is over; without RUN, until all are.")
 @click.option("--wait", is_flag=True, help="Print nothing until the run is over; without RUN, until all are.")
 @click.option("--errors", is_flag=True, help="List every kind of error, not only the five most frequent.")
+@price_flag
 @exit_flags
 @json_flag
-def main(run: str | None, watch: bool, wait: bool, errors: bool, json: bool, **code: Any) -> int:
+def main(
+    run: str | None, watch: bool, wait: bool, errors: bool, json: bool, gpu_hour_price: float | None, **code: Any
+) -> int:
     """Show how far a run is; without RUN, all runs. It asks the database only, so it works while the broker is down.
 
     If the run is over, the exit code is 1 if images failed or were cancelled, or rows were rejected. Without RUN it is
@@ -24,4 +27,4 @@ def main(run: str | None, watch: bool, wait: bool, errors: bool, json: bool, **c
     """
     from producer.cli import standing
 
-    return standing.show(run, watch, wait, errors=errors, json=json, **code)
+    return standing.show(run, watch, wait, errors=errors, json=json, price=gpu_hour_price, **code)

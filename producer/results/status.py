@@ -16,10 +16,14 @@ from sqlalchemy.orm import Session
 from db.session import Sessions, read
 from db.states import RunState, WorkerState
 from db.views import status
+from db.views.cost import cost_of
 from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
 from producer.results.causes import likeliest_cause
+from producer.results.cost import Bill
 from workers.cli.base import counted, spelled_run
 from workers.errors import CURABLE
+
+BY_FLEET = "start sam3-worker"  # how work begins on a run that is no sam3-run folder's
 
 
 def _by_itself(doing: str, left: str, command: str) -> str:
@@ -45,16 +49,16 @@ class Standing:
         self,
         sessions: Sessions,
         run_id: int,
-        begin: str = "start sam3-worker",
+        begin: str = BY_FLEET,
         *,
         starting: bool = False,
-        resume: str = "",
+        price: float | None = None,
     ) -> None:
         """`begin` says how the user starts workers for the run, or, if `starting`, that workers are starting.
 
-        `resume` is the command that ends a pause, if it is not sam3-resume with the run's name.
+        `price` is that of an hour of one GPU.
         """
-        self._begin, self._starting, self._resume = begin, starting, resume
+        self._begin, self._starting, self._price = begin, starting, price
         read(sessions, self._look, run_id)
 
     def _look(self, session: Session, run_id: int) -> None:
@@ -64,6 +68,7 @@ class Standing:
         self.errors: list[ErrorLine] = status.errors(session, run_id) if bad else []
         self.warnings: list[WarningLine] = status.warnings(session, run_id) if self.progress.warned else []
         self.workers: list[WorkerLine] = status.workers(session)
+        self.bill = Bill(cost_of(session, run_id, self.progress), self._price)
         self.cause: str | None = likeliest_cause(session, run_id, self.progress, self.errors)
 
     @property
@@ -106,6 +111,7 @@ class Standing:
             "share": progress.share,
             "stop_after": list(progress.stop_after),
             "likeliest_cause": self.cause,
+            "cost": self.bill.as_json(),
         }
 
     def one_line(self, *, waiting: bool = True) -> str:
@@ -188,7 +194,9 @@ class Standing:
 
     @property
     def resume(self) -> str:
-        return self._resume or f"sam3-resume {shlex.quote(spelled_run(self.progress.run))}"
+        if self._begin != BY_FLEET:
+            return "the same sam3-run command"
+        return f"sam3-resume {shlex.quote(spelled_run(self.progress.run))}"
 
     @property
     def _nobody(self) -> str:
@@ -209,6 +217,8 @@ class Standing:
         if progress.images_per_second:
             left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
             grid.add_row("speed", f"{progress.images_per_second:.1f} images/s{left}")
+        if bill := self.bill.told():
+            grid.add_row("cost", bill)
         if reason := self.waiting_for():
             grid.add_row("waiting", Text(reason))  # as Text, since Rich would take brackets in it for markup
         if self.cause:
@@ -251,11 +261,11 @@ def told_warnings(warnings: list[WarningLine]) -> str:
 class AllRuns:
     """The standings of all runs, the newest last, which can be watched and waited for together."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, price: float | None = None) -> None:
         self.standings: list[Standing] = []
         for run_id in read(sessions, status.run_ids):
             with suppress(RunGone):  # the run was deleted since its id was read
-                self.standings.append(Standing(sessions, run_id))
+                self.standings.append(Standing(sessions, run_id, price=price))
 
     @property
     def over(self) -> bool:

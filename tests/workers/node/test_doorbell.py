@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import signal
 import socket
 import threading
@@ -22,6 +23,8 @@ from db.outcomes import ImageFailed, Outcome
 from db.runs import cancel_run
 from db.session import Sessions, read, write
 from db.values import NOTHING_SPENT, Spent
+from db.views import status
+from db.views.cost import Cost, cost_of
 from db.views.status import RunView, prompt_texts, run_view
 from producer.runs.load import auto_chunk_size
 from tests.db import scenario
@@ -172,6 +175,29 @@ class Clock:
     def perf_counter(self) -> float:
         with self._lock:
             return self._now
+
+
+def test_the_cost_that_is_projected_after_a_twentieth_is_within_15_percent_of_the_end(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device whose clock moves in its forward passes only: 20 s to get warm, then 2 s an image, more or less."""
+    clock, dice = Clock(), random.Random(1)
+    monkeypatch.setattr("workers.inference.stages.time", clock)
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 120), chunk_size=2)
+    for number in range(1, 61):
+        seconds = 2 * 2 * dice.uniform(0.8, 1.2) + (20 if number == 1 else 0)
+        segmenter.before[number] = partial(clock.move, seconds)
+
+    def cost() -> Cost:
+        return read(sessions, lambda session: cost_of(session, run_id, status.progress(session, run_id)))
+
+    for number, rung in enumerate(runs.ring(sessions, run_id), start=1):
+        answer(runs.message(rung))
+        if number == 3:
+            after = cost()
+    assert after.left is not None
+    assert after.spent + after.left == pytest.approx(cost().spent, rel=0.15)
+    assert cost().spent == pytest.approx(clock.perf_counter(), rel=0.05)
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (6, 6), (64, 8)])

@@ -1,0 +1,42 @@
+"""Projects what a run will cost before it is recorded, from an earlier run with the same model. Makes no database."""
+
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from db import presence
+from db.session import DatabaseUnusable, connect, reading
+from db.views.cost import Cost, Measured, measured_with
+from producer.results.cost import Bill, told_hours
+from producer.results.status import duration
+from workers.cli.base import counted
+
+
+def projected(
+    url: str, model: str, prompts: int, images: int, price: float | None
+) -> tuple[str, dict[str, Any] | None]:
+    """What `images` images will cost, in words and for JSON; an empty text and None if nothing was measured.
+
+    A database that is not there or cannot be reached has measured nothing.
+    """
+    found: tuple[Measured | None, int] = None, 0
+    with suppress(SQLAlchemyError, DatabaseUnusable, OSError), reading(connect(url, create=False)) as session:
+        found = _look(session, model, prompts)
+    measured, workers = found
+    if measured is None:
+        return "", None
+    seconds = images * measured.seconds_per_image
+    bill = Bill(Cost(0.0, measured.seconds_per_image, seconds), price)
+    facts = bill.as_json() | {"measured_in": measured.run, "workers": workers}
+    money = "" if price is None else f", {facts['price_left']:,.2f} at {price:g} an hour"
+    each = f"{measured.seconds_per_image:.3g} s an image in run {measured.run}"
+    asked = "" if measured.prompts == prompts else f" with {counted(measured.prompts, 'prompt')}"
+    fleet = f"{workers} workers" if workers > 1 else "one worker"
+    time = f"{duration(seconds / max(workers, 1))} on {fleet}"
+    return f"would take about {told_hours(seconds)} worker hours, {time}{money} ({each}{asked})", facts
+
+
+def _look(session: Session, model: str, prompts: int) -> tuple[Measured | None, int]:
+    return measured_with(session, model, prompts), presence.live_workers(session)
