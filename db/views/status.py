@@ -187,8 +187,9 @@ def unfinished_runs(session: Session) -> list[str]:
 
 
 def paused_runs(session: Session) -> list[str]:
-    """The names of all paused runs."""
-    return list(session.execute(select(Run.name).where(Run.paused.is_not(None)).order_by(Run.id)).scalars())
+    """The names of all paused runs that are not being stopped."""
+    paused = (Run.paused.is_not(None), Run.state.not_in(STOPPED))
+    return list(session.execute(select(Run.name).where(*paused).order_by(Run.id)).scalars())
 
 
 def progress(session: Session, run_id: int) -> Progress:
