@@ -11,6 +11,8 @@ from producer.cli.found import Found
 from workers.errors import UsageError
 from workers.inference import location
 
+LONGEST_NUMBER, LONGEST_SHOWN = 18, 200  # digits of a row's number; letters of a line in a message
+
 
 def chosen_rows(found: Found, view: RunView, file: Path) -> Sequence[int]:
     """The numbers of the chosen rows, in rising order, 8 bytes each.
@@ -23,8 +25,9 @@ def chosen_rows(found: Found, view: RunView, file: Path) -> Sequence[int]:
     paths: dict[str, tuple[int, str]] = {}  # a path as the run may know it -> line number and line
     for place, line in enumerate(_lines(file), start=1):
         if line.isdecimal() and line.isascii():
-            if not 1 <= int(line) <= view.images:
-                raise UsageError(f"--rows {file}, line {place}: the run has rows from 1 to {view.images}, none {line}")
+            if len(line) > LONGEST_NUMBER or not 1 <= int(line) <= view.images:
+                none = f"none {line[:LONGEST_SHOWN]}"
+                raise UsageError(f"--rows {file}, line {place}: the run has rows from 1 to {view.images}, {none}")
             numbers.add(int(line))
         elif line:
             for spelled in _spellings(line, view.source.root):
@@ -33,7 +36,7 @@ def chosen_rows(found: Found, view: RunView, file: Path) -> Sequence[int]:
     missing = set(paths.values()) - {paths[path] for path, _ in known}
     if missing:
         place, line = min(missing)
-        raise UsageError(f"--rows {file}, line {place}: the run has no image {line}")
+        raise UsageError(f"--rows {file}, line {place}: the run has no image {line[:LONGEST_SHOWN]}")
     numbers.update(row for _, row in known)
     if not numbers:
         raise UsageError(f"--rows {file} names no row: write the path of an image into each line")

@@ -101,7 +101,7 @@ class Selection:
         self._pattern = pattern
         self._follow = follow_symlinks
         self._known: dict[str, str] = {}  # path -> verdict, of files that had to be opened
-        self._with_masks: set[str] = set()  # folders to which png masks were exported; users' pictures may be there too
+        self._with_masks: set[str] = set()  # folders to which PNGs were exported; users' pictures may be there too
         self._with_links: set[str] = set()  # folders in which an export has made links to images
 
     def taken(self, folder: str, tally: Tally | None) -> list[str]:
@@ -185,7 +185,7 @@ class Selection:
 
         Masks that were copied have no record above them: then the first PNG tells.
         """
-        if MASKS_RECORD in names:
+        if MASKS_RECORD in names or EXPORT_RECORD in names:
             self._with_masks.add(folder)
         if EXPORT_RECORD in names:
             self._with_links.add(f"{folder}{LINKS}/")

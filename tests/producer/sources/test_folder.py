@@ -208,8 +208,11 @@ def test_masks_of_ours_beside_pictures_are_told_apart(photos: Path) -> None:
     assert left_out(source) == {"from sam3-run or sam3-export": 1}
 
 
-def test_masks_that_were_exported_into_the_source_itself_are_told_apart_from_its_pictures(photos: Path) -> None:
-    file(photos / ".sam3-masks.json", b"{}")
+@pytest.mark.parametrize("record", [".sam3-masks.json", ".sam3-export.json"])
+def test_masks_that_were_exported_into_the_source_itself_are_told_apart_from_its_pictures(
+    photos: Path, record: str
+) -> None:
+    file(photos / record, b"{}")
     picture(photos / "z.jpg")
     picture(photos / "person" / "0.png", "PNG")  # before the masks in the order of names
     mask(photos / "person" / "z.jpg.png")
