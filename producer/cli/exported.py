@@ -1,5 +1,6 @@
 """Writes a run's results to files, and says what they hold and what is missing. Reads SQL only; declares no flags."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,11 +18,20 @@ from db.views.results import done_paths
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.chosen_rows import chosen_rows
-from producer.cli.found import Found, find_run
+from producer.cli.found import Found, find_run, is_database_of
 from producer.cli.progress import Meter
+from producer.cli.run_folder import is_run_folder, read_run_file
 from producer.layout import RESULTS
 from producer.results.common import ExportRequest, Summary, read_images
-from producer.results.formats import format_named, names_of_files, own_flags, require_libraries, require_taken
+from producer.results.formats import (
+    MODULES,
+    file_of,
+    format_named,
+    names_of_files,
+    own_flags,
+    require_libraries,
+    require_taken,
+)
 from producer.results.inputs import Inputs
 from producer.results.names import sharing
 from producer.results.so_far import SoFar, how_far, require_exportable
@@ -36,6 +46,8 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
     """Export as the flags say; return the exit code of the command. Raises `Sam3Error`."""
     _refuse_unfit_flags(format, output, flags)
     found = find_run(run, RunState.DELETING)
+    if not flags["force"]:
+        _refuse_results_of_other_run(found, output)
     request = _request(found, format, output, flags)
     try:
         with telling_how_to_go_on(found, None if format_named(format).folder else output):
@@ -62,6 +74,17 @@ def _refuse_unfit_flags(format: str, output: Path, flags: dict[str, Any]) -> Non
     for flag in own_flags():
         if _is_given(flags[flag]):
             require_taken(format, flag, flags[flag])
+
+
+def _refuse_results_of_other_run(found: Found, output: Path) -> None:
+    """Raise `UsageError` if `output` is a file that a sam3-run writes into its folder, and that is another run's."""
+    place = Path(os.path.realpath(output))
+    names = {*RESULTS.values(), *(file_of(place.parent, name).name for name in MODULES)}
+    if place.name not in names or not is_run_folder(place.parent):
+        return
+    there = read_run_file(place.parent)
+    if there.run != found.name or not is_database_of(place.parent, found.settings):
+        raise UsageError(f"{output} is for run {there.run} of {there.source}: choose another -o for {found.name}")
 
 
 def _is_given(value: object) -> bool:

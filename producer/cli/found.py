@@ -85,7 +85,7 @@ def run_folder(run: str, settings: Settings) -> Path | None:
     if not is_run_folder(folder):  # its run.yaml is not ours, so the name means a run of the database, if there is one
         return None if _in_database(run, settings) else folder
     try:
-        is_both = _in_database(run, settings) and not _is_database_of(folder, settings)
+        is_both = _in_database(run, settings) and not is_database_of(folder, settings)
     except (Unreachable, DatabaseUnusable) as error:
         raise type(error)(
             f"whether {run} is a run of the database too cannot be seen ({error}); ./{run} is the folder's"
@@ -115,7 +115,7 @@ def _in_database(name: str, settings: Settings) -> bool:
         sessions.kw["bind"].dispose()
 
 
-def _is_database_of(folder: Path, settings: Settings) -> bool:
+def is_database_of(folder: Path, settings: Settings) -> bool:
     """Whether the database of the settings is the one in the folder, so that both have the same run."""
     of_folder, set_one = read_run_file(folder).database, Path(parse_url(settings.database_url).database or "")
     return of_folder.is_file() and set_one.is_file() and of_folder.samefile(set_one)

@@ -44,6 +44,21 @@ def test_a_csv_names_the_masks_of_the_folder_that_they_were_exported_to(shell: S
     assert masks == ["masks/person/000001.jpg.png", "masks/person/000002.jpg.png", ""]
 
 
+@pytest.mark.parametrize("name", ["results.csv", "results.parquet", "coco.json", "link.csv"])
+def test_the_results_of_another_run_s_folder_are_not_replaced(shell: Shell, name: str) -> None:
+    shell(export, "faces", "--format", "csv", "-o", "out/results.csv")
+    (shell.home / "out" / "run.yaml").write_text("source: /data/cars\noutput: out\nrun: cars\n")
+    (shell.home / "out" / "link.csv").symlink_to("results.csv")
+    kept = (shell.home / "out/results.csv").read_bytes()
+
+    refused = shell(export, "faces", "--format", "jsonl", "-o", f"out/{name}", code=2).error
+
+    assert f"out/{name} is for run cars of /data/cars: choose another -o for faces" in refused
+    assert (shell.home / "out/results.csv").read_bytes() == kept
+    shell(export, "faces", "--format", "jsonl", "-o", "out/faces.jsonl")
+    shell(export, "faces", "--format", "jsonl", "-o", "out/results.csv", "--force")
+
+
 def table(shell: Shell, name: str) -> list[str]:
     with (shell.home / name).open(newline="") as file:
         return [row["person_mask"] for row in csv.DictReader(file)]
