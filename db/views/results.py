@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, case, func, select
+from sqlalchemy import ColumnElement, Row, SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 
 from db.bulk import among, named_at_once
@@ -26,6 +26,22 @@ from db.values import FoundInstance, PromptResult
 from db.views.status import RunGone
 
 PAGE_ROWS = 1000
+# Columns, not entities: SQLAlchemy makes an entity in several times the time.
+BOX = (Instance.x1, Instance.y1, Instance.x2, Instance.y2)
+IMAGES = select(
+    Image.id,
+    Image.row,
+    Image.path,
+    Image.cells,
+    Image.prompts,
+    Image.state,
+    Image.load,
+    Image.same_as,
+    Image.width,
+    Image.height,
+    Image.error_class,
+    Image.error,
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +70,9 @@ class Reading:
     ended: bool  # whether that load read the source to its end
     images: int  # rows of the run: their numbers go from 1 to this
 
-    def is_gone(self, image: Image) -> bool:
-        """Whether the source no longer has the row."""
-        return self.ended and image.load < self.load
+    def is_gone(self, load: int) -> bool:
+        """Whether the source no longer has a row that was seen last by this load."""
+        return self.ended and load < self.load
 
     def rows(self, *, gone: bool) -> tuple[ColumnElement[bool], ...]:
         """Conditions that choose the rows of the run; rows that are gone are left out unless `gone`."""
@@ -185,7 +201,7 @@ def _spool_ids(session: Session, known: Reading, gone: bool, spool: IO[bytes]) -
 
 def _page(session: Session, known: Reading, ids: Sequence[int], min_score: float) -> list[ExportedImage]:
     """These rows with their results. Raises `RunGone` if one is missing, as only a delete removes rows."""
-    found = {image.id: image for image in session.execute(select(Image).where(Image.id.in_(ids))).scalars()}
+    found = {image.id: image for image in session.execute(IMAGES.where(Image.id.in_(ids)))}
     if len(found) < len(ids):
         raise RunGone
     return list(_with_results(session, known, [found[id] for id in ids], min_score))
@@ -197,10 +213,10 @@ def _require_whole(session: Session, run_id: int) -> None:
 
 
 def _with_results(
-    session: Session, reading: Reading, images: Sequence[Image], min_score: float
+    session: Session, reading: Reading, images: Sequence[Row[Any]], min_score: float
 ) -> Iterator[ExportedImage]:
     first_ids = [image.same_as for image in images if image.same_as is not None]
-    firsts = {first.id: first for first in session.execute(select(Image).where(Image.id.in_(first_ids))).scalars()}
+    firsts = {first.id: first for first in session.execute(IMAGES.where(Image.id.in_(first_ids)))} if first_ids else {}
     shown = {image.id: firsts.get(image.same_as or -1, image) for image in images}
     results = _results(session, sorted({image.id for image in shown.values()}), min_score)
     for image in images:
@@ -217,7 +233,7 @@ def _with_results(
             width=source.width if done else None,
             height=source.height if done else None,
             results=_in_order(results.get(source.id, []), image.prompts) if done else (),
-            gone=reading.is_gone(image),
+            gone=reading.is_gone(image.load),
         )
 
 
@@ -228,18 +244,21 @@ def _in_order(results: list[PromptResult], prompts: list[int] | None) -> tuple[P
 def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int, list[PromptResult]]:
     instances: defaultdict[tuple[int, int], list[FoundInstance]] = defaultdict(list)
     found = (
-        select(Instance)
+        select(Instance.image_id, Instance.prompt_id, Instance.score, *BOX, Instance.area, Instance.rle)
         .where(among(session, Instance.image_id, ids), Instance.score >= min_score)
         .order_by(Instance.image_id, Instance.prompt_id, Instance.rank)
     )
-    for row in session.execute(found).scalars():
-        box = (row.x1, row.y1, row.x2, row.y2)
-        instances[row.image_id, row.prompt_id].append(FoundInstance(row.score, box, row.area, row.rle))
+    for image_id, prompt_id, score, x1, y1, x2, y2, area, rle in session.execute(found):
+        instances[image_id, prompt_id].append(FoundInstance(score, (x1, y1, x2, y2), area, rle))
     results: defaultdict[int, list[PromptResult]] = defaultdict(list)
-    rows = select(Result).where(among(session, Result.image_id, ids)).order_by(Result.image_id, Result.prompt_id)
-    for result in session.execute(rows).scalars():
-        found_here = tuple(instances[result.image_id, result.prompt_id])
-        results[result.image_id].append(PromptResult(result.prompt_id, result.presence, result.capped, found_here))
+    rows = (
+        select(Result.image_id, Result.prompt_id, Result.presence, Result.capped)
+        .where(among(session, Result.image_id, ids))
+        .order_by(Result.image_id, Result.prompt_id)
+    )
+    for image_id, prompt_id, presence, capped in session.execute(rows):
+        found_here = tuple(instances.get((image_id, prompt_id), ()))
+        results[image_id].append(PromptResult(prompt_id, presence, capped, found_here))
     return results
 
 

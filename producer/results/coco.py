@@ -77,8 +77,7 @@ def _append(file: TextIO, value: Any, *, first: bool) -> None:
     file.write(("\n" if first else ",\n") + _json(value))
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make an encoder each time
 
 
 def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:

@@ -46,8 +46,11 @@ def export_coco_results(request: ExportRequest, images: Iterable[ExportedImage],
     return Summary(listed, instances, 1, request.out, left_out)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps would make one each time
+
+
 def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def is_ours(file: BinaryIO) -> bool:

@@ -29,9 +29,12 @@ def export_jsonl(request: ExportRequest, images: Iterable[ExportedImage], progre
         return Records(request).write(images, progress, write)
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make an encoder each time
+
+
 def _line(record: Record) -> str:
     try:
-        return json.dumps(record, ensure_ascii=False, allow_nan=False)
+        return _encoded(record)
     except ValueError:  # a cell of the input has a number that JSON has not, such as NaN
         return json.dumps(_finite(record), ensure_ascii=False)
 

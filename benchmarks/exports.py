@@ -1,0 +1,116 @@
+"""What each export format costs: seconds of processor an image and memory, all on one run in SQLite.
+
+Run as `python -m benchmarks.exports [--images N] [--format NAME ...]`. Images have 1.5 instances on average, with masks
+of 480 x 640 pixels. Each format is written by a process of its own, which alone is measured, with the helper processes
+that it starts. Formats that write a file for each image write to the folder of temporary files. No image file exists,
+so cut-outs are not measured.
+"""
+
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+from sqlalchemy import text
+
+from benchmarks.enqueue import FROZEN, alone
+from benchmarks.timing import as_rows, table
+from db.migrate import ensure_schema
+from db.runs import run_id_of
+from db.session import Sessions, connect, read
+from db.views import status
+from producer.results.common import ExportRequest, read_images
+from producer.results.formats import MODULES, file_of, format_named
+from producer.results.targets import Targets
+from producer.runs.load import RunRequest, record
+from producer.sources.csv_source import CsvSource
+from workers.inference.masks import encode
+
+SIZE = (480, 640)
+NOT_MEASURED = ("cutout",)
+DONE = (
+    f"UPDATE image SET state = 'done', width = {SIZE[1]}, height = {SIZE[0]}",
+    "UPDATE chunk SET state = 'done', segmented = images",
+    "UPDATE run SET state = 'done', finished_at = created_at",
+    "INSERT INTO result (image_id, prompt_id, fence, presence, instances, capped)"
+    " SELECT id, 1, 1, 0.9, 1 + id % 2, false FROM image",
+)
+FOUND = (
+    "INSERT INTO instance (image_id, prompt_id, rank, score, x1, y1, x2, y2, area, rle)"
+    " SELECT image_id, prompt_id, :rank, 0.9 - :rank * 0.1, 20, 30, 400, 300, :area, :rle FROM result"
+    " WHERE instances > :rank"
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one format."""
+
+    format: str
+    images: int
+    microseconds_an_image: float  # of processor
+    times_csv: float
+    peak_mb: float  # of the process that reads and writes, without its helpers
+
+
+@click.command()
+@click.option("--images", default=100_000, show_default=True)
+@click.option("--format", "formats", multiple=True, help="Default: all.")
+def main(images: int, formats: tuple[str, ...]) -> None:
+    print(table(as_rows(measure(images, formats or tuple(name for name in MODULES if name not in NOT_MEASURED)))))
+
+
+def measure(images: int, formats: tuple[str, ...]) -> list[Cost]:
+    costs: list[Cost] = []
+    with tempfile.TemporaryDirectory() as folder:
+        url = make_run(Path(folder), images)
+        base = 0.0
+        for name in dict.fromkeys(("csv", *formats)):
+            seconds, peak = alone(partial(write, name=name), url, Path(folder))
+            base = base or seconds
+            costs.append(Cost(name, images, round(seconds / images * 1e6, 1), round(seconds / base, 2), round(peak)))
+    return costs
+
+
+def make_run(folder: Path, images: int) -> str:
+    """A finished run; returns the URL of its database."""
+    source = folder / "large.csv"
+    source.write_text("path,id\n" + "".join(f"{n // 1000:04}/{n:08}.jpg,{n}\n" for n in range(images)))
+    url = f"sqlite:///{folder / 'sam3.db'}"
+    sessions = connect(url)
+    ensure_schema(sessions)
+    request = RunRequest("large", ("person",), FROZEN, chunk_size=256)
+    record(sessions, CsvSource(source), request, lambda done, total: None)
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    with sessions.begin() as session:
+        for statement in DONE:
+            session.execute(text(statement))
+        for rank, radius in enumerate((150, 60)):
+            mask = ((x - 210) / 1.2) ** 2 + (y - 200 + 20 * np.sin(x / 17)) ** 2 < radius**2
+            given = {"rank": rank, "area": int(mask.sum()), "rle": encode(mask.astype(np.uint8))}
+            session.execute(text(FOUND), given)
+    return url
+
+
+def write(url: str, folder: Path, name: str) -> tuple[float, float]:
+    """Seconds of processor of this process and its helpers, and the most memory of this one, in MB."""
+    sessions: Sessions = connect(url)
+    run_id = read(sessions, run_id_of, "large")
+    view = None if run_id is None else read(sessions, status.run_view, run_id)
+    assert view is not None
+    out = file_of(folder / "out", name)
+    request = ExportRequest(view, view.frozen.threshold, out, targets=Targets(out))
+    wanted = format_named(name)
+    before = time.process_time()
+    wanted.write(request, read_images(sessions, request), lambda done: None)
+    helpers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() - before + helpers.ru_utime + helpers.ru_stime
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
