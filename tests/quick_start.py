@@ -2,7 +2,8 @@
 
 From its first line on such a command is one of its own: its process, session, working directory, environment, signals
 and exit code. What comes before, the start of the interpreter and of our scripts, has tests with the real scripts in
-`tests/test_start.py` and `tests/test_packaging.py`. Knows no tests.
+`tests/test_start.py`, `tests/test_packaging.py` and, as the README is typed, in `tests/docs/test_shell_blocks.py`.
+FAKE_COMMAND_FAILPOINT in its environment names a function of `tests.failpoints` to call first. Knows no tests.
 """
 
 import gc
@@ -11,16 +12,21 @@ import json
 import os
 import pkgutil
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+
+from tests import handover
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -95,21 +101,25 @@ class Forerunner:
                 start_new_session=True,
             )
 
+        self._folder = tempfile.TemporaryDirectory(prefix="sam3-commands-")
+        self.commands = Path(self._folder.name)  # a folder for the PATH of a shell that gets `descriptor` too
+        self.descriptor = self._socket.fileno()
+        program = [sys.executable, "-IS", handover.__file__, str(self.descriptor)]
+        for name in SCRIPTS:
+            script = self.commands / name
+            script.write_text(f'#!/bin/sh\nexec {shlex.join([*program, name])} "$@"\n')
+            script.chmod(0o755)
+
     def start(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], output: tuple[int, int]) -> Process:
         """Start a command with these descriptors for what it prints and nothing to read."""
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, open(os.devnull) as nothing:
-            socket.send_fds(self._socket, [b"start"], [theirs.fileno(), nothing.fileno(), *output])
-        # As a stream of packets: an environment may be longer than one packet takes.
-        told = json.dumps({"command": list(command), "cwd": str(cwd), "env": dict(env), "umask": _umask()}).encode()
-        for first in range(0, len(told), 30_000):
-            control.send(told[first : first + 30_000])
-        control.send(b"end")
+        with open(os.devnull) as nothing:
+            control = handover.hand_over(self._socket, command, str(cwd), env, (nothing.fileno(), *output))
         return Forked(command[0], control)
 
     def close(self) -> None:
         self._socket.close()
         self._process.wait()
+        self._folder.cleanup()
 
 
 def serve(requests: socket.socket) -> Callable[[], Any] | None:
@@ -147,11 +157,6 @@ def serve(requests: socket.socket) -> Callable[[], Any] | None:
             control.send(str(pid).encode())
 
 
-def _umask() -> int:
-    os.umask(before := os.umask(0o077))
-    return before
-
-
 def _tell_ends(controls: dict[int, socket.socket]) -> None:
     while controls:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -178,13 +183,27 @@ def _become(asked: Any, descriptors: Sequence[int]) -> Callable[[], Any]:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    _open_streams()
     script = str(BIN / asked["command"][0])
     sys.argv = [script, *asked["command"][1:]]
     sys.path[0] = str(BIN)
     sys.modules["__main__"] = ModuleType("__main__")
+    if failpoint := asked["env"].get("FAKE_COMMAND_FAILPOINT"):
+        getattr(importlib.import_module("tests.failpoints"), failpoint)()
     place, _, name = SCRIPTS[asked["command"][0]].partition(":")
     entry: Callable[[], Any] = getattr(importlib.import_module(place), name)
     return entry
+
+
+def _open_streams() -> None:
+    """Open standard input, output and errors anew: whether a stream can seek is asked when it is opened."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        before = getattr(sys, name)
+        buffer = open(number, f"{mode}b", closefd=False)  # noqa: SIM115 - as long as the process
+        at_once = before.line_buffering or before.write_through
+        stream = TextIOWrapper(buffer, before.encoding, before.errors, line_buffering=at_once)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def prepare() -> None:

@@ -68,11 +68,14 @@ class Terminal:
 
     def type(self, line: str, code: int = 0, seconds: float = PATIENCE) -> "subprocess.CompletedProcess[str]":
         """Have a shell run a line, as somebody types or copies it."""
-        path = f"{BIN}{os.pathsep}{self.environment['PATH']}"
+        path, descriptors = f"{BIN}{os.pathsep}{self.environment['PATH']}", []
+        if self.forerunner is not None:
+            path, descriptors = f"{self.forerunner.commands}{os.pathsep}{path}", [self.forerunner.descriptor]
         done = subprocess.run(
             ["/bin/sh", "-c", line],
             cwd=self.home,
             env=self.environment | {"PATH": path},
+            pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -21,6 +21,8 @@ SECONDS = 300  # for one block, on a busy machine: each of its commands starts a
 
 # Pages that go on in the folder of another one, with its runs and its open terminals.
 CONTINUED = {"docs/operations.md": "README.md"}
+# Whose commands are the scripts that pip installed, as a reader starts them; those of other pages are quick starts.
+REAL = "README.md"
 
 
 def is_run(block: Block) -> bool:
@@ -63,7 +65,9 @@ def test_each_block_names_its_language_and_a_shell_block_that_is_not_run_says_wh
 def test_the_shell_blocks_of_a_page_work_in_their_order(page: Path, reader: Terminal) -> None:
     chapters = [page, *(ROOT / later for later, earlier in CONTINUED.items() if earlier == name(page))]
     opened: list[Background] = []
+    quick = reader.forerunner
     for block in (block for chapter in chapters for block in blocks(chapter) if is_run(block)):
+        reader.forerunner = None if block.place.startswith(REAL) else quick
         if block.comment == OPEN:
             opened.append(open_terminal(reader, block))
             continue

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,8 +17,6 @@ from tests.terminals import PATIENCE, Terminal, wait_until
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
-ENQUEUE = "from tests import failpoints; failpoints.{}(); from producer.cli.enqueue import main; main()"
-
 
 @pytest.fixture
 def table(here: Terminal) -> Path:
@@ -32,22 +28,14 @@ def table(here: Terminal) -> Path:
     return table
 
 
-def enqueue(here: Terminal, table: Path) -> None:
-    here.run("sam3-enqueue", "--csv", str(table), "--prompt", "person", "--chunk-size", "8", "--no-check")
+def enqueue(here: Terminal, table: Path, code: int = 0, **environment: str) -> None:
+    flags = ("--csv", str(table), "--prompt", "person", "--chunk-size", "8", "--no-check")
+    here.run("sam3-enqueue", *flags, code=code, **environment)
 
 
 def enqueue_and_die(here: Terminal, failpoint: str, table: Path, **environment: str) -> None:
     """sam3-enqueue, killed at one exact point."""
-    flags = ["--csv", str(table), "--prompt", "person", "--chunk-size", "8", "--no-check"]
-    died = subprocess.run(
-        [sys.executable, "-c", ENQUEUE.format(failpoint), *flags],
-        cwd=here.home,
-        env=here.environment | {"PYTHONPATH": str(Path(__file__).parents[3])} | environment,
-        capture_output=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    enqueue(here, table, code=-signal.SIGKILL, FAKE_COMMAND_FAILPOINT=failpoint, **environment)
 
 
 def run_id_of(sessions: Sessions) -> int:

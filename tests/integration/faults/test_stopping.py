@@ -1,8 +1,6 @@
 """Cancels and deletes that are killed half-way, or come while workers are in the middle of the run."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +10,9 @@ from db.models import Run
 from db.session import Sessions, read
 from tests.db import scenario
 from tests.integration.faults import farm
-from tests.terminals import PATIENCE, Terminal, wait_until
+from tests.terminals import Terminal, wait_until
 
 IMAGES = 40
-DIES = "from tests import failpoints; failpoints.killed_in_a_pass(); from producer.cli.{0} import main; main()"
 
 
 @pytest.fixture
@@ -25,15 +22,8 @@ def run_id(sessions: Sessions, tmp_path: Path) -> int:
 
 def die_half_way(here: Terminal, command: str, *flags: str) -> None:
     """The command, killed after two chunks."""
-    died = subprocess.run(
-        [sys.executable, "-c", DIES.format(command), "faces", *flags],
-        cwd=here.home,
-        env=here.environment | {"PYTHONPATH": str(Path(__file__).parents[3]), "FAKE_SLICES": "2"},
-        capture_output=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    dies = {"FAKE_COMMAND_FAILPOINT": "killed_in_a_pass", "FAKE_SLICES": "2"}
+    here.run(f"sam3-{command}", "faces", *flags, code=-signal.SIGKILL, **dies)
 
 
 def states(sessions: Sessions) -> list[str]:
