@@ -13,6 +13,7 @@ MASK_MARK = b"sam3-run\0"  # start of a text chunk that each of our PNG masks ha
 MASK_HEAD_BYTES = 1024  # that text chunk ends within so many bytes of the file's start
 
 _RUN_FILE_KEYS = (b"\nsource:", b"\noutput:", b"\nrun:")
+STDIN_SUFFIX = ".stdin"  # of the name of a file that holds what was piped into a command
 
 
 def is_run_file(content: bytes) -> bool:

@@ -14,6 +14,7 @@ from producer.cli.options import exit_code, read_prompts, run_name, steered
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
+from producer.cli.standard_input import STANDARD_INPUT, received
 from producer.results.targets import free_file
 from producer.runs.load import Recorded, RunRequest, record
 from producer.sources.selection import told_left_out
@@ -26,6 +27,15 @@ from workers.fleet.dispatch import dispatch, publisher
 
 
 def enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
+    """Record the source at `path`, or what is piped in, as `_enqueue` does. Raises `Sam3Error`."""
+    if path != STANDARD_INPUT:
+        return _enqueue(path, dry_run, flags)
+    state_dir = base.settings().state_dir
+    with received(state_dir, flags["run"], keep=not dry_run) as (file, name):
+        return _enqueue(file, dry_run, flags | {"run": name, "base": Path.cwd()})
+
+
+def _enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     """Record the source at `path` and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
     prompts = read_prompts(flags["prompt"])
     source = open_input(path, prompts, flags)

@@ -1,6 +1,7 @@
 """Does a whole run on this machine: source, broker, nodes, results. Knows the flags by their names only."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from producer.cli.options import read_prompts, run_name
 from producer.cli.run_folder import (
     check_targets,
     hints,
+    is_run_folder,
+    read_run_file,
     refuse_other_run,
     refuse_other_runs_state,
     run_of_folder,
@@ -22,6 +25,7 @@ from producer.cli.run_request import open_input, run_request
 from producer.cli.run_results import following
 from producer.cli.run_summary import Spent, ended_images, finish
 from producer.cli.run_work import local_slots, work_off
+from producer.cli.standard_input import STANDARD_INPUT, received
 from producer.cli.workplace import StateLock, new_folders
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.inputs import Inputs
@@ -32,13 +36,24 @@ from workers.cli.base import RUN_FILE, say
 from workers.cli.worker import node_settings
 from workers.fleet.valkey import BundledBroker
 from workers.fleet.weights import check_models
+from workers.settings import Settings
 
 
 def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
-    """Segment the source at `path`; return the exit code of the command. Raises `Sam3Error`."""
+    """Segment the source at `path`, or what is piped in; return the exit code of the command. Raises `Sam3Error`."""
+    settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
+    if path != STANDARD_INPUT:
+        return _run(path, output, settings, flags)
+    dry_run = flags["dry_run"]
+    there = read_run_file(output).run if is_run_folder(output) else None
+    folders = nullcontext() if dry_run else new_folders(output, settings.state_dir)
+    with folders, received(settings.state_dir, flags["run"] or there, keep=not dry_run) as (file, name):
+        return _run(file, output, settings, flags | {"run": name, "base": Path.cwd()})
+
+
+def _run(path: Path, output: Path, settings: Settings, flags: dict[str, Any]) -> int:
     prompts = read_prompts(flags["prompt"])
     source = open_input(path, prompts, flags | {"output": output})
-    settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
     name = run_of_folder(output, flags["run"], source.path)
     name = name or run_name(flags["run"], flags["moved_from"] or source.path)
     request = run_request(name, prompts, source, settings, flags)

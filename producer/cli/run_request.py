@@ -24,6 +24,7 @@ def open_input(path: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> R
             image_column=flags["image_column"],
             prompt_column=flags["prompt_column"],
             root=flags["image_root"],
+            base=flags.get("base"),
             follow_symlinks=flags["follow_symlinks"],
             exclude=flags.get("output"),
         ),

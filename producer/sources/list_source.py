@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from db.intake import NewRow
+from producer.layout import STDIN_SUFFIX
 from producer.sources.cells import BadRow
 from producer.sources.columns import Columns, may_hold_images
 from producer.sources.csv_text import DELIMITERS, header_by
@@ -19,7 +20,7 @@ from producer.sources.text import find_encoding
 from producer.sources.text_source import Lines, Reader, TextSource
 from workers.errors import UsageError
 
-SUFFIXES = (".txt", ".list", ".lst", ".stdin")  # of names, and of what was read from standard input
+SUFFIXES = (".txt", ".list", ".lst", STDIN_SUFFIX)
 
 
 class ListSource(TextSource[str]):

@@ -5,7 +5,6 @@ the extra `parquet`. The format: https://parquet.apache.org/docs/file-format/.
 """
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from producer.sources.file import HASH_DIGITS, SourceFile
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.rows import RowRules
 from producer.sources.sampling import sampled
-from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts, root_of
 from workers.errors import UsageError, first_line
 
 MAGIC = b"PAR1"
@@ -51,7 +50,7 @@ class ParquetSource(RowSource):
             raise UsageError(f"{self.file.shown}: is a {self.kind}, which needs pyarrow: {install}")
         self.path = self.file.path
         self.confined = options.root is not None
-        self.root = Path(os.path.abspath(options.root)) if options.root else self.path.parent
+        self.root = root_of(self.path, options)
         self.follow_symlinks = options.follow_symlinks
         self._choose(options)
         self._rules = RowRules(self.columns, self.root, confined=self.confined, needs_prompt=options.needs_prompt)

@@ -3,6 +3,7 @@
 Knows no kind of input. A new kind is a class that follows `RowSource`, and its name in `producer/sources/kinds.py`.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,6 +30,7 @@ class ReadOptions:
     image_column: str | None = None  # None: the kind of input finds it
     prompt_column: str | None = None
     root: Path | None = None  # folder that relative paths start from and that no path may leave
+    base: Path | None = None  # folder that relative paths start from if there is no root; None: that of the file
     follow_symlinks: bool = False
     exclude: Path | None = None  # the output folder: no file in it is an input
 
@@ -107,6 +109,11 @@ class RowSource(Protocol):
     def advice_on_backslashes(self) -> str:
         """What the user can do if the paths are written with backslashes, as on Windows."""
         return "write slashes for backslashes"
+
+
+def root_of(path: Path, options: ReadOptions) -> Path:
+    """The absolute folder that relative paths start from in the file at `path`, which is absolute."""
+    return Path(os.path.abspath(options.root or options.base or path.parent))
 
 
 def require_prompts(options: ReadOptions) -> None:

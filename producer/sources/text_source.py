@@ -4,7 +4,6 @@ It follows `producer.sources.source.RowSource`, which says what raises errors an
 """
 
 import io
-import os
 import re
 from abc import abstractmethod
 from collections import deque
@@ -18,7 +17,7 @@ from db.intake import NewRow
 from producer.sources.cells import BadRow, quoted
 from producer.sources.file import HASH_DIGITS, HashedContent, SourceFile, content_stamp
 from producer.sources.sampling import sampled
-from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts, root_of
 from producer.sources.text import FileText, advised_encoding
 from workers.errors import UsageError
 
@@ -76,7 +75,7 @@ class TextSource(RowSource, Generic[Record]):
         self.file = SourceFile(path, self.kind)
         self.path = self.file.path
         self.confined = options.root is not None
-        self.root = Path(os.path.abspath(options.root)) if options.root else self.path.parent
+        self.root = root_of(self.path, options)
         self.follow_symlinks = options.follow_symlinks
         self._rows_per_look = ROWS_PER_LOOK
 

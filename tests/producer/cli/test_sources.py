@@ -199,3 +199,79 @@ def test_a_pattern_is_a_run_of_its_folder_that_grows_and_is_not_taken_for_anothe
     assert moved.startswith(
         f"run photos goes on with {shell.home}/moved/*/*.jpg, which was {shell.home}/photos/*/*.jpg\n"
     )
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.mark.usefixtures("broker")
+def test_the_same_input_piped_in_again_is_the_same_run_and_other_input_is_another(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--source", "-", "--prompt", "person", "--json")
+    for content, images, queued in ((b"a.jpg\nb.jpg\n", 2, 1), (b"a.jpg\nb.jpg\n", 2, 0), (b"c.jpg\n", 1, 1)):
+        piped(monkeypatch, content)
+        facts = shell(enqueue.main, *given).json
+        assert (facts["images"], facts["queued"]) == (images, queued)
+        assert facts["run"].startswith("stdin-")
+    runs = shell(status.main, "--json").json["runs"]
+    assert [run["images"]["total"] for run in runs] == [2, 1]
+
+
+@pytest.mark.usefixtures("broker")
+def test_more_input_for_a_run_that_is_named_is_a_source_that_grew(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--source", "-", "--prompt", "person", "--run", "faces")
+    places: list[Path] = []
+    monkeypatch.delenv("SAM3_NO_CHECK")
+    (shell.home / "p").mkdir()
+    for row in ROWS:
+        (shell.home / row["path"]).touch()
+    for content, told in (
+        ("".join(f"{row['path']}\n" for row in ROWS[:3]), "run faces: 3 images in 1 chunk, 1 queued now\n"),
+        ("".join(f"{row['path']}\n" for row in ROWS[:5]), "run faces: 5 images in 2 chunks, 1 queued now, 2 new\n"),
+        ("".join(json.dumps(row) + "\n" for row in ROWS[4:6]), ", 1 new, 4 no longer in the JSON Lines file"),
+    ):
+        piped(monkeypatch, content.encode())
+        assert told in shell(enqueue.main, *given).out
+        places += (shell.home.parent / "state" / "stdin").iterdir()
+    assert [place.name for place in places] == ["faces.stdin"] * 3
+    assert places[0].stat().st_mode & 0o777 == 0o600
+    assert [row["n"] for row in exported(shell)] == [4, 5]
+
+    refused = shell(export.main, "faces", "--format", "csv", "-o", places[0], "--partial", code=2).error
+    assert f"{places[0]} is the input of run faces" in refused
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (write_csv, ""),
+        (write_jsonl, " as JSON Lines"),
+        (write_list, ""),
+        (write_parquet, ""),
+        (gzipped(write_jsonl), " as JSON Lines"),
+    ],
+)
+def test_what_is_piped_in_is_known_by_its_content_and_a_dry_run_keeps_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, Rows], None], told: str
+) -> None:
+    write(shell.home / "rows", ROWS)
+    piped(monkeypatch, (shell.home / "rows").read_bytes())
+    answer = shell(enqueue.main, "--source", "-", "--prompt", "person", "--dry-run")
+    assert answer.out.splitlines()[-3:] == [f"  image: {shell.home}/p/{number}.jpg" for number in range(3)]
+    assert answer.err.rstrip().endswith(f".stdin{told}" if told else "")
+    assert not (shell.home.parent / "state").exists()
+
+
+def test_without_anything_piped_in_it_says_what_to_pipe(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped(monkeypatch, b"")
+    advice = "pipe the paths in, such as: find photos -name '*.jpg' | sam3-enqueue --source - --prompt person"
+    error = shell(enqueue.main, "--source", "-", "--prompt", "person", code=2).error
+    assert error == f"sam3: error: -: standard input is empty; {advice}"
+    assert list((shell.home.parent / "state" / "stdin").iterdir()) == []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    error = shell(enqueue.main, "--source", "-", "--prompt", "person", code=2).error
+    assert error == f"sam3: error: -: standard input is a terminal; {advice}"
