@@ -67,6 +67,7 @@ class KnownRun:
     source_size: int
     source_mtime_ns: int
     source_sha256: str | None
+    source_ended: bool
 
 
 class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows, and a tuple is made in half the time

@@ -1,16 +1,17 @@
 """Says what recording an input would do, or did: counts, rejected rows, the first images. Writes nothing."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import click
 
+from db.intake import NewRow
 from producer.cli.options import exit_code
 from producer.cli.progress import Meter
 from producer.cli.projection import projected
-from producer.runs.load import Recorded, RunRequest, auto_chunk_size, check
+from producer.runs.load import Recorded, RunRequest, asked_rows, auto_chunk_size, check
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.cli import base
@@ -28,8 +29,8 @@ def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict
     """
     survey = source.survey()
     check(request, survey)
-    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    rejected, first = _read_rows(source, request, wanted)
+    wanted, rows = asked_rows(source, survey, request)
+    rejected, first = _read_rows(source, request, wanted, rows)
     size = request.chunk_size or auto_chunk_size(wanted, 1)
     facts = {
         "run": request.name,
@@ -58,12 +59,14 @@ def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
 
 
-def _read_rows(source: RowSource, request: RunRequest, wanted: int) -> tuple[list[str], list[str]]:
+def _read_rows(
+    source: RowSource, request: RunRequest, wanted: int, rows: Iterable[NewRow]
+) -> tuple[list[str], list[str]]:
     """The reasons of all rejected rows, and the absolute paths of the first good rows."""
     rejected: list[str] = []
     first: list[str] = []
     with Meter(f"checking {request.name}", "rows") as meter:
-        for number, row in enumerate(islice(source.rows(), wanted), start=1):
+        for number, row in enumerate(rows, start=1):
             if row.rejected:
                 rejected.append(row.rejected[1])
             elif len(first) < FIRST_PATHS:

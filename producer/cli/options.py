@@ -220,6 +220,13 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
         help="Look at no image file: neither whether it is here nor whether it has changed.",
     ),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Read only the first N rows."),
+    click.option(
+        "--sample",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Read only N random rows; without it, or with a larger N, the same command later adds others.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Another sample for another S."),
 )
 
 

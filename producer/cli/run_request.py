@@ -10,6 +10,7 @@ from producer.sources.check_files import check_files
 from producer.sources.kinds import open_source
 from producer.sources.source import ReadOptions, RowSource
 from workers.cli.base import say
+from workers.errors import UsageError
 from workers.settings import Settings
 
 
@@ -38,6 +39,8 @@ def run_request(
     name: str, prompts: tuple[str, ...], source: RowSource, settings: Settings, flags: dict[str, Any]
 ) -> RunRequest:
     """Make the request for the run `name` of this source. Raises `UsageError` for an invalid value of a flag."""
+    if flags["sample"] and flags["limit"]:
+        raise UsageError("--sample and --limit: give one of them, as the first rows are no sample")
     looks = not (flags["no_check"] or source.files_seen)
     return RunRequest(
         name=name,
@@ -45,6 +48,8 @@ def run_request(
         frozen=frozen_settings(settings, flags),
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
+        sample=flags["sample"],
+        seed=flags["seed"],
         moved_from=flags["moved_from"],
         check=partial(check_files, source, say=say) if looks else None,
     )

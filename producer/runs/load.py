@@ -24,6 +24,7 @@ from producer.runs.moving import moved_root
 from producer.runs.operate import Tell
 from producer.sources.cells import one_line
 from producer.sources.rows import row_slice
+from producer.sources.sampling import chosen, picked
 from producer.sources.source import RowSource, Survey
 from producer.stopping import STOPPING, refusal, refuse
 from workers.cli.base import spelled_run
@@ -51,6 +52,8 @@ class RunRequest:
     frozen: Frozen
     chunk_size: int | None = None  # None: chosen by the size of the run
     limit: int | None = None  # most rows to read; another limit is no other setting
+    sample: int | None = None  # how many random rows to read, instead of all; another sample is no other setting
+    seed: int = 0  # of the sample
     advice: str = "Give this one another name with --run, or the same settings"
     argument: str | None = ""  # empty: the name
     copy: str = ""  # empty: made from the name
@@ -287,12 +290,14 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Run
     # A survey made before did not know the run's checksum, so it cannot say whether the source continues.
     if survey is None or known.source_sha256 is not None:
         survey = source.survey(known.source_size, known.source_sha256)
-    how = plan(known, survey)
-    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
-    asked = itertools.islice(source.rows(how.skip), max(0, wanted - how.skip))
+    sampled = request.sample is not None and request.sample < survey.rows
+    how = _plan_of_sample(known, request) if sampled else plan(known, survey)
+    wanted, asked = asked_rows(source, survey, request, how.skip)
     rows = _checked(loader, asked, known, survey, request)
     begin = intake.begin_matching if how.restart else intake.begin_reading
-    loader.write(begin, survey.size, survey.mtime_ns, typed_columns(source.columns.names, source.columns.types))
+    # After a sample the source counts as another one, so that the next load looks for each of its rows in the run.
+    seen = (0, 0) if sampled else (survey.size, survey.mtime_ns)
+    loader.write(begin, *seen, typed_columns(source.columns.names, source.columns.types))
     new = _add_rows(loader, rows, known, how, wanted, tell)
     if new or known.state == RunState.LOADING:
         _mark_duplicates(loader)
@@ -300,6 +305,26 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Run
     loader.write(intake.finish_load, survey.sha256 if read_to_end else None, ended=read_to_end)
     now_known = _find(loader.sessions, request.name)
     return Recorded(known.id, new, now_known.gone if now_known is not None and how.matching else 0)
+
+
+def _plan_of_sample(known: KnownRun, request: RunRequest) -> Plan:
+    """Decide how to read a sample. Raises `UsageError` if the run has all rows."""
+    if known.source_ended:
+        raise UsageError(
+            f"--sample: run {request.name} has all rows of its source already; leave --sample out, "
+            "or give the sample another name with --run"
+        )
+    has_rows = known.source_rows > 0 or known.load > 1
+    return Plan(0, matching=has_rows, restart=has_rows)
+
+
+def asked_rows(source: RowSource, survey: Survey, request: RunRequest, skip: int = 0) -> tuple[int, Iterator[NewRow]]:
+    """How many rows the request asks for, and these rows without the first `skip`."""
+    if request.sample is not None and request.sample < survey.rows:
+        numbers = chosen(survey.rows, request.sample, request.seed)
+        return len(numbers), picked(source.rows(), numbers)
+    wanted = survey.rows if request.limit is None else min(request.limit, survey.rows)
+    return wanted, itertools.islice(source.rows(skip), max(0, wanted - skip))
 
 
 def check(request: RunRequest, survey: Survey) -> None:

@@ -54,7 +54,9 @@ def look(paths: Sequence[str]) -> dict[str, OSError | None]:
 
 
 def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
-    start = f"--image-root {one_line(str(source.root))}" if source.confined else f"the {source.kind}'s folder"
+    root = one_line(str(source.root))
+    start = f"the {source.kind}'s folder" if source.root == source.path.parent else root
+    start = f"--image-root {root}" if source.confined else start
     origin = "" if not location.is_relative(path) else f" (relative paths start at {start})"
     cures: list[str] = []
     in_time(lambda: cures.extend(islice(likely_cures(source, path), 1)), LOOK_SECONDS)

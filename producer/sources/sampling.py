@@ -1,10 +1,11 @@
-"""Picks a few items at random from an iterator of unknown length. Knows nothing of the items."""
+"""Picks items at random: a few of an iterator of unknown length, or a sample that can be repeated. Knows no items."""
 
+import heapq
 import math
 import random
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import TypeVar
 
@@ -32,3 +33,22 @@ def sampled(rows: Iterable[Row], first: int, others: int) -> tuple[int, list[tup
         picked[random.randrange(others)] = hit[1], hit[0]
     deque(numbered, maxlen=0)
     return next(counter), beginning + sorted(picked, key=lambda pair: pair[0])
+
+
+def chosen(rows: int, size: int, seed: int) -> list[int]:
+    """The numbers, from 0 and in order, of `size` random rows of `rows`; all of them if there are no more.
+
+    The same seed gives the same rows, and a larger size gives the rows of a smaller one and others. Each row draws a
+    number, and the lowest are taken, so more rows at the end of the input change little.
+    """
+    drawing = random.Random(seed)
+    drawn = ((drawing.random(), row) for row in range(rows))
+    return sorted(row for _, row in heapq.nsmallest(size, drawn))
+
+
+def picked(rows: Iterator[Row], numbers: Sequence[int]) -> Iterator[Row]:
+    """The rows with these numbers, from 0 and in order."""
+    before = 0
+    for number in numbers:
+        yield from islice(rows, number - before, number - before + 1)
+        before = number + 1

@@ -275,3 +275,20 @@ def test_without_anything_piped_in_it_says_what_to_pipe(shell: Shell, monkeypatc
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     error = shell(enqueue.main, "--source", "-", "--prompt", "person", code=2).error
     assert error == f"sam3: error: -: standard input is a terminal; {advice}"
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_sample_is_told_beforehand_recorded_and_later_a_part_of_the_whole_run(shell: Shell) -> None:
+    write_jsonl(shell.home / "faces.jsonl", ROWS)
+    given = ("--csv", "faces.jsonl", "--prompt", "person")
+    sample = (*given, "--sample", 8, "--seed", 5)
+
+    told = shell(enqueue.main, *sample, "--dry-run").out.splitlines()
+    assert told[0].startswith("would record run faces: 8 images in 1 chunk;")
+    assert shell(enqueue.main, *sample).out == "run faces: 8 images in 1 chunk, 1 queued now\n"
+    sampled = exported(shell)
+    assert told[-3:] == [f"  image: {shell.home}/{row['path']}" for row in sampled[:3]]
+    assert shell(enqueue.main, *given).out.endswith(", 32 new\n")
+    assert [row["n"] for row in exported(shell)] == list(range(40))
+    error = shell(enqueue.main, *sample, "--limit", 3, code=2).error
+    assert error.endswith("--sample and --limit: give one of them, as the first rows are no sample")
