@@ -21,6 +21,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3ImageSegmentationOutput, 
 from benchmarks.device import FIXED_MS, IMAGE_MS, Device, wait
 from workers.inference.pipeline import ModelFacts, Options, Pixels
 from workers.inference.sam3_model import Sam3Segmenter, _Raw
+from workers.inference.sam3_parts import Compiled, Plain
 from workers.settings import Settings
 
 MASK_SIDE = 288  # of SAM3's own masks
@@ -41,6 +42,8 @@ class SimulatedSegmenter(Sam3Segmenter):
         self._device, self._copies = torch.device("cpu"), None
         self._images = Sam3ImageProcessor()
         self._texts: Any = _Texts()
+        self._plain = Plain(self._model)
+        self._compiled = Compiled(self._plain, "simulated")
         self._facts = ModelFacts("simulated", None, "0" * 64, "simulated", "simulated")
 
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
@@ -55,7 +58,7 @@ class SimulatedSegmenter(Sam3Segmenter):
         wait(done)
         yield
 
-    def _to_device(self, batch: Sequence[Pixels]) -> torch.Tensor:
+    def _to_device(self, batch: Sequence[Pixels], rows: int | None = None) -> torch.Tensor:
         return torch.from_numpy(np.stack([pixels.data for pixels in batch]))
 
 

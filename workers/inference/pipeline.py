@@ -51,13 +51,15 @@ class Options:
     """What counts as an instance and as part of its mask, frozen with the run.
 
     `mask_rule`: "library" enlarges probabilities to the image's size and cuts them at `mask_threshold`, as
-    `post_process_instance_segmentation` does; "meta" enlarges logits first, as Meta's own code does.
+    `post_process_instance_segmentation` does; "meta" enlarges logits first, as Meta's own code does. `compiled`: a
+    segmenter that can compile its model uses compiled kernels, whose numbers differ in their last bits.
     """
 
     threshold: float = 0.5
     mask_threshold: float = 0.5
     score_floor: float = 0.3
     mask_rule: Literal["library", "meta"] = "library"
+    compiled: bool = False
 
     @property
     def floor(self) -> float:
@@ -113,6 +115,8 @@ class ModelFacts:
     weights_sha256: str
     dtype: str
     device: str
+    compiles: bool = False  # whether it can compute with compiled kernels, as far as it knows
+    attention: str | None = None  # which of its library's kernels computes the attention
 
     @property
     def text(self) -> str:

@@ -103,16 +103,17 @@ def _make_attention_mask(part: Any, args: Any, kwargs: dict[str, Any], *, name: 
 class Turns(torch.nn.Module):
     """Replaces the module that computes cosines and sines of positions again in each layer of each forward pass.
 
-    Positions do not depend on the image, so these are computed once: complex, (1, places, half the width of a head).
+    Positions do not depend on the image, so these are computed once: (1, places, half the width of a head), complex,
+    or as pairs of real numbers for torch's compiler, which fuses no complex products.
     """
 
     def __init__(self, cosines: torch.Tensor, sines: torch.Tensor) -> None:
         super().__init__()
         # The library has each number twice, once for each number of a pair.
-        self.turns = torch.nn.Buffer(torch.complex(cosines[..., ::2], sines[..., ::2]), persistent=False)
+        self.pairs = torch.nn.Buffer(torch.stack((cosines[..., ::2], sines[..., ::2]), dim=-1), persistent=False)
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        return self.turns
+        return self.pairs if torch.compiler.is_compiling() else torch.view_as_complex(self.pairs)
 
 
 def _attend(self: Any, hidden_states: torch.Tensor, position_embeddings: torch.Tensor, **kwargs: Any) -> Any:
@@ -140,8 +141,13 @@ def _attend(self: Any, hidden_states: torch.Tensor, position_embeddings: torch.T
 
 
 def _turned(heads: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    pairs = torch.view_as_complex(heads.float().view(*heads.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).flatten(-2).type_as(heads)
+    pairs = heads.float().view(*heads.shape[:-1], -1, 2)
+    if turns.is_complex():
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns)
+    else:
+        (one, other), (cosines, sines) = pairs.unbind(-1), turns.unbind(-1)
+        turned = torch.stack((one * cosines - other * sines, one * sines + other * cosines), dim=-1)
+    return turned.flatten(-2).type_as(heads)
 
 
 def _positions_turn_at_once(model: Any) -> None:

@@ -6,17 +6,16 @@ made from the low resolution of the model. Inside a forward pass the host does n
 returns while the device still works, so that the next batch can be prepared meanwhile.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from workers.inference.answers import Found
 from workers.inference.images import RGB
@@ -26,8 +25,9 @@ from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load, weights_sha256
 from workers.inference.sam3_copies import behind, to_device
 from workers.inference.sam3_heads import Floats, Heads, Kept, Row, found_in, keep, to_host
-from workers.inference.sam3_precision import chosen, lower, use_products
-from workers.inference.sam3_texts import Texts
+from workers.inference.sam3_parts import Compiled, Levels, Parts, Plain
+from workers.inference.sam3_precision import attention_kernel, chosen, lower, use_products
+from workers.inference.sam3_texts import PADDED, Texts
 from workers.inference.segmenters import Precision
 
 T = TypeVar("T")
@@ -73,12 +73,15 @@ class Sam3Segmenter:
         if self._device.type == "cuda":
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._texts = Texts(self._model, processor.tokenizer)
-        self._facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device)
+        attention = attention_kernel(self._model, self._device)
+        self._facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device, attention=attention)
+        self._plain = Plain(self._model)
+        self._compiled = Compiled(self._plain, f"{self._facts.weights_sha256[:12]}-{self._dtype}-{_kind(self._device)}")
 
     @property
     def facts(self) -> ModelFacts:
         """What is loaded."""
-        return self._facts
+        return replace(self._facts, compiles=self._compiled.works)
 
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
         """The prompts that the model cannot take, each with the reason."""
@@ -103,74 +106,94 @@ class Sam3Segmenter:
         return Pixels(resized.permute(1, 2, 0).numpy(), height, width)
 
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
-        """One run of the vision encoder for the whole batch. Raises `OutOfMemory`."""
-        return _within_memory(partial(self._predict, batch, prompts, options), len(batch))
+        """One run of the vision encoder for the whole batch. Raises `OutOfMemory`.
+
+        A batch for compiled kernels is filled up to their size. If there is no memory for that, it runs as it is.
+        """
+        size = self._compiled.size_for(len(batch)) if options.compiled else None
+        try:
+            return _within_memory(partial(self._predict, batch, prompts, options, size), size or len(batch))
+        except OutOfMemory:
+            if size is None:
+                raise
+            self._compiled.ran_out(len(batch))
+            if size == len(batch):
+                raise
+        return self.predict(batch, prompts, replace(options, compiled=False))
 
     @torch.inference_mode()
-    def _predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
+    def _predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options, size: int | None
+    ) -> _Raw:
         """A run of the heads has at most as many rows as the batch has images; there are as many runs as all prompts
         need. Of each run only the kept instances stay in memory, so more prompts take hardly more memory. New prompts
         are encoded first, so that nobody waits between the vision encoder and the heads."""
         use_products(self._dtype, self._device)
         self._texts.learn(prompt for asked in prompts for prompt in asked)
-        vision = self._model.get_vision_features(self._to_device(batch))
+        parts: Parts = self._compiled if size else self._plain
+        features, positions = parts.see(self._to_device(batch, size))
         kept: dict[Row, Kept] = {}
         heads: Heads | None = None
-        for rows in self._runs(prompts):
+        for rows in self._runs(prompts, size or len(batch)):
             if heads is not None:
                 kept |= keep(heads, options.floor, copy=True)
                 heads = None  # before the next ones are made
-            heads = self._run_heads(vision, rows, [prompts[image][number] for image, number in rows])
+            asked = [prompts[image][number] for image, number in rows]
+            spare = size - len(rows) if size else 0  # rows that are computed for nothing
+            images = [image for image, _ in rows] + [0] * spare
+            text, mask = self._text_of(asked + asked[:1] * spare, padded=size is not None)
+            numbers, masks = parts.find(*self._rows_of(features, positions, images), text, mask)
+            heads = Heads(rows, numbers[: len(rows)], masks[: len(rows)])
         assert heads is not None, "an item has at least one prompt"
         done = None if self._copies is None else behind(torch.cuda.current_stream(self._device))
         return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, heads, done)
 
-    def _to_device(self, batch: Sequence[Pixels]) -> torch.Tensor:
-        """The normalised batch on the device, of shape (rows, 3, height, width). It is copied as uint8, a quarter of
-        the bytes, and to a GPU from pinned memory, so that nobody waits for the copy."""
-        shape = (len(batch), *batch[0].data.shape)
+    def _to_device(self, batch: Sequence[Pixels], rows: int | None = None) -> torch.Tensor:
+        """The normalised batch on the device, of shape (rows, 3, height, width); rows beyond the batch are of black
+        images. It is copied as uint8, a quarter of the bytes, and to a GPU from pinned memory, so that nobody waits for
+        the copy."""
+        shape = (rows or len(batch), *batch[0].data.shape)
         stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        np.stack([pixels.data for pixels in batch], out=stacked.numpy())
+        np.stack([pixels.data for pixels in batch], out=stacked[: len(batch)].numpy())
+        stacked[len(batch) :].zero_()
         planes = to_device(stacked, self._device).permute(0, 3, 1, 2)
         pixels = planes.to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.sub_(self._mean).div_(self._std)
 
-    def _runs(self, prompts: Sequence[tuple[str, ...]]) -> list[list[Row]]:
-        """The rows of each run of the heads. Prompts of equal length are put together, if that needs no further run."""
+    def _runs(self, prompts: Sequence[tuple[str, ...]], most: int) -> list[list[Row]]:
+        """The rows of each run of the heads, at most so many. Prompts of equal length are put together, if that needs
+        no further run."""
         rows = [(image, number) for image, asked in enumerate(prompts) for number in range(len(asked))]
         rows.sort(key=lambda row: (len(self._texts[prompts[row[0]][row[1]]]), row[1], row[0]))
-        return [rows[start : start + len(prompts)] for start in range(0, len(rows), len(prompts))]
+        return [rows[start : start + most] for start in range(0, len(rows), most)]
 
-    def _run_heads(self, vision: Any, rows: list[Row], prompts: list[str]) -> Heads:
-        text, attention_mask = self._text_of(prompts)
-        output = self._model(
-            vision_embeds=self._rows_of(vision, [image for image, _ in rows]),
-            text_embeds=BaseModelOutputWithPooling(pooler_output=text),  # forward() reads this, though it says tensor
-            attention_mask=attention_mask,
-        )
-        presence = output.presence_logits.float().sigmoid()  # (rows, 1)
-        scores = output.pred_logits.float().sigmoid() * presence  # (rows, queries)
-        numbers = torch.cat((presence, scores, output.pred_boxes.float().flatten(1)), dim=1)
-        return Heads(rows, numbers, output.pred_masks)
+    def _text_of(self, prompts: Sequence[str], *, padded: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Text features, one row a prompt, and the mask of their padding, without which they have equal lengths.
 
-    def _text_of(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text features, one row a prompt, and the mask of their padding if they differ in length."""
+        With `padded` all have the length of the longest possible prompt, as compiled kernels have one shape.
+        """
         features = [self._texts[prompt] for prompt in prompts]
         lengths = torch.tensor([len(tokens) for tokens in features])
-        if (lengths == lengths[0]).all():
+        if not padded and (lengths == lengths[0]).all():
             return torch.stack(features), None
-        attention_mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        return torch.nn.utils.rnn.pad_sequence(features, batch_first=True), to_device(attention_mask, self._device)
+        longest = PADDED if padded else int(lengths.max())
+        attention_mask = torch.arange(longest) < lengths[:, None]
+        text = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+        if text.shape[1] < longest:
+            text = torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1]))
+        return text, to_device(attention_mask, self._device)
 
-    def _rows_of(self, vision: Any, images: list[int]) -> Any:
-        """The vision features of these images, without a copy if they are all. Positions are every image's."""
-        if images == list(range(len(vision.fpn_hidden_states[0]))):
-            return vision
+    def _rows_of(self, features: Levels, positions: Levels, images: list[int]) -> tuple[Levels, Levels]:
+        """The vision features of these images, without a copy if they are all; else the copy has the same order in
+        memory, on which compiled kernels depend. Positions are every image's."""
+        if images == list(range(len(features[0]))):
+            return features, positions
         wanted = to_device(torch.tensor(images), self._device)
-        return Sam3VisionEncoderOutput(
-            fpn_hidden_states=tuple(level.index_select(0, wanted) for level in vision.fpn_hidden_states),
-            fpn_position_encoding=tuple(level[: len(images)] for level in vision.fpn_position_encoding),
-        )
+        places = [torch.empty_like(level[: len(images)]) for level in features]
+        chosen = [
+            torch.index_select(level, 0, wanted, out=place) for level, place in zip(features, places, strict=True)
+        ]
+        return tuple(chosen), tuple(level[: len(images)] for level in positions)
 
     def postprocess(self, raw: _Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
         """What `post_process_instance_segmentation` gives, as RLE. An empty mask stays, with area 0, as there.
@@ -219,3 +242,10 @@ def _within_memory(work: Callable[[], T], images: int) -> T:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     raise OutOfMemory
+
+
+def _kind(device: torch.device) -> str:
+    """The device, by what its kernels depend on, in letters that a file's name may have."""
+    if device.type != "cuda":
+        return device.type
+    return re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(device))

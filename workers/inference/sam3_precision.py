@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend
 from torch.utils._pytree import tree_map
 
 from workers.inference.segmenters import Precision
@@ -56,6 +57,19 @@ def _to_fp32(value: Any) -> Any:
 
 def _is_fp32(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float32
+
+
+def attention_kernel(model: Any, device: torch.device) -> str:
+    """The kernel that torch takes for the vision encoder's attention on this device, such as flash or cudnn.
+
+    torch chooses, by device, precision and shape, and knows better than we do: its order is the one that its authors
+    measured for each kind of GPU.
+    """
+    attention = model.vision_encoder.backbone.layers[0].attention
+    shape = 1, attention.num_attention_heads, 64, attention.head_dim
+    heads = torch.empty(shape, dtype=attention.q_proj.weight.dtype, device=device)
+    chosen = SDPBackend(torch._fused_sdp_choice(heads, heads, heads))
+    return chosen.name.lower().removesuffix("_attention")
 
 
 def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -1,13 +1,16 @@
 """Tests on made-up images whether a model that was just loaded computes. Does not know what it should find."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from workers.inference.answers import Found, fault
 from workers.inference.images import RGB
-from workers.inference.pipeline import Options, Segmenter
+from workers.inference.pipeline import Options, OutOfMemory, Segmenter
 
 PROMPT = "person"
 SIDE = 64  # pixels; the image is resized for the model
+FURTHEST_COMPILED = 0.1  # the same for compiled kernels, which round elsewhere
 EVERYTHING = Options(threshold=0.0, score_floor=0.0)  # so that masks are made, whatever the scores are
 TINY = 1e-9  # smaller numbers count as 0
 FURTHEST = 0.01  # relative difference that is allowed between two answers for the same image
@@ -17,13 +20,14 @@ class SelfTestFailed(Exception):
     """The model ran but gave no usable answer; one line."""
 
 
-def check(segmenter: Segmenter, passes: int = 1) -> None:
+def check(segmenter: Segmenter, passes: int = 1, *, compiled: bool = False) -> None:
     """Raise `SelfTestFailed` for a malformed answer, or whatever the segmenter raises.
 
     From three passes on, two images take turns: the same image must get the same answer, and the other image another
     one. So a model whose features are noise or a constant fails, although its numbers may look right.
     """
-    answers = [_answer(segmenter, number % 2) for number in range(passes)]
+    options = replace(EVERYTHING, compiled=compiled)
+    answers = [_answer(segmenter, number % 2, options) for number in range(passes)]
     for number, answer in enumerate(answers[2:]):
         if answer == answers[number + 1]:
             raise SelfTestFailed("the model's self-test failed: two images got one and the same answer")
@@ -31,9 +35,26 @@ def check(segmenter: Segmenter, passes: int = 1) -> None:
             raise SelfTestFailed(f"the model's self-test failed: one image got two answers, {far:.0%} apart")
 
 
-def _answer(segmenter: Segmenter, number: int) -> Found:
-    raw = segmenter.predict([segmenter.preprocess(_picture(number))], [(PROMPT,)], EVERYTHING)
-    answers = segmenter.postprocess(raw, range(1), EVERYTHING)
+def fits_compiled(segmenter: Segmenter, images: int) -> bool:
+    """Whether there is memory for a batch of so many images with compiled kernels, which are made by this. Raises
+    `SelfTestFailed` if their answer is another one than the answer without them."""
+    plain = _answer(segmenter, 0, EVERYTHING)
+    try:
+        compiled = _answer(segmenter, 0, replace(EVERYTHING, compiled=True), images)
+    except OutOfMemory:
+        return False
+    if (far := _difference(plain, compiled)) > FURTHEST_COMPILED:
+        raise SelfTestFailed(
+            f"the compiled model's self-test failed: its answer is {far:.0%} from the uncompiled one's"
+        )
+    return True
+
+
+def _answer(segmenter: Segmenter, number: int, options: Options, images: int = 1) -> Found:
+    """The answer for the first image of a batch of equal ones."""
+    batch = [segmenter.preprocess(_picture(number))] * images
+    raw = segmenter.predict(batch, [(PROMPT,)] * images, options)
+    answers = segmenter.postprocess(raw, range(1), options)
     if len(answers) != 1 or len(answers[0]) != 1:
         raise SelfTestFailed("the model's self-test failed: one image and one prompt did not give one answer")
     if wrong := fault(answers[0], (PROMPT,), SIDE, SIDE):

@@ -289,10 +289,10 @@ def test_prompts_of_one_length_need_no_mask_and_are_asked_together(
 ) -> None:
     prompts = [("person", "a red circle"), ("a red circle", "person")]
     segmenter.predict([segmenter.preprocess(pixels) for pixels in pictures[:2]], prompts, OPTIONS)
-    asked = [[prompts[image][number] for image, number in rows] for rows in segmenter._runs(prompts)]
+    asked = [[prompts[image][number] for image, number in rows] for rows in segmenter._runs(prompts, 2)]
     assert asked == [["person", "person"], ["a red circle", "a red circle"]]
-    assert [segmenter._text_of(together)[1] for together in asked] == [None, None]
-    assert segmenter._text_of(["person", "a red circle"])[1] is not None
+    assert [segmenter._text_of(together, padded=False)[1] for together in asked] == [None, None]
+    assert segmenter._text_of(["person", "a red circle"], padded=False)[1] is not None
 
 
 # What is kept, and in how much memory

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from workers.inference.answers import Found, Instance
-from workers.inference.pipeline import Options
+from workers.inference.pipeline import Options, OutOfMemory
 from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.selftest import SelfTestFailed, check
+from workers.inference.selftest import SelfTestFailed, check, fits_compiled
 
 
 def test_a_model_that_answers_passes(fake: Any) -> None:
@@ -105,3 +105,47 @@ def test_a_model_that_answers_one_image_now_so_now_so_fails(
     monkeypatch.setattr(fake, "postprocess", other)
     with pytest.raises(SelfTestFailed, match="one image got two answers, 4% apart"):
         check(fake, 3)
+
+
+def compiled_otherwise(fake: Any, monkeypatch: pytest.MonkeyPatch, score: float | None) -> list[tuple[int, bool]]:
+    """Let the fake answer with this score for compiled kernels, or run out of memory; returns what it is given."""
+    given: list[tuple[int, bool]] = []
+
+    def predict(batch: Any, prompts: Any, options: Options) -> Any:
+        given.append((len(batch), options.compiled))
+        if options.compiled and score is None:
+            raise OutOfMemory
+        return score if options.compiled else 0.5
+
+    def postprocess(raw: Any, rows: range, options: Options) -> Any:
+        return [(Found(0.5, (Instance(raw, (0.0, 0.0, 9.0, 9.0), 9, b"1"),)),) for _ in rows]
+
+    monkeypatch.setattr(fake, "predict", predict)
+    monkeypatch.setattr(fake, "postprocess", postprocess)
+    return given
+
+
+def test_compiled_kernels_are_tried_with_a_whole_batch(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = compiled_otherwise(fake, monkeypatch, 0.5)
+    assert fits_compiled(fake, 8)
+    assert given == [(1, False), (8, True)]
+
+
+def test_compiled_kernels_that_do_not_fit_are_told(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_otherwise(fake, monkeypatch, None)
+    assert not fits_compiled(fake, 8)
+
+
+@pytest.mark.parametrize(("score", "apart"), [(0.3, "40%"), (0.0, "100%"), (math.nan, "gave nan")])
+def test_compiled_kernels_that_answer_otherwise_fail(
+    fake: Any, monkeypatch: pytest.MonkeyPatch, score: float, apart: str
+) -> None:
+    compiled_otherwise(fake, monkeypatch, score)
+    with pytest.raises(SelfTestFailed, match=apart):
+        fits_compiled(fake, 8)
+
+
+def test_after_a_fault_a_run_is_tested_as_it_is_computed(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = compiled_otherwise(fake, monkeypatch, 0.5)
+    check(fake, compiled=True)
+    assert given == [(1, True)]

@@ -1,0 +1,149 @@
+"""The two parts of a forward pass, vision encoder and heads: as the library runs them, or compiled. Knows no prompts.
+
+torch's compiler makes kernels for fixed shapes, which takes a minute or more. So they are made for batches of one size,
+which smaller batches are filled up to. They read and write less memory, as one kernel does the work of several.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from filelock import FileLock
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+from workers.errors import first_line
+from workers.inference.no_memory import is_short
+
+log = logging.getLogger(__name__)
+
+CACHE_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable: where it keeps compiled kernels for later processes
+Levels = tuple[torch.Tensor, ...]  # one tensor for each level of the vision features
+
+
+class Parts(Protocol):
+    """How the two parts are run."""
+
+    def see(self, pixels: torch.Tensor) -> tuple[Levels, Levels]:
+        """Vision features and their positions, each level (rows, width, h, w), of (rows, 3, height, width)."""
+
+    def find(self, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        """Numbers (rows, 1 + 5 queries), which are presence, scores and boxes, and masks (rows, queries, h, w), for
+        text features (rows, tokens, width), with a mask that is true for tokens and false for their padding."""
+
+
+class Plain:
+    """Both parts as they are. Implements `Parts`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def see(self, pixels: torch.Tensor) -> tuple[Levels, Levels]:
+        return see(self.model, pixels)
+
+    def find(self, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        return find(self.model, features, positions, text, mask)
+
+
+class Compiled:
+    """Both parts, compiled for batches of one size, which is that of the first one. Implements `Parts`.
+
+    If compiling fails, `works` becomes false, that is logged once, and the parts run as they are.
+    """
+
+    def __init__(self, plain: Plain, name: str, backend: str | Callable[..., Any] = "inductor") -> None:
+        """`name` is different for two models, devices or precisions that need different kernels."""
+        self.works = True
+        self._size: int | None = None
+        self._name = f"{name}-torch-{torch.__version__}"
+        self._model = plain.model
+        self._backend = backend
+        self._compiled: dict[str, Callable[..., Any]] = {}  # those parts that are, by name
+
+    def size_for(self, images: int) -> int | None:
+        """The number of images that such a batch is to be filled up to. None: run it without compiled kernels."""
+        if self._size is None:
+            self._size = images
+        return self._size if self.works and images <= self._size else None
+
+    def ran_out(self, images: int) -> None:
+        """Note that a batch with so many images needed too much memory. The next size is that of the next batch."""
+        if images == self._size:
+            self._size = None
+            self._compiled.clear()
+
+    def see(self, pixels: torch.Tensor) -> tuple[Levels, Levels]:
+        return cast(tuple[Levels, Levels], self._run(see, pixels))
+
+    def find(self, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        return self._run(find, features, positions, text, mask)
+
+    def _run(self, part: Callable[..., Any], *given: Any) -> Any:
+        name = part.__name__
+        if name in self._compiled:
+            return self._compiled[name](self._model, *given)
+        if self.works:
+            # No CUDA graphs: docs/decisions.md says why.
+            compiled = torch.compile(part, fullgraph=True, dynamic=False, backend=self._backend)
+            try:
+                with _alone(f"{self._name}-{self._size}-{name}"):
+                    answer = compiled(self._model, *given)  # this compiles it
+            except Exception as error:
+                if is_short(error, self._size or 1):
+                    raise
+                self.works = False
+                log.warning("the model cannot be compiled, so it runs as it is: %s", _cause(error))
+            else:
+                self._compiled[name] = compiled
+                return answer
+        return part(self._model, *given)
+
+
+def see(model: Any, pixels: torch.Tensor) -> tuple[Levels, Levels]:
+    """As `Parts.see`, of a SAM3."""
+    seen = model.get_vision_features(pixels)
+    return tuple(seen.fpn_hidden_states), tuple(seen.fpn_position_encoding)
+
+
+def find(
+    model: Any, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `Parts.find`, of a SAM3."""
+    output = model(
+        vision_embeds=Sam3VisionEncoderOutput(fpn_hidden_states=features, fpn_position_encoding=positions),
+        text_embeds=BaseModelOutputWithPooling(pooler_output=text),  # forward() reads this, though it says tensor
+        attention_mask=mask,
+    )
+    presence = output.presence_logits.float().sigmoid()  # (rows, 1)
+    scores = output.pred_logits.float().sigmoid() * presence  # (rows, queries)
+    return torch.cat((presence, scores, output.pred_boxes.float().flatten(1)), dim=1), output.pred_masks
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong in the compiler, in one line. torch wraps it into an error that names the backend first."""
+    inner = getattr(error, "inner_exception", error)
+    return f"{type(inner).__name__}: {first_line(inner)}"
+
+
+@contextmanager
+def _alone(kernels: str) -> Iterator[None]:
+    """Of the processes that share a folder for compiled kernels, let one at a time make new ones.
+
+    The others wait, and then find them in the folder instead of making the same ones on the same cores.
+    """
+    if not os.environ.get(CACHE_FOLDER):
+        yield
+        return
+    folder = Path(os.environ[CACHE_FOLDER])
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is executed
+    made = folder / f"sam3-{kernels}.made"
+    with FileLock(folder / "sam3.lock"):
+        if not made.exists():
+            yield
+            made.touch()
+            return
+    yield
