@@ -43,6 +43,7 @@ LEAST = {"parity": 30.0, "FLOPs": 20.0, "kernels": 30.0, "run": 120.0}
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--dtype", type=click.Choice(["auto", *PRECISIONS]), default="auto", show_default=True)
 @click.option("--images", default=64, show_default=True, help="Images of each row of the speed table.")
+@click.option("--compiled/--uncompiled", default=None, help="Measure compiled kernels too; without it on a GPU only.")
 @click.option("--run-images", default=2000, show_default=True, help="Images of the whole sam3-run; 0 leaves it out.")
 @click.option("--minutes", default=8.0, show_default=True, help="Begin nothing that would take longer.")
 @click.option("--output", default="gpu-report", show_default=True, type=click.Path(path_type=Path, file_okay=False))
@@ -111,7 +112,22 @@ def measure(
         report.measure("run", "", LEAST["run"], work)
     if card.is_gpu and report.row("kernels", "") is None:
         _trace(report, card, folder, precision, paths)
+    if counts["compiled"] or (counts["compiled"] is None and card.is_gpu):
+        return _measure_compiled(report, card, folder, precision, sizes, paths[: counts["images"]])
     return True
+
+
+def _measure_compiled(
+    report: Report, card: Card, folder: Path, precision: Precision, sizes: Sequence[int], paths: Sequence[str]
+) -> bool:
+    """As `measure`, after compiling, which takes minutes: so it comes last."""
+    name = f"{precision}, compiled"
+    work = partial(_parity, card, folder, precision, paths[: parity.IMAGES], compiled=True)
+    report.measure("parity", name, speed.COMPILING_SECONDS, work)
+    row = report.row("parity", name)
+    if row is not None and parity.holds(row, precision):
+        speed.measure_compiled(report, card, folder, precision, sizes, paths)
+    return row is None or parity.holds(row, precision)
 
 
 def _compare(
@@ -124,10 +140,10 @@ def _compare(
     return {name: report.row("parity", name) for name in names}
 
 
-def _parity(card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> Row:
+def _parity(card: Card, folder: Path, precision: Precision, paths: Sequence[str], *, compiled: bool = False) -> Row:
     segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
     library, processor = load(folder)
-    return parity.compare(segmenter, library.to(card.device), processor, paths)
+    return parity.compare(segmenter, library.to(card.device), processor, paths, compiled=compiled)
 
 
 def _trace(report: Report, card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> None:
@@ -149,6 +165,7 @@ def shown(report: Report, card: Card) -> dict[str, list[Row]]:
     tables = {
         "Masks and scores against the library's loop in fp32": report.rows("parity"),
         "From file to RLE, in one process": speed.related(report.rows(speed.PART), floor),
+        "A forward pass with CUDA graphs, which workers do not use": report.rows(speed.GRAPHS),
         "One sam3-run over JPEGs of 1920 x 1080": report.rows("run"),
         "Operations of the model": flops,
         "Kernels of a forward pass": report.rows("kernels"),

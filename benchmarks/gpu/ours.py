@@ -29,8 +29,10 @@ def outcomes(
     return found  # type: ignore[return-value]  # as just checked
 
 
-def forward(segmenter: Sam3Segmenter, paths: Sequence[str], size: int) -> Callable[[], object]:
+def forward(
+    segmenter: Sam3Segmenter, paths: Sequence[str], size: int, options: Options = OPTIONS
+) -> Callable[[], object]:
     """Calls one forward pass of a batch of so many images: the first ones in turn, which are read before."""
     seen = [segmenter.preprocess(read_image(path, ReadRules()).pixels) for path in paths[: min(size, DIFFERENT)]]
     batch = [seen[number % len(seen)] for number in range(size)]
-    return partial(segmenter.predict, batch, [(PROMPT,)] * size, OPTIONS)
+    return partial(segmenter.predict, batch, [(PROMPT,)] * size, options)

@@ -1,6 +1,7 @@
 """Whether a segmenter finds what the library's own loop finds, on photographs. Measures no time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,21 @@ EVERYTHING = Options(threshold=0.0, score_floor=0.0)
 COMPARED = 5  # instances of each photograph
 
 
-def compare(segmenter: Sam3Segmenter, library: Any, processor: Any, paths: Sequence[str]) -> Row:
+def compare(
+    segmenter: Sam3Segmenter, library: Any, processor: Any, paths: Sequence[str], *, compiled: bool = False
+) -> Row:
     """The library's best instances of each photograph, whatever their score, and the worst match among ours.
 
     The library runs in true fp32 here, without TF32, which `mixed` turns on for the process.
     """
-    ours = outcomes(segmenter, paths, len(paths), EVERYTHING)
+    ours = outcomes(segmenter, paths, len(paths), replace(EVERYTHING, compiled=compiled))
+    assert segmenter.facts.compiles or not compiled, "the model cannot be compiled"
     use_products("fp32", library.device)
     matches = [
         match for path, one in zip(paths, ours, strict=True) for match in _matches(one, path, library, processor)
     ]
     return {
-        "": f"ours, {segmenter.facts.dtype}",
+        "": f"ours, {segmenter.facts.dtype}" + ", compiled" * compiled,
         "photographs": len(paths),
         "instances compared": len(matches),
         "least IoU": min((iou for iou, _ in matches), default=0.0),

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch._inductor.compile_fx import compile_fx
 
 from benchmarks.architecture import plain_loop, segmenter_of
 from benchmarks.counting import count_ours
@@ -19,14 +20,18 @@ from benchmarks.gpu.ours import OPTIONS, PROMPT, forward, outcomes
 from benchmarks.gpu.report import Report
 from benchmarks.timing import Row
 from workers.inference import masks
+from workers.inference.pipeline import Options
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.sam3_parts import Compiled
 from workers.inference.sam3_precision import use_products
 from workers.inference.segmenters import Precision
 from workers.inference.stage_threads import StageThreads
 
-PART = "speed"
+PART, GRAPHS = "speed", "CUDA graphs"
 PLAIN = "plain loop, fp32"
+COMPILED = replace(OPTIONS, compiled=True)
+COMPILING_SECONDS = 180.0  # a compiled row is not begun with less
 LEAST_SECONDS = 25.0  # a row is not begun with less; the slowest, of the plain loop, takes about as long on an H100
 REPEATS = 5  # of one forward pass
 
@@ -34,10 +39,11 @@ REPEATS = 5  # of one forward pass
 @dataclass(frozen=True)
 class Way:
     """A loaded model. `work` segments these files in batches of so many; `forward`, of ours alone, is one forward pass
-    of a batch of so many."""
+    of a batch of so many. `begin` is called before batches of another size."""
 
     work: Callable[[Sequence[str], int], object]
     forward: Callable[[int], Callable[[], object]] | None = None
+    begin: Callable[[int], object] = lambda size: None
 
 
 def measure(
@@ -48,12 +54,46 @@ def measure(
         PLAIN: partial(_load_plain, folder, card.device),
         f"ours, {precision}": partial(_load_ours, folder, card.device, precision, paths),
     }
+    _measure(report, card, ways, LEAST_SECONDS, batch_sizes, paths)
+
+
+def measure_compiled(
+    report: Report, card: Card, folder: Path, precision: Precision, batch_sizes: Sequence[int], paths: Sequence[str]
+) -> None:
+    """The same with compiled kernels; and a forward pass with CUDA graphs, which no worker uses."""
+    load_way = partial(_load_ours, folder, card.device, precision, paths, COMPILED)
+    ways: dict[str, Callable[[], Way]] = {f"ours, {precision}, compiled": load_way}
+    _measure(report, card, ways, COMPILING_SECONDS, batch_sizes, paths)
+    for size in batch_sizes:
+        work = partial(_graphs_row, card, folder, precision, size, paths)
+        report.measure(GRAPHS, f"batch {size}", COMPILING_SECONDS, work)
+
+
+def _graphs_row(card: Card, folder: Path, precision: Precision, size: int, paths: Sequence[str]) -> Row:
+    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
+    segmenter._compiled = Compiled(segmenter._plain, f"graphs-{precision}-{card.name}", with_graphs)
+    taken, launch = _forward(card, forward(segmenter, paths, size, COMPILED))
+    return {"batch size": size, "forward, ms a batch": taken, "of that launching, ms": launch}
+
+
+def with_graphs(graph: Any, inputs: Any) -> Any:
+    """torch's compiler, whose kernels are then launched all at once."""
+    return compile_fx(graph, inputs, config_patches={"triton.cudagraphs": True})
+
+
+def _measure(
+    report: Report,
+    card: Card,
+    ways: dict[str, Callable[[], Way]],
+    least_seconds: float,
+    batch_sizes: Sequence[int],
+    paths: Sequence[str],
+) -> None:
     for name, load_way in ways.items():
         loaded: list[Way] = []
         for size in batch_sizes:
-            report.measure(
-                PART, f"{name}, batch {size}", LEAST_SECONDS, partial(_row, name, size, load_way, loaded, card, paths)
-            )
+            work = partial(_row, name, size, load_way, loaded, card, paths)
+            report.measure(PART, f"{name}, batch {size}", least_seconds, work)
         loaded.clear()
         gc.collect()
         if card.is_gpu:
@@ -64,6 +104,7 @@ def _row(name: str, size: int, load_way: Callable[[], Way], loaded: list[Way], c
     if not loaded:  # only if a row of it is still to be measured
         loaded.append(load_way())
     way = loaded[0]
+    way.begin(size)
     way.work(paths[:size], size)  # what happens once
     watched = card.watched(partial(way.work, paths, size))
     taken, launch = _forward(card, way.forward(size)) if way.forward else (NOT_HERE, NOT_HERE)
@@ -99,10 +140,18 @@ def _load_plain(folder: Path, device: str) -> Way:
     return Way(partial(_plain, library.to(device), processor))
 
 
-def _load_ours(folder: Path, device: str, precision: Precision, paths: Sequence[str]) -> Way:
+def _load_ours(
+    folder: Path, device: str, precision: Precision, paths: Sequence[str], options: Options = OPTIONS
+) -> Way:
     segmenter = Sam3Segmenter(folder, model_name=folder.name, device=device, dtype=precision)
     threads = StageThreads()  # as in a worker: those warmed up are those measured
-    return Way(partial(outcomes, segmenter, threads=threads), partial(forward, segmenter, paths))
+
+    def begin(size: int) -> None:
+        """Compile anew, for batches of this size."""
+        segmenter._compiled = Compiled(segmenter._plain, f"{precision}-{device}")
+
+    work = partial(outcomes, segmenter, options=options, threads=threads)
+    return Way(work, partial(forward, segmenter, paths, options=options), begin)
 
 
 def _plain(library: Any, processor: Any, paths: Sequence[str], batch_size: int) -> None:
