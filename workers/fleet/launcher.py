@@ -184,6 +184,10 @@ class Launcher:
         return {
             # Threads of one computation: all cores for a model on the CPU; one beside a GPU, as several threads work.
             "OMP_NUM_THREADS": str(cores if slot.device == "cpu" else 1),
+            # Compiled kernels are kept for all nodes of this machine. One node at a time compiles, on all cores.
+            "TORCHINDUCTOR_CACHE_DIR": str(self._settings.state_dir / "compiled"),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(self._settings.cores),
+            **_allocator(),
             **os.environ,
             **{PREFIX + name.upper(): str(value) for name, value in own.items()},
             f"{PREFIX}NODE": slot.name,
@@ -191,6 +195,15 @@ class Launcher:
             f"{PREFIX}CORES": str(cores),
             "CUDA_VISIBLE_DEVICES": slot.visible or "",
         }
+
+
+def _allocator() -> dict[str, str]:
+    """How torch allocates a GPU's memory, which is set before torch is imported, unless the user has said how.
+
+    Segments that grow in place leave no gaps, in which a batch of another size does not fit.
+    """
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # the last two: older names
+    return {} if os.environ.keys() & set(names) else {names[0]: "expandable_segments:True"}
 
 
 def _how_to_get_one(slot: Slot) -> str:

@@ -152,6 +152,34 @@ def test_a_node_is_told_its_slot_its_settings_and_its_gpu(start: Start, tmp_path
     assert "SAM3_SEGMENTER" not in said["gpu6"]
 
 
+def test_nodes_of_a_machine_share_compiled_kernels_and_one_compiles_them_on_all_cores(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAM3_CORES", "9")
+    for name in (
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TORCHINDUCTOR_COMPILE_THREADS",
+    ):  # torch sets the first one in this process
+        monkeypatch.delenv(name, raising=False)
+    tell = 'echo $TORCHINDUCTOR_CACHE_DIR $TORCHINDUCTOR_COMPILE_THREADS > "$SAM3_NODE"'
+    launcher = start(tell, CPU0, Slot("gpu6", "6"))
+    wait_until(lambda: launcher.running() == 0, "the nodes")
+    for node in ("cpu0", "gpu6"):
+        assert (tmp_path / "nodes" / node).read_text() == f"{tmp_path}/compiled 9\n"
+
+
+@pytest.mark.parametrize("said", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])
+def test_memory_of_a_gpu_grows_in_place_unless_somebody_said_how_it_is_to(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    if said is not None:
+        monkeypatch.setenv(said, "max_split_size_mb:512")
+    launcher = start('env | grep "^PYTORCH" > "$SAM3_NODE"', Slot("gpu6", "6"))
+    wait_until(lambda: launcher.running() == 0, "the node")
+    expected = "PYTORCH_ALLOC_CONF=expandable_segments:True" if said is None else f"{said}=max_split_size_mb:512"
+    assert (tmp_path / "nodes" / "gpu6").read_text() == f"{expected}\n"
+
+
 def test_nodes_share_the_cores(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM3_CORES", "9")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
