@@ -85,6 +85,7 @@ class ModelUsed:
     revision: str | None
     weights_sha256: str
     dtype: str
+    compiled: bool = False  # it computes with kernels that torch compiled for it
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,11 @@ def agree_on_model(
     session.execute(
         update(Run).where(*same, Run.weights_sha256.is_(None)).values(**asdict(mine), versions=dict(versions))
     )
-    row = session.execute(select(Run.revision, Run.weights_sha256, Run.dtype).where(*same)).one_or_none()
+    columns = (Run.revision, Run.weights_sha256, Run.dtype, Run.compiled)
+    row = session.execute(select(*columns).where(*same)).one_or_none()
     if row is None:
         return None
-    return ModelUsed(row.revision, row.weights_sha256 or "", row.dtype or "")
+    return ModelUsed(row.revision, row.weights_sha256 or "", row.dtype or "", bool(row.compiled))
 
 
 def claim(

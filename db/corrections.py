@@ -43,7 +43,7 @@ def correct(session: Session, run_id: int, uid: str, frozen: Frozen, prompts: Se
     change_chunks(session, Transition.CORRECT, live, **fresh)
     takes = (Run.id == run_id, Run.uid == uid, Run.state.in_(_CORRECTABLE))
     # Empty until the first worker writes what it loaded.
-    model = dict.fromkeys(("revision", "weights_sha256", "dtype", "versions"))
+    model = dict.fromkeys(("revision", "weights_sha256", "dtype", "compiled", "versions"))
     corrected = update(Run).where(*takes).values(uid=uuid4().hex, started_at=None, **asdict(frozen), **model)
     row = session.execute(corrected.returning(Run.prompt_column)).one_or_none()
     if row is None or _any_done(session, run_id):

@@ -146,6 +146,7 @@ class Run(Base):
     revision: Mapped[str | None]
     weights_sha256: Mapped[str | None]
     dtype: Mapped[str | None] = mapped_column(String(16))
+    compiled: Mapped[bool | None]  # with kernels that torch compiled for this model
     versions: Mapped[dict[str, str] | None] = mapped_column(JsonText)  # that worker's packages: name -> version
 
     images: Mapped[int] = mapped_column(server_default="0")  # all rows

@@ -9,7 +9,11 @@ FROM python:3.12-slim-trixie
 # Compile: the container's file system is read-only, so Python could not keep its bytecode.
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV=/opt/sam3-queue
 
-# Dependencies first: gigabytes that change with pyproject.toml only. All have wheels: no compiler needed.
+# With a C compiler torch can compile the model for the GPU (--compile).
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+
+# Dependencies first: gigabytes that change with pyproject.toml only. All have wheels: nothing is built.
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \

@@ -122,7 +122,7 @@ def test_every_setting_of_the_template_is_one_that_we_know() -> None:
 
 
 def test_the_defaults_that_the_template_shows_are_the_defaults() -> None:
-    shown = {"SAM3_BATCH_SIZE": "batch_size", "SAM3_DTYPE": "dtype", "SAM3_MODEL": "model"}
+    shown = {"SAM3_BATCH_SIZE": "batch_size", "SAM3_DTYPE": "dtype", "SAM3_COMPILE": "compile", "SAM3_MODEL": "model"}
     defaults = {variable: str(Settings.model_fields[field].default) for variable, field in shown.items()}
     assert {variable: template()[variable] for variable in shown} == defaults
 

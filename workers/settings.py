@@ -114,6 +114,9 @@ class Settings(BaseSettings):
         None, ge=1, le=64, description="Threads that read images; as many as the node has cores, 2 to 8, if not set."
     )
     dtype: Literal["auto", "mixed", "fp32", "bf16"] = Field("auto", description="Numbers that the model computes with.")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile the model: auto does on a GPU, for a run that is long enough to gain by it."
+    )
     segmenter: str | None = Field(None, description="module:factory of what stands in for the real model.")
     grace: float = Field(60, ge=0, description="Seconds for the batch in hand when asked to stop.")
     allow_control: bool = Field(False, description="Obey Celery's remote control by the broker, beyond looking.")

@@ -37,6 +37,7 @@ class RunView:
     revision: str | None
     weights_sha256: str | None
     dtype: str | None
+    compiled: bool | None
     versions: dict[str, str] | None  # packages of the first worker: name -> version
     images: int
     gone: int  # of these images, those whose row the source no longer has

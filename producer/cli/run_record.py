@@ -82,6 +82,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "image_root": str(source.root) if source.confined else None,
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,
+        "compile": settings.compile,
         "grace": settings.grace,
         # Not written if it is inside the output folder, so that the user can move that folder.
         "state_dir": str(settings.state_dir) if flags["state_dir"] else None,

@@ -18,6 +18,7 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
         "revision": view.revision,
         "weights_sha256": view.weights_sha256,
         "dtype": view.dtype,
+        "compiled": view.compiled,
         "versions": view.versions,
         "min_score": request.min_score,
         "min_area": request.min_area,

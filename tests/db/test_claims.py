@@ -472,7 +472,7 @@ def test_many_workers_end_a_run_together(sessions: Sessions) -> None:
 
 def test_the_first_worker_freezes_its_model_and_the_next_sees_it(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(1))
-    first, second = ModelUsed("main", "abc", "fp32"), ModelUsed(None, "def", "bf16")
+    first, second = ModelUsed("main", "abc", "fp32", compiled=True), ModelUsed(None, "def", "bf16")
 
     assert write(sessions, claims.agree_on_model, run_id, first) == first
     assert write(sessions, claims.agree_on_model, run_id, second) == first

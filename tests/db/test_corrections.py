@@ -20,7 +20,7 @@ from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 
 OTHER = replace(scenario.FROZEN, model="facebook/sam3", threshold=0.7)
-MINE, THEIRS = ModelUsed(None, "a" * 64, "fp32"), ModelUsed(None, "b" * 64, "fp32")
+MINE, THEIRS = ModelUsed(None, "a" * 64, "fp32", compiled=True), ModelUsed(None, "b" * 64, "fp32")
 
 
 def view(sessions: Sessions, run_id: int) -> RunView:
@@ -40,7 +40,8 @@ def test_settings_prompts_and_model_are_those_that_are_asked_for(sessions: Sessi
     correct(sessions, before)
 
     run = view(sessions, before.id)
-    assert (run.frozen.model, run.frozen.threshold, run.weights_sha256, run.dtype) == ("facebook/sam3", 0.7, None, None)
+    assert (run.frozen.model, run.frozen.threshold) == ("facebook/sam3", 0.7)
+    assert (run.weights_sha256, run.dtype, run.compiled) == (None, None, None)
     assert [run.prompts[prompt_id] for prompt_id in run.every_image] == ["dog", "cat"]
     assert run.uid != before.uid
     assert scenario.states(sessions, run.id) == ["pending"] * 6

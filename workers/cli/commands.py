@@ -21,6 +21,11 @@ def worker_flags(function: Function) -> Function:
         ),
         click.option("--dtype", type=click.Choice(DTYPES), help="auto: mixed on a GPU, fp32 on a CPU."),
         click.option(
+            "--compile",
+            type=click.Choice(["auto", "on", "off"]),
+            help="Compile the model; auto: on a GPU, for a run that is long enough to gain by it.",
+        ),
+        click.option(
             "--grace", type=click.FloatRange(min=0), metavar="S", help="Seconds to finish a batch (default 60)."
         ),
     ]

@@ -148,7 +148,7 @@ def _prompt_texts(attempt: Attempt) -> dict[int, str]:
 
 def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Outcome]]:
     """The outcomes of these items. If the model raises for all images of a batch, it is tested before it goes on."""
-    rules, options = _rules(attempt.run), _options(attempt.run)
+    rules, options = _rules(attempt.run), _options(attempt.run, attempt.model.compiled)
     while items:
         failed: list[pipeline.Outcome] = []
         try:
@@ -201,8 +201,9 @@ def _rules(run: RunView) -> ReadRules:
     )
 
 
-def _options(run: RunView) -> Options:
+def _options(run: RunView, compiled: bool) -> Options:
     return Options(
+        compiled=compiled,
         threshold=run.frozen.threshold,
         mask_threshold=run.frozen.mask_threshold,
         score_floor=run.frozen.score_floor,

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import cast
 
 from db import claims
+from db.presence import live_workers
 from db.session import read, write
 from db.views.status import RunView, active_runs
 from workers.errors import Sam3Error, first_line
@@ -19,10 +20,11 @@ from workers.inference import segmenters, selftest
 from workers.inference.caps import Caps
 from workers.inference.no_memory import is_short
 from workers.inference.on_threads import OnItsThreads
-from workers.inference.pipeline import OutOfMemory, Segmenter, refused_prompts
+from workers.inference.pipeline import ModelFacts, OutOfMemory, Segmenter, refused_prompts
 from workers.inference.selftest import SelfTestFailed
 from workers.inference.stage_threads import StageThreads
 from workers.node.breaker import Breaker
+from workers.node.compiling import disagreement, is_wanted
 from workers.node.refusals import Declined, Refusal, Unusable, what_decides
 from workers.node.worker import Worker
 from workers.settings import Settings
@@ -38,12 +40,14 @@ class Model:
     def __init__(self, worker: Worker, breaker: Breaker) -> None:
         self.caps = Caps()  # what fits into memory with the model that is loaded
         self.stage_threads = StageThreads()  # that model's
+        self.compiled = False  # whether the run in hand is computed with compiled kernels
         self.gpu_works = False  # this process has seen that its GPU works; it ends at the first sign of the contrary
         self._worker = worker
         self._breaker = breaker
         self._segmenter: tuple[str, Segmenter] | None = None  # (name of the model, its segmenter)
         self._declined: dict[int, Refusal] = {}  # by run id
         self._unusable: dict[str, Unusable] = {}  # by name of the model
+        self._compiles: bool | None = None  # whether the loaded model can be compiled here; None: not tried
 
     def segmenter_for(self, run: RunView) -> Segmenter:
         """The segmenter of the run's model, which is loaded if needed. Raises `Declined` if this worker cannot serve
@@ -98,12 +102,12 @@ class Model:
                 reason = _told(model, error)
                 self._unusable[model] = Unusable(model, reason, before, time.monotonic())
                 raise Declined(reason, fault=True) from None
-            self._segmenter, self.caps = (model, segmenter), Caps()
+            self._segmenter = (model, segmenter)
         return self._segmenter[1]
 
     def _drop(self) -> None:
         """Let go of the model and of its threads, with what CUDA's libraries keep for them."""
-        self._segmenter = None
+        self._segmenter, self._compiles, self.compiled, self.caps = None, None, False, Caps()
         self.stage_threads.end()
         self.stage_threads = StageThreads()
 
@@ -114,27 +118,58 @@ class Model:
         self.gpu_works |= thorough
 
     def check(self, segmenter: Segmenter, passes: int = 1) -> None:
-        """Run the self-test `passes` times on the threads that serve the images. Raises what the self-test raises."""
-        selftest.check(OnItsThreads(segmenter, self.stage_threads), passes)
+        """Run the self-test `passes` times on the threads that serve the images, and as they are computed now. Raises
+        what the self-test raises."""
+        selftest.check(OnItsThreads(segmenter, self.stage_threads), passes, compiled=self.compiled)
+
+    def _can_compile(self, segmenter: Segmenter) -> bool:
+        """Whether the loaded model can be compiled here and then gives the same answers. This compiles it."""
+        if self._compiles is None:
+            self._compiles = segmenter.facts.compiles
+            if self._compiles:
+                with self._worker.activity.loading():
+                    self._try_compiled(segmenter)
+        return self._compiles and segmenter.facts.compiles
+
+    def _try_compiled(self, segmenter: Segmenter) -> None:
+        tested = OnItsThreads(segmenter, self.stage_threads)
+        most = self._worker.settings.batch_size
+        try:
+            while not selftest.fits_compiled(tested, most) and most > 1:
+                self.caps.forward.fell(most)
+                most = self.caps.forward.most or 1
+        except SelfTestFailed as error:
+            self._compiles = False
+            log.warning("%s, so it runs uncompiled", error)
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
         """Freeze the model's facts into the run, or compare them with those of the first worker. Raises `Declined`."""
         facts = segmenter.facts
-        mine = claims.ModelUsed(facts.revision, facts.weights_sha256, facts.dtype)
-        frozen = write(self._worker.sessions, claims.agree_on_model, run.id, mine, run.uid, _versions())
+        workers = read(self._worker.sessions, live_workers)
+        mine = claims.ModelUsed(
+            facts.revision,
+            facts.weights_sha256,
+            facts.dtype,
+            is_wanted(run, self._worker.settings, workers) and self._can_compile(segmenter),
+        )
+        frozen = write(self._worker.sessions, claims.agree_on_model, run.id, mine, run.uid, _versions(facts))
         if frozen is not None and (frozen.weights_sha256, frozen.dtype) != (mine.weights_sha256, mine.dtype):
             raise Declined(
                 f"it began with weights {frozen.weights_sha256[:12]} in {frozen.dtype}, "
                 f"here are {mine.weights_sha256[:12]} in {mine.dtype}"
             )
+        runs = frozen.compiled if frozen is not None else mine.compiled
+        if why := disagreement(self._worker.settings, mine.compiled, runs):
+            raise Declined(why)
+        self.compiled = runs
         every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
         for prompt, reason in refused_prompts(segmenter, every_image).items():
             raise Declined(f"prompt {prompt!r}: {reason}; the same command with a shorter prompt corrects it")
 
 
-def _versions() -> dict[str, str]:
-    """The versions of the installed packages that a result may depend on, by name."""
-    versions = {}
+def _versions(facts: ModelFacts) -> dict[str, str]:
+    """What else a result may depend on in its last bits: versions of packages by name, and the kernel of attention."""
+    versions = {} if facts.attention is None else {"attention": facts.attention}
     for package in ("sam3-queue", "torch", "transformers"):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
