@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO
 
 from db.values import FoundInstance
 from db.views.results import ExportedImage
@@ -43,7 +43,7 @@ class _Cuts:
 
     def __init__(self, request: ExportRequest) -> None:
         from producer.results import cutting  # needs the libraries that `FORMAT` names
-        from workers.inference.images import ReadRules
+        from producer.results.reading import read_rules
 
         self.style = _style(request.own)
         background = request.own.get("background")
@@ -51,13 +51,7 @@ class _Cuts:
             raise UsageError(f"--background {background}: {fault}")
         self._make = cutting.cut_out
         self._cut = cutting.Cut(bool(request.own.get("crop")), background, self.style.edits)
-        self._request, source, frozen = request, request.view.source, request.view.frozen
-        self._rules = ReadRules(
-            orientation=cast(Literal["exif", "raw"], frozen.orientation),
-            stretch=frozen.stretch,
-            root=source.root if source.confined else None,
-            follow_symlinks=source.follow_symlinks,
-        )
+        self._request, self._rules = request, read_rules(request.view)
 
     def piece(self, image: ExportedImage, target: Path, instances: Sequence[FoundInstance]) -> Piece:
         height, width = image.height or 0, image.width or 0

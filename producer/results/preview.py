@@ -4,7 +4,6 @@ import io
 import math
 import os
 import random
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from sqlalchemy.orm import Session
 
@@ -24,6 +23,7 @@ from db.values import FoundInstance
 from db.views.results import ExportedImage, sample_rows, some_images
 from db.views.status import RunView
 from producer.results.marks import JPEG_COMMENT
+from producer.results.reading import read_rules, read_within
 from producer.results.targets import Targets
 from workers.inference import location
 
@@ -246,33 +246,10 @@ def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | 
     if tile.image.state != ImageState.DONE:
         return tile.image.error_class or tile.image.state
     try:
-        picture = _read(location.place(view.source.root, tile.image.path), view.frozen.orientation, room)
+        picture = read_within(location.place(view.source.root, tile.image.path), read_rules(view), room)
     except Exception:  # decoders raise errors of any kind, and a preview must not end the command
         return "cannot be opened any more"
     return _overlay(picture, view, tile.image)
-
-
-def _read(place: str, orientation: str, room: tuple[int, int]) -> Image.Image:
-    """Read an image as RGB within `room` (width, height); JPEGs are reduced while they are decoded."""
-    with warnings.catch_warnings(), location.opened(place) as (_, file):
-        warnings.simplefilter("ignore")  # Pillow warns about large files and about slightly broken ones
-        with Image.open(file) as image:
-            image.draft("RGB", (2 * max(room), 2 * max(room)))
-            picture = ImageOps.exif_transpose(image) if orientation == "exif" else image.copy()
-    picture = _as_rgb(picture)
-    scale = min(room[0] / picture.width, room[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB; values of more than 8 bits are stretched over 0 to 255."""
-    if image.mode[0] not in "IF":
-        return image.convert("RGB")
-    values = np.asarray(image, dtype=np.float32)
-    low, high = float(values.min()), float(values.max())
-    grey = (values - low) * (255 / max(high - low, 1e-6))
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def _overlay(picture: Image.Image, view: RunView, image: ExportedImage) -> Image.Image:

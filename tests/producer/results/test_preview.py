@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from skimage import data
 
@@ -138,6 +139,29 @@ def test_files_that_cannot_be_opened_any_more_are_grey_tiles(many: Finished, tmp
     (tmp_path / "97.jpg").write_bytes((tmp_path / "97.jpg").read_bytes()[:-50])
     Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(tmp_path / "98.jpg", format="PNG")
     assert sheet(many, tmp_path / "p.jpg") == 25
+
+
+@pytest.mark.parametrize("kind", ["wrong checksum beside it", "samples in planes", "deep", "a JPEG"])
+def test_what_a_worker_could_read_is_shown_as_the_model_saw_it(tmp_path: Path, kind: str) -> None:
+    green = np.zeros((64, 64, 3), np.uint8) + np.array([0, 128, 0], np.uint8)
+    path = tmp_path / "a.png"
+    match kind:
+        case "a JPEG":
+            Image.fromarray(green).save(path, format="JPEG")
+        case "samples in planes":
+            tifffile.imwrite(path, np.moveaxis(green, 2, 0), photometric="rgb", planarconfig="separate")
+        case "deep":
+            tifffile.imwrite(path, green.astype(np.uint16) * 257, photometric="rgb")
+        case _:
+            Image.fromarray(green).save(path)
+            whole = path.read_bytes()
+            path.write_bytes(whole[:33] + b"\0\0\0\1gAMAx" + bytes(4) + whole[33:])
+    run = finish(tmp_path, Input(tmp_path, [NewRow("a.png")]), {"a.png": Done({}, (64, 64))})
+
+    sheet(run, tmp_path / "preview.jpg")
+
+    with Image.open(tmp_path / "preview.jpg") as preview:  # one tile of 960 x 720 at (10, 58)
+        assert np.abs(np.asarray(preview, dtype=np.int64)[58 + 360, 10 + 480] - [0, 128, 0]).max() < 12
 
 
 def test_names_and_prompts_of_any_kind_find_room(tmp_path: Path) -> None:

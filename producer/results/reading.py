@@ -1,0 +1,42 @@
+"""Reads the images of a run again, by the rules by which its workers read them. Knows files and pixels, no SQL."""
+
+from typing import Literal, cast
+
+from PIL import Image, ImageOps
+
+from db.views.status import RunView
+from workers.inference import location
+from workers.inference.images import ReadRules, read_image
+
+
+def read_rules(view: RunView) -> ReadRules:
+    """Which images of this run may be opened, and how they are turned and converted."""
+    source, frozen = view.source, view.frozen
+    return ReadRules(
+        orientation=cast(Literal["exif", "raw"], frozen.orientation),
+        stretch=frozen.stretch,
+        root=source.root if source.confined else None,
+        follow_symlinks=source.follow_symlinks,
+    )
+
+
+def read_within(place: str, rules: ReadRules, room: tuple[int, int]) -> Image.Image:
+    """The image at `place`, as RGB that fits into `room` (width, height). Raises `UnreadableImage`."""
+    try:
+        picture = _reduced_jpeg(place, rules, room)
+    except Exception:  # another format, or a JPEG that needs more care, or none at all
+        picture = Image.fromarray(read_image(place, rules).pixels)
+    scale = min(room[0] / picture.width, room[1] / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _reduced_jpeg(place: str, rules: ReadRules, room: tuple[int, int]) -> Image.Image:
+    """A JPEG is reduced while it is decoded, in a fraction of the time. Raises errors of any kind."""
+    with (
+        location.opened(place, None if rules.follow_symlinks else rules.root) as (_, file),
+        Image.open(file, formats=("JPEG",)) as image,
+    ):
+        image.draft("RGB", (2 * max(room), 2 * max(room)))
+        upright = ImageOps.exif_transpose(image) if rules.orientation == "exif" else image
+        return upright.convert("RGB")
