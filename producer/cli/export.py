@@ -20,7 +20,7 @@ from workers.cli import base
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="A file, or - for standard output; for png, cutout, labelme and yolo-seg a folder.",
+    help="A file, or - for standard output; for png, cutout, labelme, webdataset and yolo-seg a folder.",
 )
 @click.option("--threshold", type=Share(), help="Another score threshold, down to the run's score floor.")
 @click.option("--min-area", type=click.IntRange(min=0), default=0, help="Only instances with so many pixels, or more.")

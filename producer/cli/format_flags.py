@@ -52,6 +52,12 @@ MASKS = (
 )
 DATASETS = (
     click.option(
+        "--shard-images",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="For webdataset: images of a tar file (1000 if left out).",
+    ),
+    click.option(
         "--image-url",
         metavar="PREFIX",
         help="For label-studio: what comes before the path of an image (/data/local-files/?d= if left out).",

@@ -49,7 +49,7 @@ def write_folder(
     listed = instances = 0
 
     def begin() -> None:
-        _record(request, replace(folder, complete=False))
+        record(request, folder)
 
     with FolderWriter(request.files, signs, begin, request.jobs) as files:
         left = iter(counting(images, progress))
@@ -62,7 +62,7 @@ def write_folder(
                 for piece in each:
                     files.add(piece)
         files.finish()
-    _record(request, replace(folder, complete=True))
+    record(request, folder, complete=True)
     told = (f"{files.not_made} not made, as their images cannot be read as they were",) if files.not_made else ()
     return Summary(listed, instances, files.written + files.kept, request.out, kept=files.kept, told=told)
 
@@ -105,8 +105,9 @@ def is_manifest(file: BinaryIO) -> bool:
     return isinstance(facts, dict) and facts.get("sam3_export") is True
 
 
-def _record(request: ExportRequest, folder: ExportFolder) -> None:
+def record(request: ExportRequest, folder: ExportFolder, *, complete: bool = False) -> None:
     """Write the record, unless it says the same already."""
+    folder = replace(folder, complete=complete)
     if read_export_folder(request.out) != folder:
         facts = {"schema": 1, "sam3_export": True, **asdict(folder)}
         with request.files.replacing(request.out / MANIFEST, is_manifest) as temporary:

@@ -27,6 +27,7 @@ MODULES = {
     "cutout": "producer.results.cutout",
     "label-studio": "producer.results.label_studio",
     "labelme": "producer.results.labelme",
+    "webdataset": "producer.results.webdataset",
     "yolo-seg": "producer.results.yolo",
 }
 FLAT = {"flat": "rows of instances"}  # what `Format.takes` of a table with nested values holds
