@@ -18,6 +18,7 @@ from db.states import ChunkState, RunState
 from db.steering import pause
 from db.values import StopRule
 
+ROUNDING = 1e-9  # so that 2.2 % of 500 are 11
 _WORKED_ON = (ChunkState.RUNNING, ChunkState.DONE, ChunkState.FAILED)
 _WHY = re.compile(r"as .* of the latest .* images (failed|are empty)")
 
@@ -72,7 +73,7 @@ def _broken(rule: StopRule, latest: Sequence[_Ended], images: int) -> str | None
         ended += chunk.ended
         bad += getattr(chunk, rule.outcome)
     window = max(min(rule.of, images), ended)
-    if bad < max(1, math.ceil(window * rule.percent / 100)):
+    if bad < max(1, math.ceil(window * rule.percent / 100 - ROUNDING)):
         return None
     said = "failed" if rule.outcome == "failed" else "are empty"
     return f"as {bad:,} of the latest {ended:,} images {said} (--stop-after '{rule}')"

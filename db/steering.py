@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session, aliased
 
 from db.chunks import rowcount
 from db.models import Chunk, Run, Worker
+from db.presence import LIVE_SECONDS
 from db.session import now
 from db.states import ChunkState, RunState, WorkerState
-from db.times import is_over
+from db.times import is_over, is_recent
 
 BY_HAND = "by sam3-pause"  # why a run is paused, if an operator did it
 PAUSABLE = (RunState.LOADING, RunState.ACTIVE)
@@ -29,11 +30,13 @@ class Turn:
     """A run that goes on, with what decides how many of its chunks may be rung."""
 
     run_id: int
+    name: str
     priority: int
     share: float  # of the live workers, more than 0 and at most 1
     queued: int  # chunks
     running: int
     is_due: bool  # it has a pending chunk that is not resting
+    is_declined: bool  # by a live worker
     stop_after: Sequence[str] | None  # each a `db.values.StopRule`
 
 
@@ -68,8 +71,11 @@ def steer(session: Session, run_id: int, **values: Any) -> None:
 def turns(session: Session) -> Sequence[Turn]:
     """All runs that go on: those of higher priority first, and among equals the oldest first."""
     due = select(Chunk.id).where(Chunk.run_id == Run.id, Chunk.state == ChunkState.PENDING, IS_DUE)
-    counts = (_count(ChunkState.QUEUED), _count(ChunkState.RUNNING), due.exists())
-    columns = (Run.id, Run.priority, Run.share, *counts, Run.stop_after)
+    declines = select(Worker.id).where(
+        Worker.run_id == Run.id, Worker.state == WorkerState.DECLINED, is_recent(Worker.heartbeat, LIVE_SECONDS)
+    )
+    counts = (_count(ChunkState.QUEUED), _count(ChunkState.RUNNING), due.exists(), declines.exists())
+    columns = (Run.id, Run.name, Run.priority, Run.share, *counts, Run.stop_after)
     rows = session.execute(select(*columns).where(GOES_ON).order_by(Run.priority.desc(), Run.id))
     return [Turn(*row) for row in rows]
 

@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from db.migrate import upgrade
 from db.session import connect, read
 from db.states import RunState
+from db.views.status import paused_runs
 from tests.chaos.exports import disagreements
 from tests.chaos.faults import faults
 from tests.chaos.verdict import leftovers, rows_missed, verdicts
@@ -91,6 +92,7 @@ def torment(world: World, seconds: float) -> Counter[str]:
 def settle(world: World) -> list[str]:
     """No more faults: everything must come to its end by itself, and then the operator tidies up. What was odd."""
     world.heal()
+    let_go_on(world)
     wait_for_the_end(world)
     odd: list[str] = []
     missed = read(world.sessions, rows_missed)
@@ -115,10 +117,20 @@ def redo_changed(world: World) -> None:
             world.here.run("sam3-enqueue", *world.flags(name), "--redo", "changed")
 
 
+def let_go_on(world: World) -> None:
+    """Resume what is paused, by an operator or by a budget. A command that still runs may pause a run once more."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (paused := read(world.sessions, paused_runs)) and time.monotonic() < deadline:
+        for name in paused:
+            world.here.start("sam3", "set", name, "--stop-after", "never").wait(code=None)
+            world.here.start("sam3", "resume", name).wait(code=None)
+
+
 def wait_for_the_end(world: World) -> None:
     deadline = time.monotonic() + SETTLE_SECONDS
     while world.unfinished() and time.monotonic() < deadline:
         world.tend()
+        let_go_on(world)
         time.sleep(0.5)
 
 

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import psycopg
 import redis
@@ -102,6 +103,23 @@ def delete_half(world: World) -> None:
         break_off(world, "sam3-delete", "--yes")
 
 
+def pause(world: World) -> None:
+    """A run is held for some seconds, whatever is restarted meanwhile."""
+    if "paused" not in world.undo and world.runs:
+        name = f"run{world.dice.randint(1, world.runs)}"
+        world.here.start("sam3", "pause", name)
+        resume = partial(world.here.start, "sam3", "resume", name)
+        world.undo["paused"] = time.monotonic() + world.dice.uniform(1, 8), resume
+
+
+def steer(world: World) -> None:
+    """Another turn for a run, and perhaps a budget that a lost mount uses up."""
+    if world.runs:
+        turn = ("--priority", str(world.dice.randint(-2, 2)), "--share", str(world.dice.choice((0.3, 0.7, 1))))
+        budget = world.dice.choice(("never", "never", "20% failed of 50"))
+        world.here.start("sam3", "set", f"run{world.dice.randint(1, world.runs)}", *turn, "--stop-after", budget)
+
+
 def edit_table(world: World) -> None:
     """Another order, and some rows left out, which a later edit brings back."""
     names = world.dice.sample(NAMES, world.dice.randint(IMAGES - 20, IMAGES))
@@ -154,6 +172,8 @@ def faults(world: World) -> dict[str, Callable[[World], object]]:
         "pictures changed": change_pictures,
         "exported in the middle": export_some,
         "run cancelled": lambda world: again(world, "sam3-cancel"),
+        "run paused": pause,
+        "run steered": steer,
         "run retried": lambda world: again(world, "sam3-retry"),
     }
     if world.postgresql is None:

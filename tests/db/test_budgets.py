@@ -83,6 +83,17 @@ def test_a_run_that_nothing_can_save_stops_before_the_rule_has_seen_all_its_imag
     assert stop(sessions, run_id) == "as 25 of the latest 25 images failed (--stop-after '5% failed of 500')"
 
 
+def test_a_share_that_is_no_binary_number_is_counted_exactly(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(500), chunk_size=50)
+    rule(sessions, run_id, "2.2% failed")
+    work(sessions, run_id, "f" * 10 + "g" * 40)
+    assert stop(sessions, run_id) is None
+
+    work(sessions, run_id, "f" + "g" * 49)
+
+    assert stop(sessions, run_id) == "as 11 of the latest 100 images failed (--stop-after '2.2% failed of 500')"
+
+
 def test_a_small_run_counts_by_its_own_size(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(20), chunk_size=10)
     rule(sessions, run_id, "10% failed")

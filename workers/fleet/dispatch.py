@@ -1,6 +1,7 @@
 """Chooses the chunks whose turn it is, commits that, and then rings their doorbells. Runs no chunk itself."""
 
 import logging
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, groupby, islice, zip_longest
 from typing import Protocol
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 # enough; the second one replaces doorbells that get lost.
 SMALLEST_WINDOW = 2  # even if there is no worker yet; a worker that starts rings more chunks
 CHUNKS_PER_WORKER = 2
+
+ROUNDING = 1e-9  # so that 0.29 of 100 workers are 29
 
 DOORBELLS_PER_ROUND_TRIP = 256  # about 500 kB
 COMMANDS_PER_ROUND_TRIP = 2 * DOORBELLS_PER_ROUND_TRIP  # a doorbell needs a message, and an event for Flower
@@ -78,17 +81,18 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Collection[int] | No
     """Ring chunks of these runs, or of all runs, as far as it is their turn; return how many.
 
     Runs of a higher priority come first: those of a lower one are rung only when all chunks of the higher ones are
-    queued or resting, or their share of the workers is used up. A run that has exceeded a budget of --stop-after is
-    paused instead. If the broker cannot be reached the chunks stay queued, and the reconciler rings them again.
+    queued or resting, their share of the workers is used up, or a worker declines them. A run that has exceeded a
+    budget of --stop-after is paused instead. If the broker cannot be reached the chunks stay queued, and the reconciler
+    rings them again.
     """
     workers, turns, over_budget = read(sessions, _look)
-    for run_id in over_budget:
-        if (why := write(sessions, budgets.stop, run_id)) is not None:
-            log.warning("run %d is paused %s", run_id, why)
+    for turn in over_budget:
+        if (why := write(sessions, budgets.stop, turn.run_id)) is not None:
+            log.warning("run %s is paused %s", turn.name, why)
     rung: list[list[RungChunk]] = []
     for _, equals in groupby(turns, lambda turn: turn.priority):
         some_wait, level = False, []
-        for turn in (turn for turn in equals if turn.run_id not in over_budget):
+        for turn in (turn for turn in equals if turn not in over_budget):
             room, most = _window(workers) - turn.queued, _most(turn.share, workers)
             if not turn.is_due or (most is not None and turn.queued + turn.running >= most):
                 continue
@@ -96,17 +100,17 @@ def dispatch(sessions: Sessions, publish: Publish, run_ids: Collection[int] | No
             if room > 0 and (run_ids is None or turn.run_id in run_ids):
                 chunks = write(sessions, doorbells.ring_pending, turn.run_id, room, most)
             level.append(chunks)
-            some_wait |= most is None and len(chunks) >= room
+            some_wait |= most is None and not turn.is_declined and len(chunks) >= room
         rung.append(list(_in_turn(level)))
         if some_wait:
             break
     return ring(publish, chain.from_iterable(rung))
 
 
-def _look(session: Session) -> tuple[int, Sequence[Turn], list[int]]:
-    """The number of workers, the runs that go on, and the ids of those of them that are to be paused."""
+def _look(session: Session) -> tuple[int, Sequence[Turn], list[Turn]]:
+    """The number of workers, the runs that go on, and those of them that are to be paused."""
     turns = steering.turns(session)
-    over_budget = [turn.run_id for turn in turns if turn.stop_after and budgets.exceeded(session, turn.run_id)]
+    over_budget = [turn for turn in turns if turn.stop_after and budgets.exceeded(session, turn.run_id)]
     return presence.live_workers(session), turns, over_budget
 
 
@@ -117,7 +121,7 @@ def _window(workers: int) -> int:
 
 def _most(share: float, workers: int) -> int | None:
     """How many chunks of a run may be queued or running because of its share; None: any number."""
-    return None if share >= 1 else max(1, int(share * workers))
+    return None if share >= 1 else max(1, math.floor(share * workers + ROUNDING))
 
 
 def _in_turn(chunks: Iterable[list[RungChunk]]) -> Iterator[RungChunk]:

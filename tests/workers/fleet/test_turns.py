@@ -13,7 +13,7 @@ from db import claims, doorbells, steering
 from db.doorbells import Call, RungChunk
 from db.session import Sessions, read, write
 from tests.db import scenario
-from workers.fleet.dispatch import CHUNKS_PER_WORKER, SMALLEST_WINDOW, dispatch
+from workers.fleet.dispatch import CHUNKS_PER_WORKER, SMALLEST_WINDOW, _most, dispatch
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -188,3 +188,12 @@ def test_a_run_without_a_budget_costs_no_statement_more_and_one_with_a_budget_tw
     dispatch(sessions, lambda chunks: None)
     assert plain == 2  # the workers, and the runs with their chunks
     assert len([one for one in sent if one.startswith("SELECT")]) == plain + 2
+
+
+@pytest.mark.parametrize(
+    ("share", "workers", "most"), [(0.29, 100, 29), (0.3, 4, 1), (0.01, 4, 1), (0.5, 3, 1), (1, 9, None)]
+)
+def test_a_share_is_a_whole_number_of_workers_and_at_least_one(
+    sessions: Sessions, share: float, workers: int, most: int | None
+) -> None:
+    assert _most(share, workers) == most

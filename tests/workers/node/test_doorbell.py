@@ -304,7 +304,7 @@ def test_ten_thousand_missing_files_stop_within_two_chunks(
     assert told[1] == {
         "skipped": f"run is paused: as {size} of the latest {size} images failed (--stop-after '5% failed of 500')"
     }
-    assert "is paused as" in caplog.text
+    assert "run faces is paused as" in caplog.text
     states = scenario.states(sessions, run_id)
     assert (states.count("failed"), states.count("pending")) == (size, 10_000 - size)
     assert not segmenter.forwards
@@ -386,6 +386,21 @@ def test_a_declined_run_is_rung_again_for_the_workers_that_serve_it(
     answer(runs.message(rung))
     assert scenario.chunk(sessions, rung.chunk_id).ring == rung.ring + 1
     assert Doorbells(app).chunks() == {rung.chunk_id}
+
+
+def test_a_declined_run_of_a_higher_priority_keeps_no_other_waiting(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path
+) -> None:
+    low = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2), "low")
+    high = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 12), "high", chunk_size=2)
+    write(sessions, partial(steering.steer, priority=1), high)
+    write(sessions, claims.agree_on_model, high, claims.ModelUsed(None, "f" * 64, "bf16"))
+    [rung, _] = runs.ring(sessions, high, 2)
+    answer(runs.message(rung))
+    [chunk] = scenario.chunks(sessions, low)
+    assert chunk.state == "queued"
+    called = write(sessions, doorbells.rung_chunks, [chunk.id])
+    assert answer(runs.message(called[0]))["segmented"] == 2  # although doorbells of the other run wait
 
 
 @pytest.mark.parametrize("moment", ["while its model is loaded", "while it is computed"])
