@@ -18,7 +18,7 @@ class RunInput:
 
     id: int
     name: str
-    source: str  # absolute path of the CSV or folder
+    source: str  # absolute path of the file or folder, or a pattern of paths
     root: str
 
 

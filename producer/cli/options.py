@@ -279,9 +279,12 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
     return Frozen(model=absolute_model(settings.model), **(chosen | {"score_floor": floor}))
 
 
-def run_name(given: str | None, source: Path) -> str:
-    """The name of the run: the `given` one, or one made from the source. Raises `UsageError` for an unsafe name."""
-    named = fixed_folder(source.absolute()) if is_pattern(source) else source
+def run_name(given: str | None, source: Path, moved_from: Path | None) -> str:
+    """The name of the run: the `given` one, or one made from the source, or from where that was before.
+
+    Raises `UsageError` for an unsafe name.
+    """
+    named = moved_from or (fixed_folder(source.absolute()) if is_pattern(source) else source)
     slug = run_slug(given or Path(named.name.removesuffix(".gz")).stem)
     if given is None:
         return slug

@@ -40,7 +40,7 @@ def _enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     prompts = read_prompts(flags["prompt"])
     source = open_input(path, prompts, flags)
     settings = base.settings(model=flags["model"])
-    request = run_request(run_name(flags["run"], flags["moved_from"] or path), prompts, source, settings, flags)
+    request = run_request(run_name(flags["run"], path, flags["moved_from"]), prompts, source, settings, flags)
     warn_of_absent_model(request.frozen.model)
     if dry_run:
         return report_dry_run(source, request, settings.database_url, flags)

@@ -55,7 +55,7 @@ def _run(path: Path, output: Path, settings: Settings, flags: dict[str, Any]) ->
     prompts = read_prompts(flags["prompt"])
     source = open_input(path, prompts, flags | {"output": output})
     name = run_of_folder(output, flags["run"], source.path)
-    name = name or run_name(flags["run"], flags["moved_from"] or source.path)
+    name = name or run_name(flags["run"], source.path, flags["moved_from"])
     request = run_request(name, prompts, source, settings, flags)
     refuse_other_run(output, request.name, source.path, flags["state_dir"])
     targets = Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"])

@@ -14,7 +14,7 @@ class Inputs:
     """The sources and images of all runs of a database, and sources of runs that are not recorded yet."""
 
     def __init__(self, sessions: Sessions | None = None, sources: Sequence[tuple[str, Path]] = ()) -> None:
-        """`sources` are (name of a run, its CSV or folder). Without `sessions` no database is asked."""
+        """`sources` are (name of a run, its file or folder). Without `sessions` no database is asked."""
         self._sessions, self._sources = sessions, sources
         self._known: list[RunInput] | None = None
         self._identities: dict[tuple[int, int], str] | None = None  # device and inode of every source

@@ -30,7 +30,7 @@ class MaskFolder:
 
     run: str
     uid: str
-    source: str  # path of the run's CSV or folder
+    source: str  # path of the run's file or folder
     threshold: float
     select: str
     folded: bool  # whether names that differ only in case have checksums, see `names.mask_path`

@@ -24,7 +24,8 @@ from producer.sources.text import find_encoding
 from producer.sources.text_source import Lines, Reader, TextSource
 from workers.errors import ErrorClass, UsageError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json")  # of names; other files are known by their first character
+SUFFIXES = (".jsonl", ".ndjson", ".json")  # of names; other files are known by their first characters
+_BEGIN = re.compile(r'\s*(\{\s*["}]|\[\s*[{\["])')  # of an object, or of an array; paths may begin with a bracket
 FIRST_OBJECTS = 100  # whose names are looked at for that of the image's path
 COLUMNS_AT_MOST = 1000  # names of all objects together: if there are more, they are no names but values
 SHAPES_AT_MOST = 1000  # that are remembered, so that most objects are not looked at closely
@@ -66,11 +67,11 @@ class JsonLinesSource(TextSource[str]):
 
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
-        """Whether its name says so, or its first character, unless its name is that of a CSV."""
+        """Whether its name says so, or its first characters, unless its name is that of a CSV."""
         first = FirstBytes(path)
         if first.name.endswith(SUFFIXES):
             return True
-        return not first.name.endswith((".csv", ".tsv")) and first.text.lstrip()[:1] in ("{", "[")
+        return not first.name.endswith((".csv", ".tsv")) and _BEGIN.match(first.text) is not None
 
     def _choose(self, types: dict[str, str], options: ReadOptions) -> None:
         shown = self.file.shown

@@ -117,7 +117,8 @@ class ParquetSource(RowSource):
 
     def _batches(self, parquet: Any, group: int, columns: list[str]) -> Iterator[Any]:
         found = parquet.metadata.row_group(group)
-        rows = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * found.num_rows // max(1, found.total_byte_size)))
+        size = sum(column.total_uncompressed_size for column in self._kept(found))
+        rows = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * found.num_rows // max(1, size)))
         yield from parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
 
     def _rows_of(self, batch: Any, number: int) -> list[NewRow]:
@@ -146,18 +147,22 @@ class ParquetSource(RowSource):
 
     def _stamps(self, parquet: Any) -> Iterator[str]:
         """For each row group the hash of it and of all before it, and how many these are."""
-        names = self.columns.names
-        begin = tuple(f"{name}." for name in names)
-        digest = sha256(repr((names, self.columns.types)).encode())
+        digest = sha256(repr((self.columns.names, self.columns.types)).encode())
         with self.file.open() as file:
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 digest.update(b"%d" % group.num_rows)
-                for index in range(group.num_columns):
-                    column = group.column(index)
-                    if column.path_in_schema in names or column.path_in_schema.startswith(begin):
-                        _hash(file, column, digest)
+                for column in self._kept(group):
+                    _hash(file, column, digest)
                 yield f"{digest.hexdigest()} parquet {number + 1}"
+
+    def _kept(self, group: Any) -> Iterator[Any]:
+        """The columns of a row group whose cells are kept. A list or struct has several, named `column.part`."""
+        names = self.columns.names
+        begin = tuple(f"{name}." for name in names)
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in names or column.path_in_schema.startswith(begin):
+                yield column
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:

@@ -156,5 +156,6 @@ def test_names_that_are_values_are_refused_before_they_fill_the_memory() -> None
 
 def test_a_file_without_a_name_of_its_kind_is_known_by_its_first_character_and_that_is_told() -> None:
     assert opened('{"path": "a.jpg"}', name="rows").told == "as JSON Lines"
+    assert opened('\n { "path": "a.jpg"}', name="rows").told == "as JSON Lines"
     assert opened('{"path": "a.jpg"}').told == ""
     assert opened('{"path": "a.jpg"}'.encode("utf-16"), name="b.ndjson").told == "as UTF-16-LE"

@@ -56,6 +56,13 @@ def test_a_txt_whose_first_line_names_columns_is_a_csv(content: str, options: Re
     assert [row.path for row in source.rows()] == ["a.jpg"]
 
 
+def test_paths_that_begin_with_a_bracket_are_no_json() -> None:
+    for first in ("[2024] trip/a.jpg", "{old}/a.jpg", "[a].jpg"):
+        source = opened(f"{first}\n")
+        assert isinstance(source, ListSource)
+        assert [row.path for row in source.rows()] == [first]
+
+
 def test_an_empty_list_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^a\.txt has no rows: write one image path a line$"):
         opened("\n  \n")

@@ -105,6 +105,14 @@ def test_a_dictionary_becomes_its_values_and_what_json_has_not_becomes_json() ->
     assert [row.rejected is None for row in source.rows()] == [False, True], "one of them has a NUL"
 
 
+def test_columns_of_bytes_do_not_make_batches_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.sources.parquet_source.BYTES_AT_ONCE", 2000)
+    source = opened(write({"path": paths(90), "image": [bytes(1000) + b"%d" % number for number in range(90)]}))
+    with source._opened() as parquet:
+        assert next(source._batches(parquet, 0, ["path"])).num_rows > 40
+    assert len(list(source.rows())) == 90
+
+
 def test_columns_of_bytes_are_left_out_and_told() -> None:
     source = opened(write({"path": paths(1), "image": [{"bytes": b"x", "path": "x"}], "hash": [b"y"], "n": [1]}))
     assert source.told == "without 'image', 'hash': bytes are not kept"
