@@ -109,7 +109,10 @@ def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool
 def turn_flags(function: Function) -> Function:
     """Add the flags that say whose turn it is; None: it stays as it is."""
     function = click.option(
-        "--share", type=PartOfFleet(), metavar="S", help="Most of the workers that serve the run at a time, 0.3 or so."
+        "--share",
+        type=PartOfFleet(),
+        metavar="S",
+        help="At most this part of the workers serves the run at a time, such as 0.3.",
     )(function)
     return click.option(
         "--priority",
@@ -139,7 +142,7 @@ def stop_flag(function: Function) -> Function:
         multiple=True,
         metavar="BUDGET",
         help="Pause the run when so many of its latest images failed or are empty: '5% failed' (of 500), "
-        "'98% empty of 500'; repeatable; never ends it.",
+        "'98% empty of 500'; repeatable; 'never' takes all away.",
     )(function)
 
 

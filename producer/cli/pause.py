@@ -17,6 +17,7 @@ def main(run: str, json: bool) -> int:
     from db.steering import BY_HAND, pause
     from db.views.status import progress
     from producer.cli.found import find_run
+    from producer.cli.run_folder import go_on
     from producer.stopping import STOPPING
 
     found = find_run(run, *STOPPING)
@@ -29,5 +30,5 @@ def main(run: str, json: bool) -> int:
         click.echo(f"run {found.name}: {now.state}, so there is nothing to pause")
         return 0
     click.echo(f"run {found.name}: paused{'' if changed else f' already, {now.paused}'}")
-    say(f"Next: sam3-resume {found.argument} lets it go on")
+    say(f"Next: {go_on(found.folder)}" if found.folder else f"Next: sam3-resume {found.argument}")
     return 0

@@ -96,7 +96,8 @@ def tell_next(name: str, rejected: int, images: ImageCounts, paused: str | None)
         say("Rejected rows: the same command with --dry-run names them")
     run = base.spelled_run(name)
     if images.pending and paused:
-        say(f"Next: sam3-resume {run}, as the run is paused {paused}")
+        say(f"the run is paused {paused}")
+        say(f"Next: sam3-resume {run}")
     elif images.pending:
         say(f"Next: sam3-status {run} --watch")
     elif images.cancelled:

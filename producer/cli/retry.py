@@ -43,7 +43,8 @@ def main(run: str, error_class: str | None, chunk: int | None, json: bool) -> in
     elif found.folder is not None:
         say(f"Next: {go_on(found.folder)}")
     elif (why := read(found.sessions, pause_of, found.run_id)) is not None:
-        say(f"Next: sam3-resume {found.argument}, as the run is paused {why}")
+        say(f"the run is paused {why}")
+        say(f"Next: sam3-resume {found.argument}")
     else:
         say(f"Next: sam3-status {found.argument} --watch")
     return 0

@@ -50,7 +50,7 @@ def finish(
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
         paused = f", paused {standing.progress.paused}" if standing.progress.paused else ""
-        cause = f"; likely {standing.cause}" if standing.cause else ""
+        cause = f"; likely {standing.cause.told}" if standing.cause else ""
         say(standing.one_line(waiting=False) + paused + cause)
         retries = "; with --retry-failed it tries the failed images first" if cause and standing.worth_a_retry else ""
         say(f"Next: the same command again goes on from here{retries}")

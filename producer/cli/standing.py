@@ -14,7 +14,7 @@ from db.session import describe_failure
 from producer.cli.console import console
 from producer.cli.found import Found, find_run
 from producer.cli.options import exit_code
-from producer.cli.run_folder import is_at_work
+from producer.cli.run_folder import go_on, is_at_work
 from producer.results.status import AllRuns, Standing
 from producer.results.targets import free_file
 from workers.cli import base
@@ -39,7 +39,7 @@ def show(
         base.print_json(standing.as_json())
     else:
         console().print(standing.table(errors=errors))
-        next_step(standing, found.argument)
+        next_step(standing, found)
     # Failed images decide the exit code only when the run is over. Before that, the user asks how far it is.
     return exit_code(standing.shortfall, standing.progress.images.total, **code) if standing.over else 0
 
@@ -135,13 +135,27 @@ def follow(read: Callable[[], Shown], errors: bool) -> None:
             live.update(standing.table(errors=errors))
 
 
-def next_step(standing: Standing, run: str) -> None:
-    """If the run is over or stopped, say which command the user may want next. `run` is quoted for the shell."""
-    if standing.cause and standing.progress.images.failed and standing.worth_a_retry:
-        say(f"Next, once that is mended: sam3-retry {run} tries the failed images again; {standing.resume} goes on")
-    elif standing.cause:
-        say(f"Next: {standing.resume} goes on, and counts anew")
+def next_step(standing: Standing, found: Found) -> None:
+    """If the run is over, or a budget has paused it, say which command the user may want next."""
+    run = found.argument
+    if standing.cause:
+        _go_on(standing, found)
     elif standing.over and standing.worth_a_retry:
         say(f"Next: sam3-retry {run}")
     elif standing.over:
         say(f"Next: sam3-export {run} --format csv -o {free_file(f'{standing.progress.run}-results', '.csv')}")
+
+
+def _go_on(standing: Standing, found: Found) -> None:
+    """Say how a run goes on that a budget has paused, and before that how its failed images are tried again."""
+    failed = standing.progress.images.failed and standing.worth_a_retry
+    if standing.cause is not None and (threshold := standing.cause.threshold) is not None:
+        file = free_file(f"{standing.progress.run}-low", ".csv")
+        low = f"--partial --format csv --threshold {threshold:g} -o {file}"
+        say(f"To look at lower scores: sam3-export {found.argument} {low}")
+    if found.folder is not None:
+        say(f"Next: {go_on(found.folder)}{' --retry-failed' if failed else ''}")
+        return
+    if failed:
+        say(f"When that is mended: sam3-retry {found.argument}")
+    say(f"Next: sam3-resume {found.argument}")

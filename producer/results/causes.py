@@ -1,18 +1,17 @@
 """Guesses in words why a budget of --stop-after was exceeded, with what shows or mends it. Pauses nothing."""
 
-import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from db.budgets import stopped_by
 from db.views import status
 from db.views.status import ErrorLine, Progress
-from workers.cli.base import spelled_run
 from workers.errors import ErrorClass
 
 # What most images of an error class have in common; those that are not named here have only their message.
-CAUSES = {
+CAUSES: dict[str, str] = {
     ErrorClass.MISSING: "the workers do not see the files: is the folder mounted there, under the same path?",
     ErrorClass.PERMISSION: "the workers may not read the files: under which user do they run?",
     ErrorClass.TRUNCATED: "the files are not whole: is something still writing or copying them?",
@@ -25,37 +24,42 @@ CAUSES = {
 MOST_OF_THEM = 0.5  # of the empty images that were looked at
 
 
-def likeliest_cause(session: Session, run_id: int, progress: Progress, errors: Sequence[ErrorLine]) -> str | None:
-    """Why the run was paused by a budget, in words; None if no budget paused it."""
+@dataclass(frozen=True)
+class Cause:
+    """Why a budget was exceeded, most likely."""
+
+    told: str
+    threshold: float | None = None  # at which an export shows what was not found
+
+
+def likeliest_cause(session: Session, run_id: int, progress: Progress, errors: Sequence[ErrorLine]) -> Cause | None:
+    """Why the run was paused by a budget; None if no budget paused it."""
     outcome = stopped_by(progress.paused) if progress.paused else None
     if outcome == "failed":
         return _why_failed(errors)
-    return _why_empty(session, run_id, progress) if outcome == "empty" else None
+    return _why_empty(session, run_id) if outcome == "empty" else None
 
 
-def _why_failed(errors: Sequence[ErrorLine]) -> str | None:
+def _why_failed(errors: Sequence[ErrorLine]) -> Cause | None:
     failed = [error for error in errors if error.error_class not in (ErrorClass.BAD_ROW, ErrorClass.BAD_PATH)]
     if not failed:  # they were retried since
         return None
     worst = failed[0]
-    advice = CAUSES.get(ErrorClass(worst.error_class), "the message of each is in sam3-export --format csv --partial")
-    return f"{worst.error_class}, {worst.count:,} times, such as {worst.example}: {advice}"
+    advice = CAUSES.get(worst.error_class, "the CSV export has the message of each")
+    return Cause(f"{worst.error_class}, {worst.count:,} times, such as {worst.example}: {advice}")
 
 
-def _why_empty(session: Session, run_id: int, progress: Progress) -> str | None:
+def _why_empty(session: Session, run_id: int) -> Cause | None:
     below, looked_at = status.found_below(session, run_id)
     run = status.run_view(session, run_id, row_prompts=False)
     if not looked_at or run is None:
         return None
+    floor, threshold = run.frozen.score_floor, run.frozen.threshold
     if below >= MOST_OF_THEM * looked_at:
-        export = f"sam3-export {shlex.quote(spelled_run(progress.run))} --partial --format csv"
-        low = f"{export} --threshold {run.frozen.score_floor:g} -o {shlex.quote(f'{progress.run}-low.csv')}"
-        return (
-            f"the threshold {run.frozen.threshold:g} is too high: {below} of {looked_at} empty images have lower "
-            f"scores; {low} shows them"
-        )
+        told = f"the threshold {threshold:g} is too high: {below} of {looked_at} empty images have lower scores"
+        return Cause(told, floor)
     prompts = ", ".join(run.prompts[id] for id in run.every_image) or "of the rows"
-    return (
+    return Cause(
         f"the images do not show the prompt ({prompts}): in {looked_at - below} of {looked_at} empty images nothing "
-        f"has even the score {run.frozen.score_floor:g}; try other words with --limit 100 and another --run"
+        f"has even the score {floor:g}; try other words with --limit 100 and another --run"
     )

@@ -18,7 +18,7 @@ from db.states import RunState, WorkerState
 from db.views import status
 from db.views.cost import cost_of
 from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
-from producer.results.causes import likeliest_cause
+from producer.results.causes import Cause, likeliest_cause
 from producer.results.cost import Bill
 from workers.cli.base import counted, spelled_run
 from workers.errors import CURABLE
@@ -69,7 +69,7 @@ class Standing:
         self.warnings: list[WarningLine] = status.warnings(session, run_id) if self.progress.warned else []
         self.workers: list[WorkerLine] = status.workers(session)
         self.bill = Bill(cost_of(session, run_id, self.progress), self._price)
-        self.cause: str | None = likeliest_cause(session, run_id, self.progress, self.errors)
+        self.cause: Cause | None = likeliest_cause(session, run_id, self.progress, self.errors)
 
     @property
     def over(self) -> bool:
@@ -110,7 +110,7 @@ class Standing:
             "priority": progress.priority,
             "share": progress.share,
             "stop_after": list(progress.stop_after),
-            "likeliest_cause": self.cause,
+            "likeliest_cause": self.cause.told if self.cause else None,
             "cost": self.bill.as_json(),
         }
 
@@ -222,7 +222,7 @@ class Standing:
         if reason := self.waiting_for():
             grid.add_row("waiting", Text(reason))  # as Text, since Rich would take brackets in it for markup
         if self.cause:
-            grid.add_row("likely", Text(self.cause))
+            grid.add_row("likely", Text(self.cause.told))
         parts: list[RenderableType] = [grid]
         if self.workers and not self.over:
             parts.append(self._workers())

@@ -36,7 +36,7 @@ def test_a_paused_run_says_so_and_its_hint_lets_it_go_on(shell: Shell) -> None:
 
     told = shell(pause, "faces")
 
-    assert (told.out, told.err) == ("run faces: paused\n", "Next: sam3-resume faces lets it go on\n")
+    assert (told.out, told.err) == ("run faces: paused\n", "Next: sam3-resume faces\n")
     assert shell(pause, "faces").out == "run faces: paused already, by sam3-pause\n"
     assert shell(status).out == f"paused     faces: 0/8 images (0 %), {PAUSED}\n"
     shown = shell(status, "faces")
@@ -137,7 +137,7 @@ def test_a_paused_run_that_is_retried_or_grows_says_that_it_is_paused(shell: She
     scenario.commit(shell.sessions, held, [scenario.failed(image) for image in held.images])
     shell(pause, "faces")
 
-    resumes = "Next: sam3-resume faces, as the run is paused by sam3-pause\n"
+    resumes = "the run is paused by sam3-pause\nNext: sam3-resume faces\n"
     assert shell(retry, "faces").err == resumes
     (shell.home / "faces.csv").write_text("path\na.jpg\nb.jpg\nc.jpg\n")
     assert shell(enqueue, *given).err.endswith(resumes)
@@ -162,9 +162,7 @@ def test_a_run_of_missing_files_says_what_is_likely_wrong_and_its_hints_take_it_
 
     assert "paused as 10 of the latest 10 images failed (--stop-after '5% failed of 500')" in plain(told.out)
     assert "missing, 10 times, such as 000001.jpg: the workers do not see the files" in plain(told.out)
-    assert told.err == (
-        "Next, once that is mended: sam3-retry faces tries the failed images again; sam3-resume faces goes on\n"
-    )
+    assert told.err == "When that is mended: sam3-retry faces\nNext: sam3-resume faces\n"
     assert shell(status, "faces", "--json").json["likeliest_cause"].startswith("missing, 10 times")
     assert "Next: sam3-resume faces" in shell(retry, "faces").err
     assert shell(resume, "faces", "--json").json["queued"] == 2
@@ -177,8 +175,8 @@ def test_a_run_without_any_find_says_whether_the_threshold_or_the_prompt_is_the_
     stopped(shell, "98% empty of 10", low, low, nothing)
     told = shell(status, "faces")
     export = "sam3-export faces --partial --format csv --threshold 0.3 -o faces-low.csv"
-    assert f"the threshold 0.5 is too high: 7 of 10 empty images have lower scores; {export} shows" in plain(told.out)
-    assert told.err == "Next: sam3-resume faces goes on, and counts anew\n"
+    assert "the threshold 0.5 is too high: 7 of 10 empty images have lower scores" in plain(told.out)
+    assert told.err == f"To look at lower scores: {export}\nNext: sam3-resume faces\n"
     shell(export_main, *export.split()[1:])
     table = (shell.home / "faces-low.csv").read_text()
     assert table.count(",640,480,1,0.4") == 7
