@@ -15,6 +15,7 @@ from db.intake import NewRow
 from producer.sources.cells import BadRow
 from producer.sources.columns import choose_columns
 from producer.sources.csv_text import CsvText, filled_rows, find_text
+from producer.sources.file import HashedContent
 from producer.sources.hints import new_file, shell_path
 from producer.sources.rows import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
@@ -37,7 +38,7 @@ class CsvSource(TextSource[list[str]]):
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path, options)
         self.text = find_text(self.file, options)
-        with self._parsed(self.file.open()) as reader:
+        with self._parsed(HashedContent(self.file)) as reader:
             rows = filled_rows(reader)
             names = next(rows, None)
             if names is not None:
@@ -93,7 +94,7 @@ class CsvSource(TextSource[list[str]]):
     def _fault(self) -> UsageError:
         """The error with the line that cannot be parsed. Reads the file again, as the first reading counts no lines."""
         first = 1
-        with self.text.open(self.file.open()) as text:
+        with self.text.open(HashedContent(self.file)) as text:
             reader = self.text.rows(text)
             try:
                 for _ in reader:

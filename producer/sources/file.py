@@ -130,10 +130,10 @@ def content_stamp(known_sha256: str) -> str:
 class HashedContent(io.RawIOBase):
     """Hashes content as it is read; notes the hash at byte `mark`, and the bytes around it, up to `unit` on each side.
 
-    Raises `UsageError`, in which `shown` names the content and `kind` what it should be, for a line that is too long.
+    Raises `UsageError` for a line that is too long, before it fills the memory: a small gzipped file may hold one.
     """
 
-    def __init__(self, file: SourceFile, mark: int, unit: int) -> None:
+    def __init__(self, file: SourceFile, mark: int = 0, unit: int = 1) -> None:
         self._content, self._of = file.open(), file
         self.hash = sha256()
         self.sha256_at_mark: str | None = None

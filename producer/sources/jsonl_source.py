@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from db.intake import NewRow
 from producer.sources.cells import BadRow, quoted
 from producer.sources.columns import choose_columns
+from producer.sources.file import HashedContent
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.hints import new_file
 from producer.sources.rows import RowRules
@@ -50,7 +51,7 @@ class JsonLinesSource(TextSource[str]):
         self.text, head = find_encoding(self.file, options, self.kind)
         if head.lstrip()[:1] == "[":
             self._refuse_array()
-        with self._parsed(self.file.open()) as reader:
+        with self._parsed(HashedContent(self.file)) as reader:
             first = list(islice(self._filled(reader), FIRST_OBJECTS))
         if not first:
             self._refuse_no_rows()

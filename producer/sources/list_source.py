@@ -13,6 +13,7 @@ from producer.layout import STDIN_SUFFIX
 from producer.sources.cells import BadRow
 from producer.sources.columns import Columns, may_hold_images
 from producer.sources.csv_text import DELIMITERS, header_by
+from producer.sources.file import HashedContent
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.rows import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
@@ -32,7 +33,7 @@ class ListSource(TextSource[str]):
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path, options)
         self.text, _ = find_encoding(self.file, options, self.kind)
-        with self._parsed(self.file.open()) as reader:
+        with self._parsed(HashedContent(self.file)) as reader:
             if next(self._filled(reader), None) is None:
                 self._refuse_no_rows()
         self.told = self.text.told

@@ -172,7 +172,7 @@ class TextSource(RowSource, Generic[Record]):
         """The error with the line whose bytes are not valid in the encoding, and with another encoding to try."""
         encoding, shown = self.text.encoding.upper(), self.file.shown
         try:
-            with self.text.open(self.file.open()) as text:
+            with self.text.open(HashedContent(self.file)) as text:
                 reader = self._reader(text)
                 record, bad = next((record, bad) for record in reader if (bad := undecoded(record)))
                 part = bad.string[max(0, bad.start() - 40) : bad.end() + 40].strip("\r\n")
