@@ -52,10 +52,16 @@ MASKS = (
 )
 DATASETS = (
     click.option(
+        "--merge",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="For coco: an existing COCO file; -o gets all of it unchanged, and our categories beside its own.",
+    ),
+    click.option(
         "--shard-images",
         type=click.IntRange(min=1),
         metavar="N",
-        help="For webdataset: images of a tar file (1000 if left out).",
+        help="For webdataset: images of a file (1000 if left out); for coco: fill the folder -o with files of so many.",
     ),
     click.option(
         "--image-url",

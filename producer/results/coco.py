@@ -3,24 +3,24 @@
 The format: https://cocodataset.org/#format-data and, for `score`, https://cocodataset.org/#format-results.
 """
 
+import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from db.states import ImageState
 from db.views.results import ExportedImage
-from db.views.status import RunView
-from producer.results.annotations import annotations, categories_of, has_pixels
+from producer.results.annotations import annotations, has_pixels
+from producer.results.coco_base import MERGED, CocoBase, merge_base, new_base
 from producer.results.common import ExportRequest, Summary, TellRows, counting
 from producer.results.formats import Format
-from producer.results.provenance import provenance
-from producer.slugs import prompt_slugs
+from workers.errors import UsageError
 
 # No other program writes a line break at this place. So a file of ours that another program saved again is not ours.
-START = b'{\n"info": '
+START, MERGED_START = b'{\n"info": ', f'{{\n"{MERGED}": '.encode()
 INFO_KEYS = {"run", "model", "weights_sha256", "min_score"}
 INFO_BYTES = 1 << 20  # so many bytes are searched for the end of `info`
 
@@ -33,34 +33,86 @@ def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progres
     `predicted_box` is the box of the model's box head, which may reach beyond the image. Masks are RLE with `iscrowd`
     0, and `score` is the one of COCO results. `capped` of an image lists the categories with a capped result. Instances
     whose mask has no pixel are left out and counted. Memory does not grow with the run: annotations are kept in a
-    temporary file until all images are written. Raises `UsageError` when the file cannot be written.
+    temporary file until all images are written. With `merge` all of an existing file comes first, see `merge_base`.
+    Raises `UsageError` when the file cannot be written.
     """
-    listed = instances = left_out = 0
-    category_ids = categories_of(request.view)
+    merge, most = request.own.get("merge"), request.own.get("shard_images")
+    if most and (merge or str(request.out) == "-"):
+        raise UsageError("--shard-images: several files go with neither --merge nor standard output")
+    done = (image for image in counting(images, progress) if image.state == ImageState.DONE)
+    if most:
+        return _write_shards(request, done, most)
+    return _write(request, request.out, done, merge_base(request, Path(merge)) if merge else new_base(request))
+
+
+def _write_shards(request: ExportRequest, done: Iterator[ExportedImage], most: int) -> Summary:
+    """Write files of `most` images into a folder: `coco-000000.json` and so on. Removes those of a longer export."""
+    request.files.make_folder(request.out)
+    base, parts = new_base(request), list[Summary]()
+    for number in itertools.count():
+        path = request.out / f"coco-{number:06}.json"
+        first = next(done, None)
+        if first is None and parts:
+            if not request.files.remove(path, is_ours):
+                break
+            continue
+        part = itertools.islice(itertools.chain([] if first is None else [first], done), most)
+        parts.append(_write(request, path, part, base))
+    totals = (sum(values) for values in zip(*((one.images, one.instances, one.left_out) for one in parts), strict=True))
+    images, instances, left_out = totals
+    return Summary(images, instances, len(parts), request.out, left_out)
+
+
+def _write(request: ExportRequest, path: Path, done: Iterable[ExportedImage], base: CocoBase) -> Summary:
+    """Write one file with these images; ids of annotations go on in `base`."""
+    instances = left_out = listed = 0
     with (
-        request.files.replacing(request.out) as temporary,
+        request.files.replacing(path) as temporary,
         temporary.open("w", encoding="utf-8") as file,
         _nameless_file(temporary.parent) as waiting,
     ):
-        file.write("{\n" + _member("info", provenance(request)) + _member("licenses", []))
-        file.write(_member("categories", _categories(request.view, category_ids)) + '"images": [')
-        for image in counting(images, progress):
-            if image.state != ImageState.DONE:
+        file.write("{\n" + "".join(_member(key, value) for key, value in base.members.items()) + '"images": [')
+        images, found = _Array(file, base.images), _Array(waiting, base.annotations)
+        for image in done:
+            place = base.place(image)
+            if place is None:
                 continue
-            _append(file, _image(image, category_ids), first=listed == 0)
             listed += 1
+            image_id, is_new = place
+            if is_new:
+                images.append(_image(image, image_id, base.categories))
             for result, annotation in annotations(request, image):
+                if result.prompt_id not in base.categories:
+                    continue
                 if not has_pixels(annotation):
                     left_out += 1
                     continue
-                ids = {"id": instances + 1, "image_id": image.row, "category_id": category_ids[result.prompt_id]}
-                _append(waiting, ids | annotation | {"iscrowd": 0}, first=instances == 0)
-                instances += 1
+                ids = {
+                    "id": base.next_annotation,
+                    "image_id": image_id,
+                    "category_id": base.categories[result.prompt_id],
+                }
+                found.append(ids | annotation | {"iscrowd": 0})
+                base.next_annotation, instances = base.next_annotation + 1, instances + 1
         file.write('\n],\n"annotations": [')
         waiting.seek(0)
         shutil.copyfileobj(waiting, file, 1 << 16)
         file.write("\n]\n}\n")
-    return Summary(listed, instances, 1, request.out, left_out)
+    told = (f"{base.other_sizes} left out, as they have another size in --merge",) if base.other_sizes else ()
+    return Summary(listed, instances, 1, request.out, left_out, told=told)
+
+
+class _Array:
+    """Writes the elements of an array, each on a line of its own."""
+
+    def __init__(self, file: TextIO, first: Iterable[Any]) -> None:
+        self._file, self._before = file, "\n"
+        for value in first:
+            self.append(value)
+
+    def append(self, value: Any) -> None:
+        self._file.write(self._before + _json(value))
+        self._before = ",\n"
 
 
 def _nameless_file(folder: Path) -> TextIO:
@@ -69,48 +121,45 @@ def _nameless_file(folder: Path) -> TextIO:
 
 
 def _member(key: str, value: Any) -> str:
-    return f'"{key}": {_json(value)},\n'
-
-
-def _append(file: TextIO, value: Any, *, first: bool) -> None:
-    """Write one element of an array on a line of its own."""
-    file.write(("\n" if first else ",\n") + _json(value))
+    return f"{_json(key)}: {_json(value)},\n"
 
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make an encoder each time
 
 
-def _categories(view: RunView, ids: dict[int, int]) -> list[dict[str, Any]]:
-    """The prompts as categories; `slug` is the name of the prompt in the files and columns of other formats."""
-    slugs = prompt_slugs(view.prompts.values())
-    return [
-        {"id": ids[id], "name": text, "supercategory": "prompt", "slug": slugs[text]}
-        for id, text in view.prompts.items()
-    ]
-
-
-def _image(image: ExportedImage, category_ids: dict[int, int]) -> dict[str, Any]:
+def _image(image: ExportedImage, id: int, category_ids: dict[int, int]) -> dict[str, Any]:
     facts = {
-        "id": image.row,
+        "id": id,
         "file_name": image.path,
         "width": image.width,
         "height": image.height,
-        "capped": [category_ids[result.prompt_id] for result in image.results if result.capped],
+        "capped": [
+            category_ids[result.prompt_id]
+            for result in image.results
+            if result.capped and result.prompt_id in category_ids
+        ],
     }
     return facts | ({"gone": True} if image.gone else {})
 
 
 def is_ours(file: BinaryIO) -> bool:
-    """Whether the file begins like ours, with an `info` that has our keys."""
+    """Whether the file begins like ours, with an `info` that has our keys, or with a list of them if it was merged."""
     head = file.read(len(START) + INFO_BYTES)
-    if not head.startswith(START):
+    start = next((start for start in (START, MERGED_START) if head.startswith(start)), None)
+    if start is None:
         return False
-    info = head[len(START) :].partition(b"\n")[0].removesuffix(b",")
     try:
-        facts = json.loads(info)
+        facts = json.loads(head[len(start) :].partition(b"\n")[0].removesuffix(b","))
     except ValueError:
         return False
-    return isinstance(facts, dict) and facts.keys() >= INFO_KEYS
+    last = facts[-1] if isinstance(facts, list) and facts else facts
+    return isinstance(last, dict) and last.keys() >= INFO_KEYS
 
 
-FORMAT = Format(export_coco, is_ours, ".json", stem="coco")
+FORMAT = Format(
+    export_coco,
+    is_ours,
+    ".json",
+    stem="coco",
+    takes={"merge": "categories to add to a file", "shard_images": "several files"},
+)

@@ -81,6 +81,16 @@ class Targets:
                         os.unlink(name, dir_fd=folder)
                     raise
 
+    def remove(self, path: Path, recognise: Recognise) -> bool:
+        """Remove an ordinary file that we made; return whether there was one. Others stay as they are."""
+        with writing(path), suppress(FileNotFoundError), self._folder_of(path, make=False) as (folder, place):
+            found = os.stat(place.name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and _is_recognised(folder, place.name, recognise):
+                self._judge(folder, place.name, path, recognise)
+                os.unlink(place.name, dir_fd=folder)
+                return True
+        return False
+
     def link(self, path: Path, to: str, *, ours: bool) -> None:
         """Make `path` a symbolic link to the absolute path `to`; an ordinary file stays as it is.
 

@@ -19,7 +19,6 @@ from producer.results.annotations import annotations
 from producer.results.common import ExportRequest, Summary, TellRows, counting, status
 from producer.results.export_folder import open_folder, record
 from producer.results.formats import Format
-from producer.results.targets import writing
 from workers.inference import location
 
 SHARD_IMAGES = 1000  # images of a shard, if the user names no other number
@@ -77,7 +76,7 @@ class _Shards:
         self._open.__exit__(kind, error, None)  # a shard that is not whole is dropped
         if kind is None:
             for number in itertools.count(self.number):
-                if not self._remove(self._path(number)):
+                if not self._request.files.remove(self._path(number), is_ours):
                     return
 
     def add(self, key: str, files: dict[str, bytes]) -> None:
@@ -96,18 +95,6 @@ class _Shards:
 
     def _path(self, number: int) -> Path:
         return self._request.out / f"{self._kind}-{number:06}.tar"
-
-    def _remove(self, shard: Path) -> bool:
-        """Remove the shard if it is there and ours; return whether it was."""
-        if not shard.is_file() or shard.is_symlink():
-            return False
-        with writing(shard):
-            with shard.open("rb") as file:
-                if not is_ours(file):
-                    return False
-            self._request.files.check(shard)
-            shard.unlink()
-        return True
 
 
 def _content(request: ExportRequest, path: str) -> bytes | None:
