@@ -245,7 +245,7 @@ def read(name: str) -> list[dict[str, str]]:
         (
             ("faces", "--format", "csv", "-o", "x", "--select", "best"),
             2,
-            "--select best: only --format png has masks of several instances",
+            "--select best: only --format png or cutout has masks of several instances",
         ),
         (
             ("faces", "--format", "csv", "-o", "x", "--flat"),
@@ -256,12 +256,12 @@ def read(name: str) -> list[dict[str, str]]:
         (
             ("faces", "--format", "png", "-o", "-"),
             2,
-            "-o -: only one file, csv, coco, coco-results, jsonl or parquet without --json",
+            "-o -: only one file, csv, coco, coco-results, jsonl, parquet or label-studio without --json",
         ),
         (
             ("faces", "--format", "csv", "-o", "-", "--json"),
             2,
-            "-o -: only one file, csv, coco, coco-results, jsonl or parquet without --json",
+            "-o -: only one file, csv, coco, coco-results, jsonl, parquet or label-studio without --json",
         ),
         (("faces", "--format", "csv", "-o", "."), 2, ". is a folder: name a file to write"),
         (("faces", "--format", "csv", "-o", "/proc/x.csv"), 2, "/proc/x.csv: cannot write"),
