@@ -6,11 +6,11 @@ source, and more input for the same run is a source that has grown.
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkstemp
 from typing import BinaryIO
 
 from db import private
@@ -29,32 +29,27 @@ def received(state_dir: Path, run: str | None, *, keep: bool) -> Iterator[tuple[
     The name is `run`, or made from the content. Without `keep` the file is removed at the end of the block. Raises
     `UsageError` if nothing is piped in, or the file cannot be written.
     """
-    with _told(state_dir):
-        folder = private.make_folder(state_dir / FOLDER) if keep else None
-        descriptor, new = tempfile.mkstemp(dir=folder, prefix=".new-", suffix=STDIN_SUFFIX)
+    with nullcontext(state_dir / FOLDER) if keep else TemporaryDirectory(prefix="sam3-") as folder:
+        place, name = _received(Path(folder), run)
+        yield place, name
+
+
+def _received(folder: Path, run: str | None) -> tuple[Path, str]:
     try:
-        with _told(state_dir), os.fdopen(descriptor, "wb") as file:
-            digest = _copy(file)
-        name = run or f"stdin-{digest[:8]}"
-        if folder is None:
-            yield Path(new), name
-            return
-        place = folder / f"{name}{STDIN_SUFFIX}"
-        with _told(state_dir):
+        descriptor, new = mkstemp(dir=private.make_folder(folder), prefix=".new-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                digest = _copy(file)
+            name = run or f"stdin-{digest[:8]}"
+            place = folder / f"{name}{STDIN_SUFFIX}"
             if not _holds(place, digest):  # else it keeps its time, by which it is known to be unchanged
                 os.replace(new, place)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(new)
-    yield place, name
-
-
-@contextmanager
-def _told(state_dir: Path) -> Iterator[None]:
-    try:
-        yield
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(new)
     except OSError as error:
-        raise UsageError(f"standard input cannot be kept in {state_dir}: {error.strerror}") from None
+        raise UsageError(f"standard input cannot be kept in {folder}: {error.strerror}") from None
+    return place, name
 
 
 def _copy(file: BinaryIO) -> str:

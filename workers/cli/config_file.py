@@ -21,10 +21,13 @@ def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]
     keys = _load_yaml(path)
     if not isinstance(keys, dict | None):
         raise UsageError(f"{path}: expected keys and values, such as 'prompt: [person]'")
-    named = {
-        str(key).replace("-", "_"): value for key, value in (keys or {}).items() if key not in (SLUGS, FIRST_SOURCE)
-    }
     own = {parameter.name: parameter for parameter in params}
+    spelled = {_as_key(flag): parameter.name or "" for parameter in params for flag in parameter.opts}
+    named = {
+        spelled.get(_as_key(str(key)), _as_key(str(key))): value
+        for key, value in (keys or {}).items()
+        if key not in (SLUGS, FIRST_SOURCE)
+    }
     for key, value in named.items():
         if key in own or key in Settings.model_fields:
             named[key] = _as_typed(f"{path}: {key}", value, multiple=getattr(own.get(key), "multiple", False))
@@ -32,6 +35,10 @@ def read_config(path: Path, params: Sequence[click.Parameter]) -> dict[str, Any]
             close = difflib.get_close_matches(key, known, n=1)
             raise UsageError(f"{path}: unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))
     return named
+
+
+def _as_key(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def _as_typed(where: str, value: Any, *, multiple: bool) -> Any:

@@ -149,6 +149,13 @@ def test_cells_that_no_longer_fit_their_column_do_not_stop_an_export(shell: Shel
     ]
 
 
+@pytest.mark.parametrize("key", ["csv", "source"])
+def test_a_config_file_names_the_source_by_either_name(shell: Shell, key: str) -> None:
+    write_list(shell.home / "faces.txt", ROWS)
+    (shell.home / "config.yaml").write_text(f"{key}: faces.txt\nprompt: person\n")
+    assert shell(enqueue.main, "--config", "config.yaml", "--dry-run", "--json").json["images"] == 40
+
+
 @pytest.mark.usefixtures("broker")
 def test_sam3_enqueue_takes_a_folder_and_says_what_it_leaves_out(shell: Shell) -> None:
     for name in ("a/1.jpg", "2.png", "notes.txt"):
