@@ -39,6 +39,7 @@ IMAGES = select(
     Image.same_as,
     Image.width,
     Image.height,
+    Image.file_size,
     Image.error_class,
     Image.error,
 )
@@ -59,6 +60,11 @@ class ExportedImage:
     height: int | None
     results: tuple[PromptResult, ...]  # in the order of the row's prompts, or of the run's; empty unless it is done
     gone: bool = False  # the source, read to its end, no longer has the row
+    file_size: int | None = None  # bytes of the image's file when its results were made
+
+    def is_made_from(self, size: int) -> bool:
+        """Whether the results may be of a file with so many bytes; if not, another picture has taken its place."""
+        return self.file_size in (None, size)
 
 
 @dataclass(frozen=True)
@@ -234,6 +240,7 @@ def _with_results(
             height=source.height if done else None,
             results=_in_order(results.get(source.id, []), image.prompts) if done else (),
             gone=reading.is_gone(image.load),
+            file_size=source.file_size if done else None,
         )
 
 

@@ -60,7 +60,12 @@ class _Cuts:
             return Piece(target, made_from, None)
         place = location.place(self._request.view.source.root, image.path)
         rles, marks = tuple(instance.rle for instance in instances), texts(self._request.view.name, made_from)
-        return Piece(target, made_from, self._make, (place, self._rules, (height, width), rles, self._cut, marks))
+        return Piece(
+            target,
+            made_from,
+            self._make,
+            (place, self._rules, (height, width, image.file_size), rles, self._cut, marks),
+        )
 
 
 def _style(own: Any) -> MaskStyle:

@@ -29,22 +29,23 @@ class Cut:
 def cut_out(
     place: str,
     rules: ReadRules,
-    size: tuple[int, int],
+    was: tuple[int, int, int | None],
     rles: Sequence[bytes],
     cut: Cut,
     texts: Sequence[bytes],
 ) -> bytes | None:
-    """The image at `place` where the masks are, as PNG; None if it cannot be read, or no longer has the `size`.
+    """The image at `place` where the masks are, as PNG; None if it cannot be read, or has been replaced.
 
-    `size` is (height, width), `rles` are compressed COCO RLE counts. Without a background the PNG has RGB as in the
-    image and straight alpha, the mask; where alpha is 0, RGB is 0, too, so that nothing of the rest can be seen. With a
-    background there is no alpha.
+    `was` is (height, width, bytes of the file) when it was segmented; the bytes may be unknown. `rles` are
+    compressed COCO RLE counts. Without a background the PNG has RGB as in the image and straight alpha, the mask;
+    where alpha is 0, RGB is 0, too, so that nothing of the rest can be seen. With a background there is no alpha.
     """
     try:
-        rgb = read_image(place, rules).pixels
+        image = read_image(place, rules)
     except UnreadableImage:
         return None
-    if rgb.shape[:2] != size:
+    rgb, size = image.pixels, was[:2]
+    if rgb.shape[:2] != size or was[2] not in (None, image.file.size):
         return None
     alpha = edited(union(*size, rles), **cut.edits)
     if cut.crop:

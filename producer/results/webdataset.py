@@ -43,7 +43,7 @@ def export_webdataset(request: ExportRequest, images: Iterable[ExportedImage], p
         for image in counting(images, progress):
             if image.state != ImageState.DONE:
                 continue
-            data = _content(request, image.path)
+            data = _content(request, image)
             if data is None:
                 missing += 1
                 continue
@@ -53,8 +53,12 @@ def export_webdataset(request: ExportRequest, images: Iterable[ExportedImage], p
             facts = _facts(request, image)
             shards[kind].add(f"{image.row:09}", {kind: data, "json": json.dumps(facts, ensure_ascii=False).encode()})
             listed, instances = listed + 1, instances + len(facts["annotations"])  # type: ignore[arg-type]
+        for first in request.out.glob("*-000000.tar"):  # of a kind that only an earlier export had
+            kind = first.name.removesuffix("-000000.tar")
+            if kind not in shards:
+                opened.enter_context(_Shards(request, kind))
     record(request, folder, complete=True)
-    told = (f"{missing} left out, as their images cannot be read",) if missing else ()
+    told = (f"{missing} left out, as their images cannot be read as they were",) if missing else ()
     return Summary(listed, instances, sum(one.number for one in shards.values()), request.out, told=told)
 
 
@@ -97,13 +101,14 @@ class _Shards:
         return self._request.out / f"{self._kind}-{number:06}.tar"
 
 
-def _content(request: ExportRequest, path: str) -> bytes | None:
-    """The file of an image; None if it cannot be read, or a link leads out of the root that its run was confined to."""
+def _content(request: ExportRequest, image: ExportedImage) -> bytes | None:
+    """The file of an image; None if it cannot be read, or is another one than was segmented, or a link leads out of the
+    root that its run was confined to."""
     source = request.view.source
     within = source.root if source.confined and not source.follow_symlinks else None
     try:
-        with location.opened(location.place(source.root, path), within) as (_, file):
-            return file.read()
+        with location.opened(location.place(source.root, image.path), within) as (seen, file):
+            return file.read() if image.is_made_from(seen.size) else None
     except (OSError, ValueError):
         return None
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from sqlalchemy import update
 
+from db.models import Image as Row
 from producer.results.common import ExportRequest, Summary
 from producer.results.cutout import export_cutouts
 from producer.results.marks import made_by_export
@@ -104,11 +106,17 @@ def test_flags_that_do_not_fit_are_refused_before_anything_is_written(
     assert not request.out.exists()
 
 
-def test_an_image_of_another_size_than_it_had_is_left_out(
-    run: Finished, request_for: MakeRequest, tmp_path: Path
-) -> None:
+def test_an_image_that_was_replaced_is_left_out(run: Finished, request_for: MakeRequest, tmp_path: Path) -> None:
+    with run.sessions.begin() as session:
+        session.execute(update(Row).values(file_size=(tmp_path / "in/a.jpg").stat().st_size))
+    assert export(run, request_for("cuts")).files == 1
+    Image.new("RGB", SIZE).save(tmp_path / "in/a.jpg")  # as large as the one before, in pixels
+    assert export(run, request_for("again")).files == 0
+    with run.sessions.begin() as session:
+        session.execute(update(Row).values(file_size=None))
+    assert export(run, request_for("unknown")).files == 1
     Image.new("RGB", (9, 9)).save(tmp_path / "in/a.jpg")
-    assert export(run, request_for("cuts")).files == 0
+    assert export(run, request_for("small")).files == 0
 
 
 def test_cut_outs_are_ours_and_have_a_folder_of_their_own(run: Finished, request_for: MakeRequest) -> None:

@@ -9,8 +9,10 @@ import pytest
 import webdataset
 from PIL import Image
 from pycocotools import mask as coco_mask
+from sqlalchemy import update
 
 from db.intake import NewRow
+from db.models import Image as Row
 from producer.results.common import ExportRequest, Summary
 from producer.results.marks import made_by_export
 from producer.results.webdataset import export_webdataset
@@ -52,7 +54,7 @@ def test_webdataset_reads_images_and_annotations_of_one_kind_a_shard_list(photos
     request = ExportRequest(photos.view, 0.5, tmp_path / "shards", own={"shard_images": 2})
     summary = export(photos, request)
     assert (summary.images, summary.instances, summary.files) == (4, 6, 3)
-    assert summary.told == ("1 left out, as their images cannot be read",)
+    assert summary.told == ("1 left out, as their images cannot be read as they were",)
     assert [path.name for path in sorted(request.out.glob("*.tar"))] == [
         "jpg-000000.tar", "jpg-000001.tar", "png-000000.tar"
     ]  # fmt: skip
@@ -68,6 +70,26 @@ def test_webdataset_reads_images_and_annotations_of_one_kind_a_shard_list(photos
     assert np.array_equal(masks[1], LARGE)
     [png] = samples(request.out, "png")
     assert png["png"][0, 0].tolist() == [1, 0, 0]
+
+
+def test_shards_of_a_kind_that_is_exported_no_more_are_removed(photos: Finished, tmp_path: Path) -> None:
+    request = ExportRequest(photos.view, 0.5, tmp_path / "shards")
+    export(photos, request)
+    (request.out / "png-000001.tar").write_text("mine")
+    only = [image for image in photos.images(request) if image.path.endswith(".jpg")]
+    export_webdataset(request, only, lambda count: None)
+    assert sorted(path.name for path in request.out.glob("*.tar")) == ["jpg-000000.tar", "png-000001.tar"]
+
+
+def test_an_image_that_was_replaced_is_in_no_shard(photos: Finished, tmp_path: Path) -> None:
+    sizes = {name: (tmp_path / "in" / name).stat().st_size for name in NAMES[:-1]}
+    with photos.sessions.begin() as session:
+        for name, size in sizes.items():
+            session.execute(update(Row).where(Row.path == name).values(file_size=size))
+    Image.effect_noise(SIZE, 99).save(tmp_path / "in" / "1.jpg")
+    request = ExportRequest(photos.view, 0.5, tmp_path / "shards")
+    assert export(photos, request).images == 3
+    assert "1.jpg" not in [one["json"]["path"] for one in samples(request.out, "jpg")]
 
 
 def test_the_same_export_gives_the_same_bytes_and_larger_shards_replace_the_smaller_ones(
