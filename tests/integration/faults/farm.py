@@ -3,9 +3,10 @@
 import os
 import re
 import signal
+import sqlite3
 from collections import Counter
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.claims import MAX_ATTEMPTS
-from db.models import Image, Result, Worker
+from db.models import Chunk, Image, Result, Worker
 from db.session import Sessions, read
 from db.states import LIVE, ImageState
 from tests.db import audit, scenario
@@ -81,10 +82,10 @@ def results(sessions: Sessions) -> int:
     return read(sessions, lambda session: session.execute(select(func.count()).select_from(Result)).scalar_one())
 
 
-def some_results(sessions: Sessions, more: int = 1) -> None:
-    """Wait until so many more images are done."""
-    before = results(sessions)
-    wait_until(lambda: results(sessions) >= before + more, "commits")
+def some_results(sessions: Sessions, more: int = 1, before: int | None = None) -> None:
+    """Wait until so many more images are done than now, or than `before`."""
+    enough = (results(sessions) if before is None else before) + more
+    wait_until(lambda: results(sessions) >= enough, "commits")
 
 
 def is_over(sessions: Sessions, run_id: int) -> bool:
@@ -164,18 +165,51 @@ def crashes(said: str) -> int:
     return said.count("WorkerLostError: Worker exited prematurely")
 
 
-def stop_in_hand(launcher: Background, sessions: Sessions) -> None:
-    """Stop a launcher and everything that it started while it holds a chunk, as if its machine stood still."""
+def halt_in_hand(
+    sessions: Sessions, halt: Callable[[], object], go_on: Callable[[], object], begun: bool = False
+) -> int:
+    """Halt something while a worker has a chunk in hand, from which results are to come; how many there were before.
 
-    def stopped() -> bool:
-        busy_child(sessions)
-        signal_all(launcher, signal.SIGSTOP)
-        if scenario.running(sessions):
+    With `begun` one of the chunk's batches is in the database, so that the worker surely knows that it has the chunk.
+    """
+    before: list[int] = []
+
+    def held() -> bool:
+        running = read(
+            sessions, lambda session: session.execute(select(Chunk).filter_by(state="running")).scalars().all()
+        )
+        return any(chunk.segmented or not begun for chunk in running)
+
+    def halted() -> bool:
+        if not held():
+            return False
+        halt()
+        before[:] = [results(sessions)]
+        if held() and not _is_locked(sessions):
             return True
-        signal_all(launcher, signal.SIGCONT)  # it was just between two chunks
+        go_on()  # the chunk was just finished, or a transaction was open that everybody else would wait for
         return False
 
-    wait_until(stopped, "a chunk in the hand of a launcher that stands still")
+    wait_until(halted, "a chunk in hand")
+    return before[0]
+
+
+def _is_locked(sessions: Sessions) -> bool:
+    """Whether somebody is in the middle of writing to a SQLite database."""
+    url = sessions.kw["bind"].url
+    if url.get_backend_name() != "sqlite":
+        return False
+    with closing(sqlite3.connect(url.database, timeout=0, isolation_level=None)) as probe:
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
+
+
+def stop_in_hand(launcher: Background, sessions: Sessions) -> None:
+    """Stop a launcher and everything that it started while it holds a chunk, as if its machine stood still."""
+    halt_in_hand(sessions, lambda: signal_all(launcher, signal.SIGSTOP), lambda: signal_all(launcher, signal.SIGCONT))
 
 
 def signal_all(launcher: Background, number: signal.Signals) -> None:

@@ -6,10 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
-from db.models import Chunk, Worker
-from db.session import Sessions, read
+from db.session import Sessions
 from tests import templates
 from tests.db import scenario
 from tests.integration.faults import farm
@@ -83,12 +81,6 @@ def run_id(sessions: Sessions, tmp_path: Path) -> int:
     return farm.load(sessions, tmp_path / "in", IMAGES, chunk_size=CHUNK)
 
 
-def holds_a_chunk(sessions: Sessions, host: Host) -> bool:
-    owned = select(Chunk.id).join(Worker, Worker.id == Chunk.owner_id)
-    held = owned.where(Worker.host == host.name, Chunk.state == "running")
-    return bool(read(sessions, lambda session: session.execute(held).all()))
-
-
 @broker_over_the_wire
 def test_a_broker_behind_a_dead_wire_is_left_alone_and_found_again(
     there: Terminal, sessions: Sessions, hosts: Hosts, run_id: int, tmp_path: Path
@@ -96,10 +88,9 @@ def test_a_broker_behind_a_dead_wire_is_left_alone_and_found_again(
     """F18. Neither side hears of it; our sockets give up after fifteen seconds."""
     far, near, wire = hosts
     cut_off = farm.start(there.on(far.within), "far", slow=0.1)
-    wait_until(lambda: holds_a_chunk(sessions, far), "the far worker's chunk")
-    wire.cut(BROKER_PORT)
+    done = farm.halt_in_hand(sessions, lambda: wire.cut(BROKER_PORT), wire.cut)
     before = wire.dropped
-    farm.some_results(sessions)  # what it has in hand needs no broker
+    farm.some_results(sessions, before=done)  # what it has in hand needs no broker
     other = farm.start(there.on(near.within), "near")
     farm.finish(sessions, run_id)
     wait_until(lambda: "lost doorbells are not looked for" in cut_off.output(), "the far worker to notice")
@@ -121,9 +112,8 @@ def test_a_worker_cut_off_from_its_database_is_replaced_and_commits_nothing_late
 ) -> None:
     """F19. Its host is another one: only the end of its lease says that it is gone."""
     far, near, wire = hosts
-    cut_off = farm.start(there.on(far.within), "far", slow=0.2)
-    wait_until(lambda: holds_a_chunk(sessions, far), "the far worker's chunk")
-    wire.cut(DATABASE_PORT)
+    cut_off = farm.start(there.on(far.within), "far", slow=0.4)
+    farm.halt_in_hand(sessions, lambda: wire.cut(DATABASE_PORT), wire.cut, begun=True)
     other = farm.start(there.on(near.within), "near")
     farm.finish(sessions, run_id)
     farm.check(sessions, run_id)
