@@ -93,12 +93,21 @@ class RowSource(Protocol):
         """
         if known.source_sha256 is not None:
             return self.survey(known.source_size, known.source_sha256).continues
+        if not known.source_size:  # a sample, whose rows may be anywhere
+            return self._has_all({path for _, path, _ in recorded})
         if known.load > 1:  # the input was edited, so its rows no longer have the order of their numbers
             return False
         numbered = {number: path for number, path, _ in recorded}
         rows = islice(enumerate(self.rows(), start=1), max(numbered))
         found = {number: row.path for number, row in rows if number in numbered}
         return found == numbered
+
+    def _has_all(self, paths: set[str]) -> bool:
+        for row in self.rows():
+            paths.discard(row.path)
+            if not paths:
+                return True
+        return False
 
     @property
     def named_columns(self) -> dict[str, str]:

@@ -126,6 +126,18 @@ def test_a_sample_that_was_killed_goes_on_and_so_does_the_whole_run_after_it(
     assert scenario.states(sessions, 1).count("duplicate") == 1
 
 
+def test_the_source_of_a_sample_that_was_moved_is_known_by_its_rows(sessions: Sessions, faces: Path) -> None:
+    load(sessions, faces, 10)
+    moved, other = faces.with_name("moved.csv"), faces.with_name("other.csv")
+    other.write_text("path,n\n" + "".join(f"{number:04}.jpg,0\n" for number in range(20)))
+    faces.rename(moved)
+
+    with pytest.raises(UsageError, match="does not hold what was recorded from"):
+        load(sessions, other, 10)
+    assert load(sessions, moved, 20).new_rows == 10
+    assert load(sessions, moved).new_rows == 30
+
+
 def test_a_sample_of_a_folder_becomes_a_part_of_it(sessions: Sessions, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
