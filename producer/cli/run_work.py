@@ -4,6 +4,7 @@ import signal
 import time
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from pathlib import Path
 
 from db import doorbells
 from db.session import write
@@ -21,6 +22,7 @@ from workers.fleet.launcher import Launcher
 from workers.fleet.reconcile import Reconciler
 from workers.fleet.supervise import supervise
 from workers.fleet.valkey import BundledBroker
+from workers.settings import default_state_dir
 
 POLL_SECONDS = (0.1, 0.5)  # shortest and longest pause between two looks at the run; a slow look is made less often
 LOOKING_SHARE = 0.1  # most of the time that is spent on looks
@@ -38,6 +40,12 @@ def local_slots(gpus: str, count: int | None) -> list[Slot]:
         return choose_slots("cpu", None, say)
 
 
+def _compiled_folder(found: Found) -> Path | None:
+    """Where compiled kernels are kept: not in the output folder, so that the next run finds them."""
+    own = found.folder is not None and found.settings.state_dir.is_relative_to(found.folder.absolute())
+    return default_state_dir() / "compiled" if own else None
+
+
 def work_off(
     found: Found, broker: BundledBroker, slots: list[Slot], following: AbstractContextManager[object]
 ) -> signal.Signals | None:
@@ -52,7 +60,7 @@ def work_off(
     broker.start()
     try:
         app = create_app(settings)
-        launcher = Launcher(settings, slots, say, log_folder=settings.state_dir / "logs")
+        launcher = Launcher(settings, slots, say, settings.state_dir / "logs", _compiled_folder(found))
         reconciler = Reconciler(found.sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
         where = ", ".join(slot.name for slot in slots)
         with Meter(f"segmenting {found.name} on {where}", "images") as meter, ExitStack() as beside:

@@ -50,14 +50,23 @@ class Launcher:
     """Nodes live and die with this process. Call `start` and, often, `tend`: both from the main thread.
 
     `settings` must hold absolute paths: nodes work in a folder of ours, so that a folder of the user's called `db`
-    or `workers` is never imported. With `log_folder` each node writes a file there instead of to our stderr.
+    or `workers` is never imported. With `log_folder` each node writes a file there instead of to our stderr. Compiled
+    kernels are kept in `compiled`, or else in the state folder.
     """
 
-    def __init__(self, settings: Settings, slots: list[Slot], say: Say, log_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        slots: list[Slot],
+        say: Say,
+        log_folder: Path | None = None,
+        compiled: Path | None = None,
+    ) -> None:
         self._settings = settings
         self._slots = slots
         self._say = say
         self._log_folder = log_folder
+        self._compiled = compiled or settings.state_dir / "compiled"
         self._nodes: list[Node] = []
         self._touch_at = time.monotonic() + TOUCH_SECONDS
 
@@ -185,7 +194,7 @@ class Launcher:
             # Threads of one computation: all cores for a model on the CPU; one beside a GPU, as several threads work.
             "OMP_NUM_THREADS": str(cores if slot.device == "cpu" else 1),
             # Compiled kernels are kept for all nodes of this machine. One node at a time compiles, on all cores.
-            "TORCHINDUCTOR_CACHE_DIR": str(self._settings.state_dir / "compiled"),
+            "TORCHINDUCTOR_CACHE_DIR": str(self._compiled),
             "TORCHINDUCTOR_COMPILE_THREADS": str(self._settings.cores),
             **_allocator(),
             **os.environ,

@@ -153,19 +153,18 @@ def test_a_node_is_told_its_slot_its_settings_and_its_gpu(start: Start, tmp_path
 
 
 def test_nodes_of_a_machine_share_compiled_kernels_and_one_compiles_them_on_all_cores(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SAM3_CORES", "9")
-    for name in (
-        "TORCHINDUCTOR_CACHE_DIR",
-        "TORCHINDUCTOR_COMPILE_THREADS",
-    ):  # torch sets the first one in this process
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"):  # torch sets the first one
         monkeypatch.delenv(name, raising=False)
-    tell = 'echo $TORCHINDUCTOR_CACHE_DIR $TORCHINDUCTOR_COMPILE_THREADS > "$SAM3_NODE"'
-    launcher = start(tell, CPU0, Slot("gpu6", "6"))
-    wait_until(lambda: launcher.running() == 0, "the nodes")
-    for node in ("cpu0", "gpu6"):
-        assert (tmp_path / "nodes" / node).read_text() == f"{tmp_path}/compiled 9\n"
+    settings = Settings(state_dir=tmp_path, cores=9)
+    for given, folder in ((None, tmp_path / "compiled"), (tmp_path / "elsewhere", tmp_path / "elsewhere")):
+        launcher = Launcher(settings, [CPU0, Slot("gpu6", "6")], print, compiled=given)
+        for slot in (CPU0, Slot("gpu6", "6")):
+            said = launcher._environment(slot)
+            assert (said["TORCHINDUCTOR_CACHE_DIR"], said["TORCHINDUCTOR_COMPILE_THREADS"]) == (str(folder), "9")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/theirs")
+    assert Launcher(settings, [CPU0], print)._environment(CPU0)["TORCHINDUCTOR_CACHE_DIR"] == "/theirs"
 
 
 @pytest.mark.parametrize("said", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])
