@@ -51,6 +51,7 @@ class Program:
         except KeyboardInterrupt:  # beside what the command itself looks after
             pass
         stopping.end(code)
+        gc.freeze()  # else Python looks for garbage among all there is once more, for a fifth of a second
         sys.exit(stopping.code)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,15 +1,18 @@
 """Brings a database to the newest schema with the migrations in the folder beside this file; knows no settings.
 
-Alembic is imported only where there is something to upgrade: all commands and workers check the schema.
+Alembic is imported only where there is something to upgrade: all commands and workers check the schema, and a new
+SQLite file gets its tables at once.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from db.models import Base, Installation
 from db.refusals import is_read_only
 from db.session import DatabaseUnusable, NoDatabase, Sessions, is_ours, read, reading, without_foreign_keys, write
 
@@ -70,7 +73,11 @@ def _upgrade(session: Session) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
     found = revision(connection)
     _refuse_newer(found)
-    if found != newest_revision():  # another process may have done it while we waited
+    if found == newest_revision():  # another process has done it while we waited
+        return
+    if found is None and connection.dialect.name == "sqlite":
+        _make_tables(connection)
+    else:
         from alembic import command
 
         command.upgrade(_config(connection), "head")
@@ -78,6 +85,14 @@ def _upgrade(session: Session) -> None:
             raise DatabaseUnusable(
                 "the upgrade would leave rows without the rows that they belong to: please report it"
             )
+
+
+def _make_tables(connection: Connection) -> None:
+    """Make the tables of a new SQLite file in a tenth of the time that the migrations take, to the same end."""
+    Base.metadata.create_all(connection)
+    connection.execute(insert(Installation).values(identity=uuid4().hex))
+    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text("INSERT INTO alembic_version VALUES (:newest)"), {"newest": newest_revision()})
 
 
 def _refuse_newer(found: str | None) -> None:

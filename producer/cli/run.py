@@ -8,6 +8,7 @@ import click
 from producer.cli.options import exit_flags, force_flag, json_flag, price_flag, run_flags, stop_flag
 from producer.cli.redo import redo_flag
 from producer.results.formats import MODULES
+from sam3_start import QuickImports
 from workers.cli import base
 from workers.cli.commands import worker_flags
 
@@ -51,6 +52,7 @@ def main(source: Path, output: Path, **flags: Any) -> int:
     The same command again goes on where it stopped. Masks and preview.jpg are written while it works, results.csv at
     the end.
     """
-    from producer.cli import run_here
+    with QuickImports():
+        from producer.cli import run_here
 
     return run_here.run(source, output, flags)

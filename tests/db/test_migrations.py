@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from db.migrate import _config, _known_revisions, ensure_schema, newest_revision, revision, upgrade
-from db.models import Base, Chunk, Image, Instance, Run
+from db.models import Base, Chunk, Image, Installation, Instance, Run
 from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys
 from tests.db import scenario
 from tests.db.processes import run_together
@@ -62,8 +62,9 @@ def empty(database_url: str) -> Iterator[Sessions]:
 
 @pytest.fixture
 def sessions(empty: Sessions) -> Sessions:
-    """One with our tables and nothing else, unlike other tests' databases."""
-    upgrade(empty)
+    """One with our tables as the migrations make them, and nothing else, unlike other tests' databases."""
+    with without_foreign_keys(empty) as unchecked, unchecked.begin() as session:
+        command.upgrade(_config(session.connection()), "head")
     return empty
 
 
@@ -80,9 +81,10 @@ def test_a_migrated_database_has_the_same_columns_indexes_and_constraints_as_the
     database_url: str, sessions: Sessions, tmp_path: Path
 ) -> None:
     migrated = _described(sessions.kw["bind"])
-    if database_url.startswith("sqlite"):
-        modelled = create_engine(f"sqlite:///{tmp_path / 'models.db'}")
-        Base.metadata.create_all(modelled)
+    if database_url.startswith("sqlite"):  # as a new file is made
+        new = connect(f"sqlite:///{tmp_path / 'models.db'}")
+        ensure_schema(new)
+        modelled = new.kw["bind"]
     else:  # into an own schema of the same database
         modelled = create_engine(sessions.kw["bind"].url, connect_args={"options": "-c search_path=models"})
         with modelled.begin() as connection:
@@ -94,15 +96,26 @@ def test_a_migrated_database_has_the_same_columns_indexes_and_constraints_as_the
     assert migrated == described
 
 
-@pytest.mark.parametrize("table", ["run", "prompt", "chunk", "image", "worker"])
-def test_sqlite_never_gives_an_id_again(table: str, tmp_path: Path) -> None:
-    sessions = connect(f"sqlite:///{tmp_path / 'sam3.db'}")
+@pytest.mark.parametrize("way", ["migrated", "made at once"])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_sqlite_never_gives_an_id_again(way: str, empty: Sessions, request: pytest.FixtureRequest) -> None:
+    sessions = request.getfixturevalue("sessions") if way == "migrated" else empty
     ensure_schema(sessions)
     with reading(sessions) as session:
-        made = session.execute(text("SELECT sql FROM sqlite_master WHERE name = :table"), {"table": table}).scalar_one()
-    sessions.kw["bind"].dispose()
+        made = session.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'")).scalars()
 
-    assert "AUTOINCREMENT" in made
+        assert {"run", "prompt", "chunk", "image", "worker"} <= set(made)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_new_sqlite_file_is_one_that_later_releases_can_upgrade(empty: Sessions) -> None:
+    ensure_schema(empty)
+    with without_foreign_keys(empty) as unchecked, unchecked.begin() as session:
+        context = MigrationContext.configure(session.connection())
+        identities = session.scalars(select(Installation.identity)).all()
+
+        assert context.get_current_revision() == newest_revision()
+        assert [len(identity) for identity in identities] == [32]
 
 
 def test_the_next_run_gets_an_id_that_no_deleted_run_had(sessions: Sessions) -> None:
@@ -352,7 +365,7 @@ def test_several_processes_may_upgrade_at_once(database_url: str) -> None:
     run_together(4, UPGRADE, database_url)
 
 
-def test_an_upgrade_waits_for_one_that_has_not_committed(empty: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upgrade_waits_for_one_that_has_not_committed(filled: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     made, go_on = Event(), Event()
     real = command.upgrade
 
@@ -363,9 +376,9 @@ def test_an_upgrade_waits_for_one_that_has_not_committed(empty: Sessions, monkey
 
     monkeypatch.setattr(command, "upgrade", hold_open)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(upgrade, empty)
+        first = threads.submit(upgrade, filled)
         assert made.wait(20)
-        second = threads.submit(upgrade, empty)
+        second = threads.submit(upgrade, filled)
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)
         go_on.set()
