@@ -3,6 +3,7 @@
 The command `celery worker` would do the same, but first imports all of Celery's other commands.
 """
 
+import signal
 import socket
 import sys
 
@@ -24,8 +25,21 @@ def main(name: str) -> int:
             loglevel="WARNING",
             quiet=True,
         )
+    _start_tracker()
     parent.start()
     return parent.exitcode or 0
+
+
+def _start_tracker() -> None:
+    """Start billiard's process that removes semaphores in the end, deaf to the SIGTERM that asks the group to end.
+
+    billiard itself would leave it a moment in which that signal ends it, and this process with a traceback.
+    """
+    from billiard import semaphore_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    semaphore_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import logging
 from typing import Any
 
 import redis
+from billiard.exceptions import WorkerLostError
 from celery.signals import worker_before_create_process, worker_init
+from celery.worker import state
 from celery.worker.control import Panel
 
 from workers.broker.app import create_app
@@ -24,6 +26,13 @@ class _BrokerLost(logging.Filter):
         return True
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """False if the process that works has ended before it was up because this node was asked to end."""
+    error = record.exc_info[1] if record.exc_info else None
+    return state.should_stop is None or not isinstance(error, WorkerLostError)
+
+
+logging.getLogger("celery.worker").addFilter(_is_news)
 for _name in ("celery.worker.consumer.consumer", "celery.worker.pidbox", "kombu.message"):
     logging.getLogger(_name).addFilter(_BrokerLost())
 

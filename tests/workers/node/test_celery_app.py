@@ -2,14 +2,17 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import celery._state
+import celery.worker.state
 import pytest
 import redis
+from billiard.exceptions import WorkerLostError
 from celery import Celery
 
 from tests.quick_start import PROJECT
@@ -52,3 +55,29 @@ def test_the_celery_parent_starts_without_what_only_its_process_that_works_needs
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT, env=environment
     )
     assert {"sqlalchemy", "alembic", "numpy", "PIL", "torch", "workers.inference"} & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize(("stopping", "lines"), [(None, 1), (0, 0)])
+def test_a_start_that_is_broken_off_is_no_error_when_the_node_was_asked_to_end(
+    stopping: int | None, lines: int, app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(celery.worker.state, "should_stop", stopping)
+    logger = logging.getLogger("celery.worker")
+    monkeypatch.setattr(logger, "propagate", True)
+    try:
+        raise WorkerLostError("Could not start worker processes")
+    except WorkerLostError as error:
+        logger.critical("Unrecoverable error: %r", error, exc_info=True)
+    assert len(caplog.records) == lines
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_no_signal_to_a_whole_node_ends_what_removes_its_semaphores() -> None:
+    script = (
+        "from workers.node.__main__ import _start_tracker; _start_tracker()\n"
+        "import signal; assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "[pid] = open('/proc/self/task/' + str(__import__('os').getpid()) + '/children').read().split()\n"
+        "print(*[line for line in open(f'/proc/{pid}/status') if line.startswith('SigBlk')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert int(done.stdout.split()[1], 16) >> (signal.SIGTERM - 1) & 1
