@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_a_run_that_is_deleted_while_it_is_looked_at_ends_the_look_in_one_line(
     monkeypatch.setattr("producer.cli.standing.WATCH_SECONDS", 0.01)
     looks: list[int] = []
 
-    def look(sessions: Sessions, run: int, begin: str = "") -> Standing:
+    def look(sessions: Sessions, run: int, begin: str = "", **more: Any) -> Standing:
         looks.append(run)
         if len(looks) == (2 if given else 1):
             scenario.delete(shell.sessions, run_id)
