@@ -18,7 +18,7 @@ from db.states import ChunkState, RunState
 from db.steering import pause
 from db.values import StopRule
 
-ROUNDING = 1e-9  # so that 2.2 % of 500 are 11
+ROUNDING = 1e-9  # so that 32.2 % of 500 are 161
 _WORKED_ON = (ChunkState.RUNNING, ChunkState.DONE, ChunkState.FAILED)
 _WHY = re.compile(r"as .* of the latest .* images (failed|are empty)")
 

@@ -84,14 +84,13 @@ def test_a_run_that_nothing_can_save_stops_before_the_rule_has_seen_all_its_imag
 
 
 def test_a_share_that_is_no_binary_number_is_counted_exactly(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(500), chunk_size=50)
-    rule(sessions, run_id, "2.2% failed")
-    work(sessions, run_id, "f" * 10 + "g" * 40)
-    assert stop(sessions, run_id) is None
+    assert 500 * 32.2 / 100 > 161  # as binary numbers
+    run_id = load(sessions, numbered(500), chunk_size=200)
+    rule(sessions, run_id, "32.2% failed")
 
-    work(sessions, run_id, "f" + "g" * 49)
+    work(sessions, run_id, "f" * 161 + "g" * 39)
 
-    assert stop(sessions, run_id) == "as 11 of the latest 100 images failed (--stop-after '2.2% failed of 500')"
+    assert stop(sessions, run_id) == "as 161 of the latest 200 images failed (--stop-after '32.2% failed of 500')"
 
 
 def test_a_small_run_counts_by_its_own_size(sessions: Sessions) -> None:
