@@ -20,7 +20,6 @@ from db.times import is_over, is_recent
 
 BY_HAND = "by sam3-pause"  # why a run is paused, if an operator did it
 PAUSABLE = (RunState.LOADING, RunState.ACTIVE)
-PRIORITIES = (-10, 10)  # lowest and highest
 GOES_ON = and_(Run.state == RunState.ACTIVE, Run.paused.is_(None))  # workers may begin chunks of the run
 IS_DUE: ColumnElement[bool] = Chunk.not_before.is_(None) | is_over(Chunk.not_before)  # said of a pending chunk
 
