@@ -3,7 +3,6 @@
 The configuration is documented at https://valkey.io/topics/valkey.conf/.
 """
 
-import json
 import os
 import secrets
 import shutil
@@ -71,7 +70,7 @@ class BundledBroker:
         lines = [
             "bind 127.0.0.1",
             f"port {self.port}",
-            f"dir {json.dumps(str(self.folder))}",
+            "dir .",  # the working folder, as a line here cannot hold the path of every folder
             "maxmemory-policy noeviction",
             'save ""',
             f"appendonly {'yes' if self._kept else 'no'}",

@@ -21,7 +21,7 @@ from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
 from workers.errors import Unreachable, UsageError
 from workers.fleet.dispatch import publisher
-from workers.fleet.valkey import BundledBroker
+from workers.fleet.valkey import BundledBroker, _free_port
 from workers.settings import Settings, masked, published_url, url_file
 
 
@@ -276,3 +276,13 @@ def test_a_server_program_that_is_not_there_is_one_line(tmp_path: Path, monkeypa
     with pytest.raises((Unreachable, UsageError)) as refused:
         BundledBroker(tmp_path / "broker").start()
     assert "\n" not in str(refused.value)
+
+
+def test_the_bundled_broker_starts_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    for name in ("\u00fc \u041a \U0001f600", "a 'b' \"c\" \\n\\x41 $1 #", "latin \udcfc"):
+        broker = BundledBroker(tmp_path / name, _free_port(), "password")
+        broker.start()
+        try:
+            assert any((tmp_path / name).glob("appendonly*"))
+        finally:
+            broker.stop()
