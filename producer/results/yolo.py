@@ -87,17 +87,23 @@ class _Dataset:
     def description(self) -> bytes:
         """The content of data.yaml. It has no `path`, so that its folders are those beside it, wherever it is."""
         facts = {
-            "train": f"{LINKS}/{PARTS[0]}",
-            "val": f"{LINKS}/{PARTS[1] if self._images[PARTS[1]] else PARTS[0]}",
+            **{part: f"{LINKS}/{self._shown(part)}" for part in PARTS},
             "names": {self._classes[id]: prompt for id, prompt in self._request.view.prompts.items()},
         }
         made = json.dumps(provenance(self._request), ensure_ascii=True)
         return START + f"\n# {made}\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}".encode()
 
+    def _shown(self, part: str) -> str:
+        """What data.yaml names for a part: the other one if this one is empty, as Ultralytics needs images in both."""
+        [other] = set(PARTS) - {part}
+        return part if self._images[part] or not self._images[other] else other
+
     def told(self) -> tuple[str, ...]:
-        told = [f"{self._images[part]} for {part}" for part in PARTS]
-        if not self._images[PARTS[1]]:
-            told[1] += ", so val is the same as train"
+        told = [
+            f"{self._images[part]} for {part}"
+            + ("" if (shown := self._shown(part)) == part else f", so {part} is {shown}")
+            for part in PARTS
+        ]
         if self._unknown_suffixes:
             told.append(f"{self._unknown_suffixes} with a suffix that Ultralytics does not read")
         return tuple(told)

@@ -123,7 +123,7 @@ def test_the_folder_is_as_ultralytics_expects(run: Finished, request_for: MakeRe
     assert (summary.images, summary.instances, summary.files) == (3, 3, 3)
     facts = yaml.safe_load((request.out / "data.yaml").read_text())
     assert facts == {"train": "images/train", "val": "images/train", "names": {0: "person", 1: "Red hat"}}
-    assert summary.told == ("3 for train", "0 for val, so val is the same as train")
+    assert summary.told == ("3 for train", "0 for val, so val is train")
 
     image = request.out / facts["train"] / "a.jpg"
     with Image.open(image) as opened:
