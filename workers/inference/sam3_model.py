@@ -131,7 +131,7 @@ class Sam3Segmenter:
         use_products(self._dtype, self._device)
         self._texts.learn(prompt for asked in prompts for prompt in asked)
         parts: Parts = self._compiled if size else self._plain
-        features, positions = parts.see(self._to_device(batch, size))
+        vision = parts.see(self._to_device(batch, size))
         kept: dict[Row, Kept] = {}
         heads: Heads | None = None
         for rows in self._runs(prompts, size or len(batch)):
@@ -139,14 +139,21 @@ class Sam3Segmenter:
                 kept |= keep(heads, options.floor, copy=True)
                 heads = None  # before the next ones are made
             asked = [prompts[image][number] for image, number in rows]
-            spare = size - len(rows) if size else 0  # rows that are computed for nothing
-            images = [image for image, _ in rows] + [0] * spare
-            text, mask = self._text_of(asked + asked[:1] * spare, padded=size is not None)
-            numbers, masks = parts.find(*self._rows_of(features, positions, images), text, mask)
-            heads = Heads(rows, numbers[: len(rows)], masks[: len(rows)])
+            heads = self._run_heads(parts, vision, rows, asked, size)
         assert heads is not None, "an item has at least one prompt"
         done = None if self._copies is None else behind(torch.cuda.current_stream(self._device))
         return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, heads, done)
+
+    def _run_heads(
+        self, parts: Parts, vision: tuple[Levels, Levels], rows: list[Row], asked: list[str], size: int | None
+    ) -> Heads:
+        """Look for `asked`, one prompt for each of the rows. With `size`, rows are added up to that and left out of the
+        answer. No other name holds the answer, so that its masks leave the memory with it."""
+        spare = size - len(rows) if size else 0
+        images = [image for image, _ in rows] + [0] * spare
+        text, mask = self._text_of(asked + asked[:1] * spare, padded=size is not None)
+        numbers, masks = parts.find(*self._rows_of(*vision, images), text, mask)
+        return Heads(rows, numbers[: len(rows)], masks[: len(rows)])
 
     def _to_device(self, batch: Sequence[Pixels], rows: int | None = None) -> torch.Tensor:
         """The normalised batch on the device, of shape (rows, 3, height, width); rows beyond the batch are of black

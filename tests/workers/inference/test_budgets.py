@@ -53,12 +53,12 @@ def test_no_more_is_asked_of_the_device_than_today(
     assert counts[case].kernels <= kernels
 
 
-def test_mixed_precision_takes_a_cast_here_and_there_and_less_memory(counts: dict[tuple[int, int], Counts]) -> None:
+def test_mixed_precision_takes_a_cast_here_and_there_and_no_more_memory(counts: dict[tuple[int, int], Counts]) -> None:
     mixed = count_ours(segmenter_of(*full_size("meta"), "meta", "mixed"), [PROMPTS[:1]], FOUND)
     fp32 = counts[1, 1]
     assert (mixed.flops, mixed.waits) == (fp32.flops, fp32.waits)
     assert mixed.kernels <= 1_629
-    assert mixed.peak_bytes <= 428 * MB < fp32.peak_bytes
+    assert mixed.peak_bytes <= fp32.peak_bytes <= 417 * MB
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("fp32", 0.606), ("mixed", 0.562)])
@@ -126,8 +126,8 @@ def test_an_image_travels_as_bytes_and_of_its_masks_only_what_is_kept_comes_back
     assert counts[images, prompts].bytes_from_device <= asked * (NUMBERS_BYTES + FOUND * MASK_BYTES)
 
 
-def test_an_image_more_in_the_batch_takes_438_mb_more(counts: dict[tuple[int, int], Counts], plain: Counts) -> None:
-    assert counts[2, 1].peak_bytes - counts[1, 1].peak_bytes <= 438 * MB
+def test_an_image_more_in_the_batch_takes_417_mb_more(counts: dict[tuple[int, int], Counts], plain: Counts) -> None:
+    assert counts[2, 1].peak_bytes - counts[1, 1].peak_bytes <= 417 * MB
     assert counts[1, 1].peak_bytes <= plain.peak_bytes
 
 
