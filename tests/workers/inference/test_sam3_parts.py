@@ -1,9 +1,11 @@
 """The two parts of a forward pass, compiled: the same answers, whatever a batch is filled up with; and when they fail.
 
-They compile with a backend that runs the traced graph as it is: it shows all but the kernels, which need a compiler.
+Most tests compile with a backend that runs the traced graph as it is: it shows all but the kernels. Those need a C++
+compiler here, as they need a C compiler on a GPU.
 """
 
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
@@ -249,3 +252,20 @@ def test_what_was_compiled_before_is_taken_from_the_folder_without_waiting(
         FileLock(tmp_path / "sam3.lock").acquire(timeout=0)
     with sam3_parts._alone("kernels"), FileLock(tmp_path / "sam3.lock").acquire(timeout=0):
         pass
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++ (Debian: apt install g++)")
+def test_the_kernels_that_torch_makes_for_a_cpu_give_the_same_answers(
+    checkpoint: Path, batch: list[Pixels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_FOLDER, str(tmp_path))
+    segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
+    for part in (segmenter._model.vision_encoder.backbone, segmenter._model.detr_encoder):
+        del part.layers[1:]  # so that it takes a minute of a processor
+    torch.compiler.reset()
+    compiled, plain = (heads(segmenter, batch[:2], ASKED[:2], options) for options in (COMPILED, PLAIN))
+    assert segmenter.facts.compiles
+    assert len(list(tmp_path.glob("sam3-*.made"))) == 2
+    assert 0 < furthest(compiled, plain) <= MOST
+    assert np.isfinite(compiled.numbers.numpy()).all()
