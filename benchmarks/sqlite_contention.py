@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import click
@@ -63,16 +63,15 @@ def committing(url: str, meanwhile: Callable[[Sessions], object]) -> dict[str, f
     sessions = connect(url)
     ensure_schema(sessions)
     run_id = make_run(sessions)
-    go, stop = multiprocessing.Event(), multiprocessing.Event()
+    ready, stop = multiprocessing.Barrier(COMMITTERS + 1), multiprocessing.Event()
     counts: Queue[tuple[int, int, float]] = multiprocessing.Queue()
     processes = [
-        multiprocessing.Process(target=commit_on_and_on, args=(url, run_id, number, (go, stop), counts))
+        multiprocessing.Process(target=commit_on_and_on, args=(url, run_id, number, (ready, stop), counts))
         for number in range(COMMITTERS)
     ]
     for process in processes:
         process.start()
-    time.sleep(2)  # until all have claimed
-    go.set()
+    ready.wait()
     began = time.monotonic()
     meanwhile(sessions)
     took = time.monotonic() - began
@@ -102,14 +101,14 @@ def make_run(sessions: Sessions) -> int:
 
 
 def commit_on_and_on(
-    url: str, run_id: int, number: int, signals: tuple[Event, Event], counts: "Queue[tuple[int, int, float]]"
+    url: str, run_id: int, number: int, signals: tuple[Barrier, Event], counts: "Queue[tuple[int, int, float]]"
 ) -> None:
-    go, stop = signals
+    ready, stop = signals
     sessions = connect(url)
     worker = write(sessions, presence.register, f"gpu{number}@bench", this_process())
     write(sessions, presence.report, worker, state="running")
     commits, errors, longest = 0, 0, 0.0
-    go.wait()
+    ready.wait()
     chunk_id = number + 1
     while not stop.is_set() and (claim := write(sessions, claims.claim, run_id, chunk_id, worker)):
         for first in range(0, len(claim.images), BATCH):
