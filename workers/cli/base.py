@@ -74,14 +74,22 @@ class Sam3Command(click.Command):
         except (KeyboardInterrupt, click.Abort):
             code = INTERRUPTED
         except Exception as error:
-            if debug:
-                import traceback
-
-                traceback.print_exc()
-            code, line = _explain(error)
-            say(f"{prog}: error: {line}")
+            # An interrupt that comes while Python makes a class is a RuntimeError in Python 3.11.
+            interrupted = isinstance(error.__cause__, KeyboardInterrupt)
+            code = INTERRUPTED if interrupted else _told(error, prog, debug)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _told(error: Exception, prog: str, debug: bool) -> int:
+    """Print the error in one line, with `debug` its traceback first; return the exit code."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    code, line = _explain(error)
+    say(f"{prog}: error: {line}")
+    return code
 
 
 def _explain(error: Exception) -> tuple[int, str]:

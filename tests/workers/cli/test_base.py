@@ -110,6 +110,22 @@ def test_what_an_error_quotes_neither_breaks_its_line_nor_commands_the_terminal(
     assert ended.stderr == "sam3-probe: error: no run called a\\x1b[2J\\r\\nb\\udcff\n"
 
 
+class Interrupted:
+    """Ctrl-C while Python makes the class that has this attribute, as happens when a library is imported."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_class_is_made_is_ctrl_c(run: Runner) -> None:
+    @base.command("sam3-probe")
+    def command() -> None:
+        type("Made", (), {"attribute": Interrupted()})
+
+    ended = run(command)
+    assert (ended.code, ended.stderr) == (130, "")
+
+
 def test_ctrl_c_ends_with_130_and_without_a_traceback(run: Runner) -> None:
     ended = run(failing(KeyboardInterrupt()))
     assert ended.code == 130
