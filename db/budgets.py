@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, union_all
 from sqlalchemy.orm import Session
 
-from db.chunks import lock_run
+from db.chunks import ENDED_IMAGES, lock_run
 from db.models import Chunk, Run
 from db.states import ChunkState, RunState
 from db.steering import pause
@@ -81,14 +81,13 @@ def _broken(rule: StopRule, latest: Sequence[_Ended], images: int) -> str | None
 
 def _latest_chunks(session: Session, run_id: int, since: float | None, images: int) -> list[_Ended]:
     """The chunks of the highest numbers that have some image that ended: enough of them for `images` images."""
-    ended = Chunk.segmented + Chunk.empty + Chunk.failed
-    columns = (Chunk.number, ended.label("ended"), Chunk.failed.label("failed"), Chunk.empty.label("empty"))
+    columns = (Chunk.number, ENDED_IMAGES.label("ended"), Chunk.failed.label("failed"), Chunk.empty.label("empty"))
     begun = () if since is None else (Chunk.started_at >= since,)
     # One query for each state, as the index on states and numbers then finds them without looking at other chunks.
     parts = [
         select(
             select(*columns)
-            .where(Chunk.run_id == run_id, Chunk.state == state, ended > 0, *begun)
+            .where(Chunk.run_id == run_id, Chunk.state == state, ENDED_IMAGES > 0, *begun)
             .order_by(Chunk.number.desc())
             .limit(images)
             .subquery()

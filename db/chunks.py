@@ -25,7 +25,8 @@ from db.states import LIVE, ChunkState, RunState
 
 _CHUNKS = Base.metadata.tables["chunk"]
 COUNTERS = ("images", "segmented", "empty", "failed", "cancelled", "instances", "capped", "warned")
-PENDING_IMAGES = Chunk.images - Chunk.segmented - Chunk.empty - Chunk.failed - Chunk.cancelled
+ENDED_IMAGES = Chunk.segmented + Chunk.empty + Chunk.failed  # done or failed
+PENDING_IMAGES = Chunk.images - ENDED_IMAGES - Chunk.cancelled
 NO_RANGE: dict[str, Any] = {"inflight_first": None, "inflight_last": None}  # no rows are known to be in hand
 NOTHING: Mapping[str, Any] = {}
 

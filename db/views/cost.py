@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db.chunks import ENDED_IMAGES
 from db.models import Chunk, Prompt, Run
 from db.states import ChunkState
 from db.views.status import SPENT, Progress
 
 LATEST_CHUNKS = 200  # of a run are looked at
 RUNS_LOOKED_AT = 20
-_ENDED = Chunk.segmented + Chunk.empty + Chunk.failed
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Measured:
 def cost_of(session: Session, run_id: int, progress: Progress) -> Cost:
     """What the run has cost, and what its pending images will cost."""
     images, spent = progress.images, progress.worker_seconds
-    ended = images.segmented + images.empty + images.failed
+    ended = images.ended
     each = seconds_per_image(session, run_id)
     if each is None and spent > 0 and ended:  # no chunk is done yet, but some batches are
         each = spent / ended
@@ -52,8 +52,8 @@ def seconds_per_image(session: Session, run_id: int) -> float | None:
     The first chunk of each node is left out, if there are others: in it the node gets warm.
     """
     done = (
-        select(Chunk.node, Chunk.started_at, SPENT.label("spent"), _ENDED.label("ended"))
-        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, SPENT > 0, _ENDED > 0)
+        select(Chunk.node, Chunk.started_at, SPENT.label("spent"), ENDED_IMAGES.label("ended"))
+        .where(Chunk.run_id == run_id, Chunk.state == ChunkState.DONE, SPENT > 0, ENDED_IMAGES > 0)
         .order_by(Chunk.number.desc())
         .limit(LATEST_CHUNKS)
     )

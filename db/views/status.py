@@ -61,6 +61,11 @@ class ImageCounts:
     rejected: int
     gone: int = 0  # rows of any state that the source no longer has
 
+    @property
+    def ended(self) -> int:
+        """Those that are done or failed."""
+        return self.segmented + self.empty + self.failed
+
 
 @dataclass(frozen=True)
 class Progress:

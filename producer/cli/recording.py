@@ -83,7 +83,7 @@ def facts_of(now: Progress, queued: int) -> dict[str, Any]:
         "images": images.total,
         "chunks": sum(now.chunks.values()),
         "queued": queued,
-        "already_done": images.segmented + images.empty + images.failed,
+        "already_done": images.ended,
         "duplicates": images.duplicate,
         "rejected": images.rejected,
         "cancelled": images.cancelled,
@@ -102,7 +102,7 @@ def tell_next(name: str, rejected: int, images: ImageCounts, paused: str | None)
         say(f"Next: sam3-status {run} --watch")
     elif images.cancelled:
         say(f"Next: sam3-retry {run}")
-    elif images.segmented + images.empty + images.failed:
+    elif images.ended:
         say(f"Next: sam3-export {run} --format csv -o {free_file(f'{name}-results', '.csv')}")
 
 

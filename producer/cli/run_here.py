@@ -23,7 +23,7 @@ from producer.cli.run_folder import (
 from producer.cli.run_record import record_run
 from producer.cli.run_request import open_input, run_request
 from producer.cli.run_results import following
-from producer.cli.run_summary import Spent, ended_images, finish
+from producer.cli.run_summary import Spent, finish
 from producer.cli.run_work import local_slots, work_off
 from producer.cli.standard_input import STANDARD_INPUT, received
 from producer.cli.workplace import StateLock, new_folders
@@ -76,6 +76,6 @@ def _run(path: Path, output: Path, settings: Settings, flags: dict[str, Any]) ->
         shared = bool(flags["state_dir"])
         request = replace(request, **asdict(hints(sessions, output, request.name, database, shared=shared)))
         found = record_run(sessions, source, request, settings, output, flags)
-        before, began = ended_images(Standing(sessions, found.run_id)), time.monotonic()
+        before, began = Standing(sessions, found.run_id).progress.images.ended, time.monotonic()
         asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
         return finish(found, flags, asked, Spent(time.monotonic() - began, before), source)

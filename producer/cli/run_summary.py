@@ -30,12 +30,6 @@ class Spent:
     images_before: int
 
 
-def ended_images(standing: Standing) -> int:
-    """How many images are done or failed."""
-    images = standing.progress.images
-    return images.segmented + images.empty + images.failed
-
-
 def finish(
     found: Found,
     flags: dict[str, Any],
@@ -70,7 +64,7 @@ def finish(
         if standing.worth_a_retry:
             given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
-        elif not images.segmented + images.empty + images.failed:
+        elif not images.ended:
             say("Next: the same command with --dry-run names the rejected rows; correct them, then run it again")
         elif "coco" not in flags["also"]:
             say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
@@ -81,7 +75,7 @@ def finish(
 def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: Path) -> None:
     """Print the numbers of a run that is over, and its files."""
     progress, images = standing.progress, standing.progress.images
-    now = ended_images(standing) - spent.images_before
+    now = images.ended - spent.images_before
     speed = f" ({now / spent.seconds:.1f} images/s)" if spent.seconds > 1 else ""
     some = f"{counted(now, 'image')} of " if spent.images_before or images.cancelled else ""
     rows = counted(images.total - images.gone, "image")

@@ -16,7 +16,6 @@ from db.views.status import OVER, RunView
 from producer.results.so_far import require_exportable
 from producer.results.targets import Targets
 
-ONLY = (ImageState.FAILED, "segmented", "empty", "capped")  # values of sam3_status; capped: rows with a capped result
 TellRows = Callable[[int], None]  # is called with the number of rows read so far
 
 
@@ -40,7 +39,7 @@ class ExportRequest:
     flat: bool = False  # tables with nested values: a row for each instance instead of one for each image
     partial: bool = False  # whether a run that is not over may be exported
     targets: Targets | None = None  # writes the files; None: one that replaces only files of our exports
-    only: tuple[str, ...] = ()  # rows of these kinds, see `ONLY`; none: all rows
+    only: tuple[str, ...] = ()  # values of sam3_status, or capped: rows with a capped result; none: all rows
     chosen: Sequence[int] | None = None  # numbers of rows in rising order: no other rows; None: all rows
     rows_file: Path | None = None  # the file that `chosen` comes from, for hints
     jobs: int | None = None  # formats that make files in helper processes: how many; None: as many as fit this machine

@@ -7,8 +7,7 @@ from typing import Any
 from producer.results.names import DEFAULT_EACH, DEFAULT_NAME, template_fault
 from workers.errors import UsageError
 
-PROMPT, INSTANCE = "prompt", "instance"  # what the numbers of a label map stand for
-BLACK = "black"
+PROMPT = "prompt"  # what the numbers of a label map stand for, if it is not instances
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class _Run:
                 raise RunGone
             images = progress(session, run_id).images
             last_chunk = last_chunk_before(session, run_id)
-        return cls(view, images.segmented + images.empty + images.failed, last_chunk)
+        return cls(view, images.ended, last_chunk)
 
 
 def _chosen(sessions: Sessions, run: _Run, which: Redo, tell: Tell) -> Iterator[int]:
