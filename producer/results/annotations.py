@@ -6,7 +6,7 @@ from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.boxes import NO_BOX, Box, tight_boxes
-from producer.results.common import ExportRequest, wanted
+from producer.results.common import ExportRequest, found_in
 
 Annotation = dict[str, Any]
 KEYS = ("bbox", "area", "segmentation", "score", "predicted_box")  # of an annotation, in this order
@@ -19,7 +19,7 @@ def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[Prom
     image; both are x, y, width, height in pixels. `area` is in pixels, `segmentation` is compressed RLE as pycocotools
     takes it, and `score` is from 0 to 1. Source: https://cocodataset.org/#format-data.
     """
-    found = [(result, instance) for result in image.results for instance in wanted(request, result)]
+    found = found_in(request, image)
     boxes = tight_boxes([instance.rle for _, instance in found], image.height or 0, image.width or 0)
     return [(result, _described(image, instance, box)) for (result, instance), box in zip(found, boxes, strict=True)]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from db.outcomes import count_found
 from db.session import Sessions, read
@@ -16,6 +16,7 @@ from db.views.status import OVER, RunView
 from producer.results.so_far import require_exportable
 from producer.results.targets import Targets
 
+OfImage = TypeVar("OfImage")
 TellRows = Callable[[int], None]  # is called with the number of rows read so far
 
 
@@ -96,8 +97,8 @@ def _is_one_of(request: ExportRequest, image: ExportedImage) -> bool:
     return capped or status(request.view, image) in request.only
 
 
-def counting(images: Iterable[ExportedImage], tell: TellRows) -> Iterator[ExportedImage]:
-    """Yield the images, and call `tell` after each with the number of images so far."""
+def counting(images: Iterable[OfImage], tell: TellRows) -> Iterator[OfImage]:
+    """Yield the images, or what belongs to each, and call `tell` after each with the number of images so far."""
     for count, image in enumerate(images, start=1):
         yield image
         tell(count)
@@ -111,6 +112,11 @@ def wanted(request: ExportRequest, result: PromptResult) -> list[FoundInstance]:
         if instance.score >= request.min_score and instance.area >= request.min_area
     )
     return list(islice(found, request.max_instances))
+
+
+def found_in(request: ExportRequest, image: ExportedImage) -> list[tuple[PromptResult, FoundInstance]]:
+    """The instances of an image to export, each with its result, in the order of the results."""
+    return [(result, instance) for result in image.results for instance in wanted(request, result)]
 
 
 def input_cells(view: RunView, image: ExportedImage) -> list[Any]:

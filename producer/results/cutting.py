@@ -1,15 +1,14 @@
 """Cuts what was found out of an image. Knows pixels and reads image files, but no runs. Helper processes import it."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageFilter, PngImagePlugin
+from PIL import Image, ImageColor, ImageFilter
 
-from producer.results.drawing import Pixels, edited, union
+from producer.results.drawing import Pixels, as_png, edited, union
 from workers.inference.images import ReadRules, UnreadableImage, read_image
 
 BLUR = "blur"  # value of --background
@@ -51,12 +50,7 @@ def cut_out(
     if cut.crop:
         rows, columns = _extent(alpha.any(axis=1)), _extent(alpha.any(axis=0))
         rgb, alpha = rgb[rows, columns], alpha[rows, columns]
-    info = PngImagePlugin.PngInfo()
-    for text in texts:
-        info.add(b"tEXt", text)
-    file = io.BytesIO()
-    _picture(rgb, alpha, cut.background).save(file, format="PNG", pnginfo=info, compress_level=COMPRESSION)
-    return file.getvalue()
+    return as_png(_picture(rgb, alpha, cut.background), texts, compress_level=COMPRESSION)
 
 
 def colour_fault(background: str) -> str | None:

@@ -12,9 +12,9 @@ from pycocotools import mask as coco_mask
 
 Pixels = npt.NDArray[np.uint8]
 
-# zlib's strategy Z_RLE (https://www.zlib.net/manual.html): masks have long runs of one value, so the files are smaller
-# and written in half of the time.
-RUN_LENGTHS = 3
+# Options of Pillow's PNG writer for masks. 3 is zlib's strategy Z_RLE (https://www.zlib.net/manual.html): masks have
+# long runs of one value, so the files are smaller and written in half of the time.
+OF_MASKS = {"compress_level": 6, "compress_type": 3}
 UNKNOWN = 128  # of a trimap
 MOST_COLOURS = 256  # of a PNG with a palette
 
@@ -26,7 +26,7 @@ def draw(
 
     A text is keyword, NUL, and value (PNG specification, chunk tEXt). `edits` are arguments of `edited`.
     """
-    return _png(Image.fromarray(edited(union(height, width, rles), **(edits or {}))), texts)
+    return as_png(Image.fromarray(edited(union(height, width, rles), **(edits or {}))), texts, **OF_MASKS)
 
 
 def draw_labels(
@@ -44,7 +44,7 @@ def draw_labels(
     image = Image.fromarray(pixels)
     if small:
         image.putpalette(list(itertools.chain.from_iterable(map(colour, range(most + 1)))))
-    return _png(image, texts)
+    return as_png(image, texts, **OF_MASKS)
 
 
 def union(height: int, width: int, rles: Sequence[bytes]) -> Pixels:
@@ -102,10 +102,11 @@ def colour(number: int) -> tuple[int, int, int]:
     return rgb[0], rgb[1], rgb[2]
 
 
-def _png(image: Image.Image, texts: Sequence[bytes]) -> bytes:
+def as_png(image: Image.Image, texts: Sequence[bytes], **how: int) -> bytes:
+    """The image as PNG with these text chunks first; `how` are options of Pillow's PNG writer."""
     info = PngImagePlugin.PngInfo()
     for text in texts:
         info.add(b"tEXt", text)
     file = io.BytesIO()
-    image.save(file, format="PNG", pnginfo=info, compress_level=6, compress_type=RUN_LENGTHS)
+    image.save(file, format="PNG", pnginfo=info, **how)
     return file.getvalue()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from db.states import ImageState
 from db.values import FoundInstance
 from db.views.results import ExportedImage
-from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
+from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in
 from producer.results.formats import Format
 from workers.inference import location
 
@@ -30,28 +30,26 @@ def export_label_studio(request: ExportRequest, images: Iterable[ExportedImage],
     from producer.results.brush import brush_rle  # needs the libraries that `FORMAT` names
 
     listed = instances = left_out = 0
+    prompts = request.view.prompts
     with request.files.replacing(request.out) as temporary, temporary.open("wb") as file:
         file.write(START)
         for image in counting(images, progress):
             if image.state != ImageState.DONE:
                 continue
             regions: list[dict[str, Any]] = []
-            for prompt, instance in _found(request, image):
+            for result, instance in found_in(request, image):
                 if not instance.area:
                     left_out += 1
                     continue
                 rle = brush_rle(image.height or 0, image.width or 0, instance.rle)
-                regions.append(_region(image, f"{image.row}-{len(regions) + 1}", prompt, instance, rle))
+                regions.append(
+                    _region(image, f"{image.row}-{len(regions) + 1}", prompts[result.prompt_id], instance, rle)
+                )
             task = _task(request, image, regions)
             file.write((b"," if listed else b"") + b"\n" + json.dumps(task, ensure_ascii=False).encode())
             listed, instances = listed + 1, instances + len(regions)
         file.write(END)
     return Summary(listed, instances, 1, request.out, left_out)
-
-
-def _found(request: ExportRequest, image: ExportedImage) -> list[tuple[str, FoundInstance]]:
-    prompts = request.view.prompts
-    return [(prompts[result.prompt_id], one) for result in image.results for one in wanted(request, result)]
 
 
 def _region(image: ExportedImage, id: str, prompt: str, instance: FoundInstance, rle: list[int]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from db.views.results import ExportedImage
-from producer.results.common import ExportRequest, Summary, TellRows, wanted
+from producer.results.common import ExportRequest, Summary, TellRows, found_in
 from producer.results.export_folder import open_folder, write_folder
 from producer.results.folder_writer import Piece
 from producer.results.formats import Format, Places
@@ -36,12 +36,12 @@ def export_labelme(request: ExportRequest, images: Iterable[ExportedImage], prog
 
     def pieces(image: ExportedImage) -> list[Piece]:
         target = request.out / mask_path("", image.path, root, folded=folder.folded, template=TEMPLATE)
-        found = [(result.prompt_id, one) for result in image.results for one in wanted(request, result)]
-        shown = [(prompts[prompt], one.score, one.rle) for prompt, one in found]
+        found = found_in(request, image)
+        shown = [(prompts[result.prompt_id], one.score, one.rle) for result, one in found]
         facts = {"imagePath": _way(target, location.absolute(location.place(root, image.path))), "imageData": None}
         height, width = image.height or 0, image.width or 0
         told = {"format": "labelme", **facts, "scores": [score for _, score, _ in shown]}
-        made_from = digest(height, width, [one for _, one in found], told, [prompt for prompt, _ in found])
+        made_from = digest(height, width, [one for _, one in found], told, [result.prompt_id for result, _ in found])
         return [Piece(target, made_from, labelme_shapes, (height, width, shown, facts))]
 
     return write_folder(request, images, progress, folder, Ledger(request.out, request.files), pieces)

@@ -16,7 +16,7 @@ import yaml
 from db.views.results import ExportedImage
 from producer.layout import LINKS
 from producer.results.annotations import categories_of
-from producer.results.common import ExportRequest, Summary, TellRows, wanted
+from producer.results.common import ExportRequest, Summary, TellRows, found_in
 from producer.results.export_folder import open_folder, write_folder
 from producer.results.folder_writer import Piece
 from producer.results.formats import Format, Places
@@ -109,11 +109,7 @@ class _Dataset:
         return tuple(told)
 
     def _label(self, image: ExportedImage, target: Path) -> Piece:
-        found = [
-            (self._classes[result.prompt_id], instance)
-            for result in image.results
-            for instance in wanted(self._request, result)
-        ]
+        found = [(self._classes[result.prompt_id], one) for result, one in found_in(self._request, image)]
         height, width = image.height or 0, image.width or 0
         numbers = [number for number, _ in found]
         made_from = digest(height, width, [instance for _, instance in found], {"format": "yolo-seg"}, numbers)
