@@ -6,18 +6,20 @@ most of the time.
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, TypeVar
 
 from producer.results.helpers import Helpers, processes
 from producer.results.marks import made_by_export
 from producer.results.targets import Targets, writing
 
+Image = TypeVar("Image")
+PAGE_IMAGES = 500  # images for which the database is asked at once whether their files would replace inputs
 FEW = 8  # the first files are made in this process, which is quicker than to start a helper
 
 
@@ -30,6 +32,17 @@ class Piece:
     make: Callable[..., bytes | None] | None  # makes the content, or None if it cannot; None: there should be no file
     given: tuple[Any, ...] = ()  # arguments of `make`, picklable
     after: Iterable[Path] = ()  # files with the next numbers: those that an earlier export left are removed
+
+
+def in_pages(
+    targets: Targets, images: Iterable[Image], pieces: Callable[[Image], list[Piece]]
+) -> Iterator[tuple[Image, list[Piece]]]:
+    """Yield the images with their pieces, after asking for a page of them at once which files would replace an input of
+    a run. This is quicker than to ask for each by itself."""
+    left = iter(images)
+    while page := [(image, pieces(image)) for image in itertools.islice(left, PAGE_IMAGES)]:
+        targets.look_up([piece.target for _, each in page for piece in each])
+        yield from page
 
 
 class Signs(Protocol):
@@ -64,7 +77,21 @@ class EmbeddedSigns:
         return made_by_export(file)
 
 
-class FolderWriter:
+class Closed:
+    """`with` calls `close` at its end."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FolderWriter(Closed):
     """Writes and removes files until they are as its pieces say. Only one thread may use an object.
 
     `add` waits while many files are in hand, so that memory does not grow. `begin` is called before a file changes.
@@ -81,14 +108,6 @@ class FolderWriter:
         self._stopped = False
         self._made = 0
         self.written = self.kept = self.not_made = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Drop waiting files, finish the files in hand, and end the helper processes."""

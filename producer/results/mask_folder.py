@@ -10,12 +10,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from db.values import FoundInstance
-from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, MASK_MARK, MASKS_RECORD
+from producer.results.folder_record import FolderRecord, read_facts
 from producer.results.mask_style import PLAIN, MaskStyle
 from workers.errors import UsageError
 
@@ -25,46 +24,32 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
-class MaskFolder:
+class MaskFolder(FolderRecord):
     """How the masks of a folder were made. It is written as a file in that folder."""
 
+    mark = "sam3_masks"
     run: str
     uid: str
-    source: str  # path of the run's file or folder
+    source: str
     threshold: float
     select: str
-    folded: bool  # whether names that differ only in case have checksums, see `names.mask_path`
+    folded: bool
     complete: bool = False  # whether the last export was finished
     min_area: int = 0
     max_instances: int | None = None
     style: MaskStyle = PLAIN
 
-    def belongs_to(self, view: RunView) -> bool:
-        """Whether these are masks of this run, or of a deleted run with the same name and source."""
-        return self.uid == view.uid or (self.run, self.source) == (view.name, view.source.path)
-
     def as_json(self) -> str:
-        facts = {"schema": 1, "sam3_masks": True, **asdict(self), "style": self.style.given}
-        return json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+        return self.text({**asdict(self), "style": self.style.given})
 
 
 def read_mask_folder(folder: Path) -> MaskFolder | None:
     """Read how the masks of a folder were made; None if the folder has no such file, or one that we did not write."""
+    facts = read_facts(folder / MANIFEST)
     try:
-        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        facts["style"] = MaskStyle(**facts.get("style", {}))
-        return MaskFolder(**{name: facts[name] for name in MaskFolder.__dataclass_fields__ if name in facts})
-    except (OSError, ValueError, TypeError, KeyError, UsageError):
+        return MaskFolder(**MaskFolder.known(facts) | {"style": MaskStyle(**facts.get("style", {}))})
+    except (TypeError, UsageError):
         return None
-
-
-def is_manifest(file: BinaryIO) -> bool:
-    """Whether we wrote this file, so that it may be replaced."""
-    try:
-        facts = json.loads(file.read())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(facts, dict) and facts.get("sam3_masks") is True
 
 
 def chosen(found: Sequence[FoundInstance], select: str) -> Sequence[FoundInstance]:

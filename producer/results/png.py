@@ -1,23 +1,21 @@
 """Exports a run as a folder of PNG masks that mirrors the input's folders. Knows files, but no SQL and no pixels."""
 
-import itertools
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from db.states import ImageState
 from db.values import FoundInstance
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, is_mask
-from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
+from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in, wanted
 from producer.results.export_folder import read_export_folder
-from producer.results.folder_writer import EmbeddedSigns, FolderWriter, Piece
+from producer.results.folder_writer import Closed, EmbeddedSigns, FolderWriter, Piece, in_pages
 from producer.results.formats import Format, Places
 from producer.results.mask_folder import (
     MANIFEST,
@@ -25,7 +23,6 @@ from producer.results.mask_folder import (
     chosen,
     digest,
     holds,
-    is_manifest,
     is_of_run,
     read_mask_folder,
     texts,
@@ -38,7 +35,6 @@ from workers.errors import UsageError
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 SELECTIONS = ("union", "best", "largest")
-PAGE_IMAGES = 500  # images for which the database is asked at once whether their masks would replace inputs
 LEGEND = "legend.json"  # what the numbers of label maps mean
 
 
@@ -52,13 +48,12 @@ def export_png(request: ExportRequest, images: Iterable[ExportedImage], progress
     another run or other names, has a file that is not ours at the place of a mask, or cannot be written.
     """
     with MaskWriter(request) as masks:
-        for image in counting(masks.in_looked_up_pages(images), progress):
-            masks.add(image)
+        masks.add_all(images, progress)
         masks.finish()
     return masks.summary()
 
 
-class MaskWriter:
+class MaskWriter(Closed):
     """Writes and removes masks until the folder is as `request` asks. Only one thread may use an object.
 
     `add` waits while many masks are in hand, so that memory does not grow.
@@ -77,14 +72,6 @@ class MaskWriter:
         self._files = FolderWriter(self._targets, signs, partial(self._write_manifest, complete=False), request.jobs)
         self.images = self.instances = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Drop waiting masks, finish the masks in hand, and end the helper processes."""
         self._files.close()
@@ -93,23 +80,21 @@ class MaskWriter:
     def in_hand(self) -> set[Path]:
         return self._files.in_hand
 
-    def in_looked_up_pages(self, images: Iterable[ExportedImage]) -> Iterator[ExportedImage]:
-        """Yield the images, after asking for a page of them at once which masks would replace an input of a run.
-
-        This is quicker than `add`, which asks for each other image by itself.
-        """
-        left = iter(images)
-        while page := list(itertools.islice(left, PAGE_IMAGES)):
-            self._targets.look_up([piece.target for image in page for piece in self._pieces.of(image)])
-            yield from page
+    def add_all(self, images: Iterable[ExportedImage], progress: TellRows) -> None:
+        """`add` all these images, which is quicker at once, and tell the progress."""
+        for image, pieces in counting(in_pages(self._targets, images, self._pieces.of), progress):
+            self._add(image, pieces)
 
     def add(self, image: ExportedImage) -> None:
         """Have the masks of an image written by a thread. Raises the first error of any mask so far."""
+        self._add(image, self._pieces.of(image))
+
+    def _add(self, image: ExportedImage, pieces: Iterable[Piece]) -> None:
         if image.state != ImageState.DONE:
             return
         self.images += 1
-        self.instances += sum(len(wanted(self._request, result)) for result in image.results)
-        for piece in self._pieces.of(image):
+        self.instances += len(found_in(self._request, image))
+        for piece in pieces:
             self._files.add(piece)
 
     def check(self) -> None:
@@ -130,7 +115,7 @@ class MaskWriter:
         with self._manifest:
             new = replace(self._folder, complete=complete)
             if new != self._folder or read_mask_folder(self._request.out) is None:
-                with self._targets.replacing(self._request.out / MANIFEST, is_manifest) as temporary:
+                with self._targets.replacing(self._request.out / MANIFEST, MaskFolder.is_ours) as temporary:
                     temporary.write_text(new.as_json(), "utf-8")
                 if new.style.index:
                     with self._targets.replacing(self._request.out / LEGEND, is_legend) as temporary:
