@@ -17,23 +17,23 @@ from typing import Any
 from db.intake import NewRow
 from producer.sources.cells import BadRow, one_line, quoted
 from producer.sources.columns import choose_columns
-from producer.sources.file import HASH_DIGITS, SourceFile
+from producer.sources.file import HASH_DIGITS
+from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS, FileSource
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.rows import RowRules
 from producer.sources.sampling import sampled
-from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts, root_of
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, Survey
 from workers.errors import UsageError, first_line
 
 MAGIC = b"PAR1"
-FIRST_ROWS, RANDOM_ROWS = 100, 100  # rows in the sample of a survey
 ROWS_AT_ONCE = 1000  # that are read and held at once; fewer if rows are long: then about BYTES_AT_ONCE
 BYTES_AT_ONCE = 4 << 20
 BUFFER_BYTES = 1 << 20  # of each column, so that no row group is held as a whole
 _GROUPS = re.compile(r" parquet (\d+)")
 
 
-class ParquetSource(RowSource):
-    """Rows of a Parquet file. Relative paths start at `options.root`, else at the file's folder.
+class ParquetSource(FileSource):
+    """Rows of a Parquet file.
 
     Columns of bytes are left out. A file that grew is one whose first row groups hold the same bytes as before.
     """
@@ -41,17 +41,12 @@ class ParquetSource(RowSource):
     kind = "Parquet file"
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
-        require_prompts(options)
-        self.file = SourceFile(path, self.kind)
+        super().__init__(path, options)
         if options.encoding or options.delimiter:
             raise UsageError(f"{self.file.shown}: is a {self.kind}; --encoding and --delimiter are for files of text")
         if find_spec("pyarrow") is None:
             install = "pip install 'sam3-queue[parquet]', or write it as CSV"
             raise UsageError(f"{self.file.shown}: is a {self.kind}, which needs pyarrow: {install}")
-        self.path = self.file.path
-        self.confined = options.root is not None
-        self.root = root_of(self.path, options)
-        self.follow_symlinks = options.follow_symlinks
         self._choose(options)
         self._rules = RowRules(self.columns, self.root, confined=self.confined, needs_prompt=options.needs_prompt)
 

@@ -3,7 +3,6 @@
 Knows no kind of input. A new kind is a class that follows `RowSource`, and its name in `producer/sources/kinds.py`.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -118,11 +117,6 @@ class RowSource(Protocol):
     def advice_on_backslashes(self) -> str:
         """What the user can do if the paths are written with backslashes, as on Windows."""
         return "write slashes for backslashes"
-
-
-def root_of(path: Path, options: ReadOptions) -> Path:
-    """The absolute folder that relative paths start from in the file at `path`, which is absolute."""
-    return Path(os.path.abspath(options.root or options.base or path.parent))
 
 
 def require_prompts(options: ReadOptions) -> None:

@@ -15,13 +15,13 @@ from typing import Generic, NoReturn, Protocol, Self, TypeVar
 
 from db.intake import NewRow
 from producer.sources.cells import BadRow, quoted
-from producer.sources.file import HASH_DIGITS, HashedContent, SourceFile, content_stamp
+from producer.sources.file import HASH_DIGITS, HashedContent, content_stamp
+from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS, FileSource
 from producer.sources.sampling import sampled
-from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts, root_of
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, Survey
 from producer.sources.text import FileText, advised_encoding
 from workers.errors import UsageError
 
-FIRST_ROWS, RANDOM_ROWS = 100, 100  # rows in the sample of a survey
 # Rows that are read and held at once; after them the file is checked for changes. Fewer if rows are long: then about
 # BYTES_PER_LOOK, by the mean length of a row.
 ROWS_PER_LOOK = 1000
@@ -60,8 +60,8 @@ class Lines:
         return line
 
 
-class TextSource(RowSource, Generic[Record]):
-    """Rows of a file of text, gzipped or not. Relative paths start at `options.root`, else at the file's folder.
+class TextSource(FileSource, Generic[Record]):
+    """Rows of a file of text.
 
     A subclass finds `text` and `columns` in its constructor.
     """
@@ -71,12 +71,7 @@ class TextSource(RowSource, Generic[Record]):
     parsing: type[Exception] = ValueError  # what the reader raises for a text that it cannot parse
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
-        require_prompts(options)
-        self.file = SourceFile(path, self.kind)
-        self.path = self.file.path
-        self.confined = options.root is not None
-        self.root = root_of(self.path, options)
-        self.follow_symlinks = options.follow_symlinks
+        super().__init__(path, options)
         self._rows_per_look = ROWS_PER_LOOK
 
     @abstractmethod

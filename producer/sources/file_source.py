@@ -1,0 +1,21 @@
+"""What sources that are one file have in common: where it is, and where its paths start. Knows no format."""
+
+import os
+from pathlib import Path
+
+from producer.sources.file import SourceFile
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, require_prompts
+
+FIRST_ROWS, RANDOM_ROWS = 100, 100  # rows in the sample of a survey
+
+
+class FileSource(RowSource):
+    """Rows of a file, gzipped or not. Relative paths start at `options.root`, else at the file's folder."""
+
+    def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
+        require_prompts(options)
+        self.file = SourceFile(path, self.kind)
+        self.path = self.file.path
+        self.confined = options.root is not None
+        self.root = Path(os.path.abspath(options.root or options.base or self.path.parent))
+        self.follow_symlinks = options.follow_symlinks
