@@ -96,7 +96,7 @@ class Selection:
     """
 
     def __init__(self, top: str, exclude: str | None, follow_symlinks: bool, pattern: Pattern | None = None) -> None:
-        self._top = os.path.join(top, "")
+        self.top = os.path.join(top, "")
         self._exclude = exclude
         self._pattern = pattern
         self._follow = follow_symlinks
@@ -110,7 +110,7 @@ class Selection:
         `tally` counts the entries that are left out, with all files below them. Raises `OSError` if `folder` cannot be
         read.
         """
-        with os.scandir(self._top + folder) as scanned:
+        with os.scandir(self.top + folder) as scanned:
             entries = list(scanned)
         names = {entry.name for entry in entries}
         ours = self._ours(folder, names)
@@ -163,7 +163,7 @@ class Selection:
 
     def _head(self, path: str, count: int) -> bytes:
         # O_NONBLOCK: if the file has become a pipe meanwhile, opening it must not wait for a writer.
-        descriptor = os.open(self._top + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(self.top + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return os.read(descriptor, count)
         finally:
@@ -207,7 +207,7 @@ class Selection:
         while below:
             folder = below.pop()
             try:
-                with os.scandir(self._top + folder) as scanned:
+                with os.scandir(self.top + folder) as scanned:
                     entries = list(scanned)
             except OSError:
                 tally.add(UNREADABLE, folder)

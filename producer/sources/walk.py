@@ -1,0 +1,74 @@
+"""Walks a folder and the folders below it, in the order of the paths. Opens no file, and knows no kind of input.
+
+`producer.sources.selection` decides which files are taken.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from producer.sources.cells import one_line, unreadable
+from producer.sources.pattern import Pattern
+from producer.sources.selection import CIRCLE, UNREADABLE, Selection, Tally
+from producer.sources.source import ReadOptions
+from workers.errors import UsageError
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A folder that the walk has entered and not left yet."""
+
+    identity: tuple[int, int]  # device and inode
+    names: Iterator[str]  # entries that the walk has not visited yet
+
+
+class Walk:
+    """The files that a selection takes. `shown` names its top folder in errors.
+
+    Memory grows with the number of entries of the largest single folder.
+    """
+
+    def __init__(self, shown: str, selection: Selection) -> None:
+        self._shown, self._selection = shown, selection
+
+    def paths(self, tally: Tally | None = None) -> Iterator[str]:
+        """Paths below the top of folders, which end with a slash, and of images; a folder comes before its content."""
+        levels: list[_Level] = []
+        self._open("", levels, tally)
+        while levels:
+            for name in levels[-1].names:
+                yield name
+                if name.endswith("/") and self._open(name, levels, tally):
+                    break
+            else:
+                levels.pop()
+
+    def _open(self, folder: str, levels: list[_Level], tally: Tally | None) -> bool:
+        """Enter a folder. False if links lead to it in a circle, or it may not be read; `tally` counts it then."""
+        try:
+            found = os.stat(self._selection.top + folder)
+            identity = found.st_dev, found.st_ino
+            if all(level.identity != identity for level in levels):
+                levels.append(_Level(identity, iter(self._selection.taken(folder, tally))))
+                return True
+            reason = CIRCLE
+        except OSError as error:
+            # Only a folder that this user may not read is left out. Other errors end the command, as the same folder
+            # may be readable at the next try: it vanished, or its disk failed.
+            if not folder or not isinstance(error, PermissionError):
+                shown = os.path.join(self._shown, one_line(folder)).rstrip("/")
+                raise UsageError(unreadable(shown, error)) from error
+            reason = UNREADABLE
+        if tally is not None:
+            tally.add(reason, folder)
+        return False
+
+
+def walk_below(shown: str, root: Path, options: ReadOptions, pattern: Pattern | None = None) -> Walk:
+    """Walk the folder `root`, without the output folder. Raises `UsageError` if it is the output folder itself."""
+    exclude = options.exclude
+    below = os.path.relpath(os.path.realpath(exclude), os.path.realpath(root)) if exclude else None
+    if below == ".":
+        raise UsageError(f"{shown}: is the output folder too; choose another with -o")
+    return Walk(shown, Selection(str(root), below, options.follow_symlinks, pattern))
