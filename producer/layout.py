@@ -11,6 +11,8 @@ EXPORT_RECORD = ".sam3-export.json"  # the same in the folder of another format 
 LINKS = "images"  # below such a folder: links to the images that were exported
 MASK_MARK = b"sam3-run\0"  # start of a text chunk that each of our PNG masks has
 MASK_HEAD_BYTES = 1024  # that text chunk ends within so many bytes of the file's start
+TABLE_ORIGIN = "sam3-queue"  # key of the metadata of our Parquet files that says how each was made
+TABLE_TAIL_BYTES = 1 << 16  # the metadata are among so many bytes of the file's end
 
 _RUN_FILE_KEYS = (b"\nsource:", b"\noutput:", b"\nrun:")
 STDIN_SUFFIX = ".stdin"  # of the name of a file that holds what was piped into a command
@@ -24,3 +26,12 @@ def is_run_file(content: bytes) -> bool:
 def is_mask(head: bytes) -> bool:
     """Whether a PNG whose first `MASK_HEAD_BYTES` are `head` was written by our exports."""
     return b"tEXt" + MASK_MARK in head
+
+
+def is_table(tail: bytes) -> bool:
+    """Whether a Parquet file whose last `TABLE_TAIL_BYTES` are `tail` was written by our export.
+
+    Its metadata are pairs of texts in Thrift's compact form: the type and place of the key, its length, the key, and
+    the type and place of the value. A mere value of a column does not look like that.
+    """
+    return b"\x18%c%s\x18" % (len(TABLE_ORIGIN), TABLE_ORIGIN.encode()) in tail

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from db.views.results import ExportedImage
+from producer.layout import TABLE_ORIGIN
 from producer.results.common import ExportRequest, Summary, TellRows
 from producer.results.formats import FLAT, Format
 from producer.results.provenance import provenance
 from producer.results.records import Record, Records, end_with_ours
 
 MAGIC = b"PAR1"  # first and last bytes of a Parquet file
-ORIGIN = "sam3-queue"  # key of the metadata under which the file says how it was made
 
 
 def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
@@ -33,7 +33,7 @@ def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], prog
     types = records.input_types
     ours = _schema(records)
     inputs = [(column, type_of(text)) for column, text in types.items()]
-    schema = pa.schema([*inputs, *ours]).with_metadata({ORIGIN: origin})
+    schema = pa.schema([*inputs, *ours]).with_metadata({TABLE_ORIGIN: origin})
 
     with (
         request.files.replacing(request.out) as temporary,
@@ -91,7 +91,7 @@ def is_ours(file: BinaryIO) -> bool:
         return False
     file.seek(end - length)
     # 0x18: type of Thrift for the text that is the key's value
-    return ORIGIN.encode() + b"\x18" in file.read(length) and _ends_with_our_columns(file)
+    return TABLE_ORIGIN.encode() + b"\x18" in file.read(length) and _ends_with_our_columns(file)
 
 
 def _ends_with_our_columns(file: BinaryIO) -> bool:

@@ -13,11 +13,11 @@ from db.intake import KnownRun, NewRow
 from producer.sources.cells import one_line
 from producer.sources.columns import Columns
 from producer.sources.looking import same_files
-from producer.sources.pattern import Pattern, fixed_folder, is_pattern
+from producer.sources.pattern import is_pattern
 from producer.sources.rows import row_of_file
-from producer.sources.selection import Tally, told_left_out
+from producer.sources.selection import PARQUET, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
-from producer.sources.walk import walk_below
+from producer.sources.walk import mixture, walk_below
 from workers.errors import UsageError
 from workers.inference.formats import FORMATS
 
@@ -36,20 +36,16 @@ class FolderSource(RowSource):
     confined = False
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
-        self._shown = one_line(str(path))
+        self._given, self._shown = path, one_line(str(path))
         self.path = Path(os.path.abspath(path))
-        self.root, pattern = self._found_below()
         self.follow_symlinks = options.follow_symlinks
         self._refuse_flags_of_files(options)
-        self._walk = walk_below(self._shown, self.root, options, pattern)
+        self._walk = walk_below(path, options)
+        self.root = self._walk.folder
         tally = Tally()
         if all(name.endswith("/") for name in self._walk.paths(tally)):
             there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
             raise UsageError(f"{self._shown}: {self.empty}{there}; {self._advice_if_empty()}")
-
-    def _found_below(self) -> tuple[Path, Pattern | None]:
-        """The folder that is walked, and which files of it are meant."""
-        return self.path, None
 
     def _advice_if_empty(self) -> str:
         return f"give a folder with {', '.join(FORMATS[:-1])} or {FORMATS[-1]} files"
@@ -75,15 +71,22 @@ class FolderSource(RowSource):
         return False
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
-        """Count the images. `continues` is always false: a new file may come anywhere in the order of the paths."""
-        count, newest, tally = 0, os.stat(self.root).st_mtime_ns, Tally()
+        """Count the images. Raises `UsageError` if there are Parquet files, too.
+
+        `continues` is always false: a new file may come anywhere in the order of the paths.
+        """
+        count, newest, tally, first = 0, os.stat(self.root).st_mtime_ns, Tally(), ""
         for name in self._walk.paths(tally):
             if name.endswith("/"):
                 with suppress(OSError):  # the walk opens this folder next and reports the error
                     newest = max(newest, os.stat(self.root / name).st_mtime_ns)
             else:
                 count += 1
+                first = first or name
         self.left_out = tally.left_out
+        for one in self.left_out:
+            if one.reason == PARQUET:
+                raise mixture(self._given, self.root, first, one.example)
         return Survey(size=count, mtime_ns=newest, sha256=None, rows=count, continues=False)
 
     def rows(self, skip: int = 0) -> Iterator[NewRow]:
@@ -108,9 +111,6 @@ class PatternSource(FolderSource):
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
         return is_pattern(path)
-
-    def _found_below(self) -> tuple[Path, Pattern | None]:
-        return fixed_folder(self.path), Pattern(self.path)
 
     def _advice_if_empty(self) -> str:
         return "* stands for a part of one name, ** for any number of folders"

@@ -7,11 +7,19 @@ from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource, PatternSource
 from producer.sources.jsonl_source import JsonLinesSource
 from producer.sources.list_source import ListSource
-from producer.sources.parquet_source import ParquetSource
+from producer.sources.parquet_source import ParquetFolderSource, ParquetSource
 from producer.sources.source import ReadOptions, RowSource
 
 # The first kind that takes a path reads it. The last kind takes every path, and its constructor raises the error.
-KINDS: Sequence[type[RowSource]] = (FolderSource, PatternSource, ParquetSource, JsonLinesSource, ListSource, CsvSource)
+KINDS: Sequence[type[RowSource]] = (
+    ParquetFolderSource,
+    FolderSource,
+    PatternSource,
+    ParquetSource,
+    JsonLinesSource,
+    ListSource,
+    CsvSource,
+)
 
 
 def open_source(path: Path, options: ReadOptions) -> RowSource:

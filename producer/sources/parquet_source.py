@@ -1,13 +1,13 @@
-"""Turns a Parquet file into rows whose cells keep their types. Knows no SQL, and opens no image.
+"""Turns Parquet, a file or a folder of them, into rows whose cells keep their types. Knows no SQL, and opens no image.
 
 It follows `producer.sources.source.RowSource`, which says what raises errors and what rejects a row. Needs pyarrow,
-the extra `parquet`. The format: https://parquet.apache.org/docs/file-format/.
+the extra `parquet`.
 """
 
-import io
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
@@ -16,182 +16,237 @@ from typing import Any
 
 from db.intake import NewRow
 from producer.sources.cells import BadRow, one_line, quoted
-from producer.sources.columns import choose_columns
 from producer.sources.file import HASH_DIGITS
-from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS, FileSource
+from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
 from producer.sources.first_bytes import FirstBytes
+from producer.sources.parquet_columns import PartsColumns
+from producer.sources.parquet_part import KIND, ParquetPart, values
+from producer.sources.pattern import fixed_folder, is_pattern
 from producer.sources.rows import RowRules
 from producer.sources.sampling import sampled
-from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, Survey
-from workers.errors import UsageError, first_line
+from producer.sources.selection import (
+    HIDDEN,
+    IMAGE,
+    NO_IMAGE,
+    NO_PARQUET,
+    PARQUET,
+    PARQUET_MAGIC,
+    PARQUET_SUFFIXES,
+    LeftOut,
+    Tally,
+)
+from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
+from producer.sources.walk import mixture, walk_below
+from workers.errors import UsageError
+from workers.inference.formats import SUFFIXES
 
-MAGIC = b"PAR1"
-ROWS_AT_ONCE = 1000  # that are read and held at once; fewer if rows are long: then about BYTES_AT_ONCE
-BYTES_AT_ONCE = 4 << 20
-BUFFER_BYTES = 1 << 20  # of each column, so that no row group is held as a whole
-_GROUPS = re.compile(r" parquet (\d+)")
+DELTA = "_delta_log"  # in the folder of a Delta table, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
+_FILES = " in "  # begins the part of the hash of a survey which says how several files lay there
 
 
-class ParquetSource(FileSource):
+class ParquetSource(RowSource):
     """Rows of a Parquet file.
 
-    Columns of bytes are left out. A file that grew is one whose first row groups hold the same bytes as before.
+    Columns of bytes are left out. A source that grew is one whose first row groups hold the same bytes as before.
     """
 
-    kind = "Parquet file"
+    kind = KIND
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
-        super().__init__(path, options)
+        require_prompts(options)
+        shown = one_line(str(path))
+        self.path = Path(os.path.abspath(path))
+        self.confined = options.root is not None
+        self.root = Path(os.path.abspath(options.root or options.base or self._folder()))
+        self.follow_symlinks = options.follow_symlinks
+        self._parts = self._found(path, options)
         if options.encoding or options.delimiter:
-            raise UsageError(f"{self.file.shown}: is a {self.kind}; --encoding and --delimiter are for files of text")
+            raise UsageError(f"{shown}: is a {self.kind}; --encoding and --delimiter are for files of text")
         if find_spec("pyarrow") is None:
             install = "pip install 'sam3-queue[parquet]', or write it as CSV"
-            raise UsageError(f"{self.file.shown}: is a {self.kind}, which needs pyarrow: {install}")
-        self._choose(options)
+            raise UsageError(f"{shown}: is a {self.kind}, which needs pyarrow: {install}")
+        found = PartsColumns()
+        self._sizes = [_rows_after_noting(part, found) for part in self._parts]
+        if not any(self._sizes):
+            raise UsageError(f"{shown} has no rows")
+        self.columns = found.choose(shown, options)
+        self.told = self._told(found.left_out)
         self._rules = RowRules(self.columns, self.root, confined=self.confined, needs_prompt=options.needs_prompt)
 
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
         first = FirstBytes(path)
-        return first.content.startswith(MAGIC) or first.name.endswith((".parquet", ".pq"))
+        return first.content.startswith(PARQUET_MAGIC) or first.name.endswith(PARQUET_SUFFIXES)
 
-    def _choose(self, options: ReadOptions) -> None:
-        from producer.sources.arrow_types import is_kept, is_text, type_of, type_text
+    def _folder(self) -> Path:
+        """Where relative paths start if the user names no folder."""
+        return self.path.parent
 
-        with self._opened() as parquet:
-            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
-        shown = self.file.shown
-        if not rows:
-            raise UsageError(f"{shown} has no rows")
-        columns = choose_columns(shown, tuple(schema.names), options.image_column, options.prompt_column)
-        types = {field.name: type_text(field.type) for field in schema if is_kept(field.type)}
-        if columns.image not in types or not is_text(type_of(types[columns.image])):
-            held = one_line(str(schema.field(columns.image).type))[:100]
-            paths = f"column {quoted(columns.image)} holds {held}, no paths"
-            raise UsageError(f"{shown}: {paths}; name the column of paths with --image-column")
-        self.columns = replace(columns, names=tuple(types), types=types)
-        left_out = [quoted(name) for name in schema.names if name not in types]
-        self.told = f"without {', '.join(left_out)}: bytes are not kept" if left_out else ""
+    def _found(self, path: Path, options: ReadOptions) -> Sequence[ParquetPart]:
+        """The files in the order of their rows, at least one."""
+        return (ParquetPart(path, path.name),)
+
+    def _told(self, left_out: Sequence[str]) -> str:
+        return f"without {', '.join(left_out)}: bytes are not kept" if left_out else ""
+
+    @property
+    def _files(self) -> str:
+        """Text for the end of the hash of a survey: how the files lie there. A single file is known by its path."""
+        return ""
+
+    @property
+    def _size(self) -> int:
+        return sum(part.file.stat.st_size for part in self._parts)
+
+    @property
+    def _mtime_ns(self) -> int:
+        return max(part.file.stat.st_mtime_ns for part in self._parts)
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
-        """Whether the file is as an earlier survey found it. Does not read its content."""
-        is_parquet = _GROUPS.fullmatch(known_sha256[HASH_DIGITS:]) is not None
-        return is_parquet and self.file.is_still(known_size, known_mtime_ns, "")
+        """Whether the files are as an earlier survey found them. Does not read their content."""
+        is_same = re.fullmatch(rf" parquet \d+{self._files}", known_sha256[HASH_DIGITS:]) is not None
+        return is_same and (known_size, known_mtime_ns) == (self._size, self._mtime_ns)
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
         """Read the paths, and hash the bytes of all row groups. Raises `UsageError` for a damaged file."""
-        with self._opened() as parquet:
-            paths = ({self.columns.image: path} for path in self._paths(parquet))
-            rows, sample = sampled(paths, FIRST_ROWS, RANDOM_ROWS)
-            stamps = list(self._stamps(parquet))
-        self.file.refuse_change()
-        picked = [(number, self._row(cells, number, clean=False)) for number, cells in sample]
+        paths = ({self.columns.image: path} for path in self._paths())
+        rows, sample = sampled(paths, FIRST_ROWS, RANDOM_ROWS)
+        stamps = list(self._stamps())
+        for part in self._parts:
+            part.file.refuse_change()
+        picked = [(number, self._row(cells, "", number, clean=False)) for number, cells in sample]
         return Survey(
-            size=self.file.stat.st_size,
-            mtime_ns=self.file.stat.st_mtime_ns,
-            sha256=stamps[-1],
+            size=self._size,
+            mtime_ns=self._mtime_ns,
+            sha256=stamps[-1] + self._files,
             rows=rows,
-            continues=known_sha256 in stamps,
+            continues=known_sha256 is not None and known_sha256.partition(_FILES)[0] in stamps,
             sample=tuple((number, row.path) for number, row in picked if row.rejected is None),
         )
 
     def rows(self, skip: int = 0) -> Iterator[NewRow]:
-        """The rows after the first `skip`, good and rejected, in the file's order. Skips whole row groups unread."""
-        number = 0
-        with self._opened() as parquet:
+        """The rows after the first `skip`, good and rejected, in the files' order. Skips whole row groups unread."""
+        for part, size in zip(self._parts, self._sizes, strict=True):
+            if size > skip:
+                yield from self._rows_of(part, skip)
+            skip = max(0, skip - size)
+
+    def _rows_of(self, part: ParquetPart, skip: int) -> Iterator[NewRow]:
+        number, names = 0, self.columns.names
+        with part.opened() as parquet:
             for group in range(parquet.num_row_groups):
                 size = parquet.metadata.row_group(group).num_rows
                 if number + size <= skip:
                     number += size
                     continue
-                for batch in self._batches(parquet, group, list(self.columns.names)):
-                    rows = self._rows_of(batch, number)
-                    number += batch.num_rows
-                    self.file.refuse_change()
-                    yield from rows[max(0, skip - number + batch.num_rows) :]
+                for columns in part.batches(parquet, group, names, names):
+                    rows = self._rows_in(columns, part.name, number)
+                    number += len(rows)
+                    part.file.refuse_change()
+                    yield from rows[max(0, skip - number + len(rows)) :]
 
-    def _batches(self, parquet: Any, group: int, columns: list[str]) -> Iterator[Any]:
-        found = parquet.metadata.row_group(group)
-        size = sum(column.total_uncompressed_size for column in self._kept(found))
-        rows = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * found.num_rows // max(1, size)))
-        yield from parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
-
-    def _rows_of(self, batch: Any, number: int) -> list[NewRow]:
+    def _rows_in(self, batch: list[Any], where: str, number: int) -> list[NewRow]:
         """The rows of a batch, before which the file has `number` rows."""
         names = self.columns.names
         clean, columns = True, []
-        for column in batch.columns:
-            values, is_clean = _values(column)
-            columns.append(values)
+        for column in batch:
+            cells, is_clean = values(column)
+            columns.append(cells)
             clean = clean and is_clean
-        cells = zip(*columns, strict=True)
+        together = zip(*columns, strict=True)
         return [
-            self._row(dict(zip(names, row, strict=True)), place, clean=clean) for place, row in enumerate(cells, number)
+            self._row(dict(zip(names, row, strict=True)), where, place, clean=clean)
+            for place, row in enumerate(together, number)
         ]
 
-    def _row(self, cells: dict[str, Any], place: int, *, clean: bool) -> NewRow:
+    def _row(self, cells: dict[str, Any], where: str, place: int, *, clean: bool) -> NewRow:
         try:
             return self._rules.typed_row(cells, clean=clean)
         except BadRow as bad:
-            return self._rules.rejected_values(cells, f"{self.file.name}: row {place + 1}", bad)
+            return self._rules.rejected_values(cells, f"{where}: row {place + 1}", bad)
 
-    def _paths(self, parquet: Any) -> Iterator[Any]:
-        for group in range(parquet.num_row_groups):
-            for batch in self._batches(parquet, group, [self.columns.image]):
-                yield from _values(batch.column(0))[0]
+    def _paths(self) -> Iterator[Any]:
+        for part in self._parts:
+            with part.opened() as parquet:
+                for group in range(parquet.num_row_groups):
+                    for columns in part.batches(parquet, group, self.columns.names, [self.columns.image]):
+                        yield from values(columns[0])[0]
 
-    def _stamps(self, parquet: Any) -> Iterator[str]:
+    def _stamps(self) -> Iterator[str]:
         """For each row group the hash of it and of all before it, and how many these are."""
         digest = sha256(repr((self.columns.names, self.columns.types)).encode())
-        with self.file.open() as file:
-            for number in range(parquet.num_row_groups):
-                group = parquet.metadata.row_group(number)
-                digest.update(b"%d" % group.num_rows)
-                for column in self._kept(group):
-                    _hash(file, column, digest)
-                yield f"{digest.hexdigest()} parquet {number + 1}"
-
-    def _kept(self, group: Any) -> Iterator[Any]:
-        """The columns of a row group whose cells are kept. A list or struct has several, named `column.part`."""
-        names = self.columns.names
-        begin = tuple(f"{name}." for name in names)
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema in names or column.path_in_schema.startswith(begin):
-                yield column
-
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
-            # Without its own reading ahead, which would hold whole row groups.
-            with parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
-                yield file
-        except (pyarrow.ArrowException, OSError) as error:
-            self.file.refuse_change()
-            damaged = f"its Parquet data are damaged or cut off ({one_line(first_line(error))[:100]})"
-            raise UsageError(f"{self.file.shown}: {damaged}; copy or make it again") from error
+        groups = (group for part in self._parts for group in part.hash_groups(self.columns.names, digest))
+        for number, _ in enumerate(groups, start=1):
+            yield f"{digest.hexdigest()} parquet {number}"
 
 
-def _values(column: Any) -> tuple[list[Any], bool]:
-    """The cells of a column, and whether each text in it is printable. Bytes that are no text become surrogates."""
-    from pyarrow import binary
+class ParquetFolderSource(ParquetSource):
+    """Rows of all Parquet files in a folder and below it, or of those that match a pattern, in the order of the paths.
 
-    from producer.sources.arrow_types import is_printable, values_of
+    Numbers in names count as numbers: `part.10` comes after `part.9`. As for Spark, names that begin with `_` or a dot
+    are no rows.
+    """
 
-    try:
-        return values_of(column), is_printable(column)
-    except UnicodeDecodeError:
-        raw = column.cast(binary()).to_pylist()
-        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw], False
+    kind = "folder of Parquet files"
+
+    @classmethod
+    def takes(cls, path: Path, options: ReadOptions) -> bool:
+        """Whether the first file that counts, an image or a Parquet file, is a Parquet file."""
+        if not (path.is_dir() or is_pattern(path)) or _begins_with_an_image(path):
+            return False
+        walk = walk_below(path, options, wanted=(IMAGE, PARQUET))
+        first = next((name for name in walk.paths() if not name.endswith("/")), None)
+        return first is not None and walk.selection.of_file(first) == PARQUET
+
+    def _folder(self) -> Path:
+        return fixed_folder(self.path) if is_pattern(self.path) else self.path
+
+    def _found(self, path: Path, options: ReadOptions) -> Sequence[ParquetPart]:
+        walk, tally = walk_below(path, options, wanted=(PARQUET,)), Tally()
+        names = sorted((name for name in walk.paths(tally) if not name.endswith("/")), key=_by_number)
+        folder = walk.folder
+        if (folder / DELTA).is_dir():
+            delta = "is a Delta table, whose folder may hold rows that were deleted"
+            raise UsageError(f"{one_line(str(path))}: {delta}; write its rows as Parquet files to another folder")
+        if images := [one for one in tally.left_out if one.reason == IMAGE]:
+            raise mixture(path, folder, images[0].example, names[0])
+        self.left_out = tuple(_without_images(one) for one in tally.left_out if one.reason != HIDDEN)
+        shown = path if not is_pattern(path) else fixed_folder(path)
+        self._names = names
+        return [ParquetPart(shown / name, name) for name in names]
+
+    def _told(self, left_out: Sequence[str]) -> str:
+        told = [f"as {len(self._parts):,} Parquet files", super()._told(left_out)]
+        keys = sorted({part.partition("=")[0] for name in self._names for part in name.split("/")[:-1] if "=" in part})
+        if keys:
+            told.append(f"without {', '.join(map(quoted, keys))}: names of folders are not kept")
+        return "; ".join(filter(None, told))
+
+    @property
+    def _files(self) -> str:
+        found = [(part.name, part.file.stat.st_size, part.file.stat.st_mtime_ns) for part in self._parts]
+        return f"{_FILES}{sha256(repr(found).encode()).hexdigest()[:16]}"
 
 
-def _hash(file: io.RawIOBase, column: Any, digest: Any) -> None:
-    """Hash the bytes of a column of a row group."""
-    starts = [start for start in (column.dictionary_page_offset, column.data_page_offset) if start]
-    file.seek(min(starts))
-    left = column.total_compressed_size
-    while left > 0 and (block := file.read(min(left, BUFFER_BYTES))):
-        digest.update(block)
-        left -= len(block)
+def _begins_with_an_image(folder: Path) -> bool:
+    """Whether the first entry of a folder is an image, so that a large folder of images need not be walked for this."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        first = next(entries, None)
+        return first is not None and first.name.lower().endswith(SUFFIXES)
+    return False
+
+
+def _rows_after_noting(part: ParquetPart, columns: PartsColumns) -> int:
+    """How many rows the file has. Raises `UsageError` if its columns are not those of the files before it."""
+    with part.opened() as parquet:
+        columns.add(part, parquet.schema_arrow)
+        return int(parquet.metadata.num_rows)
+
+
+def _without_images(one: LeftOut) -> LeftOut:
+    return replace(one, reason=NO_PARQUET) if one.reason == NO_IMAGE else one
+
+
+def _by_number(name: str) -> tuple[list[str | int], str]:
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if part.isdecimal() else part for part in parts], name

@@ -1,16 +1,27 @@
 """Decides which entries below a folder are images to segment, and why the others are left out. Decodes nothing.
 
 A file is an image if its suffix says so or if its first bytes say so. A file with an image's suffix and other content
-is taken, too: its user meant it as an image, so it is recorded and fails with a reason.
+is taken, too: its user meant it as an image, so it is recorded and fails with a reason. The same holds for Parquet
+files, where these are wanted.
 """
 
 import errno
 import os
-from collections.abc import Collection, Container, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from producer.layout import EXPORT_RECORD, LINKS, MASK_HEAD_BYTES, MASKS_RECORD, RESULTS, is_mask, is_run_file
+from producer.layout import (
+    EXPORT_RECORD,
+    LINKS,
+    MASK_HEAD_BYTES,
+    MASKS_RECORD,
+    RESULTS,
+    TABLE_TAIL_BYTES,
+    is_mask,
+    is_run_file,
+    is_table,
+)
 from producer.sources.cells import one_line
 from producer.sources.pattern import Pattern
 from workers.cli.base import RUN_FILE
@@ -25,7 +36,8 @@ from workers.inference.formats import (
     other_format,
 )
 
-IMAGE, FOLDER = "image", "folder"  # verdicts on entries that are taken; every other verdict is a reason
+# Verdicts. Folders are entered, and of the others those are taken that are wanted; the rest are reasons.
+IMAGE, PARQUET, FOLDER = "image", "Parquet file", "folder"
 HIDDEN = "hidden"
 TRASH = "in a trash or thumbnail folder"
 OURS = "from sam3-run or sam3-export"
@@ -35,8 +47,10 @@ BROKEN = "link to nothing"
 CIRCLE = "in a circle of links"
 UNREADABLE = "unreadable"
 SPECIAL = "pipe, socket or device"
-NO_IMAGE = "not an image"
-_ADVICE = dict.fromkeys((HIDDEN, TRASH, OURS, OUTPUT, BROKEN, CIRCLE, SPECIAL, NO_IMAGE), "") | {
+NO_IMAGE, NO_PARQUET = "not an image", "not a Parquet file"
+PARQUET_MAGIC = b"PAR1"  # https://parquet.apache.org/docs/file-format/
+PARQUET_SUFFIXES = (".parquet", ".pq")
+_ADVICE = dict.fromkeys((PARQUET, HIDDEN, TRASH, OURS, OUTPUT, BROKEN, CIRCLE, SPECIAL, NO_IMAGE, NO_PARQUET), "") | {
     LINK: "--follow-symlinks takes in what such links lead to",
     UNREADABLE: "make it readable for this user",
     HEIC: f"{HEIC_EXTRA}, or convert to JPEG",
@@ -92,13 +106,22 @@ def told_left_out(left_out: Sequence[LeftOut]) -> str:
 class Selection:
     """Judges the entries of folders below `top`. `exclude`, a path below `top`, names a folder that is not entered.
 
-    With a `pattern` other entries than those that it takes are neither taken nor counted.
+    With a `pattern` other entries than those that it takes are neither taken nor counted. `wanted` are the verdicts of
+    the files that are taken.
     """
 
-    def __init__(self, top: str, exclude: str | None, follow_symlinks: bool, pattern: Pattern | None = None) -> None:
+    def __init__(
+        self,
+        top: str,
+        exclude: str | None,
+        follow_symlinks: bool,
+        pattern: Pattern | None = None,
+        wanted: Sequence[str] = (IMAGE,),
+    ) -> None:
         self.top = os.path.join(top, "")
         self._exclude = exclude
         self._pattern = pattern
+        self._wanted = wanted
         self._follow = follow_symlinks
         self._known: dict[str, str] = {}  # path -> verdict, of files that had to be opened
         self._with_masks: set[str] = set()  # folders to which PNGs were exported; users' pictures may be there too
@@ -124,7 +147,7 @@ class Selection:
             verdict = ours.get(entry.name) or self._judge(entry, path)
             if verdict == IMAGE and ((masks and self._is_mask(path)) or (links and entry.is_symlink())):
                 verdict = OURS
-            if verdict == IMAGE:
+            if verdict in self._wanted:
                 taken.append(path)
             elif verdict == FOLDER:
                 taken.append(f"{path}/")
@@ -140,32 +163,47 @@ class Selection:
 
     def _judge(self, entry: os.DirEntry[str], path: str) -> str:
         name = entry.name
-        if name[0] == ".":
+        if name[0] == "." or (name[0] == "_" and IMAGE not in self._wanted):
             return HIDDEN
         try:
             if entry.is_dir(follow_symlinks=self._follow):
                 return TRASH if name.lower() in _TRASH_FOLDERS else FOLDER
             if entry.is_file():
-                return IMAGE if name.lower().endswith(SUFFIXES) else self._by_content(path)
+                return self.of_file(path)
             if entry.is_dir():
                 return LINK
             return SPECIAL if os.path.exists(entry) else _absent(name, BROKEN)
         except OSError as error:  # a link leads to nothing, or the content cannot be read
             return _absent(name, BROKEN if error.errno == errno.ELOOP else UNREADABLE)
 
+    def of_file(self, path: str) -> str:
+        """The verdict on an ordinary file. Raises `OSError` if it must be opened and cannot be."""
+        return IMAGE if path.lower().endswith(SUFFIXES) else self._by_content(path)
+
     def _by_content(self, path: str) -> str:
         verdict = self._known.get(path)
         if verdict is None:
             verdict = _verdict(path, self._head(path, HEAD_BYTES))
+            if verdict == PARQUET and is_table(self._tail(path, TABLE_TAIL_BYTES)):
+                verdict = OURS
             if len(self._known) < _KNOWN_AT_MOST:
                 self._known[path] = verdict
         return verdict
 
     def _head(self, path: str, count: int) -> bytes:
+        with self._opened(path) as descriptor:
+            return os.read(descriptor, count)
+
+    def _tail(self, path: str, count: int) -> bytes:
+        with self._opened(path) as descriptor:
+            return os.pread(descriptor, count, max(0, os.fstat(descriptor).st_size - count))
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
         # O_NONBLOCK: if the file has become a pipe meanwhile, opening it must not wait for a writer.
         descriptor = os.open(self.top + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return os.read(descriptor, count)
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -218,11 +256,15 @@ class Selection:
 
 
 def _absent(name: str, reason: str) -> str:
-    """The verdict on an entry that cannot be read: an image if its suffix says so, whose row then reports the error."""
-    return IMAGE if name.lower().endswith(SUFFIXES) else reason
+    """The verdict on an entry that cannot be read: what its suffix says; who reads it then reports the error."""
+    if name.lower().endswith(SUFFIXES):
+        return IMAGE
+    return PARQUET if name.lower().endswith(PARQUET_SUFFIXES) else reason
 
 
 def _verdict(path: str, head: bytes) -> str:
+    if head.startswith(PARQUET_MAGIC) or path.lower().endswith(PARQUET_SUFFIXES):
+        return PARQUET
     other = other_format(head)
     if other is not None:
         return other

@@ -4,13 +4,14 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from producer.sources.cells import one_line, unreadable
-from producer.sources.pattern import Pattern
-from producer.sources.selection import CIRCLE, UNREADABLE, Selection, Tally
+from producer.sources.hints import shell_path
+from producer.sources.pattern import Pattern, fixed_folder, is_pattern
+from producer.sources.selection import CIRCLE, IMAGE, UNREADABLE, Selection, Tally
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 
@@ -30,10 +31,15 @@ class Walk:
     """
 
     def __init__(self, shown: str, selection: Selection) -> None:
-        self._shown, self._selection = shown, selection
+        self._shown, self.selection = shown, selection
+
+    @property
+    def folder(self) -> Path:
+        """The folder that is walked."""
+        return Path(self.selection.top)
 
     def paths(self, tally: Tally | None = None) -> Iterator[str]:
-        """Paths below the top of folders, which end with a slash, and of images; a folder comes before its content."""
+        """Paths below the top of folders, which end with a slash, and of files; a folder comes before its content."""
         levels: list[_Level] = []
         self._open("", levels, tally)
         while levels:
@@ -47,10 +53,10 @@ class Walk:
     def _open(self, folder: str, levels: list[_Level], tally: Tally | None) -> bool:
         """Enter a folder. False if links lead to it in a circle, or it may not be read; `tally` counts it then."""
         try:
-            found = os.stat(self._selection.top + folder)
+            found = os.stat(self.selection.top + folder)
             identity = found.st_dev, found.st_ino
             if all(level.identity != identity for level in levels):
-                levels.append(_Level(identity, iter(self._selection.taken(folder, tally))))
+                levels.append(_Level(identity, iter(self.selection.taken(folder, tally))))
                 return True
             reason = CIRCLE
         except OSError as error:
@@ -65,10 +71,25 @@ class Walk:
         return False
 
 
-def walk_below(shown: str, root: Path, options: ReadOptions, pattern: Pattern | None = None) -> Walk:
-    """Walk the folder `root`, without the output folder. Raises `UsageError` if it is the output folder itself."""
-    exclude = options.exclude
-    below = os.path.relpath(os.path.realpath(exclude), os.path.realpath(root)) if exclude else None
+def walk_below(path: Path, options: ReadOptions, wanted: Sequence[str] = (IMAGE,)) -> Walk:
+    """Walk the folder or the pattern `path`, without the output folder. Raises `UsageError` if it is that folder.
+
+    `wanted` are the verdicts of the files that are taken.
+    """
+    whole = Path(os.path.abspath(path))
+    folder, pattern = (fixed_folder(whole), Pattern(whole)) if is_pattern(path) else (whole, None)
+    shown, exclude = one_line(str(path)), options.exclude
+    below = os.path.relpath(os.path.realpath(exclude), os.path.realpath(folder)) if exclude else None
     if below == ".":
         raise UsageError(f"{shown}: is the output folder too; choose another with -o")
-    return Walk(shown, Selection(str(root), below, options.follow_symlinks, pattern))
+    return Walk(shown, Selection(str(folder), below, options.follow_symlinks, pattern, wanted))
+
+
+def mixture(path: Path, folder: Path, image: str, parquet: str) -> UsageError:
+    """The error for a source with images and Parquet files, of which `image` and `parquet`, below `folder`, are two."""
+    there = f"{one_line(str(path))}: holds images ({one_line(image)}) and Parquet files ({one_line(parquet)})"
+    suffixes = os.path.splitext(image)[1], os.path.splitext(parquet)[1]
+    if not all(suffixes):
+        return UsageError(f"{there}; move the ones to a folder of their own")
+    images, rows = (shell_path(str(folder / "**" / f"*{suffix}")) for suffix in suffixes)
+    return UsageError(f"{there}; give {rows} for the rows of such files, or {images} for such images")

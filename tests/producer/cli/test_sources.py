@@ -40,6 +40,15 @@ def write_parquet(path: Path, rows: Rows) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10)
 
 
+def write_parts(path: Path, rows: Rows) -> None:
+    path.mkdir(exist_ok=True)
+    (path / "_SUCCESS").touch()
+    for first in range(0, len(rows), 10):
+        write_parquet(path / f"part-{first:05}.parquet", rows[first : first + 10])
+    for later in range(len(rows), len(ROWS), 10):
+        (path / f"part-{-(-later // 10) * 10:05}.parquet").unlink(missing_ok=True)
+
+
 def gzipped(write: Callable[[Path, Rows], None]) -> Callable[[Path, Rows], None]:
     def write_packed(path: Path, rows: Rows) -> None:
         write(path, rows)
@@ -56,6 +65,7 @@ KINDS = {
     "faces.txt": (write_list, "list"),
     "faces.lst.gz": (gzipped(write_list), "list"),
     "faces.parquet": (write_parquet, "Parquet file"),
+    "faces": (write_parts, "folder of Parquet files"),
 }
 
 
@@ -87,14 +97,14 @@ def test_it_is_checked_recorded_resumed_grown_edited_and_moved(shell: Shell, nam
     (shell.home / "moved").mkdir()
     os.rename(file, shell.home / "moved" / name)
     moved = shell(enqueue.main, "--csv", f"moved/{name}", *given)
-    assert moved.err.startswith(f"run faces goes on with {shell.home}/moved/{name}, which was {file}")
+    assert f"run faces goes on with {shell.home}/moved/{name}, which was {file}\n" in moved.err
     write_list(shell.home / "other.txt", ROWS)
     refused = shell(enqueue.main, "--csv", "other.txt", *given, code=2).error
     assert f"source {shell.home}/moved/{name} there, {shell.home}/other.txt here" in refused
 
 
 @pytest.mark.usefixtures("broker")
-@pytest.mark.parametrize("name", ["faces.jsonl", "faces.parquet"])
+@pytest.mark.parametrize("name", ["faces.jsonl", "faces.parquet", "faces"])
 def test_types_come_back_and_a_csv_has_them_as_text(shell: Shell, name: str) -> None:
     KINDS[name][0](shell.home / name, ROWS)
     shell(enqueue.main, "--csv", name, "--prompt", "person")

@@ -15,6 +15,7 @@ from db.intake import NewRow
 from db.models import to_json
 from producer.sources import arrow_types
 from producer.sources.kinds import open_source
+from producer.sources.parquet_part import ParquetPart
 from producer.sources.parquet_source import ParquetSource
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from workers.errors import UsageError
@@ -106,10 +107,11 @@ def test_a_dictionary_becomes_its_values_and_what_json_has_not_becomes_json() ->
 
 
 def test_columns_of_bytes_do_not_make_batches_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.sources.parquet_source.BYTES_AT_ONCE", 2000)
+    monkeypatch.setattr("producer.sources.parquet_part.BYTES_AT_ONCE", 2000)
     source = opened(write({"path": paths(90), "image": [bytes(1000) + b"%d" % number for number in range(90)]}))
-    with source._opened() as parquet:
-        assert next(source._batches(parquet, 0, ["path"])).num_rows > 40
+    (part,) = source._parts
+    with part.opened() as parquet:
+        assert len(next(part.batches(parquet, 0, ["path"], ["path"]))[0]) > 40
     assert len(list(source.rows())) == 90
 
 
@@ -137,18 +139,18 @@ def test_bad_rows_are_rejected_with_their_number() -> None:
 def test_skip_goes_on_where_an_earlier_reading_stopped_and_leaves_row_groups_unread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("producer.sources.parquet_source.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("producer.sources.parquet_part.ROWS_AT_ONCE", 7)
     source = opened(write({"path": paths(50)}, group=20))
     everything = list(source.rows())
     assert [row.path for row in everything] == paths(50)
     read: list[int] = []
-    batches = ParquetSource._batches
+    batches = ParquetPart.batches
 
-    def noted(source: ParquetSource, parquet: Any, group: int, columns: list[str]) -> Iterator[Any]:
+    def noted(part: ParquetPart, parquet: Any, group: int, *columns: Any) -> Iterator[list[Any]]:
         read.append(group)
-        return batches(source, parquet, group, columns)
+        return batches(part, parquet, group, *columns)
 
-    monkeypatch.setattr(ParquetSource, "_batches", noted)
+    monkeypatch.setattr(ParquetPart, "batches", noted)
     for skip, groups in ((0, [0, 1, 2]), (1, [0, 1, 2]), (8, [0, 1, 2]), (20, [1, 2]), (41, [2]), (50, []), (99, [])):
         read.clear()
         assert list(source.rows(skip)) == everything[skip:]
@@ -199,7 +201,7 @@ def test_damaged_paths_are_found_before_any_row() -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read_stops_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.sources.parquet_source.ROWS_AT_ONCE", 10)
+    monkeypatch.setattr("producer.sources.parquet_part.ROWS_AT_ONCE", 10)
     source = opened(write({"path": paths(50)}, group=20))
     rows = source.rows()
     next(rows)
