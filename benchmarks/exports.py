@@ -23,6 +23,7 @@ from db.migrate import ensure_schema
 from db.runs import run_id_of
 from db.session import Sessions, connect, read
 from db.views import status
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.formats import MODULES, file_of, format_named
 from producer.results.targets import Targets
@@ -103,7 +104,7 @@ def write(url: str, folder: Path, name: str) -> tuple[float, float]:
     view = None if run_id is None else read(sessions, status.run_view, run_id)
     assert view is not None
     out = file_of(folder / "out", name)
-    request = ExportRequest(view, view.frozen.threshold, out, targets=Targets(out))
+    request = ExportRequest(view, Choice.of_run(view), out, targets=Targets(out))
     wanted = format_named(name)
     before = time.process_time()
     wanted.write(request, read_images(sessions, request), lambda done: None)

@@ -19,8 +19,8 @@ from db.views.status import RunGone, RunView
 from producer import stopping
 from producer.cli.found import run_folder
 from producer.cli.run_folder import read_run_file
-from producer.results.common import ExportRequest, input_cells, wanted
-from producer.results.common import status as status_of
+from producer.results.choice import Choice
+from producer.results.common import ExportRequest, input_cells
 from producer.results.records import Records
 from sam3_queue.rows import Instance, Result, Row
 from workers.cli.base import DATABASE_RUN, RUN_FILE, error_of_database, open_database
@@ -65,9 +65,8 @@ def open_run(
     floor = view.frozen.score_floor
     if threshold is not None and not floor <= threshold <= 1:
         raise UsageError(f"threshold {threshold}: the run keeps instances from {floor} to 1")
-    min_score = view.frozen.threshold if threshold is None else threshold
-    request = ExportRequest(view, min_score, Path(), min_area=min_area, max_instances=max_instances, partial=True)
-    return Run(url, request)
+    choice = Choice(view.frozen.threshold if threshold is None else threshold, min_area, max_instances)
+    return Run(url, ExportRequest(view, choice, Path(), partial=True))
 
 
 def _named(run: str | os.PathLike[str], database_url: str | None) -> tuple[str, str]:
@@ -108,7 +107,7 @@ class Run:
     @property
     def threshold(self) -> float:
         """The least score of an instance that is read."""
-        return self._request.min_score
+        return self._request.choice.threshold
 
     @property
     def name(self) -> str:
@@ -142,8 +141,9 @@ class Run:
 
     def row(self, number: int) -> Row:
         """The row of this number, from 1. Raises `IndexError`."""
+        choice = self._request.choice
         with _errors_of_ours():
-            found = read(_sessions(self._url), results.some_images, self._view.id, self._least_score, [number])
+            found = read(_sessions(self._url), results.some_images, self._view.id, choice.least_score, [number], choice)
             if not found:
                 raise IndexError(f"run {self.name} has no row {number}")
             return self._row(found[0])
@@ -161,14 +161,10 @@ class Run:
         rows = [record for image in self._images() for record in records.of(image)]
         return pd.DataFrame(rows, columns=[*records.input_columns, *records.columns])
 
-    @property
-    def _least_score(self) -> float:
-        """Of instances to read: the run's own threshold tells segmented and empty apart."""
-        return min(self.threshold, self._view.frozen.threshold)
-
     def _images(self) -> Iterator[ExportedImage]:
+        choice = self._request.choice
         with _errors_of_ours():
-            yield from results.exported_images(_sessions(self._url), self._view.id, self._least_score)
+            yield from results.exported_images(_sessions(self._url), self._view.id, choice.least_score, choice)
 
     def _row(self, image: ExportedImage) -> Row:
         view = self._view
@@ -177,7 +173,7 @@ class Run:
             path=image.path,
             place=place(view.source.root, image.path),
             cells=dict(zip(view.source.columns, input_cells(view, image), strict=True)),
-            status=status_of(view, image),
+            status=image.status,
             error_class=image.error_class,
             error=image.error,
             width=image.width,
@@ -197,7 +193,7 @@ class Run:
             self._prompt(result.prompt_id),
             result.presence,
             result.capped,
-            tuple(Instance(one.score, one.box, one.area, *size, one.rle) for one in wanted(self._request, result)),
+            tuple(Instance(one.score, one.box, one.area, *size, one.rle) for one in result.instances),
         )
 
 

@@ -9,7 +9,7 @@ from emptying its write-ahead log, and could not be repeated when the database i
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -26,6 +26,8 @@ from db.values import FoundInstance, PromptResult
 from db.views.status import RunGone
 
 PAGE_ROWS = 1000
+# Chooses which of the instances of one image count, given its results in the order of their prompts.
+Choose = Callable[[Sequence[PromptResult]], tuple[PromptResult, ...]]
 # Columns, not entities: SQLAlchemy makes an entity in several times the time.
 BOX = (Instance.x1, Instance.y1, Instance.x2, Instance.y2)
 IMAGES = select(
@@ -59,8 +61,16 @@ class ExportedImage:
     width: int | None
     height: int | None
     results: tuple[PromptResult, ...]  # in the order of the row's prompts, or of the run's; empty unless it is done
+    segmented: bool = False  # done, and some instance has the run's own threshold
     gone: bool = False  # the source, read to its end, no longer has the row
     file_size: int | None = None  # bytes of the image's file when its results were made
+
+    @property
+    def status(self) -> str:
+        """What became of the row, by the run's own threshold: segmented, empty, or its state."""
+        if self.state != ImageState.DONE:
+            return self.state
+        return "segmented" if self.segmented else "empty"
 
     def is_made_from(self, size: int) -> bool:
         """Whether the results may be of a file with so many bytes; if not, another picture has taken its place."""
@@ -102,29 +112,38 @@ def reading_of(session: Session, run_id: int) -> Reading:
 
 
 def exported_images(
-    sessions: Sessions, run_id: int, min_score: float, *, gone: bool = False, rows: Sequence[int] | None = None
+    sessions: Sessions,
+    run_id: int,
+    least_score: float,
+    choose: Choose = tuple,
+    *,
+    gone: bool = False,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[ExportedImage]:
-    """The source's rows in its order, as they were when this reading began, with instances of at least `min_score`.
+    """The source's rows in its order, as they were when this reading began.
 
-    With `gone` the rows that the source no longer has come last. `rows` are numbers, in rising order, of the rows to
-    read; None reads all. States and results are those of the moment at which
-    their page is read. The memory does not grow with the run. Raises `RunGone` when the run is being deleted, and
-    `DBAPIError` when the database is away for longer than `db.session.read` waits.
+    `choose` is given the instances of an image with at least `least_score`, and returns those that count. With `gone`
+    the rows that the source no longer has come last. `rows` are numbers, in rising order, of the rows to read; None
+    reads all. States and results are those of the moment at which their page is read. The memory does not grow with the
+    run. Raises `RunGone` when the run is being deleted, and `DBAPIError` when the database is away for longer than
+    `db.session.read` waits.
     """
     known = read(sessions, reading_of, run_id)
     for ids in _ids_in_pages(sessions, known, gone) if rows is None else _ids_chosen(sessions, known, gone, rows):
-        yield from read(sessions, _page, known, ids, min_score)
+        yield from read(sessions, _page, known, ids, least_score, choose)
     read(sessions, _require_whole, run_id)
 
 
-def some_images(session: Session, run_id: int, min_score: float, rows: Sequence[int]) -> list[ExportedImage]:
+def some_images(
+    session: Session, run_id: int, least_score: float, rows: Sequence[int], choose: Choose = tuple
+) -> list[ExportedImage]:
     """The rows of the run with these numbers, in the order of the source; few, as one statement names them all.
 
-    Raises `RunGone`.
+    Their instances are those of `exported_images`. Raises `RunGone`.
     """
     known = reading_of(session, run_id)
     ids = select(Image.id).where(*known.rows(gone=False), Image.row.in_(rows)).order_by(*known.order())
-    return _page(session, known, list(session.execute(ids).scalars()), min_score)
+    return _page(session, known, list(session.execute(ids).scalars()), least_score, choose)
 
 
 def done_paths(sessions: Sessions, run_id: int) -> Iterator[str]:
@@ -205,12 +224,14 @@ def _spool_ids(session: Session, known: Reading, gone: bool, spool: IO[bytes]) -
         array("q", part).tofile(spool)
 
 
-def _page(session: Session, known: Reading, ids: Sequence[int], min_score: float) -> list[ExportedImage]:
+def _page(
+    session: Session, known: Reading, ids: Sequence[int], least_score: float, choose: Choose
+) -> list[ExportedImage]:
     """These rows with their results. Raises `RunGone` if one is missing, as only a delete removes rows."""
     found = {image.id: image for image in session.execute(IMAGES.where(Image.id.in_(ids)))}
     if len(found) < len(ids):
         raise RunGone
-    return list(_with_results(session, known, [found[id] for id in ids], min_score))
+    return list(_with_results(session, known, [found[id] for id in ids], least_score, choose))
 
 
 def _require_whole(session: Session, run_id: int) -> None:
@@ -219,12 +240,12 @@ def _require_whole(session: Session, run_id: int) -> None:
 
 
 def _with_results(
-    session: Session, reading: Reading, images: Sequence[Row[Any]], min_score: float
+    session: Session, reading: Reading, images: Sequence[Row[Any]], least_score: float, choose: Choose
 ) -> Iterator[ExportedImage]:
     first_ids = [image.same_as for image in images if image.same_as is not None]
     firsts = {first.id: first for first in session.execute(IMAGES.where(Image.id.in_(first_ids)))} if first_ids else {}
     shown = {image.id: firsts.get(image.same_as or -1, image) for image in images}
-    results = _results(session, sorted({image.id for image in shown.values()}), min_score)
+    results, segmented = _results(session, sorted({image.id for image in shown.values()}), least_score)
     for image in images:
         source = shown[image.id]
         done = source.state == ImageState.DONE  # results of an image in another state are old: a redo replaces them
@@ -238,35 +259,42 @@ def _with_results(
             error=source.error,
             width=source.width if done else None,
             height=source.height if done else None,
-            results=_in_order(results.get(source.id, []), image.prompts) if done else (),
+            results=choose(_in_order(results.get(source.id, []), image.prompts)) if done else (),
+            segmented=done and source.id in segmented,
             gone=reading.is_gone(image.load),
             file_size=source.file_size if done else None,
         )
 
 
-def _in_order(results: list[PromptResult], prompts: list[int] | None) -> tuple[PromptResult, ...]:
-    return tuple(results if prompts is None else sorted(results, key=lambda result: prompts.index(result.prompt_id)))
+def _in_order(results: list[PromptResult], prompts: list[int] | None) -> list[PromptResult]:
+    return results if prompts is None else sorted(results, key=lambda result: prompts.index(result.prompt_id))
 
 
-def _results(session: Session, ids: Sequence[int], min_score: float) -> dict[int, list[PromptResult]]:
+def _results(
+    session: Session, ids: Sequence[int], least_score: float
+) -> tuple[dict[int, list[PromptResult]], set[int]]:
+    """The results of these images by image, and which images have an instance with the run's own threshold."""
     instances: defaultdict[tuple[int, int], list[FoundInstance]] = defaultdict(list)
     found = (
         select(Instance.image_id, Instance.prompt_id, Instance.score, *BOX, Instance.area, Instance.rle)
-        .where(among(session, Instance.image_id, ids), Instance.score >= min_score)
+        .where(among(session, Instance.image_id, ids), Instance.score >= least_score)
         .order_by(Instance.image_id, Instance.prompt_id, Instance.rank)
     )
     for image_id, prompt_id, score, x1, y1, x2, y2, area, rle in session.execute(found):
         instances[image_id, prompt_id].append(FoundInstance(score, (x1, y1, x2, y2), area, rle))
     results: defaultdict[int, list[PromptResult]] = defaultdict(list)
     rows = (
-        select(Result.image_id, Result.prompt_id, Result.presence, Result.capped)
+        select(Result.image_id, Result.prompt_id, Result.presence, Result.capped, Result.instances)
         .where(among(session, Result.image_id, ids))
         .order_by(Result.image_id, Result.prompt_id)
     )
-    for image_id, prompt_id, presence, capped in session.execute(rows):
+    segmented: set[int] = set()
+    for image_id, prompt_id, presence, capped, found_at_threshold in session.execute(rows):
         found_here = tuple(instances.get((image_id, prompt_id), ()))
         results[image_id].append(PromptResult(prompt_id, presence, capped, found_here))
-    return results
+        if found_at_threshold:
+            segmented.add(image_id)
+    return results, segmented
 
 
 def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:

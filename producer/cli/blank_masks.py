@@ -18,12 +18,7 @@ def tell_blank_masks(found: Found, request: ExportRequest, summary: Summary) -> 
     folder = _folder_to_fill(request, request.masks, there)
     export = ["sam3-export", found.spelled, "--format"]
     options = ["--all"] * request.gone + ["--partial"] * request.partial
-    if request.min_score != request.view.frozen.threshold:
-        options += ["--threshold", str(request.min_score)]
-    if request.min_area:
-        options += ["--min-area", str(request.min_area)]
-    if request.max_instances is not None:
-        options += ["--max-instances", str(request.max_instances)]
+    options += request.choice.typed(request.view)
     options += [word for kind in request.only for word in ("--only", kind)]
     options += [] if request.rows_file is None else ["--rows", str(request.rows_file)]
     how = ["--select", there.select] if there is not None and there.select != "union" else []
@@ -48,10 +43,9 @@ def _folder_to_fill(request: ExportRequest, masks: Path, there: MaskFolder | Non
 
     if there is None or _fits(there, request):
         return str(masks)
-    what = str(request.min_score) if there.belongs_to(request.view) else request.view.name
+    what = str(request.choice.threshold) if there.belongs_to(request.view) else request.view.name
     return numbered(f"{masks}-{what}", is_taken)
 
 
 def _fits(folder: MaskFolder, request: ExportRequest) -> bool:
-    made_with = folder.threshold, folder.min_area, folder.max_instances
-    return folder.belongs_to(request.view) and made_with == (request.min_score, request.min_area, request.max_instances)
+    return folder.belongs_to(request.view) and folder.choice == request.choice

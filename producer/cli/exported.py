@@ -22,6 +22,7 @@ from producer.cli.found import Found, find_run, is_database_of
 from producer.cli.progress import Meter
 from producer.cli.run_folder import is_run_folder, read_run_file
 from producer.layout import RESULTS
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary, read_images
 from producer.results.formats import (
     MODULES,
@@ -97,18 +98,14 @@ def _streams(output: Path) -> bool:
 
 def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> ExportRequest:
     """Make the request from the flags. Raises `UsageError` for a threshold below the run's score floor."""
-    view, threshold = view_of(found), flags["threshold"]
-    if threshold is not None and threshold < view.frozen.score_floor:
-        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
+    view = view_of(found)
     if flags["masks"] is None and found.folder is not None:
         flags = flags | {"masks": found.folder / RESULTS["masks"]}
     files = Targets(output, Inputs(found.sessions), force=flags["force"])
     return ExportRequest(
         view=view,
-        min_score=view.frozen.threshold if threshold is None else threshold,
+        choice=_choice(view, flags),
         out=output,
-        min_area=flags["min_area"],
-        max_instances=flags["max_instances"],
         gone=flags["all"],
         partial=flags["partial"],
         targets=StandardOutput(output) if _streams(output) else files,
@@ -118,6 +115,15 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
         rows_file=flags["rows"],
         **_own(format, flags),
     )
+
+
+def _choice(view: RunView, flags: dict[str, Any]) -> Choice:
+    """Which instances to write. Raises `UsageError` for a threshold below the run's score floor."""
+    threshold = flags["threshold"]
+    if threshold is not None and threshold < view.frozen.score_floor:
+        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
+    threshold = view.frozen.threshold if threshold is None else threshold
+    return Choice(threshold, flags["min_area"], flags["max_instances"])
 
 
 def _own(format: str, flags: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.exported import export, view_of
 from producer.cli.found import Found
 from producer.layout import RESULTS
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest
 from producer.results.formats import file_of
 from producer.results.inputs import Inputs
@@ -55,5 +56,5 @@ def _mask_request(found: Found, select: str, *, force: bool) -> tuple[ExportRequ
     assert found.folder is not None
     files = {name: found.folder / file for name, file in RESULTS.items()}
     view, targets = view_of(found), Targets(found.folder, Inputs(found.sessions), force=force)
-    request = ExportRequest(view, view.frozen.threshold, files["masks"], select, files["masks"], targets=targets)
+    request = ExportRequest(view, Choice.of_run(view), files["masks"], select, files["masks"], targets=targets)
     return request, files

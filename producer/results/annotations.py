@@ -13,13 +13,13 @@ KEYS = ("bbox", "area", "segmentation", "score", "predicted_box")  # of an annot
 
 
 def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[PromptResult, Annotation]]:
-    """The instances of one image with at least `min_score`, each with the result that it belongs to.
+    """The instances of one image each with the result that it belongs to.
 
     `bbox` is the tight box of the mask, and `predicted_box` the box of the model's box head, which may reach beyond the
     image; both are x, y, width, height in pixels. `area` is in pixels, `segmentation` is compressed RLE as pycocotools
     takes it, and `score` is from 0 to 1. Source: https://cocodataset.org/#format-data.
     """
-    found = found_in(request, image)
+    found = found_in(image)
     boxes = tight_boxes([instance.rle for _, instance in found], image.height or 0, image.width or 0)
     return [(result, _described(image, instance, box)) for (result, instance), box in zip(found, boxes, strict=True)]
 

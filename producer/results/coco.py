@@ -26,7 +26,7 @@ INFO_BYTES = 1 << 20  # so many bytes are searched for the end of `info`
 
 
 def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write done images, also empty ones, and their instances with at least `min_score`.
+    """Write done images, also empty ones, and their instances.
 
     Duplicates are listed once, by their first row. The id of an image is its row number, and the id of a category is
     its place among the run's prompts, from 1: both are the same in every database. `bbox` is the tight box of the mask;

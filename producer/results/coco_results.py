@@ -20,7 +20,7 @@ ELEMENT_BYTES = 1 << 24  # so many bytes are searched for the end of the first e
 
 
 def export_coco_results(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write one element for each instance with at least `min_score`, on a line of its own.
+    """Write one element for each instance, on a line of its own.
 
     Ids of images and categories are those of the format coco, so that the results can be loaded into its file.
     Instances whose mask has no pixel are left out and counted. Raises `UsageError` when the file cannot be written.

@@ -3,16 +3,14 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from db.outcomes import count_found
 from db.session import Sessions, read
-from db.states import ImageState
 from db.values import FoundInstance, PromptResult
 from db.views.results import ExportedImage, exported_images
 from db.views.status import OVER, RunView
+from producer.results.choice import Choice
 from producer.results.so_far import require_exportable
 from producer.results.targets import Targets
 
@@ -22,21 +20,14 @@ TellRows = Callable[[int], None]  # is called with the number of rows read so fa
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to write, and where.
-
-    `min_score` (0 to 1), `min_area` (pixels) and `max_instances` (of one prompt in one image, those with the highest
-    scores) decide which instances are exported. Whether an image counts as segmented depends on the run's
-    own threshold, and the pixels of a mask on the run's mask threshold.
-    """
+    """What to write, and where."""
 
     view: RunView
-    min_score: float
+    choice: Choice  # which instances are written
     out: Path  # a file; for png a folder
     select: str = "union"  # png: union of a result's instances, the best (highest score), or the largest
     masks: Path | None = None  # csv: the folder with the png masks
     gone: bool = False  # whether rows that the source no longer has are exported, too, at the end
-    min_area: int = 0
-    max_instances: int | None = None
     flat: bool = False  # tables with nested values: a row for each instance instead of one for each image
     partial: bool = False  # whether a run that is not over may be exported
     targets: Targets | None = None  # writes the files; None: one that replaces only files of our exports
@@ -69,32 +60,33 @@ class Summary:
     """What an export wrote."""
 
     images: int  # csv: rows; coco: images; png: done images
-    instances: int  # with at least min_score; instances of duplicates are not counted again
+    instances: int  # that were chosen; instances of duplicates are not counted again
     files: int
     path: Path
-    left_out: int = 0  # coco: instances with at least min_score whose mask has no pixel
+    left_out: int = 0  # coco: chosen instances whose mask has no pixel
     kept: int = 0  # png: files that existed already and were made from the same instances
     blank_masks: int = 0  # csv: results whose mask is missing in the folder or was made from other instances
     told: tuple[str, ...] = ()  # what else the user must know, each in a few words
 
 
 def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[ExportedImage]:
-    """The rows that a format writes, in the source's order.
+    """The rows that a format writes, in the source's order, with the instances of `request.choice`.
 
-    They have instances down to `min_score` or the run's threshold, whichever is lower, so that a format can tell
-    segmented images from empty ones; it leaves out instances below `min_score` itself. Raises `NotOver` after the last
+    Raises `NotOver` after the last
     row if the run is not over then, unless `request.partial`: a retry or a delete may begin while an export reads for
     hours. A format that writes one file puts it in its place only after that.
     """
-    min_score = min(request.min_score, request.view.frozen.threshold)
-    images = exported_images(sessions, request.view.id, min_score, gone=request.gone, rows=request.chosen)
+    choice = request.choice
+    images = exported_images(
+        sessions, request.view.id, choice.least_score, choice, gone=request.gone, rows=request.chosen
+    )
     yield from images if not request.only else (image for image in images if _is_one_of(request, image))
     read(sessions, require_exportable, request.view.id, partial=request.partial)
 
 
 def _is_one_of(request: ExportRequest, image: ExportedImage) -> bool:
     capped = "capped" in request.only and any(result.capped for result in image.results)
-    return capped or status(request.view, image) in request.only
+    return capped or image.status in request.only
 
 
 def counting(images: Iterable[OfImage], tell: TellRows) -> Iterator[OfImage]:
@@ -104,19 +96,9 @@ def counting(images: Iterable[OfImage], tell: TellRows) -> Iterator[OfImage]:
         tell(count)
 
 
-def wanted(request: ExportRequest, result: PromptResult) -> list[FoundInstance]:
-    """The instances of a result to export, highest score first."""
-    found = (
-        instance
-        for instance in result.instances
-        if instance.score >= request.min_score and instance.area >= request.min_area
-    )
-    return list(islice(found, request.max_instances))
-
-
-def found_in(request: ExportRequest, image: ExportedImage) -> list[tuple[PromptResult, FoundInstance]]:
-    """The instances of an image to export, each with its result, in the order of the results."""
-    return [(result, instance) for result in image.results for instance in wanted(request, result)]
+def found_in(image: ExportedImage) -> list[tuple[PromptResult, FoundInstance]]:
+    """The instances of an image, each with its result, in the order of the results."""
+    return [(result, instance) for result in image.results for instance in result.instances]
 
 
 def input_cells(view: RunView, image: ExportedImage) -> list[Any]:
@@ -134,11 +116,3 @@ def cell_text(cell: Any) -> str:
     if cell is None:
         return ""
     return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
-
-
-def status(view: RunView, image: ExportedImage) -> str:
-    """What became of the row, by the run's own threshold: segmented, empty, or its state."""
-    if image.state != ImageState.DONE:
-        return image.state
-    found = any(count_found(result, view.frozen.threshold) for result in image.results)
-    return "segmented" if found else "empty"

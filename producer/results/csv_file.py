@@ -19,9 +19,8 @@ from producer.results.common import (
     TellRows,
     cell_text,
     counting,
+    found_in,
     input_cells,
-    status,
-    wanted,
 )
 from producer.results.formats import Format
 from producer.results.mask_folder import chosen, digest, holds, read_mask_folder
@@ -55,7 +54,7 @@ def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress
     """Write one line for each row, also for duplicates and rejected rows; `images` come from `common.read_images`.
 
     `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) depends on the run's threshold.
-    Instances, best score and mask depend on `min_score`: if that is higher, a segmented image may have 0 instances.
+    Instances, best score and mask depend on the choice: with a higher threshold a segmented image may have 0 instances.
     Each prompt of the whole run has five columns; their names get a number if the input has such a column already.
     `capped` is `true` or `false`. If rows have prompts of their own, the columns `prompt_*` hold the values of all
     prompts of the row, joined by `|`. A mask is named if its file exists and was made from the same instances, else the
@@ -72,7 +71,7 @@ def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress
             writer.writerow(shown(sheet.line(image)))
             rows += 1
             if image.state == ImageState.DONE:
-                instances += sum(len(wanted(request, result)) for result in image.results)
+                instances += len(found_in(image))
     return Summary(rows, instances, 1, request.out, blank_masks=sheet.masks.blank)
 
 
@@ -98,7 +97,7 @@ class _Sheet:
         view = self.request.view
         by_prompt = {result.prompt_id: self._values(image, result) for result in image.results}
         line = list(map(cell_text, input_cells(view, image)))
-        line += [status(view, image), _error(image), _number(image.width), _number(image.height)]
+        line += [image.status, _error(image), _number(image.width), _number(image.height)]
         for prompt_id in view.every_image:
             line += by_prompt.get(prompt_id, [""] * len(PROMPT_COLUMNS))
         if _has_row_prompts(view):
@@ -110,7 +109,7 @@ class _Sheet:
 
     def _values(self, image: ExportedImage, result: PromptResult) -> list[str]:
         """The cells of one result: number of instances, best score, presence, path of the mask, capped."""
-        found = wanted(self.request, result)
+        found = result.instances
         best = f"{max(instance.score for instance in found):.6f}" if found else ""
         slug = self.slugs[self.request.view.prompts[result.prompt_id]]
         mask = self.masks.cell(slug, image, found)

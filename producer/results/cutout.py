@@ -23,7 +23,7 @@ OF_MASKS = ("each", "dilate", "feather", "name")  # flags of a `MaskStyle` that 
 
 
 def export_cutouts(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write a PNG for each result with an instance of `min_score`, see `cutting.cut_out`.
+    """Write a PNG for each result with an instance, see `cutting.cut_out`.
 
     Files are named and kept as those of the format png. An image that can no longer be read, or has another size than
     when it was segmented, is left out and counted. Raises `UsageError` for flags that do not fit, and if the folder

@@ -51,7 +51,7 @@ def write_folder(
     with FolderWriter(request.files, signs, partial(record, request, folder), request.jobs) as files:
         for image, each in in_pages(request.files, done, pieces):
             listed += 1
-            instances += len(found_in(request, image))
+            instances += len(found_in(image))
             for piece in each:
                 files.add(piece)
         files.finish()
@@ -76,8 +76,8 @@ def open_folder(request: ExportRequest, format: str) -> tuple[ExportFolder, Expo
         raise UsageError(f"{out} holds files of run {there.run}: choose another -o for those of {view.name}")
     with writing(out):
         folded = folds_names(out) or (there is not None and there.folded)
-    made = {"threshold": request.min_score, "min_area": request.min_area, "max_instances": request.max_instances}
-    return ExportFolder(format, view.name, view.uid, view.source.path, folded, made | dict(request.own)), there
+    made = request.choice.record() | dict(request.own)
+    return ExportFolder(format, view.name, view.uid, view.source.path, folded, made), there
 
 
 def read_export_folder(folder: Path) -> ExportFolder | None:

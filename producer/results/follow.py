@@ -120,8 +120,8 @@ class Follower:
                 self._write_preview()
 
     def _images(self, session: Session, rows: list[int]) -> list[ExportedImage]:
-        view = self._request.view
-        return some_images(session, view.id, min(self._request.min_score, view.frozen.threshold), rows)
+        choice = self._request.choice
+        return some_images(session, self._request.view.id, choice.least_score, rows, choice)
 
     def _write_preview(self) -> None:
         self._next_preview = 2 * self._masks.images

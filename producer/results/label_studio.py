@@ -37,7 +37,7 @@ def export_label_studio(request: ExportRequest, images: Iterable[ExportedImage],
             if image.state != ImageState.DONE:
                 continue
             regions: list[dict[str, Any]] = []
-            for result, instance in found_in(request, image):
+            for result, instance in found_in(image):
                 if not instance.area:
                     left_out += 1
                     continue

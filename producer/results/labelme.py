@@ -36,7 +36,7 @@ def export_labelme(request: ExportRequest, images: Iterable[ExportedImage], prog
 
     def pieces(image: ExportedImage) -> list[Piece]:
         target = request.out / mask_path("", image.path, root, folded=folder.folded, template=TEMPLATE)
-        found = found_in(request, image)
+        found = found_in(image)
         shown = [(prompts[result.prompt_id], one.score, one.rle) for result, one in found]
         facts = {"imagePath": _way(target, location.absolute(location.place(root, image.path))), "imageData": None}
         height, width = image.height or 0, image.width or 0

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from db.values import FoundInstance
 from producer.layout import MASK_HEAD_BYTES, MASK_MARK, MASKS_RECORD
+from producer.results.choice import Choice
 from producer.results.folder_record import FolderRecord, read_facts
 from producer.results.mask_style import PLAIN, MaskStyle
 from workers.errors import UsageError
@@ -31,23 +32,24 @@ class MaskFolder(FolderRecord):
     run: str
     uid: str
     source: str
-    threshold: float
+    choice: Choice
     select: str
     folded: bool
     complete: bool = False  # whether the last export was finished
-    min_area: int = 0
-    max_instances: int | None = None
     style: MaskStyle = PLAIN
 
     def as_json(self) -> str:
-        return self.text({**asdict(self), "style": self.style.given})
+        facts = {**asdict(self), "style": self.style.given}
+        del facts["choice"]
+        return self.text(facts | self.choice.record())
 
 
 def read_mask_folder(folder: Path) -> MaskFolder | None:
     """Read how the masks of a folder were made; None if the folder has no such file, or one that we did not write."""
     facts = read_facts(folder / MANIFEST)
     try:
-        return MaskFolder(**MaskFolder.known(facts) | {"style": MaskStyle(**facts.get("style", {}))})
+        style, choice = MaskStyle(**facts.get("style", {})), Choice.recorded(facts)
+        return MaskFolder(**MaskFolder.known(facts) | {"style": style, "choice": choice})
     except (TypeError, UsageError):
         return None
 

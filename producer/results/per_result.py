@@ -7,7 +7,7 @@ from pathlib import Path
 
 from db.values import FoundInstance
 from db.views.results import ExportedImage
-from producer.results.common import ExportRequest, wanted
+from producer.results.common import ExportRequest
 from producer.results.folder_writer import Piece
 from producer.results.mask_folder import chosen
 from producer.results.mask_style import MaskStyle
@@ -31,7 +31,7 @@ class PerResult:
         """
         pieces: list[Piece] = []
         for result in image.results:
-            instances = chosen(wanted(self._request, result), self._request.select)
+            instances = chosen(result.instances, self._request.select)
             target = partial(self.target, image, self._slugs[self._request.view.prompts[result.prompt_id]])
             if self._style.each:
                 pieces += [piece(image, target(n), [one]) for n, one in enumerate(instances, start=1)]

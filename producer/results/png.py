@@ -13,7 +13,7 @@ from db.values import FoundInstance
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.layout import MASK_HEAD_BYTES, is_mask
-from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in, wanted
+from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in
 from producer.results.export_folder import read_export_folder
 from producer.results.folder_writer import Closed, EmbeddedSigns, FolderWriter, Piece, in_pages
 from producer.results.formats import Format, Places
@@ -39,7 +39,7 @@ LEGEND = "legend.json"  # what the numbers of label maps mean
 
 
 def export_png(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write a mask (height x width of the image, 8 bits, 0 or 255) for each result with an instance of `min_score`.
+    """Write a mask (height x width of the image, 8 bits, 0 or 255) for each result with an instance.
 
     `MaskStyle` says what else a mask may be. A mask that exists and was made from the same instances in the same way
     stays as it is. A result without an instance has no file, unless the style has masks of empty results: a mask of it
@@ -93,7 +93,7 @@ class MaskWriter(Closed):
         if image.state != ImageState.DONE:
             return
         self.images += 1
-        self.instances += len(found_in(self._request, image))
+        self.instances += len(found_in(image))
         for piece in pieces:
             self._files.add(piece)
 
@@ -153,7 +153,7 @@ class _Pieces:
         drawn = [
             (prompts[result.prompt_id], instance)
             for result in image.results
-            for instance in chosen(wanted(self._request, result), self._request.select)
+            for instance in chosen(result.instances, self._request.select)
         ]
         drawn.sort(key=lambda one: -one[1].score)
         numbers = [of_prompt if self._style.index == PROMPT else n for n, (of_prompt, _) in enumerate(drawn, start=1)]
@@ -187,11 +187,9 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
         run=view.name,
         uid=view.uid,
         source=view.source.path,
-        threshold=request.min_score,
+        choice=request.choice,
         select=request.select,
         folded=folded,
-        min_area=request.min_area,
-        max_instances=request.max_instances,
         style=style,
     )
     return there if there is not None and replace(there, complete=False) == new else new

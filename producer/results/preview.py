@@ -22,6 +22,7 @@ from db.states import ImageState
 from db.values import FoundInstance
 from db.views.results import ExportedImage, sample_rows, some_images
 from db.views.status import RunView
+from producer.results.choice import Choice
 from producer.results.marks import JPEG_COMMENT
 from producer.results.reading import read_rules, read_within
 from producer.results.targets import Targets
@@ -135,10 +136,11 @@ def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
     candidates = sample_rows(session, view.id)
     numbers = range(1, view.images + 1)
     candidates["random"] = random.Random(seed).sample(numbers, min(RANDOM_ROWS, len(numbers)))
+    choice = Choice.of_run(view)
     rows = {row for kind in candidates.values() for row in kind}
     images = {
         image.row: image
-        for image in some_images(session, view.id, view.frozen.threshold, sorted(rows))
+        for image in some_images(session, view.id, choice.least_score, sorted(rows), choice)
         if image.state in SHOWN
     }
     left = {kind: [row for row in candidates[kind] if row in images] for kind in SHARES}

@@ -5,6 +5,8 @@ from typing import Any
 
 from producer.results.common import ExportRequest
 
+_KEYS = {"threshold": "min_score"}  # of a choice: the run has a threshold, too
+
 
 def provenance(request: ExportRequest) -> dict[str, Any]:
     """The run, its model and settings, and the choices of the export. There is no date, so that the same export gives
@@ -20,9 +22,7 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
         "dtype": view.dtype,
         "compiled": view.compiled,
         "versions": view.versions,
-        "min_score": request.min_score,
-        "min_area": request.min_area,
-        "max_instances": request.max_instances,
+        **{_KEYS.get(name, name): value for name, value in request.choice.record().items()},
         "partial": request.so_far,
         **({"only": list(request.only)} if request.only else {}),
         **({} if request.chosen is None else {"rows_chosen": len(request.chosen)}),

@@ -10,7 +10,7 @@ from db.states import ImageState
 from db.values import PromptResult
 from db.views.results import ExportedImage
 from producer.results.annotations import Annotation, annotations
-from producer.results.common import ExportRequest, Summary, TellRows, counting, input_cells, status
+from producer.results.common import ExportRequest, Summary, TellRows, counting, input_cells
 
 Record = dict[str, Any]
 GROUP_ROWS, GROUP_BYTES = 2048, 1 << 26  # a group of rows is written when it has so many, or so much of masks
@@ -78,7 +78,7 @@ class Records:
             "sam3_run": view.name,
             "sam3_row": image.row,
             "sam3_path": image.path,
-            "sam3_status": status(view, image),
+            "sam3_status": image.status,
             "sam3_error_class": image.error_class,
             "sam3_error": image.error,
             "sam3_width": image.width,

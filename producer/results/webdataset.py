@@ -16,7 +16,7 @@ from typing import BinaryIO
 from db.states import ImageState
 from db.views.results import ExportedImage
 from producer.results.annotations import annotations
-from producer.results.common import ExportRequest, Summary, TellRows, counting, status
+from producer.results.common import ExportRequest, Summary, TellRows, counting
 from producer.results.export_folder import open_folder, record
 from producer.results.formats import Format
 from workers.inference import location
@@ -123,7 +123,7 @@ def _facts(request: ExportRequest, image: ExportedImage) -> dict[str, object]:
     return {
         "sam3_run": request.view.name,
         "path": image.path,
-        "status": status(request.view, image),
+        "status": image.status,
         "width": image.width,
         "height": image.height,
         "annotations": [

@@ -109,7 +109,7 @@ class _Dataset:
         return tuple(told)
 
     def _label(self, image: ExportedImage, target: Path) -> Piece:
-        found = [(self._classes[result.prompt_id], one) for result, one in found_in(self._request, image)]
+        found = [(self._classes[result.prompt_id], one) for result, one in found_in(image)]
         height, width = image.height or 0, image.width or 0
         numbers = [number for number, _ in found]
         made_from = digest(height, width, [instance for _, instance in found], {"format": "yolo-seg"}, numbers)

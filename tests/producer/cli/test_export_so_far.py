@@ -15,6 +15,7 @@ from db.states import RunState
 from db.views.status import run_view
 from producer.cli.export import main as export
 from producer.cli.retry import main as retry
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.csv_file import export_csv
 from producer.runs.operate import cancel
@@ -108,7 +109,7 @@ def test_an_export_into_which_a_retry_bursts_leaves_the_file_as_it_was(sessions:
     out.parent.mkdir()
     view = read(sessions, run_view, run_id)
     assert view is not None
-    request = ExportRequest(view, 0.5, out)
+    request = ExportRequest(view, Choice(0.5), out)
     export_csv(request, read_images(sessions, request), lambda count: None)
     last = out.read_bytes()
 

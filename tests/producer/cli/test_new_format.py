@@ -9,7 +9,7 @@ import pytest
 
 from db.views.results import ExportedImage
 from producer.cli import export
-from producer.results.common import ExportRequest, Summary, TellRows, counting, wanted
+from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in
 from producer.results.formats import MODULES, Format
 from tests.db.scenario import claim, commit, done, load, numbered
 from tests.producer.cli.conftest import Shell
@@ -23,7 +23,7 @@ def write_counts(request: ExportRequest, images: Iterable[ExportedImage], tell: 
     with request.files.replacing(request.out) as temporary, temporary.open("w") as file:
         file.write(FIRST_LINE)
         for image in counting(images, tell):
-            found = sum(len(wanted(request, result)) for result in image.results)
+            found = len(found_in(image))
             file.write(f"{found} {image.path}\n")
             rows, instances = rows + 1, instances + found
     return Summary(rows, instances, 1, request.out)

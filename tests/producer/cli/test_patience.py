@@ -13,6 +13,7 @@ from db.views.results import PAGE_ROWS
 from db.views.status import run_view
 from producer.cli.export import main as export
 from producer.cli.status import main as status
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.csv_file import export_csv
 from tests.db.scenario import load, numbered, work_off
@@ -88,7 +89,7 @@ def test_an_export_outlives_a_restart_in_its_middle(sessions: Sessions, postgres
     work_off(sessions, run_id, 0.9)
     view = read(sessions, run_view, run_id)
     assert view is not None
-    request = ExportRequest(view, 0.5, tmp_path / "faces.csv")
+    request = ExportRequest(view, Choice(0.5), tmp_path / "faces.csv")
 
     def restart(done: int) -> None:
         if done == 10:

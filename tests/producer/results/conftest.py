@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest
 from tests.producer.results.finished import Done, Ends, Failed, Finished, Input, ellipse, finish
 
@@ -56,6 +57,8 @@ def request_for(run: Finished, tmp_path: Path) -> MakeRequest:
         folder = tmp_path / "out"
         masks_folder = None if masks is None else folder / masks
         # A row is pending.
-        return ExportRequest(run.view, min_score, folder / out, select, masks_folder, flat=flat, partial=True, own=own)
+        return ExportRequest(
+            run.view, Choice(min_score), folder / out, select, masks_folder, flat=flat, partial=True, own=own
+        )
 
     return make

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.csv_file import export_csv
 from producer.results.mask_folder import MANIFEST
@@ -112,7 +113,7 @@ def test_columns_that_the_input_has_already_are_numbered(tmp_path: Path) -> None
     rows = [NewRow("a.jpg", {"person_mask": "mine"})]
     given = Input(tmp_path, rows, ("person",), ("path", "person_mask"))
     run = finish(tmp_path, given, {"a.jpg": Done({"person": [(0.9, SMALL)]}, SIZE)})
-    request = ExportRequest(run.view, 0.5, tmp_path / "r.csv", masks=tmp_path / "masks")
+    request = ExportRequest(run.view, Choice(0.5), tmp_path / "r.csv", masks=tmp_path / "masks")
     export_masks(run, request)
     _, [row] = export(run, request)
     assert row["person_mask"] == "mine"
@@ -127,7 +128,7 @@ def test_rows_with_their_own_prompts_share_their_columns(tmp_path: Path) -> None
         "b.jpg": Done({"dog": [(0.75, SMALL)]}, SIZE),
     }
     run = finish(tmp_path, Input(tmp_path, rows, (), ("path", "what")), ends)
-    request = ExportRequest(run.view, 0.5, tmp_path / "r.csv", masks=tmp_path / "m")
+    request = ExportRequest(run.view, Choice(0.5), tmp_path / "r.csv", masks=tmp_path / "m")
     export_masks(run, request)
     _, [both, one] = export(run, request)
     assert sorted(both["prompt_instances"].split("|")) == ["0", "2"]
@@ -143,7 +144,7 @@ def test_a_count_that_may_be_too_low_is_capped(tmp_path: Path) -> None:
         "b.jpg": Done({"person": [(0.9, SMALL)]}, SIZE, capped=["cat"]),
     }
     run = finish(tmp_path, Input(tmp_path, rows), ends)
-    _, [capped, other, pending] = export(run, ExportRequest(run.view, 0.5, tmp_path / "r.csv", partial=True))
+    _, [capped, other, pending] = export(run, ExportRequest(run.view, Choice(0.5), tmp_path / "r.csv", partial=True))
 
     assert (capped["person_capped"], capped["prompt_capped"]) == ("true", "true")
     assert (other["person_capped"], other["prompt_capped"]) == ("false", "true|false")

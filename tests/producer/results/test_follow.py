@@ -8,6 +8,7 @@ import pytest
 from db.session import Sessions, reading
 from db.views import status
 from producer.results import follow
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.follow import Follower, Trail
 from producer.results.helpers import Helpers
@@ -74,7 +75,7 @@ def request_of(sessions: Sessions, tmp_path: Path) -> Any:
         with reading(sessions) as session:
             view = status.run_view(session, run_id)
         assert view is not None
-        return ExportRequest(view, view.frozen.threshold, tmp_path / "masks")
+        return ExportRequest(view, Choice(view.frozen.threshold), tmp_path / "masks")
 
     return make
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from db.intake import NewRow
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.labelme import export_labelme
 from tests.producer.results.conftest import LARGE, SIZE, SMALL, MakeRequest
@@ -57,7 +58,7 @@ def test_parts_belong_together_and_holes_stay_holes(tmp_path: Path) -> None:
     mask |= ellipse(size, (150, 50), (30, 20))
     found = {"a.jpg": Done({"person": [(0.9, mask)]}, size)}
     run = finish(tmp_path, Input(tmp_path, [NewRow("a.jpg", {})]), found)
-    export(run, ExportRequest(run.view, 0.5, tmp_path / "labelme"))
+    export(run, ExportRequest(run.view, Choice(0.5), tmp_path / "labelme"))
     shapes = json.loads((tmp_path / "labelme/a.json").read_text())["shapes"]
     assert [shape["group_id"] for shape in shapes] == [1, 1]
     assert overlap(drawn(shapes, size), mask) >= 0.97

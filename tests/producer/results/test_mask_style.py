@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from db.intake import NewRow
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.csv_file import export_csv
 from producer.results.drawing import colour, edited
@@ -159,7 +160,7 @@ def test_a_label_map_of_more_than_255_numbers_has_16_bits(tmp_path: Path) -> Non
     prompts = [f"p{number}" for number in range(300)]
     found = Done({prompts[299]: [(0.9, SMALL)]}, SIZE)
     run = finish(tmp_path, Input(tmp_path, [NewRow("a.jpg", {})], prompts), {"a.jpg": found})
-    request = ExportRequest(run.view, 0.5, tmp_path / "masks", own={"index": "prompt"})
+    request = ExportRequest(run.view, Choice(0.5), tmp_path / "masks", own={"index": "prompt"})
     export(run, request)
     with Image.open(request.out / "a.jpg.png") as image:
         assert image.mode == "I;16"

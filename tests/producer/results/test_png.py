@@ -12,6 +12,7 @@ from PIL import Image
 
 from db.intake import NewRow
 from producer.layout import MASK_HEAD_BYTES, is_mask
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.csv_file import export_csv
 from producer.results.drawing import draw
@@ -215,7 +216,7 @@ def test_images_wait_outside_while_many_are_in_hand(
 def test_two_rows_with_one_mask_between_them_do_not_disturb_each_other(tmp_path: Path) -> None:
     rows = [NewRow("a.jpg", {}, ("dog", *(f"{number}" for number in range(last)))) for last in range(8)]
     run = finish(tmp_path, Input(tmp_path, rows, ()), {"a.jpg": Done({"dog": [(0.9, SMALL)]}, SIZE)})
-    request = ExportRequest(run.view, 0.5, tmp_path / "masks")
+    request = ExportRequest(run.view, Choice(0.5), tmp_path / "masks")
     assert export(run, request).files == 8
     assert files(request.out) == ["dog/a.jpg.png"]
 

@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from db.intake import NewRow
 from db.models import Image as Row
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.marks import made_by_export
 from producer.results.webdataset import export_webdataset
@@ -51,7 +52,7 @@ def samples(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_webdataset_reads_images_and_annotations_of_one_kind_a_shard_list(photos: Finished, tmp_path: Path) -> None:
-    request = ExportRequest(photos.view, 0.5, tmp_path / "shards", own={"shard_images": 2})
+    request = ExportRequest(photos.view, Choice(0.5), tmp_path / "shards", own={"shard_images": 2})
     summary = export(photos, request)
     assert (summary.images, summary.instances, summary.files) == (4, 6, 3)
     assert summary.told == ("1 left out, as their images cannot be read as they were",)
@@ -73,7 +74,7 @@ def test_webdataset_reads_images_and_annotations_of_one_kind_a_shard_list(photos
 
 
 def test_shards_of_a_kind_that_is_exported_no_more_are_removed(photos: Finished, tmp_path: Path) -> None:
-    request = ExportRequest(photos.view, 0.5, tmp_path / "shards")
+    request = ExportRequest(photos.view, Choice(0.5), tmp_path / "shards")
     export(photos, request)
     (request.out / "png-000001.tar").write_text("mine")
     only = [image for image in photos.images(request) if image.path.endswith(".jpg")]
@@ -87,7 +88,7 @@ def test_an_image_that_was_replaced_is_in_no_shard(photos: Finished, tmp_path: P
         for name, size in sizes.items():
             session.execute(update(Row).where(Row.path == name).values(file_size=size))
     Image.effect_noise(SIZE, 99).save(tmp_path / "in" / "1.jpg")
-    request = ExportRequest(photos.view, 0.5, tmp_path / "shards")
+    request = ExportRequest(photos.view, Choice(0.5), tmp_path / "shards")
     assert export(photos, request).images == 3
     assert "1.jpg" not in [one["json"]["path"] for one in samples(request.out, "jpg")]
 
@@ -95,14 +96,14 @@ def test_an_image_that_was_replaced_is_in_no_shard(photos: Finished, tmp_path: P
 def test_the_same_export_gives_the_same_bytes_and_larger_shards_replace_the_smaller_ones(
     photos: Finished, tmp_path: Path
 ) -> None:
-    request = ExportRequest(photos.view, 0.5, tmp_path / "shards", own={"shard_images": 1})
+    request = ExportRequest(photos.view, Choice(0.5), tmp_path / "shards", own={"shard_images": 1})
     export(photos, request)
     before = {path.name: path.read_bytes() for path in request.out.glob("*.tar")}
     assert len(before) == 4
     export(photos, request)
     assert {path.name: path.read_bytes() for path in request.out.glob("*.tar")} == before
 
-    export(photos, ExportRequest(photos.view, 0.5, tmp_path / "shards"))
+    export(photos, ExportRequest(photos.view, Choice(0.5), tmp_path / "shards"))
     assert sorted(path.name for path in request.out.glob("*.tar")) == ["jpg-000000.tar", "png-000000.tar"]
     for path in request.out.glob("*.tar"):
         with path.open("rb") as file:
@@ -110,7 +111,7 @@ def test_the_same_export_gives_the_same_bytes_and_larger_shards_replace_the_smal
 
 
 def test_a_tar_of_somebody_else_is_neither_replaced_nor_removed(photos: Finished, tmp_path: Path) -> None:
-    request = ExportRequest(photos.view, 0.5, tmp_path / "shards")
+    request = ExportRequest(photos.view, Choice(0.5), tmp_path / "shards")
     request.out.mkdir()
     theirs = request.out / "jpg-000001.tar"
     with tarfile.open(theirs, "w"):
@@ -119,5 +120,5 @@ def test_a_tar_of_somebody_else_is_neither_replaced_nor_removed(photos: Finished
     export(photos, request)
     assert theirs.read_bytes() == b"mine" * 1000
     with pytest.raises(UsageError, match=r"jpg-000001\.tar was not made by an export of ours"):
-        export(photos, ExportRequest(photos.view, 0.5, request.out, own={"shard_images": 1}))
+        export(photos, ExportRequest(photos.view, Choice(0.5), request.out, own={"shard_images": 1}))
     assert theirs.read_bytes() == b"mine" * 1000

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from db.intake import NewRow
+from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.export_folder import MANIFEST
 from producer.results.ledger import LEDGER
@@ -139,7 +140,7 @@ def test_each_image_keeps_its_part_whatever_else_is_there(tmp_path: Path) -> Non
     rows = [NewRow(f"{number}.jpg", {}) for number in range(60)]
     ends = {row.path: Done({"person": [(0.9, SMALL)]}, SIZE) for row in rows}
     run = finish(tmp_path, Input(tmp_path / "in", rows), ends)
-    request = ExportRequest(run.view, 0.5, tmp_path / "yolo", own={"split": 0.7})
+    request = ExportRequest(run.view, Choice(0.5), tmp_path / "yolo", own={"split": 0.7})
     images = run.images(request)
     told = export_yolo(request, images, lambda count: None).told
     train = {path.stem for path in (request.out / "labels/train").iterdir()}
@@ -147,11 +148,11 @@ def test_each_image_keeps_its_part_whatever_else_is_there(tmp_path: Path) -> Non
     assert 30 <= len(train) <= 52
     assert {path.stem for path in (request.out / "images/train").iterdir()} == train
 
-    half = ExportRequest(run.view, 0.5, tmp_path / "half", own={"split": 0.7})
+    half = ExportRequest(run.view, Choice(0.5), tmp_path / "half", own={"split": 0.7})
     export_yolo(half, images[30:], lambda count: None)
     assert {path.stem for path in (half.out / "labels/train").iterdir()} == train & {str(n) for n in range(30, 60)}
 
-    export_yolo(ExportRequest(run.view, 0.5, tmp_path / "yolo", own={"split": 0.0}), images, lambda count: None)
+    export_yolo(ExportRequest(run.view, Choice(0.5), tmp_path / "yolo", own={"split": 0.0}), images, lambda count: None)
     for kind in ("labels", "images"):
         assert not list((request.out / kind / "train").iterdir())
         assert len(list((request.out / kind / "val").iterdir())) == 60
