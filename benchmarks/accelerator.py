@@ -19,7 +19,7 @@ from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 from transformers.models.sam3.modeling_sam3 import Sam3ImageSegmentationOutput, Sam3VisionEncoderOutput
 
 from benchmarks.device import FIXED_MS, IMAGE_MS, Device, wait
-from workers.inference.pipeline import ModelFacts, Options, Pixels
+from workers.inference.protocol import ModelFacts, Options, Pixels
 from workers.inference.sam3_model import Sam3Segmenter, _Raw
 from workers.inference.sam3_parts import Compiled, Plain
 from workers.settings import Settings

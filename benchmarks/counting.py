@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.architecture import GRID, plain_loop
-from workers.inference.pipeline import Options, Pixels
+from workers.inference.protocol import Options, Pixels
 from workers.inference.sam3_model import Sam3Segmenter
 
 aten = torch.ops.aten

@@ -26,7 +26,7 @@ from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import Counts, count_ours, count_plain, make_position_tables
 from benchmarks.timing import Row, interleaved, table
 from workers.inference import images
-from workers.inference.pipeline import Options, Pixels
+from workers.inference.protocol import Options, Pixels
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.tiny.architecture import new_processor, random_model

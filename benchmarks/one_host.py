@@ -34,7 +34,7 @@ from db.views.status import run_view
 from workers.cores import usable_cores
 from workers.inference.answers import Found, Instance
 from workers.inference.images import RGB
-from workers.inference.pipeline import ModelFacts, Options, Pixels
+from workers.inference.protocol import ModelFacts, Options, Pixels
 from workers.node.attempt import Attempt, work
 from workers.node.breaker import Breaker
 from workers.node.chunk import ChunkInHand

@@ -19,7 +19,7 @@ import torch
 from benchmarks.timing import Row, interleaved, table
 from workers.inference import masks, sam3_heads, sam3_model
 from workers.inference.answers import Found
-from workers.inference.pipeline import Options
+from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.tiny.architecture import new_processor
 

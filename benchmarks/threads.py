@@ -29,7 +29,7 @@ from benchmarks.peers import OPTIONS, PROMPTS, RULES
 from benchmarks.postprocess import mask_work
 from benchmarks.timing import Row
 from workers.inference.images import read_image
-from workers.inference.pipeline import Pixels
+from workers.inference.protocol import Pixels
 
 TRIALS = 300
 LAYERS = 700  # of three operations each

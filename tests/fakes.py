@@ -14,7 +14,7 @@ from workers.errors import UsageError
 from workers.inference.answers import Found, Instance
 from workers.inference.images import RGB
 from workers.inference.masks import encode
-from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
 from workers.settings import Settings
 
 LONGEST_PROMPT_WORDS = 32

@@ -20,7 +20,7 @@ from benchmarks.gpu.ours import OPTIONS, PROMPT, forward, outcomes
 from benchmarks.gpu.report import Report
 from benchmarks.timing import Row
 from workers.inference import masks
-from workers.inference.pipeline import Options
+from workers.inference.protocol import Options
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.sam3_parts import Compiled

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from workers.inference.answers import Found
-from workers.inference.pipeline import ModelFacts, Options, Pixels, Raw, Segmenter
+from workers.inference.protocol import ModelFacts, Options, Pixels, Raw, Segmenter
 from workers.inference.stage_threads import StageThreads
 
 

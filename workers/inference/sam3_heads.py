@@ -10,7 +10,7 @@ import torch
 
 from workers.inference import outlines, sam3_copies
 from workers.inference.answers import Found, Instance
-from workers.inference.pipeline import Options
+from workers.inference.protocol import Options
 
 SMALLEST = 1 / float(np.finfo(np.float32).max)  # the smallest probability in fp32 that sigmoid gives, apart from 0
 NEARLY_ALL = 0.95  # share of kept queries from which a result is capped: 190 of 200. There may be more objects.

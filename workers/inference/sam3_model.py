@@ -20,7 +20,7 @@ import torch
 from workers.inference.answers import Found
 from workers.inference.images import RGB
 from workers.inference.no_memory import is_short
-from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load, weights_sha256
 from workers.inference.sam3_copies import behind, to_device

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, cast
 
 from sam3_start import QuickImports
 from workers.errors import Unreachable
-from workers.inference.pipeline import Segmenter
+from workers.inference.protocol import Segmenter
 
 Precision = Literal["auto", "mixed", "fp32", "bf16"]
 

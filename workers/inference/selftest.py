@@ -6,7 +6,7 @@ import numpy as np
 
 from workers.inference.answers import Found, fault
 from workers.inference.images import RGB
-from workers.inference.pipeline import Options, OutOfMemory, Segmenter
+from workers.inference.protocol import Options, OutOfMemory, Segmenter
 
 PROMPT = "person"
 SIDE = 64  # pixels; the image is resized for the model

@@ -16,16 +16,8 @@ from db.views.status import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
 from workers.inference import location, pipeline
 from workers.inference.images import ReadRules
-from workers.inference.pipeline import (
-    Item,
-    NothingGotThrough,
-    Options,
-    Pace,
-    Segmenter,
-    Unreadable,
-    decode_threads,
-    refused_prompts,
-)
+from workers.inference.pipeline import Item, NothingGotThrough, Pace, Unreadable, decode_threads, refused_prompts
+from workers.inference.protocol import Options, Segmenter
 from workers.inference.stages import Stage, StageSeconds, timed
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import BrokenModel, is_infrastructure

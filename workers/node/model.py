@@ -20,7 +20,8 @@ from workers.inference import segmenters, selftest
 from workers.inference.caps import Caps
 from workers.inference.no_memory import is_short
 from workers.inference.on_threads import OnItsThreads
-from workers.inference.pipeline import ModelFacts, OutOfMemory, Segmenter, refused_prompts
+from workers.inference.pipeline import refused_prompts
+from workers.inference.protocol import ModelFacts, OutOfMemory, Segmenter
 from workers.inference.selftest import SelfTestFailed
 from workers.inference.stage_threads import StageThreads
 from workers.node.breaker import Breaker

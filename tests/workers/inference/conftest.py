@@ -14,7 +14,7 @@ from skimage import data
 from workers.inference import masks
 from workers.inference.answers import Found, Instance
 from workers.inference.images import RGB
-from workers.inference.pipeline import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
 from workers.tiny.architecture import write_random_checkpoint
 
 torch.set_num_threads(1)

@@ -14,7 +14,8 @@ from workers.inference import answers
 from workers.inference.answers import Found, Instance, fault
 from workers.inference.images import ReadRules
 from workers.inference.masks import encode
-from workers.inference.pipeline import Item, Options, Pace, Segmented, Unreadable, segment
+from workers.inference.pipeline import Item, Pace, Segmented, Unreadable, segment
+from workers.inference.protocol import Options
 
 GOOD = Instance(0.9, (-1.5, 0.0, 12.0, 8.0), 4, b"12")
 BOX = GOOD.box

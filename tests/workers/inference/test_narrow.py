@@ -19,15 +19,14 @@ from workers.inference.narrow import Raised, narrowed
 from workers.inference.pipeline import (
     Item,
     NothingGotThrough,
-    Options,
     Outcome,
-    OutOfMemory,
     Pace,
     Segmented,
     Unreadable,
     refused_prompts,
     segment,
 )
+from workers.inference.protocol import Options, OutOfMemory
 
 
 def always(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import Sam3LiteTextConfig, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
 from workers.inference.images import RGB
-from workers.inference.pipeline import Options
+from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import family_of
 from workers.tiny.architecture import new_processor, random_model

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from workers.inference import masks
 from workers.inference.answers import Found
-from workers.inference.pipeline import Options
+from workers.inference.protocol import Options
 from workers.inference.sam3_heads import Heads, found_in, keep, to_host
 from workers.tiny.architecture import new_processor
 

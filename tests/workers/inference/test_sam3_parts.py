@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from workers.inference import sam3_parts
 from workers.inference.images import RGB
-from workers.inference.pipeline import Options, OutOfMemory, Pixels
+from workers.inference.protocol import Options, OutOfMemory, Pixels
 from workers.inference.sam3_heads import Heads
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.sam3_parts import CACHE_FOLDER, Compiled

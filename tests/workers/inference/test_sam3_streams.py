@@ -11,7 +11,7 @@ import torch
 
 from workers.inference import sam3_copies
 from workers.inference.images import RGB
-from workers.inference.pipeline import Options
+from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
 
 EVERYTHING = Options(threshold=0.0, score_floor=0.0)

@@ -13,7 +13,8 @@ from workers.inference import selftest
 from workers.inference.answers import Found
 from workers.inference.images import ReadRules
 from workers.inference.on_threads import OnItsThreads
-from workers.inference.pipeline import Item, Options, Pace, Pixels, segment
+from workers.inference.pipeline import Item, Pace, segment
+from workers.inference.protocol import Options, Pixels
 from workers.inference.stage_threads import StageThread, StageThreads
 
 

@@ -13,7 +13,7 @@ from tests.fakes import FakeSegmenter
 from tests.workers import runs
 from tests.workers.node.conftest import Start, answering
 from workers.inference.answers import Found, Instance
-from workers.inference.pipeline import Options, OutOfMemory, Pixels
+from workers.inference.protocol import Options, OutOfMemory, Pixels
 from workers.node.compiling import PAYS_FROM, disagreement, is_wanted
 from workers.node.refusals import Declined
 from workers.settings import Settings

@@ -34,7 +34,8 @@ from tests.workers import runs
 from workers.broker.connection import Doorbells
 from workers.inference import selftest
 from workers.inference.images import RGB, ReadImage, ReadRules, read_image
-from workers.inference.pipeline import Options, Pace, Pixels
+from workers.inference.pipeline import Pace
+from workers.inference.protocol import Options, Pixels
 from workers.inference.stages import Report
 from workers.node.breaker import Breaker
 from workers.node.chunk import ChunkInHand

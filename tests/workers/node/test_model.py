@@ -22,7 +22,7 @@ from tests.workers.node.conftest import Clock, Start, answering, declined
 from workers.errors import Unreachable
 from workers.inference.answers import Found
 from workers.inference.images import RGB
-from workers.inference.pipeline import Options, OutOfMemory
+from workers.inference.protocol import Options, OutOfMemory
 from workers.node.model import make_segmenter
 from workers.node.refusals import UNUSABLE_SECONDS, Declined
 from workers.settings import Settings
