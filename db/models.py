@@ -141,6 +141,7 @@ class Run(Base):
     mask_rule: Mapped[str] = mapped_column(String(16))
     orientation: Mapped[str] = mapped_column(String(16))
     stretch: Mapped[bool] = mapped_column(server_default=false())  # 16-bit values are spread over their range
+    dedupe: Mapped[bool] = mapped_column(server_default=false())  # files that are equal byte by byte are computed once
 
     # what the first worker loaded; a worker that loaded something else declines the run
     revision: Mapped[str | None]
@@ -293,6 +294,14 @@ class Image(Base):
             sqlite_where=text("warning IS NOT NULL"),
             postgresql_where=text("warning IS NOT NULL"),
         ),
+        # Partial: only runs with `dedupe` note the content.
+        Index(
+            "ix_image_content",
+            "run_id",
+            "content",
+            sqlite_where=text("content IS NOT NULL"),
+            postgresql_where=text("content IS NOT NULL"),
+        ),
         IDS_ONCE,
     )
 
@@ -315,6 +324,8 @@ class Image(Base):
     error_class: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[str | None]
     warning: Mapped[str | None]  # what is odd about a picture that was segmented all the same
+    # Hash of the file's bytes when it was read and of what was looked for in it; NULL unless the run has `dedupe`.
+    content: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 # Whether an image is to be computed again. Until then it keeps its old results, and the size that they were made at,

@@ -32,6 +32,7 @@ class ImageDone:
     file_size: int | None = None  # bytes
     file_mtime_ns: int | None = None  # nanoseconds since 1970
     warning: str | None = None  # what is odd about the picture
+    content: bytes | None = None  # hash of what the results depend on, if the run finds equal files by it
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def _values(outcome: Outcome) -> dict[str, Any]:
     """The columns that an outcome sets in the row of its image."""
     seen = {"file_size": outcome.file_size, "file_mtime_ns": outcome.file_mtime_ns}
     if isinstance(outcome, ImageDone):
-        read = {"width": outcome.width, "height": outcome.height, "warning": outcome.warning}
+        read: dict[str, Any] = {"width": outcome.width, "height": outcome.height, "warning": outcome.warning}
+        if outcome.content is not None:  # then all images of the run that are done have one
+            read["content"] = outcome.content
         return {"state": ImageState.DONE, **read, **seen}
     why = {"error_class": outcome.error_class, "error": outcome.error}
     return {"state": ImageState.FAILED, **why, **NOT_READ, **seen}

@@ -23,6 +23,7 @@ class Frozen:
     mask_rule: str  # library | meta: what is enlarged to the image's size, probabilities or logits
     orientation: str  # exif | raw: whether an image is turned as its EXIF data says
     stretch: bool = False  # values of 16-bit images are spread over the range that they use
+    dedupe: bool = False  # images whose files are equal byte by byte are computed once
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,9 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
         help="Turn images as their EXIF data says, or take the file's own axes.",
     ),
     click.option("--stretch", is_flag=True, help="Spread samples of more than 8 bits over their own range."),
+    click.option(
+        "--dedupe", is_flag=True, help="Compute files that are equal byte by byte once, and copy the results."
+    ),
     click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
     click.option(
         "--no-check",

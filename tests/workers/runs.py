@@ -35,12 +35,12 @@ def load(
     rows: Sequence[NewRow],
     name: str = "faces",
     chunk_size: int = 4,
-    model: str = "fake",
+    **frozen: Any,
 ) -> int:
-    """An active run of these rows, whose paths start from `folder`."""
+    """An active run of these rows, whose paths start from `folder`; `frozen` are its settings."""
     source = replace(scenario.SOURCE, root=str(folder))
-    frozen = replace(scenario.FROZEN, model=model)
-    run_id = write(sessions, intake.create_run, name, source, frozen, ("person",), chunk_size)
+    settings = replace(scenario.FROZEN, **({"model": "fake"} | frozen))
+    run_id = write(sessions, intake.create_run, name, source, settings, ("person",), chunk_size)
     write(sessions, intake.begin_reading, run_id, 1, 1, ["path"])
     scenario.add(sessions, run_id, rows)
     scenario.finish(sessions, run_id)

@@ -28,6 +28,7 @@ import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal, cast
 
 import numpy as np
@@ -51,6 +52,8 @@ from workers.inference.formats import (
 from workers.inference.location import FileSeen
 from workers.inference.stages import Report, Stage, timed, unheard
 from workers.inference.tiff import ORIENTATION, Directories, Directory, is_described, not_the_picture
+
+DIGEST_BYTES = 16  # so many that no two files of any run have the same by chance
 
 RGB = npt.NDArray[np.uint8]
 """Pixels of shape (height, width, 3)."""
@@ -114,6 +117,7 @@ class ReadRules:
     max_pixels: int = 120_000_000  # width x height; phones and medium format have up to 108 million: 0.4 GB decoded
     max_bytes: int = 512 * 1024**2  # of the file
     min_side: int = 8  # pixels
+    digests: bool = False  # whether the file's bytes are hashed, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +127,7 @@ class ReadImage:
     pixels: RGB
     file: FileSeen
     warning: str | None = None  # what is odd about it, in one line without details, so that images can be counted by it
+    digest: bytes | None = None  # of the file's bytes, if the rules ask for it
 
 
 class UnreadableImage(Exception):
@@ -145,12 +150,13 @@ def read_image(path: str, rules: ReadRules, report: Report = unheard) -> ReadIma
     try:
         with timed(report, Stage.DECODE):
             pixels, warning = _decode(data, rules)
+            digest = blake2b(data, digest_size=DIGEST_BYTES).digest() if rules.digests else None
     except UnreadableImage as error:
         error.file = file
         raise
     except MemoryError:
         raise UnreadableImage(ErrorClass.OUT_OF_MEMORY, "does not fit into memory", file) from None
-    return ReadImage(pixels, file, warning)
+    return ReadImage(pixels, file, warning, digest)
 
 
 def _read_file(path: str, rules: ReadRules) -> tuple[bytes, FileSeen]:

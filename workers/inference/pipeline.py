@@ -13,7 +13,7 @@ children.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
 from typing import TypeVar
@@ -28,6 +28,7 @@ from workers.inference.location import FileSeen
 from workers.inference.narrow import Raised, narrowed
 from workers.inference.protocol import Options, OutOfMemory, Pixels, Raw, Segmenter
 from workers.inference.readahead import ReadAhead
+from workers.inference.repeats import Recall, Repeats, content_of
 from workers.inference.stage_threads import StageThreads, serving
 from workers.inference.stages import Report, Stage, timed, unheard
 
@@ -45,6 +46,7 @@ class Item:
     id: int
     path: str
     prompts: tuple[str, ...]
+    again: bool = False  # it is to be computed, even if an image of the same content was computed before
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Segmented:
     found: tuple[Found, ...]
     file: FileSeen | None = None
     warning: str | None = None  # what is odd about the picture
+    content: bytes | None = None  # if repeats were looked for
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,23 @@ class _Ready:
     pixels: Pixels
     file: FileSeen
     warning: str | None
+    content: bytes | None = None  # if repeats are looked for
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    """An image that gets the answers of an earlier image of the stream, which has the same content."""
+
+    content: bytes
+    file: FileSeen
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A batch after decoding: for each item, in order, its pixels, or why it is unreadable."""
+    """A batch after decoding: for each item, in order, its pixels, or why it has none, or why it needs none."""
 
     items: Sequence[Item]
-    results: Sequence[_Ready | Unreadable]
+    results: Sequence[_Ready | _Repeat | Outcome]
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,12 @@ class Pace:
 
 
 def segment(
-    items: Sequence[Item], segmenter: Segmenter, rules: ReadRules, options: Options, pace: Pace = Pace()
+    items: Sequence[Item],
+    segmenter: Segmenter,
+    rules: ReadRules,
+    options: Options,
+    pace: Pace = Pace(),
+    recall: Recall | None = None,
 ) -> Iterator[list[Outcome]]:
     """Yield a list of outcomes for each batch, in the order of `items`. Each item has exactly one outcome.
 
@@ -141,16 +158,20 @@ def segment(
     other error in a stage is raised here, with its traceback; if there are several, the first one. When the generator
     is closed, all stages finish what they work on and start nothing new; only threads that hang on a file are left
     behind. If `pace.stopped` becomes true, the batches in work are finished, and the generator ends early.
+
+    With `recall` and `rules.digests` images of equal content are computed once; `recall`, which the forward thread
+    calls for each batch, tells what was computed before.
     """
+    repeats: Repeats[Outcome] = Repeats(recall)
     predicted: Channel[_Predicted] = Channel(capacity=1)
     outcomes: Channel[list[Outcome]] = Channel(capacity=1)
     read = partial(_read, segmenter=segmenter, rules=rules, report=pace.report)
     decoding = ReadAhead(read, pace.threads, pace.decode_seconds)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
-    masks = partial(_postprocess, segmenter=segmenter, options=options, pace=pace)
+    masks = partial(_postprocess, segmenter=segmenter, options=options, pace=pace, repeats=repeats)
     with serving(pace.stage_threads) as threads:
         stages = [
-            stage(threads.forward, _batches(items, decoding, pace), forward, predicted),
+            stage(threads.forward, _batches(items, decoding, pace, repeats), forward, predicted),
             stage(threads.masks, predicted, masks, outcomes),
         ]
         try:
@@ -162,7 +183,9 @@ def segment(
             wait(stages)
 
 
-def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace) -> Iterator[_Decoded]:
+def _batches(
+    items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace, repeats: Repeats[Outcome]
+) -> Iterator[_Decoded]:
     """Yield the batches, until `pace.stopped`. Images of the next batches are decoded meanwhile."""
     todo, waiting = iter(items), iter(items)
 
@@ -174,7 +197,27 @@ def _batches(items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Unreadabl
     while decoding and not pace.stopped():
         submit(pace.batch_size)
         batch = list(islice(waiting, pace.batch_size))
-        yield _Decoded(batch, [_decoded(item, decoding, pace) for item in batch])
+        results = [_decoded(item, decoding, pace) for item in batch]
+        yield _Decoded(batch, _without_repeats(batch, results, repeats))
+
+
+def _without_repeats(
+    items: Sequence[Item], results: Sequence[_Ready | Unreadable], repeats: Repeats[Outcome]
+) -> Sequence[_Ready | _Repeat | Outcome]:
+    """The results of a batch, in which images that need not be computed have no pixels any more."""
+    read = {item.id: result for item, result in zip(items, results, strict=True) if isinstance(result, _Ready)}
+    contents = {id: ready.content for id, ready in read.items() if ready.content is not None}
+    if not contents:
+        return results
+    spared = repeats.spared(contents, {item.id for item in items if item.again})
+
+    def without(id: int) -> _Repeat | Segmented:
+        content, file, known = contents[id], read[id].file, spared[id]
+        if known is None:
+            return _Repeat(content, file)
+        return Segmented(id, known.width, known.height, known.found, file, known.warning, content)
+
+    return [without(item.id) if item.id in spared else result for item, result in zip(items, results, strict=True)]
 
 
 def _decoded(item: Item, decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace) -> _Ready | Unreadable:
@@ -190,7 +233,8 @@ def _read(item: Item, segmenter: Segmenter, rules: ReadRules, report: Report) ->
     try:
         image = read_image(item.path, rules, report)
         with timed(report, Stage.PREPROCESS):
-            return _Ready(segmenter.preprocess(image.pixels), image.file, image.warning)
+            content = None if image.digest is None else content_of(image.digest, item.prompts)
+            return _Ready(segmenter.preprocess(image.pixels), image.file, image.warning, content)
     except UnreadableImage as error:
         return Unreadable(item.id, error.error_class, error.message, error.file)
     except MemoryError:
@@ -216,14 +260,23 @@ def _predict(batch: _Decoded, segmenter: Segmenter, options: Options, pace: Pace
     return _Predicted(batch, raws)
 
 
-def _postprocess(predicted: _Predicted, segmenter: Segmenter, options: Options, pace: Pace) -> list[Outcome]:
+def _postprocess(
+    predicted: _Predicted, segmenter: Segmenter, options: Options, pace: Pace, repeats: Repeats[Outcome]
+) -> list[Outcome]:
     with timed(pace.report, Stage.MASKS, len(predicted.raws)):
         found = _masks(predicted.raws, segmenter, options, pace)
     answers = iter(found)
-    outcomes = [
-        result if isinstance(result, Unreadable) else _segmented(item, result, next(answers))
-        for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True)
-    ]
+    outcomes: list[Outcome] = []
+    repeats.begin_answers()
+    for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True):
+        if isinstance(result, _Repeat):
+            outcomes.append(replace(repeats.earlier(result.content), id=item.id, file=result.file))
+        elif isinstance(result, _Ready):
+            outcomes.append(_segmented(item, result, next(answers)))
+            if result.content is not None:
+                repeats.answer(result.content, outcomes[-1])
+        else:
+            outcomes.append(result)
     raised = [one.error for one in found if isinstance(one, Raised)]
     if raised and len(raised) == len(found):
         raise NothingGotThrough(outcomes) from raised[0]
@@ -280,7 +333,8 @@ def _segmented(item: Item, ready: _Ready, found: tuple[Found, ...] | OutOfMemory
     width, height = ready.pixels.width, ready.pixels.height
     if wrong := fault(found, item.prompts, width, height):
         return Unreadable(item.id, ErrorClass.INTERNAL, wrong, ready.file)
-    return Segmented(item.id, width, height, tuple(map(with_pixels, found)), ready.file, ready.warning)
+    masks = tuple(map(with_pixels, found))
+    return Segmented(item.id, width, height, masks, ready.file, ready.warning, ready.content)
 
 
 def refused_prompts(segmenter: Segmenter, prompts: Sequence[str]) -> dict[str, str]:

@@ -3,21 +3,24 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from db.claims import ClaimedImage, LeaseLost
 from db.outcomes import ImageDone, ImageFailed, Outcome, count_found
+from db.same_content import done_before
 from db.session import read
 from db.values import FoundInstance, PromptResult, Spent
 from db.views.status import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
 from workers.inference import location, pipeline
+from workers.inference.answers import Found, Instance
 from workers.inference.images import ReadRules
 from workers.inference.pipeline import Item, NothingGotThrough, Pace, Unreadable, decode_threads, refused_prompts
 from workers.inference.protocol import Options, Segmenter
+from workers.inference.repeats import Known
 from workers.inference.stages import Stage, StageSeconds, timed
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import BrokenModel, is_infrastructure
@@ -141,10 +144,11 @@ def _prompt_texts(attempt: Attempt) -> dict[int, str]:
 def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Outcome]]:
     """The outcomes of these items. If the model raises for all images of a batch, it is tested before it goes on."""
     rules, options = _rules(attempt.run), _options(attempt.run, attempt.model.compiled)
+    recall = partial(_recalled, attempt) if attempt.run.frozen.dedupe else None
     while items:
         failed: list[pipeline.Outcome] = []
         try:
-            for batch in pipeline.segment(items, attempt.segmenter, rules, options, attempt.pace):
+            for batch in pipeline.segment(items, attempt.segmenter, rules, options, attempt.pace, recall):
                 items = items[len(batch) :]
                 yield batch
         except NothingGotThrough as nothing:
@@ -158,6 +162,23 @@ def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Ou
             return
         items = items[len(failed) :]
         yield failed
+
+
+def _recalled(attempt: Attempt, contents: Mapping[int, bytes]) -> dict[int, Known]:
+    """What images of the run got that had the same contents as these, by the ids of these images."""
+    prompt_ids = {image.id: image.prompt_ids for image in attempt.chunk.images}
+    before = read(attempt.worker.sessions, done_before, attempt.run.id, set(contents.values()))
+    known = {}
+    for id, content in contents.items():
+        if (done := before.get(content)) is not None:
+            found = tuple(_found(done.results[prompt_id]) for prompt_id in prompt_ids[id])
+            known[id] = Known(done.width, done.height, found, done.warning)
+    return known
+
+
+def _found(result: PromptResult) -> Found:
+    instances = tuple(Instance(one.score, one.box, one.area, one.rle) for one in result.instances)
+    return Found(result.presence, instances, result.capped)
 
 
 def _check_model(attempt: Attempt) -> None:
@@ -190,6 +211,7 @@ def _rules(run: RunView) -> ReadRules:
         root=run.source.root if run.source.confined else None,
         follow_symlinks=run.source.follow_symlinks,
         stretch=run.frozen.stretch,
+        digests=run.frozen.dedupe,
     )
 
 
@@ -209,9 +231,8 @@ def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
 
 
 def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
-    return Item(
-        image.id, location.place(run.source.root, image.path), tuple(texts[prompt_id] for prompt_id in image.prompt_ids)
-    )
+    prompts = tuple(texts[prompt_id] for prompt_id in image.prompt_ids)
+    return Item(image.id, location.place(run.source.root, image.path), prompts, image.again)
 
 
 def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
@@ -229,7 +250,9 @@ def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
         )
         for prompt_id, found in zip(prompt_ids, outcome.found, strict=True)
     )
-    return ImageDone(outcome.id, outcome.width, outcome.height, results, size, mtime_ns, outcome.warning)
+    return ImageDone(
+        outcome.id, outcome.width, outcome.height, results, size, mtime_ns, outcome.warning, outcome.content
+    )
 
 
 def _nothing_seen() -> Counter[str]:

@@ -348,3 +348,15 @@ def test_a_list_in_one_prompt_is_taken_as_it_is_with_a_hint(shell: Shell, prompt
     answer = shell(enqueue, "--csv", "faces.csv", "--dry-run", "--prompt", prompt)
     assert answer.err.splitlines()[:1] == ([hint] if hint else [])
     assert answer.out.splitlines()[0].endswith(f'prompts: ["{prompt}"]')
+
+
+@pytest.mark.usefixtures("broker")
+def test_whether_copies_are_computed_once_is_frozen_with_a_run_that_has_results(shell: Shell) -> None:
+    write_csv(shell, *photographs(3))
+    given = ("--csv", "faces.csv", "--prompt", "person")
+    shell(enqueue, *given)
+    told = shell(enqueue, *given, "--dedupe")
+    assert "run faces had no results yet: dedupe False -> True" in told.out + told.err
+    scenario.worker(shell.sessions)
+    scenario.commit_all(shell.sessions, scenario.claim(shell.sessions, 1, 1), 0.9)
+    assert "dedupe True there, False here" in shell(enqueue, *given, code=2).error
