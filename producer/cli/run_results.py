@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from producer.cli.blank_masks import tell_blank_masks
@@ -15,6 +15,7 @@ from producer.results.formats import file_of
 from producer.results.inputs import Inputs
 from producer.results.targets import Targets
 from workers.cli.base import say
+from workers.errors import UsageError
 
 
 @contextmanager
@@ -30,12 +31,20 @@ def following(found: Found, select: str, *, force: bool = False) -> Iterator[Non
         yield
 
 
-def write_files(
-    found: Found, select: str, also: Sequence[str] = (), *, force: bool = False
-) -> tuple[dict[str, str], bool]:
+@dataclass(frozen=True)
+class Written:
+    """What was written to a run's folder."""
+
+    files: dict[str, str]  # paths by name
+    whole: bool  # results.csv names all masks
+    refused: dict[str, str]  # formats that could not be written, with the reason
+
+
+def write_files(found: Found, select: str, also: Sequence[str] = (), *, force: bool = False) -> Written:
     """Write the missing masks, results.csv, preview.jpg and the formats of `also` to the run's folder.
 
-    Returns the files by name, and whether results.csv names all masks.
+    A format that is refused, for instance since two images would get one file, does not keep the others from being
+    written.
     """
     from producer.results.preview import write_preview  # needs Pillow and numpy, which are installed, as nodes ran
 
@@ -45,10 +54,16 @@ def write_files(
     table = replace(request, out=files["results"])
     blank = tell_blank_masks(found, table, export(found, table, "csv"))
     write_preview(request.view, found.sessions, files["preview"], request.targets)
+    refused: dict[str, str] = {}
     for name in also:
-        files[name] = file_of(folder, name)
-        export(found, replace(request, out=files[name]), name)
-    return {name: str(file) for name, file in files.items()}, not blank
+        out = file_of(folder, name)
+        try:
+            export(found, replace(request, out=out), name)
+            files[name] = out
+        except UsageError as error:
+            refused[name] = str(error)
+            say(f"error: --also {name}: {error}")
+    return Written({name: str(file) for name, file in files.items()}, not blank, refused)
 
 
 def _mask_request(found: Found, select: str, *, force: bool) -> tuple[ExportRequest, dict[str, Path]]:

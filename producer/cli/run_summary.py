@@ -20,6 +20,7 @@ from producer.results.targets import free_file
 from producer.sources.source import RowSource
 from workers.cli import base
 from workers.cli.base import counted, say
+from workers.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,18 @@ def finish(
         say(f"Next: the same command again goes on from here{retries}")
         return 1 if asked is None else 128 + asked
     with telling_how_to_go_on(found, None):
-        written, whole = write_files(found, flags["select"], flags["also"], force=flags["force"])
+        written = write_files(found, flags["select"], flags["also"], force=flags["force"])
     images = standing.progress.images
     if flags["json"]:
         facts = {
             "seconds": round(spent.seconds, 1),
-            "files": written,
+            "files": written.files,
+            "refused": written.refused,
             "left_out": [asdict(reason) for reason in source.left_out],
         }
         base.print_json(standing.as_json() | facts)
     else:
-        summarise(standing, spent, written, source.path)
+        summarise(standing, spent, written.files, source.path)
         if standing.worth_a_retry:
             given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
@@ -69,7 +71,7 @@ def finish(
         elif "coco" not in flags["also"]:
             say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
     failures = exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
-    return failures if whole else max(1, failures)
+    return max(failures, 0 if written.whole else 1, UsageError.exit_code if written.refused else 0)
 
 
 def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: Path) -> None:

@@ -194,6 +194,22 @@ def test_a_format_that_cannot_be_written_as_well_is_refused_before_any_work(here
     assert [path.name for path in (here.home / "out").iterdir()] == ["coco.json"]
 
 
+def test_a_format_that_is_refused_at_the_end_keeps_neither_the_summary_nor_later_formats_back(here: Terminal) -> None:
+    squares(here, 1)
+    Image.new("RGB", (40, 40), "white").save(here.home / "photos" / "000.jpg")
+    given = ("sam3-run", "photos", *FAKE, "-o", "out", "--also", "labelme", "--also", "jsonl")
+    told = here.run(*given, code=2)
+    assert told.stdout.startswith("run photos: 2 images in ")
+    assert "\n  jsonl    out/results.jsonl" in told.stdout
+    assert len((here.home / "out" / "results.jsonl").read_text().splitlines()) == 2
+    refused = "000.jpg and 000.png would both be 000.json: rename one of them"
+    assert f"error: --also labelme: {refused}\n" in told.stderr
+    assert "labelme" not in told.stdout
+    facts = here.json(*given, "--json", code=2)
+    assert facts["refused"] == {"labelme": refused}
+    assert list(facts["files"]) == ["results", "masks", "preview", "jsonl"]
+
+
 @pytest.mark.long
 def test_interrupted_or_killed_it_keeps_what_is_done_and_the_same_command_goes_on(here: Terminal) -> None:
     squares(here, 160)
