@@ -22,7 +22,8 @@ from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 from benchmarks.accelerator import SimulatedSegmenter, model_output
 from benchmarks.device import Device, idle, wait
 from workers.inference.images import ReadRules, read_image
-from workers.inference.pipeline import Item, Pace, segment
+from workers.inference.items import Item
+from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options, Pixels
 
 BATCH = 8

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from workers.inference.images import ReadRules, read_image
-from workers.inference.pipeline import Item, Pace, Segmented, segment
+from workers.inference.items import Item, Segmented
+from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.stage_threads import StageThreads

@@ -11,7 +11,7 @@ from benchmarks.architecture import plain_loop
 from benchmarks.gpu.ours import outcomes
 from benchmarks.timing import Row
 from workers.inference import masks
-from workers.inference.pipeline import Segmented
+from workers.inference.items import Segmented
 from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.sam3_precision import use_products

@@ -16,7 +16,8 @@ from benchmarks.pipeline import Row, compare, stream_table, tables
 from benchmarks.pipeline import stream as stream_through_celery
 from workers.inference import masks
 from workers.inference.images import ReadRules
-from workers.inference.pipeline import Item, Segmented, segment
+from workers.inference.items import Item, Segmented
+from workers.inference.pipeline import segment
 from workers.inference.protocol import Options
 
 FAST = Speed(fixed_ms=1, image_ms=0.5)

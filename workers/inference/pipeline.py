@@ -24,6 +24,7 @@ from workers.inference.answers import Found, fault, with_pixels
 from workers.inference.caps import Cap, Caps
 from workers.inference.channel import Channel, stage
 from workers.inference.images import ReadImage, ReadRules, UnreadableImage, read_image
+from workers.inference.items import Item, Outcome, Segmented, Unreadable
 from workers.inference.location import FileSeen
 from workers.inference.narrow import Raised, narrowed
 from workers.inference.protocol import Options, OutOfMemory, Pixels, Raw, Segmenter
@@ -37,43 +38,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READ_AHEAD = 2  # batches that are decoded or being decoded while another one is in the forward pass
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image to segment: the id of its outcome, its absolute path, and at least one prompt."""
-
-    id: int
-    path: str
-    prompts: tuple[str, ...]
-    again: bool = False  # it is to be computed, even if an image of the same content was computed before
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """An image that was read: the size of its masks in pixels, and what was found, in the order of its prompts."""
-
-    id: int
-    width: int
-    height: int
-    found: tuple[Found, ...]
-    file: FileSeen | None = None
-    warning: str | None = None  # what is odd about the picture
-    content: bytes | None = None  # if repeats were looked for
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image without pixels or without masks, and the reason. It is a value and not an exception, since the other
-    images of its batch are not concerned."""
-
-    id: int
-    error_class: ErrorClass
-    message: str
-    file: FileSeen | None = None  # if it was opened
-
-
-Outcome = Segmented | Unreadable
 
 
 class NothingGotThrough(Exception):

@@ -18,7 +18,9 @@ from workers.errors import ErrorClass, first_line
 from workers.inference import location, pipeline
 from workers.inference.answers import Found, Instance
 from workers.inference.images import ReadRules
-from workers.inference.pipeline import Item, NothingGotThrough, Pace, Unreadable, decode_threads, refused_prompts
+from workers.inference.items import Item, Unreadable
+from workers.inference.items import Outcome as Seen
+from workers.inference.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
 from workers.inference.protocol import Options, Segmenter
 from workers.inference.repeats import Known
 from workers.inference.stages import Stage, StageSeconds, timed
@@ -141,12 +143,12 @@ def _prompt_texts(attempt: Attempt) -> dict[int, str]:
     return texts
 
 
-def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[pipeline.Outcome]]:
+def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[Seen]]:
     """The outcomes of these items. If the model raises for all images of a batch, it is tested before it goes on."""
     rules, options = _rules(attempt.run), _options(attempt.run, attempt.model.compiled)
     recall = partial(_recalled, attempt) if attempt.run.frozen.dedupe else None
     while items:
-        failed: list[pipeline.Outcome] = []
+        failed: list[Seen] = []
         try:
             for batch in pipeline.segment(items, attempt.segmenter, rules, options, attempt.pace, recall):
                 items = items[len(batch) :]
@@ -235,7 +237,7 @@ def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
     return Item(image.id, location.place(run.source.root, image.path), prompts, image.again)
 
 
-def _record(outcome: pipeline.Outcome, prompt_ids: tuple[int, ...]) -> Outcome:
+def _record(outcome: Seen, prompt_ids: tuple[int, ...]) -> Outcome:
     """Convert an outcome of inference to an outcome of the database."""
     size, mtime_ns = (outcome.file.size, outcome.file.mtime_ns) if outcome.file else (None, None)
     if isinstance(outcome, Unreadable):

@@ -18,7 +18,8 @@ from tests.workers.inference import handmade
 from workers.errors import ErrorClass
 from workers.inference import images
 from workers.inference.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
-from workers.inference.pipeline import Item, Pace, Unreadable, segment
+from workers.inference.items import Item, Unreadable
+from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options
 
 RULES = ReadRules()

@@ -15,17 +15,9 @@ from hypothesis import strategies as st
 from tests.workers.inference.conftest import FakeSegmenter
 from workers.errors import ErrorClass
 from workers.inference.images import ReadRules
+from workers.inference.items import Item, Outcome, Segmented, Unreadable
 from workers.inference.narrow import Raised, narrowed
-from workers.inference.pipeline import (
-    Item,
-    NothingGotThrough,
-    Outcome,
-    Pace,
-    Segmented,
-    Unreadable,
-    refused_prompts,
-    segment,
-)
+from workers.inference.pipeline import NothingGotThrough, Pace, refused_prompts, segment
 from workers.inference.protocol import Options, OutOfMemory
 
 

@@ -22,7 +22,8 @@ from workers.errors import ErrorClass
 from workers.inference import masks
 from workers.inference.caps import GOOD_BATCHES, Cap, Caps
 from workers.inference.images import RGB, ReadImage, ReadRules, read_image
-from workers.inference.pipeline import READ_AHEAD, Item, Outcome, Pace, Segmented, Unreadable, segment
+from workers.inference.items import Item, Outcome, Segmented, Unreadable
+from workers.inference.pipeline import READ_AHEAD, Pace, segment
 from workers.inference.protocol import Options
 from workers.inference.stages import Report, Stage
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from workers.errors import ErrorClass
 from workers.inference.images import ReadRules
-from workers.inference.pipeline import Item, Outcome, Pace, Segmented, Unreadable, segment
+from workers.inference.items import Item, Outcome, Segmented, Unreadable
+from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options
 from workers.inference.repeats import KEPT_BATCHES, Known
 

@@ -23,7 +23,8 @@ from benchmarks.postprocess import peak_mb
 from workers.inference import masks, sam3_heads, sam3_model, selftest
 from workers.inference.answers import Found
 from workers.inference.images import RGB, ReadRules
-from workers.inference.pipeline import Item, Pace, Segmented, segment
+from workers.inference.items import Item, Segmented
+from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options, OutOfMemory
 from workers.inference.sam3_checkpoint import weights_sha256
 from workers.inference.sam3_model import Sam3Segmenter

@@ -12,8 +12,9 @@ from tests.workers.inference.conftest import FakeSegmenter
 from workers.inference import selftest
 from workers.inference.answers import Found
 from workers.inference.images import ReadRules
+from workers.inference.items import Item
 from workers.inference.on_threads import OnItsThreads
-from workers.inference.pipeline import Item, Pace, segment
+from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options, Pixels
 from workers.inference.stage_threads import StageThread, StageThreads
 

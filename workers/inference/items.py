@@ -1,0 +1,44 @@
+"""What goes into the stream of a chunk, and what comes out: images, and an outcome for each. Knows no work on them."""
+
+from dataclasses import dataclass
+
+from workers.errors import ErrorClass
+from workers.inference.answers import Found
+from workers.inference.location import FileSeen
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to segment: the id of its outcome, its absolute path, and at least one prompt."""
+
+    id: int
+    path: str
+    prompts: tuple[str, ...]
+    again: bool = False  # it is to be computed, even if an image of the same content was computed before
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """An image that was read: the size of its masks in pixels, and what was found, in the order of its prompts."""
+
+    id: int
+    width: int
+    height: int
+    found: tuple[Found, ...]
+    file: FileSeen | None = None
+    warning: str | None = None  # what is odd about the picture
+    content: bytes | None = None  # if repeats were looked for
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image without pixels or without masks, and the reason. It is a value and not an exception, since the other
+    images of its batch are not concerned."""
+
+    id: int
+    error_class: ErrorClass
+    message: str
+    file: FileSeen | None = None  # if it was opened
+
+
+Outcome = Segmented | Unreadable
