@@ -33,3 +33,8 @@ def iou(one: bytes, other: bytes, height: int, width: int) -> float:
 
 def _coco(rle: bytes, height: int, width: int) -> dict[str, object]:
     return {"size": [height, width], "counts": rle}
+
+
+def from_lengths(lengths: list[int], height: int, width: int) -> bytes:
+    """The RLE of a mask whose runs have these lengths, the first one outside; they sum to height x width pixels."""
+    return cast(bytes, coco.frPyObjects({"counts": lengths, "size": [height, width]}, height, width)["counts"])

@@ -4,16 +4,17 @@
              read ahead two      one batch          one batch
              batches             waiting            waiting
 
-A stage that is so far ahead waits for the next one, so memory stays bounded, however slow the caller is. Several
-threads decode and resize at the same time. One thread makes masks: it makes more of them in a second than a GPU finds
-(`python -m benchmarks.threads`). There are no processes, since a worker is a daemonic process, which may have no
+A large image may be cut (`Options.tiling`): then a batch holds pieces of images, and an image's outcome comes with its
+last piece. A stage that is so far ahead waits for the next one, so memory stays bounded, however slow the caller is.
+Several threads decode and resize at the same time. One thread makes masks: it makes more of them in a second than a GPU
+finds (`python -m benchmarks.threads`). There are no processes, since a worker is a daemonic process, which may have no
 children.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice
 from typing import TypeVar
@@ -23,13 +24,13 @@ from workers.errors import ErrorClass
 from workers.inference.answers import Found, fault, with_pixels
 from workers.inference.caps import Cap, Caps
 from workers.inference.channel import Channel, stage
-from workers.inference.images import ReadImage, ReadRules, UnreadableImage, read_image
-from workers.inference.items import Item, Outcome, Segmented, Unreadable
-from workers.inference.location import FileSeen
+from workers.inference.gathering import Gathering
+from workers.inference.images import ReadRules
+from workers.inference.items import Item, Outcome, Unreadable
 from workers.inference.narrow import Raised, narrowed
+from workers.inference.pieces import Piece, Pieces, Reading
 from workers.inference.protocol import Options, OutOfMemory, Pixels, Raw, Segmenter
-from workers.inference.readahead import ReadAhead
-from workers.inference.repeats import Recall, Repeats, content_of
+from workers.inference.repeats import Recall, Repeats
 from workers.inference.stage_threads import StageThreads, serving
 from workers.inference.stages import Report, Stage, timed, unheard
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+IN_HAND = 8  # batches; more than a stream has begun and not yet committed, which are six
 READ_AHEAD = 2  # batches that are decoded or being decoded while another one is in the forward pass
 
 
@@ -52,38 +54,12 @@ class NothingGotThrough(Exception):
         self.outcomes = outcomes
 
 
-@dataclass(frozen=True, eq=False)
-class _Ready:
-    """An image before its forward pass: its pixels for the model, and what was read."""
-
-    pixels: Pixels
-    file: FileSeen
-    warning: str | None
-    content: bytes | None = None  # if repeats are looked for
-
-
-@dataclass(frozen=True)
-class _Repeat:
-    """An image that gets the answers of an earlier image of the stream, which has the same content."""
-
-    content: bytes
-    file: FileSeen
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A batch after decoding: for each item, in order, its pixels, or why it has none, or why it needs none."""
-
-    items: Sequence[Item]
-    results: Sequence[_Ready | _Repeat | Outcome]
-
-
 @dataclass(frozen=True)
 class _Predicted:
-    """A batch after its forward passes. `raws` has one value for each readable image, in order: the result of the
-    forward pass that the image was in, or the error."""
+    """A batch after its forward passes. `raws` has one value for each piece with pixels, in order: the result of the
+    forward pass that the piece was in, or the error."""
 
-    batch: _Decoded
+    batch: Sequence[Piece]
     raws: Sequence[Raw | OutOfMemory | Raised]
 
 
@@ -126,124 +102,68 @@ def segment(
     With `recall` and `rules.digests` images of equal content are computed once; `recall`, which the forward thread
     calls for each batch, tells what was computed before.
     """
-    repeats: Repeats[Outcome] = Repeats(recall)
+    repeats: Repeats[Outcome] = Repeats(recall, IN_HAND * pace.batch_size)
     predicted: Channel[_Predicted] = Channel(capacity=1)
     outcomes: Channel[list[Outcome]] = Channel(capacity=1)
-    read = partial(_read, segmenter=segmenter, rules=rules, report=pace.report)
-    decoding = ReadAhead(read, pace.threads, pace.decode_seconds)
+    reading = Reading(
+        segmenter=segmenter,
+        rules=rules,
+        report=pace.report,
+        threads=pace.threads,
+        seconds=pace.decode_seconds,
+        batch_size=pace.batch_size,
+        ahead=READ_AHEAD * pace.batch_size,
+        tiling=options.tiling,
+    )
+    pieces = Pieces(items, reading, repeats)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
-    masks = partial(_postprocess, segmenter=segmenter, options=options, pace=pace, repeats=repeats)
+    masks = partial(_postprocess, gathering=Gathering(repeats), segmenter=segmenter, options=options, pace=pace)
     with serving(pace.stage_threads) as threads:
         stages = [
-            stage(threads.forward, _batches(items, decoding, pace, repeats), forward, predicted),
+            stage(threads.forward, _batches(pieces, pace), forward, predicted),
             stage(threads.masks, predicted, masks, outcomes),
         ]
         try:
-            yield from outcomes
+            yield from filter(None, outcomes)  # a batch of tiles may complete no image
         finally:
             for channel in (predicted, outcomes):
                 channel.close()
-            decoding.close()  # before waiting for the stages, since the forward thread may wait for an image
+            pieces.close()  # before waiting for the stages, since the forward thread may wait for an image
             wait(stages)
 
 
-def _batches(
-    items: Sequence[Item], decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace, repeats: Repeats[Outcome]
-) -> Iterator[_Decoded]:
+def _batches(pieces: Iterable[Piece], pace: Pace) -> Iterator[Sequence[Piece]]:
     """Yield the batches, until `pace.stopped`. Images of the next batches are decoded meanwhile."""
-    todo, waiting = iter(items), iter(items)
-
-    def submit(count: int) -> None:
-        for item in islice(todo, count):
-            decoding.submit(item)
-
-    submit(READ_AHEAD * pace.batch_size)
-    while decoding and not pace.stopped():
-        submit(pace.batch_size)
-        batch = list(islice(waiting, pace.batch_size))
-        results = [_decoded(item, decoding, pace) for item in batch]
-        yield _Decoded(batch, _without_repeats(batch, results, repeats))
+    todo = iter(pieces)
+    while not pace.stopped() and (batch := list(islice(todo, pace.batch_size))):
+        yield batch
 
 
-def _without_repeats(
-    items: Sequence[Item], results: Sequence[_Ready | Unreadable], repeats: Repeats[Outcome]
-) -> Sequence[_Ready | _Repeat | Outcome]:
-    """The results of a batch, in which images that need not be computed have no pixels any more."""
-    read = {item.id: result for item, result in zip(items, results, strict=True) if isinstance(result, _Ready)}
-    contents = {id: ready.content for id, ready in read.items() if ready.content is not None}
-    if not contents:
-        return results
-    spared = repeats.spared(contents, {item.id for item in items if item.again})
+def _predict(batch: Sequence[Piece], segmenter: Segmenter, options: Options, pace: Pace) -> _Predicted:
+    rows = [(piece.pixels, piece.item.prompts) for piece in batch if isinstance(piece.pixels, Pixels)]
 
-    def without(id: int) -> _Repeat | Segmented:
-        content, file, known = contents[id], read[id].file, spared[id]
-        if known is None:
-            return _Repeat(content, file)
-        return Segmented(id, known.width, known.height, known.found, file, known.warning, content)
+    def work(part: range) -> list[Raw]:
+        pixels, prompts = zip(*rows[part.start : part.stop], strict=True)
+        return [segmenter.predict(pixels, prompts, options)] * len(part)
 
-    return [without(item.id) if item.id in spared else result for item, result in zip(items, results, strict=True)]
-
-
-def _decoded(item: Item, decoding: ReadAhead[Item, _Ready | Unreadable], pace: Pace) -> _Ready | Unreadable:
-    try:
-        return decoding.take()
-    except TimeoutError:
-        pace.report(Stage.READ, 1, 0.0)  # no seconds, as the thread that hangs has not ended
-        return Unreadable(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {pace.decode_seconds:g} s")
-
-
-def _read(item: Item, segmenter: Segmenter, rules: ReadRules, report: Report) -> _Ready | Unreadable:
-    image: ReadImage | None = None
-    try:
-        image = read_image(item.path, rules, report)
-        with timed(report, Stage.PREPROCESS):
-            content = None if image.digest is None else content_of(image.digest, item.prompts)
-            return _Ready(segmenter.preprocess(image.pixels), image.file, image.warning, content)
-    except UnreadableImage as error:
-        return Unreadable(item.id, error.error_class, error.message, error.file)
-    except MemoryError:
-        error_class, message = ErrorClass.OUT_OF_MEMORY, "does not fit into memory"
-    except Exception as error:  # of this image only: the others of the batch go on
-        error_class, message = ErrorClass.INTERNAL, f"{type(error).__name__}: {error}"
-    return Unreadable(item.id, error_class, message, image.file if image else None)
-
-
-def _predict(batch: _Decoded, segmenter: Segmenter, options: Options, pace: Pace) -> _Predicted:
-    images = [
-        (ready.pixels, item.prompts)
-        for item, ready in zip(batch.items, batch.results, strict=True)
-        if isinstance(ready, _Ready)
-    ]
-
-    def work(rows: range) -> list[Raw]:
-        pixels, prompts = zip(*images[rows.start : rows.stop], strict=True)
-        return [segmenter.predict(pixels, prompts, options)] * len(rows)
-
-    with timed(pace.report, Stage.FORWARD, len(images)):
-        raws = narrowed(range(len(images)), partial(_fitting, cap=pace.caps.forward, work=work), pace.narrows)
+    with timed(pace.report, Stage.FORWARD, len(rows)):
+        raws = narrowed(range(len(rows)), partial(_fitting, cap=pace.caps.forward, work=work), pace.narrows)
     return _Predicted(batch, raws)
 
 
 def _postprocess(
-    predicted: _Predicted, segmenter: Segmenter, options: Options, pace: Pace, repeats: Repeats[Outcome]
+    predicted: _Predicted, gathering: Gathering, segmenter: Segmenter, options: Options, pace: Pace
 ) -> list[Outcome]:
     with timed(pace.report, Stage.MASKS, len(predicted.raws)):
         found = _masks(predicted.raws, segmenter, options, pace)
-    answers = iter(found)
-    outcomes: list[Outcome] = []
-    repeats.begin_answers()
-    for item, result in zip(predicted.batch.items, predicted.batch.results, strict=True):
-        if isinstance(result, _Repeat):
-            outcomes.append(replace(repeats.earlier(result.content), id=item.id, file=result.file))
-        elif isinstance(result, _Ready):
-            outcomes.append(_segmented(item, result, next(answers)))
-            if result.content is not None:
-                repeats.answer(result.content, outcomes[-1])
-        else:
-            outcomes.append(result)
+        answers = iter(found)
+        outcomes = []
+        for piece in predicted.batch:
+            answer = _answer(piece, next(answers)) if isinstance(piece.pixels, Pixels) else piece.pixels
+            outcomes += gathering.add(piece, answer)
     raised = [one.error for one in found if isinstance(one, Raised)]
     if raised and len(raised) == len(found):
-        raise NothingGotThrough(outcomes) from raised[0]
+        raise NothingGotThrough(outcomes + gathering.given_up()) from raised[0]
     if raised:
         log.error("%d of %d images make the model raise", len(raised), len(found), exc_info=raised[0])
     return outcomes
@@ -285,20 +205,20 @@ def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> lis
     return done
 
 
-def _segmented(item: Item, ready: _Ready, found: tuple[Found, ...] | OutOfMemory | Raised) -> Outcome:
-    """The outcome of an image. Only here a model's answer is checked; the database and exports rely on that."""
-    if isinstance(found, Raised):
-        return Unreadable(
-            item.id, ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}", ready.file
-        )
-    if isinstance(found, OutOfMemory):
-        said = "does not fit into the model's memory, even alone"
-        return Unreadable(item.id, ErrorClass.OUT_OF_MEMORY, said, ready.file)
-    width, height = ready.pixels.width, ready.pixels.height
-    if wrong := fault(found, item.prompts, width, height):
-        return Unreadable(item.id, ErrorClass.INTERNAL, wrong, ready.file)
-    masks = tuple(map(with_pixels, found))
-    return Segmented(item.id, width, height, masks, ready.file, ready.warning, ready.content)
+def _answer(piece: Piece, found: tuple[Found, ...] | OutOfMemory | Raised) -> tuple[Found, ...] | Unreadable:
+    """What was found in a piece. Only here a model's answer is checked; the database and exports rely on that."""
+    assert isinstance(piece.pixels, Pixels)
+    match found:
+        case Raised():
+            error_class, said = ErrorClass.INTERNAL, f"the model raises for it, even alone: {found.text}"
+        case OutOfMemory():
+            error_class, said = ErrorClass.OUT_OF_MEMORY, "does not fit into the model's memory, even alone"
+        case _:
+            wrong = fault(found, piece.item.prompts, piece.pixels.width, piece.pixels.height)
+            if not wrong:
+                return tuple(map(with_pixels, found))
+            error_class, said = ErrorClass.INTERNAL, wrong
+    return Unreadable(piece.item.id, error_class, said, piece.image.file)
 
 
 def refused_prompts(segmenter: Segmenter, prompts: Sequence[str]) -> dict[str, str]:

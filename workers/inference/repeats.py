@@ -13,10 +13,6 @@ from typing import Generic, TypeVar
 
 from workers.inference.answers import Found
 
-# Batches whose answers are kept. More than a stream has begun and not yet committed, which are six: an earlier answer
-# is recalled by then.
-KEPT_BATCHES = 8
-
 Outcome = TypeVar("Outcome")
 
 
@@ -43,14 +39,15 @@ def content_of(digest: bytes, prompts: Sequence[str]) -> bytes:
 class Repeats(Generic[Outcome]):
     """The contents that one stream has met lately. `recall` tells what was computed before the stream.
 
-    One thread calls `spared` for one batch after the other, and another thread then the other methods for the same
-    batches in the same order.
+    One thread calls `spared` for some images after the others, and another thread then the other methods for the same
+    images in the same order.
     """
 
-    def __init__(self, recall: Recall | None) -> None:
+    def __init__(self, recall: Recall | None, in_hand: int) -> None:
+        """`in_hand`: more images than the stream has begun and not yet committed. `recall` knows of those before."""
         self._recall = recall or (lambda contents: {})
-        self._met: deque[set[bytes]] = deque(maxlen=KEPT_BATCHES)
-        self._answers: deque[dict[bytes, Outcome]] = deque(maxlen=KEPT_BATCHES + 1)
+        self._met: deque[bytes] = deque(maxlen=in_hand)
+        self._answers: deque[tuple[bytes, Outcome]] = deque(maxlen=2 * in_hand)
 
     def spared(self, contents: Mapping[int, bytes], again: Collection[int]) -> Mapping[int, Known | None]:
         """Which of the images with these contents need not be computed, by id, with what is known of each.
@@ -58,26 +55,22 @@ class Repeats(Generic[Outcome]):
         None: the image has the content of an earlier image of the stream, which is computed. For the ids `again`
         nothing is taken that was computed before the stream.
         """
-        lately = set[bytes]().union(*self._met)
+        lately = set(self._met)
         asked = {id: content for id, content in contents.items() if id not in again and content not in lately}
         spared: dict[int, Known | None] = dict(self._recall(asked)) if asked else {}
-        here: set[bytes] = set()
+        here: list[bytes] = []
         for id, content in contents.items():
             if content in lately or content in here:
                 spared[id] = None
             elif id not in spared:
-                here.add(content)
-        self._met.append(here)
+                here.append(content)
+        self._met.extend(here)
         return spared
-
-    def begin_answers(self) -> None:
-        """Begin the answers of the next batch."""
-        self._answers.append({})
 
     def answer(self, content: bytes, outcome: Outcome) -> None:
         """Note the outcome of an image that was computed."""
-        self._answers[-1][content] = outcome
+        self._answers.append((content, outcome))
 
     def earlier(self, content: bytes) -> Outcome:
         """The outcome of the image that the stream met before with this content."""
-        return next(answers[content] for answers in reversed(self._answers) if content in answers)
+        return next(outcome for answered, outcome in reversed(self._answers) if answered == content)

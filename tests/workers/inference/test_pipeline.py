@@ -295,7 +295,7 @@ def test_an_image_that_takes_too_long_to_read_fails_alone_and_holds_nobody_up(
             hung.wait(30)
         return read_image(path, rules, report)
 
-    monkeypatch.setattr("workers.inference.pipeline.read_image", read)
+    monkeypatch.setattr("workers.inference.pieces.read_image", read)
     paths = [*photograph_files[:2], "hangs", "hangs", *photograph_files]
     outcomes = run(items_of(paths), fake, batch_size=2, threads=1, decode_seconds=0.3)
     hung.set()
@@ -317,7 +317,7 @@ def test_many_images_that_hang_are_each_begun_once_and_leave_a_thread_each(
             released.wait(60)
         return read_image(path, rules, report)
 
-    monkeypatch.setattr("workers.inference.pipeline.read_image", read)
+    monkeypatch.setattr("workers.inference.pieces.read_image", read)
     hanging = [f"hangs{number}" for number in range(6)]
     paths = [path for pair in zip(hanging, photograph_files * 2, strict=False) for path in pair]
     before = threading.active_count()
@@ -355,7 +355,7 @@ def test_an_image_that_hangs_counts_as_progress_once_it_is_given_up(
         released.wait(60)
         return read_image(path, rules)
 
-    monkeypatch.setattr("workers.inference.pipeline.read_image", read)
+    monkeypatch.setattr("workers.inference.pieces.read_image", read)
     run(items_of(photograph_files[:1]), fake, decode_seconds=0.1, report=lambda stage, *_: told.append(stage))
     released.set()
     assert Stage.READ in told

@@ -12,9 +12,9 @@ from PIL import Image
 from workers.errors import ErrorClass
 from workers.inference.images import ReadRules
 from workers.inference.items import Item, Outcome, Segmented, Unreadable
-from workers.inference.pipeline import Pace, segment
+from workers.inference.pipeline import IN_HAND, Pace, segment
 from workers.inference.protocol import Options
-from workers.inference.repeats import KEPT_BATCHES, Known
+from workers.inference.repeats import Known
 
 RULES = ReadRules(digests=True)
 Places = dict[str, list[str]]
@@ -97,14 +97,14 @@ def test_what_was_computed_before_the_stream_is_not_computed_but_where_it_shall_
 
 def test_a_content_that_was_met_long_ago_is_asked_for_again(fake: Any, colours: Places, tmp_path: Path) -> None:
     others = []
-    for number in range(KEPT_BATCHES + 1):
+    for number in range(IN_HAND + 1):
         Image.new("RGB", (40 + number, 30)).save(tmp_path / f"{number}.png")
         others.append(str(tmp_path / f"{number}.png"))
     white = colours["white"]
     memory = Memory()
     outcomes = run(items([white[0], *others[:-1], white[1], others[-1], white[2]]), fake, memory, batch_size=1)
-    assert memory.asked == [*range(KEPT_BATCHES + 1), KEPT_BATCHES + 1, KEPT_BATCHES + 2]
-    assert len(fake.batches) == KEPT_BATCHES + 3
+    assert memory.asked == [*range(IN_HAND + 1), IN_HAND + 1, IN_HAND + 2]
+    assert len(fake.batches) == IN_HAND + 3
     assert all(isinstance(outcome, Segmented) for outcome in outcomes)
 
 

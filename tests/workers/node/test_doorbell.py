@@ -646,7 +646,7 @@ def test_after_a_crash_a_chunk_goes_one_batch_at_a_time_each_written_down_before
         seen.append((Path(path).stem, (chunk.inflight_first, chunk.inflight_last), states))
         return read_image(path, rules, report)
 
-    monkeypatch.setattr("workers.inference.pipeline.read_image", look)
+    monkeypatch.setattr("workers.inference.pieces.read_image", look)
     assert answer(runs.message(rung))["segmented"] == 5
     done, pending = ["done"], ["pending"]
     assert seen == [
