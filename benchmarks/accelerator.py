@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,12 +76,15 @@ class _Texts:
 class _Model:
     """What `Sam3Segmenter` uses of a `Sam3Model`: a batch of the device's time, and the same for every image."""
 
+    # Where its positions would come from.
+    vision_encoder = SimpleNamespace(neck=SimpleNamespace(position_encoding=lambda *_: None))
+
     def __init__(self, device: Device) -> None:
         self._device = device
 
     def get_vision_features(self, pixels: torch.Tensor) -> Sam3VisionEncoderOutput:
         self.submitted = self._device.submit(len(pixels))
-        return Sam3VisionEncoderOutput(fpn_hidden_states=(pixels,), fpn_position_encoding=(pixels,))
+        return Sam3VisionEncoderOutput(fpn_hidden_states=(pixels, pixels))
 
     def __call__(self, vision_embeds: Sam3VisionEncoderOutput, **_: Any) -> Any:
         return model_output(len(vision_embeds.fpn_hidden_states[0]))

@@ -17,6 +17,7 @@ from torch._dynamo.device_interface import CudaInterface
 from torch._inductor import config, ir, scheduler
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.graph import GraphLowering
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from workers.inference import sam3_parts
@@ -84,13 +85,13 @@ def count_parts(model: Any, images: int) -> dict[str, Fused]:
     _pretend(model, mode)
     side, width = model.config.vision_config.image_size, model.config.detr_encoder_config.hidden_size
     with mode, torch.device("cuda"), torch.no_grad():
-        pixels = torch.empty(images, 3, side, side)
+        pixels = torch.empty(images, 3, side, side, memory_format=torch.channels_last)  # as they come
         text, mask = torch.empty(images, PADDED, width), torch.empty(images, PADDED, dtype=torch.bool)
         with _on_an_h100():
-            features, positions = sam3_parts.see(model, pixels)
+            features = sam3_parts.see(model, pixels)
     return {
         "see": _count(_See(model), (pixels,), mode),
-        "find": _count(_Find(model), (features, positions, text, mask), mode),
+        "find": _count(_Find(model), (features, text, mask), mode),
     }
 
 
@@ -144,6 +145,12 @@ def _attend(query: Any, key: Any, value: Any, attn_mask: Any = None, *, scale: f
     return aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, False, scale=scale)[0]
 
 
+def _order(pixels: torch.Tensor, weight: torch.Tensor, backend: Any) -> torch.memory_format:
+    """In which order cuDNN writes the answer of a convolution: as one of its inputs has it."""
+    last = torch.channels_last
+    return last if last in map(suggest_memory_format, (pixels, weight)) else torch.contiguous_format
+
+
 @contextmanager
 def _on_an_h100() -> Iterator[None]:
     """While the compiler asks for the GPU, it is told of an H100."""
@@ -158,6 +165,7 @@ def _on_an_h100() -> Iterator[None]:
             (scheduler, "has_triton", lambda *_: True),
             (GraphLowering, "codegen", _stop),
             (torch.nn.functional, "scaled_dot_product_attention", _attend),
+            (torch._C, "_conv_determine_backend_memory_format", _order),
         ):
             stack.enter_context(mock.patch.object(place, name, instead))
         # Folding constants computes them, which needs a GPU.

@@ -23,7 +23,7 @@ from skimage import data
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.architecture import full_size, segmenter_of
-from benchmarks.counting import Counts, count_ours, count_plain, make_position_tables
+from benchmarks.counting import Counts, count_ours, count_plain
 from benchmarks.timing import Row, interleaved, table
 from workers.inference import images
 from workers.inference.protocol import Options, Pixels
@@ -182,21 +182,13 @@ def _pillow(jpeg: bytes) -> images.RGB:
     return np.array(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
-def measure_position_tables(repeats: int = 3) -> list[Row]:
-    """What a batch of another size costs because the library's tables of positions are made anew: no reason to pad."""
-    model, _ = full_size("meta")
-    sizes = iter(range(1, 100))
-    times = interleaved({"tables": lambda: make_position_tables(model, 1 + next(sizes) % 2, "cpu")}, repeats)
-    return [{"tables of positions made anew for 1 or 2 images, ms": times["tables"].text}]
-
-
 @click.command()
 @click.option("--full-size/--no-full-size", "full", default=True, show_default=True, help="Five minutes and 6 GB.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Also for the model in this folder.")
 def main(full: bool, checkpoint: Path | None) -> None:
     """Print the tables."""
     torch.set_num_threads(1)
-    print(table(measure_counts()), table(measure_reading()), table(measure_position_tables()), sep="\n\n")
+    print(table(measure_counts()), table(measure_reading()), sep="\n\n")
     measured = [measure_random(name) for name in (RANDOM if full else [*RANDOM][:1])]
     if checkpoint:
         measured.append(measure_equality(checkpoint.name, *load(checkpoint)))

@@ -13,7 +13,8 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from workers.inference import sam3_vision
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def apply_changes(model: Any) -> None:
             change.apply(model)
         else:
             _warn(change.lost)
+    sam3_vision.keep_channels_last(model)
 
 
 def digest(change: Change, model: Any) -> str:
@@ -100,72 +102,6 @@ def _make_attention_mask(part: Any, args: Any, kwargs: dict[str, Any], *, name: 
     return args, {**kwargs, name: mask[:, None, None, :]}
 
 
-class Turns(torch.nn.Module):
-    """Replaces the module that computes cosines and sines of positions again in each layer of each forward pass.
-
-    Positions do not depend on the image, so these are computed once: (1, places, half the width of a head), complex,
-    or as pairs of real numbers for torch's compiler, which fuses no complex products.
-    """
-
-    def __init__(self, cosines: torch.Tensor, sines: torch.Tensor) -> None:
-        super().__init__()
-        # The library has each number twice, once for each number of a pair.
-        self.pairs = torch.nn.Buffer(torch.stack((cosines[..., ::2], sines[..., ::2]), dim=-1), persistent=False)
-
-    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        return self.pairs if torch.compiler.is_compiling() else torch.view_as_complex(self.pairs)
-
-
-def _attend(self: Any, hidden_states: torch.Tensor, position_embeddings: torch.Tensor, **kwargs: Any) -> Any:
-    """As the library's attention of the vision encoder, but one complex product turns queries and keys by position.
-
-    The library computes the same with seven operations, which each read and write all queries or keys.
-    """
-    batch, height, width, _ = hidden_states.shape
-    shape = (batch, height * width, self.num_attention_heads, self.head_dim)
-    query, key, value = (
-        project(hidden_states).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
-    )
-    found, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
-        self,
-        _turned(query, position_embeddings),
-        _turned(key, position_embeddings),
-        value,
-        attention_mask=None,
-        dropout=0.0,
-        scaling=self.scaling,
-        is_causal=self.is_causal,
-        **kwargs,
-    )
-    return self.o_proj(found.reshape(batch, height, width, -1).contiguous()), weights
-
-
-def _turned(heads: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    pairs = heads.float().view(*heads.shape[:-1], -1, 2)
-    if turns.is_complex():
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns)
-    else:
-        (one, other), (cosines, sines) = pairs.unbind(-1), turns.unbind(-1)
-        turned = torch.stack((one * cosines - other * sines, one * sines + other * cosines), dim=-1)
-    return turned.flatten(-2).type_as(heads)
-
-
-def _positions_turn_at_once(model: Any) -> None:
-    layers = model.vision_encoder.backbone.layers
-    library = type(layers[0].attention)
-    turned = type(f"Turned{library.__name__}", (library,), {"forward": _attend})
-    for layer in layers:
-        layer.rotary_emb = Turns(*layer.rotary_emb(layer.position_ids, layer.position_ids))
-        layer.attention.__class__ = turned  # of this object only
-
-
-def _rotary(model: Any) -> tuple[Any, ...]:
-    layer = model.vision_encoder.backbone.layers[0]
-    library: Any = inspect.getmodule(type(layer))
-    functions = (library.apply_rotary_pos_emb_2d, library.rotate_pairwise)
-    return (*functions, type(layer.attention), type(layer.rotary_emb), type(layer).forward)
-
-
 def _decoders(model: Any) -> tuple[Any, ...]:
     return tuple(type(part).forward for part in (model.detr_encoder, model.detr_decoder, model.mask_decoder))
 
@@ -190,8 +126,20 @@ CHANGES = (
     ),
     Change(
         "the vision encoder moves twice the bytes",
-        _rotary,
+        sam3_vision.rotary,
         frozenset({"d6eb79e09630575d", "ba265d92fbbbc105"}),
-        _positions_turn_at_once,
+        sam3_vision.attend_at_once,
+    ),
+    Change(
+        "the vision encoder cuts images into windows in every layer",
+        sam3_vision.windows,
+        frozenset({"f8ce1bebff81be28", "22057852c0c9d09c"}),
+        sam3_vision.stay_in_windows,
+    ),
+    Change(
+        "positions are made for each size of batch, and kept for all its images",
+        sam3_vision.levels,
+        frozenset({"542393cf4ef40dfa", "2ed72a007d3e37c6"}),
+        sam3_vision.make_positions_once,
     ),
 )

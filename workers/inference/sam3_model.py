@@ -131,7 +131,7 @@ class Sam3Segmenter:
         use_products(self._dtype, self._device)
         self._texts.learn(prompt for asked in prompts for prompt in asked)
         parts: Parts = self._compiled if size else self._plain
-        vision = parts.see(self._to_device(batch, size))
+        features = parts.see(self._to_device(batch, size))
         kept: dict[Row, Kept] = {}
         heads: Heads | None = None
         for rows in self._runs(prompts, size or len(batch)):
@@ -139,20 +139,18 @@ class Sam3Segmenter:
                 kept |= keep(heads, options.floor, copy=True)
                 heads = None  # before the next ones are made
             asked = [prompts[image][number] for image, number in rows]
-            heads = self._run_heads(parts, vision, rows, asked, size)
+            heads = self._run_heads(parts, features, rows, asked, size)
         assert heads is not None, "an item has at least one prompt"
         done = None if self._copies is None else behind(torch.cuda.current_stream(self._device))
         return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, heads, done)
 
-    def _run_heads(
-        self, parts: Parts, vision: tuple[Levels, Levels], rows: list[Row], asked: list[str], size: int | None
-    ) -> Heads:
+    def _run_heads(self, parts: Parts, features: Levels, rows: list[Row], asked: list[str], size: int | None) -> Heads:
         """Look for `asked`, one prompt for each of the rows. With `size`, rows are added up to that and left out of the
         answer. No other name holds the answer, so that its masks leave the memory with it."""
         spare = size - len(rows) if size else 0
         images = [image for image, _ in rows] + [0] * spare
         text, mask = self._text_of(asked + asked[:1] * spare, padded=size is not None)
-        numbers, masks = parts.find(*self._rows_of(*vision, images), text, mask)
+        numbers, masks = parts.find(self._rows_of(features, images), text, mask)
         return Heads(rows, numbers[: len(rows)], masks[: len(rows)])
 
     def _to_device(self, batch: Sequence[Pixels], rows: int | None = None) -> torch.Tensor:
@@ -164,8 +162,7 @@ class Sam3Segmenter:
         np.stack([pixels.data for pixels in batch], out=stacked[: len(batch)].numpy())
         stacked[len(batch) :].zero_()
         planes = to_device(stacked, self._device).permute(0, 3, 1, 2)
-        pixels = planes.to(torch.float32, memory_format=torch.contiguous_format)
-        return pixels.sub_(self._mean).div_(self._std)
+        return planes.to(torch.float32).sub_(self._mean).div_(self._std)
 
     def _runs(self, prompts: Sequence[tuple[str, ...]], most: int) -> list[list[Row]]:
         """The rows of each run of the heads, at most so many. Prompts of equal length are put together, if that needs
@@ -190,17 +187,16 @@ class Sam3Segmenter:
             text = torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1]))
         return text, to_device(attention_mask, self._device)
 
-    def _rows_of(self, features: Levels, positions: Levels, images: list[int]) -> tuple[Levels, Levels]:
+    def _rows_of(self, features: Levels, images: list[int]) -> Levels:
         """The vision features of these images, without a copy if they are all; else the copy has the same order in
-        memory, on which compiled kernels depend. Positions are every image's."""
+        memory, on which compiled kernels depend."""
         if images == list(range(len(features[0]))):
-            return features, positions
+            return features
         wanted = to_device(torch.tensor(images), self._device)
         places = [torch.empty_like(level[: len(images)]) for level in features]
-        chosen = [
+        return tuple(
             torch.index_select(level, 0, wanted, out=place) for level, place in zip(features, places, strict=True)
-        ]
-        return tuple(chosen), tuple(level[: len(images)] for level in positions)
+        )
 
     def postprocess(self, raw: _Raw, rows: range, options: Options) -> list[tuple[Found, ...]]:
         """What `post_process_instance_segmentation` gives, as RLE. An empty mask stays, with area 0, as there.

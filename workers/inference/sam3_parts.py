@@ -28,10 +28,10 @@ Levels = tuple[torch.Tensor, ...]  # one tensor for each level of the vision fea
 class Parts(Protocol):
     """How the two parts are run."""
 
-    def see(self, pixels: torch.Tensor) -> tuple[Levels, Levels]:
-        """Vision features and their positions, each level (rows, width, h, w), of (rows, 3, height, width)."""
+    def see(self, pixels: torch.Tensor) -> Levels:
+        """Vision features, each level (rows, width, h, w), of (rows, 3, height, width)."""
 
-    def find(self, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
+    def find(self, features: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
         """Numbers (rows, 1 + 5 queries), which are presence, scores and boxes, and masks (rows, queries, h, w), for
         text features (rows, tokens, width), with a mask that is true for tokens and false for their padding."""
 
@@ -42,11 +42,11 @@ class Plain:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def see(self, pixels: torch.Tensor) -> tuple[Levels, Levels]:
+    def see(self, pixels: torch.Tensor) -> Levels:
         return see(self.model, pixels)
 
-    def find(self, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
-        return find(self.model, features, positions, text, mask)
+    def find(self, features: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        return find(self.model, features, text, mask)
 
 
 class Compiled:
@@ -76,11 +76,11 @@ class Compiled:
             self._size = None
             self._compiled.clear()
 
-    def see(self, pixels: torch.Tensor) -> tuple[Levels, Levels]:
-        return cast(tuple[Levels, Levels], self._run(see, pixels))
+    def see(self, pixels: torch.Tensor) -> Levels:
+        return cast(Levels, self._run(see, pixels))
 
-    def find(self, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
-        return self._run(find, features, positions, text, mask)
+    def find(self, features: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        return self._run(find, features, text, mask)
 
     def _run(self, part: Callable[..., Any], *given: Any) -> Any:
         name = part.__name__
@@ -103,18 +103,22 @@ class Compiled:
         return part(self._model, *given)
 
 
-def see(model: Any, pixels: torch.Tensor) -> tuple[Levels, Levels]:
-    """As `Parts.see`, of a SAM3."""
-    seen = model.get_vision_features(pixels)
-    return tuple(seen.fpn_hidden_states), tuple(seen.fpn_position_encoding)
+def see(model: Any, pixels: torch.Tensor) -> Levels:
+    """As `Parts.see`, of a SAM3, whose heads do not read the last level."""
+    return tuple(model.get_vision_features(pixels).fpn_hidden_states[:-1])
 
 
 def find(
-    model: Any, features: Levels, positions: Levels, text: torch.Tensor, mask: torch.Tensor | None
+    model: Any, features: Levels, text: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `Parts.find`, of a SAM3."""
+    last = features[-1]
+    positions = model.vision_encoder.neck.position_encoding(last.shape, last.device, last.dtype)
     output = model(
-        vision_embeds=Sam3VisionEncoderOutput(fpn_hidden_states=features, fpn_position_encoding=positions),
+        # The library leaves the last level out, and reads the positions of the one before it.
+        vision_embeds=Sam3VisionEncoderOutput(
+            fpn_hidden_states=(*features, last), fpn_position_encoding=(positions, positions)
+        ),
         text_embeds=BaseModelOutputWithPooling(pooler_output=text),  # forward() reads this, though it says tensor
         attention_mask=mask,
     )

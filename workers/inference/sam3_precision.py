@@ -67,7 +67,7 @@ def attention_kernel(model: Any, device: torch.device) -> str:
     """
     attention = model.vision_encoder.backbone.layers[0].attention
     shape = 1, attention.num_attention_heads, 64, attention.head_dim
-    heads = torch.empty(shape, dtype=attention.q_proj.weight.dtype, device=device)
+    heads = torch.empty(shape, dtype=next(attention.parameters()).dtype, device=device)
     chosen = SDPBackend(torch._fused_sdp_choice(heads, heads, heads))
     return chosen.name.lower().removesuffix("_attention")
 

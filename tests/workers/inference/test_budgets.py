@@ -44,8 +44,8 @@ def test_what_is_counted_is_the_full_size_model(plain: Counts) -> None:
     assert plain.flops == pytest.approx(6.053e12, rel=1e-3)
 
 
-@pytest.mark.parametrize(("case", "gflop", "kernels"), [((1, 1), 6_033, 1_473), ((2, 1), 12_065, 1_475),
-                                                        ((1, 5), 7_709, 5_117), ((1, 10), 9_803, 9_677)])  # fmt: skip
+@pytest.mark.parametrize(("case", "gflop", "kernels"), [((1, 1), 6_033, 1_304), ((2, 1), 12_065, 1_306),
+                                                        ((1, 5), 7_709, 4_948), ((1, 10), 9_803, 9_508)])  # fmt: skip
 def test_no_more_is_asked_of_the_device_than_today(
     counts: dict[tuple[int, int], Counts], case: tuple[int, int], gflop: int, kernels: int
 ) -> None:
@@ -57,15 +57,15 @@ def test_mixed_precision_takes_a_cast_here_and_there_and_no_more_memory(counts: 
     mixed = count_ours(segmenter_of(*full_size("meta"), "meta", "mixed"), [PROMPTS[:1]], FOUND)
     fp32 = counts[1, 1]
     assert (mixed.flops, mixed.waits) == (fp32.flops, fp32.waits)
-    assert mixed.kernels <= 1_629
-    assert mixed.peak_bytes <= fp32.peak_bytes <= 417 * MB
+    assert mixed.kernels <= 1_397
+    assert mixed.peak_bytes <= fp32.peak_bytes <= 416 * MB
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("fp32", 0.606), ("mixed", 0.562)])
-def test_the_vision_encoder_moves_little_more_than_half_the_bytes_that_the_librarys_does_in_that_precision(
+@pytest.mark.parametrize(("dtype", "most"), [("fp32", 0.496), ("mixed", 0.5)])
+def test_the_vision_encoder_moves_half_the_bytes_that_the_librarys_does_in_that_precision(
     dtype: Precision, most: float
 ) -> None:
-    """All but the positions' part is the library's: products with biases, sums, GELU and windows."""
+    """What is left are sums, GELU, and one turning of queries and keys."""
     theirs, _ = full_size("meta")
     if dtype == "mixed":
         sam3_precision.cast(theirs.vision_encoder.backbone, torch.bfloat16)

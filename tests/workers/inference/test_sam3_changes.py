@@ -45,10 +45,14 @@ def ways(model: Any) -> Ways:
         asked = BaseModelOutputWithPooling(pooler_output=text)
         return model(pixel_values=pixels, text_embeds=asked, attention_mask=mask)
 
+    def features(pixels: torch.Tensor) -> Any:
+        vision = model.get_vision_features(pixels)
+        return vision.last_hidden_state, vision.fpn_hidden_states, vision.fpn_position_encoding[-2]
+
     with torch.inference_mode():
         vision = model.get_vision_features(pixels)
     return {
-        "vision": (model.get_vision_features, (pixels,)),
+        "vision": (features, (pixels,)),
         "heads": (heads, (vision, text)),
         "heads with padding": (heads, (vision, text, padding)),
         "whole": (whole, (pixels, text, padding)),

@@ -167,9 +167,9 @@ class Room:
         self.given.append(len(pixels))
         if len(pixels) > self.most:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return (torch.zeros(len(pixels), 1, 1, 1),), (torch.zeros(len(pixels), 1, 1, 1),)
+        return (torch.zeros(len(pixels), 1, 1, 1),)
 
-    def find(self, features: Any, positions: Any, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
+    def find(self, features: Any, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
         return torch.zeros(len(text), 6), torch.zeros(len(text), 1, 1, 1)
 
 
