@@ -23,6 +23,7 @@ from db.migrate import ensure_schema
 from db.runs import run_id_of
 from db.session import Sessions, connect, read
 from db.views import status
+from producer.garbage import rarely_collected
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.formats import MODULES, file_of, format_named
@@ -107,7 +108,8 @@ def write(url: str, folder: Path, name: str) -> tuple[float, float]:
     request = ExportRequest(view, Choice.of_run(view), out, targets=Targets(out))
     wanted = format_named(name)
     before = time.process_time()
-    wanted.write(request, read_images(sessions, request), lambda done: None)
+    with rarely_collected():
+        wanted.write(request, read_images(sessions, request), lambda done: None)
     helpers = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() - before + helpers.ru_utime + helpers.ru_stime
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -21,6 +21,7 @@ from producer.cli.chosen_rows import chosen_rows
 from producer.cli.found import Found, find_run, is_database_of
 from producer.cli.progress import Meter
 from producer.cli.run_folder import is_run_folder, read_run_file
+from producer.garbage import rarely_collected
 from producer.layout import RESULTS
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary, read_images
@@ -201,7 +202,7 @@ def export(found: Found, request: ExportRequest, format: str) -> Summary:
     require_libraries(format)
     write = format_named(format).write
     _require_own_places(found, request, format)
-    with Meter(f"exporting {format}", "images") as meter:
+    with Meter(f"exporting {format}", "images") as meter, rarely_collected():
         read(found.sessions, require_exportable, found.run_id, partial=request.partial)
         return write(request, read_images(found.sessions, request), lambda done: meter.tell(done, request.rows))
 

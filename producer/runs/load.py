@@ -1,6 +1,5 @@
 """Records the rows of an input in a run that is new, continued, grown or edited. Rings no doorbell, opens no image."""
 
-import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from db.session import Sessions, reading, write, write_once
 from db.slices import paced, slice_rows
 from db.states import RunState
 from db.values import Frozen, Source
+from producer.garbage import rarely_collected
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.moving import moved_root
 from producer.runs.operate import Tell
@@ -103,7 +103,7 @@ def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tel
         known = _create(sessions, facts, request, survey.rows)
     elif _unchanged(known, source):
         return Recorded(known.id, 0, 0, corrected)
-    with _looking_at_new_objects_only(), _loading(sessions, known.id, request) as loader:
+    with rarely_collected(), _loading(sessions, known.id, request) as loader:
         return replace(_load(loader, source, survey, request, tell), corrected=corrected)
 
 
@@ -186,19 +186,6 @@ def _stopped(sessions: Sessions, request: RunRequest) -> Sam3Error:
     if known.state in STOPPING:
         return refusal(run, known.state)
     return UsageError(f"run {request.name} was cancelled while it was loaded; sam3-retry {run} takes up what it had")
-
-
-@contextmanager
-def _looking_at_new_objects_only() -> Iterator[None]:
-    """Keep Python's garbage collector from searching all imported modules each time, which costs 15 % of a load.
-
-    Source: https://docs.python.org/3/library/gc.html#gc.freeze.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class Loader:
