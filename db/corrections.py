@@ -9,6 +9,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.chunks import Transition, change_chunks, in_order
+from db.intake import known_prompts, prompt_row
 from db.models import TO_REDO, Chunk, Image, Prompt, Run
 from db.states import LIVE, ChunkState, ImageState, RunState
 from db.values import Frozen
@@ -74,15 +75,12 @@ def _any_done(session: Session, run_id: int) -> bool:
     return session.execute(computed).first() is not None
 
 
-def _replace_prompts(session: Session, run_id: int, texts: Sequence[str], *, by_row: bool) -> None:
+def _replace_prompts(session: Session, run_id: int, prompts: Sequence[str], *, by_row: bool) -> None:
     """Replace the prompts that every image has. Prompts of single rows (`by_row`) stay, as those rows refer to them."""
-    known: set[str] = set()
-    if by_row:
-        session.execute(update(Prompt).where(Prompt.run_id == run_id, Prompt.every_image).values(every_image=False))
-        again = update(Prompt).where(Prompt.run_id == run_id, Prompt.text.in_(texts)).values(every_image=True)
-        known.update(session.execute(again.returning(Prompt.text)).scalars())
-    else:
+    if not by_row:
         session.execute(delete(Prompt).where(Prompt.run_id == run_id))
-    new = [{"run_id": run_id, "text": text, "every_image": True} for text in texts if text not in known]
-    if new:
+    session.execute(update(Prompt).where(Prompt.run_id == run_id, Prompt.every_image).values(every_image=False))
+    known = known_prompts(session, run_id, prompts)
+    session.execute(update(Prompt).where(Prompt.id.in_(known.values())).values(every_image=True))
+    if new := [prompt_row(run_id, typed, every_image=True) for typed in prompts if typed not in known]:
         session.execute(insert(Prompt), new)

@@ -25,6 +25,7 @@ from db.chunks import (
     rowcount,
     subtract_counts,
 )
+from db.classes import Wording
 from db.models import Base, Chunk, Image, Prompt, Run, cells_to_json, source_columns, to_json
 from db.session import now
 from db.slices import SLICE_ROWS as SLICE_ROWS
@@ -58,7 +59,7 @@ class KnownRun:
     state: str
     frozen: Frozen
     source: Source
-    prompts: tuple[str, ...]  # prompts that every image has
+    prompts: tuple[str, ...]  # prompts that every image has, as `db.classes.Wording` types them
     chunk_size: int
     load: int
     images: int
@@ -75,7 +76,7 @@ class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows
 
     path: str
     cells: dict[str, Any] | None = None  # values as JSON has them; of a source of text all are text
-    prompts: tuple[str, ...] | None = None  # None: those of the run
+    prompts: tuple[str, ...] | None = None  # as `db.classes.Wording` types them; None: those of the run
     rejected: tuple[str, str] | None = None
 
 
@@ -97,11 +98,14 @@ def find_run(session: Session, name: str) -> KnownRun | None:
     if run is None:
         return None
     prompts = session.execute(
-        select(Prompt.text).where(Prompt.run_id == run.id, Prompt.every_image).order_by(Prompt.id)
-    ).scalars()
+        select(Prompt.text, Prompt.class_name).where(Prompt.run_id == run.id, Prompt.every_image).order_by(Prompt.id)
+    )
     own = set(KnownRun.__dataclass_fields__) - {"frozen", "source", "prompts"}
     return KnownRun(
-        frozen=run.frozen, source=run.rows_from, prompts=tuple(prompts), **{name: getattr(run, name) for name in own}
+        frozen=run.frozen,
+        source=run.rows_from,
+        prompts=tuple(str(Wording(*row)) for row in prompts),
+        **{name: getattr(run, name) for name in own},
     )
 
 
@@ -125,8 +129,13 @@ def create_run(
         .returning(Run.id)
     ).scalar_one()
     if prompts:
-        session.execute(insert(Prompt), [{"run_id": run_id, "text": text, "every_image": True} for text in prompts])
+        session.execute(insert(Prompt), [prompt_row(run_id, typed, every_image=True) for typed in prompts])
     return run_id
+
+
+def prompt_row(run_id: int, typed: str, *, every_image: bool) -> dict[str, Any]:
+    """The row of a prompt that is typed like this."""
+    return {"run_id": run_id, "every_image": every_image} | asdict(Wording.read(typed))
 
 
 def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Columns) -> None:
@@ -204,18 +213,24 @@ def known_paths(session: Session, run_id: int, paths: Iterable[str]) -> set[str]
     return set(session.execute(known).scalars())
 
 
-def prompt_ids(session: Session, run_id: int, texts: Iterable[str]) -> dict[str, int]:
-    """Ids of the run's prompts with these texts, by text. Prompts that the run does not have yet are added."""
+def prompt_ids(session: Session, run_id: int, prompts: Iterable[str]) -> dict[str, int]:
+    """Ids of the run's prompts that are typed like this. Prompts that the run does not have yet are added."""
     ids: dict[str, int] = {}
-    for wanted in named_at_once(sorted(texts)):
-        of_run = select(Prompt.text, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(wanted))
-        known: dict[str, int] = {row.text: row.id for row in session.execute(of_run)}
-        missing = [{"run_id": run_id, "text": text, "every_image": False} for text in wanted if text not in known]
+    for wanted in named_at_once(sorted(prompts)):
+        known = known_prompts(session, run_id, wanted)
+        missing = [prompt_row(run_id, typed, every_image=False) for typed in wanted if typed not in known]
         if missing:
             session.execute(insert(Prompt), missing)
-            known = {row.text: row.id for row in session.execute(of_run)}
+            known = known_prompts(session, run_id, wanted)
         ids |= known
     return ids
+
+
+def known_prompts(session: Session, run_id: int, wanted: Sequence[str]) -> dict[str, int]:
+    """Ids of those of these (at most 1000) prompts that the run has."""
+    texts = {Wording.read(typed).text for typed in wanted}
+    rows = select(Prompt.text, Prompt.class_name, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(texts))
+    return {str(Wording(text, class_name)): id for text, class_name, id in session.execute(rows)}
 
 
 def _insert_images(

@@ -142,6 +142,7 @@ class Run(Base):
     orientation: Mapped[str] = mapped_column(String(16))
     stretch: Mapped[bool] = mapped_column(server_default=false())  # 16-bit values are spread over their range
     dedupe: Mapped[bool] = mapped_column(server_default=false())  # files that are equal byte by byte are computed once
+    classes: Mapped[str | None]  # names, numbers and colours of classes, see `db.classes`; NULL: numbered by order
 
     # what the first worker loaded; a worker that loaded something else declines the run
     revision: Mapped[str | None]
@@ -192,15 +193,16 @@ def typed_columns(names: Sequence[str], types: Mapping[str, str] | None) -> list
 
 
 class Prompt(Base):
-    """A noun phrase that is looked for in images of one run."""
+    """A noun phrase that is looked for in images of one run, and the class of what it finds."""
 
     __tablename__ = "prompt"
-    __table_args__ = (UniqueConstraint("run_id", "text"), IDS_ONCE)
+    __table_args__ = (UniqueConstraint("run_id", "text", "class_name"), IDS_ONCE)
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     text: Mapped[str]
     every_image: Mapped[bool]  # given to the run by --prompt; the others came with rows
+    class_name: Mapped[str]
 
 
 class Chunk(Base):

@@ -11,9 +11,10 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class Frozen:
-    """The settings that a run's results depend on. Once a run has results they never change under its name.
+    """The settings that a run's results, or their classes, depend on.
 
-    Each field is a column of `Run` with the same name. Scores and thresholds are numbers from 0 to 1.
+    Once a run has results they never change under its name. Each field is a column of `Run` with the same name. Scores
+    and thresholds are numbers from 0 to 1.
     """
 
     model: str  # a Hub id, an absolute folder, or `tiny`
@@ -24,6 +25,7 @@ class Frozen:
     orientation: str  # exif | raw: whether an image is turned as its EXIF data says
     stretch: bool = False  # values of 16-bit images are spread over the range that they use
     dedupe: bool = False  # images whose files are equal byte by byte are computed once
+    classes: str | None = None  # that a file lists, see `db.classes.classes_as_text`; None: numbered by order
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,16 @@ class PromptResult:
     presence: float  # 0 to 1: how likely it is that the image shows the prompt at all
     capped: bool  # so many were found that the model's limit of 200 may have hidden others
     instances: tuple[FoundInstance, ...]  # highest score first, down to the run's score floor
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """What was found of one class in one image, by all prompts that have this class."""
+
+    class_id: int
+    presence: float  # of the prompt that has the highest
+    capped: bool  # of any prompt
+    instances: tuple[FoundInstance, ...]  # highest score first
 
 
 class Redo(StrEnum):

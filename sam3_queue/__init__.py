@@ -5,7 +5,7 @@
     for row in sam3_queue.open_run("out/"):
         for result in row.results:
             for instance in result.instances:
-                print(row.path, result.prompt, instance.score, instance.mask.shape)
+                print(row.path, result.class_name, instance.score, instance.mask.shape)
 
 `open_run` takes what the commands take as RUN: a folder that sam3-run wrote, or the name of a run. This is the only
 public module beside the commands. A mask needs numpy, `Run.to_pandas` needs pandas, nothing needs torch.

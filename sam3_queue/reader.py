@@ -1,25 +1,25 @@
 """Opens a run and reads its rows, one after the other or any of them. Knows SQL only through `db.views`."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 from sqlalchemy.exc import DBAPIError
 
 from db.runs import run_id_of
 from db.session import DatabaseUnusable, Sessions, read, sqlite_url
 from db.states import RunState
-from db.values import PromptResult
+from db.values import ClassResult
 from db.views import results, status
 from db.views.results import ExportedImage
 from db.views.status import RunGone, RunView
 from producer import stopping
 from producer.cli.found import run_folder
 from producer.cli.run_folder import read_run_file
-from producer.results.choice import Choice
+from producer.results.choice import Choice, Chooser
 from producer.results.common import ExportRequest, input_cells
 from producer.results.records import Records
 from sam3_queue.rows import Instance, Result, Row
@@ -34,39 +34,53 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
+class Choosing(TypedDict, total=False):
+    """Which instances are read of those that have their threshold; see `producer.results.choice.Choice`."""
+
+    min_area: int
+    nms: float
+    contain: float
+    nms_across: bool
+    iou: Literal["mask", "box"]
+    max_instances: int | None
+
+
 def open_run(
     run: str | os.PathLike[str],
     *,
     database_url: str | None = None,
-    threshold: float | None = None,
-    min_area: int = 0,
-    max_instances: int | None = None,
+    threshold: float | Mapping[str | None, float] | None = None,
+    **choosing: Unpack[Choosing],
 ) -> "Run":
     """The run that `run` names, as for the commands: a folder that sam3-run wrote, or a run of a database by its name.
 
     If a text is both, it is refused: then `./name` is the folder and `run:name` the run of the database. A `Path` is a
     folder. The database is `database_url`, in which only names are looked for, else that of SAM3_DATABASE_URL, else the
     user's own. `threshold`, from 0 to 1, decides which instances are read: those of the run's threshold if it is None,
-    and none below its score floor. Of them are read those with `min_area` pixels or more, and of these, for each prompt
-    in an image, the `max_instances` with the highest scores.
+    and none below its score floor. It may be a mapping from names of classes, or from None for all others. Of these
+    instances are read those with `min_area` pixels or more; then those whose IoU with a better one of their class, or
+    with `nms_across` of any, is at most `nms`, and that do not share `contain` of their pixels with it, on masks or on
+    boxes (`iou`); and of these, for each class in an image, the `max_instances` with the highest scores.
     This and all methods that read raise subclasses of `workers.errors.Sam3Error`, each with one line: `NoSuchRun`, also
     for a run that is being deleted, `Unreachable`, `UsageError`.
     """
-    if min_area < 0 or (max_instances is not None and max_instances < 1):
-        raise UsageError(
-            f"min_area {min_area}, max_instances {max_instances}: min_area is 0 or more, the other at least 1"
-        )
     with _errors_of_ours():
         name, url = _named(run, database_url)
         view = read(_sessions(url), _view_of, name)
     if view is None:
         raise NoSuchRun(f"no run called {name}, and no folder with a {RUN_FILE} of that name")
     stopping.refuse(name, view.state, RunState.DELETING)
-    floor = view.frozen.score_floor
-    if threshold is not None and not floor <= threshold <= 1:
-        raise UsageError(f"threshold {threshold}: the run keeps instances from {floor} to 1")
-    choice = Choice(view.frozen.threshold if threshold is None else threshold, min_area, max_instances)
+    try:
+        choice = Choice.made(view, _by_class(threshold), **choosing)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return Run(url, ExportRequest(view, choice, Path(), partial=True))
+
+
+def _by_class(threshold: float | Mapping[str | None, float] | None) -> Mapping[str | None, float]:
+    if threshold is None or isinstance(threshold, Mapping):
+        return threshold or {}
+    return {None: threshold}
 
 
 def _named(run: str | os.PathLike[str], database_url: str | None) -> tuple[str, str]:
@@ -106,7 +120,7 @@ class Run:
 
     @property
     def threshold(self) -> float:
-        """The least score of an instance that is read."""
+        """The least score of an instance that is read, but for classes that have another one."""
         return self._request.choice.threshold
 
     @property
@@ -115,8 +129,13 @@ class Run:
 
     @property
     def prompts(self) -> list[str]:
-        """In the order in which they were given."""
+        """The texts for the model, in the order in which they were given."""
         return list(self._view.prompts.values())
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names: those of the prompts, unless these were given with classes."""
+        return [one.name for one in self._view.classes.values()]
 
     @property
     def columns(self) -> list[str]:
@@ -141,9 +160,9 @@ class Run:
 
     def row(self, number: int) -> Row:
         """The row of this number, from 1. Raises `IndexError`."""
-        choice = self._request.choice
+        choose = self._choose
         with _errors_of_ours():
-            found = read(_sessions(self._url), results.some_images, self._view.id, choice.least_score, [number], choice)
+            found = read(_sessions(self._url), results.some_images, self._view.id, choose.least_score, [number], choose)
             if not found:
                 raise IndexError(f"run {self.name} has no row {number}")
             return self._row(found[0])
@@ -161,10 +180,14 @@ class Run:
         rows = [record for image in self._images() for record in records.of(image)]
         return pd.DataFrame(rows, columns=[*records.input_columns, *records.columns])
 
+    @property
+    def _choose(self) -> Chooser:
+        return Chooser(self._view, self._request.choice, self._read_again)
+
     def _images(self) -> Iterator[ExportedImage]:
-        choice = self._request.choice
+        choose = self._choose
         with _errors_of_ours():
-            yield from results.exported_images(_sessions(self._url), self._view.id, choice.least_score, choice)
+            yield from results.exported_images(_sessions(self._url), self._view.id, choose.least_score, choose)
 
     def _row(self, image: ExportedImage) -> Row:
         view = self._view
@@ -181,16 +204,15 @@ class Run:
             results=tuple(self._result(image, result) for result in image.results),
         )
 
-    def _prompt(self, prompt_id: int) -> str:
-        if prompt_id not in self._view.prompts:  # rows that came later have brought it
-            view = read(_sessions(self._url), _view_of, self.name) or self._view
-            self._request = replace(self._request, view=view)
-        return self._view.prompts[prompt_id]
+    def _read_again(self) -> RunView:
+        view = read(_sessions(self._url), _view_of, self.name) or self._view
+        self._request = replace(self._request, view=view)
+        return view
 
-    def _result(self, image: ExportedImage, result: PromptResult) -> Result:
+    def _result(self, image: ExportedImage, result: ClassResult) -> Result:
         size = image.height or 0, image.width or 0
         return Result(
-            self._prompt(result.prompt_id),
+            self._view.classes[result.class_id].name,
             result.presence,
             result.capped,
             tuple(Instance(one.score, one.box, one.area, *size, one.rle) for one in result.instances),

@@ -32,10 +32,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Result:
-    """What one prompt found in one image."""
+    """What was found of one class in one image."""
 
-    prompt: str
-    presence: float  # 0 to 1: how likely it is that the image shows the prompt at all
+    class_name: str  # the prompt, unless that was given with a class
+    presence: float  # 0 to 1: how likely it is that the image shows it at all
     capped: bool  # the model found so many that there may be more
     instances: tuple[Instance, ...]  # highest score first
 
@@ -61,9 +61,9 @@ class Row:
     height: int | None
     results: tuple[Result, ...]
 
-    def __getitem__(self, prompt: str) -> Result:
-        """The result of a prompt. Raises `KeyError` if the row has none."""
+    def __getitem__(self, class_name: str) -> Result:
+        """The result of a class. Raises `KeyError` if the row has none."""
         for result in self.results:
-            if result.prompt == prompt:
+            if result.class_name == class_name:
                 return result
-        raise KeyError(prompt)
+        raise KeyError(class_name)

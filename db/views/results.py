@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from sqlalchemy import ColumnElement, Row, SQLColumnExpression, case, func, select
+from sqlalchemy import ColumnElement, LargeBinary, Row, SQLColumnExpression, case, func, literal, select
 from sqlalchemy.orm import Session
 
 from db.bulk import among, named_at_once
@@ -22,12 +22,13 @@ from db.models import Image, Instance, Result, Run
 from db.runs import state_of
 from db.session import Sessions, read
 from db.states import ImageState, RunState
-from db.values import FoundInstance, PromptResult
+from db.values import ClassResult, FoundInstance, PromptResult
 from db.views.status import RunGone
 
 PAGE_ROWS = 1000
-# Chooses which of the instances of one image count, given its results in the order of their prompts.
-Choose = Callable[[Sequence[PromptResult]], tuple[PromptResult, ...]]
+Size = tuple[int, int]  # height and width of an image in pixels
+# Chooses which of the instances of one image count, given its results in the order of their prompts, and its size.
+Choose = Callable[[Sequence[PromptResult], Size], tuple[ClassResult, ...]]
 # Columns, not entities: SQLAlchemy makes an entity in several times the time.
 BOX = (Instance.x1, Instance.y1, Instance.x2, Instance.y2)
 IMAGES = select(
@@ -60,7 +61,7 @@ class ExportedImage:
     error: str | None
     width: int | None
     height: int | None
-    results: tuple[PromptResult, ...]  # in the order of the row's prompts, or of the run's; empty unless it is done
+    results: tuple[ClassResult, ...]  # in the order of the row's prompts, or of the run's; empty unless it is done
     segmented: bool = False  # done, and some instance has the run's own threshold
     gone: bool = False  # the source, read to its end, no longer has the row
     file_size: int | None = None  # bytes of the image's file when its results were made
@@ -102,6 +103,11 @@ class Reading:
         return (case((Image.load < self.load, 1), else_=0), func.coalesce(Image.position, Image.row), Image.row)
 
 
+def each_prompt(results: Sequence[PromptResult], size: Size) -> tuple[ClassResult, ...]:
+    """All instances, with each prompt as a class of its own that has the prompt's id."""
+    return tuple(ClassResult(one.prompt_id, one.presence, one.capped, one.instances) for one in results)
+
+
 def reading_of(session: Session, run_id: int) -> Reading:
     """How far the source of the run was read. Raises `RunGone`, also for a run that is being deleted."""
     columns = (Run.load, Run.source_ended, Run.images, Run.state)
@@ -115,7 +121,7 @@ def exported_images(
     sessions: Sessions,
     run_id: int,
     least_score: float,
-    choose: Choose = tuple,
+    choose: Choose = each_prompt,
     *,
     gone: bool = False,
     rows: Sequence[int] | None = None,
@@ -135,7 +141,7 @@ def exported_images(
 
 
 def some_images(
-    session: Session, run_id: int, least_score: float, rows: Sequence[int], choose: Choose = tuple
+    session: Session, run_id: int, least_score: float, rows: Sequence[int], choose: Choose = each_prompt
 ) -> list[ExportedImage]:
     """The rows of the run with these numbers, in the order of the source; few, as one statement names them all.
 
@@ -144,6 +150,30 @@ def some_images(
     known = reading_of(session, run_id)
     ids = select(Image.id).where(*known.rows(gone=False), Image.row.in_(rows)).order_by(*known.order())
     return _page(session, known, list(session.execute(ids).scalars()), least_score, choose)
+
+
+def done_results(
+    sessions: Sessions, run_id: int, least_score: float, *, masks: bool
+) -> Iterator[tuple[list[PromptResult], Size]]:
+    """The results of all done images that are no duplicates, with the instances of at least `least_score`.
+
+    Without `masks` the RLE of instances is empty, which takes a part of the time. Raises `RunGone`.
+    """
+    known = read(sessions, reading_of, run_id)
+    for first in range(1, known.images + 1, PAGE_ROWS):
+        yield from read(sessions, _done_results, known, (first, first + PAGE_ROWS - 1), least_score, masks)
+
+
+def _done_results(
+    session: Session, known: Reading, rows: tuple[int, int], least_score: float, masks: bool
+) -> list[tuple[list[PromptResult], Size]]:
+    columns = select(Image.id, Image.height, Image.width, Image.prompts).where(*known.rows(gone=False))
+    done = columns.where(Image.row.between(*rows), Image.state == ImageState.DONE).order_by(Image.row)
+    images = session.execute(done).all()
+    results, _ = _results(session, sorted(image.id for image in images), least_score, masks=masks)
+    return [
+        (_in_order(results.get(image.id, []), image.prompts), (image.height or 0, image.width or 0)) for image in images
+    ]
 
 
 def done_paths(sessions: Sessions, run_id: int) -> Iterator[str]:
@@ -248,6 +278,7 @@ def _with_results(
     results, segmented = _results(session, sorted({image.id for image in shown.values()}), least_score)
     for image in images:
         source = shown[image.id]
+        size = source.height or 0, source.width or 0
         done = source.state == ImageState.DONE  # results of an image in another state are old: a redo replaces them
         yield ExportedImage(
             id=image.id,
@@ -259,7 +290,7 @@ def _with_results(
             error=source.error,
             width=source.width if done else None,
             height=source.height if done else None,
-            results=choose(_in_order(results.get(source.id, []), image.prompts)) if done else (),
+            results=choose(_in_order(results.get(source.id, []), image.prompts), size) if done else (),
             segmented=done and source.id in segmented,
             gone=reading.is_gone(image.load),
             file_size=source.file_size if done else None,
@@ -271,12 +302,13 @@ def _in_order(results: list[PromptResult], prompts: list[int] | None) -> list[Pr
 
 
 def _results(
-    session: Session, ids: Sequence[int], least_score: float
+    session: Session, ids: Sequence[int], least_score: float, *, masks: bool = True
 ) -> tuple[dict[int, list[PromptResult]], set[int]]:
     """The results of these images by image, and which images have an instance with the run's own threshold."""
     instances: defaultdict[tuple[int, int], list[FoundInstance]] = defaultdict(list)
+    mask = Instance.rle if masks else literal(b"", LargeBinary)
     found = (
-        select(Instance.image_id, Instance.prompt_id, Instance.score, *BOX, Instance.area, Instance.rle)
+        select(Instance.image_id, Instance.prompt_id, Instance.score, *BOX, Instance.area, mask)
         .where(among(session, Instance.image_id, ids), Instance.score >= least_score)
         .order_by(Instance.image_id, Instance.prompt_id, Instance.rank)
     )

@@ -7,6 +7,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
+from db.classes import NamedClass, classes_of_text, numbered_classes
 from db.models import Chunk, Image, Installation, Instance, Prompt, Result, Run, Worker
 from db.presence import LIVE_SECONDS
 from db.session import now
@@ -43,8 +44,15 @@ class RunView:
     gone: int  # of these images, those whose row the source no longer has
     source_ended: bool  # the current load read the source to its end
     load: int  # number of the current load, from 1
-    prompts: dict[int, str]  # id -> text
+    prompts: dict[int, str]  # id -> text for the model
     every_image: tuple[int, ...]  # ids of the prompts of rows that name none themselves
+    class_of: dict[int, int]  # id of a prompt -> id of its class
+    classes: dict[int, NamedClass]  # by id: those that a file lists, then others in the order of their prompts
+
+    @property
+    def every_class(self) -> tuple[int, ...]:
+        """Ids of the classes of rows that name no prompts themselves."""
+        return tuple(dict.fromkeys(self.class_of[prompt] for prompt in self.every_image))
 
 
 @dataclass(frozen=True)
@@ -128,14 +136,18 @@ def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunV
     run = session.get(Run, run_id)
     if run is None:
         return None
-    wanted = select(Prompt.id, Prompt.text, Prompt.every_image).where(Prompt.run_id == run_id).order_by(Prompt.id)
+    columns = (Prompt.id, Prompt.text, Prompt.every_image, Prompt.class_name)
+    wanted = select(*columns).where(Prompt.run_id == run_id).order_by(Prompt.id)
     prompts = session.execute(wanted if row_prompts else wanted.where(Prompt.every_image)).all()
-    own = set(RunView.__dataclass_fields__) - {"source", "frozen", "prompts", "every_image"}
+    classes = numbered_classes(classes_of_text(run.classes), (prompt.class_name for prompt in prompts))
+    own = set(RunView.__dataclass_fields__) - {"source", "frozen", "prompts", "every_image", "class_of", "classes"}
     return RunView(
         source=run.rows_from,
         frozen=run.frozen,
         prompts={prompt.id: prompt.text for prompt in prompts},
         every_image=tuple(prompt.id for prompt in prompts if prompt.every_image),
+        class_of={prompt.id: classes[prompt.class_name].id for prompt in prompts},
+        classes={one.id: one for one in classes.values()},
         **{name: getattr(run, name) for name in own},
     )
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
+from producer.cli.choice_flags import Threshold, choice_flags
 from producer.cli.completion import complete_run
 from producer.cli.format_flags import format_flags
-from producer.cli.options import Share, force_flag, json_flag
+from producer.cli.options import force_flag, json_flag
 from producer.results.formats import MODULES
 from workers.cli import base
 
@@ -22,13 +23,14 @@ from workers.cli import base
     type=click.Path(path_type=Path),
     help="A file, or - for standard output; for png, cutout, labelme, webdataset and yolo-seg a folder.",
 )
-@click.option("--threshold", type=Share(), help="Another score threshold, down to the run's score floor.")
-@click.option("--min-area", type=click.IntRange(min=0), default=0, help="Only instances with so many pixels, or more.")
 @click.option(
-    "--max-instances",
-    type=click.IntRange(min=1),
-    help="At most so many instances for each image and prompt, those with the highest scores.",
+    "--threshold",
+    type=Threshold(),
+    multiple=True,
+    metavar="[CLASS=]SCORE",
+    help="Another score threshold, for all classes or for one (person=0.7), down to the run's score floor; repeatable.",
 )
+@choice_flags
 @click.option(
     "--only",
     type=click.Choice(["segmented", "empty", "failed", "capped"]),
@@ -57,7 +59,7 @@ def main(run: str, format: str, output: Path, **flags: Any) -> int:
 
     csv is the input with added columns; with --masks it names each mask that is in that folder and was made from the
     same instances, and ends with 1 if it leaves cells blank. jsonl and parquet are the input with nested results. coco
-    has every instance as RLE, coco-results is what COCO's evaluation takes. png has one mask for each image and prompt,
+    has every instance as RLE, coco-results is what COCO's evaluation takes. png has one mask for each image and class,
     in folders like those of the input (--select: all instances together, the best, or the largest); masks that exist
     already stay, so that the same command goes on where it was stopped. Without --partial, a run that is not over is
     not exported.

@@ -17,13 +17,13 @@ from db.views import status
 from db.views.results import done_paths
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
+from producer.cli.choice_flags import choice
 from producer.cli.chosen_rows import chosen_rows
 from producer.cli.found import Found, find_run, is_database_of
 from producer.cli.progress import Meter
 from producer.cli.run_folder import is_run_folder, read_run_file
 from producer.garbage import rarely_collected
 from producer.layout import RESULTS
-from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary, read_images
 from producer.results.formats import (
     MODULES,
@@ -105,7 +105,7 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
     files = Targets(output, Inputs(found.sessions), force=flags["force"])
     return ExportRequest(
         view=view,
-        choice=_choice(view, flags),
+        choice=choice(view, flags["threshold"], flags),
         out=output,
         gone=flags["all"],
         partial=flags["partial"],
@@ -116,15 +116,6 @@ def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> 
         rows_file=flags["rows"],
         **_own(format, flags),
     )
-
-
-def _choice(view: RunView, flags: dict[str, Any]) -> Choice:
-    """Which instances to write. Raises `UsageError` for a threshold below the run's score floor."""
-    threshold = flags["threshold"]
-    if threshold is not None and threshold < view.frozen.score_floor:
-        raise UsageError(f"--threshold {threshold}: the run keeps instances down to {view.frozen.score_floor} only")
-    threshold = view.frozen.threshold if threshold is None else threshold
-    return Choice(threshold, flags["min_area"], flags["max_instances"])
 
 
 def _own(format: str, flags: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from producer.slugs import LONGEST_RUN, run_slug
-from producer.sources.cells import one_line, prompt_fault
+from producer.sources.cells import one_line, read_prompt
 from producer.sources.pattern import fixed_folder, is_pattern
 from workers.cli.base import say
 from workers.errors import UsageError
@@ -169,7 +169,18 @@ def given(flags: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 INPUT_FLAGS = (  # what is read, and how
-    click.option("--prompt", type=Phrase(), multiple=True, help="What to look for, such as person; repeatable."),
+    click.option(
+        "--prompt",
+        type=Phrase(),
+        multiple=True,
+        help="What to look for, such as person, or with its class 'shipping container=container'; repeatable.",
+    ),
+    click.option(
+        "--classes",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="COCO file whose categories are the classes, with their ids and colours.",
+    ),
     click.option("--prompt-column", metavar="C", help="Column with each row's own prompts, joined by |."),
     click.option("--image-column", metavar="C", help="Column with the image paths (guessed if left out)."),
     click.option(
@@ -244,16 +255,19 @@ def run_flags(function: Function) -> Function:
 
 
 def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompts without extra blanks, each once. Raises `UsageError` for an empty or an invalid one."""
-    trimmed = tuple(dict.fromkeys(" ".join(prompt.split()) for prompt in prompts))
-    for prompt in trimmed:
+    """The prompts without extra blanks, each once, with their classes. Raises `UsageError` for an invalid one."""
+    read: dict[str, None] = {}
+    for prompt in dict.fromkeys(" ".join(prompt.split()) for prompt in prompts):
         if not prompt:
             raise UsageError("--prompt is empty; give a short noun phrase such as --prompt person")
-        if fault := prompt_fault(prompt):
+        try:
+            wording = read_prompt(prompt)
+        except ValueError as error:
             shown = one_line(prompt)
-            raise UsageError(f"--prompt '{shown[:40]}{'...' * (len(shown) > 40)}': {fault}")
-        _hint_at_a_list(prompt)
-    return trimmed
+            raise UsageError(f"--prompt '{shown[:40]}{'...' * (len(shown) > 40)}': {error}") from None
+        _hint_at_a_list(wording.text)
+        read[str(wording)] = None
+    return tuple(read)
 
 
 def _hint_at_a_list(prompt: str) -> None:
@@ -277,10 +291,13 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
     """The frozen settings of a run; the score floor is never above the threshold."""
     from dataclasses import fields
 
+    from db.classes import classes_as_text
     from db.values import Frozen
+    from producer.sources.class_file import read_classes
     from workers.fleet.weights import absolute_model
 
     chosen = {setting.name: flags[setting.name] for setting in fields(Frozen) if setting.name != "model"}
+    chosen["classes"] = None if flags["classes"] is None else classes_as_text(read_classes(flags["classes"]))
     floor = min(flags["score_floor"], flags["threshold"])
     return Frozen(model=absolute_model(settings.model), **(chosen | {"score_floor": floor}))
 

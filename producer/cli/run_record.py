@@ -68,6 +68,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
     """The content of run.yaml: the run's source, and every setting with the value that is used."""
     assert found.folder is not None
     output, settings = found.folder, found.settings
+    names = [one.name for one in view_of(found).classes.values()]
     return {
         "source": str(source.path),
         "output": str(output.absolute()),
@@ -75,6 +76,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         FIRST_SOURCE: read_run_file(output).moved_to(source.path) if is_run_folder(output) else None,
         "prompt": list(request.prompts),
         **asdict(request.frozen),
+        "classes": str(flags["classes"].absolute()) if flags["classes"] else None,
         **{key: flags[key] for key in KEPT_FLAGS},
         "seed": flags["seed"] if flags["sample"] else None,
         "also": list(flags["also"]) or None,
@@ -86,5 +88,5 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "grace": settings.grace,
         # Not written if it is inside the output folder, so that the user can move that folder.
         "state_dir": str(settings.state_dir) if flags["state_dir"] else None,
-        SLUGS: dict(islice(prompt_slugs(view_of(found).prompts.values()).items(), SLUGS_AT_MOST)),
+        SLUGS: dict(islice(prompt_slugs(names).items(), SLUGS_AT_MOST)),
     }

@@ -4,6 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from db.classes import Wording, classes_of_text
+from db.values import Frozen
 from producer.cli.options import frozen_settings, read_chunk_size
 from producer.runs.load import RunRequest
 from producer.sources.check_files import check_files
@@ -42,10 +44,12 @@ def run_request(
     if flags["sample"] and flags["limit"]:
         raise UsageError("--sample and --limit: give one of them, as the first rows are no sample")
     looks = not (flags["no_check"] or source.files_seen)
+    frozen = frozen_settings(settings, flags)
+    _require_listed(prompts, frozen, flags["classes"])
     return RunRequest(
         name=name,
         prompts=prompts,
-        frozen=frozen_settings(settings, flags),
+        frozen=frozen,
         chunk_size=read_chunk_size(flags["chunk_size"]),
         limit=flags["limit"],
         sample=flags["sample"],
@@ -53,3 +57,14 @@ def run_request(
         moved_from=flags["moved_from"],
         check=partial(check_files, source, say=say) if looks else None,
     )
+
+
+def _require_listed(prompts: tuple[str, ...], frozen: Frozen, file: Path | None) -> None:
+    """Raise `UsageError` if a prompt has a class that the file of --classes does not list."""
+    listed = {one.name for one in classes_of_text(frozen.classes)}
+    for prompt in map(Wording.read, prompts) if listed else ():
+        if prompt.class_name not in listed:
+            raise UsageError(
+                f"--prompt '{prompt}': {file} has no category {prompt.class_name}; "
+                f"name one of them: '{prompt.text}={min(listed)}'"
+            )

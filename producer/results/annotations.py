@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from db.values import FoundInstance, PromptResult
+from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage
-from db.views.status import RunView
 from producer.results.boxes import NO_BOX, Box, tight_boxes
 from producer.results.common import ExportRequest, found_in
 
@@ -12,7 +11,7 @@ Annotation = dict[str, Any]
 KEYS = ("bbox", "area", "segmentation", "score", "predicted_box")  # of an annotation, in this order
 
 
-def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[PromptResult, Annotation]]:
+def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[ClassResult, Annotation]]:
     """The instances of one image each with the result that it belongs to.
 
     `bbox` is the tight box of the mask, and `predicted_box` the box of the model's box head, which may reach beyond the
@@ -22,11 +21,6 @@ def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[Prom
     found = found_in(image)
     boxes = tight_boxes([instance.rle for _, instance in found], image.height or 0, image.width or 0)
     return [(result, _described(image, instance, box)) for (result, instance), box in zip(found, boxes, strict=True)]
-
-
-def categories_of(view: RunView) -> dict[int, int]:
-    """Prompt id -> COCO category, which is the prompt's place among the run's prompts, from 1."""
-    return {prompt_id: place for place, prompt_id in enumerate(view.prompts, start=1)}
 
 
 def has_pixels(annotation: Annotation) -> bool:

@@ -29,7 +29,7 @@ def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progres
     """Write done images, also empty ones, and their instances.
 
     Duplicates are listed once, by their first row. The id of an image is its row number, and the id of a category is
-    its place among the run's prompts, from 1: both are the same in every database. `bbox` is the tight box of the mask;
+    that of the class: both are the same in every database. `bbox` is the tight box of the mask;
     `predicted_box` is the box of the model's box head, which may reach beyond the image. Masks are RLE with `iscrowd`
     0, and `score` is the one of COCO results. `capped` of an image lists the categories with a capped result. Instances
     whose mask has no pixel are left out and counted. Memory does not grow with the run: annotations are kept in a
@@ -82,7 +82,7 @@ def _write(request: ExportRequest, path: Path, done: Iterable[ExportedImage], ba
             if is_new:
                 images.append(_image(image, image_id, base.categories))
             for result, annotation in annotations(request, image):
-                if result.prompt_id not in base.categories:
+                if result.class_id not in base.categories:
                     continue
                 if not has_pixels(annotation):
                     left_out += 1
@@ -90,7 +90,7 @@ def _write(request: ExportRequest, path: Path, done: Iterable[ExportedImage], ba
                 ids = {
                     "id": base.next_annotation,
                     "image_id": image_id,
-                    "category_id": base.categories[result.prompt_id],
+                    "category_id": base.categories[result.class_id],
                 }
                 found.append(ids | annotation | {"iscrowd": 0})
                 base.next_annotation, instances = base.next_annotation + 1, instances + 1
@@ -134,9 +134,9 @@ def _image(image: ExportedImage, id: int, category_ids: dict[int, int]) -> dict[
         "width": image.width,
         "height": image.height,
         "capped": [
-            category_ids[result.prompt_id]
+            category_ids[result.class_id]
             for result in image.results
-            if result.capped and result.prompt_id in category_ids
+            if result.capped and result.class_id in category_ids
         ],
     }
     return facts | ({"gone": True} if image.gone else {})

@@ -5,16 +5,15 @@ Knows COCO's objects, but no SQL and no pixels.
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from db.views.results import ExportedImage
-from producer.results.annotations import categories_of
-from producer.results.common import ExportRequest
+from producer.results.common import ExportRequest, class_slugs
 from producer.results.provenance import provenance
-from producer.slugs import prompt_slugs
 from workers.errors import UsageError
 from workers.inference import location
 
@@ -28,7 +27,7 @@ class CocoBase:
     """The start of a COCO file, and the ids of what is added to it."""
 
     members: dict[str, Any]  # that come before the images
-    categories: dict[int, int]  # prompt id -> category; without prompts whose category the existing file has already
+    categories: dict[int, int]  # class -> category; without classes that the existing file has already
     images: Sequence[Entry] = ()
     annotations: Sequence[Entry] = ()
     next_image: int | None = None  # None: the id of an image is the number of its row
@@ -52,15 +51,15 @@ class CocoBase:
 
 def new_base(request: ExportRequest) -> CocoBase:
     """The start of a file of our own."""
-    categories = categories_of(request.view)
+    categories = {id: id for id in request.view.classes}
     members = {"info": provenance(request), "licenses": [], "categories": _entries(request, categories)}
     return CocoBase(members, categories)
 
 
 def merge_base(request: ExportRequest, file: Path) -> CocoBase:
-    """The start of a file that holds all of `file`, a COCO file, and new categories for our prompts.
+    """The start of a file that holds all of `file`, a COCO file, and new categories for our classes.
 
-    A prompt whose category the file has already is somebody's work: nothing is added for it. All of the file is in
+    A category that the file has already is somebody's work: nothing is added to it. All of the file is in
     memory. Raises `UsageError` if it is no COCO file, has all categories, or would be replaced.
     """
     content = _read(file)
@@ -68,9 +67,9 @@ def merge_base(request: ExportRequest, file: Path) -> CocoBase:
         raise UsageError(f"-o {request.out} is the file of --merge, which is never changed: name a new file")
     taken = {entry.get("name") for entry in content["categories"]}
     first = _next(content["categories"])
-    new = [id for id, prompt in request.view.prompts.items() if prompt not in taken]
+    new = [id for id, one in request.view.classes.items() if one.name not in taken]
     if not new:
-        raise UsageError(f"--merge {file} has a category for each prompt already, so there is nothing to add")
+        raise UsageError(f"--merge {file} has a category for each class already, so there is nothing to add")
     categories = {id: number for number, id in enumerate(new, start=first)}
     members = {
         MERGED: [*content.get(MERGED, []), provenance(request)],
@@ -83,11 +82,18 @@ def merge_base(request: ExportRequest, file: Path) -> CocoBase:
 
 
 def _entries(request: ExportRequest, categories: dict[int, int]) -> list[Entry]:
-    """The prompts as categories; `slug` is the name of the prompt in the files and columns of other formats."""
-    prompts = request.view.prompts
-    slugs = prompt_slugs(prompts.values())
+    """The classes as categories; `slug` is the name of the class in the files and columns of other formats.
+
+    `prompts` are the wordings of a class, if they are not its name.
+    """
+    view, wordings = request.view, defaultdict[int, list[str]](list)
+    for prompt_id, class_id in view.class_of.items():
+        wordings[class_id].append(view.prompts[prompt_id])
+    slugs = class_slugs(view)
     return [
-        {"id": number, "name": prompts[id], "supercategory": "prompt", "slug": slugs[prompts[id]]}
+        {"id": number, "name": (one := view.classes[id]).name, "supercategory": "prompt", "slug": slugs[id]}
+        | ({} if one.colour is None else {"color": list(one.colour)})
+        | ({} if wordings[id] in ([], [one.name]) else {"prompts": wordings[id]})
         for id, number in categories.items()
     ]
 

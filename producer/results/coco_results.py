@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from db.states import ImageState
 from db.views.results import ExportedImage
-from producer.results.annotations import KEYS, annotations, categories_of, has_pixels
+from producer.results.annotations import KEYS, annotations, has_pixels
 from producer.results.common import ExportRequest, Summary, TellRows, counting
 from producer.results.formats import Format
 
@@ -26,7 +26,6 @@ def export_coco_results(request: ExportRequest, images: Iterable[ExportedImage],
     Instances whose mask has no pixel are left out and counted. Raises `UsageError` when the file cannot be written.
     """
     listed = instances = left_out = 0
-    categories = categories_of(request.view)
     with request.files.replacing(request.out) as temporary, temporary.open("wb") as file:
         file.write(START)
         for image in counting(images, progress):
@@ -38,7 +37,7 @@ def export_coco_results(request: ExportRequest, images: Iterable[ExportedImage],
                 ids = {
                     "sam3_run": request.view.name,
                     "image_id": image.row,
-                    "category_id": categories[result.prompt_id],
+                    "category_id": result.class_id,
                 }
                 file.write((b"," if instances else b"") + b"\n" + _json(ids | annotation))
                 instances += 1

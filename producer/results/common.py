@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from db.session import Sessions, read
-from db.values import FoundInstance, PromptResult
+from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage, exported_images
 from db.views.status import OVER, RunView
-from producer.results.choice import Choice
+from producer.results.choice import Choice, Chooser
 from producer.results.so_far import require_exportable
 from producer.results.targets import Targets
+from producer.slugs import prompt_slugs
 
 OfImage = TypeVar("OfImage")
 TellRows = Callable[[int], None]  # is called with the number of rows read so far
@@ -36,6 +37,11 @@ class ExportRequest:
     rows_file: Path | None = None  # the file that `chosen` comes from, for hints
     jobs: int | None = None  # formats that make files in helper processes: how many; None: as many as fit this machine
     own: Mapping[str, Any] = field(default_factory=dict)  # flags that only this format has, by name
+
+    @property
+    def choose(self) -> Chooser:
+        """Applies the choice to what was found in single images."""
+        return Chooser(self.view, self.choice)
 
     @property
     def files(self) -> Targets:
@@ -76,9 +82,9 @@ def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[Exported
     row if the run is not over then, unless `request.partial`: a retry or a delete may begin while an export reads for
     hours. A format that writes one file puts it in its place only after that.
     """
-    choice = request.choice
+    choose = request.choose
     images = exported_images(
-        sessions, request.view.id, choice.least_score, choice, gone=request.gone, rows=request.chosen
+        sessions, request.view.id, choose.least_score, choose, gone=request.gone, rows=request.chosen
     )
     yield from images if not request.only else (image for image in images if _is_one_of(request, image))
     read(sessions, require_exportable, request.view.id, partial=request.partial)
@@ -96,9 +102,15 @@ def counting(images: Iterable[OfImage], tell: TellRows) -> Iterator[OfImage]:
         tell(count)
 
 
-def found_in(image: ExportedImage) -> list[tuple[PromptResult, FoundInstance]]:
+def found_in(image: ExportedImage) -> list[tuple[ClassResult, FoundInstance]]:
     """The instances of an image, each with its result, in the order of the results."""
     return [(result, instance) for result in image.results for instance in result.instances]
+
+
+def class_slugs(view: RunView) -> dict[int, str]:
+    """The names of the classes in files and columns, by id."""
+    slugs = prompt_slugs(one.name for one in view.classes.values())
+    return {id: slugs[one.name] for id, one in view.classes.items()}
 
 
 def input_cells(view: RunView, image: ExportedImage) -> list[Any]:

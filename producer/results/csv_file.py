@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from db.states import ImageState
-from db.values import FoundInstance, PromptResult
+from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage
 from db.views.status import RunView
 from producer.results.common import (
@@ -18,6 +18,7 @@ from producer.results.common import (
     Summary,
     TellRows,
     cell_text,
+    class_slugs,
     counting,
     found_in,
     input_cells,
@@ -26,7 +27,7 @@ from producer.results.formats import Format
 from producer.results.mask_folder import chosen, digest, holds, read_mask_folder
 from producer.results.mask_style import PLAIN
 from producer.results.names import mask_path
-from producer.slugs import numbered, prompt_slugs
+from producer.slugs import numbered
 from workers.errors import UsageError
 
 STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
@@ -55,13 +56,13 @@ def export_csv(request: ExportRequest, images: Iterable[ExportedImage], progress
 
     `sam3_status` (segmented, empty, failed, pending, cancelled, duplicate, rejected) depends on the run's threshold.
     Instances, best score and mask depend on the choice: with a higher threshold a segmented image may have 0 instances.
-    Each prompt of the whole run has five columns; their names get a number if the input has such a column already.
+    Each class of the whole run has five columns; their names get a number if the input has such a column already.
     `capped` is `true` or `false`. If rows have prompts of their own, the columns `prompt_*` hold the values of all
-    prompts of the row, joined by `|`. A mask is named if its file exists and was made from the same instances, else the
+    classes of the row, joined by `|`. A mask is named if its file exists and was made from the same instances, else the
     cell is blank. A duplicate shows the results of its first row. With `request.gone` a last column `sam3_gone` is
     `true` for rows that the source no longer has. Raises `UsageError` when the file cannot be written.
     """
-    sheet = _Sheet(request, prompt_slugs(request.view.prompts.values()), _Masks(request))
+    sheet = _Sheet(request, class_slugs(request.view), _Masks(request))
     rows = instances = 0
     with request.files.replacing(request.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(_UnixLines(file))
@@ -90,29 +91,28 @@ class _Sheet:
     """Makes the lines of the CSV."""
 
     request: ExportRequest
-    slugs: dict[str, str]  # by prompt text
+    slugs: dict[int, str]  # by class
     masks: "_Masks"
 
     def line(self, image: ExportedImage) -> list[str]:
         view = self.request.view
-        by_prompt = {result.prompt_id: self._values(image, result) for result in image.results}
+        by_class = {result.class_id: self._values(image, result) for result in image.results}
         line = list(map(cell_text, input_cells(view, image)))
         line += [image.status, _error(image), _number(image.width), _number(image.height)]
-        for prompt_id in view.every_image:
-            line += by_prompt.get(prompt_id, [""] * len(PROMPT_COLUMNS))
+        for class_id in view.every_class:
+            line += by_class.get(class_id, [""] * len(PROMPT_COLUMNS))
         if _has_row_prompts(view):
-            columns = zip(*by_prompt.values(), strict=True) if by_prompt else [[]] * len(PROMPT_COLUMNS)
+            columns = zip(*by_class.values(), strict=True) if by_class else [[]] * len(PROMPT_COLUMNS)
             line += ["|".join(values) for values in columns]
         if self.request.gone:
             line.append("true" if image.gone else "")
         return line
 
-    def _values(self, image: ExportedImage, result: PromptResult) -> list[str]:
+    def _values(self, image: ExportedImage, result: ClassResult) -> list[str]:
         """The cells of one result: number of instances, best score, presence, path of the mask, capped."""
         found = result.instances
         best = f"{max(instance.score for instance in found):.6f}" if found else ""
-        slug = self.slugs[self.request.view.prompts[result.prompt_id]]
-        mask = self.masks.cell(slug, image, found)
+        mask = self.masks.cell(self.slugs[result.class_id], image, found)
         return [str(len(found)), best, f"{result.presence:.6f}", mask, "true" if result.capped else "false"]
 
 
@@ -147,9 +147,9 @@ class _Masks:
         return ""
 
 
-def _header(view: RunView, slugs: dict[str, str]) -> list[str]:
+def _header(view: RunView, slugs: dict[int, str]) -> list[str]:
     header = [*view.source.columns, *STATUS_COLUMNS]
-    blocks = [slugs[view.prompts[prompt_id]] for prompt_id in view.every_image]
+    blocks = [slugs[class_id] for class_id in view.every_class]
     if _has_row_prompts(view):
         blocks.append(ROW_PROMPTS)
     for name in blocks:

@@ -30,12 +30,18 @@ def draw(
 
 
 def draw_labels(
-    height: int, width: int, labelled: Sequence[tuple[int, bytes]], texts: Sequence[bytes], most: int
+    height: int,
+    width: int,
+    labelled: Sequence[tuple[int, bytes]],
+    texts: Sequence[bytes],
+    most: int,
+    colours: Mapping[int, tuple[int, int, int]],
 ) -> bytes:
     """A label map as PNG: height x width numbers, 0 where there is nothing.
 
     `labelled` are numbers with compressed COCO RLE counts; where masks overlap, the one that comes first counts. The
     PNG has 8 bits and a palette if `most`, the highest number that may come, fits into it; else it has 16 bits.
+    `colours` has those numbers whose colour in the palette is not that of `colour`.
     """
     small = most < MOST_COLOURS
     pixels = np.zeros((height, width), np.uint8 if small else np.uint16)
@@ -43,7 +49,7 @@ def draw_labels(
         pixels[union(height, width, [rle]) > 0] = number
     image = Image.fromarray(pixels)
     if small:
-        image.putpalette(list(itertools.chain.from_iterable(map(colour, range(most + 1)))))
+        image.putpalette(list(itertools.chain.from_iterable(colours.get(n) or colour(n) for n in range(most + 1))))
     return as_png(image, texts, **OF_MASKS)
 
 

@@ -120,8 +120,8 @@ class Follower:
                 self._write_preview()
 
     def _images(self, session: Session, rows: list[int]) -> list[ExportedImage]:
-        choice = self._request.choice
-        return some_images(session, self._request.view.id, choice.least_score, rows, choice)
+        choose = self._request.choose
+        return some_images(session, self._request.view.id, choose.least_score, rows, choose)
 
     def _write_preview(self) -> None:
         self._next_preview = 2 * self._masks.images

@@ -30,7 +30,7 @@ def export_label_studio(request: ExportRequest, images: Iterable[ExportedImage],
     from producer.results.brush import brush_rle  # needs the libraries that `FORMAT` names
 
     listed = instances = left_out = 0
-    prompts = request.view.prompts
+    classes = request.view.classes
     with request.files.replacing(request.out) as temporary, temporary.open("wb") as file:
         file.write(START)
         for image in counting(images, progress):
@@ -43,7 +43,7 @@ def export_label_studio(request: ExportRequest, images: Iterable[ExportedImage],
                     continue
                 rle = brush_rle(image.height or 0, image.width or 0, instance.rle)
                 regions.append(
-                    _region(image, f"{image.row}-{len(regions) + 1}", prompts[result.prompt_id], instance, rle)
+                    _region(image, f"{image.row}-{len(regions) + 1}", classes[result.class_id].name, instance, rle)
                 )
             task = _task(request, image, regions)
             file.write((b"," if listed else b"") + b"\n" + json.dumps(task, ensure_ascii=False).encode())
@@ -52,7 +52,7 @@ def export_label_studio(request: ExportRequest, images: Iterable[ExportedImage],
     return Summary(listed, instances, 1, request.out, left_out)
 
 
-def _region(image: ExportedImage, id: str, prompt: str, instance: FoundInstance, rle: list[int]) -> dict[str, Any]:
+def _region(image: ExportedImage, id: str, label: str, instance: FoundInstance, rle: list[int]) -> dict[str, Any]:
     return {
         "id": id,
         "type": "brushlabels",
@@ -62,7 +62,7 @@ def _region(image: ExportedImage, id: str, prompt: str, instance: FoundInstance,
         "original_height": image.height,
         "image_rotation": 0,
         "score": round(instance.score, 6),
-        "value": {"format": "rle", "rle": rle, "brushlabels": [prompt]},
+        "value": {"format": "rle", "rle": rle, "brushlabels": [label]},
     }
 
 

@@ -32,16 +32,16 @@ def export_labelme(request: ExportRequest, images: Iterable[ExportedImage], prog
     from producer.results.polygons import labelme_shapes  # needs the libraries that `FORMAT` names
 
     folder, _ = open_folder(request, "labelme")
-    root, prompts = request.view.source.root, request.view.prompts
+    root, classes = request.view.source.root, request.view.classes
 
     def pieces(image: ExportedImage) -> list[Piece]:
         target = request.out / mask_path("", image.path, root, folded=folder.folded, template=TEMPLATE)
         found = found_in(image)
-        shown = [(prompts[result.prompt_id], one.score, one.rle) for result, one in found]
+        shown = [(classes[result.class_id].name, one.score, one.rle) for result, one in found]
         facts = {"imagePath": _way(target, location.absolute(location.place(root, image.path))), "imageData": None}
         height, width = image.height or 0, image.width or 0
         told = {"format": "labelme", **facts, "scores": [score for _, score, _ in shown]}
-        made_from = digest(height, width, [one for _, one in found], told, [result.prompt_id for result, _ in found])
+        made_from = digest(height, width, [one for _, one in found], told, [result.class_id for result, _ in found])
         return [Piece(target, made_from, labelme_shapes, (height, width, shown, facts))]
 
     return write_folder(request, images, progress, folder, Ledger(request.out, request.files), pieces)

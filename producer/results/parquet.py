@@ -61,7 +61,7 @@ def _schema(records: Records) -> Any:
         "predicted_box": numbers,
     }
     result = {
-        "prompt": pa.string(),
+        "class": pa.string(),
         "presence": pa.float64(),
         "capped": pa.bool_(),
         "instances": pa.list_(pa.struct(annotation)),
@@ -73,7 +73,7 @@ def _schema(records: Records) -> Any:
         "gone": pa.bool_(),
         "results": pa.list_(pa.struct(result)),
         **annotation,
-        **{name: result[name] for name in ("prompt", "presence", "capped")},
+        **{name: result[name] for name in ("class", "presence", "capped")},
     }
     return pa.schema([(column, types.get(column.removeprefix("sam3_"), pa.string())) for column in records.columns])
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from db.values import FoundInstance
 from db.views.results import ExportedImage
-from producer.results.common import ExportRequest
+from producer.results.common import ExportRequest, class_slugs
 from producer.results.folder_writer import Piece
 from producer.results.mask_folder import chosen
 from producer.results.mask_style import MaskStyle
 from producer.results.names import mask_path
-from producer.slugs import prompt_slugs
 
 MakePiece = Callable[[ExportedImage, Path, Sequence[FoundInstance]], Piece]
 
@@ -22,7 +21,7 @@ class PerResult:
 
     def __init__(self, request: ExportRequest, style: MaskStyle, *, folded: bool) -> None:
         self._request, self._style, self._folded = request, style, folded
-        self._slugs = prompt_slugs(request.view.prompts.values())
+        self._slugs = class_slugs(request.view)
 
     def pieces(self, image: ExportedImage, piece: MakePiece) -> list[Piece]:
         """`piece(image, file, instances)` for each result, or with `style.each` for each instance.
@@ -32,7 +31,7 @@ class PerResult:
         pieces: list[Piece] = []
         for result in image.results:
             instances = chosen(result.instances, self._request.select)
-            target = partial(self.target, image, self._slugs[self._request.view.prompts[result.prompt_id]])
+            target = partial(self.target, image, self._slugs[result.class_id])
             if self._style.each:
                 pieces += [piece(image, target(n), [one]) for n, one in enumerate(instances, start=1)]
                 last = len(instances) + 1

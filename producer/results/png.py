@@ -148,23 +148,26 @@ class _Pieces:
         return Piece(target, made_from, self._drawing.draw, given)
 
     def _label_map(self, image: ExportedImage) -> Piece:
-        """One for all prompts of the image; where masks overlap, the one with the higher score is in front."""
-        prompts = {id: number for number, id in enumerate(self._request.view.prompts, start=1)}
+        """One for all classes of the image; where masks overlap, the one with the higher score is in front."""
+        view = self._request.view
+        colours = {id: one.colour for id, one in view.classes.items() if one.colour}
         drawn = [
-            (prompts[result.prompt_id], instance)
+            (result.class_id, instance)
             for result in image.results
             for instance in chosen(result.instances, self._request.select)
         ]
         drawn.sort(key=lambda one: -one[1].score)
-        numbers = [of_prompt if self._style.index == PROMPT else n for n, (of_prompt, _) in enumerate(drawn, start=1)]
-        most = len(prompts) if self._style.index == PROMPT else len(drawn)
+        numbers = [of_class if self._style.index == PROMPT else n for n, (of_class, _) in enumerate(drawn, start=1)]
+        of_classes = self._style.index == PROMPT
+        most, colours = (max(view.classes), colours) if of_classes else (len(drawn), {})
         height, width, how = image.height or 0, image.width or 0, {"index": self._style.index, "most": most}
+        how |= {"colours": str(sorted(colours.items()))} if colours else {}
         made_from = digest(height, width, [instance for _, instance in drawn], how, numbers)
         target = self._files.target(image, "")
         if not (drawn or self._style.empty):
             return Piece(target, made_from, None)
         labelled = tuple((number, instance.rle) for number, (_, instance) in zip(numbers, drawn, strict=True))
-        given = (height, width, labelled, texts(self._request.view.name, made_from), most)
+        given = (height, width, labelled, texts(view.name, made_from), most, colours)
         return Piece(target, made_from, self._drawing.draw_labels, given)
 
 
@@ -199,7 +202,7 @@ def _legend(view: RunView, index: str) -> str:
     """What the numbers of the label maps mean, as JSON."""
     facts: dict[str, Any] = {"sam3_legend": index, "run": view.name, "0": "nothing was found here"}
     if index == PROMPT:
-        facts |= {str(number): prompt for number, prompt in enumerate(view.prompts.values(), start=1)}
+        facts |= {str(id): one.name for id, one in sorted(view.classes.items())}
     else:
         facts["1, 2, 3, ..."] = "the instances of the image, of all prompts, from the highest score on"
     return json.dumps(facts, ensure_ascii=False, indent=1) + "\n"

@@ -22,7 +22,7 @@ from db.states import ImageState
 from db.values import FoundInstance
 from db.views.results import ExportedImage, sample_rows, some_images
 from db.views.status import RunView
-from producer.results.choice import Choice
+from producer.results.choice import Choice, Chooser
 from producer.results.marks import JPEG_COMMENT
 from producer.results.reading import read_rules, read_within
 from producer.results.targets import Targets
@@ -136,11 +136,11 @@ def choose(view: RunView, session: Session, seed: int = 0) -> list[Tile]:
     candidates = sample_rows(session, view.id)
     numbers = range(1, view.images + 1)
     candidates["random"] = random.Random(seed).sample(numbers, min(RANDOM_ROWS, len(numbers)))
-    choice = Choice.of_run(view)
+    choose = Chooser(view, Choice.of_run(view))
     rows = {row for kind in candidates.values() for row in kind}
     images = {
         image.row: image
-        for image in some_images(session, view.id, choice.least_score, sorted(rows), choice)
+        for image in some_images(session, view.id, choose.least_score, sorted(rows), choose)
         if image.state in SHOWN
     }
     left = {kind: [row for row in candidates[kind] if row in images] for kind in SHARES}
@@ -181,21 +181,21 @@ def _draw_header(sheet: Image.Image, view: RunView, tiles: int) -> None:
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, view: RunView, start: int, end: int) -> None:
-    """The prompts with their colours, right-aligned, as many as there is room for."""
+    """The classes with their colours, right-aligned, as many as there is room for."""
     entries: list[tuple[str, Colour]] = []
     room = end - start
-    for prompt_id, text in view.prompts.items():
-        label = _fitted(text, 16, 260)
+    for class_id, one in view.classes.items():
+        label = _fitted(one.name, 16, 260)
         room -= _width(label, 16) + 40
         if room < 0:
             break
-        entries.append((label, _prompt_colour(view, prompt_id)))
+        entries.append((label, _class_colour(view, class_id)))
     x, middle = end, HEADER // 2
     for label, colour in reversed(entries):
         x -= _width(label, 16)
         draw.text((x, middle + 2), label, BRIGHT, _font(label, 16), anchor="lm")
         x -= 22
-        if len(view.prompts) > 1:
+        if len(view.classes) > 1:
             draw.rounded_rectangle((x, middle - 6, x + 14, middle + 8), 4, fill=colour)
         x -= 18
 
@@ -232,13 +232,13 @@ def told_found(view: RunView, image: ExportedImage) -> str:
     """What was found, such as `190 person (capped) · 1 hat · best 0.91`, or why the image failed."""
     if image.state != ImageState.DONE:
         return " ".join((image.error or image.error_class or "").split())
-    counts = Counter({view.prompts[result.prompt_id]: len(result.instances) for result in image.results})
+    counts = Counter({view.classes[result.class_id].name: len(result.instances) for result in image.results})
     scores = [instance.score for result in image.results for instance in result.instances]
     if not scores:
         presence = max((result.presence for result in image.results), default=0.0)
         return f"nothing found · presence {presence:.2f}"
     best = f"best {max(scores):.2f}" if len(scores) > 1 else f"score {scores[0]:.2f}"
-    capped = {view.prompts[result.prompt_id] for result in image.results if result.capped}
+    capped = {view.classes[result.class_id].name for result in image.results if result.capped}
     told = [f"{count} {text}{' (capped)' * (text in capped)}" for text, count in counts.items() if count]
     return " · ".join([*told, best])
 
@@ -257,7 +257,7 @@ def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | 
 def _overlay(picture: Image.Image, view: RunView, image: ExportedImage) -> Image.Image:
     """Draw masks with their outlines, the largest first so that small ones stay visible, then the boxes."""
     coloured = [
-        (instance, _instance_colour(view, result.prompt_id, rank))
+        (instance, _instance_colour(view, result.class_id, rank))
         for result in image.results
         for rank, instance in enumerate(result.instances)
     ]
@@ -310,15 +310,15 @@ def _grown(area: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     return area
 
 
-def _prompt_colour(view: RunView, prompt_id: int) -> Colour:
-    return COLOURS[list(view.prompts).index(prompt_id) % len(COLOURS)]
+def _class_colour(view: RunView, class_id: int) -> Colour:
+    return view.classes[class_id].colour or COLOURS[list(view.classes).index(class_id) % len(COLOURS)]
 
 
-def _instance_colour(view: RunView, prompt_id: int, rank: int) -> Colour:
-    """The colour of an instance: by its prompt, in three shades by rank; if there is one prompt only, by its rank."""
-    if len(view.prompts) == 1:
+def _instance_colour(view: RunView, class_id: int, rank: int) -> Colour:
+    """The colour of an instance: by its class, in three shades by rank; if there is one class only, by its rank."""
+    if len(view.classes) == 1 and view.classes[class_id].colour is None:
         return COLOURS[rank % len(COLOURS)]
-    red, green, blue = _prompt_colour(view, prompt_id)
+    red, green, blue = _class_colour(view, class_id)
     shade = (1.0, 0.78, 0.6)[rank % 3]
     return round(red * shade), round(green * shade), round(blue * shade)
 

@@ -16,7 +16,7 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
         "description": f"run {view.name}, segmented by text prompts",
         "run": view.name,
         "image_root": view.source.root,
-        **asdict(view.frozen),
+        **{name: value for name, value in asdict(view.frozen).items() if name != "classes"},
         "revision": view.revision,
         "weights_sha256": view.weights_sha256,
         "dtype": view.dtype,

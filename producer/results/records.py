@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from db.states import ImageState
-from db.values import PromptResult
+from db.values import ClassResult
 from db.views.results import ExportedImage
 from producer.results.annotations import Annotation, annotations
 from producer.results.common import ExportRequest, Summary, TellRows, counting, input_cells
@@ -19,7 +19,7 @@ IMAGE_COLUMNS = (
     "sam3_gone", "sam3_results",
 )  # fmt: skip
 INSTANCE_COLUMNS = (
-    "sam3_run", "sam3_row", "sam3_path", "sam3_width", "sam3_height", "sam3_gone", "sam3_prompt", "sam3_presence",
+    "sam3_run", "sam3_row", "sam3_path", "sam3_width", "sam3_height", "sam3_gone", "sam3_class", "sam3_presence",
     "sam3_capped", "sam3_score", "sam3_bbox", "sam3_predicted_box", "sam3_area", "sam3_segmentation",
 )  # fmt: skip
 
@@ -68,7 +68,7 @@ class Records:
             return
         for result, annotation in found if image.state != ImageState.DUPLICATE else ():
             told = {f"sam3_{name}": value for name, value in annotation.items()}
-            told |= {"sam3_prompt": view.prompts[result.prompt_id], "sam3_presence": _rounded(result.presence)}
+            told |= {"sam3_class": view.classes[result.class_id].name, "sam3_presence": _rounded(result.presence)}
             told["sam3_capped"] = result.capped
             yield cells | _chosen(facts | told, self.columns)
 
@@ -86,16 +86,16 @@ class Records:
             "sam3_gone": image.gone,
         }
 
-    def _results(self, image: ExportedImage, found: list[tuple[PromptResult, Annotation]]) -> list[Record]:
-        of_prompt: dict[int, list[Annotation]] = {result.prompt_id: [] for result in image.results}
+    def _results(self, image: ExportedImage, found: list[tuple[ClassResult, Annotation]]) -> list[Record]:
+        of_class: dict[int, list[Annotation]] = {result.class_id: [] for result in image.results}
         for result, annotation in found:
-            of_prompt[result.prompt_id].append(annotation)
+            of_class[result.class_id].append(annotation)
         return [
             {
-                "prompt": self._request.view.prompts[result.prompt_id],
+                "class": self._request.view.classes[result.class_id].name,
                 "presence": _rounded(result.presence),
                 "capped": result.capped,
-                "instances": of_prompt[result.prompt_id],
+                "instances": of_class[result.class_id],
             }
             for result in image.results
         ]

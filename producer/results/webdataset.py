@@ -29,7 +29,7 @@ BLANKS = str.maketrans("/.", "__")
 
 
 def export_webdataset(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write each done image with a JSON beside it: its path, size, prompts and annotations as COCO has them.
+    """Write each done image with a JSON beside it: its path, size, classes and annotations as COCO has them.
 
     The image is the file as it is: its EXIF orientation is not applied, as it is to masks. The key of a sample is the
     number of its row. An image that cannot be read is left out and counted. Raises `UsageError` if the folder cannot be
@@ -119,7 +119,7 @@ def _kind(path: str) -> str:
 
 
 def _facts(request: ExportRequest, image: ExportedImage) -> dict[str, object]:
-    prompts = request.view.prompts
+    classes = request.view.classes
     return {
         "sam3_run": request.view.name,
         "path": image.path,
@@ -127,7 +127,7 @@ def _facts(request: ExportRequest, image: ExportedImage) -> dict[str, object]:
         "width": image.width,
         "height": image.height,
         "annotations": [
-            {"prompt": prompts[result.prompt_id]} | annotation for result, annotation in annotations(request, image)
+            {"class": classes[result.class_id].name} | annotation for result, annotation in annotations(request, image)
         ],
     }
 

@@ -15,7 +15,6 @@ import yaml
 
 from db.views.results import ExportedImage
 from producer.layout import LINKS
-from producer.results.annotations import categories_of
 from producer.results.common import ExportRequest, Summary, TellRows, found_in
 from producer.results.export_folder import open_folder, write_folder
 from producer.results.folder_writer import Piece
@@ -38,7 +37,7 @@ SUFFIXES = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpeg2000", "jp
 def export_yolo(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
     """Write a label for each done image, also an empty one, a link to each image, and `data.yaml`.
 
-    The class of an instance is the place of its prompt among the run's prompts, from 0. An instance is one polygon; its
+    The number of a class is its place in the order of their ids, from 0. An instance is one polygon; its
     parts and holes are joined by lines (`polygons.one_polygon`). Which part an image is in depends on its path alone. A
     label that somebody has changed is refused, since it is not ours any more. Raises `UsageError` for that, and if the
     folder cannot be written or is not ours.
@@ -62,7 +61,7 @@ class _Dataset:
 
         self._make = yolo_label
         self._request, self._folded, self._ours = request, folded, ours
-        self._classes = {id: number - 1 for id, number in categories_of(request.view).items()}
+        self._classes = {id: number for number, id in enumerate(sorted(request.view.classes))}
         self.split = float(request.own.get("split", SPLIT))
         self._images = dict.fromkeys(PARTS, 0)
         self._unknown_suffixes = 0
@@ -88,7 +87,7 @@ class _Dataset:
         """The content of data.yaml. It has no `path`, so that its folders are those beside it, wherever it is."""
         facts = {
             **{part: f"{LINKS}/{self._shown(part)}" for part in PARTS},
-            "names": {self._classes[id]: prompt for id, prompt in self._request.view.prompts.items()},
+            "names": {number: self._request.view.classes[id].name for id, number in self._classes.items()},
         }
         made = json.dumps(provenance(self._request), ensure_ascii=True)
         return START + f"\n# {made}\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}".encode()
@@ -109,7 +108,7 @@ class _Dataset:
         return tuple(told)
 
     def _label(self, image: ExportedImage, target: Path) -> Piece:
-        found = [(self._classes[result.prompt_id], one) for result, one in found_in(image)]
+        found = [(self._classes[result.class_id], one) for result, one in found_in(image)]
         height, width = image.height or 0, image.width or 0
         numbers = [number for number, _ in found]
         made_from = digest(height, width, [instance for _, instance in found], {"format": "yolo-seg"}, numbers)

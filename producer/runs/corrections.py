@@ -6,6 +6,7 @@ A run without results takes the new settings over, a run with results refuses th
 from dataclasses import asdict, dataclass, field
 
 from db import corrections
+from db.classes import classes_of_text
 from db.corrections import ClaimedMeanwhile, HasResults
 from db.intake import KnownRun
 from db.runs import RetryFilter
@@ -59,8 +60,8 @@ class Differences:
 
 def differences(known: KnownRun, wanted: Wanted) -> Differences:
     """Compare the settings of a run with those that a command asks for."""
-    there = asdict(known.frozen) | {"prompt": known.prompts} | _identity(known.source)
-    here = asdict(wanted.frozen) | {"prompt": wanted.prompts} | _identity(wanted.source)
+    there = _settings(known.frozen) | {"prompt": known.prompts} | _identity(known.source)
+    here = _settings(wanted.frozen) | {"prompt": wanted.prompts} | _identity(wanted.source)
     if set(known.prompts) == set(wanted.prompts):  # the order of prompts does not change the results
         there["prompt"] = here["prompt"]
     other = [key for key in there if there[key] != here[key]]
@@ -119,6 +120,14 @@ def correct(sessions: Sessions, known: KnownRun, wanted: Wanted, other: Differen
         delete(sessions, known.id)
     elif known.state != RunState.LOADING:  # a run that is loading cannot be retried; its load goes on
         retry(sessions, known.id, RetryFilter())
+
+
+def _settings(frozen: Frozen) -> dict[str, object]:
+    classes = tuple(
+        f"{one.id} {one.name}" + (f" {list(one.colour)}" if one.colour else "")
+        for one in classes_of_text(frozen.classes)
+    )
+    return asdict(frozen) | {"classes": classes}
 
 
 def _identity(source: Source) -> dict[str, object]:

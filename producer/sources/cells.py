@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from db.classes import Wording
 from workers.errors import ErrorClass
 
 PROMPT_WORDS = 30  # the model reads 32 tokens, and two of them mark the start and the end
@@ -22,18 +23,22 @@ class BadRow(Exception):
         self.error_class, self.fault = error_class, fault
 
 
-def prompt_fault(prompt: str) -> str | None:
-    """What is wrong with the text of a prompt, in words; None if it is valid."""
-    words = len(prompt.split())
-    if words == 0:
-        return "empty prompt; write a word, or remove it"
-    if words > PROMPT_WORDS:
-        return f"prompt of {words} words; shorten it to {PROMPT_WORDS} words"
-    if _NO_TEXT.search(prompt):
-        return "prompt with a character that is no text; write it in UTF-8"
-    if (size := len(prompt.encode())) > PROMPT_BYTES:
-        return f"prompt of {size:,} bytes; shorten it to {PROMPT_BYTES:,} bytes"
-    return None
+def read_prompt(typed: str) -> Wording:
+    """A prompt as it is typed: `person`, or with its class `shipping container=container`.
+
+    Raises `ValueError` with what is wrong, in words.
+    """
+    if not typed or typed.isspace():
+        raise ValueError("empty prompt; write a word, or remove it")
+    if _NO_TEXT.search(typed):
+        raise ValueError("prompt with a character that is no text; write it in UTF-8")
+    wording = Wording.read(" ".join(typed.split()) if "=" in typed else typed.strip())
+    if (words := len(wording.text.split())) > PROMPT_WORDS:
+        raise ValueError(f"prompt of {words} words; shorten it to {PROMPT_WORDS} words")
+    for name, text in (("prompt", wording.text), ("class", wording.class_name)):
+        if (size := len(text.encode())) > PROMPT_BYTES:
+            raise ValueError(f"{name} of {size:,} bytes; shorten it to {PROMPT_BYTES:,} bytes")
+    return wording
 
 
 @lru_cache(maxsize=4096)
@@ -45,12 +50,11 @@ def split_prompts(cell: str) -> tuple[str, ...] | None:
 
 
 def whole_prompts(given: Iterable[str]) -> tuple[str, ...]:
-    """These prompts without blanks around them, each once. Raises `BadRow` for a bad one."""
-    prompts = tuple(dict.fromkeys(prompt.strip() for prompt in given))
-    for prompt in prompts:
-        if fault := prompt_fault(prompt):
-            raise BadRow(ErrorClass.PROMPT, fault)
-    return prompts
+    """These prompts without blanks around them, each once, as they are typed. Raises `BadRow` for a bad one."""
+    try:
+        return tuple(dict.fromkeys(str(read_prompt(prompt)) for prompt in given))
+    except ValueError as error:
+        raise BadRow(ErrorClass.PROMPT, str(error)) from None
 
 
 def storable(cell: str) -> str:

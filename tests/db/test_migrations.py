@@ -16,9 +16,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
+from db.intake import find_run, prompt_ids
 from db.migrate import _config, _known_revisions, ensure_schema, newest_revision, revision, upgrade
 from db.models import Base, Chunk, Image, Installation, Instance, Run
-from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys
+from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys, write
+from db.views.status import run_view
 from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.recount import differences
@@ -162,6 +164,22 @@ def test_a_filled_database_of_the_first_revision_is_upgraded_with_its_rows(fille
         assert (chunk.capped, chunk.warned) == (1, 0)
         [instance] = session.execute(select(Instance)).scalars()
         assert (instance.x1, instance.x2, instance.rle) == (0.0, 4.0, b"ok")
+
+
+def test_each_prompt_of_an_older_run_is_a_class_of_its_own_after_the_upgrade(filled: Sessions) -> None:
+    with filled.kw["bind"].begin() as connection:
+        connection.execute(text("INSERT INTO prompt (id, run_id, text, every_image) VALUES (9, 7, 'a=b', true)"))
+    upgrade(filled)
+
+    with reading(filled) as session:
+        view = run_view(session, 7)
+        assert view is not None
+        assert view.prompts == {3: "person", 9: "a=b"}
+        assert [one.name for one in view.classes.values()] == ["person", "a=b"]
+        assert (known := find_run(session, "faces")) is not None
+        assert known.prompts == ("person", "a==b")  # as a command must give it now
+    ids = write(filled, prompt_ids, 7, ["a=b", "a==b"])
+    assert ids["a==b"] == 9 != ids["a=b"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # no sequence of PostgreSQL is touched

@@ -71,8 +71,8 @@ def test_results_come_in_the_order_of_the_prompts(sessions: Sessions) -> None:
 
     a, b = _exported(sessions, run_id, 0.5)
 
-    assert [result.prompt_id for result in a.results] == [ids["person"], ids["car"]]
-    assert [result.prompt_id for result in b.results] == [ids["dog"], ids["car"]]
+    assert [result.class_id for result in a.results] == [ids["person"], ids["car"]]
+    assert [result.class_id for result in b.results] == [ids["dog"], ids["car"]]
 
 
 def test_more_rows_than_a_page_are_exported_each_once(sessions: Sessions) -> None:

@@ -165,7 +165,7 @@ def test_another_score_threshold_can_be_chosen_down_to_the_floor(shell: Shell) -
     assert told.json["instances"] == 1
 
     error = shell(export, "faces", "--format", "coco", "-o", "low.json", "--threshold", "0.2", code=2).error
-    assert error == "sam3: error: --threshold 0.2: the run keeps instances down to 0.3 only"
+    assert error == "sam3: error: --threshold 0.2: the run keeps instances from 0.3 to 1; nothing below was recorded"
     assert not Path("low.json").exists()
 
 
@@ -265,7 +265,11 @@ def read(name: str) -> list[dict[str, str]]:
         ),
         (("faces", "--format", "csv", "-o", "."), 2, ". is a folder: name a file to write"),
         (("faces", "--format", "csv", "-o", "/proc/x.csv"), 2, "/proc/x.csv: cannot write"),
-        (("faces", "--format", "coco", "-o", "x", "--threshold", "nan"), 2, "nan is not in the range 0<=x<=1"),
+        (
+            ("faces", "--format", "coco", "-o", "x", "--threshold", "nan"),
+            2,
+            "'nan': give a number from 0 to 1, or CLASS",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(shell: Shell, given: tuple[str, ...], code: int, fault: str) -> None:

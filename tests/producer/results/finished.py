@@ -48,6 +48,7 @@ class Input:
     prompts: Sequence[str] = ("person",)
     columns: tuple[str, ...] = ("path",)
     orientation: str = "exif"
+    classes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def finish(folder: Path, given: Input, ends: Ends, sessions: Sessions | None = N
 
 def _enqueue(sessions: Sessions, given: Input) -> int:
     source = Source(str(given.root / "list.csv"), given.columns[0], given.columns, str(given.root), False, False)
-    frozen = Frozen("tiny", 0.5, 0.5, 0.3, "library", given.orientation)
+    frozen = Frozen("tiny", 0.5, 0.5, 0.3, "library", given.orientation, classes=given.classes)
     with sessions.begin() as session:
         run_id = intake.create_run(session, "list", source, frozen, given.prompts, chunk_size=100)
         intake.add_rows(session, run_id, 0, given.rows)

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from db.values import FoundInstance, PromptResult
+from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage
 from producer.results.coco import export_coco
 from producer.results.common import ExportRequest, Summary
@@ -64,9 +64,9 @@ def encoded(mask: Mask, box: Box, score: float = 0.9) -> FoundInstance:
     return FoundInstance(score, box, int(mask.sum()), rle["counts"])
 
 
-def done(row: int, *found: FoundInstance, prompt_id: int = 1, id: int = 7000) -> ExportedImage:
+def done(row: int, *found: FoundInstance, class_id: int = 1, id: int = 7000) -> ExportedImage:
     """A done image of 64 x 48 pixels with instances of one prompt."""
-    results = (PromptResult(prompt_id, 0.9, False, found),)
+    results = (ClassResult(class_id, 0.9, False, found),)
     return ExportedImage(id, row, f"{row}.jpg", None, "done", None, None, 64, 48, results)
 
 
@@ -99,9 +99,11 @@ def test_an_instance_without_a_pixel_is_left_out_and_counted(request_for: MakeRe
 
 def test_ids_are_row_numbers_and_places_whatever_the_database_calls_them(request_for: MakeRequest) -> None:
     made = request_for("c.json")
-    request = replace(made, view=replace(made.view, prompts={41: "person", 57: "Red hat"}, every_image=(41, 57)))
+    prompts, classes = {41: "person", 57: "Red hat"}, {41: 1, 57: 2}
+    view = replace(made.view, prompts=prompts, every_image=(41, 57), class_of=classes)
+    request = replace(made, view=view)
     box = (0.0, 0.0, 9.0, 9.0)
-    images = [done(3, encoded(SMALL, box), prompt_id=57), done(9, encoded(LARGE, box), prompt_id=41)]
+    images = [done(3, encoded(SMALL, box), class_id=2), done(9, encoded(LARGE, box), class_id=1)]
     export_coco(request, images, lambda count: None)
     coco = json.loads(request.out.read_text())
 
@@ -112,8 +114,8 @@ def test_ids_are_row_numbers_and_places_whatever_the_database_calls_them(request
 
 def test_an_image_names_the_categories_of_which_there_may_be_more(request_for: MakeRequest) -> None:
     request = request_for("c.json")
-    person, hat = request.view.prompts
-    results = (PromptResult(person, 0.9, False, ()), PromptResult(hat, 0.9, True, ()))
+    person, hat = request.view.classes
+    results = (ClassResult(person, 0.9, False, ()), ClassResult(hat, 0.9, True, ()))
     export_coco(request, [replace(done(1), results=results), done(2)], lambda count: None)
 
     assert [image["capped"] for image in json.loads(request.out.read_text())["images"]] == [[2], []]

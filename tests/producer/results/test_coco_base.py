@@ -70,7 +70,7 @@ def test_a_merged_file_is_ours_until_somebody_saves_it(run: Finished, request_fo
     export(run, request)
     assert request.out.read_bytes() == before
     again = request_for("d.json", merge=str(request.out))
-    with pytest.raises(UsageError, match="has a category for each prompt already, so there is nothing to add"):
+    with pytest.raises(UsageError, match="has a category for each class already, so there is nothing to add"):
         export(run, again)
     request.out.write_text(json.dumps(json.loads(before)))
     with pytest.raises(UsageError, match="was not made by an export of ours"):

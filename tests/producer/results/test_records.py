@@ -72,7 +72,7 @@ def test_each_row_of_the_input_has_its_cells_its_state_and_its_instances(
     assert (broken["sam3_error_class"], broken["sam3_error"]) == ("truncated", "ends after 100 bytes\nof 2000")
     assert (broken["sam3_width"], broken["sam3_results"]) == (None, [])
     [person, hat] = first["sam3_results"]
-    assert (person["prompt"], hat["prompt"], hat["instances"]) == ("person", "Red hat", [])
+    assert (person["class"], hat["class"], hat["instances"]) == ("person", "Red hat", [])
     for found, score, mask in zip(person["instances"], (0.9, 0.6), (SMALL, LARGE), strict=True):
         assert found["score"] == score
         assert found["area"] == mask.sum()
@@ -84,7 +84,7 @@ def test_flat_rows_are_instances_and_a_duplicate_has_none(
 ) -> None:
     summary, rows = table.export(run, request_for("t", flat=True))
     assert (summary.images, summary.instances) == (7, 3)
-    assert [(row["sam3_row"], row["sam3_prompt"], row["sam3_score"]) for row in rows] == [
+    assert [(row["sam3_row"], row["sam3_class"], row["sam3_score"]) for row in rows] == [
         (1, "person", 0.9), (1, "person", 0.6), (3, "Red hat", 0.75)
     ]  # fmt: skip
     assert np.array_equal(coco_mask.decode(rows[0]["sam3_segmentation"]), SMALL)
@@ -95,7 +95,7 @@ def test_duckdb_reads_and_counts_it(table: Table, run: Finished, request_for: Ma
     request = request_for("t")
     table.export(run, request)
     question = f"""
-        SELECT r.prompt, len(r.instances) FROM
+        SELECT r.class, len(r.instances) FROM
         (SELECT unnest(sam3_results) AS r FROM {table.duckdb}('{request.out}') WHERE sam3_status = 'segmented')
         ORDER BY ALL
     """
@@ -118,7 +118,7 @@ def test_flat_rows_tell_that_there_may_be_more(table: Table, run: Finished, requ
     with run.sessions.begin() as session:
         session.execute(update(Result).where(Result.prompt_id == 1).values(capped=True))
     _, rows = table.export(run, request_for("t", flat=True))
-    assert [(row["sam3_prompt"], row["sam3_capped"]) for row in rows] == [
+    assert [(row["sam3_class"], row["sam3_capped"]) for row in rows] == [
         ("person", True), ("person", True), ("Red hat", False)
     ]  # fmt: skip
 
