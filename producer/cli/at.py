@@ -1,0 +1,39 @@
+"""Shows what other thresholds would find in a run, for `sam3-status RUN --at`. Reads SQL only; declares no flags."""
+
+import shlex
+from typing import Any
+
+from db.states import RunState
+from db.views.status import OVER
+from producer.cli.choice_flags import choice
+from producer.cli.console import console
+from producer.cli.exported import view_of
+from producer.cli.found import find_run
+from producer.cli.progress import Meter
+from producer.results.tally import Tally, table, tally
+from producer.results.targets import free_file
+from workers.cli import base
+from workers.cli.base import say
+
+
+def show(run: str, thresholds: tuple[str, ...], flags: dict[str, Any], *, json: bool) -> int:
+    """Show what each of these thresholds would find, with the same other flags; return the exit code of the command.
+
+    Raises `Sam3Error`.
+    """
+    found = find_run(run, RunState.DELETING)
+    view = view_of(found)
+    choices = [choice(view, [text], flags, "--at") for text in thresholds]
+    tallies: list[Tally] = []
+    with Meter("counting", "images") as meter:
+        for one in choices:
+            tallies.append(tally(found.sessions, view, one, lambda done: meter.tell(done, view.images)))
+    if json:
+        base.print_json({"run": found.name, "at": [one.as_json() for one in tallies]})
+        return 0
+    console().print(table(view, tallies))
+    file = shlex.quote(free_file(f"{view.name}-at", ".csv"))
+    part = [] if view.state in OVER else ["--partial"]
+    how = shlex.join([*part, *choices[-1].typed(view)])
+    say(f"Next: sam3-export {found.argument} {how + ' ' if how else ''}--format csv -o {file}")
+    return 0
