@@ -1,9 +1,9 @@
 """What each export format costs: seconds of processor an image and memory, all on one run in SQLite.
 
-Run as `python -m benchmarks.exports [--images N] [--format NAME ...]`. Images have 1.5 instances on average, with masks
-of 480 x 640 pixels. Each format is written by a process of its own, which alone is measured, with the helper processes
-that it starts. Formats that write a file for each image write to the folder of temporary files. No image file exists,
-so cut-outs are not measured.
+Run as `python -m benchmarks.exports [--images N] [--format NAME ...] [--nms IOU]`. Images have 1.5 instances on average,
+with masks of 480 x 640 pixels. Each is written by a process of its own, which alone is measured, with the helper
+processes that it starts. Formats that write a file for each image write to the folder of temporary files. No image file
+exists, so cut-outs are not measured.
 """
 
 import resource
@@ -27,6 +27,7 @@ from producer.garbage import rarely_collected
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.formats import MODULES, file_of, format_named
+from producer.results.tally import tally
 from producer.results.targets import Targets
 from producer.runs.load import RunRequest, record
 from producer.sources.csv_source import CsvSource
@@ -52,7 +53,7 @@ FOUND = (
 class Cost:
     """Of one format."""
 
-    format: str
+    format: str  # and what else was asked of it
     images: int
     microseconds_an_image: float  # of processor
     times_csv: float
@@ -62,17 +63,24 @@ class Cost:
 @click.command()
 @click.option("--images", default=100_000, show_default=True)
 @click.option("--format", "formats", multiple=True, help="Default: all.")
-def main(images: int, formats: tuple[str, ...]) -> None:
-    print(table(as_rows(measure(images, formats or tuple(name for name in MODULES if name not in NOT_MEASURED)))))
+@click.option("--nms", type=float, help="Also with --nms and --contain, and the count of sam3-status --at.")
+def main(images: int, formats: tuple[str, ...], nms: float | None) -> None:
+    names = formats or tuple(name for name in MODULES if name not in NOT_MEASURED)
+    print(table(as_rows(measure(images, names, nms))))
 
 
-def measure(images: int, formats: tuple[str, ...]) -> list[Cost]:
+def measure(images: int, formats: tuple[str, ...], nms: float | None = None) -> list[Cost]:
     costs: list[Cost] = []
+    plain = dict.fromkeys(("csv", *formats))
+    works = {name: partial(write, name=name) for name in plain}
+    if nms is not None:
+        works |= {f"{name} --nms {nms}": partial(write, name=name, nms=nms) for name in plain}
+        works |= {"--at": count, f"--at --nms {nms}": partial(count, nms=nms)}
     with tempfile.TemporaryDirectory() as folder:
         url = make_run(Path(folder), images)
         base = 0.0
-        for name in dict.fromkeys(("csv", *formats)):
-            seconds, peak = alone(partial(write, name=name), url, Path(folder))
+        for name, work in works.items():
+            seconds, peak = alone(work, url, Path(folder))
             base = base or seconds
             costs.append(Cost(name, images, round(seconds / images * 1e6, 1), round(seconds / base, 2), round(peak)))
     return costs
@@ -98,18 +106,39 @@ def make_run(folder: Path, images: int) -> str:
     return url
 
 
-def write(url: str, folder: Path, name: str) -> tuple[float, float]:
+def write(url: str, folder: Path, name: str, nms: float | None = None) -> tuple[float, float]:
     """Seconds of processor of this process and its helpers, and the most memory of this one, in MB."""
-    sessions: Sessions = connect(url)
-    run_id = read(sessions, run_id_of, "large")
-    view = None if run_id is None else read(sessions, status.run_view, run_id)
-    assert view is not None
-    out = file_of(folder / "out", name)
-    request = ExportRequest(view, Choice.of_run(view), out, targets=Targets(out))
+    sessions, view = opened(url)
+    out = file_of(folder / f"out-{nms}", name)
+    request = ExportRequest(view, chosen(view, nms), out, targets=Targets(out))
     wanted = format_named(name)
     before = time.process_time()
     with rarely_collected():
         wanted.write(request, read_images(sessions, request), lambda done: None)
+    return spent_since(before)
+
+
+def count(url: str, folder: Path, nms: float | None = None) -> tuple[float, float]:
+    """What `sam3-status --at` costs, as `write` has it."""
+    sessions, view = opened(url)
+    before = time.process_time()
+    tally(sessions, view, chosen(view, nms), lambda done: None)
+    return spent_since(before)
+
+
+def opened(url: str) -> tuple[Sessions, status.RunView]:
+    sessions: Sessions = connect(url)
+    run_id = read(sessions, run_id_of, "large")
+    view = None if run_id is None else read(sessions, status.run_view, run_id)
+    assert view is not None
+    return sessions, view
+
+
+def chosen(view: status.RunView, nms: float | None) -> Choice:
+    return Choice.made(view, {}, nms=nms, contain=None if nms is None else 0.9)
+
+
+def spent_since(before: float) -> tuple[float, float]:
     helpers = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() - before + helpers.ru_utime + helpers.ru_stime
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

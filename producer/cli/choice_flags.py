@@ -1,5 +1,6 @@
 """The flags that choose which instances count, and the choice that they make. Quick to import, as --help needs it."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -86,6 +87,6 @@ def choice(view: "RunView", thresholds: Iterable[str], flags: dict[str, Any], na
     try:
         return Choice.made(view, together, **{name: flags[name] for name in OTHERS})
     except ValueError as error:
-        setting, told = str(error).split(" ", 1)
+        setting, told = re.split(r"(?=[ :])", str(error), maxsplit=1)
         flag = named if setting == "threshold" else "--" + setting.replace("_", "-")
-        raise UsageError(f"{flag} {told}") from None
+        raise UsageError(f"{flag}{told}") from None

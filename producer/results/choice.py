@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from db.values import ClassResult, FoundInstance, PromptResult
 from db.views.status import RunView
-from producer.results.overlaps import not_overlapped
 
 MASK, BOX = "mask", "box"  # what overlaps are measured on
 _NUMBER, _END = r"([0-9]*\.?[0-9]+)", r"\s*(?:,|$)"
@@ -125,8 +124,9 @@ class Choice:
             raise ValueError(f"iou {self.iou}: {MASK} or {BOX}")
         if self.nms_across and not self._compares:
             raise ValueError("nms_across: it says how nms or contain compares; give one of them, too")
-        if self._compares and self.iou == MASK and find_spec("pycocotools") is None:
-            raise ValueError("nms on masks needs pycocotools: pip install 'sam3-queue[export]', or compare boxes (iou)")
+        if self._compares and find_spec("pycocotools") is None:
+            setting = "contain" if self.nms is None else "nms"
+            raise ValueError(f"{setting}: it needs pycocotools: pip install 'sam3-queue[export]'")
 
 
 def read_thresholds(text: str) -> dict[str | None, float]:
@@ -195,6 +195,8 @@ class Chooser:
         return found
 
     def _not_overlapped(self, found: _Found, size: tuple[int, int]) -> _Found:
+        from producer.results.overlaps import not_overlapped  # needs libraries that not every producer has
+
         choice = self._choice
         how: dict[str, Any] = {"nms": choice.nms, "contain": choice.contain, "boxes": choice.iou == BOX}
         if not choice.nms_across:

@@ -3,12 +3,15 @@
 Overlaps of masks are those of pycocotools, and of boxes those of torchvision: tests compare the figures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
 
 from db.values import FoundInstance
 
-Overlaps = Callable[[int, int], tuple[float, float]]  # of two instances by index: IoU, and share of the smaller one
-NOTHING = 0.0, 0.0
+Numbers = npt.NDArray[np.float64]
 
 
 def not_overlapped(
@@ -28,42 +31,46 @@ def not_overlapped(
     """
     if len(found) < 2:
         return list(range(len(found)))
-    overlaps = _of_boxes(found) if boxes else _of_masks(found, size, contained=contain is not None)
-    most, share = (2.0 if nms is None else nms), (2.0 if contain is None else contain)  # no overlap is 2
+    iou, of_smaller = _of_boxes(found) if boxes else _of_masks(found, size)
+    hides = iou > (np.inf if nms is None else nms)
+    if contain is not None:
+        hides |= of_smaller >= contain
+    hidden = np.zeros(len(found), bool)
     stay: list[int] = []
     for one in range(len(found)):
-        for other in stay:
-            iou, of_smaller = overlaps(one, other)
-            if iou > most or of_smaller >= share:
-                break
-        else:
+        if not hidden[one]:
             stay.append(one)
+            hidden |= hides[one]
     return stay
 
 
-def _of_masks(found: Sequence[FoundInstance], size: tuple[int, int], *, contained: bool) -> Overlaps:
-    """Source: `rleIou` in https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c. For a crowd it gives the
-    share of the first mask that lies in the second one."""
-    from pycocotools import mask as coco_mask  # in the extras `export` and `worker` only
+def _of_masks(found: Sequence[FoundInstance], size: tuple[int, int]) -> tuple[Numbers, Numbers]:
+    """For each two instances: the IoU of their masks, and the share of the smaller one that lies in both.
 
+    The IoU is that of pycocotools; pixels are whole, so that the intersection follows from it and from the areas.
+    """
     masks = [{"size": list(size), "counts": instance.rle} for instance in found]
-    ious = coco_mask.iou(masks, masks, [0] * len(masks)).tolist()
-    if not contained:
-        return lambda one, other: (ious[one][other], 0.0)
-    shares = coco_mask.iou(masks, masks, [1] * len(masks)).tolist()
-    return lambda one, other: (ious[one][other], max(shares[one][other], shares[other][one]))
+    iou: Numbers = coco_mask.iou(masks, masks, [0] * len(masks))
+    areas = np.array([instance.area for instance in found], np.float64)
+    both = np.rint(iou * np.add.outer(areas, areas) / (1 + iou))
+    return iou, _shares(both, areas)
 
 
-def _of_boxes(found: Sequence[FoundInstance]) -> Overlaps:
-    """Source: `nms_kernel_impl` in https://github.com/pytorch/vision/blob/main/torchvision/csrc/ops/cpu/nms_kernel.cpp."""
-    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (instance.box for instance in found)]
+def _of_boxes(found: Sequence[FoundInstance]) -> tuple[Numbers, Numbers]:
+    """The same for boxes.
 
-    def overlaps(one: int, other: int) -> tuple[float, float]:
-        (a1, b1, a2, b2), (c1, d1, c2, d2) = found[one].box, found[other].box
-        across, down = min(a2, c2) - max(a1, c1), min(b2, d2) - max(b1, d1)
-        if across <= 0 or down <= 0:
-            return NOTHING
-        both = across * down
-        return both / (areas[one] + areas[other] - both), both / min(areas[one], areas[other])
+    Source: `nms_kernel_impl` in https://github.com/pytorch/vision/blob/main/torchvision/csrc/ops/cpu/nms_kernel.cpp.
+    """
+    boxes = np.array([instance.box for instance in found])
+    least, most = boxes[:, None, :2], boxes[:, None, 2:]
+    across = np.maximum(np.minimum(most, most.swapaxes(0, 1)) - np.maximum(least, least.swapaxes(0, 1)), 0)
+    both = across[..., 0] * across[..., 1]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    with np.errstate(invalid="ignore"):
+        return both / (np.add.outer(areas, areas) - both), _shares(both, areas)
 
-    return overlaps
+
+def _shares(both: Numbers, areas: Numbers) -> Numbers:
+    with np.errstate(invalid="ignore"):  # an instance without an area overlaps none
+        shares: Numbers = both / np.minimum.outer(areas, areas)
+    return shares
