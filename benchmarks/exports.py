@@ -1,9 +1,9 @@
 """What each export format costs: seconds of processor an image and memory, all on one run in SQLite.
 
-Run as `python -m benchmarks.exports [--images N] [--format NAME ...] [--nms IOU]`. Images have 1.5 instances on average,
-with masks of 480 x 640 pixels. Each is written by a process of its own, which alone is measured, with the helper
-processes that it starts. Formats that write a file for each image write to the folder of temporary files. No image file
-exists, so cut-outs are not measured.
+Run as `python -m benchmarks.exports [--images N] [--format NAME ...] [--nms IOU]`. Images have 1.5 instances on
+average, with masks of 480 x 640 pixels. Each is written by a process of its own, which alone is measured, with the
+helper processes that it starts. Formats that write a file for each image write to the folder of temporary files. No
+image file exists, so cut-outs are not measured.
 """
 
 import resource

@@ -82,6 +82,15 @@ def test_another_choice_changes_the_instances_and_not_the_status(opened: Open) -
     assert [instance.area for instance in next(iter(opened(min_area=SMALL.sum() + 1)))["person"].instances] == [
         LARGE.sum()
     ]
+    alike = next(iter(opened(threshold={"person": 0.3, "Red hat": 0.9}, nms=0.5, contain=0.5, nms_across=True)))
+    assert [one.score for one in alike["person"].instances] == pytest.approx([0.9, 0.6, 0.35])
+    few = next(iter(opened(threshold={"person": 0.8})))
+    assert [len(result.instances) for result in few.results] == [1, 0]
+    assert opened().classes == ["person", "Red hat"]
+    with pytest.raises(UsageError, match=r"threshold a cat=0\.5: the run has no class a cat; it has person, Red hat"):
+        opened(threshold={"a cat": 0.5})
+    with pytest.raises(UsageError, match=r"nms 1\.5: a share above 0 and up to 1"):
+        opened(nms=1.5)
     with pytest.raises(UsageError, match=r"threshold 0\.2: the run keeps instances from 0\.3 to 1"):
         opened(threshold=0.2)
     for choice in ({"min_area": -1}, {"max_instances": 0}):

@@ -136,6 +136,18 @@ def test_the_hint_of_status_exports_what_it_has_counted(computed: Shell) -> None
     assert [(row["person_instances"], row["hat_instances"]) for row in rows] == [("1", "0")] * 4
 
 
+def test_the_hint_for_a_run_that_goes_on_exports_what_is_there(shell: Shell) -> None:
+    run_id = scenario.load(shell.sessions, scenario.numbered(5), prompts=("person",))
+    scenario.commit_all(shell.sessions, scenario.claim(shell.sessions, run_id), 0.4)
+
+    told = shell(status, "faces", "--at", "0.4")
+    words = shlex.split(told.err.splitlines()[-1].removeprefix("Next: sam3-export "))
+    shell(export, *words)
+
+    with Path(words[-1]).open(newline="") as file:
+        assert [row["person_instances"] for row in csv.DictReader(file)] == ["1"] * 4 + [""]
+
+
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
