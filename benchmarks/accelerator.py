@@ -23,6 +23,8 @@ from benchmarks.device import FIXED_MS, IMAGE_MS, Device, wait
 from workers.inference.protocol import ModelFacts, Options, Pixels
 from workers.inference.sam3_model import Sam3Segmenter, _Raw
 from workers.inference.sam3_parts import Compiled, Plain
+from workers.inference.torch_copies import Copies
+from workers.inference.torch_pixels import Pictures
 from workers.settings import Settings
 
 MASK_SIDE = 288  # of SAM3's own masks
@@ -40,8 +42,8 @@ class SimulatedSegmenter(Sam3Segmenter):
         # Not the real one's: there are no weights to load.
         self._dtype = "fp32"
         self._model = _Model(device)
-        self._device, self._copies = torch.device("cpu"), None
-        self._images = Sam3ImageProcessor()
+        self._device, self._copies = torch.device("cpu"), _Copies(torch.device("cpu"))
+        self._pictures = Pictures(Sam3ImageProcessor(), self._device)
         self._texts: Any = _Texts()
         self._plain = Plain(self._model)
         self._compiled = Compiled(self._plain, "simulated")
@@ -54,13 +56,17 @@ class SimulatedSegmenter(Sam3Segmenter):
         """Return while the device works, as the real one does on a GPU; who makes the masks waits for it."""
         return replace(super().predict(batch, prompts, options), done=self._model.submitted)
 
-    @contextmanager
-    def _beside_the_next_batch(self, done: Any) -> Iterator[None]:
-        wait(done)
-        yield
-
     def _to_device(self, batch: Sequence[Pixels], rows: int | None = None) -> torch.Tensor:
         return torch.from_numpy(np.stack([pixels.data for pixels in batch]))
+
+
+class _Copies(Copies):
+    """What waits for a batch waits for the simulated device."""
+
+    @contextmanager
+    def beside_the_next_batch(self, done: Any) -> Iterator[None]:
+        wait(done)
+        yield
 
 
 class _Texts:

@@ -179,7 +179,7 @@ def count_ours(
     images = len(asked)
     count_texts(segmenter, [prompt for prompts in asked for prompt in prompts])
     _make_tables(segmenter._model, images)
-    side = segmenter._images.size["height"]
+    side = segmenter._model.config.vision_config.image_size
     pixels = Pixels(np.zeros((side, side, 3), np.uint8), 1080, 1920)
 
     def work() -> None:

@@ -29,6 +29,7 @@ from workers.inference import images
 from workers.inference.protocol import Options, Pixels
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.torch_pixels import Pictures
 from workers.tiny.architecture import new_processor, random_model
 
 PROMPTS = ("cat", "dog", "car", "person", "a red circle", "sky", "tree", "a cup", "road", "house")
@@ -151,7 +152,7 @@ def _furthest(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) ->
 def measure_reading(repeats: int = 7) -> list[Row]:
     """Milliseconds from bytes to RGB and from RGB to the model's size, each against the plain way."""
     segmenter, processor = segmenter_of(random_model(), new_processor(), "cpu"), full_size("meta")[1].image_processor
-    segmenter._images = processor  # facebook/sam3's: 1008 x 1008
+    segmenter._pictures = Pictures(processor, torch.device("cpu"))  # facebook/sam3's: 1008 x 1008
     rows = []
     for name, size in SIZES.items():
         photograph = Image.fromarray(data.astronaut()).resize(size)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row, interleaved, table
-from workers.inference import masks, sam3_heads, sam3_model
+from workers.inference import masks, sam3_heads, sam3_model, torch_kept
 from workers.inference.answers import Found
 from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
@@ -131,8 +131,8 @@ def mask_work(instances: int, size: tuple[int, int]) -> Callable[[], object]:
     objects that take 2 to 15 % of the frame."""
     small = drawn(instances, 0.02, 0.15, 0).sigmoid().numpy()
     scores, boxes = np.full(instances, 0.9, np.float32), np.full((instances, 4), 0.5, np.float32)
-    kept = sam3_heads.Kept(0.9, scores, boxes, [], False)
-    return lambda: sam3_heads.found_in(kept, small, size, OPTIONS)
+    kept = torch_kept.Kept(0.9, scores, boxes, [], False)
+    return lambda: torch_kept.found_in(kept, small, size, OPTIONS)
 
 
 def raw_of(logits: torch.Tensor, height: int, width: int) -> Any:
@@ -141,7 +141,8 @@ def raw_of(logits: torch.Tensor, height: int, width: int) -> Any:
     presence = output.presence_logits.sigmoid()
     scores = output.pred_logits.sigmoid() * presence
     numbers = torch.cat((presence, scores, output.pred_boxes.flatten(1)), dim=1)
-    return sam3_model._Raw([(height, width)], {}, sam3_heads.Heads([(0, 0)], numbers, output.pred_masks), None)
+    heads = sam3_heads.Heads([(0, 0)], numbers, output.pred_masks)
+    return sam3_model._Raw([(height, width)], {}, None, last=heads)
 
 
 def library_output(logits: torch.Tensor) -> Any:

@@ -14,7 +14,7 @@ from workers.inference import masks
 from workers.inference.items import Segmented
 from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.sam3_precision import use_products
+from workers.inference.torch_precision import use_products
 
 IMAGES = 4  # photographs that are compared, each with another subject
 LEAST_IOU = {"fp32": 0.999, "mixed": 0.95, "bf16": 0.9}  # of a mask with the library's in fp32

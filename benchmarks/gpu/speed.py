@@ -24,9 +24,9 @@ from workers.inference.protocol import Options
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.sam3_parts import Compiled
-from workers.inference.sam3_precision import use_products
 from workers.inference.segmenters import Precision
 from workers.inference.stage_threads import StageThreads
+from workers.inference.torch_precision import use_products
 
 PART, GRAPHS = "speed", "CUDA graphs"
 PLAIN = "plain loop, fp32"

@@ -7,43 +7,40 @@ returns while the device still works, so that the next batch can be prepared mea
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import torch
 
 from workers.inference.answers import Found
 from workers.inference.images import RGB
-from workers.inference.no_memory import is_short
 from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.sam3_changes import apply_changes
-from workers.inference.sam3_checkpoint import load, weights_sha256
-from workers.inference.sam3_copies import behind, to_device
-from workers.inference.sam3_heads import Floats, Heads, Kept, Row, found_in, keep, to_host
+from workers.inference.sam3_checkpoint import load
+from workers.inference.sam3_heads import Heads, keep
 from workers.inference.sam3_parts import Compiled, Levels, Parts, Plain
-from workers.inference.sam3_precision import attention_kernel, chosen, lower, use_products
+from workers.inference.sam3_precision import attention_kernel, lower
 from workers.inference.sam3_texts import PADDED, Texts
 from workers.inference.segmenters import Precision
-
-T = TypeVar("T")
+from workers.inference.torch_checkpoint import weights_sha256
+from workers.inference.torch_copies import Copies, to_device
+from workers.inference.torch_kept import Kept, RawKept, Row
+from workers.inference.torch_memory import within_memory
+from workers.inference.torch_pixels import Pictures
+from workers.inference.torch_precision import chosen, use_products
 
 
 @dataclass(eq=False)
-class _Raw:
-    sizes: list[tuple[int, int]]  # (height, width) of each image
-    kept: dict[Row, Kept]  # of all runs of the heads but the last one,
-    last: Heads | None  # which may still be under way,
-    done: torch.cuda.Event | None  # until then; on a GPU only
-    small: dict[Row, Floats] = field(default_factory=dict)  # the masks that are on the host
+class _Raw(RawKept):
+    """`kept` is of all runs of the heads but the last one, which may still be under way."""
+
+    last: Heads | None = None
 
 
 class Sam3Segmenter:
-    """A SAM3 checkpoint, loaded on one device. Implements `pipeline.Segmenter`."""
+    """A SAM3 checkpoint, loaded on one device. Implements `protocol.Segmenter`."""
 
     def __init__(
         self,
@@ -60,18 +57,11 @@ class Sam3Segmenter:
         self._device = torch.device(device)
         self._dtype = chosen(dtype, self._device)
         self._model, processor = load(folder)
-        self._images = images = processor.image_processor
-        # The library computes (value / 255 - mean) / std; this is the same in one step.
-        self._mean, self._std = (
-            (torch.tensor(values) * (1 / images.rescale_factor)).view(3, 1, 1).to(self._device)
-            for values in (images.image_mean, images.image_std)
-        )
+        self._pictures = Pictures(processor.image_processor, self._device)
         apply_changes(self._model)
         lower(self._model, self._dtype)
         self._model.to(self._device)
-        self._copies: torch.cuda.Stream | None = None
-        if self._device.type == "cuda":
-            self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._copies = Copies(self._device)
         self._texts = Texts(self._model, processor.tokenizer)
         attention = attention_kernel(self._model, self._device)
         self._facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device, attention=attention)
@@ -95,15 +85,9 @@ class Sam3Segmenter:
         return bad
 
     def preprocess(self, image: RGB) -> Pixels:
-        """Resize with the library's processor: bilinear, antialiased, in uint8, without keeping the aspect ratio.
-
-        The three colours of a pixel stay side by side in memory. Moving them to a plane for each colour here would take
-        longer than the resize; the device does it in no time.
-        """
+        """Resize to the model's square, without keeping the proportions."""
         height, width = image.shape[:2]
-        planes = torch.from_numpy(image).permute(2, 0, 1)
-        resized = self._images.resize(planes, self._images.size, self._images.resample)
-        return Pixels(resized.permute(1, 2, 0).numpy(), height, width)
+        return Pixels(self._pictures.resized(image), height, width)
 
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> _Raw:
         """One run of the vision encoder for the whole batch. Raises `OutOfMemory`.
@@ -112,7 +96,7 @@ class Sam3Segmenter:
         """
         size = self._compiled.size_for(len(batch)) if options.compiled else None
         try:
-            return _within_memory(partial(self._predict, batch, prompts, options, size), size or len(batch))
+            return within_memory(partial(self._predict, batch, prompts, options, size), size or len(batch))
         except OutOfMemory:
             if size is None:
                 raise
@@ -141,8 +125,7 @@ class Sam3Segmenter:
             asked = [prompts[image][number] for image, number in rows]
             heads = self._run_heads(parts, features, rows, asked, size)
         assert heads is not None, "an item has at least one prompt"
-        done = None if self._copies is None else behind(torch.cuda.current_stream(self._device))
-        return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, heads, done)
+        return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, self._copies.mark(), last=heads)
 
     def _run_heads(self, parts: Parts, features: Levels, rows: list[Row], asked: list[str], size: int | None) -> Heads:
         """Look for `asked`, one prompt for each of the rows. With `size`, rows are added up to that and left out of the
@@ -154,15 +137,7 @@ class Sam3Segmenter:
         return Heads(rows, numbers[: len(rows)], masks[: len(rows)])
 
     def _to_device(self, batch: Sequence[Pixels], rows: int | None = None) -> torch.Tensor:
-        """The normalised batch on the device, of shape (rows, 3, height, width); rows beyond the batch are of black
-        images. It is copied as uint8, a quarter of the bytes, and to a GPU from pinned memory, so that nobody waits for
-        the copy."""
-        shape = (rows or len(batch), *batch[0].data.shape)
-        stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        np.stack([pixels.data for pixels in batch], out=stacked[: len(batch)].numpy())
-        stacked[len(batch) :].zero_()
-        planes = to_device(stacked, self._device).permute(0, 3, 1, 2)
-        return planes.to(torch.float32).sub_(self._mean).div_(self._std)
+        return self._pictures.on_device([pixels.data for pixels in batch], rows)
 
     def _runs(self, prompts: Sequence[tuple[str, ...]], most: int) -> list[list[Row]]:
         """The rows of each run of the heads, at most so many. Prompts of equal length are put together, if that needs
@@ -203,48 +178,16 @@ class Sam3Segmenter:
 
         Masks leave the device in the model's own size; the rest is the CPU's. Raises `OutOfMemory`.
         """
-        return _within_memory(partial(self._postprocess, raw, rows, options), len(rows))
+        return within_memory(partial(self._postprocess, raw, rows, options), len(rows))
 
     @torch.inference_mode()
     def _postprocess(self, raw: _Raw, images: range, options: Options) -> list[tuple[Found, ...]]:
-        with self._beside_the_next_batch(raw.done):
+        with self._copies.beside_the_next_batch(raw.done):
             if raw.last is not None:
                 raw.kept |= keep(raw.last, options.floor)
                 raw.last = None
-            wanted = {row: raw.kept[row] for row in sorted(raw.kept) if row[0] in images}
-            new = {row: kept for row, kept in wanted.items() if row not in raw.small}
-            raw.small |= zip(new, to_host(list(new.values()), options), strict=True)
-        for kept in new.values():  # with those of the last image all masks of the batch go, 66 MB an image
-            kept.masks.clear()
-        found: dict[int, list[Found]] = {image: [] for image in images}
-        for row, kept in wanted.items():
-            found[row[0]].append(found_in(kept, raw.small[row], raw.sizes[row[0]], options))
-        return [tuple(of_image) for of_image in found.values()]
-
-    @contextmanager
-    def _beside_the_next_batch(self, done: torch.cuda.Event | None) -> Iterator[None]:
-        """On a GPU: once `done`, work on a stream of its own, which does not wait for what was launched since. When
-        this ends nothing is read any more: the memory of what was goes back to the other stream."""
-        if self._copies is None or done is None:
-            yield
-            return
-        done.synchronize()
-        with torch.cuda.stream(self._copies):
-            yield
-            behind(self._copies).synchronize()
-
-
-def _within_memory(work: Callable[[], T], images: int) -> T:
-    """The value of `work` on so many images. Raises `OutOfMemory` once nothing of what did not fit is held any more."""
-    try:
-        return work()
-    except RuntimeError as error:
-        if not is_short(error, images):
-            raise
-    # Not inside the block above: the error's traceback holds the frames, and those the tensors.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    raise OutOfMemory
+            raw.fetch(images, options)
+        return raw.found(images, options)
 
 
 def _kind(device: torch.device) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from workers.inference.sam3_copies import to_device
+from workers.inference.torch_copies import to_device
 
 CACHED = 1024  # prompts, 32 kB each
 CAUSAL = {"clip_text_model": True, "sam3_lite_text_text_model": False}  # whether a token sees only earlier tokens

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import Counts, count_ours, count_plain, count_texts, count_vision
-from workers.inference import sam3_precision
+from workers.inference import torch_precision
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
 
@@ -68,7 +68,7 @@ def test_the_vision_encoder_moves_half_the_bytes_that_the_librarys_does_in_that_
     """What is left are sums, GELU, and one turning of queries and keys."""
     theirs, _ = full_size("meta")
     if dtype == "mixed":
-        sam3_precision.cast(theirs.vision_encoder.backbone, torch.bfloat16)
+        torch_precision.cast(theirs.vision_encoder.backbone, torch.bfloat16)
     ours = segmenter_of(*full_size("meta"), "meta", dtype)._model
     assert count_vision(ours).elementwise_bytes <= most * count_vision(theirs).elementwise_bytes
 

@@ -10,7 +10,7 @@ import torch
 from transformers import Sam3LiteTextConfig, Sam3LiteTextModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from workers.inference import sam3_changes, sam3_precision
+from workers.inference import sam3_changes, torch_precision
 from workers.tiny.architecture import IMAGE_SIZE, WIDTH, random_model
 
 Ways = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -166,7 +166,7 @@ def test_positions_turn_queries_and_keys_to_the_librarys_numbers_bit_by_bit_also
 ) -> None:
     pair = [copy.deepcopy(model.vision_encoder.backbone) for model in (plain, changed)]
     for backbone in pair:
-        sam3_precision.cast(backbone, torch.bfloat16)
+        torch_precision.cast(backbone, torch.bfloat16)
     pixels = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bfloat16)
     one, other = (run(backbone, (pixels,)) for backbone in pair)
     assert [tensor.dtype for tensor in one] == [torch.bfloat16]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from workers.inference import masks
 from workers.inference.answers import Found
 from workers.inference.protocol import Options
-from workers.inference.sam3_heads import Heads, found_in, keep, to_host
+from workers.inference.sam3_heads import Heads, keep
+from workers.inference.torch_kept import found_in, to_host
 from workers.tiny.architecture import new_processor
 
 OPTIONS = Options(threshold=0.3, score_floor=0.3)

@@ -26,9 +26,9 @@ from workers.inference.images import RGB, ReadRules
 from workers.inference.items import Item, Segmented
 from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options, OutOfMemory
-from workers.inference.sam3_checkpoint import weights_sha256
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import ModelUnusable, Precision
+from workers.inference.torch_checkpoint import weights_sha256
 
 OPTIONS = Options(threshold=0.5, score_floor=0.3)
 SCORE_TOLERANCE = 1e-4
@@ -308,9 +308,10 @@ def heads(logits: torch.Tensor, scores: torch.Tensor) -> Any:
 
 
 def postprocessed(segmenter: Sam3Segmenter, logits: torch.Tensor, height: int, width: int) -> Found:
-    raw = sam3_model._Raw([(height, width)], {}, heads(logits, torch.linspace(0.9, 0.4, len(logits))), None)
-    ((found,),) = segmenter.postprocess(raw, range(1), OPTIONS)
-    return found
+    found = heads(logits, torch.linspace(0.9, 0.4, len(logits)))
+    raw = sam3_model._Raw([(height, width)], {}, None, last=found)
+    ((answer,),) = segmenter.postprocess(raw, range(1), OPTIONS)
+    return answer
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be asked for on Linux only")

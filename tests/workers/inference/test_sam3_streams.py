@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from workers.inference import sam3_copies
+from workers.inference import torch_copies
 from workers.inference.images import RGB
 from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
@@ -63,7 +63,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def segmenter(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Sam3Segmenter:
     made = Sam3Segmenter(checkpoint, model_name="tiny")
-    monkeypatch.setattr(made, "_copies", Stream("copies"))
+    monkeypatch.setattr(made._copies, "_stream", Stream("copies"))
     return made
 
 
@@ -86,13 +86,13 @@ def test_what_was_not_kept_is_let_go_only_when_nothing_reads_it_any_more(
 ) -> None:
     raw = segmenter.predict([segmenter.preprocess(photographs["coffee"])], [("person",)], EVERYTHING)
     held: list[bool] = []
-    behind = sam3_copies.behind
+    behind = torch_copies.behind
 
     def watched(stream: Any) -> Any:
         held.append(bool(raw.kept[0, 0].masks))
         return behind(stream)
 
-    monkeypatch.setattr("workers.inference.sam3_model.behind", watched)
+    monkeypatch.setattr("workers.inference.torch_copies.behind", watched)
     segmenter.postprocess(raw, range(1), EVERYTHING)
     assert held == [True]
     assert not raw.kept[0, 0].masks

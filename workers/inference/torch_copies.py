@@ -1,5 +1,7 @@
 """Copies tensors to a device and back. A thread that waits for a copy sleeps. Knows no model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
@@ -32,3 +34,29 @@ def behind(stream: torch.cuda.Stream) -> torch.cuda.Event:
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     event.record(stream)
     return event
+
+
+class Copies:
+    """The stream on which the answers of a batch leave a GPU while the next batch is computed. Nothing on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def mark(self) -> torch.cuda.Event | None:
+        """An event that comes after all that the forward thread gave to the device so far."""
+        return None if self._stream is None else behind(torch.cuda.current_stream(self._device))
+
+    @contextmanager
+    def beside_the_next_batch(self, done: torch.cuda.Event | None) -> Iterator[None]:
+        """On a GPU: once `done`, work on a stream of its own, which does not wait for what was launched since. When
+        this ends nothing is read any more: the memory of what was goes back to the other stream."""
+        if self._stream is None or done is None:
+            yield
+            return
+        done.synchronize()
+        with torch.cuda.stream(self._stream):
+            yield
+            behind(self._stream).synchronize()
