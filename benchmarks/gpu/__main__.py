@@ -25,11 +25,11 @@ from benchmarks.gpu.card import Card
 from benchmarks.gpu.report import OtherFigures, Report
 from benchmarks.timing import Row
 from workers.errors import Sam3Error
-from workers.fleet.weights import model_folder
+from workers.fleet.weights import model_folders
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.sam3_precision import chosen
 from workers.inference.segmenters import Precision
+from workers.inference.torch_precision import chosen
 
 RANDOM = "random"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")
@@ -79,7 +79,7 @@ def main(
 def checkpoint(model: str, output: Path, device: str) -> Path:
     """The folder of the model; random weights are made once and kept beside the figures."""
     if model != RANDOM:
-        return model_folder(model)
+        return model_folders(model)[0]
     folder = output / "random-model"
     if not folder.exists():
         print("making random weights", flush=True)

@@ -24,6 +24,7 @@ from workers.broker.connection import check_broker
 from workers.cli import base
 from workers.cli.base import say
 from workers.fleet.dispatch import dispatch, publisher
+from workers.fleet.weights import parts
 
 
 def enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
@@ -107,7 +108,8 @@ def tell_next(name: str, rejected: int, images: ImageCounts, paused: str | None)
 
 
 def warn_of_absent_model(model: str) -> None:
-    """Warn if the model is a folder that this machine does not have. The workers' machines may have it."""
-    folder = Path(model).expanduser()
-    if folder.is_absolute() and not folder.is_dir():
-        say(f"warning: model {model}: no such folder on this machine; the workers need it under this path")
+    """Warn of a folder of the model that this machine does not have. The workers' machines may have it."""
+    for part in parts(model):
+        folder = Path(part).expanduser()
+        if folder.is_absolute() and not folder.is_dir():
+            say(f"warning: model {part}: no such folder on this machine; the workers need it under this path")

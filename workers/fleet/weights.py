@@ -1,4 +1,7 @@
-"""Finds the folder of a model on this machine, or downloads it once. Loads nothing into memory."""
+"""Finds the folder of a model on this machine, or downloads it once. Loads nothing into memory.
+
+A model is one checkpoint, or a pair of them with + between: one finds boxes, the other makes masks of them.
+"""
 
 import importlib.util
 import os
@@ -13,60 +16,82 @@ from workers.settings import Settings
 from workers.tiny.files import CHECKPOINT
 
 TINY = "tiny"
+PAIRED = "+"  # between the two checkpoints of a pair
+OPEN = "grounding-dino-sam2"  # a model that nobody has to be let in to
+ALIASES = {OPEN: "IDEA-Research/grounding-dino-tiny+facebook/sam2.1-hiera-small"}
 NO_WORKER_EXTRA = "running a model needs: pip install 'sam3-queue[worker]'"
 # The files that we download. The Hub's repository also has the weights in other formats, which we never open.
 NEEDED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt")
 _HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
 
 
-def model_folder(model: str) -> Path:
-    """The folder with the model's files, downloading them if they are not here yet.
+def parts(model: str) -> tuple[str, ...]:
+    """The checkpoints that a model's name stands for: itself, or the two of a pair such as A+B. An alias is resolved.
 
-    `model` is "tiny" (bundled), a folder, or a Hub id such as facebook/sam3. Raises `UsageError` for a folder that does
-    not exist, and `Unreachable` if the Hub refuses or cannot be reached; both say what to do.
+    A folder whose own name has a + in it is one checkpoint.
     """
-    if model == TINY:
+    model = ALIASES.get(model, model)
+    if PAIRED not in model or Path(model).expanduser().is_dir():
+        return (model,)
+    return tuple(model.split(PAIRED))
+
+
+def model_folders(model: str) -> tuple[Path, ...]:
+    """The folder of each of the model's checkpoints, downloading them if they are not here yet.
+
+    A checkpoint is "tiny" (bundled), a folder, or a Hub id such as facebook/sam3. Raises `UsageError` for a folder that
+    does not exist, and `Unreachable` if the Hub refuses or cannot be reached; both say what to do.
+    """
+    return tuple(map(_folder, parts(model)))
+
+
+def _folder(checkpoint: str) -> Path:
+    if checkpoint == TINY:
         return CHECKPOINT
-    folder = Path(model).expanduser()
-    if model and folder.is_dir():
+    folder = Path(checkpoint).expanduser()
+    if checkpoint and folder.is_dir():
         return folder.absolute()
-    if not _HUB_ID.match(model):
-        raise UsageError(f"model {model}: no such folder, nor a name like facebook/sam3; try --model tiny")
-    return _from_hub(model)
+    if not _HUB_ID.match(checkpoint):
+        raise UsageError(f"model {checkpoint}: no such folder, nor a name like facebook/sam3; try --model tiny")
+    return _from_hub(checkpoint)
 
 
 def check_models(models: Iterable[str], settings: Settings) -> None:
-    """Download these models if needed. Raises as `model_folder` does, and `UsageError` if torch is not installed."""
+    """Download these models if needed. Raises as `model_folders` does, and `UsageError` if torch is not installed."""
     if settings.segmenter is not None:
         return  # a stand-in has no weights
     if importlib.util.find_spec("torch") is None:
         raise UsageError(NO_WORKER_EXTRA)
     for model in models:
-        model_folder(model)
+        model_folders(model)
 
 
 def folder_state(model: str) -> object:
-    """A value that changes when files in the model's folder change; None if there is no folder that can be read."""
-    folder = CHECKPOINT if model == TINY else Path(model).expanduser()
+    """A value that changes when files in the model's folders change; None if there is no folder that can be read."""
+    folders = [CHECKPOINT if part == TINY else Path(part).expanduser() for part in parts(model)]
     try:
-        files = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
+        files = [(str(folder), entry.name, entry.stat()) for folder in folders for entry in os.scandir(folder)]
     except OSError:
         return None
-    return sorted((name, found.st_size, found.st_mtime_ns) for name, found in files)
+    return sorted((folder, name, found.st_size, found.st_mtime_ns) for folder, name, found in files)
 
 
 def absolute_model(model: str) -> str:
-    """The model with an absolute path if it is a folder, for processes with other working folders."""
-    folder = Path(model).expanduser()
-    return str(folder.absolute()) if model != TINY and folder.is_dir() else model
+    """The model with absolute paths of its folders, for processes with other working folders. Names of the Hub stay,
+    and an alias becomes what it stands for, so that a run keeps its model if the alias ever stands for another one."""
+    return PAIRED.join(
+        str(Path(part).expanduser().absolute()) if part != TINY and Path(part).expanduser().is_dir() else part
+        for part in parts(model)
+    )
 
 
-def revision_of(folder: Path) -> str | None:
-    """The commit that a folder in the Hub's cache holds; None for any other folder.
+def revision_of(*folders: Path) -> str | None:
+    """The commit that a folder in the Hub's cache holds, or those of several with + between; None for other folders.
 
     Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
     """
-    return folder.name if folder.parent.name == "snapshots" else None
+    commits = [folder.name if folder.parent.name == "snapshots" else None for folder in folders]
+    return PAIRED.join(commit or "local" for commit in commits) if any(commits) else None
 
 
 def _from_hub(model: str) -> Path:
@@ -77,12 +102,14 @@ def _from_hub(model: str) -> Path:
     lock = Path(constants.HF_HUB_CACHE) / ".locks" / f"sam3-queue--{model.replace('/', '--')}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     local = f"or use a copy on disk: --model DIR ({TINY} is bundled)"
+    ungated = f"or take one that is open to all, --model {OPEN}"
     try:
         with FileLock(lock):  # if several nodes start at once, one of them downloads
             return Path(snapshot_download(model, allow_patterns=list(NEEDED_FILES)))
     except errors.GatedRepoError:
         raise Unreachable(
-            f"no access to {model}: accept the licence at https://huggingface.co/{model}, run hf auth login, {local}"
+            f"no access to {model}: accept the licence at https://huggingface.co/{model}, run hf auth login, "
+            f"{ungated}, {local}"
         ) from None
     except errors.RepositoryNotFoundError:
         raise Unreachable(

@@ -60,7 +60,7 @@ class ModelFacts:
     @property
     def text(self) -> str:
         """One line for a log."""
-        revision = f"@{self.revision[:12]}" if self.revision else ""
+        revision = "@" + "+".join(part[:12] for part in self.revision.split("+")) if self.revision else ""
         return f"{self.model}{revision} (sha256 {self.weights_sha256[:12]}) in {self.dtype} on {self.device}"
 
 

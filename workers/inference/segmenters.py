@@ -1,7 +1,9 @@
 """Finds the code for a checkpoint, in a table of model families by the `model_type` in the checkpoint's config.json.
 
-To add a family, write a module with a class that implements `pipeline.Segmenter` and give it a line in `FAMILIES`.
-Families are named and not imported, so that torch is imported only when a segmenter is made.
+Some families need two checkpoints, such as one that finds boxes and one that makes masks of them; their entry names
+both types, with + between them. To add a family, write a module with a class that implements `protocol.Segmenter` and
+give it a line in `FAMILIES`. Families are named and not imported, so that torch is imported only when a segmenter is
+made.
 """
 
 import importlib
@@ -16,10 +18,15 @@ from workers.inference.protocol import Segmenter
 
 Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
+_SAM3 = "workers.inference.sam3_model:Sam3Segmenter"
+_GROUNDED_SAM2 = "workers.inference.families.grounded_sam2:GroundedSam2Segmenter"
+
 FAMILIES = {
-    "sam3": "workers.inference.sam3_model:Sam3Segmenter",
-    "sam3_lite_text": "workers.inference.sam3_model:Sam3Segmenter",  # with a small text encoder
-    "sam3_video": "workers.inference.sam3_model:Sam3Segmenter",  # the type of facebook/sam3, whose detector is a SAM3
+    "sam3": _SAM3,
+    "sam3_lite_text": _SAM3,  # with a small text encoder
+    "sam3_video": _SAM3,  # the type of facebook/sam3, whose detector is a SAM3
+    "grounding-dino+sam2": _GROUNDED_SAM2,
+    "grounding-dino+sam2_video": _GROUNDED_SAM2,  # the type of facebook/sam2.1-hiera-small
 }
 
 
@@ -31,16 +38,18 @@ class Family(Protocol):
     """Makes segmenters from checkpoints of one family."""
 
     def __call__(
-        self, folder: Path, *, model_name: str, revision: str | None, device: str, dtype: Precision
+        self, *folders: Path, model_name: str, revision: str | None, device: str, dtype: Precision
     ) -> Segmenter:
-        """Load the checkpoint in `folder` to the `device` ("cpu" or "cuda"). Raises `ModelUnusable`."""
+        """Load the checkpoint in the folder, or those in the folders, to the `device` ("cpu" or "cuda"). Raises
+        `ModelUnusable`."""
 
 
-def family_of(folder: Path) -> Family:
-    """The family of the checkpoint in this folder. Raises `ModelUnusable` if none can load it."""
-    kind = model_type(folder)
+def family_of(*folders: Path) -> Family:
+    """The family of the checkpoint in this folder, or of those in these. Raises `ModelUnusable` if none can load it."""
+    kind = "+".join(map(model_type, folders))
     if kind not in FAMILIES:
-        raise ModelUnusable(f"model {folder}: a {kind} model, not SAM3")
+        known = ", ".join(sorted(FAMILIES))
+        raise ModelUnusable(f"model {'+'.join(map(str, folders))}: of type {kind}; we have code for {known}")
     return cast(Family, named(FAMILIES[kind]))
 
 

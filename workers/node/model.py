@@ -15,7 +15,7 @@ from db.presence import live_workers
 from db.session import read, write
 from db.views.status import RunView, active_runs
 from workers.errors import Sam3Error, first_line
-from workers.fleet.weights import check_models, folder_state, model_folder, revision_of
+from workers.fleet.weights import check_models, folder_state, model_folders, revision_of
 from workers.inference import segmenters, selftest
 from workers.inference.caps import Caps
 from workers.inference.no_memory import is_short
@@ -165,7 +165,7 @@ class Model:
         self.compiled = runs
         every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
         for prompt, reason in refused_prompts(segmenter, every_image).items():
-            raise Declined(f"prompt {prompt!r}: {reason}; the same command with a shorter prompt corrects it")
+            raise Declined(f"prompt {prompt!r}: {reason}; the same command with another prompt corrects it")
 
 
 def _versions(facts: ModelFacts) -> dict[str, str]:
@@ -194,6 +194,7 @@ def make_segmenter(model: str, settings: Settings) -> Segmenter:
     """
     if settings.segmenter:
         return cast(Segmenter, segmenters.named(settings.segmenter)(model, settings))
-    folder = model_folder(model)
-    make = segmenters.family_of(folder)  # this imports torch
-    return make(folder, model_name=model, revision=revision_of(folder), device=settings.device, dtype=settings.dtype)
+    folders = model_folders(model)
+    make = segmenters.family_of(*folders)  # this imports torch
+    revision = revision_of(*folders)
+    return make(*folders, model_name=model, revision=revision, device=settings.device, dtype=settings.dtype)

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from workers.errors import Unreachable, UsageError
-from workers.fleet.weights import absolute_model, check_models, model_folder, revision_of
+from workers.fleet.weights import absolute_model, check_models, folder_state, model_folders, revision_of
 from workers.settings import Settings
 from workers.tiny.files import CHECKPOINT
 
@@ -46,7 +46,7 @@ class Timeout(Exception):
 
 def refused(model: str) -> str:
     with pytest.raises(Unreachable) as error:
-        model_folder(model)
+        model_folders(model)
     said = str(error.value)
     assert "\n" not in said
     assert said.endswith("or use a copy on disk: --model DIR (tiny is bundled)")
@@ -54,13 +54,13 @@ def refused(model: str) -> str:
 
 
 def test_tiny_is_bundled() -> None:
-    assert model_folder("tiny") == CHECKPOINT
+    assert model_folders("tiny") == (CHECKPOINT,)
 
 
 def test_a_folder_is_used_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert model_folder("weights") == tmp_path / "weights"
+    assert model_folders("weights") == (tmp_path / "weights",)
     assert absolute_model("weights") == str(tmp_path / "weights")
     assert absolute_model("facebook/sam3") == "facebook/sam3"
     assert absolute_model("tiny") == "tiny"
@@ -69,7 +69,7 @@ def test_a_folder_is_used_where_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("model", ["no-such-folder", "/no/such/folder", "a/b/c", "", "../weights"])
 def test_what_is_neither_a_folder_nor_a_name_on_the_hub_is_one_line(tmp_path: Path, model: str) -> None:
     with pytest.raises(UsageError, match="no such folder, nor a name like facebook/sam3") as error:
-        model_folder(model)
+        model_folders(model)
     assert "\n" not in str(error.value)
 
 
@@ -134,3 +134,52 @@ def test_a_worker_checks_the_models_of_its_runs_before_it_claims_anything(tmp_pa
 def test_the_revision_of_a_downloaded_model_is_its_commit(tmp_path: Path) -> None:
     assert revision_of(tmp_path / "models--facebook--sam3" / "snapshots" / "abc123") == "abc123"
     assert revision_of(tmp_path / "weights") is None
+
+
+def test_a_pair_is_two_checkpoints_each_a_folder_or_a_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("boxes", "masks", "own+name"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert model_folders("boxes+masks") == (tmp_path / "boxes", tmp_path / "masks")
+    assert absolute_model("boxes+facebook/sam2") == f"{tmp_path}/boxes+facebook/sam2"
+    assert model_folders("own+name") == (tmp_path / "own+name",)
+    assert absolute_model("own+name") == f"{tmp_path}/own+name"
+    with pytest.raises(UsageError, match="model nowhere: no such folder"):
+        model_folders("boxes+nowhere")
+
+
+def test_the_alias_of_the_open_model_is_recorded_as_what_it_stands_for() -> None:
+    assert absolute_model("grounding-dino-sam2") == "IDEA-Research/grounding-dino-tiny+facebook/sam2.1-hiera-small"
+
+
+def test_both_checkpoints_of_a_pair_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / name))
+    found = model_folders("grounding-dino-sam2")
+    assert found == (tmp_path / "IDEA-Research/grounding-dino-tiny", tmp_path / "facebook/sam2.1-hiera-small")
+
+
+def test_a_refused_licence_names_a_model_without_one(tmp_path: Path, hub_answers: Answer) -> None:
+    hub_answers(http_error(errors.GatedRepoError, 403))
+    assert "or take one that is open to all, --model grounding-dino-sam2, or" in refused("facebook/sam3")
+
+
+def test_the_revision_of_a_pair_is_both_commits(tmp_path: Path) -> None:
+    snapshots = tmp_path / "snapshots"
+    assert revision_of(snapshots / "abc", snapshots / "def") == "abc+def"
+    assert revision_of(snapshots / "abc", tmp_path / "weights") == "abc+local"
+    assert revision_of(tmp_path / "boxes", tmp_path / "masks") is None
+
+
+def test_the_state_of_a_pair_changes_with_files_in_either_folder(tmp_path: Path) -> None:
+    for name in ("boxes", "masks"):
+        (tmp_path / name).mkdir()
+    pair = f"{tmp_path}/boxes+{tmp_path}/masks"
+    states = [folder_state(pair)]
+    for name in ("boxes", "masks"):
+        (tmp_path / name / "config.json").write_text("{}")
+        states.append(folder_state(pair))
+    assert states[0] != states[1] != states[2]
+    assert folder_state(f"{tmp_path}/boxes+facebook/sam2") is None

@@ -40,8 +40,17 @@ def test_all_kinds_of_sam3_are_served_by_one_segmenter(tmp_path: Path, kind: str
 
 
 def test_a_checkpoint_of_an_unknown_family_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnusable, match="a bert model, not SAM3"):
+    with pytest.raises(ModelUnusable, match="of type bert; we have code for grounding-dino") as refused:
         family_of(checkpoint(tmp_path / "model", "bert"))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["sam2", "sam2_video"])
+def test_a_pair_is_one_family(tmp_path: Path, kind: str) -> None:
+    folders = checkpoint(tmp_path / "boxes", "grounding-dino"), checkpoint(tmp_path / "masks", kind)
+    assert family_of(*folders) is named("workers.inference.families.grounded_sam2:GroundedSam2Segmenter")
+    with pytest.raises(ModelUnusable, match=rf"of type {kind}\+grounding-dino; we have code for"):
+        family_of(*reversed(folders))
 
 
 def test_a_folder_without_a_config_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a process serves, what it declines and why, and when it tries again."""
 
+import hashlib
 import logging
 import math
 import weakref
@@ -23,9 +24,11 @@ from workers.errors import Unreachable
 from workers.inference.answers import Found
 from workers.inference.images import RGB
 from workers.inference.protocol import Options, OutOfMemory
+from workers.inference.torch_checkpoint import weights_sha256
 from workers.node.model import make_segmenter
 from workers.node.refusals import UNUSABLE_SECONDS, Declined
 from workers.settings import Settings
+from workers.tiny.pair import write_random_pair
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -155,7 +158,7 @@ def test_a_model_that_could_not_be_had_is_not_tried_again_for_another_run(start:
 def test_a_prompt_of_the_run_that_is_too_long_for_the_model_declines_it(start: Start, sessions: Sessions) -> None:
     prompt = "a " * 40 + "dog"
     run = runs.view(sessions, scenario.load(sessions, scenario.numbered(4), prompts=(prompt,)))
-    with pytest.raises(Declined, match="the same command with a shorter prompt corrects it"):
+    with pytest.raises(Declined, match="the same command with another prompt corrects it"):
         start().model.segmenter_for(run)
 
 
@@ -285,3 +288,13 @@ def test_a_stand_in_for_the_model_is_named_by_module_and_factory() -> None:
     segmenter = make_segmenter("any", Settings(segmenter="tests.fakes:FakeSegmenter"))
     assert type(segmenter).__name__ == "FakeSegmenter"
     assert segmenter.facts.model == "any"
+
+
+@pytest.mark.usefixtures("database_url")
+def test_a_pair_of_checkpoints_is_one_model_that_each_worker_knows_by_both_weights(tmp_path: Path) -> None:
+    pair = write_random_pair(tmp_path)
+    segmenter = make_segmenter(pair, Settings())
+    facts = segmenter.facts
+    assert (facts.model, facts.dtype) == (pair, "fp32")
+    parts = [weights_sha256(Path(part)) for part in pair.split("+")]
+    assert facts.weights_sha256 == hashlib.sha256("".join(parts).encode()).hexdigest()
