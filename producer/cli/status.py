@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from producer.cli.choice_flags import OTHERS, Threshold, choice_flags
 from producer.cli.completion import complete_run
@@ -43,8 +44,9 @@ def main(run: str | None, **flags: Any) -> int:
         from producer.cli import at
 
         return at.show(run, thresholds, chosen, json=flags["json"])
-    for name, value in chosen.items():
-        if value and value != "mask":
+    context = click.get_current_context()
+    for name in OTHERS:  # a variable or a configuration file may mean other commands
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name.replace('_', '-')}: it goes with --at, such as --at 0.5")
     from producer.cli import standing
 

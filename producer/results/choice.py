@@ -69,7 +69,7 @@ class Choice:
         }
         if self.class_thresholds:
             facts["class_thresholds"] = dict(self.class_thresholds)
-        if self._compares:
+        if self.compares:
             facts |= {"nms": self.nms, "contain": self.contain, "nms_across": self.nms_across, "iou": self.iou}
         return facts
 
@@ -91,12 +91,9 @@ class Choice:
         words = [word for name, value in given.items() if value is not None for word in (f"--{name}", f"{value}")]
         return words + ["--nms-across"] * self.nms_across
 
-    def compares(self, what: str) -> bool:
-        """Whether it looks for overlaps of masks, or of boxes."""
-        return self._compares and self.iou == what
-
     @property
-    def _compares(self) -> bool:
+    def compares(self) -> bool:
+        """Whether it leaves out instances that others overlap."""
         return self.nms is not None or self.contain is not None
 
     def _check_thresholds(self, view: RunView) -> None:
@@ -122,9 +119,9 @@ class Choice:
     def _check_comparison(self) -> None:
         if self.iou not in (MASK, BOX):
             raise ValueError(f"iou {self.iou}: {MASK} or {BOX}")
-        if self.nms_across and not self._compares:
+        if self.nms_across and not self.compares:
             raise ValueError("nms_across: it says how nms or contain compares; give one of them, too")
-        if self._compares and find_spec("pycocotools") is None:
+        if self.compares and find_spec("pycocotools") is None:
             setting = "contain" if self.nms is None else "nms"
             raise ValueError(f"{setting}: it needs pycocotools: pip install 'sam3-queue[export]'")
 
@@ -154,8 +151,7 @@ class Chooser:
         """`newer` reads the run again: rows that came after `view` was read may have brought prompts."""
         self._view, self._choice, self._newer = view, choice, newer
         self._own = dict(choice.class_thresholds)
-        names = [one.name for one in view.classes.values()] if self._own else []
-        self.least_score = min(map(self._least, names), default=choice.threshold)  # no lower score counts
+        self.least_score = min([choice.threshold, *self._own.values()])  # no lower score counts
 
     def __call__(self, results: Sequence[PromptResult], size: tuple[int, int]) -> tuple[ClassResult, ...]:
         """The classes of one image, in the order of their prompts, with only those instances that count.
@@ -166,7 +162,7 @@ class Chooser:
         for result in results:
             by_class.setdefault(self._class_of(result.prompt_id), []).append(result)
         found: _Found = {id: self._good(id, alike) for id, alike in by_class.items()}
-        if self._choice._compares:
+        if self._choice.compares:
             found = self._not_overlapped(found, size)
         most = self._choice.max_instances
         return tuple(
@@ -179,16 +175,13 @@ class Chooser:
             self._view = self._newer()
         return self._view.class_of[prompt_id]
 
-    def _least(self, name: str) -> float:
-        return self._own.get(name, self._choice.threshold)
-
     def _good(self, class_id: int, results: Sequence[PromptResult]) -> Sequence[FoundInstance]:
         """The instances of a class that are good enough for themselves, highest score first."""
         found: Sequence[FoundInstance] = results[0].instances
         if len(results) > 1:
             found = sorted((one for result in results for one in result.instances), key=lambda one: -one.score)
         if self._own:
-            least = self._least(self._view.classes[class_id].name)
+            least = self._own.get(self._view.classes[class_id].name, self._choice.threshold)
             found = [one for one in found if one.score >= least]
         if self._choice.min_area:
             found = [one for one in found if one.area >= self._choice.min_area]

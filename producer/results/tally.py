@@ -56,7 +56,9 @@ def tally(sessions: Sessions, view: RunView, choice: Choice, tell: Callable[[int
     choose = Chooser(view, choice)
     instances, images = Counter[int](), Counter[int]()
     done = empty = 0
-    for results, size in done_results(sessions, view.id, choose.least_score, masks=choice.compares(MASK)):
+    for results, size in done_results(
+        sessions, view.id, choose.least_score, masks=choice.compares and choice.iou == MASK
+    ):
         found = {one.class_id: len(one.instances) for one in choose(results, size) if one.instances}
         instances.update(found)
         images.update(found.keys())

@@ -164,6 +164,15 @@ def test_what_cannot_be_counted_is_one_line(computed: Shell, given: tuple[str, .
     assert fault in computed(status, *given, code=2).error
 
 
+def test_a_variable_that_is_meant_for_exports_does_not_disturb_the_status(
+    computed: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAM3_MAX_INSTANCES", "1")
+
+    assert "faces" in computed(status, "faces").out
+    assert computed(status, "faces", "--at", "0.4", "--json").json["at"][0]["instances"] == 8
+
+
 def test_an_export_takes_thresholds_by_class_and_says_so(computed: Shell) -> None:
     choice = ("--threshold", "hat=0.95", "--threshold", "0.4", "--nms", "0.8", "--iou", "box")
     computed(export, "faces", "--format", "coco", "-o", "coco.json", *choice)

@@ -59,7 +59,7 @@ def test_a_class_may_have_a_threshold_of_its_own(view: RunView) -> None:
     assert Chooser(view, choice).least_score == 0.4
     assert 0.4 <= min(one.score for one in found[1]) < 0.6
     assert min(one.score for one in found[2]) >= 0.9
-    assert Chooser(view, Choice.made(view, {"hat": 0.9, "box": 0.8})).least_score == 0.8
+    assert Chooser(view, Choice.made(view, {"hat": 0.35})).least_score == 0.35
 
 
 def test_overlaps_are_judged_within_a_class_as_torchvision_does(view: RunView) -> None:
@@ -126,6 +126,14 @@ def test_a_choice_that_this_run_cannot_serve_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(ValueError, match=wrong):
         Choice.made(view, thresholds, **others)
+
+
+def test_without_pycocotools_overlaps_are_refused_with_the_cure(view: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.results.choice.find_spec", lambda name: None)
+
+    assert Choice.made(view, {"hat": 0.7}, max_instances=1)
+    with pytest.raises(ValueError, match=r"contain: it needs pycocotools: pip install 'sam3-queue\[export\]'"):
+        Choice.made(view, {}, contain=0.9)
 
 
 def test_a_folder_remembers_the_whole_choice(view: RunView) -> None:
