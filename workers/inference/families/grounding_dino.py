@@ -137,7 +137,7 @@ class _SeenOnce(torch.nn.Module):
         """Those of the wanted images, without a copy if they are all."""
         if self._wanted == list(range(len(of_each))):
             return of_each
-        return of_each[torch.tensor(self._wanted, device=of_each.device)]
+        return of_each.index_select(0, to_device(torch.tensor(self._wanted), of_each.device))
 
 
 def _phrase(prompt: str) -> str:
