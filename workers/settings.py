@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         default_factory=_default_database_url,
         description="sqlite:////path/to/file.db or postgresql://user@host/name; sam3.db in state_dir if not set.",
     )
-    model: str = Field("facebook/sam3", description="Hub id, folder, or tiny (bundled).")
+    model: str = Field("facebook/sam3", description="Hub id, folder, pair A+B, or tiny (bundled).")
 
     # for workers
     batch_size: int = Field(8, ge=1, le=256, description="Images of one forward pass.")

@@ -204,7 +204,9 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
         type=click.Path(path_type=Path),
         help="Where the input was when its run was recorded, if it was moved and then changed.",
     ),
-    click.option("--model", metavar="M", help="Hub id, folder, or tiny (bundled); facebook/sam3 if left out."),
+    click.option(
+        "--model", metavar="M", help="Hub id, folder, pair A+B, or tiny (bundled); facebook/sam3 if left out."
+    ),
     click.option("--threshold", type=Share(), default=0.5, show_default=True, help="Score that counts as found."),
     click.option(
         "--mask-threshold",

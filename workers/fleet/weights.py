@@ -22,7 +22,7 @@ ALIASES = {OPEN: "IDEA-Research/grounding-dino-tiny+facebook/sam2.1-hiera-small"
 NO_WORKER_EXTRA = "running a model needs: pip install 'sam3-queue[worker]'"
 # The files that we download. The Hub's repository also has the weights in other formats, which we never open.
 NEEDED_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt")
-_HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*$")
+_HUB_ID = re.compile(r"^(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?$")  # a name, and its commit, tag or branch
 
 
 def parts(model: str) -> tuple[str, ...]:
@@ -39,8 +39,9 @@ def parts(model: str) -> tuple[str, ...]:
 def model_folders(model: str) -> tuple[Path, ...]:
     """The folder of each of the model's checkpoints, downloading them if they are not here yet.
 
-    A checkpoint is "tiny" (bundled), a folder, or a Hub id such as facebook/sam3. Raises `UsageError` for a folder that
-    does not exist, and `Unreachable` if the Hub refuses or cannot be reached; both say what to do.
+    A checkpoint is "tiny" (bundled), a folder, or a Hub id such as facebook/sam3, which may end with @ and a commit.
+    Raises `UsageError` for a folder that does not exist, and `Unreachable` if the Hub refuses or cannot be reached;
+    both say what to do.
     """
     return tuple(map(_folder, parts(model)))
 
@@ -51,9 +52,9 @@ def _folder(checkpoint: str) -> Path:
     folder = Path(checkpoint).expanduser()
     if checkpoint and folder.is_dir():
         return folder.absolute()
-    if not _HUB_ID.match(checkpoint):
+    if (on_the_hub := _HUB_ID.match(checkpoint)) is None:
         raise UsageError(f"model {checkpoint}: no such folder, nor a name like facebook/sam3; try --model tiny")
-    return _from_hub(checkpoint)
+    return _from_hub(on_the_hub[1], on_the_hub[2])
 
 
 def check_models(models: Iterable[str], settings: Settings) -> None:
@@ -94,7 +95,7 @@ def revision_of(*folders: Path) -> str | None:
     return PAIRED.join(commit or "local" for commit in commits) if any(commits) else None
 
 
-def _from_hub(model: str) -> Path:
+def _from_hub(model: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import constants, errors, snapshot_download
     except ImportError:
@@ -105,7 +106,7 @@ def _from_hub(model: str) -> Path:
     ungated = f"or take one that is open to all, --model {OPEN}"
     try:
         with FileLock(lock):  # if several nodes start at once, one of them downloads
-            return Path(snapshot_download(model, allow_patterns=list(NEEDED_FILES)))
+            return Path(snapshot_download(model, revision=revision, allow_patterns=list(NEEDED_FILES)))
     except errors.GatedRepoError:
         raise Unreachable(
             f"no access to {model}: accept the licence at https://huggingface.co/{model}, run hf auth login, "
@@ -115,6 +116,8 @@ def _from_hub(model: str) -> Path:
         raise Unreachable(
             f"no model {model} on the Hub, or not for you: check the name, run hf auth login, {local}"
         ) from None
+    except errors.RevisionNotFoundError:
+        raise Unreachable(f"model {model} has no revision {revision} on the Hub: check it, {local}") from None
     except Exception as error:  # errors of the Hub's HTTP library, whichever that is
         reason = str(error).strip() or type(error).__name__
         if isinstance(error, errors.LocalEntryNotFoundError):

@@ -183,3 +183,22 @@ def test_the_state_of_a_pair_changes_with_files_in_either_folder(tmp_path: Path)
         states.append(folder_state(pair))
     assert states[0] != states[1] != states[2]
     assert folder_state(f"{tmp_path}/boxes+facebook/sam2") is None
+
+
+def test_a_revision_is_pinned_for_each_checkpoint_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    asked: list[tuple[str, object]] = []
+
+    def snapshot_download(name: str, revision: str | None, **_: object) -> str:
+        asked.append((name, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    model_folders("a/boxes@0123abc+b/masks")
+    assert asked == [("a/boxes", "0123abc"), ("b/masks", None)]
+    assert absolute_model("a/boxes@0123abc+b/masks") == "a/boxes@0123abc+b/masks"
+
+
+def test_a_revision_that_the_hub_does_not_have_is_one_line(tmp_path: Path, hub_answers: Answer) -> None:
+    hub_answers(http_error(errors.RevisionNotFoundError, 404))
+    assert "model facebook/sam3 has no revision 0123abc on the Hub" in refused("facebook/sam3@0123abc")
