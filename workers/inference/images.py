@@ -1,4 +1,4 @@
-"""Reads an image file as RGB pixels, or says why it cannot be used. Knows files and image formats, but no models.
+"""Decodes an image file to RGB pixels, or says why it cannot be used. Knows image formats, but no disks and no models.
 
 The rules are the same for every format:
 
@@ -29,7 +29,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,8 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
-from workers.inference import bands, bounds, heic, location, metadata, samples
+from workers.inference import bands, bounds, heic, metadata, samples
+from workers.inference.content import read_content
 from workers.inference.formats import (
     FORMATS,
     HEAD_BYTES,
@@ -50,6 +51,8 @@ from workers.inference.formats import (
     other_format,
 )
 from workers.inference.location import FileSeen
+from workers.inference.rules import ReadRules as ReadRules  # who reads images imports it from here, too
+from workers.inference.rules import UnreadableImage as UnreadableImage
 from workers.inference.stages import Report, Stage, timed, unheard
 from workers.inference.tiff import ORIENTATION, Directories, Directory, is_described, not_the_picture
 
@@ -106,20 +109,6 @@ def refuse_what_pillow_warns_of() -> None:
 refuse_what_pillow_warns_of()
 
 
-@dataclass(frozen=True)
-class ReadRules:
-    """Which images may be opened, and how they are read."""
-
-    orientation: Literal["exif", "raw"] = "exif"  # turn images as their EXIF data says, or keep the file's axes
-    stretch: bool = False  # convert samples of more than 8 bits by each picture's own range
-    root: str | None = None  # absolute folder that paths may not leave
-    follow_symlinks: bool = False  # whether symbolic links may lead out of `root`
-    max_pixels: int = 120_000_000  # width x height; phones and medium format have up to 108 million: 0.4 GB decoded
-    max_bytes: int = 512 * 1024**2  # of the file
-    min_side: int = 8  # pixels
-    digests: bool = False  # whether the file's bytes are hashed, too
-
-
 @dataclass(frozen=True, eq=False)
 class ReadImage:
     """An image that can be used."""
@@ -130,23 +119,13 @@ class ReadImage:
     digest: bytes | None = None  # of the file's bytes, if the rules ask for it
 
 
-class UnreadableImage(Exception):
-    """An image that cannot be used: its error class, a sentence without the path, and the file if it was opened."""
-
-    def __init__(self, error_class: ErrorClass, message: str, file: FileSeen | None = None) -> None:
-        super().__init__(message)
-        self.error_class = error_class
-        self.message = message
-        self.file = file
-
-
 def read_image(path: str, rules: ReadRules, report: Report = unheard) -> ReadImage:
     """Read the image at an absolute `path`. Raises `UnreadableImage`; never waits for a pipe or a device.
 
     `report` gets the seconds of the stages READ and DECODE.
     """
     with timed(report, Stage.READ):
-        data, file = _read_file(path, rules)
+        data, file = read_content(path, rules)
     try:
         with timed(report, Stage.DECODE):
             pixels, warning = _decode(data, rules)
@@ -157,39 +136,6 @@ def read_image(path: str, rules: ReadRules, report: Report = unheard) -> ReadIma
     except MemoryError:
         raise UnreadableImage(ErrorClass.OUT_OF_MEMORY, "does not fit into memory", file) from None
     return ReadImage(pixels, file, warning, digest)
-
-
-def _read_file(path: str, rules: ReadRules) -> tuple[bytes, FileSeen]:
-    """Read the whole file, so that errors of the disk and of the decoder are told apart.
-
-    Also returns size and time of the file before it was read, so that a later look notices a change meanwhile.
-    """
-    if rules.root is not None and location.leaves(location.normal(rules.root), location.normal(path)):
-        raise UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"the path leaves {rules.root}")
-    try:
-        with location.opened(path, None if rules.follow_symlinks else rules.root) as (seen, file):
-            if seen.size > rules.max_bytes:
-                said = f"{seen.size:,} bytes, over the limit of {rules.max_bytes:,}"
-                raise UnreadableImage(ErrorClass.TOO_LARGE, said, seen)
-            data = file.read(rules.max_bytes + 1)  # the file may have grown since it was checked
-    except (OSError, ValueError) as error:
-        raise _not_to_be_had(error, rules) from None
-    if len(data) > rules.max_bytes:
-        raise UnreadableImage(ErrorClass.TOO_LARGE, f"over the limit of {rules.max_bytes:,} bytes", seen)
-    return data, seen
-
-
-def _not_to_be_had(error: OSError | ValueError, rules: ReadRules) -> UnreadableImage:
-    match error:
-        case PermissionError():
-            return UnreadableImage(ErrorClass.PERMISSION, "may not be read: permission denied")
-        case location.NotRegular():
-            return UnreadableImage(ErrorClass.NOT_AN_IMAGE, str(error.strerror))
-        case location.LinkLeavesRoot():
-            return UnreadableImage(ErrorClass.OUTSIDE_ROOT, f"a symbolic link leaves {rules.root}")
-        case OSError():  # among them ESTALE, EIO and ENOTCONN, the errors of a lost mount
-            return UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}")
-    return UnreadableImage(ErrorClass.BAD_PATH, f"cannot name a file: {error}")  # a NUL in the path
 
 
 def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
