@@ -38,7 +38,7 @@ class Source:
     path: str  # absolute path of the file or folder, or a pattern of paths
     image_column: str
     columns: tuple[str, ...]  # names of the columns, in order
-    root: str  # absolute folder that relative image paths start from
+    root: str  # absolute folder or URL that relative image paths start from
     confined: bool  # the user named a root, and no image may lie outside of it
     follow_symlinks: bool
     prompt_column: str | None = None

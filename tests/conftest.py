@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from db.session import Sessions, connect, reading
-from tests import pgbouncer, templates
+from tests import buckets, pgbouncer, templates
+from tests.buckets import Bucket
 from tests.db import audit
 from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
@@ -53,6 +54,24 @@ def postgresql_way(postgresql_url: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def moto_port() -> Iterator[int]:
+    """A real server of buckets of this test process."""
+    with buckets.moto() as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(moto_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket of this test, which this process may use; `bucket.environment` lets others."""
+    bucket = Bucket(moto_port, f"bucket-{next(_bucket_numbers)}-{os.getpid()}")
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    yield bucket
+    bucket.close()
+
+
+_bucket_numbers = itertools.count(1)
 _database_numbers = itertools.count(1)
 
 

@@ -70,7 +70,7 @@ def _read_rows(
             if row.rejected:
                 rejected.append(row.rejected[1])
             elif len(first) < FIRST_PATHS:
-                first.append(location.absolute(location.place(str(source.root), row.path)))
+                first.append(location.absolute(location.place(source.root, row.path)))
             if number % 1000 == 0 or number == wanted:
                 meter.tell(number, wanted)
     return rejected, first

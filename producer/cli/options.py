@@ -17,6 +17,7 @@ from producer.sources.cells import one_line, read_prompt
 from producer.sources.pattern import fixed_folder, is_pattern
 from workers.cli.base import say
 from workers.errors import UsageError
+from workers.inference import urls
 
 if TYPE_CHECKING:
     from db.values import Frozen
@@ -168,6 +169,20 @@ def given(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: flags[name] for name in names if flags[name] is not None}
 
 
+class ImageRoot(click.ParamType[str]):
+    """A folder, or a URL of a part of a bucket, as a text."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        folder = str(value)
+        if (wrong := urls.fault(f"{folder.rstrip('/')}/any")) is not None:
+            self.fail(wrong, param, ctx)
+        if urls.is_url(folder):
+            return urls.normal(folder).rstrip("/")
+        return str(click.Path(file_okay=False).convert(value, param, ctx))
+
+
 INPUT_FLAGS = (  # what is read, and how
     click.option(
         "--prompt",
@@ -191,8 +206,8 @@ INPUT_FLAGS = (  # what is read, and how
     ),
     click.option(
         "--image-root",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder that relative paths start from and no path may leave.",
+        type=ImageRoot(),
+        help="Folder or s3://bucket/folder that relative paths start from and no path may leave.",
     ),
     click.option("--follow-symlinks", is_flag=True, help="Let links lead out of --image-root."),
 )

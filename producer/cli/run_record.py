@@ -81,7 +81,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "seed": flags["seed"] if flags["sample"] else None,
         "also": list(flags["also"]) or None,
         "stop_after": list(flags["stop_after"]) or None,
-        "image_root": str(source.root) if source.confined else None,
+        "image_root": source.root if source.confined else None,
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,
         "compile": settings.compile,

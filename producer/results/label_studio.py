@@ -68,8 +68,12 @@ def _region(image: ExportedImage, id: str, label: str, instance: FoundInstance, 
 
 def _task(request: ExportRequest, image: ExportedImage, regions: list[dict[str, Any]]) -> dict[str, Any]:
     view = request.view
+    place = location.place(view.source.root, image.path)
     plain = location.normal(image.path).removeprefix(f"{view.source.root.rstrip('/')}/").lstrip("/")
-    url = request.own.get("image_url", LOCAL_FILES) + quote(plain.encode(errors="surrogateescape"))
+    if location.is_url(place) and "image_url" not in request.own:
+        url = place  # Label Studio reads objects of a bucket that its cloud storage names
+    else:
+        url = request.own.get("image_url", LOCAL_FILES) + quote(plain.encode(errors="surrogateescape"))
     prediction = {
         "model_version": view.frozen.model,
         "score": max((region["score"] for region in regions), default=0.0),

@@ -48,8 +48,8 @@ def export_labelme(request: ExportRequest, images: Iterable[ExportedImage], prog
 
 
 def _way(file: Path, image: str) -> str:
-    """The way from the folder of `file` to the image."""
-    return os.path.relpath(image, os.path.abspath(file.parent))
+    """The way from the folder of `file` to the image; its URL if it has one."""
+    return image if location.is_url(image) else os.path.relpath(image, os.path.abspath(file.parent))
 
 
 def places(request: ExportRequest) -> Places:

@@ -23,6 +23,7 @@ from producer.results.ledger import Ledger
 from producer.results.mask_folder import digest
 from producer.results.names import mask_path
 from producer.results.provenance import provenance
+from workers.errors import UsageError
 from workers.inference import location
 
 START = b"# sam3-queue: YOLO segmentation labels"
@@ -117,6 +118,11 @@ class _Dataset:
     def _link(self, image: ExportedImage, part: str, place: PurePosixPath) -> None:
         self._unknown_suffixes += PurePosixPath(image.path).suffix.lower()[1:] not in SUFFIXES
         there = location.absolute(location.place(self._request.view.source.root, image.path))
+        if location.is_url(there):
+            raise UsageError(
+                f"yolo-seg: {location.shown(there)} is in a bucket, and the folder of a dataset has links to files "
+                "of a disk: copy the images to a folder and segment that, or export webdataset, which holds the images"
+            )
         self._request.files.link(self._link_to(image, part, place), there, ours=self._ours)
 
     def _link_to(self, image: ExportedImage, part: str, place: PurePosixPath) -> Path:

@@ -115,7 +115,7 @@ def _facts(source: RowSource) -> Source:
         prompt_column=source.columns.prompt,
         columns=source.columns.names,
         types=source.columns.types,
-        root=str(source.root),
+        root=source.root,
         confined=source.confined,
         follow_symlinks=source.follow_symlinks,
     )

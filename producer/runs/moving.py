@@ -56,7 +56,7 @@ def moved_root(
 
 def _root_moved(sessions: Sessions, known: KnownRun, root: str) -> bool:
     recorded = _sample(sessions, known)
-    return not os.path.exists(known.source.root) and bool(recorded) and same_files(recorded, root)
+    return not location.exists(known.source.root) and bool(recorded) and same_files(recorded, root)
 
 
 def _sample(sessions: Sessions, known: KnownRun) -> list[RecordedRow]:

@@ -24,6 +24,8 @@ LOOK_SECONDS = 5.0
 FOLDERS_AT_MOST = 1000  # that are searched for the folder that the paths start from
 UNICODE_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 
+_REFUSALS = (PermissionError, location.Unanswered)  # of a server: it, or the rights of this machine, are the reason
+
 Value = TypeVar("Value")
 
 
@@ -32,12 +34,19 @@ def check_files(source: RowSource, paths: Sequence[str], say: Callable[[str], No
 
     If only some files are missing, or there is no answer for some, `say` gets a warning.
     """
-    at = {path: location.place(str(source.root), path) for path in paths}
+    at = {path: location.place(source.root, path) for path in paths}
     seen = look(list(at.values()))
     looked = f"{len(at):,} images looked at"
     missing = [path for path in at if isinstance(seen.get(at[path]), FileNotFoundError | NotADirectoryError)]
     if missing and len(missing) == len(at):
         raise UsageError(_none_there(source, missing[0], at[missing[0]], len(at)))
+    refused = {path: error for path in at if isinstance(error := seen.get(at[path]), _REFUSALS)}
+    if refused and len(refused) == len(at) and all(map(location.is_url, at.values())):
+        path, error = next(iter(refused.items()))
+        raise UsageError(
+            f"{one_line(str(source.path))}: none of {looked} can be had: the first would be {location.shown(at[path])}"
+            f": {error.strerror}; if only the workers may read them: --no-check"
+        )
     if missing:
         say(f"warning: {len(missing):,} of {looked} are not there, such as {quoted(at[missing[0]])}")
     unknown = [path for path in at if path not in missing and seen.get(at[path], TimeoutError()) is not None]
@@ -54,17 +63,16 @@ def look(paths: Sequence[str]) -> dict[str, OSError | None]:
 
 
 def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
-    root = one_line(str(source.root))
-    start = f"the {source.kind}'s folder" if source.root == source.path.parent else root
+    root = one_line(source.root)
+    start = f"the {source.kind}'s folder" if source.root == str(source.path.parent) else root
     start = f"--image-root {root}" if source.confined else start
     origin = "" if not location.is_relative(path) else f" (relative paths start at {start})"
     cures: list[str] = []
-    in_time(lambda: cures.extend(islice(likely_cures(source, path), 1)), LOOK_SECONDS)
-    cure = (
-        cures[0]
-        if cures
-        else _spelling_hint(path) + "check the paths, or give the folder that they start from with --image-root"
-    )
+    cure = "check the bucket and the keys of its objects"
+    if not location.is_url(tried):
+        in_time(lambda: cures.extend(islice(likely_cures(source, path), 1)), LOOK_SECONDS)
+        cure = _spelling_hint(path) + "check the paths, or give the folder that they start from with --image-root"
+    cure = cures[0] if cures else cure
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (
         f"{one_line(str(source.path))}: {none}: the first would be {location.shown(tried)}{origin}; "
@@ -85,7 +93,7 @@ def _spelling_hint(path: str) -> str:
 
 def likely_cures(source: RowSource, path: str) -> Iterator[str]:
     """What the user can do so that the missing file `path` is found, the likeliest cure first. Each was tried here."""
-    root, bases = str(source.root), [str(folder) for folder in _bases(source)]
+    root, bases = source.root, [str(folder) for folder in _bases(source)]
     rewritten = list(_rewritten(source, path))
     longer = [(path + suffix, f"add {suffix} to the paths") for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))]
     for spelled, advice in (*rewritten, *longer):
@@ -143,7 +151,7 @@ def _bases(source: RowSource) -> Iterator[Path]:
     beside = [folder for folder in (*near, source.path.parent.parent) if folder != folder.parent]
     for folder in dict.fromkeys(beside):
         yield from islice(_folders_in(folder), FOLDERS_AT_MOST)
-    yield from (above for folder in (source.root, *near) for above in folder.parents)
+    yield from (above for folder in (Path(source.root), *near) for above in folder.parents)
 
 
 def _folders_in(folder: Path) -> Iterator[Path]:

@@ -1,10 +1,10 @@
 """What sources that are one file have in common: where it is, and where its paths start. Knows no format."""
 
-import os
 from pathlib import Path
 
 from producer.sources.file import SourceFile
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, require_prompts
+from workers.inference import location
 
 FIRST_ROWS, RANDOM_ROWS = 100, 100  # rows in the sample of a survey
 
@@ -17,5 +17,5 @@ class FileSource(RowSource):
         self.file = SourceFile(path, self.kind)
         self.path = self.file.path
         self.confined = options.root is not None
-        self.root = Path(os.path.abspath(options.root or options.base or self.path.parent))
+        self.root = location.absolute(str(options.root or options.base or self.path.parent))
         self.follow_symlinks = options.follow_symlinks

@@ -41,7 +41,7 @@ class FolderSource(RowSource):
         self.follow_symlinks = options.follow_symlinks
         self._refuse_flags_of_files(options)
         self._walk = walk_below(path, options)
-        self.root = self._walk.folder
+        self.root = str(self._walk.folder)
         tally = Tally()
         if all(name.endswith("/") for name in self._walk.paths(tally)):
             there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
@@ -79,14 +79,14 @@ class FolderSource(RowSource):
         for name in self._walk.paths(tally):
             if name.endswith("/"):
                 with suppress(OSError):  # the walk opens this folder next and reports the error
-                    newest = max(newest, os.stat(self.root / name).st_mtime_ns)
+                    newest = max(newest, os.stat(os.path.join(self.root, name)).st_mtime_ns)
             else:
                 count += 1
                 first = first or name
         self.left_out = tally.left_out
         for one in self.left_out:
             if one.reason == PARQUET:
-                raise mixture(self._given, self.root, first, one.example)
+                raise mixture(self._given, self._walk.folder, first, one.example)
         return Survey(size=count, mtime_ns=newest, sha256=None, rows=count, continues=False)
 
     def rows(self, skip: int = 0) -> Iterator[NewRow]:
@@ -96,7 +96,7 @@ class FolderSource(RowSource):
 
     def holds(self, known: KnownRun, recorded: Sequence[RecordedRow]) -> bool:
         """Whether the recorded rows are files of this folder, by path and size."""
-        return same_files(recorded, str(self.root))
+        return same_files(recorded, self.root)
 
 
 class PatternSource(FolderSource):

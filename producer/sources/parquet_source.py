@@ -38,6 +38,7 @@ from producer.sources.selection import (
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
 from producer.sources.walk import mixture, walk_below
 from workers.errors import UsageError
+from workers.inference import location
 from workers.inference.formats import SUFFIXES
 
 DELTA = "_delta_log"  # in the folder of a Delta table, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
@@ -57,7 +58,7 @@ class ParquetSource(RowSource):
         shown = one_line(str(path))
         self.path = Path(os.path.abspath(path))
         self.confined = options.root is not None
-        self.root = Path(os.path.abspath(options.root or options.base or self._folder()))
+        self.root = location.absolute(str(options.root or options.base or self._folder()))
         self.follow_symlinks = options.follow_symlinks
         self._parts = self._found(path, options)
         if options.encoding or options.delimiter:

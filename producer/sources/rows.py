@@ -4,7 +4,6 @@ A row that breaks a rule is rejected, with the reason; the other rows are record
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from db.intake import NewRow
@@ -22,7 +21,7 @@ from producer.sources.cells import (
 )
 from producer.sources.columns import Columns
 from workers.errors import ErrorClass
-from workers.inference import location
+from workers.inference import location, urls
 
 # The memory of a slice: while it is written, its rows exist several times, as read, as JSON and as parameters.
 SLICE_CHARACTERS = 4_000_000
@@ -39,15 +38,15 @@ class RowRules:
 
     Blanks around a path are removed.
 
-    Relative paths start from `root`, an absolute folder. If `confined`, no path may lead out of it; only the text of
-    the path is judged. `encoding` names the encoding of the cells in errors. With `needs_prompt` each row needs a
-    prompt of its own.
+    Relative paths start from `root`, an absolute folder or a URL. If `confined`, no path may lead out of it; only the
+    text of the path is judged. `encoding` names the encoding of the cells in errors. With `needs_prompt` each row needs
+    a prompt of its own.
     """
 
     def __init__(
-        self, columns: Columns, root: Path, *, confined: bool, needs_prompt: bool = False, encoding: str = "utf-8"
+        self, columns: Columns, root: str, *, confined: bool, needs_prompt: bool = False, encoding: str = "utf-8"
     ) -> None:
-        self._columns, self._root, self._confined = columns, str(root), confined
+        self._columns, self._root, self._confined = columns, root, confined
         self._needs_prompt, self._encoding = needs_prompt, encoding
         self._width = len(columns.names)
         self._image = columns.names.index(columns.image)
@@ -99,6 +98,8 @@ class RowRules:
         """Make the rejected row of these values."""
         kept = {storable(name): _storable_value(cell) for name, cell in cells.items()}
         given = kept.get(self._columns.image, "")
+        if isinstance(given, str) and urls.holds_credential(given):
+            given = kept[self._columns.image] = urls.without_credentials(given)
         path = as_name(given if isinstance(given, str) else to_json(given))
         if path == given:
             kept.pop(self._columns.image, None)
@@ -109,7 +110,7 @@ class RowRules:
         if not clean or ":" in path or path[:1] in _DOUBTFUL or len(path) > SHORT:
             check_path(path)
         path = location.normal(path)
-        if self._confined and path[0] in "/." and location.leaves(self._root, path):
+        if self._confined and (path[0] in "/." or ":" in path) and location.leaves(self._root, path):
             fault = f"the path leaves the image root {one_line(self._root)}; move the file below it, or choose another"
             raise BadRow(ErrorClass.OUTSIDE_ROOT, f"{fault} --image-root")
         return path
@@ -166,11 +167,11 @@ def check_path(path: str) -> None:
         fault = "empty path; give the image's path, or remove the row"
     elif not path.isprintable() and (found := CONTROL.search(path)):
         fault = f"the path holds {as_name(found[0])}, which is no text; rename the file"
-    elif ":" in path and (url := location.unread_scheme(path)):
-        fault = f"{quoted(url)} is a URL, and nothing is downloaded; give the path of a local copy"
+    elif ":" in path and (wrong := urls.fault(path)):
+        fault = wrong
     elif path.startswith("\\\\"):
         fault = "a network share is no path; mount it and give the path below its mount"
-    elif (size := len(encoded := path.encode())) <= NAME_BYTES:
+    elif (size := len(encoded := path.encode())) <= NAME_BYTES or (":" in path and urls.is_url(path)):
         return
     elif size > PATH_BYTES:
         fault = f"path of {size} bytes; shorten it to {PATH_BYTES}"

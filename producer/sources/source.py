@@ -28,7 +28,7 @@ class ReadOptions:
     needs_prompt: bool = False  # no prompt is given for all images, so a row without prompts of its own is rejected
     image_column: str | None = None  # None: the kind of input finds it
     prompt_column: str | None = None
-    root: Path | None = None  # folder that relative paths start from and that no path may leave
+    root: Path | str | None = None  # folder or URL that relative paths start from and that no path may leave
     base: Path | None = None  # folder that relative paths start from if there is no root; None: that of the file
     follow_symlinks: bool = False
     exclude: Path | None = None  # the output folder: no file in it is an input
@@ -63,7 +63,7 @@ class RowSource(Protocol):
     kind: ClassVar[str]  # its name in a sentence, such as CSV
     files_seen: ClassVar[bool] = False  # every image was seen when the input was read, so no further look is needed
     path: Path  # absolute
-    root: Path  # absolute folder that relative image paths start from
+    root: str  # absolute folder or URL that relative image paths start from
     confined: bool  # no image may lie outside of the root
     follow_symlinks: bool
     columns: Columns

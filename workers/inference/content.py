@@ -32,7 +32,9 @@ def read_content(path: str, rules: ReadRules) -> tuple[bytes, FileSeen]:
 def _not_to_be_had(error: OSError | ValueError, rules: ReadRules) -> UnreadableImage:
     match error:
         case PermissionError():
-            return UnreadableImage(ErrorClass.PERMISSION, "may not be read: permission denied")
+            return UnreadableImage(ErrorClass.PERMISSION, f"may not be read: {_begun_small(str(error.strerror))}")
+        case location.Unanswered():  # `workers.node.servers` judges whether the surroundings are the reason
+            return UnreadableImage(ErrorClass.TIMEOUT, f"no answer: {error.strerror}")
         case location.NotRegular():
             return UnreadableImage(ErrorClass.NOT_AN_IMAGE, str(error.strerror))
         case location.LinkLeavesRoot():
@@ -40,3 +42,7 @@ def _not_to_be_had(error: OSError | ValueError, rules: ReadRules) -> UnreadableI
         case OSError():  # among them ESTALE, EIO and ENOTCONN, the errors of a lost mount
             return UnreadableImage(ErrorClass.MISSING, f"cannot be opened: {error.strerror}")
     return UnreadableImage(ErrorClass.BAD_PATH, f"cannot name a file: {error}")  # a NUL in the path
+
+
+def _begun_small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

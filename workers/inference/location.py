@@ -1,24 +1,27 @@
 """Where an image is: the only module that joins a run's root and a row's path, and that asks a disk for images.
 
-A row holds a path, and a run the root that relative paths start from; joined they are the image's place, a text. All
-code that stats, opens or shows a place does so here, so that another kind of place, such as `s3://`, needs one more
-file that these functions call. Errors are `OSError`s: `FileNotFoundError` if there is nothing, `PermissionError` if it
-may not be read, and others. Knows no rows, no image formats and no SQL.
+A row holds a path, and a run the root that relative paths start from; joined they are the image's place, a text: an
+absolute path, or a URL. All code that stats, opens or shows a place does so here; for a URL these functions turn to
+`buckets`. Errors are `OSError`s: `FileNotFoundError` if there is nothing, `PermissionError` if it may not be read,
+`Unanswered` if a server is the reason and another try may help, and others. Knows no rows, no image formats and no SQL.
 """
 
+import io
 import os
-import re
 import stat as modes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os.path import normpath
 from pathlib import Path
 from typing import BinaryIO
 
+from workers.inference import buckets, urls
+from workers.inference.urls import Unanswered as Unanswered  # one of the errors of this module
+from workers.inference.urls import is_url as is_url
+
 LATEST_NS = 2**63 - 1  # nanoseconds since 1970, in the year 2262. Databases store no later time, but files may have one
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://|file:/|data:\w+/", re.IGNORECASE)
 NOT_REGULAR = "not a regular file but a folder, a pipe, a socket or a device"
 
 
@@ -41,30 +44,50 @@ class FileSeen:
     mtime_ns: int  # nanoseconds since 1970, at most `LATEST_NS`
 
 
+class Remote(io.BytesIO):
+    """The content of an object, which is fetched when it is first read, so that a too large one need not be."""
+
+    def __init__(self, fetch: Callable[[], bytes]) -> None:
+        super().__init__()
+        self._fetch: Callable[[], bytes] | None = fetch
+
+    def _fetched(self) -> None:
+        if self._fetch is not None:
+            super().write(self._fetch())
+            super().seek(0)
+            self._fetch = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._fetched()
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._fetched()
+        return super().seek(offset, whence)
+
+
 def place(root: str, path: str) -> str:
-    """The place of a row's image: `path`, joined to `root` unless it is absolute."""
-    return os.path.join(root, path)
+    """The place of a row's image: `path`, joined to `root` unless it is absolute or a URL."""
+    return path if is_url(path) else os.path.join(root, path)
 
 
 def is_relative(path: str) -> bool:
     """Whether the path starts from a root."""
-    return not os.path.isabs(path)
-
-
-def unread_scheme(path: str) -> str | None:
-    """The beginning of a path that is a URL, such as `s3://`, as no URL is read; None if the path is none."""
-    found = _URL.match(path)
-    return None if found is None else found[0]
+    return not os.path.isabs(path) and not is_url(path)
 
 
 def normal(path: str) -> str:
     """Normalise a path, so that equal paths have equal text. Looks at the text only: links are not followed."""
+    if is_url(path):
+        return urls.normal(path)
     plain = normpath(path)  # imported by name, as this runs once for each row
     return plain[1:] if plain[:2] == "//" else plain  # normpath keeps two slashes at the start, which mean one here
 
 
 def leaves(root: str, path: str) -> bool:
     """Whether `path` leads out of `root`, judged by their text only. Both are normalised, and `root` is absolute."""
+    if is_url(path):
+        return not path.startswith(f"{root.rstrip('/')}/")
     if path.startswith("/"):
         return path != root and not path.startswith(root if root == "/" else f"{root}/")
     return path == ".." or path.startswith("../")
@@ -74,7 +97,7 @@ def spellings(place: str, root: str) -> Iterator[str]:
     """All paths by which a row may name this place: absolute, or relative to `root`, also with `..` in front."""
     for target in {os.path.abspath(place), os.path.realpath(place)}:
         yield target
-        for start in {root, os.path.realpath(root)}:
+        for start in set() if is_url(root) else {root, os.path.realpath(root)}:
             above = Path(start)
             for steps, folder in enumerate((above, *above.parents)):
                 if Path(target).is_relative_to(folder):
@@ -83,7 +106,7 @@ def spellings(place: str, root: str) -> Iterator[str]:
 
 def absolute(place: str) -> str:
     """The place as an absolute path, which does not depend on the working folder."""
-    return os.path.abspath(place)
+    return place if is_url(place) else os.path.abspath(place)
 
 
 def shown(place: str) -> str:
@@ -94,14 +117,14 @@ def shown(place: str) -> str:
 def stat(place: str) -> FileSeen:
     """Size and time of the file or folder at the place, links followed. Raises `OSError`."""
     try:
-        return _seen(os.stat(place))
-    except ValueError as error:  # a NUL in the path
+        return FileSeen(*buckets.stat(place)) if is_url(place) else _seen(os.stat(place))
+    except ValueError as error:  # a NUL in the path, or a key that no object can have
         raise OSError(0, str(error)) from None
 
 
 def exists(place: str) -> bool:
-    """Whether there is something at the place that this user can see."""
-    return os.path.exists(place)
+    """Whether there is something at the place that this user can see: a file or a folder, with objects too."""
+    return _has_object(place) or _has_any(place) if is_url(place) else os.path.exists(place)
 
 
 @contextmanager
@@ -111,6 +134,10 @@ def opened(place: str, within: str | None = None) -> Iterator[tuple[FileSeen, Bi
     With `within`, an absolute folder, raises `LinkLeavesRoot` if a symbolic link leads out of that folder. Raises
     `NotRegular` if it is no file, `ValueError` for a text that names no file, and `OSError`.
     """
+    if is_url(place):
+        seen, content = buckets.opened(place)
+        yield FileSeen(*seen), Remote(content)
+        return
     _check_regular(os.stat(place))  # before opening, as opening a device may have an effect
     descriptor = _descriptor(place)
     try:
@@ -126,8 +153,12 @@ def opened(place: str, within: str | None = None) -> Iterator[tuple[FileSeen, Bi
 
 
 def why_not_opened(place: str) -> OSError | None:
-    """The error of opening the file now; None if it can be opened."""
+    """The error of opening the file now; None if it can be opened. An object is read whole, as that may fail later."""
     try:
+        if is_url(place):
+            with opened(place) as (_, file):
+                file.read()
+            return None
         os.close(_descriptor(place))
     except OSError as error:
         return error
@@ -136,8 +167,22 @@ def why_not_opened(place: str) -> OSError | None:
 
 def has_neighbours(place: str) -> bool:
     """Whether the folder of the image can be read and is not empty."""
+    if is_url(place):
+        return _has_any(place.rpartition("/")[0])
     with suppress(OSError), os.scandir(os.path.dirname(place)) as entries:
         return any(entries)
+    return False
+
+
+def _has_object(url: str) -> bool:
+    with suppress(OSError, ValueError):
+        return bool(buckets.stat(url))
+    return False
+
+
+def _has_any(folder: str) -> bool:
+    with suppress(OSError, ValueError):
+        return buckets.has_any(folder)
     return False
 
 

@@ -28,6 +28,7 @@ from workers.node.chunk import ChunkInHand
 from workers.node.faults import BrokenModel, is_infrastructure
 from workers.node.model import Model
 from workers.node.mount import check_mount
+from workers.node.servers import check_servers
 from workers.node.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def work(attempt: Attempt) -> dict[str, int | float | str]:
     with closing(outcomes(attempt)) as batches:  # so that its threads end before the chunk is given back
         for batch in _timing_waits(batches, attempt.seconds):
             with timed(attempt.seconds.add, Stage.COMMIT, len(batch)):
-                check_mount(attempt.worker.sessions, attempt.run, chunk.images, batch, attempt.pace.decode_seconds)
+                _check_surroundings(attempt, batch)
                 finished = chunk.commit(batch, Spent(**attempt.seconds.taken()))
             if any(isinstance(outcome, ImageDone) for outcome in batch):
                 attempt.model.worked()
@@ -93,6 +94,12 @@ def work(attempt: Attempt) -> dict[str, int | float | str]:
     seconds = time.monotonic() - began
     log.info("%s chunk %d: %s in %.1f s", attempt.run.name, chunk.number, _in_words(seen), seconds)
     return {"run": attempt.run.name, "chunk": chunk.number, **seen, "seconds": round(seconds, 1)}
+
+
+def _check_surroundings(attempt: Attempt, batch: list[Outcome]) -> None:
+    """Raise `Infrastructure` if images of the batch failed for a reason that is not theirs."""
+    for check in (check_servers, check_mount):
+        check(attempt.worker.sessions, attempt.run, attempt.chunk.images, batch, attempt.pace.decode_seconds)
 
 
 def _timing_waits(batches: Iterator[list[Outcome]], seconds: StageSeconds) -> Iterator[list[Outcome]]:

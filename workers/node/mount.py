@@ -63,7 +63,8 @@ def _lost(read_before: str, missing: Sequence[str]) -> str | None:
     """Why the mount is lost, or was, in words; None if these files are simply missing."""
     gone = location.why_not_opened(read_before)
     if gone is not None and not location.has_neighbours(read_before):
-        return f"{read_before} was read before and is gone ({gone.strerror}): is a mount lost?"
+        cause = "were its rights taken away?" if location.is_url(read_before) else "is a mount lost?"
+        return f"{read_before} was read before and is gone ({gone.strerror}): {cause}"
     if missing and location.why_not_opened(missing[0]) is None:
         return f"{missing[0]} was missing and is there again: was a mount lost?"
     return None

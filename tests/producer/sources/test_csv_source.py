@@ -279,21 +279,49 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         "http://h/a.jpg",
         {"label": "x"},
         "bad_path",
-        "'http://' is a URL, and nothing is downloaded; give the path of a local copy",
+        "'http://' is a URL that is not read; give the path of a local copy, or s3://, gs:// or az://",
     ),
-    "C19 s3": (
-        b"s3://b/a.jpg,x",
-        "s3://b/a.jpg",
+    "C19 bucket": (
+        b"s3://bucket,x",
+        "s3://bucket",
         {"label": "x"},
         "bad_path",
-        "'s3://' is a URL, and nothing is downloaded; give the path of a local copy",
+        "the URL names no object; write it like s3://bucket/folder/a.jpg",
+    ),
+    "C19 dots": (
+        b"s3://b/a/../../c/d.jpg,x",
+        "s3://b/a/../../c/d.jpg",
+        {"label": "x"},
+        "bad_path",
+        "the URL holds an empty name, . or .., which no bucket is asked for; give the object another key",
+    ),
+    "C19 user": (
+        b"s3://me:canary@b/a.jpg,x",
+        "s3://***@b/a.jpg",
+        {"label": "x"},
+        "bad_path",
+        "the URL holds a user or a password; leave them out, and give them to the workers' environment",
+    ),
+    "C19 signature": (
+        b"https://h/a.jpg?X-Amz-Signature=canary&x=1,x",
+        "https://h/a.jpg?***",
+        {"label": "x"},
+        "bad_path",
+        "'https://' is a URL that is not read; give the path of a local copy, or s3://, gs:// or az://",
+    ),
+    "C19 key": (
+        f"s3://b/{'k' * 1025},x".encode(),
+        f"s3://b/{'k' * 993}...",
+        {"path": f"s3://b/{'k' * 1025}", "label": "x"},
+        "bad_path",
+        "key of 1025 bytes; shorten it to 1024",
     ),
     "C19 file": (
         b"FILE:///a.jpg,x",
         "FILE:///a.jpg",
         {"label": "x"},
         "bad_path",
-        "'FILE://' is a URL, and nothing is downloaded; give the path of a local copy",
+        "'FILE://' is a URL that is not read; give the path of a local copy, or s3://, gs:// or az://",
     ),
     "C19 share": (
         b"\\\\host\\share\\a.jpg,x",
@@ -383,7 +411,7 @@ def test_c16_no_path_leaves_a_given_root() -> None:
 
 def test_without_a_root_paths_start_at_the_csv_and_may_go_anywhere() -> None:
     source = CsvSource(write("path\n../a.jpg\n/b.jpg\n"))
-    assert (source.root, source.confined) == (Path.cwd(), False)
+    assert (source.root, source.confined) == (str(Path.cwd()), False)
     assert source.path == Path.cwd() / "images.csv"
     assert [row.path for row in source.rows()] == ["../a.jpg", "/b.jpg"]
 
@@ -539,7 +567,7 @@ def test_a_folder_is_read_recursively_in_the_order_of_its_paths() -> None:
     assert list(source.rows()) == [NewRow(name) for name in sorted(names)]
     assert list(source.rows(5)) == [NewRow("e.tiff"), NewRow("f.bmp")]
     assert (source.columns.names, source.columns.image, source.columns.prompt) == (("path",), "path", None)
-    assert (source.root, source.path, source.confined) == (Path.cwd() / "photos", Path.cwd() / "photos", False)
+    assert (source.root, source.path, source.confined) == (str(source.path), Path.cwd() / "photos", False)
 
 
 def test_a_folder_s_survey_counts_and_sees_that_something_was_added() -> None:

@@ -13,7 +13,7 @@ from producer.results.names import mask_path
 from producer.sources.check_files import check_files
 from producer.sources.csv_source import CsvSource
 from workers.errors import ErrorClass
-from workers.inference import location
+from workers.inference import location, urls
 from workers.inference.images import ReadRules, UnreadableImage, read_image
 from workers.inference.location import FileSeen
 
@@ -41,9 +41,6 @@ class Memory:
     def absolute(self, place: str) -> str:
         return place
 
-    def unread_scheme(self, path: str) -> str | None:
-        return None
-
     def stat(self, place: str) -> FileSeen:
         if place not in self.files:
             raise FileNotFoundError(2, "no such key")
@@ -57,8 +54,9 @@ class Memory:
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
     memory = Memory({f"{SCHEME}photos/a.png": png()})
-    for name in ("place", "normal", "absolute", "unread_scheme", "stat", "opened"):
+    for name in ("place", "normal", "absolute", "stat", "opened"):
         monkeypatch.setattr(location, name, getattr(memory, name))
+    monkeypatch.setattr(urls, "fault", lambda path: None)
     return memory
 
 

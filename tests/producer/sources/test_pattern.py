@@ -28,7 +28,7 @@ def _in_a_folder_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def matched(pattern: str) -> list[str]:
     source = open_source(Path(pattern), ReadOptions())
     assert isinstance(source, PatternSource)
-    rows = [os.path.relpath(source.root / row.path) for row in source.rows()]
+    rows = [os.path.relpath(os.path.join(source.root, row.path)) for row in source.rows()]
     assert source.survey().rows == len(rows)
     return rows
 

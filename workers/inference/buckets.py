@@ -1,0 +1,145 @@
+"""Objects in buckets of S3, Google Cloud Storage and Azure, by obstore. Knows no rows and no image formats.
+
+Credentials, regions and endpoints are those of the process's environment, under the names that obstore documents, such
+as AWS_ACCESS_KEY_ID, AWS_REGION and AWS_ENDPOINT_URL: they belong to the machine, and no run names them. What goes
+wrong is an `OSError`: `FileNotFoundError` if there is no such object, `PermissionError` if it may not be read, and
+`Unanswered` if the server cannot be reached or answers with an error of its own, after a few tries.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from workers.errors import first_line, one_line
+from workers.inference import urls
+from workers.inference.urls import Unanswered
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
+
+EXTRA = "pip install 'sam3-queue[remote]'"
+ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")}  # obstore's names, the first one counts
+
+# Servers of a cloud that give its machines credentials; elsewhere there are none.
+_GIVE_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "metadata")
+
+# All tries for one image together end well before SAM3_DECODE_SECONDS, 60 s, in which a thread is given up.
+CONNECT_SECONDS, SILENT_SECONDS, TRY_SECONDS, RETRY_SECONDS, RETRIES = 5, 10, 40, 15, 4
+
+_STATUS = re.compile(r"non-2xx status code: (\d{3} [A-Za-z ]+)")
+_ASKED = re.compile(r"performing [A-Z]+ https?://([^/\s]+)")
+_CAUSE = re.compile(r'message: "([^"]+)"')
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+
+Seen = tuple[int, int]  # bytes, nanoseconds since 1970
+
+
+def stat(url: str) -> Seen:
+    """Size and time of the object. Raises `OSError`."""
+    with _faults(url):
+        import obstore
+
+        store, key = _object(url)
+        return _seen(obstore.head(store, key))
+
+
+def opened(url: str) -> tuple[Seen, Callable[[], bytes]]:
+    """Size and time of the object, and a function that then reads it whole. Both raise `OSError`."""
+    with _faults(url):
+        import obstore
+
+        store, key = _object(url)
+        answer = obstore.get(store, key)
+
+    def content() -> bytes:
+        with _faults(url):
+            return bytes(answer.bytes())
+
+    return _seen(answer.meta), content
+
+
+def has_any(url: str) -> bool:
+    """Whether there is an object whose key begins with that of the folder `url`. Raises `OSError`."""
+    with _faults(url):
+        import obstore
+
+        bucket, key = urls.split(url)
+        return any(obstore.list(_store(bucket), key.rstrip("/") or None, chunk_size=1))
+
+
+def _object(url: str) -> "tuple[ObjectStore, str]":
+    bucket, key = urls.split(url)
+    return _store(bucket), key
+
+
+@lru_cache(maxsize=64)
+def _store(bucket: str) -> "ObjectStore":
+    """The client of a bucket, with its connections; used by all threads."""
+    from obstore.store import from_url
+
+    scheme = bucket.partition("://")[0]
+    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS.get(scheme, ()))), "")
+    return from_url(
+        bucket,
+        client_options={
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+            "read_timeout": timedelta(seconds=SILENT_SECONDS),
+            "timeout": timedelta(seconds=TRY_SECONDS),
+            # The operator has named such an endpoint. Without one all servers are asked by TLS.
+            "allow_http": endpoint.startswith("http://"),
+        },
+        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+    )
+
+
+def _seen(meta: "ObjectMeta") -> Seen:
+    return meta["size"], int(meta["last_modified"].timestamp()) * 10**9
+
+
+@contextmanager
+def _faults(url: str) -> Iterator[None]:
+    """Turn errors of obstore into the `OSError`s of this module."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise Unanswered(f"{url.partition('://')[0]}:// needs the extra `remote`: {EXTRA}") from None
+    except Unanswered:
+        raise
+    except Exception as error:
+        raise _judged(error) from None
+
+
+def _judged(error: Exception) -> Exception:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    said = _in_words(error)
+    match error:
+        case FileNotFoundError():
+            return FileNotFoundError(errno.ENOENT, said)
+        case PermissionDeniedError() | UnauthenticatedError() | PermissionError():
+            return PermissionError(errno.EACCES, said)
+        case ValueError():  # a key that no object can have
+            return ValueError(said)
+    return Unanswered(said)
+
+
+def _in_words(error: Exception) -> str:
+    """The error in one line: what the server says, or which one does not answer."""
+    text = str(error)
+    asked, status = _ASKED.search(text), _STATUS.search(text)
+    if asked is not None and asked[1] in _GIVE_CREDENTIALS:
+        return "no credentials: set those of the bucket in the environment, such as AWS_ACCESS_KEY_ID"
+    if status is not None:
+        code = _CODE.search(text)
+        return f"the server says {status[1].strip()}" + (f" ({code[1]})" if code else "")
+    said = one_line(urls.without_credentials(first_line(error).rpartition(" - ")[2]))
+    if asked is None:
+        return said
+    cause = _CAUSE.search(text)
+    return f"{asked[1]} does not answer: {cause[1] if cause else said}"
