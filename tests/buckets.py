@@ -74,7 +74,7 @@ class Bucket:
 
     def put(self, key: str, content: bytes | Path) -> None:
         body = content.read_bytes() if isinstance(content, Path) else content
-        status, _, _ = self.forward("PUT", f"/{self.name}/{quote(key)}", {}, body)
+        status, _, _ = self.forward("PUT", f"/{self.name}/{quote(key)}", _SIGNED, body)
         assert status == 200
 
     def get(self, key: str) -> bytes | None:

@@ -8,7 +8,7 @@ import click
 from producer.cli.choice_flags import Threshold, choice_flags
 from producer.cli.completion import complete_run
 from producer.cli.format_flags import format_flags
-from producer.cli.options import force_flag, json_flag
+from producer.cli.options import ExportOutput, force_flag, json_flag
 from producer.results.formats import MODULES
 from workers.cli import base
 
@@ -20,8 +20,8 @@ from workers.cli import base
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
-    help="A file, or - for standard output; for png, cutout, labelme, webdataset and yolo-seg a folder.",
+    type=ExportOutput(),
+    help="A file, s3://bucket/key, or - for standard output; for png, cutout, labelme, webdataset, yolo-seg a folder.",
 )
 @click.option(
     "--threshold",
@@ -54,7 +54,7 @@ from workers.cli import base
 )
 @force_flag
 @json_flag
-def main(run: str, format: str, output: Path, **flags: Any) -> int:
+def main(run: str, format: str, output: Path | str, **flags: Any) -> int:
     """Write a run's results. The mask threshold is frozen in the masks; the score threshold can be chosen again.
 
     csv is the input with added columns; with --masks it names each mask that is in that folder and was made from the

@@ -24,6 +24,7 @@ from producer.cli.progress import Meter
 from producer.cli.run_folder import is_run_folder, read_run_file
 from producer.garbage import rarely_collected
 from producer.layout import RESULTS
+from producer.results.bucket_output import BucketOutput
 from producer.results.common import ExportRequest, Summary, read_images
 from producer.results.formats import (
     MODULES,
@@ -44,11 +45,11 @@ from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
 
 
-def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
-    """Export as the flags say; return the exit code of the command. Raises `Sam3Error`."""
+def write(run: str, format: str, output: Path | str, flags: dict[str, Any]) -> int:
+    """Export as the flags say; return the exit code of the command. Raises `Sam3Error`. A text as output is a URL."""
     _refuse_unfit_flags(format, output, flags)
     found = find_run(run, RunState.DELETING)
-    if not flags["force"]:
+    if isinstance(output, Path) and not flags["force"]:
         _refuse_results_of_other_run(found, output)
     request = _request(found, format, output, flags)
     try:
@@ -59,7 +60,7 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
         raise NotOver(f"{error}; {on}, or add --partial to export what is there") from None
     now = read(found.sessions, how_far, found.run_id)
     if flags["json"]:
-        facts = {"run": found.name, "format": format, "path": str(summary.path)} | counts(summary)
+        facts = {"run": found.name, "format": format, "path": request.files.shown(summary.path)} | counts(summary)
         base.print_json(facts | {"gone": request.view.gone, "partial": request.so_far})
     else:
         say(told(found, request, summary, now))
@@ -67,12 +68,16 @@ def write(run: str, format: str, output: Path, flags: dict[str, Any]) -> int:
     return int(tell_blank_masks(found, request, summary))
 
 
-def _refuse_unfit_flags(format: str, output: Path, flags: dict[str, Any]) -> None:
+def _refuse_unfit_flags(format: str, output: Path | str, flags: dict[str, Any]) -> None:
     """Raise `UsageError` for flags that do not go with the format, before the database is opened."""
     if _streams(output) and (format_named(format).folder or flags["json"]):
         *others, last = names_of_files()
         files = f"{', '.join(others)} or {last}"
         raise UsageError(f"-o -: only one file, {files} without --json, can go to standard output; give a name")
+    if isinstance(output, str) and format_named(format).folder:
+        raise UsageError(
+            f"-o {output}: {format} fills a folder, which no bucket has: write it here, then copy it there"
+        )
     for flag in own_flags():
         if _is_given(flags[flag]):
             require_taken(format, flag, flags[flag])
@@ -93,29 +98,35 @@ def _is_given(value: object) -> bool:
     return value is not None and value is not False
 
 
-def _streams(output: Path) -> bool:
+def _streams(output: Path | str) -> bool:
     return str(output) == "-"
 
 
-def _request(found: Found, format: str, output: Path, flags: dict[str, Any]) -> ExportRequest:
+def _request(found: Found, format: str, output: Path | str, flags: dict[str, Any]) -> ExportRequest:
     """Make the request from the flags. Raises `UsageError` for a threshold below the run's score floor."""
     view = view_of(found)
     if flags["masks"] is None and found.folder is not None:
         flags = flags | {"masks": found.folder / RESULTS["masks"]}
-    files = Targets(output, Inputs(found.sessions), force=flags["force"])
+    files = _files(found, output, force=flags["force"])
     return ExportRequest(
         view=view,
         choice=choice(view, flags["threshold"], flags),
-        out=output,
+        out=files.named,
         gone=flags["all"],
         partial=flags["partial"],
-        targets=StandardOutput(output) if _streams(output) else files,
+        targets=files,
         jobs=flags["jobs"],
         only=flags["only"],
         chosen=None if flags["rows"] is None else chosen_rows(found, view, flags["rows"]),
         rows_file=flags["rows"],
         **_own(format, flags),
     )
+
+
+def _files(found: Found, output: Path | str, *, force: bool) -> Targets:
+    if isinstance(output, str):
+        return BucketOutput(output, force=force)
+    return StandardOutput(output) if _streams(output) else Targets(output, Inputs(found.sessions), force=force)
 
 
 def _own(format: str, flags: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +137,7 @@ def _own(format: str, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def telling_how_to_go_on(found: Found, anew: Path | None) -> Iterator[None]:
+def telling_how_to_go_on(found: Found, anew: Path | str | None) -> Iterator[None]:
     """If the block is interrupted, say what the same command again does: it continues, or writes the file `anew` again.
 
     Turns the error of a database that is away for too long into `Unreachable`.
@@ -175,7 +186,10 @@ def how_to_go_on(found: Found, view: RunView) -> str:
 
 def told(found: Found, request: ExportRequest, summary: Summary, now: SoFar) -> str:
     """For people, such as `faces.json: 176 images, 203 instances; 176 of 768 images so far`."""
-    parts = [f"{summary.path}: {counted(summary.images, 'image')}, {counted(summary.instances, 'instance')}"]
+    parts = [
+        f"{request.files.shown(summary.path)}: {counted(summary.images, 'image')}, "
+        f"{counted(summary.instances, 'instance')}"
+    ]
     parts += summary.told
     if summary.left_out:
         parts.append(f"{counted(summary.left_out, 'instance')} without a pixel left out")

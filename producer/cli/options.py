@@ -183,6 +183,17 @@ class ImageRoot(click.ParamType[str]):
         return str(click.Path(file_okay=False).convert(value, param, ctx))
 
 
+class ExportOutput(click.ParamType[Path | str]):
+    """A file or a folder, or the URL of an object as a text."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if (wrong := urls.fault(str(value))) is not None:
+            self.fail(wrong, param, ctx)
+        return urls.normal(value) if urls.is_url(str(value)) else Path(value)
+
+
 INPUT_FLAGS = (  # what is read, and how
     click.option(
         "--prompt",

@@ -14,6 +14,8 @@ from producer.results.targets import Recognise, Targets
 class StandardOutput(Targets):
     """Prints the one file that an export writes."""
 
+    single = True
+
     @contextmanager
     def replacing(self, path: Path, recognise: Recognise = made_by_export) -> Iterator[Path]:
         """Yield the path of a temporary file, and print that file if the block raises nothing."""

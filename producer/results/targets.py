@@ -28,10 +28,16 @@ class Targets:
     are followed in the path `named` itself, but never below it.
     """
 
+    single = False  # whether there is one file only, so that a format cannot write several
+
     def __init__(self, named: Path, inputs: Inputs | None = None, *, force: bool = False) -> None:
         self.named, self._force = named, force
         self._inputs = inputs or Inputs()
         self._no_images: frozenset[Path] = frozenset()  # paths that are no images of a run, as `look_up` found
+
+    def shown(self, path: Path) -> str:
+        """A file that was written, for messages."""
+        return str(path)
 
     def look_up(self, paths: Sequence[Path]) -> None:
         """Ask the database once which of these files, which will be written, are images of a run."""

@@ -7,30 +7,37 @@ wrong is an `OSError`: `FileNotFoundError` if there is no such object, `Permissi
 """
 
 import errno
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from workers.errors import first_line, one_line
 from workers.inference import urls
 from workers.inference.urls import Unanswered
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from _typeshed import WriteableBuffer
+    from obstore import ObjectMeta, ReadableFile
     from obstore.store import ObjectStore
 
 EXTRA = "pip install 'sam3-queue[remote]'"
 ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")}  # obstore's names, the first one counts
+
+NO_CREDENTIALS = "no credentials: set those of the bucket in the environment, such as AWS_ACCESS_KEY_ID"
 
 # Servers of a cloud that give its machines credentials; elsewhere there are none.
 _GIVE_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "metadata")
 
 # All tries for one image together end well before SAM3_DECODE_SECONDS, 60 s, in which a thread is given up.
 CONNECT_SECONDS, SILENT_SECONDS, TRY_SECONDS, RETRY_SECONDS, RETRIES = 5, 10, 40, 15, 4
+
+COMPARED_BYTES = 64 << 20  # of an object that is put in one request, which is held in memory
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3} [A-Za-z ]+)")
 _ASKED = re.compile(r"performing [A-Z]+ https?://([^/\s]+)")
@@ -73,6 +80,79 @@ def has_any(url: str) -> bool:
         return any(obstore.list(_store(bucket), key.rstrip("/") or None, chunk_size=1))
 
 
+def reader(url: str) -> tuple[str | None, BinaryIO] | None:
+    """The version of the object and its content as a file, read part by part; None if there is none.
+
+    Raises `OSError`: `FileNotFoundError` if there is no such bucket.
+    """
+    with _faults(url):
+        import obstore
+
+        store, key = _object(url)
+        try:
+            version = obstore.head(store, key)["e_tag"]
+        except FileNotFoundError:
+            _require_bucket(url)
+            return None
+        return version, cast(BinaryIO, io.BufferedReader(_Parts(obstore.open_reader(store, key))))
+
+
+def put(url: str, file: Path, instead_of: str | None) -> bool:
+    """Make the object of this file, whole or not at all. False if there is another object than `instead_of` by then.
+
+    That is a version as `reader` gives it, or None: no object. Files of more than `COMPARED_BYTES` are sent in parts,
+    which no server compares: for them this is asked just before, and not in the same step.
+    """
+    with _faults(url):
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        store, key = _object(url)
+        if file.stat().st_size > COMPARED_BYTES:
+            if _version(url) != instead_of:
+                return False
+            obstore.put(store, key, file)
+            return True
+        try:
+            obstore.put(store, key, file, mode="create" if instead_of is None else {"e_tag": instead_of})
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        return True
+
+
+def _version(url: str) -> str | None:
+    found = reader(url)
+    return None if found is None else found[0]
+
+
+def _require_bucket(url: str) -> None:
+    """Raise `FileNotFoundError` if there is no such bucket: a server says of an object only that it is not there."""
+    with suppress(PermissionError):  # who may write need not be allowed to list
+        has_any(url)
+
+
+class _Parts(io.RawIOBase):
+    """An object of obstore as a file of Python's."""
+
+    def __init__(self, content: "ReadableFile") -> None:
+        self._content = content
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer).cast("B")
+        part = bytes(self._content.read(len(view)))
+        view[: len(part)] = part
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._content.seek(offset, whence)
+
+
 def _object(url: str) -> "tuple[ObjectStore, str]":
     bucket, key = urls.split(url)
     return _store(bucket), key
@@ -109,9 +189,9 @@ def _faults(url: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError:
         raise Unanswered(f"{url.partition('://')[0]}:// needs the extra `remote`: {EXTRA}") from None
-    except Unanswered:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # judged already
+            raise
         raise _judged(error) from None
 
 
@@ -120,12 +200,17 @@ def _judged(error: Exception) -> Exception:
 
     said = _in_words(error)
     match error:
-        case FileNotFoundError():
-            return FileNotFoundError(errno.ENOENT, said)
+        case _ if said == NO_CREDENTIALS:
+            return Unanswered(said)
         case PermissionDeniedError() | UnauthenticatedError() | PermissionError():
             return PermissionError(errno.EACCES, said)
         case ValueError():  # a key that no object can have
             return ValueError(said)
+    status = _STATUS.search(str(error))  # obstore has no class for what a server says of a whole bucket
+    if isinstance(error, FileNotFoundError) or (status is not None and status[1].startswith("404")):
+        return FileNotFoundError(errno.ENOENT, said)
+    if status is not None and status[1].startswith(("401", "403")):
+        return PermissionError(errno.EACCES, said)
     return Unanswered(said)
 
 
@@ -134,7 +219,7 @@ def _in_words(error: Exception) -> str:
     text = str(error)
     asked, status = _ASKED.search(text), _STATUS.search(text)
     if asked is not None and asked[1] in _GIVE_CREDENTIALS:
-        return "no credentials: set those of the bucket in the environment, such as AWS_ACCESS_KEY_ID"
+        return NO_CREDENTIALS
     if status is not None:
         code = _CODE.search(text)
         return f"the server says {status[1].strip()}" + (f" ({code[1]})" if code else "")
