@@ -3,7 +3,7 @@
 import difflib
 import fcntl
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.cores import usable_cores
 from workers.errors import UsageError
+from workers.hosts import read_hosts, read_networks
 from workers.variables import PREFIX, own_variables
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
@@ -75,6 +76,16 @@ def _broker_url(url: str) -> str:
     return url
 
 
+def _checked(read: Callable[[str], object]) -> Callable[[str | None], str | None]:
+    """Check a text by reading it once; it is read again where it is used."""
+
+    def checked(text: str | None) -> str | None:
+        read(text or "")
+        return text
+
+    return checked
+
+
 _MASTER = re.compile(r"[?&]master_name=([^&;]+)")
 
 
@@ -120,6 +131,13 @@ class Settings(BaseSettings):
     segmenter: str | None = Field(None, description="module:factory of what stands in for the real model.")
     grace: float = Field(60, ge=0, description="Seconds for the batch in hand when asked to stop.")
     allow_control: bool = Field(False, description="Obey Celery's remote control by the broker, beyond looking.")
+    image_hosts: Annotated[str | None, AfterValidator(_checked(read_hosts))] = Field(
+        None,
+        description="Hosts that https images are fetched from, such as images.example.com,*.example.org; else none.",
+    )
+    image_networks: Annotated[str | None, AfterValidator(_checked(read_networks))] = Field(
+        None, description="Private networks that such hosts may be in, such as 10.1.0.0/16."
+    )
     decode_seconds: float = Field(60, gt=0, description="An image that takes longer to read fails with timeout.")
 
     # Times in seconds. No lease and no rest that results from them may be longer than `db.times.LONGEST_SECONDS`.

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
+from producer.cli.options import SOURCE_PATH, exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
 from producer.cli.redo import redo_flag
 from workers.cli import base
 
@@ -15,7 +15,7 @@ from workers.cli import base
     "--csv",
     "--source",
     required=True,
-    type=click.Path(path_type=Path),
+    type=SOURCE_PATH,
     help="CSV, JSON Lines, Parquet or list of image paths, gzipped or not; a folder; a pattern in quotes.",
 )
 @run_flags

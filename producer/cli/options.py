@@ -16,8 +16,8 @@ from producer.slugs import LONGEST_RUN, run_slug
 from producer.sources.cells import one_line, read_prompt
 from producer.sources.pattern import fixed_folder, is_pattern
 from workers.cli.base import say
+from workers.cli.commands import image_hosts_flag
 from workers.errors import UsageError
-from workers.inference import urls
 
 if TYPE_CHECKING:
     from db.values import Frozen
@@ -169,12 +169,33 @@ def given(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: flags[name] for name in names if flags[name] is not None}
 
 
+class HerePath(click.Path):
+    """A path of this machine. `instead` says what else can be done for a bucket."""
+
+    def __init__(self, instead: str, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+        self._instead = instead
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from workers.inference import urls
+
+        if urls.is_url(str(value)):
+            self.fail(f"a URL is no place for that; {self._instead}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+SOURCE_PATH = HerePath("give a list of its objects, or of their keys with --image-root s3://bucket")
+OUTPUT_FOLDER = HerePath("give a folder, then sam3-export RUN -o s3://bucket/key", file_okay=False)
+
+
 class ImageRoot(click.ParamType[str]):
     """A folder, or a URL of a part of a bucket, as a text."""
 
     name = "folder"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from workers.inference import urls
+
         folder = str(value)
         if (wrong := urls.fault(f"{folder.rstrip('/')}/any")) is not None:
             self.fail(wrong, param, ctx)
@@ -189,8 +210,12 @@ class ExportOutput(click.ParamType[Path | str]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        from workers.inference import urls
+
         if (wrong := urls.fault(str(value))) is not None:
             self.fail(wrong, param, ctx)
+        if urls.is_web(str(value)):
+            self.fail("nothing is written to a web server; give a file, or s3://bucket/key", param, ctx)
         return urls.normal(value) if urls.is_url(str(value)) else Path(value)
 
 
@@ -221,6 +246,7 @@ INPUT_FLAGS = (  # what is read, and how
         help="Folder or s3://bucket/folder that relative paths start from and no path may leave.",
     ),
     click.option("--follow-symlinks", is_flag=True, help="Let links lead out of --image-root."),
+    image_hosts_flag,
 )
 SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
     click.option("--run", metavar="NAME", help="Name of the run (default: that of the input)."),

@@ -40,7 +40,7 @@ def _enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
     """Record the source at `path` and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
     prompts = read_prompts(flags["prompt"])
     source = open_input(path, prompts, flags)
-    settings = base.settings(model=flags["model"])
+    settings = base.settings(model=flags["model"], image_hosts=flags["image_hosts"])
     request = run_request(run_name(flags["run"], path, flags["moved_from"]), prompts, source, settings, flags)
     warn_of_absent_model(request.frozen.model)
     if dry_run:

@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, force_flag, json_flag, price_flag, run_flags, stop_flag
+from producer.cli.options import (
+    OUTPUT_FOLDER,
+    SOURCE_PATH,
+    exit_flags,
+    force_flag,
+    json_flag,
+    price_flag,
+    run_flags,
+    stop_flag,
+)
 from producer.cli.redo import redo_flag
 from producer.results.formats import MODULES
 from sam3_start import QuickImports
@@ -16,8 +25,8 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
 
 
 @base.command("sam3-run")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Result folder.")
+@click.argument("source", type=SOURCE_PATH)
+@click.option("-o", "--output", required=True, type=OUTPUT_FOLDER, help="Result folder.")
 @run_flags
 @stop_flag
 @redo_flag

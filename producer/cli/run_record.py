@@ -82,6 +82,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "also": list(flags["also"]) or None,
         "stop_after": list(flags["stop_after"]) or None,
         "image_root": source.root if source.confined else None,
+        "image_hosts": settings.image_hosts,
         "batch_size": settings.batch_size,
         "dtype": settings.dtype,
         "compile": settings.compile,

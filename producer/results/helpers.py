@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from workers.cores import usable_cores
 from workers.errors import Sam3Error
+from workers.inference import web
 
 Value = TypeVar("Value")
 Args = ParamSpec("Args")
@@ -79,7 +80,7 @@ class Helpers:
             return self._idle.pop()
         helper = subprocess.Popen(
             # -P: do not import from the working folder, in which a user may have a folder called producer.
-            [sys.executable, "-P", "-m", "producer.results.helpers"],
+            [sys.executable, "-P", "-m", "producer.results.helpers", *web.given()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -108,6 +109,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def main() -> None:
+    web.allow(*sys.argv[1:])
     os.nice(NICENESS)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # text that a library prints goes to standard error, as it is no reply

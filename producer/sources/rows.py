@@ -21,7 +21,7 @@ from producer.sources.cells import (
 )
 from producer.sources.columns import Columns
 from workers.errors import ErrorClass
-from workers.inference import location, urls
+from workers.inference import location, urls, web
 
 # The memory of a slice: while it is written, its rows exist several times, as read, as JSON and as parameters.
 SLICE_CHARACTERS = 4_000_000
@@ -167,7 +167,7 @@ def check_path(path: str) -> None:
         fault = "empty path; give the image's path, or remove the row"
     elif not path.isprintable() and (found := CONTROL.search(path)):
         fault = f"the path holds {as_name(found[0])}, which is no text; rename the file"
-    elif ":" in path and (wrong := urls.fault(path)):
+    elif ":" in path and (wrong := urls.fault(path) or web.refusal(path)):
         fault = wrong
     elif path.startswith("\\\\"):
         fault = "a network share is no path; mount it and give the path below its mount"

@@ -180,3 +180,13 @@ def test_variables_that_container_engines_set_for_linked_services_are_ignored() 
 )
 def test_a_url_is_shown_without_its_password_however_it_is_written(url: str, shown: str) -> None:
     assert masked(url) == shown
+
+
+def test_hosts_and_networks_of_images_are_checked_where_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM3_IMAGE_HOSTS", "a.example.com, *.example.org")
+    monkeypatch.setenv("SAM3_IMAGE_NETWORKS", "10.1.0.0/16")
+    assert load_settings().image_hosts == "a.example.com, *.example.org"
+    monkeypatch.setenv("SAM3_IMAGE_HOSTS", "https://a.example.com")
+    monkeypatch.setenv("SAM3_IMAGE_NETWORKS", "10.1.0.1/16")
+    with pytest.raises(UsageError, match=r"SAM3_IMAGE_HOSTS: 'https://a\.example\.com' is no host; .*_NETWORKS: "):
+        load_settings()

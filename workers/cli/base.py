@@ -158,6 +158,7 @@ def _warn_of_unknown_variables(context: click.Context) -> None:
 
 def settings(**flags: Any) -> "Settings":
     """The settings of the running command: flags, then the environment, then the config file, then defaults."""
+    from workers.inference import web
     from workers.settings import Settings, load_settings
 
     context = click.get_current_context()
@@ -169,6 +170,7 @@ def settings(**flags: Any) -> "Settings":
     }
     found = load_settings(**(below | {name: value for name, value in flags.items() if value is not None}))
     private.share(found.shared)
+    web.allow(found.image_hosts, found.image_networks)
     return found
 
 

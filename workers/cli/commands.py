@@ -11,6 +11,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 DTYPES = ["auto", "mixed", "fp32", "bf16"]
 
 
+image_hosts_flag = click.option(
+    "--image-hosts",
+    metavar="HOSTS",
+    help="Hosts that https images are fetched from, such as images.example.com,*.example.org.",
+)
+
+
 def worker_flags(function: Function) -> Function:
     """Add the flags of commands that start nodes."""
     flags = [
@@ -36,6 +43,7 @@ def worker_flags(function: Function) -> Function:
 
 @base.command("sam3-worker")
 @worker_flags
+@image_hosts_flag
 @click.option("--until-empty", is_flag=True, help="End when no run has anything left to do.")
 @click.option(
     "--allow-control",

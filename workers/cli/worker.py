@@ -50,7 +50,7 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
 
 def node_settings(**flags: Any) -> Settings:
     """The settings of a command that starts nodes. Its paths are absolute, as nodes have another working folder."""
-    names = ("batch_size", "dtype", "compile", "grace", "state_dir", "model", "allow_control")
+    names = ("batch_size", "dtype", "compile", "grace", "state_dir", "model", "allow_control", "image_hosts")
     settings = base.settings(**{name: flags.get(name) for name in names})
     paths = {"state_dir": settings.state_dir.absolute(), "database_url": absolute_sqlite(settings.database_url)}
     return settings.model_copy(update=paths)

@@ -227,4 +227,5 @@ def _in_words(error: Exception) -> str:
     if asked is None:
         return said
     cause = _CAUSE.search(text)
-    return f"{asked[1]} does not answer: {cause[1] if cause else said}"
+    why = cause[1] if cause else "it takes too long" if "TimedOut" in text else said
+    return f"{asked[1]} does not answer: {why}"

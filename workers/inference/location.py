@@ -2,8 +2,9 @@
 
 A row holds a path, and a run the root that relative paths start from; joined they are the image's place, a text: an
 absolute path, or a URL. All code that stats, opens or shows a place does so here; for a URL these functions turn to
-`buckets`. Errors are `OSError`s: `FileNotFoundError` if there is nothing, `PermissionError` if it may not be read,
-`Unanswered` if a server is the reason and another try may help, and others. Knows no rows, no image formats and no SQL.
+`buckets` or `web`. Errors are `OSError`s: `FileNotFoundError` if there is nothing, `PermissionError` if it may not be
+read, `Unanswered` if a server is the reason and another try may help, and others. Knows no rows, no image formats and
+no SQL.
 """
 
 import io
@@ -14,9 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os.path import normpath
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
-from workers.inference import buckets, urls
+from workers.inference import buckets, urls, web
 from workers.inference.urls import Unanswered as Unanswered  # one of the errors of this module
 from workers.inference.urls import is_url as is_url
 
@@ -117,7 +119,7 @@ def shown(place: str) -> str:
 def stat(place: str) -> FileSeen:
     """Size and time of the file or folder at the place, links followed. Raises `OSError`."""
     try:
-        return FileSeen(*buckets.stat(place)) if is_url(place) else _seen(os.stat(place))
+        return FileSeen(*_server(place).stat(place)) if is_url(place) else _seen(os.stat(place))
     except ValueError as error:  # a NUL in the path, or a key that no object can have
         raise OSError(0, str(error)) from None
 
@@ -135,7 +137,7 @@ def opened(place: str, within: str | None = None) -> Iterator[tuple[FileSeen, Bi
     `NotRegular` if it is no file, `ValueError` for a text that names no file, and `OSError`.
     """
     if is_url(place):
-        seen, content = buckets.opened(place)
+        seen, content = _server(place).opened(place)
         yield FileSeen(*seen), Remote(content)
         return
     _check_regular(os.stat(place))  # before opening, as opening a device may have an effect
@@ -174,13 +176,19 @@ def has_neighbours(place: str) -> bool:
     return False
 
 
+def _server(url: str) -> ModuleType:
+    return web if urls.is_web(url) else buckets
+
+
 def _has_object(url: str) -> bool:
     with suppress(OSError, ValueError):
-        return bool(buckets.stat(url))
+        return bool(_server(url).stat(url))
     return False
 
 
 def _has_any(folder: str) -> bool:
+    if urls.is_web(folder):
+        return True  # no web server tells; an image that is gone is then simply missing
     with suppress(OSError, ValueError):
         return buckets.has_any(folder)
     return False

@@ -8,10 +8,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 BUCKETS = ("s3", "gs", "az")  # S3, Google Cloud Storage, Azure
 LONGEST_KEY = 1024  # bytes; the limit of S3, Google Cloud Storage and Azure alike
-READ = "s3://, gs:// or az://"
+WEB = "https://"
+READ = "s3://, gs://, az:// or https://"
 
 _ANY = re.compile(r"[a-z][a-z0-9+.-]*://|file:/|data:\w+/", re.IGNORECASE)
-_READ = re.compile(f"({'|'.join(BUCKETS)})://", re.IGNORECASE)
+_READ = re.compile(f"({'|'.join(BUCKETS)}|https)://", re.IGNORECASE)
 _SECRET_KEY = re.compile(r"sig$|signature|token|secret|passw|credential|api.?key|access.?key", re.IGNORECASE)
 _QUERY = re.compile(r"\b(https?://[^\s?]*)\?[^\s]*")
 _USER = re.compile(r"(://)[^/\s]*@")
@@ -29,8 +30,16 @@ def is_url(place: str) -> bool:
     return "://" in place and _READ.match(place) is not None
 
 
-def fault(path: str) -> str | None:
-    """What is wrong with a path that is a URL, in words and without the URL; None if it is none, or can be read."""
+def is_web(place: str) -> bool:
+    """Whether the place is the URL of a web server."""
+    return place[: len(WEB)].lower() == WEB
+
+
+def fault(path: str, *, redirected: bool = False) -> str | None:
+    """What is wrong with a path that is a URL, in words and without the URL; None if it is none, or can be read.
+
+    A web server may redirect to a URL with a signature, which is never recorded.
+    """
     if (found := _ANY.match(path)) is None:
         return None
     if not is_url(path):
@@ -38,12 +47,22 @@ def fault(path: str) -> str | None:
     host, _, key = path[found.end() :].partition("/")
     if "@" in host:
         return "the URL holds a user or a password; leave them out, and give them to the workers' environment"
+    if is_web(path):
+        return _web_fault(path, key, redirected=redirected)
     if not host or not key:
         return "the URL names no object; write it like s3://bucket/folder/a.jpg"
     if any(name in ("", ".", "..") for name in key.split("/")):
         return "the URL holds an empty name, . or .., which no bucket is asked for; give the object another key"
     if len(key.encode()) > LONGEST_KEY:
         return f"key of {len(key.encode())} bytes; shorten it to {LONGEST_KEY}"
+    return None
+
+
+def _web_fault(url: str, target: str, *, redirected: bool) -> str | None:
+    if not redirected and holds_credential(url):
+        return "the URL holds a signature or a token, which ends before a run may; use s3://, gs:// or az://"
+    if folded_dots(target.partition("?")[0]):
+        return "the URL holds . or .. in its path; write it without"
     return None
 
 

@@ -4,7 +4,7 @@ import logging
 import threading
 from typing import ClassVar, NoReturn
 
-from workers.inference import readahead
+from workers.inference import readahead, web
 from workers.node import life
 from workers.node.breaker import Breaker
 from workers.node.heartbeat import Heartbeat
@@ -30,7 +30,9 @@ class Node:
     def this(cls) -> "Node":
         """The one object of this process; the first call reads the environment."""
         if Node._this is None:
-            Node._this = Node(load_settings(), Breaker(life.faults_so_far(), life.tell_parent))
+            settings = load_settings()
+            web.allow(settings.image_hosts, settings.image_networks)
+            Node._this = Node(settings, Breaker(life.faults_so_far(), life.tell_parent))
         return Node._this
 
     @property

@@ -360,3 +360,20 @@ def test_whether_copies_are_computed_once_is_frozen_with_a_run_that_has_results(
     scenario.worker(shell.sessions)
     scenario.commit_all(shell.sessions, scenario.claim(shell.sessions, 1, 1), 0.9)
     assert "dedupe True there, False here" in shell(enqueue, *given, code=2).error
+
+
+def test_https_images_are_taken_from_hosts_that_the_command_names_and_only_from_them(shell: Shell) -> None:
+    urls = ("https://a.example.com/1.jpg", "https://b.example.com/2.jpg", "https://a.example.com/3.jpg?sig=canary")
+    (shell.home / "web.csv").write_text("path\n" + "".join(f"{url}\n" for url in urls))
+    given = ("--csv", "web.csv", "--prompt", "person", "--dry-run", "--no-check", "--exit-zero")
+    hosts = ("--image-hosts", "a.example.com")
+
+    named = shell(enqueue, *given, *hosts)
+    assert "3 images in 1 chunk, 2 rejected" in named.out
+    assert "image: https://a.example.com/1.jpg\n" in named.out
+    assert "or SAM3_IMAGE_HOSTS names: b.example.com is none" in named.err
+    assert "web.csv:4: the URL holds a signature or a token" in named.err
+    assert "3 images in 0 chunks, 3 rejected" in shell(enqueue, *given).out
+    assert "canary" not in named.out + named.err
+    refused = shell(enqueue, *given, "--image-hosts", "https://a.example.com", code=2).error
+    assert "'https://a.example.com' is no host; write images.example.com, *.example.org or host:8443" in refused

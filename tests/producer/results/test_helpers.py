@@ -12,6 +12,7 @@ import pytest
 
 from producer.results.helpers import NICENESS, HelperEnded, Helpers
 from tests.terminals import wait_until
+from workers.inference import web
 
 
 @pytest.fixture
@@ -86,3 +87,13 @@ def test_helpers_end_with_a_process_that_is_killed(state: str) -> None:
         assert lives(helper)
         parent.kill()
     wait_until(lambda: not lives(helper), "the end of the helper")
+
+
+def test_a_helper_may_ask_the_web_servers_that_this_process_may_ask() -> None:
+    web.allow("images.example.com", "10.0.0.0/8")
+    helpers = Helpers()
+    try:
+        assert helpers.call(web.given) == ("images.example.com", "10.0.0.0/8")
+    finally:
+        helpers.close()
+        web.allow("", "")

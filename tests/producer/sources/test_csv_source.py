@@ -279,7 +279,7 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         "http://h/a.jpg",
         {"label": "x"},
         "bad_path",
-        "'http://' is a URL that is not read; give the path of a local copy, or s3://, gs:// or az://",
+        "'http://' is a URL that is not read; give the path of a local copy, or s3://, gs://, az:// or https://",
     ),
     "C19 bucket": (
         b"s3://bucket,x",
@@ -307,7 +307,7 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         "https://h/a.jpg?***",
         {"label": "x"},
         "bad_path",
-        "'https://' is a URL that is not read; give the path of a local copy, or s3://, gs:// or az://",
+        "the URL holds a signature or a token, which ends before a run may; use s3://, gs:// or az://",
     ),
     "C19 key": (
         f"s3://b/{'k' * 1025},x".encode(),
@@ -321,7 +321,7 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         "FILE:///a.jpg",
         {"label": "x"},
         "bad_path",
-        "'FILE://' is a URL that is not read; give the path of a local copy, or s3://, gs:// or az://",
+        "'FILE://' is a URL that is not read; give the path of a local copy, or s3://, gs://, az:// or https://",
     ),
     "C19 share": (
         b"\\\\host\\share\\a.jpg,x",
