@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmarks import (
     bars,
     cores,
     enqueue,
+    exports,
     model,
     one_host,
     operate,
@@ -52,12 +54,14 @@ class Sizes:
     repeats: int
     rows: list[int]
     contention_rows: int
+    exported_rows: int
+    exported_masks: int
     host_images: int
     architectures: list[str]
 
 
-FULL = Sizes(120, 3, [10_000, 100_000, 1_000_000], 200_000, 2880, [*model.RANDOM])
-QUICK = Sizes(16, 1, [10_000, 100_000], 20_000, 512, [*model.RANDOM][:1])
+FULL = Sizes(120, 3, [10_000, 100_000, 1_000_000], 200_000, 50_000, 2_000, 2880, [*model.RANDOM])
+QUICK = Sizes(16, 1, [10_000, 100_000], 20_000, 2_000, 100, 512, [*model.RANDOM][:1])
 
 
 @click.command()
@@ -86,6 +90,9 @@ def measure(sizes: Sizes) -> Results:
             for row in fresh(f"retry, cancel and delete in {kind}", operate.measure, kind, sizes.rows)
         ],
         host=fresh("eight nodes on one host", one_host.measure, sizes.host_images),
+        exports=exports.rows(
+            fresh("exports", partial(exports.measure, sizes.exported_rows, masks=sizes.exported_masks))
+        ),
         contention=fresh("commits beside an enqueue", sqlite_contention.compare, sizes.contention_rows),
         masks=fresh("masks", postprocess.measure),
         masks_memory=fresh("memory of masks", postprocess.measure_memory),
@@ -144,6 +151,7 @@ def tables(results: Results) -> dict[str, str]:
         "growth": table(enqueue.growth_rows(results.growth)),
         "aftermath": table(as_rows(results.aftermath)),
         "operations": table(operate.operation_rows(results.operations)),
+        "exports": table(results.exports),
         "contention": table(results.contention),
         "one_host": one_host.tables(results.host),
     }

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import timing
+from benchmarks import exports, timing
 from benchmarks.enqueue import Aftermath, Growth
 from benchmarks.one_host import NODES, Host
 from benchmarks.operate import Operation, growth
@@ -25,6 +25,7 @@ class Results:
     growth: list[Growth]
     aftermath: list[Aftermath]
     operations: list[Operation]
+    exports: list[Figures]
     contention: list[Figures]
     host: Host
     masks: list[Figures]
@@ -122,6 +123,9 @@ def _database(results: Results) -> Iterator[Bar]:
     yield _most(f"retry, cancel: seconds at {largest:,} rows", 60, timed)
     exponents = [growth(operations, one) for one in operations if one.rows > LINEAR_FROM]
     yield _most("retry, cancel, delete: time grows with rows to the power of", 1.3, [one for one in exponents if one])
+    files = [row for row in results.exports if row["format"] in exports.ONE_FILE]
+    yield _most("exports: µs of processor an image, formats of one file", 123, [row["µs an image"] for row in files])
+    yield _most("exports: peak MB", 300, [row["peak mb"] for row in results.exports])
     yield _least("SQLite: commits kept beside an enqueue", 0.5, [results.contention[1]["kept"]])
     yield _most("SQLite: errors", 0, [row["errors"] for row in results.contention])
     carried = [row["GPUs that it carries"] for row in results.host.alone if row["alone"].startswith("commits")]

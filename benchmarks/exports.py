@@ -1,14 +1,16 @@
 """What each export format costs: seconds of processor an image and memory, all on one run in SQLite.
 
-Run as `python -m benchmarks.exports [--images N] [--format NAME ...] [--nms IOU]`. Images have 1.5 instances on
-average, with masks of 480 x 640 pixels. Each is written by a process of its own, which alone is measured, with the
-helper processes that it starts. Formats that write a file for each image write to the folder of temporary files. No
-image file exists, so cut-outs are not measured.
+Run as `python -m benchmarks.exports [--images N] [--masks N] [--format NAME ...] [--nms IOU]`. Images have 1.5
+instances on average, with masks of 480 x 640 pixels. Each format is written by a process of its own, which alone is
+measured, with the helper processes that it starts. Formats that write a file for each image write to the folder of
+temporary files, and only for `--masks` images, as they take a hundred times as long; PNG is written by one process and
+by two. No image file exists, so cut-outs are not measured.
 """
 
 import resource
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 from sqlalchemy import text
 
 from benchmarks.enqueue import FROZEN, alone
-from benchmarks.timing import as_rows, table
+from benchmarks.timing import Row, as_rows, table
 from db.migrate import ensure_schema
 from db.runs import run_id_of
 from db.session import Sessions, connect, read
@@ -33,8 +35,13 @@ from producer.runs.load import RunRequest, record
 from producer.sources.csv_source import CsvSource
 from workers.inference.masks import encode
 
+Work = Callable[[str, Path], tuple[float, float]]  # seconds of processor, and MB
+
 SIZE = (480, 640)
 NOT_MEASURED = ("cutout",)
+ONE_FILE = ("csv", "coco", "jsonl", "parquet")
+MASKS = 2_000  # images of formats that write a file for each
+PNG_JOBS = (1, 2)  # numbers of processes
 DONE = (
     f"UPDATE image SET state = 'done', width = {SIZE[1]}, height = {SIZE[0]}",
     "UPDATE chunk SET state = 'done', segmented = images",
@@ -62,28 +69,50 @@ class Cost:
 
 @click.command()
 @click.option("--images", default=100_000, show_default=True)
+@click.option("--masks", default=MASKS, show_default=True, help="Images of formats that write a file for each.")
 @click.option("--format", "formats", multiple=True, help="Default: all.")
 @click.option("--nms", type=float, help="Also with --nms and --contain, and the count of sam3-status --at.")
-def main(images: int, formats: tuple[str, ...], nms: float | None) -> None:
+def main(images: int, masks: int, formats: tuple[str, ...], nms: float | None) -> None:
     names = formats or tuple(name for name in MODULES if name not in NOT_MEASURED)
-    print(table(as_rows(measure(images, names, nms))))
+    print(table(rows(measure(images, names, masks, nms))))
 
 
-def measure(images: int, formats: tuple[str, ...], nms: float | None = None) -> list[Cost]:
-    costs: list[Cost] = []
+def measure(
+    images: int, formats: Sequence[str] = (*ONE_FILE, "png"), masks: int = MASKS, nms: float | None = None
+) -> list[Cost]:
+    """The costs of CSV, and of these formats."""
     plain = dict.fromkeys(("csv", *formats))
-    works = {name: partial(write, name=name) for name in plain}
+    files = [name for name in plain if not format_named(name).folder]
+    works: dict[str, Work] = {name: partial(write, name=name) for name in files}
     if nms is not None:
-        works |= {f"{name} --nms {nms}": partial(write, name=name, nms=nms) for name in plain}
+        works |= {f"{name} --nms {nms}": partial(write, name=name, nms=nms) for name in files}
         works |= {"--at": count, f"--at --nms {nms}": partial(count, nms=nms)}
+    drawn: dict[str, Work] = {}
+    for name in (name for name in plain if name not in files):
+        jobs = PNG_JOBS if name == "png" else (None,)
+        drawn |= {f"{name} --jobs {one}" if one else name: partial(write, name=name, jobs=one) for one in jobs}
+    costs: list[Cost] = []
+    for some, count_of in ((works, images), (drawn, masks)):
+        costs += _measured(some, count_of, costs)
+    return costs
+
+
+def _measured(works: Mapping[str, Work], images: int, before: Sequence[Cost]) -> list[Cost]:
+    """The costs of these works on a run of so many images. The first of all costs is that of CSV."""
+    costs: list[Cost] = []
     with tempfile.TemporaryDirectory() as folder:
-        url = make_run(Path(folder), images)
-        base = 0.0
+        url = make_run(Path(folder), images) if works else ""
         for name, work in works.items():
             seconds, peak = alone(work, url, Path(folder))
-            base = base or seconds
-            costs.append(Cost(name, images, round(seconds / images * 1e6, 1), round(seconds / base, 2), round(peak)))
+            each = seconds / images * 1e6
+            base = (*before, *costs)[0].microseconds_an_image if before or costs else each
+            costs.append(Cost(name, images, round(each, 1), round(each / base, 2), round(peak)))
     return costs
+
+
+def rows(costs: Sequence[Cost]) -> list[Row]:
+    """The rows of a table."""
+    return [{name.replace("microseconds", "µs"): value for name, value in row.items()} for row in as_rows(costs)]
 
 
 def make_run(folder: Path, images: int) -> str:
@@ -106,11 +135,11 @@ def make_run(folder: Path, images: int) -> str:
     return url
 
 
-def write(url: str, folder: Path, name: str, nms: float | None = None) -> tuple[float, float]:
+def write(url: str, folder: Path, name: str, nms: float | None = None, jobs: int | None = None) -> tuple[float, float]:
     """Seconds of processor of this process and its helpers, and the most memory of this one, in MB."""
     sessions, view = opened(url)
-    out = file_of(folder / f"out-{nms}", name)
-    request = ExportRequest(view, chosen(view, nms), out, targets=Targets(out))
+    out = file_of(folder / f"out-{nms}-{jobs}", name)
+    request = ExportRequest(view, chosen(view, nms), out, targets=Targets(out), jobs=jobs)
     wanted = format_named(name)
     before = time.process_time()
     with rarely_collected():

@@ -42,6 +42,10 @@ MEASURED = Results(
     growth=[_growth(*size) for size in SIZES],
     aftermath=[_aftermath(*size) for size in SIZES],
     operations=[Operation(database, "retry", rows, 6e-5 * rows) for database, rows in SIZES],
+    exports=[
+        {"format": "csv", "µs an image": 27.0, "peak mb": 107},
+        {"format": "png --jobs 2", "µs an image": 4000.0, "peak mb": 150},
+    ],
     contention=[{"kept": 1.0, "errors": 0}, {"kept": 0.9, "errors": 0}],
     host=Host(
         [{"alone": "decoding and masks", "GPUs that it carries": 1.5},
@@ -135,6 +139,11 @@ def _changed(field: str, place: int, **values: Any) -> Callable[[Results], None]
         (_changed("aftermath", 0, claim_statements=7), "database: different numbers of statements a claim or commit"),
         (_changed("operations", 1, seconds=61.0), "retry, cancel: seconds at 1,000,000 rows"),
         (_changed("operations", 2, seconds=2.9), "retry, cancel, delete: time grows with rows to the power of"),
+        (
+            _changed("exports", 0, **{"µs an image": 124.0}),
+            "exports: µs of processor an image, formats of one file",
+        ),
+        (_changed("exports", 1, **{"peak mb": 301}), "exports: peak MB"),
         (_changed("contention", 1, kept=0.4), "SQLite: commits kept beside an enqueue"),
         (_changed("contention", 0, errors=1), "SQLite: errors"),
         (
