@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 
 PYTEST := -m pytest --dist worksteal
 
-.PHONY: help install demo test test-all test-newest check chaos bench bench-rows clean
+.PHONY: help install demo test test-all test-newest test-tools check chaos bench bench-rows clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,6 +41,15 @@ test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 m
 test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (16 minutes on 2 cores)
 	@$(BIN)/python $(PYTEST) -n 6  # the long ones wait so much that six of them keep two cores busy
 
+# Our packages are found behind the tools' own, so that torch is not installed twice. Ultralytics' own requirements would
+# bring a second OpenCV.
+test-tools: $(INSTALLED)  ## Load exports with the tools that they are for, in .venv-tools (1.5 GB; Linux with glibc)
+	@$(BIN)/python -m venv .venv-tools
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(.venv-tools/bin/python -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
+	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check -r tests/tools/requirements.txt
+	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check --no-deps ultralytics==8.4.190 py-cpuinfo==9.0.0
+	@TOOLS_PYTHON=$(CURDIR)/.venv-tools/bin/python $(BIN)/python $(PYTEST) -s tests/tools
+
 check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -63,4 +72,4 @@ bench-rows: $(INSTALLED)  ## Enqueue ten million rows into each database, once (
 	@$(BIN)/python -m benchmarks.enqueue --rows 10000000 --repeats 1
 
 clean:  ## Remove the environment and the demo
-	rm -rf $(VENV) .venv-newest demo
+	rm -rf $(VENV) .venv-newest .venv-tools demo
