@@ -27,6 +27,8 @@ FAMILIES = {
     "sam3_video": _SAM3,  # the type of facebook/sam3, whose detector is a SAM3
     "grounding-dino+sam2": _GROUNDED_SAM2,
     "grounding-dino+sam2_video": _GROUNDED_SAM2,  # the type of facebook/sam2.1-hiera-small
+    "mm-grounding-dino+sam2": _GROUNDED_SAM2,
+    "mm-grounding-dino+sam2_video": _GROUNDED_SAM2,
 }
 
 

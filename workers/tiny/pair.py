@@ -16,6 +16,8 @@ from transformers import (
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
     GroundingDinoProcessor,
+    MMGroundingDinoConfig,
+    MMGroundingDinoForObjectDetection,
     Sam2ImageProcessor,
     Sam2Processor,
     Sam2VideoConfig,
@@ -31,6 +33,11 @@ IMAGE_SIZE = 64  # pixels; SAM2 makes every image a square of this size
 
 SPREAD, SHIFT = 0.2, 2.5  # of the logits of scores
 
+DETECTORS: dict[str, Any] = {
+    "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection),
+    "mm-grounding-dino": (MMGroundingDinoConfig, MMGroundingDinoForObjectDetection),
+}
+
 # The ids that Grounding DINO's code takes for the ends of phrases: those of bert-base-uncased.
 FIXED = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
 
@@ -44,9 +51,10 @@ def words() -> dict[str, int]:
     return FIXED | dict(zip(new, free, strict=False))
 
 
-def new_detector(seed: int = 0) -> Any:
-    """A random Grounding DINO in evaluation mode. Its scores are spread around 0.5."""
-    config = GroundingDinoConfig(
+def new_detector(seed: int = 0, kind: str = "grounding-dino") -> Any:
+    """A random Grounding DINO of this `model_type` in evaluation mode. Its scores are spread around 0.5."""
+    make_config, make_model = DETECTORS[kind]
+    config = make_config(
         backbone_config={
             "model_type": "swin", "embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 4,
             "image_size": SHORTEST, "out_indices": [2, 3, 4], "out_features": ["stage2", "stage3", "stage4"],
@@ -60,7 +68,7 @@ def new_detector(seed: int = 0) -> Any:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: Any = GroundingDinoForObjectDetection(config)
+        model = make_model(config)
         for parameter in model.bbox_embed.parameters():
             torch.nn.init.normal_(parameter, std=0.2)  # the library starts with boxes that are their anchors
     model.eval()
@@ -77,6 +85,9 @@ def _spread_scores(model: Any, seed: int) -> None:
     noise = torch.rand(1, 3, SHORTEST, SHORTEST, generator=torch.Generator().manual_seed(seed))
     last = model.model.decoder.layer_norm
     with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("class_embed.0.bias"):  # of the one kind that has it; the library starts with -4.6
+                parameter.zero_()
         seen = model(pixel_values=noise * 4 - 2, input_ids=torch.tensor([[101, 200, 1012, 102]]))
         shared = seen.encoder_last_hidden_state_text[0].mean(0)
         last.weight.mul_(SPREAD)
@@ -113,10 +124,10 @@ def new_segmenter(seed: int = 0) -> Any:
     return model.eval()
 
 
-def write_random_pair(folder: Path, seed: int = 0) -> str:
-    """Write both checkpoints below `folder`; returns the model's name, `A+B`."""
+def write_random_pair(folder: Path, seed: int = 0, kind: str = "grounding-dino") -> str:
+    """Write both checkpoints below `folder`; returns the model's name, `A+B`. `kind` is the detector's `model_type`."""
     detector, segmenter = folder / "detector", folder / "segmenter"
-    new_detector(seed).save_pretrained(detector)
+    new_detector(seed, kind).save_pretrained(detector)
     images = GroundingDinoImageProcessor(size={"shortest_edge": SHORTEST, "longest_edge": LONGEST})
     processor: Any = GroundingDinoProcessor
     processor(images, BertTokenizer(vocab=words(), do_lower_case=True)).save_pretrained(detector)

@@ -12,17 +12,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
+from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, MMGroundingDinoForObjectDetection
 from transformers.image_transforms import center_to_corners_format
 
 from workers.inference.images import RGB
-from workers.inference.segmenters import Precision
+from workers.inference.segmenters import Precision, model_type
 from workers.inference.torch_checkpoint import load
 from workers.inference.torch_copies import to_device
 from workers.inference.torch_kept import Row
 from workers.inference.torch_pixels import Pictures
 from workers.inference.torch_precision import cast, in_bf16
 
+# By the `model_type` of a checkpoint. The second has the same parts with other weights and another last layer.
+KINDS: dict[str, Any] = {
+    "grounding-dino": GroundingDinoForObjectDetection,
+    "mm-grounding-dino": MMGroundingDinoForObjectDetection,
+}
 ENDS = ".?"  # what ends a phrase for Grounding DINO
 
 
@@ -32,9 +37,8 @@ class Detector:
     def __init__(self, folder: Path, device: torch.device, dtype: Precision) -> None:
         """Raises `ModelUnusable`. `mixed` is bf16 for the image encoder alone, as boxes in bf16 are wrong by pixels."""
         self._device, self._given = device, torch.bfloat16 if dtype == "bf16" else torch.float32
-        self._model, processor = load(
-            folder, GroundingDinoForObjectDetection, GroundingDinoProcessor, name="Grounding DINO"
-        )
+        kind = KINDS[model_type(folder)]
+        self._model, processor = load(folder, kind, GroundingDinoProcessor, name="Grounding DINO")
         self._pictures, self._tokenizer = Pictures(processor.image_processor, device), processor.tokenizer
         if dtype == "bf16":
             cast(self._model, torch.bfloat16)

@@ -1,5 +1,6 @@
 """Grounding DINO with SAM2, tiny and random, against the plain loops over the library's two models."""
 
+import shutil
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, Sam2Model, Sam2Processor
+from transformers import (
+    GroundingDinoForObjectDetection,
+    GroundingDinoProcessor,
+    MMGroundingDinoForObjectDetection,
+    Sam2Model,
+    Sam2Processor,
+)
 
 from workers.inference import masks, selftest
 from workers.inference.answers import Found
@@ -23,6 +30,7 @@ from workers.inference.items import Item, Segmented
 from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options, OutOfMemory
 from workers.inference.segmenters import ModelUnusable, Precision, family_of
+from workers.tiny.pair import write_random_pair
 
 OPTIONS = Options(threshold=0.5, score_floor=0.3)
 EVERYTHING = Options(threshold=0.0, score_floor=0.0)
@@ -43,9 +51,9 @@ def pictures(photographs: dict[str, RGB]) -> list[RGB]:
 class Library:
     """The loop that people write: one image and one prompt at a time, then its boxes."""
 
-    def __init__(self, pair: tuple[Path, Path]) -> None:
+    def __init__(self, pair: tuple[Path, Path], kind: Any = GroundingDinoForObjectDetection) -> None:
         detector, segmenter = pair
-        self.detector: Any = GroundingDinoForObjectDetection.from_pretrained(detector)
+        self.detector: Any = kind.from_pretrained(detector)
         self.words: Any = GroundingDinoProcessor.from_pretrained(detector)
         self.segmenter: Any = Sam2Model.from_pretrained(segmenter)
         self.boxes: Any = Sam2Processor.from_pretrained(segmenter)
@@ -312,7 +320,20 @@ def test_loading_the_images_part_of_a_video_model_warns_of_nothing(
     assert not caplog.messages
 
 
-def test_an_incomplete_pair_is_refused_in_one_line(pair: tuple[Path, Path]) -> None:
+def test_mm_grounding_dino_gives_what_the_librarys_loop_gives_too(tmp_path: Path, pictures: list[RGB]) -> None:
+    detector, masks = map(Path, write_random_pair(tmp_path, kind="mm-grounding-dino").split("+"))
+    made: Any = family_of(detector, masks)(
+        detector, masks, model_name="pair", revision=None, device="cpu", dtype="fp32"
+    )
+    answers = ours(made, pictures[:2], [PROMPTS, ("person",)])
+    library = Library((detector, masks), MMGroundingDinoForObjectDetection)
+    assert assert_equal_to_library(answers[0][1], library(pictures[0], PROMPTS[1])) >= 3
+    assert assert_equal_to_library(answers[1][0], library(pictures[1], "person")) >= 3
+
+
+def test_an_incomplete_pair_is_refused_in_one_line(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    damaged = shutil.copytree(pair[0], tmp_path / "damaged")
+    (damaged / "tokenizer.json").unlink()
     with pytest.raises(ModelUnusable, match="no tokenizer there") as refused:
-        GroundedSam2Segmenter(pair[1], pair[1], model_name="pair")
+        GroundedSam2Segmenter(damaged, pair[1], model_name="pair")
     assert "\n" not in str(refused.value)
