@@ -69,6 +69,26 @@ def test_an_image_below_a_root_that_is_a_link_is_found_by_its_real_path(sessions
         Targets(image, Inputs(sessions)).check(image)
 
 
+def test_an_image_named_through_a_link_below_the_root_is_not_replaced_by_its_real_path_as_it_is_not_ours(
+    sessions: Sessions, tmp_path: Path
+) -> None:
+    image = tmp_path / "real" / "a.png"
+    image.parent.mkdir()
+    image.write_bytes(b"\x89PNG of a person")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "real")
+    record(sessions, "faces", tmp_path / "in" / "faces.csv", "link/a.png")
+
+    for named in (image, tmp_path / "in" / "link" / "a.png"):
+        targets = Targets(named, Inputs(sessions))
+        targets.look_up([named])
+        with pytest.raises(UsageError, match=r"was not made by an export of ours|is an image of run faces"):
+            targets.check(named)
+        with pytest.raises(UsageError), targets.replacing(named):
+            pytest.fail("it was let in")
+    assert image.read_bytes() == b"\x89PNG of a person"
+
+
 @pytest.mark.parametrize("how", [os.link, os.symlink])
 def test_a_source_is_known_by_what_it_is_not_by_its_name(
     sessions: Sessions, tmp_path: Path, how: Callable[[Path, Path], None]
