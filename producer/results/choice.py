@@ -13,9 +13,9 @@ from db.values import ClassResult, FoundInstance, PromptResult
 from db.views.status import RunView
 
 MASK, BOX = "mask", "box"  # what overlaps are measured on
-_NUMBER, _END = r"([0-9]*\.?[0-9]+)", r"\s*(?:,|$)"
+_NUMBER, _END = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]-?[0-9]+)?", r"\s*(?:,|$)"
 # A number before the next comma is one for all classes, as names of classes may hold commas, too.
-_THRESHOLD = re.compile(rf"\s*(?:(?=[0-9.]+{_END})|(.+?)\s*=\s*){_NUMBER}{_END}")
+_THRESHOLD = re.compile(rf"\s*(?:(?={_NUMBER}{_END})|(.+?)\s*=\s*)({_NUMBER}){_END}")
 _Found = dict[int, Sequence[FoundInstance]]  # by class
 
 

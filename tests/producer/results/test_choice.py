@@ -93,7 +93,8 @@ def test_the_size_comes_first_then_what_overlaps_then_the_number(view: RunView) 
     ("text", "thresholds"),
     [
         ("0.5", {None: 0.5}),
-        ("person=0.7", {"person": 0.7}),
+        ("1.", {None: 1.0}),
+        ("person=1e-05", {"person": 1e-05}),
         (" 0.5, person = .7,red car=1", {None: 0.5, "person": 0.7, "red car": 1.0}),
         ("salt, pepper=0.4,x=y=0.6", {"salt, pepper": 0.4, "x=y": 0.6}),
     ],
