@@ -222,7 +222,7 @@ def _require_own_places(found: Found, request: ExportRequest, format: str) -> No
     match sharing(paths, lambda path: str(places.of(path)), once=places.once):
         case (one, other) if one == other:
             raise UsageError(
-                f"{one} is in two rows with different prompts, and {format} has one file for an image: "
+                f"{one} is in two rows with different prompts, and {format} would have one file for both: "
                 "give it both prompts in one row"
             )
         case (one, other):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,8 +13,7 @@ from producer.results.folder_writer import EmbeddedSigns, Piece
 from producer.results.formats import Format, Places
 from producer.results.mask_folder import digest, holds, is_of_run, texts
 from producer.results.mask_style import MaskStyle
-from producer.results.names import mask_path
-from producer.results.per_result import PerResult
+from producer.results.per_result import PerResult, places
 from workers.errors import UsageError
 from workers.inference import location
 
@@ -72,12 +70,8 @@ def _style(own: Any) -> MaskStyle:
     return MaskStyle(**{flag: own[flag] for flag in OF_MASKS if flag in own})
 
 
-def places(request: ExportRequest) -> Places | None:
-    """The files of images; None if no two images can have the same."""
-    template = _style(request.own).template
-    if "{stem}" not in template:
-        return None
-    return Places(partial(mask_path, "", root=request.view.source.root, template=template), once=False)
+def own_places(request: ExportRequest) -> Places | None:
+    return places(request, _style(request.own).template)
 
 
 def is_ours(file: BinaryIO) -> bool:
@@ -98,5 +92,5 @@ FORMAT = Format(
         "background": "pictures",
     },
     needs=("numpy", "PIL", "pycocotools", "simplejpeg"),
-    place=places,
+    place=own_places,
 )

@@ -9,11 +9,25 @@ from db.values import FoundInstance
 from db.views.results import ExportedImage
 from producer.results.common import ExportRequest, class_slugs
 from producer.results.folder_writer import Piece
+from producer.results.formats import Places
 from producer.results.mask_folder import chosen
 from producer.results.mask_style import MaskStyle
 from producer.results.names import mask_path
 
 MakePiece = Callable[[ExportedImage, Path, Sequence[FoundInstance]], Piece]
+
+
+def places(request: ExportRequest, template: str, *, whole: bool = False) -> Places | None:
+    """The files of images; None if no two images or rows can want the same. `whole`: a file holds all of an image.
+
+    Two rows of one image with prompts of their own want the same file if these prompts have one class.
+    """
+    view = request.view
+    own, alike = len(view.prompts) > len(view.every_image), len(set(view.class_of.values())) < len(view.class_of)
+    once = whole or (own and alike)
+    if "{stem}" not in template and not once:
+        return None
+    return Places(partial(mask_path, "", root=view.source.root, template=template), once)
 
 
 class PerResult:

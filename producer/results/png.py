@@ -28,8 +28,8 @@ from producer.results.mask_folder import (
     texts,
 )
 from producer.results.mask_style import PROMPT, MaskStyle
-from producer.results.names import folds_names, mask_path
-from producer.results.per_result import PerResult
+from producer.results.names import folds_names
+from producer.results.per_result import PerResult, places
 from producer.results.targets import Targets, writing
 from workers.errors import UsageError
 
@@ -213,12 +213,9 @@ def is_legend(file: BinaryIO) -> bool:
     return file.read(64).startswith(b'{\n "sam3_legend": ')
 
 
-def places(request: ExportRequest) -> Places | None:
-    """The masks of images; None if no two images can have the same."""
+def own_places(request: ExportRequest) -> Places | None:
     style = MaskStyle(**request.own)
-    if "{stem}" not in style.template and not style.index:
-        return None
-    return Places(partial(mask_path, "", root=request.view.source.root, template=style.template), bool(style.index))
+    return places(request, style.template, whole=style.index is not None)
 
 
 def is_ours(file: BinaryIO) -> bool:
@@ -238,5 +235,5 @@ FORMAT = Format(
     },
     needs=("numpy", "PIL", "pycocotools"),
     extra="export",
-    place=places,
+    place=own_places,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from db.intake import NewRow
 from producer.cli.enqueue import main as enqueue
 from producer.cli.export import main as export
 from producer.cli.status import main as status
@@ -78,6 +79,17 @@ def test_a_row_with_a_bad_class_is_rejected_and_the_others_go_on(shell: Shell) -
     told = shell(enqueue, "--csv", "faces.csv", "--prompt-column", "words", "--prompt", "person", "--dry-run", code=1)
 
     assert "rejected: faces.csv:3: more than one =; write text=class" in told.err
+
+
+@pytest.mark.parametrize("kind", ["png", "cutout"])
+def test_two_rows_of_an_image_do_not_overwrite_each_others_mask_of_a_class(shell: Shell, kind: str) -> None:
+    rows = [NewRow("a.jpg", prompts=(f"{who}=person",)) for who in ("man", "woman")]
+    scenario.work_off(shell.sessions, scenario.load(shell.sessions, rows), 0.9)
+
+    error = shell(export, "faces", "--format", kind, "-o", "out", code=2).error
+
+    assert f"a.jpg is in two rows with different prompts, and {kind} would have one file for both: " in error
+    assert not Path("out").exists()
 
 
 @pytest.fixture
