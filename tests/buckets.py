@@ -82,6 +82,10 @@ class Bucket:
         status, _, body = self.forward("GET", f"/{self.name}/{quote(key)}", _SIGNED, b"")
         return body if status == 200 else None
 
+    def delete(self, key: str) -> None:
+        status, _, _ = self.forward("DELETE", f"/{self.name}/{quote(key)}", _SIGNED, b"")
+        assert status == 204
+
     def forward(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:

@@ -70,7 +70,7 @@ class Remote(io.BytesIO):
 
 def place(root: str, path: str) -> str:
     """The place of a row's image: `path`, joined to `root` unless it is absolute or a URL."""
-    return path if is_url(path) else os.path.join(root, path)
+    return path if "://" in path and is_url(path) else os.path.join(root, path)  # this runs once for each row
 
 
 def is_relative(path: str) -> bool:
@@ -80,9 +80,9 @@ def is_relative(path: str) -> bool:
 
 def normal(path: str) -> str:
     """Normalise a path, so that equal paths have equal text. Looks at the text only: links are not followed."""
-    if is_url(path):
+    if "://" in path and is_url(path):  # in two steps, and normpath imported by name, as this runs once for each row
         return urls.normal(path)
-    plain = normpath(path)  # imported by name, as this runs once for each row
+    plain = normpath(path)
     return plain[1:] if plain[:2] == "//" else plain  # normpath keeps two slashes at the start, which mean one here
 
 
