@@ -9,7 +9,7 @@ ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never VIRTUAL_EN
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
-    uv venv "$VIRTUAL_ENV" && uv pip install -r /src/pyproject.toml --extra postgres --extra monitor
+    uv venv "$VIRTUAL_ENV" && uv pip install -r /src/pyproject.toml --extra postgres --extra monitor --extra remote
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,target=/src \

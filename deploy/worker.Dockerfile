@@ -17,7 +17,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
-    uv venv "$VIRTUAL_ENV" && uv pip install -r /src/pyproject.toml --extra worker --extra heic --extra postgres
+    uv venv "$VIRTUAL_ENV" && uv pip install -r /src/pyproject.toml --extra worker --extra heic --extra postgres --extra remote
 # Then our own few kilobytes.
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=type=cache,target=/root/.cache/uv \
