@@ -20,6 +20,7 @@ class ErrorClass(StrEnum):
     TOO_SMALL = "too_small"
     UNSUPPORTED = "unsupported"  # an image in a format that we do not open
     TIMEOUT = "timeout"
+    NO_ANSWER = "no_answer"  # its server does not answer for it, and does for other images
     DECODER_CRASH = "decoder_crash"  # the decoder raised an error that none of the other classes describes
     OUT_OF_MEMORY = "out_of_memory"  # does not fit into memory even in a batch of its own
     CRASHED = "crashed"  # its worker process died while it had the image in hand
@@ -39,6 +40,7 @@ CURABLE = frozenset(
         ErrorClass.PERMISSION,
         ErrorClass.TRUNCATED,
         ErrorClass.TIMEOUT,
+        ErrorClass.NO_ANSWER,
         ErrorClass.OUT_OF_MEMORY,
         ErrorClass.CRASHED,
         ErrorClass.GAVE_UP,

@@ -18,6 +18,7 @@ CAUSES: dict[str, str] = {
     ErrorClass.NOT_AN_IMAGE: "the files are no images: is it the right column or folder?",
     ErrorClass.UNSUPPORTED: "the files have a format that is not opened: convert them first",
     ErrorClass.TIMEOUT: "the storage answers too slowly",
+    ErrorClass.NO_ANSWER: "the server of the images does not answer for them",
     ErrorClass.OUT_OF_MEMORY: "the GPU is too small for the images: give fewer prompts, or a larger GPU",
     ErrorClass.PROMPT: "the prompts do not suit the model: are they short noun phrases?",
 }

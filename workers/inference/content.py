@@ -34,7 +34,7 @@ def _not_to_be_had(error: OSError | ValueError, rules: ReadRules) -> UnreadableI
         case PermissionError():
             return UnreadableImage(ErrorClass.PERMISSION, f"may not be read: {_begun_small(str(error.strerror))}")
         case location.Unanswered():  # `workers.node.servers` judges whether the surroundings are the reason
-            return UnreadableImage(ErrorClass.TIMEOUT, f"no answer: {error.strerror}")
+            return UnreadableImage(ErrorClass.NO_ANSWER, f"no answer: {error.strerror}")
         case location.NotRegular():
             return UnreadableImage(ErrorClass.NOT_AN_IMAGE, str(error.strerror))
         case location.LinkLeavesRoot():

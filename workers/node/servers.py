@@ -24,7 +24,7 @@ def check_servers(
     silent = {
         outcome.image_id
         for outcome in batch
-        if isinstance(outcome, ImageFailed) and outcome.error_class == ErrorClass.TIMEOUT
+        if isinstance(outcome, ImageFailed) and outcome.error_class == ErrorClass.NO_ANSWER
     }
     places = {image.id: location.place(run.source.root, image.path) for image in images} if silent else {}
     first = next((places[id] for id in places if id in silent and location.is_url(places[id])), None)

@@ -80,8 +80,8 @@ def test_scheme_and_bucket_have_one_spelling_and_keys_keep_theirs() -> None:
     [
         (None, ErrorClass.MISSING, "cannot be opened: the server says 404 Not Found (NoSuchKey)"),
         (door.FORBIDDEN, ErrorClass.PERMISSION, "may not be read: the server says 403 Forbidden (AccessDenied)"),
-        (door.BROKEN, ErrorClass.TIMEOUT, "no answer: the server says 500 Internal Server Error (InternalError)"),
-        (door.SILENT, ErrorClass.TIMEOUT, "no answer: 127.0.0.1"),
+        (door.BROKEN, ErrorClass.NO_ANSWER, "no answer: the server says 500 Internal Server Error (InternalError)"),
+        (door.SILENT, ErrorClass.NO_ANSWER, "no answer: 127.0.0.1"),
     ],
 )
 def test_what_a_server_says_of_an_object_has_a_class(
@@ -100,7 +100,7 @@ def test_an_answer_that_ends_early_is_no_damaged_image(bucket: Bucket, impatient
     bucket.put("a.jpg", photo)
     bucket.put("cut.jpg", photo[: len(photo) // 2])
     bucket.faults["a.jpg"] = door.CUT
-    assert refusal(f"{bucket.url}/a.jpg").error_class == ErrorClass.TIMEOUT
+    assert refusal(f"{bucket.url}/a.jpg").error_class == ErrorClass.NO_ANSWER
     assert isinstance(location.why_not_opened(f"{bucket.url}/a.jpg"), location.Unanswered)
     assert refusal(f"{bucket.url}/cut.jpg").error_class == ErrorClass.TRUNCATED
     bucket.faults.clear()
@@ -111,7 +111,7 @@ def test_a_server_that_is_not_there_is_named(bucket: Bucket, impatient: None, mo
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     error = refusal(f"{bucket.url}-x/a.jpg")
     assert (error.error_class, error.message) == (
-        ErrorClass.TIMEOUT,
+        ErrorClass.NO_ANSWER,
         "no answer: 127.0.0.1:9 does not answer: Connection refused",
     )
 
@@ -127,7 +127,7 @@ def test_a_server_without_tls_is_asked_only_if_a_setting_names_it(
 ) -> None:
     bucket.put("a.jpg", photo)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https" + bucket.environment["AWS_ENDPOINT_URL"].removeprefix("http"))
-    assert refusal(f"{bucket.url}/a.jpg").error_class == ErrorClass.TIMEOUT
+    assert refusal(f"{bucket.url}/a.jpg").error_class == ErrorClass.NO_ANSWER
     assert not bucket.asked
 
 

@@ -146,7 +146,7 @@ def test_a_redirect_is_followed_if_it_leads_to_an_allowed_host(
 @pytest.mark.parametrize(
     ("status", "error_class", "tries"),
     [(404, "missing", 1), (410, "missing", 1), (401, "permission", 1), (403, "permission", 1), (400, "permission", 1)]
-    + [(status, "timeout", 3) for status in (429, 500, 503)],
+    + [(status, "no_answer", 3) for status in (429, 500, 503)],
 )
 def test_what_a_server_says_has_a_class_and_only_what_may_pass_is_asked_again(
     trusted: None,
@@ -166,7 +166,7 @@ def test_an_answer_that_ends_early_is_asked_for_again(
     trusted: None, site: Site, photo: bytes, refused: Callable[[str], tuple[str, str]]
 ) -> None:
     site.answers["/cut"] = (200, {"Content-Length": str(2 * len(photo))}, photo)
-    assert refused(site.url("/cut"))[0] == ErrorClass.TIMEOUT
+    assert refused(site.url("/cut"))[0] == ErrorClass.NO_ANSWER
     assert len(site.asked) == 3
 
 

@@ -45,7 +45,7 @@ def check(sessions: Sessions, claim: Claim) -> Check:
     def check(*became: str) -> None:
         batch: list[Outcome] = []
         for image, how in zip(claim.images, became, strict=True):
-            failed = {"silent": "timeout"}.get(how, how)
+            failed = {"silent": "no_answer"}.get(how, how)
             batch.append(scenario.done(image, 0.9) if how == "done" else ImageFailed(image.id, failed, "no answer"))
         check_servers(sessions, runs.view(sessions, claim.run_id), claim.images, batch, seconds=30)
 
@@ -92,9 +92,12 @@ def test_images_that_were_done_before_show_that_the_server_answers(
     bucket.faults["b.jpg"] = door.BROKEN
     check("done", "silent")
     view = runs.view(sessions, claim.run_id)
-    check_servers(sessions, view, claim.images, [ImageFailed(second.id, "timeout", "no answer")], seconds=30)
+    check_servers(sessions, view, claim.images, [ImageFailed(second.id, "no_answer", "no answer")], seconds=30)
 
 
 def test_a_batch_with_an_answer_for_each_image_costs_no_request(check: Check, bucket: Bucket) -> None:
+    """One that takes too long to decode fails alone, although its server gives it each time."""
     check("done", "missing")
+    check("done", "timeout")
+    check("timeout", "timeout")
     assert not bucket.asked
