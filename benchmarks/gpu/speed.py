@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch._inductor.compile_fx import compile_fx
 
 from benchmarks.architecture import plain_loop, segmenter_of
 from benchmarks.counting import count_ours
@@ -78,6 +77,8 @@ def _graphs_row(card: Card, folder: Path, precision: Precision, size: int, paths
 
 def with_graphs(graph: Any, inputs: Any) -> Any:
     """torch's compiler, whose kernels are then launched all at once."""
+    from torch._inductor.compile_fx import compile_fx  # takes a second, which whoever compiles nothing need not wait
+
     return compile_fx(graph, inputs, config_patches={"triton.cudagraphs": True})
 
 
