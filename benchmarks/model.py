@@ -8,7 +8,7 @@ import gc
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,15 @@ SIZES = {"640x480": (640, 480), "1080p": (1920, 1080), "12 MP": (4000, 3000)}
 Features = Callable[..., Any]
 
 
-def measure_counts() -> list[Row]:
-    """What a batch asks of its device at full size, exactly. Peaks are without weights and tables of positions."""
+def measure_counts(batches: Sequence[tuple[int, int]] = ((1, 1), (8, 1), (1, 5), (1, 10))) -> list[Row]:
+    """What a batch of so many images with so many prompts each asks of its device at full size, exactly.
+
+    Peaks are without weights and tables of positions.
+    """
     plain = count_plain(*full_size("meta"), images=1, found=FOUND)
     rows = [_counted("plain loop", 1, 1, plain, plain)]
     segmenter = segmenter_of(*full_size("meta"), "meta")
-    for batch, prompts in ((1, 1), (8, 1), (1, 5), (1, 10)):
+    for batch, prompts in batches:
         counts = count_ours(segmenter, [PROMPTS[:prompts]] * batch, FOUND)
         rows.append(_counted("ours", batch, prompts, counts, plain))
     mixed = segmenter_of(*full_size("meta"), "meta", "mixed")
