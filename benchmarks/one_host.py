@@ -120,7 +120,7 @@ def _commit(url: str, seconds: float) -> float:
         time.sleep(seconds)
         used.append(_cpu_seconds() - before)
 
-    commits = committing(url, meanwhile)["commits a second"] * seconds
+    commits = committing(url, meanwhile, chunks=1 + 2 * int(seconds))["commits a second"] * seconds
     return 1000 * used[0] / (commits * BATCH)
 
 

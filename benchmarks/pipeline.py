@@ -125,8 +125,9 @@ def _row(kind: Kind, speed: Speed, count: int, least: tuple[float, float], syste
     )
 
 
-def stream(kind: Kind, speed: Speed, images: int = 4 * CHUNK, repeats: int = 1) -> Stream:
-    """One run of `images` / 256 chunks, in process and through Celery in turns."""
+def stream(kind: Kind, speed: Speed, chunks: int = 4, repeats: int = 1, chunk: int = CHUNK) -> Stream:
+    """One run of so many chunks of `chunk` images each, in process and through Celery in turns."""
+    images = chunks * chunk
     with TemporaryDirectory() as folder:
         paths = photographs.write(kind, Path(folder) / "images", images)
         in_process, celery = [], []
@@ -134,8 +135,8 @@ def stream(kind: Kind, speed: Speed, images: int = 4 * CHUNK, repeats: int = 1) 
             device = Device(speed.fixed_ms, speed.image_ms)
             peers.segment_ours(paths, device)
             in_process.append(device.busy)
-            celery.append(through_celery(paths, speed.fixed_ms, speed.image_ms, CHUNK))
-    every = CHUNK // peers.BATCH
+            celery.append(through_celery(paths, speed.fixed_ms, speed.image_ms, chunk))
+    every = chunk // peers.BATCH
     gaps = [
         (after.began - before.ended) * 1000
         for busy in celery
@@ -144,7 +145,7 @@ def stream(kind: Kind, speed: Speed, images: int = 4 * CHUNK, repeats: int = 1) 
     return Stream(
         kind=kind.name,
         images=images,
-        chunks=images // CHUNK,
+        chunks=chunks,
         in_process_seconds=median(map(span, in_process)),
         seconds=median(map(span, celery)),
         tax=median(span(through) / span(direct) - 1 for through, direct in zip(celery, in_process, strict=True)),

@@ -28,6 +28,7 @@ from workers.fleet.processes import this_process
 
 COMMITTERS = 8
 BATCH = 8  # images of one commit
+CHUNKS = 20  # of each committer: enough for a minute
 INSTANCES = 3  # of each image
 RLE = os.urandom(1500)  # about what a portrait's mask takes
 FROZEN = Frozen("fake", 0.5, 0.5, 0.3, "library", "exif")
@@ -58,11 +59,11 @@ def measure(folder: Path, meanwhile: Callable[[Sessions], object]) -> dict[str, 
     return committing(f"sqlite:///{folder / 'sam3.db'}", meanwhile)
 
 
-def committing(url: str, meanwhile: Callable[[Sessions], object]) -> dict[str, float]:
-    """The same, to an empty database."""
+def committing(url: str, meanwhile: Callable[[Sessions], object], chunks: int = CHUNKS) -> dict[str, float]:
+    """The same, to an empty database, where each committer has so many chunks of a thousand images."""
     sessions = connect(url)
     ensure_schema(sessions)
-    run_id = make_run(sessions)
+    run_id = make_run(sessions, chunks * COMMITTERS)
     ready, stop = multiprocessing.Barrier(COMMITTERS + 1), multiprocessing.Event()
     counts: Queue[tuple[int, int, float]] = multiprocessing.Queue()
     processes = [
@@ -88,15 +89,15 @@ def committing(url: str, meanwhile: Callable[[Sessions], object]) -> dict[str, f
     }
 
 
-def make_run(sessions: Sessions) -> int:
-    """A run with one chunk a committer, each far larger than will be needed."""
+def make_run(sessions: Sessions, chunks: int) -> int:
+    """A run with so many chunks of a thousand images each, more than will be needed."""
     source = Source("/none.csv", "path", ("path",), "/", False, False)
     run_id = write(sessions, intake.create_run, "busy", source, FROZEN, ["person"], 1000)
-    for slice_ in range(COMMITTERS * 20):
+    for slice_ in range(chunks):
         rows = [NewRow(f"{slice_}/{number}.jpg") for number in range(1000)]
         write(sessions, intake.add_rows, run_id, slice_ * 1000, rows)
     write(sessions, intake.finish_load, run_id, None)
-    write(sessions, doorbells.ring_pending, run_id, COMMITTERS * 20)
+    write(sessions, doorbells.ring_pending, run_id, chunks)
     return run_id
 
 

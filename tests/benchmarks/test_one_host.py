@@ -8,7 +8,7 @@ from benchmarks.photographs import KINDS
 
 @pytest.mark.long
 def test_each_kind_of_work_is_measured_alone_and_nodes_commit_every_image_to_both_databases() -> None:
-    host = one_host.measure(images=128, seconds=1.0, kinds=KINDS[:1])
+    host = one_host.measure(images=128, seconds=0.5, kinds=KINDS[:1])
     assert {row["alone"] for row in host.alone} == {
         "decoding and masks, 640x480 JPEG", "commits, sqlite", "commits, postgresql"
     }  # fmt: skip

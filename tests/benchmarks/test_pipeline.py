@@ -62,8 +62,8 @@ def test_every_system_does_the_whole_work_and_gets_its_row() -> None:
 
 @pytest.mark.long
 def test_a_run_of_several_chunks_goes_through_celery_beside_one_in_process() -> None:
-    told = stream_through_celery(SMALL, FAST, images=512, repeats=1)
-    assert (told.images, told.chunks) == (512, 2)
+    told = stream_through_celery(SMALL, FAST, chunks=2, chunk=64)
+    assert (told.images, told.chunks) == (128, 2)
     assert 0 <= told.idle < 1
     assert told.gap_ms > 0
     assert "simulated" in stream_table([told])
