@@ -1,12 +1,14 @@
 """Transactions take their locks in one order, so that no two wait for each other, wherever the one overtakes the other.
 
-Each work stops before each of its statements in turn; then the other one runs until it ends or waits for a lock; then
-the first goes on. Both roll back, so that the next ones find the same rows. Only PostgreSQL locks rows.
+Each work stops after each of its statements that took a lock, in turn; then the other one runs until it ends or waits
+for a lock; then the first goes on. Both roll back, so that the next ones find the same rows. Where the first has only
+read since its last stop it holds the same locks, so that the other one would meet the same. Only PostgreSQL locks rows.
 """
 
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +33,7 @@ Work = Callable[[Session], object]
 Works = dict[str, Work]
 REFUSED = (LeaseLost, LoadTaken, HasResults)  # by one transaction, for what the other may have done
 PATIENCE = 60.0  # seconds, of a busy machine
+LOOK_SECONDS = 0.01  # between two looks whether one waits
 
 
 def at_work(sessions: Sessions) -> Works:
@@ -139,27 +142,28 @@ def waits(sessions: Sessions, process: int) -> bool:
 
 
 class Interleaving:
-    """One work that is overtaken by another before one of its statements."""
+    """One work that is overtaken by another in one of the places where it has taken a lock more."""
 
     def __init__(self, sessions: Sessions, first: tuple[str, Work], second: tuple[str, Work], at: int) -> None:
         self.sessions, self.first, self.second, self.at = sessions, first, second, at
-        self.seen = 0
+        self.seen, self.locked = 0, False
         self.overtaken: Future[str | None] | None = None
 
     def run(self) -> list[str]:
-        """What went wrong; `overtaken` is None if the first has no such statement."""
+        """What went wrong; `overtaken` is None if the first has no such place."""
         with ThreadPoolExecutor(1) as thread, self.sessions() as session:
             begun(session)
-            with before_each_statement(session, lambda: self._count(thread)):
+            with before_each_statement(session, partial(self._count, thread)):
                 found = [attempt(session, self.first[1], self.first[0])]
             if self.overtaken is not None:
                 found.append(self.overtaken.result(PATIENCE))
-        return [f"{line}, when {self.second[0]} came before statement {self.at}" for line in found if line]
+        return [f"{line}, when {self.second[0]} came after its lock {self.at}" for line in found if line]
 
-    def _count(self, thread: ThreadPoolExecutor) -> None:
-        self.seen += 1
-        if self.seen == self.at:
+    def _count(self, thread: ThreadPoolExecutor, statement: str) -> None:
+        self.seen += self.locked
+        if self.locked and self.seen == self.at:
             self._overtake(thread)
+        self.locked = takes_locks(statement)
 
     def _overtake(self, thread: ThreadPoolExecutor) -> None:
         process: Future[int] = Future()
@@ -171,16 +175,23 @@ class Interleaving:
 
         self.overtaken = thread.submit(overtake)
         number, until = process.result(PATIENCE), time.monotonic() + PATIENCE
-        while not self.overtaken.done() and not waits(self.sessions, number):
+        while not futures.wait([self.overtaken], LOOK_SECONDS).done and not waits(self.sessions, number):
             assert time.monotonic() < until, f"{self.second[0]} neither ends nor waits"
 
 
+def takes_locks(statement: str) -> bool:
+    """Whether PostgreSQL locks rows for it, or anything that another work could wait for."""
+    words = statement.upper()
+    return not words.lstrip().startswith("SELECT") or " FOR " in words or "LOCK" in words
+
+
 @contextmanager
-def before_each_statement(session: Session, do: Callable[[], object]) -> Iterator[None]:
+def before_each_statement(session: Session, do: Callable[[str], object]) -> Iterator[None]:
+    """Call `do` with the text of each statement of the transaction before it is executed."""
     connection = session.connection()
 
-    def call(*_: Any) -> None:
-        do()
+    def call(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        do(statement)
 
     event.listen(connection, "before_cursor_execute", call)
     try:
@@ -190,7 +201,7 @@ def before_each_statement(session: Session, do: Callable[[], object]) -> Iterato
 
 
 def interleaved(sessions: Sessions, first: tuple[str, Work], second: tuple[str, Work]) -> list[str]:
-    """What goes wrong when the second work overtakes the first, before whichever of its statements."""
+    """What goes wrong when the second work overtakes the first, after whichever of its locks."""
     found: list[str] = []
     for at in itertools.count(1):
         one = Interleaving(sessions, first, second, at)
