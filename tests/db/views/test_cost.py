@@ -58,7 +58,9 @@ def test_before_a_chunk_is_done_its_batches_are_what_is_known(sessions: Sessions
     assert cost_of(sessions, run_id) == Cost(3.0, 3.0, 9.0)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("database_url", "seed"), [("sqlite", 0), ("sqlite", 1), ("postgresql", 2)], indirect=["database_url"]
+)
 def test_the_projection_after_a_twentieth_is_within_15_percent_of_the_end(sessions: Sessions, seed: int) -> None:
     """Two workers; each gets warm for 20 images' time, and chunks differ by a quarter, as pictures do."""
     dice = random.Random(seed)
