@@ -25,6 +25,7 @@ from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.recount import differences
 from tests.quick_start import PROJECT
+from tests.terminals import PATIENCE
 
 FIRST_REVISION_ROWS = (
     "INSERT INTO run (id, name, state, created_at, source, image_column, columns, root, confined, follow_symlinks,"
@@ -390,18 +391,18 @@ def test_an_upgrade_waits_for_one_that_has_not_committed(filled: Sessions, monke
     def hold_open(*args: Any) -> None:
         real(*args)
         made.set()
-        go_on.wait(20)
+        go_on.wait(PATIENCE)
 
     monkeypatch.setattr(command, "upgrade", hold_open)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(upgrade, filled)
-        assert made.wait(20)
+        assert made.wait(PATIENCE)
         second = threads.submit(upgrade, filled)
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)
         go_on.set()
-        first.result(20)
-        second.result(20)
+        first.result(PATIENCE)
+        second.result(PATIENCE)
 
 
 def _described(engine: Engine) -> dict[str, Any]:

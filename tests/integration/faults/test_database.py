@@ -160,6 +160,7 @@ def test_a_full_disk_pauses_the_run_and_fails_no_image(here: Terminal, small_dis
     sessions.kw["bind"].dispose()
 
 
+@pytest.mark.usefixtures("nobody_dies")  # of those that are not killed: a dead owner's lease is not waited for
 def test_three_reconcilers_ring_and_take_back_nothing_twice(here: Terminal, sessions: Sessions, run_id: int) -> None:
     """F30. Three machines, each with a reconciler, and one of them loses its work again and again."""
     workers = [farm.start(here, name, slow=0.05) for name in ("one", "two", "three")]
