@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
+from torch._inductor import config as inductor
 
 from workers.inference import sam3_parts
 from workers.inference.images import RGB
@@ -261,8 +262,10 @@ def test_the_kernels_that_torch_makes_for_a_cpu_give_the_same_answers(
 ) -> None:
     monkeypatch.setenv(CACHE_FOLDER, str(tmp_path))
     segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
-    for part in (segmenter._model.vision_encoder.backbone, segmenter._model.detr_encoder):
-        del part.layers[1:]  # so that it takes a minute of a processor
+    model = segmenter._model
+    for part in (model.vision_encoder.backbone, model.detr_encoder, model.detr_decoder):
+        del part.layers[1:]  # further ones take the compiler a minute, for kernels of the same kinds
+    monkeypatch.setattr(inductor, "compile_threads", 1)  # more are processes, which import torch for themselves
     torch.compiler.reset()
     compiled, plain = (heads(segmenter, batch[:2], ASKED[:2], options) for options in (COMPILED, PLAIN))
     assert segmenter.facts.compiles
