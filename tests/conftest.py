@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from db.session import Sessions, connect, reading
-from tests import buckets, pgbouncer, templates
+from tests import buckets, compiled_statements, pgbouncer, templates
 from tests.buckets import Bucket
 from tests.db import audit
 from tests.db.recount import differences
@@ -23,6 +23,12 @@ from workers.fleet.valkey import BundledBroker
 # A shell that starts the tests in the background has Ctrl-C ignored in them and in all that they start; nohup, hangups.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Threads that wait for their part of torch's next computation sleep, here and in all that tests start. By themselves
+# they turn in circles, which takes two thirds of a processor from the tests beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+compiled_statements.share()
 
 gc.disable()  # until all modules are imported, as what an import makes stays: a fourth of the collection's time
 
@@ -76,9 +82,9 @@ _database_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgresql_template(postgresql_url: str) -> str:
-    """The name of a database with our tables and the audit, to be copied."""
-    return templates.make_postgresql(postgresql_url)
+def postgresql_copies(postgresql_url: str) -> templates.PostgresqlCopies:
+    """Databases with our tables and the audit."""
+    return templates.PostgresqlCopies(postgresql_url)
 
 
 @pytest.fixture(scope="session")
@@ -102,12 +108,17 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
             templates.copy_sqlite(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite:///{path}"
         return
-    server = request.getfixturevalue("postgresql_url")
     name = f"test_{next(_database_numbers)}"
-    template = request.getfixturevalue("postgresql_template") if filled else None
-    templates.create_postgresql(server, name, template)
-    way = make_url(request.getfixturevalue("postgresql_way"))
-    yield way.set(database=name).render_as_string(hide_password=False)
+    with_name = make_url(request.getfixturevalue("postgresql_way")).set(database=name)
+    if filled:
+        copies = request.getfixturevalue("postgresql_copies")
+        copies.take(name)
+        yield with_name.render_as_string(hide_password=False)
+        copies.give_back(name)
+        return
+    server = request.getfixturevalue("postgresql_url")
+    templates.create_postgresql(server, name)
+    yield with_name.render_as_string(hide_password=False)
     templates.drop_postgresql(server, name)
 
 

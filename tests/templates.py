@@ -1,5 +1,7 @@
 """Databases with our tables, made once a test process and copied for each test: a copy takes a tenth of the migrations.
 
+On PostgreSQL a copy is emptied after its test and given to the next one.
+
 Each copy gets an identity of its own, as the migrations give one to each database. Knows nothing of tests.
 """
 
@@ -7,6 +9,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -41,28 +44,85 @@ def copy_sqlite(template: Path, path: Path) -> None:
         connection.execute(_identify())
 
 
-def make_postgresql(server: str) -> str:
-    """Make a database with our tables and the audit's notes on the server; return its name."""
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {POSTGRESQL}")
-    fill(_url(server, POSTGRESQL), audited=True)
-    return POSTGRESQL
+class PostgresqlCopies:
+    """Databases of one server with our tables and the audit's notes, each as new.
 
+    One that a test gives back is emptied for a later test, as to make another one copies eight megabytes. It gets
+    another name first, so that a process of the earlier test that still lives finds it no more.
+    """
 
-def create_postgresql(server: str, name: str, template: str | None) -> None:
-    """Create a database, empty or as a copy of the template."""
-    with psycopg.connect(server, autocommit=True) as admin:
-        # The server may sync nothing, so that copying files is quicker than logging each block of them.
-        like = f" TEMPLATE {template} STRATEGY FILE_COPY" if template else ""
-        admin.execute(f"CREATE DATABASE {name}{like}")
-    if template:
-        with psycopg.connect(_url(server, name)) as connection:
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._emptied: list[str] = []
+        create_postgresql(server, POSTGRESQL)
+        fill(_url(server, POSTGRESQL), audited=True)
+        with psycopg.connect(_url(server, POSTGRESQL)) as connection:
+            self._shape = _shape(connection)
+
+    def take(self, name: str) -> None:
+        with psycopg.connect(self._server, autocommit=True) as admin:
+            if self._emptied:
+                admin.execute(f"ALTER DATABASE {self._emptied.pop()} RENAME TO {name}")
+            else:
+                # The server may sync nothing, so that copying files is quicker than logging each block of them.
+                admin.execute(f"CREATE DATABASE {name} TEMPLATE {POSTGRESQL} STRATEGY FILE_COPY")
+        with psycopg.connect(_url(self._server, name)) as connection:
             connection.execute(_identify())
+
+    def give_back(self, name: str) -> None:
+        emptied = f"emptied_{name}"
+        try:
+            with psycopg.connect(self._server, autocommit=True) as admin:
+                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+                admin.execute(f"ALTER DATABASE {name} RENAME TO {emptied}")
+            with psycopg.connect(_url(self._server, emptied)) as connection:
+                as_new = _shape(connection) == self._shape
+                connection.execute(f"TRUNCATE {', '.join(_filled(connection))} RESTART IDENTITY")
+        except psycopg.Error:
+            as_new = False
+        if as_new:
+            self._emptied.append(emptied)
+        else:
+            drop_postgresql(self._server, name)
+            drop_postgresql(self._server, emptied)
+
+
+def create_postgresql(server: str, name: str) -> None:
+    """Create an empty database."""
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
 
 
 def drop_postgresql(server: str, name: str) -> None:
     with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _filled(connection: psycopg.Connection[Any]) -> list[str]:
+    """The tables that tests fill: all but those whose rows the migrations made."""
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename"
+    return [name for (name,) in connection.execute(tables) if name not in ("alembic_version", "installation")]
+
+
+def _shape(connection: psycopg.Connection[Any]) -> Any:
+    """Something that is different once a table, a rule about one, or a setting of the database was changed.
+
+    `xmin` of a row in the catalog is the transaction that wrote it last.
+    """
+    ours = "IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
+    parts = (
+        "SELECT oid::text, relname::text, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+        f"SELECT attrelid::text, attname::text, xmin::text FROM pg_attribute WHERE attrelid {ours}",
+        f"SELECT conrelid::text, conname::text, xmin::text FROM pg_constraint WHERE conrelid {ours}",
+        f"SELECT tgrelid::text, tgname::text, xmin::text FROM pg_trigger WHERE tgrelid {ours}",
+        "SELECT oid::text, proname::text, xmin::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+        "SELECT oid::text, nspname::text, xmin::text FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'",
+        "SELECT version_num::text, (SELECT count(*)::text FROM installation), NULL FROM alembic_version",
+        "SELECT setrole::text, setconfig::text, NULL FROM pg_db_role_setting, pg_database"
+        " WHERE pg_database.oid = setdatabase AND datname = current_database()",
+        "SELECT datacl::text, datconnlimit::text, NULL FROM pg_database WHERE datname = current_database()",
+    )
+    return sorted(connection.execute(" UNION ALL ".join(parts)).fetchall(), key=str)
 
 
 def _identify() -> str:
