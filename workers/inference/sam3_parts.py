@@ -5,23 +5,19 @@ which smaller batches are filled up to. They read and write less memory, as one 
 """
 
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
-from filelock import FileLock
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from workers.errors import first_line
+from workers.inference.kept_kernels import alone
 from workers.inference.no_memory import is_short
 
 log = logging.getLogger(__name__)
 
-CACHE_FOLDER = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable: where it keeps compiled kernels for later processes
 Levels = tuple[torch.Tensor, ...]  # one tensor for each level of the vision features
 
 
@@ -90,7 +86,7 @@ class Compiled:
             # No CUDA graphs: docs/decisions.md says why.
             compiled = torch.compile(part, fullgraph=True, dynamic=False, backend=self._backend)
             try:
-                with _alone(f"{self._name}-{self._size}-{name}"):
+                with alone(f"{self._name}-{self._size}-{name}"):
                     answer = compiled(self._model, *given)  # this compiles it
             except Exception as error:
                 if is_short(error, self._size or 1):
@@ -131,23 +127,3 @@ def _cause(error: Exception) -> str:
     """What went wrong in the compiler, in one line. torch wraps it into an error that names the backend first."""
     inner = getattr(error, "inner_exception", error)
     return f"{type(inner).__name__}: {first_line(inner)}"
-
-
-@contextmanager
-def _alone(kernels: str) -> Iterator[None]:
-    """Of the processes that share a folder for compiled kernels, let one at a time make new ones.
-
-    The others wait, and then find them in the folder instead of making the same ones on the same cores.
-    """
-    if not os.environ.get(CACHE_FOLDER):
-        yield
-        return
-    folder = Path(os.environ[CACHE_FOLDER])
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies there is executed
-    made = folder / f"sam3-{kernels}.made"
-    with FileLock(folder / "sam3.lock"):
-        if not made.exists():
-            yield
-            made.touch()
-            return
-    yield

@@ -6,9 +6,6 @@ compiler here, as they need a C compiler on a GPU.
 
 import logging
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock, Timeout
 from torch._inductor import config as inductor
 
-from workers.inference import sam3_parts
 from workers.inference.images import RGB
+from workers.inference.kept_kernels import CACHE_FOLDER
 from workers.inference.protocol import Options, OutOfMemory, Pixels
 from workers.inference.sam3_heads import Heads
 from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.sam3_parts import CACHE_FOLDER, Compiled
+from workers.inference.sam3_parts import Compiled
 
 PLAIN, COMPILED = Options(threshold=0.5, score_floor=0.3), Options(threshold=0.5, score_floor=0.3, compiled=True)
 ASKED = [("cat",), ("dog",), ("car",), ("sky",)]  # of one length, so that their rows have the order of the images
@@ -206,53 +202,6 @@ def test_a_batch_that_does_not_fit_only_because_it_is_filled_up_runs_as_it_is(
     compiled.most = 4
     segmenter.predict(batch[:2], ASKED[:2], COMPILED)
     assert (compiled.given, plain.given) == ([4, 4, 4], [1])
-
-
-HOLDS = """
-import sys
-from workers.inference.sam3_parts import _alone
-with _alone("kernels"):
-    print("inside", flush=True)
-    sys.stdin.readline()
-    open(sys.argv[1], "a").write("first\\n")
-"""
-
-
-def test_of_two_processes_one_compiles_and_the_other_one_waits_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(CACHE_FOLDER, str(tmp_path / "compiled"))
-    order = tmp_path / "order"
-
-    def second() -> None:
-        with sam3_parts._alone("kernels"), order.open("a") as file:
-            file.write("second\n")
-
-    command = [sys.executable, "-c", HOLDS, str(order)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdin is not None
-        assert first.stdout is not None
-        assert first.stdout.readline() == "inside\n"
-        with pytest.raises(Timeout):
-            FileLock(tmp_path / "compiled" / "sam3.lock").acquire(timeout=0)
-        waits = threading.Thread(target=second)
-        waits.start()
-        first.stdin.write("\n")
-        first.stdin.close()
-        waits.join()
-    assert order.read_text() == "first\nsecond\n"
-
-
-def test_what_was_compiled_before_is_taken_from_the_folder_without_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(CACHE_FOLDER, str(tmp_path))
-    with pytest.raises(RuntimeError), sam3_parts._alone("kernels"):
-        raise RuntimeError  # so these are not made
-    with sam3_parts._alone("kernels"), pytest.raises(Timeout):
-        FileLock(tmp_path / "sam3.lock").acquire(timeout=0)
-    with sam3_parts._alone("kernels"), FileLock(tmp_path / "sam3.lock").acquire(timeout=0):
-        pass
 
 
 @pytest.mark.long
