@@ -44,10 +44,19 @@ class Postgresql:
 
     def only_read(self, only: bool) -> None:
         """Refuse every write from the next transaction on, as a standby does, or take them again."""
+        wanted, until = "on" if only else "off", time.monotonic() + START_SECONDS
         with psycopg.connect(self.url, autocommit=True) as admin:
             admin.execute("SET default_transaction_read_only = off")
-            admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if only else 'off'}")
-            admin.execute("SELECT pg_reload_conf()")
+            admin.execute(f"ALTER SYSTEM SET default_transaction_read_only = {wanted}")
+            admin.execute("SELECT pg_reload_conf()")  # only asks for it
+        while self._setting("default_transaction_read_only") != wanted:
+            assert time.monotonic() < until, "the server does not read its settings again"
+            time.sleep(0.01)
+
+    def _setting(self, name: str) -> str:
+        """As a new connection has it; the server tells the others before it takes a new one."""
+        with psycopg.connect(self.url) as connection:
+            return str(connection.execute(f"SHOW {name}").fetchall()[0][0])
 
     def restart(self) -> None:
         """As `pg_ctl restart -m immediate`: every connection breaks, what was not committed is gone."""
