@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def test_a_compiled_mixed_batch_of_one_image_takes_a_third_fewer_kernels() -> None:
+def test_a_compiled_mixed_batch_of_one_image_takes_half_the_kernels() -> None:
     """Two layers of each part stand for all of them: their kernels repeat, and two minutes of a processor do not."""
     from benchmarks.compiled import Fused, count_parts  # with torch's compiler, for which no other test should wait
 
@@ -27,7 +27,7 @@ def test_a_compiled_mixed_batch_of_one_image_takes_a_third_fewer_kernels() -> No
     config.detr_encoder_config.num_layers = config.detr_decoder_config.num_layers = LAYERS
     segmenter = segmenter_of(*full_size("meta", config=config), "meta", "mixed")
     uncompiled = count_ours(segmenter, [("cat",)], found=10, forward_only=True).kernels
-    assert count_vision(segmenter._model).kernels == 63
+    assert count_vision(segmenter._model).kernels == 53
     counted = count_parts(segmenter._model, images=1)
-    assert counted == {"see": Fused(26, 51, 1_935_733_248), "find": Fused(99, 81, 1_260_611_444)}
-    assert sum(part.kernels for part in counted.values()) < uncompiled * 0.67
+    assert counted == {"see": Fused(20, 19, 1_385_238_016), "find": Fused(99, 81, 1_255_929_716)}
+    assert sum(part.kernels for part in counted.values()) < uncompiled * 0.51
