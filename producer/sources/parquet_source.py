@@ -192,10 +192,14 @@ class ParquetFolderSource(ParquetSource):
 
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
-        """Whether the first file that counts, an image or a Parquet file, is a Parquet file."""
-        if not (path.is_dir() or is_pattern(path)) or _begins_with_an_image(path):
+        """Whether the first file that counts, an image or a Parquet file, is a Parquet file.
+
+        With options that only rows have, images do not count: then a mixture is refused as one.
+        """
+        of_rows = any((options.image_column, options.prompt_column, options.root))
+        if not (path.is_dir() or is_pattern(path)) or (not of_rows and _begins_with_an_image(path)):
             return False
-        walk = walk_below(path, options, wanted=(IMAGE, PARQUET))
+        walk = walk_below(path, options, wanted=(PARQUET,) if of_rows else (IMAGE, PARQUET))
         first = next((name for name in walk.paths() if not name.endswith("/")), None)
         return first is not None and walk.selection.of_file(first) == PARQUET
 

@@ -205,6 +205,8 @@ def test_a_folder_of_images_and_parquet_files_is_refused_and_what_is_advised_wor
     image = {"a": "a.jpg", "z": "below/z.jpg"}[first]
     assert refusal() == f"parts: holds images ({image}) and Parquet files (m.parquet); give {advised}"
     assert refusal("parts/**") == f"parts/**: holds images ({image}) and Parquet files (m.parquet); give {advised}"
+    for options in (ReadOptions(root=Path("photos")), ReadOptions(image_column="path"), ReadOptions(prompt_column="p")):
+        assert refusal("parts", options).endswith(f"give {advised}")
     assert numbers(opened("parts/**/*.parquet")) == [0, 1, 2]
     images = open_source(Path("parts/**/*.jpg"), DEFAULT_OPTIONS)
     assert isinstance(images, FolderSource)
