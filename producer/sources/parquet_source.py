@@ -197,7 +197,8 @@ class ParquetFolderSource(ParquetSource):
         With options that only rows have, images do not count: then a mixture is refused as one.
         """
         of_rows = any((options.image_column, options.prompt_column, options.root))
-        if not (path.is_dir() or is_pattern(path)) or (not of_rows and _begins_with_an_image(path)):
+        is_folder = path.is_dir()
+        if not (is_folder or is_pattern(path)) or (is_folder and not of_rows and _begins_with_an_image(path)):
             return False
         walk = walk_below(path, options, wanted=(PARQUET,) if of_rows else (IMAGE, PARQUET))
         first = next((name for name in walk.paths() if not name.endswith("/")), None)
