@@ -63,6 +63,7 @@ class ClaimedImage:
     path: str
     prompt_ids: tuple[int, ...]
     again: bool = False  # it was computed before: the new outcome replaces its old results
+    tiling: str | None = None  # how it is cut, if other than the run says
 
 
 @dataclass(frozen=True)
@@ -167,13 +168,13 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
         ).scalars()
     )
     rows = session.execute(
-        select(Image.id, Image.row, Image.path, Image.prompts, TO_REDO)
+        select(Image.id, Image.row, Image.path, Image.prompts, TO_REDO, Image.tiling)
         .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
         .order_by(Image.row)
     )
     return tuple(
-        ClaimedImage(id, row, path, every_image if prompts is None else tuple(prompts), again)
-        for id, row, path, prompts, again in rows
+        ClaimedImage(id, row, path, every_image if prompts is None else tuple(prompts), again, tiling)
+        for id, row, path, prompts, again, tiling in rows
     )
 
 

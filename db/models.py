@@ -141,6 +141,8 @@ class Run(Base):
     mask_rule: Mapped[str] = mapped_column(String(16))
     orientation: Mapped[str] = mapped_column(String(16))
     stretch: Mapped[bool] = mapped_column(server_default=false())  # 16-bit values are spread over their range
+    tile: Mapped[str | None] = mapped_column(String(16))  # side in pixels of the tiles of large images, or auto
+    overlap: Mapped[int | None]  # pixels that neighbouring tiles share
     dedupe: Mapped[bool] = mapped_column(server_default=false())  # files that are equal byte by byte are computed once
     classes: Mapped[str | None]  # names, numbers and colours of classes, see `db.classes`; NULL: numbered by order
 
@@ -328,6 +330,7 @@ class Image(Base):
     warning: Mapped[str | None]  # what is odd about a picture that was segmented all the same
     # Hash of the file's bytes when it was read and of what was looked for in it; NULL unless the run has `dedupe`.
     content: Mapped[bytes | None] = mapped_column(LargeBinary)
+    tiling: Mapped[str | None] = mapped_column(String(48))  # how it is cut, if other than the run says
 
 
 # Whether an image is to be computed again. Until then it keeps its old results, and the size that they were made at,

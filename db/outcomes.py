@@ -198,11 +198,21 @@ def cancel_images(session: Session, chunk_ids: Sequence[int]) -> tuple[int, dict
 
 
 def begin_anew(
-    session: Session, run_id: int, chunk_size: int, image_ids: Sequence[int], parent_id: int | None = None
+    session: Session,
+    run_id: int,
+    chunk_size: int,
+    image_ids: Sequence[int],
+    parent_id: int | None = None,
+    tiling: str | None = None,
 ) -> None:
-    """Make these images, which have ended, pending again in new chunks of the run. The caller has locked the run."""
+    """Make these images, which have ended, pending again in new chunks of the run. The caller has locked the run.
+
+    With `tiling` they are cut in this way from now on, whatever the run says.
+    """
     parts = [image_ids[first : first + chunk_size] for first in range(0, len(image_ids), chunk_size)]
     new_ids = add_chunks(session, run_id, [len(part) for part in parts], parent_id)
     for part, chunk_id in zip(parts, new_ids, strict=True):
         values = {"state": ImageState.PENDING, "chunk_id": chunk_id, "error_class": None, "error": None}
+        if tiling is not None:
+            values["tiling"] = tiling
         rowcount(session, update(Image).where(Image.id.in_(part)).values(values))

@@ -54,20 +54,23 @@ def ended_images(session: Session, run_id: int, which: Redo, rows: range, last_c
     """
     columns = (Image.id, Image.row, Image.path, Image.file_size, Image.file_mtime_ns)
     of_source = reading_of(session, run_id).rows(gone=False)
-    found = select(Result.image_id).where(Result.image_id == Image.id, Result.instances > 0).exists()
+    results = select(Result.image_id).where(Result.image_id == Image.id)
     chosen: dict[Redo, tuple[ColumnElement[bool], ...]] = {
         Redo.CHANGED: (Image.state.in_(ENDED), Image.file_size.is_not(None)),
         Redo.FAILED: (Image.state == ImageState.FAILED,),
         Redo.ALL: (Image.state.in_(ENDED),),
-        Redo.EMPTY: (Image.state == ImageState.DONE, ~found),
+        Redo.EMPTY: (Image.state == ImageState.DONE, ~results.where(Result.instances > 0).exists()),
+        Redo.CAPPED: (Image.state == ImageState.DONE, results.where(Result.capped).exists()),
     }
     here = (*of_source, Image.row >= rows.start, Image.row < rows.stop, Image.chunk_id <= last_chunk)
     found_here = session.execute(select(*columns).where(*here, *chosen[which]).order_by(Image.row))
     return [EndedImage(*image) for image in found_here]
 
 
-def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: int) -> int:
+def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: int, tiling: str | None = None) -> int:
     """Make those of these images that are done or failed pending again in new chunks; return how many these are.
+
+    With `tiling` they are cut in this way from now on.
 
     Takes at most `db.bulk.NAMED_AT_ONCE` ids. Does nothing unless the run is active or done.
     """
@@ -82,7 +85,7 @@ def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: in
     leave = count_results(session, Image.id.in_(moved), Image.state == ImageState.DONE)
     for image in images:
         leave.setdefault(image.chunk_id, Counter()).update(images=1, failed=image.state == ImageState.FAILED)
-    begin_anew(session, run_id, found.chunk_size, moved, last_chunk)
+    begin_anew(session, run_id, found.chunk_size, moved, last_chunk, tiling)
     subtract_counts(session, leave)
     reopen(session, run_id)
     return len(moved)

@@ -36,6 +36,7 @@ class RetryFilter:
 
     error_class: str | None = None
     chunk_number: int | None = None
+    tiling: str | None = None  # how the images are cut from now on; None: as before
     last_chunk_id: int | None = None  # leaves out later chunks, whose images were retried already and failed again
 
     @property
@@ -101,7 +102,7 @@ def retry_slice(session: Session, run_id: int, place: Place, rows: int, which: R
     if found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
         return Slice(0, None)
     if images:
-        begin_anew(session, run_id, found.chunk_size, [image.id for image in images])
+        begin_anew(session, run_id, found.chunk_size, [image.id for image in images], tiling=which.tiling)
         left: defaultdict[int, Counter[str]] = defaultdict(Counter)
         for image in images:
             left[image.chunk_id].update(images=1, **{image.state: 1})  # the states are named like the counters

@@ -24,6 +24,8 @@ class Frozen:
     mask_rule: str  # library | meta: what is enlarged to the image's size, probabilities or logits
     orientation: str  # exif | raw: whether an image is turned as its EXIF data says
     stretch: bool = False  # values of 16-bit images are spread over the range that they use
+    tile: str | None = None  # the side in pixels of the tiles that large images are cut into, or auto; None: no tiles
+    overlap: int | None = None  # pixels that neighbouring tiles share
     dedupe: bool = False  # images whose files are equal byte by byte are computed once
     classes: str | None = None  # that a file lists, see `db.classes.classes_as_text`; None: numbered by order
 
@@ -86,6 +88,7 @@ class Redo(StrEnum):
     FAILED = "failed"
     ALL = "all"  # done and failed images
     EMPTY = "empty"  # done images in which nothing was found
+    CAPPED = "capped"  # done images with so many instances that others may be missing
 
 
 @dataclass(frozen=True)

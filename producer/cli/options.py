@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from producer.cli.tile_flags import TILE_FLAGS, chosen_tiling
 from producer.slugs import LONGEST_RUN, run_slug
 from producer.sources.cells import one_line, read_prompt
 from producer.sources.pattern import fixed_folder, is_pattern
@@ -281,6 +282,7 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
         help="Turn images as their EXIF data says, or take the file's own axes.",
     ),
     click.option("--stretch", is_flag=True, help="Spread samples of more than 8 bits over their own range."),
+    *TILE_FLAGS,
     click.option(
         "--dedupe", is_flag=True, help="Compute files that are equal byte by byte once, and copy the results."
     ),
@@ -352,6 +354,8 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
 
     chosen = {setting.name: flags[setting.name] for setting in fields(Frozen) if setting.name != "model"}
     chosen["classes"] = None if flags["classes"] is None else classes_as_text(read_classes(flags["classes"]))
+    if (tiling := chosen_tiling(flags)) is not None:
+        chosen["overlap"] = tiling.overlap
     floor = min(flags["score_floor"], flags["threshold"])
     return Frozen(model=absolute_model(settings.model), **(chosen | {"score_floor": floor}))
 

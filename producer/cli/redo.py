@@ -18,7 +18,7 @@ def redo_flag(function: Function) -> Function:
     return click.option(
         "--redo",
         type=click.Choice([str(which) for which in Redo]),
-        help="Compute again: images whose file changed since it was read, failed ones, all, or empty ones.",
+        help="Compute again: images whose file changed since it was read, failed, all, empty or capped ones.",
     )(function)
 
 

@@ -76,15 +76,17 @@ def look_for_changes(sessions: Sessions, run_id: int, seconds: float = LOOK_SECO
     return seen
 
 
-def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore) -> int:
+def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore, tiling: str | None = None) -> int:
     """Make the images that `which` chooses pending again in new chunks; return how many these are.
+
+    With `tiling` they are cut in this way from now on.
 
     An interrupted redo is continued by the same call: it takes no image twice. A cancelled run becomes active; its
     cancelled images stay cancelled until a retry. Raises `UsageError` for a run that is loading or being stopped, or if
     a file system does not answer.
     """
     if which == Redo.FAILED:
-        return retry(sessions, run_id, RetryFilter(), tell)
+        return retry(sessions, run_id, RetryFilter(tiling=tiling), tell)
     run = _Run.of(sessions, run_id)
     if run.view.state not in (RunState.ACTIVE, *OVER):
         raise UsageError(f"run {run.view.name} is {run.view.state}: --redo is for runs that are active or over")
@@ -94,7 +96,7 @@ def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore) -> i
         write(sessions, reopen, run_id)
     moved = 0
     while slice_:
-        moved += paced(sessions, partial(write, sessions, redo_slice, run_id, slice_, run.last_chunk))
+        moved += paced(sessions, partial(write, sessions, redo_slice, run_id, slice_, run.last_chunk, tiling))
         slice_ = list(islice(ids, SLICE))
     return moved
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from workers.errors import ErrorClass
 from workers.inference.answers import Found
 from workers.inference.location import FileSeen
+from workers.inference.tiles import Tiling
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Item:
     id: int
     path: str
     prompts: tuple[str, ...]
+    tiling: Tiling | None = None  # how it is cut if it is large; None: not at all
     again: bool = False  # it is to be computed, even if an image of the same content was computed before
 
 

@@ -17,7 +17,7 @@ from workers.inference.protocol import Pixels, Segmenter
 from workers.inference.readahead import ReadAhead
 from workers.inference.repeats import Repeats, content_of
 from workers.inference.stages import Report, Stage, timed
-from workers.inference.tiles import Tiling, View
+from workers.inference.tiles import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,6 @@ class Reading:
     seconds: float  # an image, or a tile, that takes longer is unreadable
     batch_size: int  # pieces
     ahead: int  # how many pieces are made before they are asked for
-    tiling: Tiling | None = None
 
 
 class Pieces:
@@ -73,7 +72,7 @@ class Pieces:
             partial(_read, reading=reading), reading.threads, reading.seconds
         )
         self._tiles: ReadAhead[tuple[Item, Ready, View], Pixels | Unreadable] | None = None
-        if reading.tiling is not None:
+        if any(item.tiling for item in items):
             self._tiles = ReadAhead(partial(_cut, reading=reading), reading.threads, reading.seconds)
 
     def __iter__(self) -> Iterator[Piece]:
@@ -81,7 +80,7 @@ class Pieces:
         # read than there are threads; others are taken by batches, as repeats are looked for in a batch at once.
         reading = self._reading
         taken, ahead = reading.batch_size, reading.ahead
-        if reading.tiling is not None:
+        if self._tiles is not None:
             taken, ahead = 1, min(ahead, reading.threads)
         todo, waiting = iter(self._items), iter(self._items)
         self._read(islice(todo, ahead))
@@ -156,10 +155,10 @@ def _read(item: Item, reading: Reading) -> Ready | Unreadable:
     try:
         image = read_image(item.path, reading.rules, reading.report)
         height, width = image.pixels.shape[:2]
-        views = reading.tiling.views(width, height) if reading.tiling else (View(0, 0, width, height),)
+        views = item.tiling.views(width, height) if item.tiling else (View(0, 0, width, height),)
         with timed(reading.report, Stage.PREPROCESS):
             whole = reading.segmenter.preprocess(image.pixels)
-            content = None if image.digest is None else content_of(image.digest, item.prompts)
+            content = None if image.digest is None else content_of(image.digest, item.prompts, item.tiling)
         tiled = image.pixels if len(views) > 1 else None
         return Ready(whole, views, tiled, image.file, image.warning, content)
     except Exception as error:  # of this image only: the others of the batch go on

@@ -4,7 +4,7 @@
              read ahead two      one batch          one batch
              batches             waiting            waiting
 
-A large image may be cut (`Options.tiling`): then a batch holds pieces of images, and an image's outcome comes with its
+A large image may be cut (`Item.tiling`): then a batch holds pieces of images, and an image's outcome comes with its
 last piece. A stage that is so far ahead waits for the next one, so memory stays bounded, however slow the caller is.
 Several threads decode and resize at the same time. One thread makes masks: it makes more of them in a second than a GPU
 finds (`python -m benchmarks.threads`). There are no processes, since a worker is a daemonic process, which may have no
@@ -113,7 +113,6 @@ def segment(
         seconds=pace.decode_seconds,
         batch_size=pace.batch_size,
         ahead=READ_AHEAD * pace.batch_size,
-        tiling=options.tiling,
     )
     pieces = Pieces(items, reading, repeats)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)

@@ -6,7 +6,6 @@ from typing import Any, Literal, Protocol
 
 from workers.inference.answers import Found
 from workers.inference.images import RGB
-from workers.inference.tiles import Tiling
 
 
 @dataclass(frozen=True)
@@ -15,8 +14,7 @@ class Options:
 
     `mask_rule`: "library" enlarges probabilities to the image's size and cuts them at `mask_threshold`, as
     `post_process_instance_segmentation` does; "meta" enlarges logits first, as Meta's own code does. `compiled`: a
-    segmenter that can compile its model uses compiled kernels, whose numbers differ in their last bits. `tiling`: how
-    large images are cut; None: none is.
+    segmenter that can compile its model uses compiled kernels, whose numbers differ in their last bits.
     """
 
     threshold: float = 0.5
@@ -24,7 +22,6 @@ class Options:
     score_floor: float = 0.3
     mask_rule: Literal["library", "meta"] = "library"
     compiled: bool = False
-    tiling: Tiling | None = None
 
     @property
     def floor(self) -> float:

@@ -1,22 +1,29 @@
 """Joins what a model found in the tiles of an image, and in the whole of it, to what the image shows.
 
-An object on a seam is found in two tiles or more, each time a part of it. Two parts are one object if they agree where
-their tiles overlap. Then each scale answers for what it sees whole: the tiles for objects no longer than a tile, the
-whole view for longer ones; and the whole view for those of which no tile has found anything.
+Each view answers for what it sees whole:
+
+- A mask that reaches no edge of its tile is an object. If several tiles have found it, the best answer counts.
+- A mask that an edge cuts is left out if it mostly lies in such objects, as a model often takes several objects at an
+  edge for one. The other cut masks are parts of objects that no tile sees whole. Two parts are one object if they agree
+  where their tiles overlap.
+- The whole image answers for objects longer than a tile, and for those of which no tile has found anything.
 
 Knows masks as spans, but no model, no batch and no file. The idea to merge by the share of the smaller mask is that of
 SAHI (https://github.com/obss/sahi), which compares boxes or polygons; here the masks themselves are compared.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+
+import numpy as np
 
 from workers.inference.answers import Found, Instance
 from workers.inference.spans import Rectangle, Spans, union
 from workers.inference.tiles import View
 
-AGREES = 0.5  # IoU, where both tiles see it, from which two parts are one object
+SAME = 0.5  # IoU from which two masks are one object; of two parts, where both tiles see them
+MOSTLY = 0.5  # share of a mask's pixels in others from which it shows nothing new
 INSIDE = 0.8  # share of a mask's pixels from which it is a part of a larger one
 NEAR = 0.01  # of a tile's side: a mask that comes so near to the tile's edge may go on behind it
 
@@ -30,19 +37,32 @@ class _Seen:
     answer: tuple[float, float, float, float]  # the model's own box
     score: float
     cut: bool  # part of it may be missing
+    view: int  # number of the view; of several that were joined, of one of them
 
     @property
     def length(self) -> int:
         """The longer side of its box, in pixels."""
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
+    def is_same(self, other: "_Seen") -> bool:
+        """Whether their IoU is that of one object."""
+        shared = self.mask.shared(other.mask)
+        return shared >= SAME * (self.mask.area + other.mask.area - shared)
+
+    def covered(self, others: Iterable["_Seen"]) -> float:
+        """How much of this mask is in the other ones together, 0 to 1, if they do not overlap."""
+        return sum(self.share(other) for other in others)
+
     def share(self, other: "_Seen") -> float:
         """How much of this mask is in the other one, 0 to 1."""
-        return self.mask.shared(other.mask) / self.mask.area if _common(self.box, other.box) else 0.0
+        return self.mask.shared(other.mask) / self.mask.area
 
 
 def joined(views: Sequence[View], answers: Sequence[tuple[Found, ...]]) -> tuple[Found, ...]:
-    """What the image shows, for each prompt. `views` are those of `Tiling.views`, `answers` what was found in each."""
+    """What the image shows, for each prompt: boxes and masks in the image's pixels, the best score first.
+
+    `views` are those of `Tiling.views`, `answers` what was found in each of them, in the view's own pixels.
+    """
     if len(views) == 1:
         return answers[0]
     return tuple(_joined(views, found) for found in zip(*answers, strict=True))
@@ -50,9 +70,12 @@ def joined(views: Sequence[View], answers: Sequence[tuple[Found, ...]]) -> tuple
 
 def _joined(views: Sequence[View], found: Sequence[Found]) -> Found:
     whole = views[0]
-    seen = [_in_view(view, one, whole) for view, one in zip(views, found, strict=True)]
-    side = max(views[1].width, views[1].height)
-    objects = _both_scales(seen[0], _without_parts(_across_seams(views[1:], seen[1:])), side)
+    in_whole, *in_tiles = ([*_in_view(views, number, one)] for number, one in enumerate(found))
+    objects = _once([one for tile in in_tiles for one in tile if not one.cut])
+    near = _Near(objects)
+    parts = [[one for one in tile if one.cut and one.covered(near.to(one)) < MOSTLY] for tile in in_tiles]
+    objects += _without_parts(_across_seams(views[1:], parts))
+    objects = _both_scales(in_whole, objects, side=max(views[1].width, views[1].height))
     instances = sorted((_instance(one, whole.width) for one in objects), key=lambda one: -one.score)
     return Found(
         presence=max(one.presence for one in found),
@@ -61,17 +84,16 @@ def _joined(views: Sequence[View], found: Sequence[Found]) -> Found:
     )
 
 
-def _in_view(view: View, found: Found, whole: View) -> list[_Seen]:
+def _in_view(views: Sequence[View], number: int, found: Found) -> Iterator[_Seen]:
+    whole, view = views[0], views[number]
     near = NEAR * max(view.width, view.height)
-    seen = []
     for instance in found.instances:
         mask = Spans.of(instance.rle, view.edges, whole.height)
         if not mask.area:
             continue
         x1, y1, x2, y2 = instance.box
         answer = (x1 + view.x, y1 + view.y, x2 + view.x, y2 + view.y)
-        seen.append(_Seen(mask, mask.box, answer, instance.score, _is_cut(mask.box, view, whole, near)))
-    return seen
+        yield _Seen(mask, mask.box, answer, instance.score, _is_cut(mask.box, view, whole, near), number)
 
 
 def _is_cut(box: Rectangle, view: View, whole: View, near: float) -> bool:
@@ -85,10 +107,21 @@ def _is_cut(box: Rectangle, view: View, whole: View, near: float) -> bool:
     )
 
 
+def _once(objects: Sequence[_Seen]) -> list[_Seen]:
+    """Each of these objects once, with its best score; what one view takes for two stays two."""
+    objects = sorted(objects, key=lambda one: -one.score)
+    near, kept = _Near(objects), set[_Seen]()
+    for one in objects:
+        if not any(other in kept and one.view != other.view and one.is_same(other) for other in near.to(one)):
+            kept.add(one)
+    return [one for one in objects if one in kept]
+
+
 def _across_seams(tiles: Sequence[View], seen: Sequence[Sequence[_Seen]]) -> list[_Seen]:
     """The objects of all tiles, with the parts of one object joined."""
     same = _Same()
-    for (one, in_one), (other, in_other) in combinations(zip(tiles, seen, strict=True), 2):
+    with_parts = [(tile, parts) for tile, parts in zip(tiles, seen, strict=True) if parts]
+    for (one, in_one), (other, in_other) in combinations(with_parts, 2):
         if strip := _common(one.edges, other.edges):
             for left, right in _pairs(in_one, in_other, strip):
                 same.join(left, right)
@@ -127,7 +160,7 @@ def _pairs(left: Sequence[_Seen], right: Sequence[_Seen], strip: Rectangle) -> I
             if not _common(one.box, other.box) or not (shared := a.shared(b)):
                 continue
             iou, share = shared / (a.area + b.area - shared), shared / min(a.area, b.area)
-            if iou >= AGREES or share >= INSIDE:
+            if iou >= SAME or share >= INSIDE:
                 agreeing.append((iou, one, other))
     agreeing.sort(key=lambda pair: -pair[0])
     taken: set[_Seen] = set()
@@ -141,40 +174,48 @@ def _as_one(parts: Sequence[_Seen]) -> _Seen:
     if len(parts) == 1:
         return parts[0]
     mask = union([part.mask for part in parts])
-    answers = [part.answer for part in parts]
-    (x1, y1), (x2, y2) = ([pick(one[i] for one in answers) for i in at] for pick, at in ((min, (0, 1)), (max, (2, 3))))
-    whole = not all(part.cut for part in parts)  # one tile sees all of it
-    return _Seen(mask, mask.box, (x1, y1, x2, y2), max(part.score for part in parts), not whole)
+    x1, y1, x2, y2 = zip(*(part.answer for part in parts), strict=True)
+    answer = min(x1), min(y1), max(x2), max(y2)
+    return _Seen(mask, mask.box, answer, max(part.score for part in parts), True, parts[0].view)
 
 
 def _without_parts(objects: Sequence[_Seen]) -> list[_Seen]:
     """Leave out what an edge cut off from a larger object that another tile has found."""
-    by_size = sorted(objects, key=lambda one: -one.mask.area)
-    kept: list[_Seen] = []
-    for one in by_size:
-        if not (one.cut and any(one.share(larger) >= INSIDE for larger in kept)):
-            kept.append(one)
-    return kept
+    near = _Near(objects)
+    return [
+        one
+        for one in objects
+        if not any(other.mask.area > one.mask.area and one.cut and one.share(other) >= INSIDE for other in near.to(one))
+    ]
 
 
 def _both_scales(in_whole: Sequence[_Seen], in_tiles: Sequence[_Seen], side: int) -> list[_Seen]:
     """The objects of the image. `side` is the length of a tile, in pixels."""
-    kept = list(in_tiles)
+    near, added, dropped = _Near(in_tiles), [], set[_Seen]()
     for one in in_whole:
-        if one.length > side:
-            drawn = [piece for piece in kept if _is_same(piece, one)]
-            kept = [piece for piece in kept if piece in drawn or not (piece.cut and piece.share(one) >= INSIDE)]
-            kept += [] if drawn else [one]
-        elif not any(one.share(piece) >= AGREES or piece.share(one) >= AGREES for piece in in_tiles):
-            kept.append(one)
-    return kept
+        pieces = near.to(one)
+        if one.length <= side:
+            if one.covered(pieces) < MOSTLY and not any(piece.share(one) >= MOSTLY for piece in pieces):
+                added.append(one)
+        elif not any(piece.is_same(one) for piece in pieces):
+            added.append(one)
+            dropped.update(piece for piece in pieces if piece.cut and piece.share(one) >= INSIDE)
+    return [*(piece for piece in in_tiles if piece not in dropped), *added]
 
 
-def _is_same(one: _Seen, other: _Seen) -> bool:
-    if not _common(one.box, other.box):
-        return False
-    shared = one.mask.shared(other.mask)
-    return shared >= INSIDE * (one.mask.area + other.mask.area - shared)
+class _Near:
+    """Finds which of many objects may have pixels in common with another one."""
+
+    def __init__(self, objects: Sequence[_Seen]) -> None:
+        self._objects = objects
+        self._boxes = np.array([one.box for one in objects]).reshape(-1, 4)
+
+    def to(self, one: _Seen) -> list[_Seen]:
+        """The other objects whose boxes meet the box of this one."""
+        x1, y1, x2, y2 = self._boxes.T
+        left, top, right, bottom = one.box
+        meet = np.flatnonzero((x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top))
+        return [other for number in meet if (other := self._objects[number]) is not one]
 
 
 def _common(one: Rectangle, other: Rectangle) -> Rectangle | None:

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from typing import Self
 
 LEAST_SIDE = 64  # pixels
+AUTO = "auto"
 AUTO_ABOVE = 16_000_000  # pixels; photographs of phones have 12 million, and their subject is mostly large
+
+
+DEFAULT_OVERLAP = 128  # pixels
 
 
 class BadTiling(ValueError):
@@ -35,7 +39,7 @@ class Tiling:
     """
 
     side: int = 1024
-    overlap: int = 128
+    overlap: int = DEFAULT_OVERLAP
     above: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +62,19 @@ class Tiling:
         except ValueError:
             raise BadTiling(f"{text!r} is not side/overlap/above in pixels") from None
         return cls(side, overlap, above)
+
+    @classmethod
+    def chosen(cls, tile: str, overlap: int | None = None) -> Self:
+        """The tiling that a person chooses: the side of a tile in pixels, or `auto`: only very large images are cut.
+
+        Raises `BadTiling`.
+        """
+        overlap = DEFAULT_OVERLAP if overlap is None else overlap
+        if tile == AUTO:
+            return cls(overlap=overlap, above=AUTO_ABOVE)
+        if not tile.isdecimal():
+            raise BadTiling(f"{tile!r} is neither {AUTO} nor a number of pixels")
+        return cls(int(tile), overlap)
 
     def views(self, width: int, height: int) -> tuple[View, ...]:
         """What the model looks at in an image of this size: the whole image, and if it is cut, all tiles after that."""

@@ -24,6 +24,7 @@ from workers.inference.pipeline import NothingGotThrough, Pace, decode_threads, 
 from workers.inference.protocol import Options, Segmenter
 from workers.inference.repeats import Known
 from workers.inference.stages import Stage, StageSeconds, timed
+from workers.inference.tiles import Tiling
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import BrokenModel, is_infrastructure
 from workers.node.model import Model
@@ -241,7 +242,13 @@ def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
 
 def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
     prompts = tuple(texts[prompt_id] for prompt_id in image.prompt_ids)
-    return Item(image.id, location.place(run.source.root, image.path), prompts, image.again)
+    return Item(image.id, location.place(run.source.root, image.path), prompts, _tiling(run, image), image.again)
+
+
+def _tiling(run: RunView, image: ClaimedImage) -> Tiling | None:
+    if image.tiling is not None:
+        return Tiling.of(image.tiling)
+    return None if run.frozen.tile is None else Tiling.chosen(run.frozen.tile, run.frozen.overlap)
 
 
 def _record(outcome: Seen, prompt_ids: tuple[int, ...]) -> Outcome:

@@ -5,6 +5,7 @@ A scene depends on its random generator only, so scene 17 of seed 5 is the same 
 
 import colorsys
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,24 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One object of a crowd: `mask` (height, width) is what is seen of it, from the pixel (x, y) of the picture on."""
+
+    name: str  # such as "red circle"
+    x: int
+    y: int
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """A large picture, RGB (height, width, 3), and everything drawn in it. No object covers another one."""
+
+    image: Pixels
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where an object goes, in pixels."""
 
@@ -81,6 +100,24 @@ def draw_scene(rng: np.random.Generator, short_side: tuple[int, int] = (112, 256
     canvas *= _light(rng, height, width, 0.25)[..., None]
     canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * rng.uniform(0, 0.04)
     return Scene((canvas.clip(0, 1) * 255).astype(np.uint8), tuple(objects))
+
+
+def draw_crowd(seed: int, side: int = 4096, columns: int = 20) -> Crowd:
+    """Draw a square picture of so many pixels a side, with columns x columns objects at uneven distances."""
+    rng = np.random.default_rng(seed)
+    cell = side // columns
+    canvas = _background(rng, side, side)
+    members = []
+    for left, top in product(range(0, columns * cell, cell), repeat=2):
+        colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+        radius = cell * rng.uniform(0.3, 0.42)
+        x, y = (float(rng.uniform(radius, cell - radius)) for _ in range(2))
+        cover = _cover(_outline(rng, shape, _Place(x, y, radius)), cell, cell)
+        patch = canvas[top : top + cell, left : left + cell]
+        patch += cover[..., None] * (_paint(rng, colour, cell, cell) - patch)
+        members.append(Member(f"{colour} {shape}", left, top, cover >= 0.5))
+    canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(0.02)
+    return Crowd((canvas.clip(0, 1) * 255).astype(np.uint8), tuple(members))
 
 
 def prompts(scene: Scene, rng: np.random.Generator) -> list[str]:

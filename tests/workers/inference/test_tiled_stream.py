@@ -17,7 +17,7 @@ from workers.inference.pipeline import NothingGotThrough, Pace, segment
 from workers.inference.protocol import Options, Pixels
 from workers.inference.tiles import Tiling
 
-TILED = Options(tiling=Tiling(100, 20))
+TILING = Tiling(100, 20)
 SMALL, LARGE = (90, 60), (260, 180)  # width, height; a large image has 1 + 3 x 2 views
 
 
@@ -37,13 +37,13 @@ def items(tmp_path: Path) -> list[Item]:
     for number in range(10):
         path = tmp_path / f"{number}.png"
         Image.fromarray(picture(SMALL if number % 3 == 2 else LARGE, number)).save(path)
-        found.append(Item(number, str(path), ("person", "hat")))
+        found.append(Item(number, str(path), ("person", "hat"), TILING))
     Path(found[5].path).write_bytes(b"no image")
     return found
 
 
-def outcomes(items: list[Item], fake: Any, options: Options = TILED, **how: Any) -> list[Outcome]:
-    batches = list(segment(items, fake, ReadRules(), options, Pace(**how)))
+def outcomes(items: list[Item], fake: Any, **how: Any) -> list[Outcome]:
+    batches = list(segment(items, fake, ReadRules(), Options(), Pace(**how)))
     assert all(batches)
     return [outcome for batch in batches for outcome in batch]
 
@@ -108,7 +108,7 @@ def test_of_a_large_image_only_a_few_tiles_exist_at_a_time(fake: Any, tmp_path: 
     path = tmp_path / "large.png"
     Image.fromarray(np.zeros((1500, 1500, 3), np.uint8)).save(path)  # 19 x 19 tiles
     held = Held(fake)
-    outcomes([Item(0, str(path), ("person",))], fake, batch_size=4, threads=2)
+    outcomes([Item(0, str(path), ("person",), TILING)], fake, batch_size=4, threads=2)
     assert sum(fake.batches) == 1 + 19 * 19
     # A batch that is full, one that is filled, and what is cut ahead.
     assert held.most <= 4 + 4 + 2 * 4 + 2
@@ -145,7 +145,7 @@ def test_an_image_of_which_one_tile_makes_the_model_raise_fails_alone(fake: Any,
 
 def test_if_no_piece_of_a_batch_gets_through_its_images_are_told_once_each(fake: Any, items: list[Item]) -> None:
     fake.fail_in["predict"] = ValueError("broken")
-    stream = segment(items, fake, ReadRules(), TILED, Pace(batch_size=9, narrows=lambda error: True))
+    stream = segment(items, fake, ReadRules(), Options(), Pace(batch_size=9, narrows=lambda error: True))
     with pytest.raises(NothingGotThrough) as told:
         list(stream)
     assert [one.id for one in told.value.outcomes] == [0, 1]  # seven pieces of the first image, two of the second
@@ -153,12 +153,12 @@ def test_if_no_piece_of_a_batch_gets_through_its_images_are_told_once_each(fake:
 
 def test_images_that_are_not_cut_have_the_same_outcome_as_without_tiles(fake: Any, items: list[Item]) -> None:
     small = [item for item in items if item.id in (2, 5, 8)]
-    assert outcomes(small, fake) == outcomes(small, fake, replace(TILED, tiling=None))
+    assert outcomes(small, fake) == outcomes([replace(item, tiling=None) for item in small], fake)
 
 
 def test_a_large_image_that_was_met_before_is_not_cut_again(fake: Any, items: list[Item]) -> None:
     twice = [replace(item, id=number) for number, item in enumerate([items[0], items[1], items[0], items[2]])]
-    batches = segment(twice, fake, ReadRules(digests=True), TILED, Pace(batch_size=4), lambda contents: {})
+    batches = segment(twice, fake, ReadRules(digests=True), Options(), Pace(batch_size=4), lambda contents: {})
     got = [outcome for batch in batches for outcome in batch]
     assert sum(fake.batches) == 7 + 7 + 1
     assert isinstance(got[2], Segmented)
