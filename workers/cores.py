@@ -24,14 +24,19 @@ def _quotas() -> Iterator[float]:
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max).
     """
+    for group in own_groups():
+        yield from _quota(group / "cpu.max")
+    yield from _quota(CGROUPS / "cpu" / "cpu.cfs_quota_us", CGROUPS / "cpu" / "cpu.cfs_period_us")
+
+
+def own_groups() -> list[Path]:
+    """The folders of this process's control group of version 2 and of all groups above it; none if this is no Linux."""
     try:
         lines = OWN_CGROUP.read_text().splitlines()
-    except OSError:  # this is no Linux
-        return
+    except OSError:
+        return []
     own = PurePosixPath(next((line[3:] for line in lines if line.startswith("0::")), "/"))
-    for group in (own, *own.parents):
-        yield from _quota(CGROUPS / group.relative_to("/") / "cpu.max")
-    yield from _quota(CGROUPS / "cpu" / "cpu.cfs_quota_us", CGROUPS / "cpu" / "cpu.cfs_period_us")
+    return [CGROUPS / group.relative_to("/") for group in (own, *own.parents)]
 
 
 def _quota(*files: Path) -> Iterator[float]:

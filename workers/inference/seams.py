@@ -215,7 +215,7 @@ class _Near:
         x1, y1, x2, y2 = self._boxes.T
         left, top, right, bottom = one.box
         meet = np.flatnonzero((x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top))
-        return [other for number in meet if (other := self._objects[number]) is not one]
+        return [other for number in meet.tolist() if (other := self._objects[number]) is not one]
 
 
 def _common(one: Rectangle, other: Rectangle) -> Rectangle | None:

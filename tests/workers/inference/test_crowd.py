@@ -1,5 +1,6 @@
 """The bundled model on a picture that is much larger than what it was trained on, with very many objects."""
 
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def truth(crowd: Crowd) -> COCO:
     return coco
 
 
-def as_coco(shape: dict[str, object], mask: masks.Mask) -> dict[str, object]:
+def as_coco(shape: dict[str, Any], mask: masks.Mask) -> dict[str, object]:
     return {"segmentation": shape, "area": int(np.count_nonzero(mask)), "bbox": [0, 0, *mask.shape]}
 
 

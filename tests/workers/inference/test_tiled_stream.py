@@ -163,3 +163,22 @@ def test_a_large_image_that_was_met_before_is_not_cut_again(fake: Any, items: li
     assert sum(fake.batches) == 7 + 7 + 1
     assert isinstance(got[2], Segmented)
     assert got[2] == replace(got[0], id=2, file=got[2].file)
+
+
+def test_an_image_that_is_cut_may_be_as_large_as_memory_allows_and_no_larger(
+    fake: Any, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = ReadRules(max_pixels=LARGE[0] * LARGE[1] - 1)
+
+    def got(item: Item) -> Outcome:
+        [[outcome]] = segment([item], fake, strict, Options(), Pace(threads=2))
+        return outcome
+
+    assert isinstance(got(items[0]), Segmented)
+    whole = got(replace(items[0], tiling=None))
+    monkeypatch.setattr("workers.inference.pieces.usable_memory", lambda: 2 * 2 * 10 * 1000)
+    small = got(items[0])
+    for outcome in (whole, small):
+        assert isinstance(outcome, Unreadable)
+        assert outcome.error_class == ErrorClass.TOO_LARGE
+        assert outcome.message == "260 x 180 pixels, over the limit of 46,799"

@@ -14,6 +14,7 @@ from db.views.status import RunView
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
+from workers.node.attempt import Attempt, work
 from workers.node.breaker import Breaker
 from workers.node.chunk import ChunkInHand
 from workers.node.node import Node
@@ -95,3 +96,21 @@ class Clock:
 
     def monotonic(self) -> float:
         return self._now[0]
+
+
+def begin(node: Node, sessions: Sessions, run_id: int) -> Attempt | None:
+    """An attempt at the run's next chunk; None if there is none."""
+    rung = runs.ring(sessions, run_id, 1)
+    if not rung:
+        return None
+    run = runs.view(sessions, run_id)
+    chunk = ChunkInHand(node.worker, run, rung[0].chunk_id)
+    segmenter = node.model.segmenter_for(run)
+    chunk.announce()
+    assert chunk.claim()
+    return Attempt(node.worker, node.model, segmenter, chunk)
+
+
+def work_off(node: Node, sessions: Sessions, run_id: int) -> None:
+    while (attempt := begin(node, sessions, run_id)) is not None:
+        work(attempt)

@@ -19,9 +19,8 @@ from db.session import Sessions, read, reading, write
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
-from tests.workers.node.conftest import Start
-from workers.node.attempt import Attempt, outcomes, work
-from workers.node.chunk import ChunkInHand
+from tests.workers.node.conftest import Start, begin, work_off
+from workers.node.attempt import outcomes
 from workers.node.node import Node
 
 COLOURS = ("white", "black", "grey")
@@ -59,24 +58,6 @@ def load(sessions: Sessions, folder: Path, name: str = "faces", dedupe: bool = T
     """Three chunks of six rows."""
     rows = scenario.rows(*(f"{number:02}.png" for number in range(COPIES * len(COLOURS))))
     return runs.load(sessions, folder, rows, name, chunk_size=6, dedupe=dedupe)
-
-
-def begin(node: Node, sessions: Sessions, run_id: int) -> Attempt | None:
-    """An attempt at the run's next chunk; None if there is none."""
-    rung = runs.ring(sessions, run_id, 1)
-    if not rung:
-        return None
-    run = runs.view(sessions, run_id)
-    chunk = ChunkInHand(node.worker, run, rung[0].chunk_id)
-    segmenter = node.model.segmenter_for(run)
-    chunk.announce()
-    assert chunk.claim()
-    return Attempt(node.worker, node.model, segmenter, chunk)
-
-
-def work_off(node: Node, sessions: Sessions, run_id: int) -> None:
-    while (attempt := begin(node, sessions, run_id)) is not None:
-        work(attempt)
 
 
 def rows_of(sessions: Sessions, run_id: int) -> dict[int, Any]:
