@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -40,8 +40,16 @@ def run(items: list[Item], fake: Any, **how: Any) -> list[Outcome]:
     return [outcome for batch in segment(items, fake, RULES, OPTIONS, Pace(**how)) for outcome in batch]
 
 
-def our_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("sam3-", "decode"))]
+@pytest.fixture
+def our_threads() -> Callable[[], list[str]]:
+    """The names of the threads that streams of this test have started and that still live."""
+    before = set(threading.enumerate())
+
+    def names() -> list[str]:
+        started = set(threading.enumerate()) - before
+        return [thread.name for thread in started if thread.name.startswith(("sam3-", "decode"))]
+
+    return names
 
 
 @pytest.fixture
@@ -136,7 +144,9 @@ def test_reading_stays_a_few_batches_ahead_of_a_slow_caller(fake: Any, photograp
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_closing_early_leaves_no_thread_and_starts_no_further_batch(fake: Any, photograph_files: list[str]) -> None:
+def test_closing_early_leaves_no_thread_and_starts_no_further_batch(
+    fake: Any, photograph_files: list[str], our_threads: Callable[[], list[str]]
+) -> None:
     stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, Pace(batch_size=2, threads=2))
     next(stream)
     assert our_threads()
@@ -147,7 +157,9 @@ def test_closing_early_leaves_no_thread_and_starts_no_further_batch(fake: Any, p
     assert len(fake.batches) == ran < 32
 
 
-def test_closing_during_a_forward_pass_waits_for_that_one_only(fake: Any, photograph_files: list[str]) -> None:
+def test_closing_during_a_forward_pass_waits_for_that_one_only(
+    fake: Any, photograph_files: list[str], our_threads: Callable[[], list[str]]
+) -> None:
     stream = segment(items_of(photograph_files * 16), fake, RULES, OPTIONS, Pace(batch_size=2, threads=2))
     next(stream)
     fake.gate = threading.Event()
@@ -162,14 +174,16 @@ def test_closing_during_a_forward_pass_waits_for_that_one_only(fake: Any, photog
     assert our_threads() == []
 
 
-def test_a_stream_that_is_dropped_unread_starts_nothing(fake: Any, photograph_files: list[str]) -> None:
+def test_a_stream_that_is_dropped_unread_starts_nothing(
+    fake: Any, photograph_files: list[str], our_threads: Callable[[], list[str]]
+) -> None:
     segment(items_of(photograph_files), fake, RULES, OPTIONS)
     assert our_threads() == []
 
 
 @pytest.mark.parametrize("verb", ["predict", "postprocess"])
 def test_an_error_in_a_stage_is_raised_once_with_its_traceback(
-    fake: Any, photograph_files: list[str], verb: str
+    fake: Any, photograph_files: list[str], verb: str, our_threads: Callable[[], list[str]]
 ) -> None:
     fake.fail_in[verb] = RuntimeError("the device is gone")
     stream = segment(items_of(photograph_files * 4), fake, RULES, OPTIONS, Pace(batch_size=2))
@@ -207,7 +221,9 @@ def test_a_result_that_is_no_number_fails_its_image_only(
     assert all(isinstance(outcome, Segmented) for outcome in rest)
 
 
-def test_a_stopped_stream_lets_the_batches_in_hand_come_through(fake: Any, photograph_files: list[str]) -> None:
+def test_a_stopped_stream_lets_the_batches_in_hand_come_through(
+    fake: Any, photograph_files: list[str], our_threads: Callable[[], list[str]]
+) -> None:
     seen: list[list[Outcome]] = []
     pace = Pace(batch_size=1, stopped=lambda: bool(seen))
     for batch in segment(items_of(photograph_files * 8), fake, RULES, OPTIONS, pace):
