@@ -13,7 +13,7 @@ from benchmarks.timing import Row as Figures
 
 OURS, PLAIN = "ours", "plain script"
 LINEAR_FROM = 50_000  # rows: below, it is the start of a command that takes the time
-FLOPS = {1: 0.997, 5: 1.274, 10: 1.62}  # of one forward of the library, by the number of prompts
+FLOPS = {1: 0.995, 5: 1.265, 10: 1.601}  # of one forward of the library, by the number of prompts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ operations share a kernel. Knows nothing of times. Leans on parts of torch that 
 release of torch that `constraints.txt` pins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -76,7 +76,7 @@ class _Find(_See):
         return sam3_parts.find(self.model, *given)
 
 
-def count_parts(model: Any, images: int) -> dict[str, Fused]:
+def count_parts(model: Any, images: int, names: Sequence[str] = ("see", "find")) -> dict[str, Fused]:
     """Of the vision encoder (`see`) and the heads (`find`), for a batch of so many images with one prompt each.
 
     The model is on the meta device, and in fake memory afterwards.
@@ -89,10 +89,8 @@ def count_parts(model: Any, images: int) -> dict[str, Fused]:
         text, mask = torch.empty(images, PADDED, width), torch.empty(images, PADDED, dtype=torch.bool)
         with _on_an_h100():
             features = sam3_parts.see(model, pixels)
-    return {
-        "see": _count(_See(model), (pixels,), mode),
-        "find": _count(_Find(model), (features, text, mask), mode),
-    }
+    parts = {"see": (_See(model), (pixels,)), "find": (_Find(model), (features, text, mask))}
+    return {name: _count(*parts[name], mode) for name in names}
 
 
 def _pretend(model: Any, mode: FakeTensorMode) -> None:

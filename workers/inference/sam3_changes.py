@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from workers.inference import sam3_vision
+from workers.inference import sam3_detr, sam3_vision
 
 log = logging.getLogger(__name__)
 
@@ -80,26 +80,32 @@ def _prepare_multilevel_features(
 
 
 def _joined(levels: list[torch.Tensor]) -> torch.Tensor:
+    if len(levels) == 1:  # as in all SAM3 so far; torch would copy it
+        return levels[0].flatten(2).transpose(1, 2)
     return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
 
 
 def _padding_is_not_looked_for(model: Any) -> None:
     """The library turns the mask of padding into an attention mask three times, and each time waits for the device to
     know whether there is any padding. An attention mask that is given to it is used as it is."""
-    for part, name in (
-        (model.detr_encoder, "text_mask"),
-        (model.detr_decoder, "text_mask"),
-        (model.mask_decoder, "prompt_mask"),
+    for part, name, features in (
+        (model.detr_encoder, "text_mask", "text_features"),
+        (model.detr_decoder, "text_mask", "text_features"),
+        (model.mask_decoder, "prompt_mask", "prompt_features"),
     ):
-        part.register_forward_pre_hook(partial(_make_attention_mask, name=name), with_kwargs=True)
+        part.register_forward_pre_hook(partial(_make_attention_mask, name=name, features=features), with_kwargs=True)
 
 
-def _make_attention_mask(part: Any, args: Any, kwargs: dict[str, Any], *, name: str) -> tuple[Any, dict[str, Any]]:
-    """Turn a mask of padding (rows, tokens), true for tokens, into one for attention (rows, heads, queries, tokens)."""
+def _make_attention_mask(
+    part: Any, args: Any, kwargs: dict[str, Any], *, name: str, features: str
+) -> tuple[Any, dict[str, Any]]:
+    """Turn a mask of padding (rows, tokens), true for tokens, into one that attention adds (rows, heads, queries,
+    tokens). torch would do that in each of its layers."""
     mask = kwargs.get(name)
     if mask is None or mask.dim() != 2:
         return args, kwargs
-    return args, {**kwargs, name: mask[:, None, None, :]}
+    added = torch.zeros(mask.shape, dtype=kwargs[features].dtype, device=mask.device)
+    return args, {**kwargs, name: added.masked_fill_(~mask, -torch.inf)[:, None, None, :]}
 
 
 def _decoders(model: Any) -> tuple[Any, ...]:
@@ -123,6 +129,18 @@ CHANGES = (
         _decoders,
         frozenset({"31a39ac6099750f1"}),
         _padding_is_not_looked_for,
+    ),
+    Change(
+        "the heads take two and three products of the same numbers",
+        sam3_detr.attention,
+        frozenset({"899eb3a0cd7a009f"}),
+        sam3_detr.join_products,
+    ),
+    Change(
+        "the decoders compute what nobody reads",
+        sam3_detr.decoders,
+        frozenset({"2c82f43078db3fe5", "e1fb150aed2027f0"}),
+        sam3_detr.decode_what_is_read,
     ),
     Change(
         "the vision encoder moves twice the bytes",

@@ -42,15 +42,21 @@ def in_bf16(part: torch.nn.Module) -> None:
 
 
 def _given_in_bf16(part: Any, args: Any, kwargs: Any) -> Any:
-    return tree_map(_to_bf16, args), tree_map(_to_bf16, kwargs)
+    """A tensor that is given twice is cast once, so that it can be known as the same."""
+    made: dict[int, torch.Tensor] = {}
+
+    def once(value: Any) -> Any:
+        if not _is_fp32(value):
+            return value
+        if id(value) not in made:
+            made[id(value)] = value.to(torch.bfloat16)
+        return made[id(value)]
+
+    return tree_map(once, args), tree_map(once, kwargs)
 
 
 def _answered_in_fp32(part: Any, args: Any, answer: Any) -> Any:
     return tree_map(_to_fp32, answer)
-
-
-def _to_bf16(value: Any) -> Any:
-    return value.to(torch.bfloat16) if _is_fp32(value) else value
 
 
 def _to_fp32(value: Any) -> Any:

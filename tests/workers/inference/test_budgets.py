@@ -44,8 +44,8 @@ def test_what_is_counted_is_the_full_size_model(plain: Counts) -> None:
     assert plain.flops == pytest.approx(6.053e12, rel=1e-3)
 
 
-@pytest.mark.parametrize(("case", "gflop", "kernels"), [((1, 1), 6_033, 1_304), ((2, 1), 12_065, 1_306),
-                                                        ((1, 5), 7_709, 4_948), ((1, 10), 9_803, 9_508)])  # fmt: skip
+@pytest.mark.parametrize(("case", "gflop", "kernels"), [((1, 1), 6_021, 1_003), ((2, 1), 12_042, 1_003),
+                                                        ((1, 5), 7_652, 3_443), ((1, 10), 9_689, 6_498)])  # fmt: skip
 def test_no_more_is_asked_of_the_device_than_today(
     counts: dict[tuple[int, int], Counts], case: tuple[int, int], gflop: int, kernels: int
 ) -> None:
@@ -57,8 +57,8 @@ def test_mixed_precision_takes_a_cast_here_and_there_and_no_more_memory(counts: 
     mixed = count_ours(segmenter_of(*full_size("meta"), "meta", "mixed"), [PROMPTS[:1]], FOUND)
     fp32 = counts[1, 1]
     assert (mixed.flops, mixed.waits) == (fp32.flops, fp32.waits)
-    assert mixed.kernels <= 1_397
-    assert mixed.peak_bytes <= fp32.peak_bytes <= 416 * MB
+    assert mixed.kernels <= 1_096
+    assert mixed.peak_bytes <= fp32.peak_bytes <= 303 * MB
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("fp32", 0.496), ("mixed", 0.5)])
@@ -73,7 +73,7 @@ def test_the_vision_encoder_moves_half_the_bytes_that_the_librarys_does_in_that_
     assert count_vision(ours).elementwise_bytes <= most * count_vision(theirs).elementwise_bytes
 
 
-@pytest.mark.parametrize(("prompts", "most"), [(1, 0.997), (5, 1.274), (10, 1.62)])
+@pytest.mark.parametrize(("prompts", "most"), [(1, 0.995), (5, 1.265), (10, 1.601)])
 def test_more_prompts_cost_little_more_than_one_forward_of_the_library(
     counts: dict[tuple[int, int], Counts], plain: Counts, prompts: int, most: float
 ) -> None:
@@ -126,8 +126,8 @@ def test_an_image_travels_as_bytes_and_of_its_masks_only_what_is_kept_comes_back
     assert counts[images, prompts].bytes_from_device <= asked * (NUMBERS_BYTES + FOUND * MASK_BYTES)
 
 
-def test_an_image_more_in_the_batch_takes_417_mb_more(counts: dict[tuple[int, int], Counts], plain: Counts) -> None:
-    assert counts[2, 1].peak_bytes - counts[1, 1].peak_bytes <= 417 * MB
+def test_an_image_more_in_the_batch_takes_303_mb_more(counts: dict[tuple[int, int], Counts], plain: Counts) -> None:
+    assert counts[2, 1].peak_bytes - counts[1, 1].peak_bytes <= 303 * MB
     assert counts[1, 1].peak_bytes <= plain.peak_bytes
 
 

@@ -39,11 +39,11 @@ def ways(model: Any) -> Ways:
 
     def heads(vision: Any, text: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
         asked = BaseModelOutputWithPooling(pooler_output=text)
-        return model(vision_embeds=vision, text_embeds=asked, attention_mask=mask)
+        return read(model(vision_embeds=vision, text_embeds=asked, attention_mask=mask))
 
     def whole(pixels: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> Any:
         asked = BaseModelOutputWithPooling(pooler_output=text)
-        return model(pixel_values=pixels, text_embeds=asked, attention_mask=mask)
+        return read(model(pixel_values=pixels, text_embeds=asked, attention_mask=mask))
 
     def features(pixels: torch.Tensor) -> Any:
         vision = model.get_vision_features(pixels)
@@ -59,6 +59,11 @@ def ways(model: Any) -> Ways:
     }
 
 
+def read(answer: Any) -> tuple[torch.Tensor, ...]:
+    """What we read of a model's answer."""
+    return answer.pred_masks, answer.pred_boxes, answer.pred_logits, answer.presence_logits
+
+
 def run(work: Callable[..., Any], given: tuple[Any, ...]) -> list[torch.Tensor]:
     """All tensors of the answer."""
     with torch.inference_mode():
@@ -66,12 +71,24 @@ def run(work: Callable[..., Any], given: tuple[Any, ...]) -> list[torch.Tensor]:
 
 
 def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    return len(one) == len(other) >= 5 and all(map(torch.equal, one, other))
+    return len(one) == len(other) >= 4 and all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_changed_model_gives_the_numbers_of_the_librarys_bit_by_bit(plain: Any, changed: Any, way: str) -> None:
-    assert same(run(*ways(plain)[way]), run(*ways(changed)[way]))
+def furthest(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """The largest difference of two numbers, of logits up to 10 and of boxes up to 1."""
+    assert len(one) == len(other) >= 4
+    return max(float((left - right).abs().max()) for left, right in zip(one, other, strict=True))
+
+
+def test_a_changed_model_gives_the_vision_features_of_the_librarys_bit_by_bit(plain: Any, changed: Any) -> None:
+    assert same(run(*ways(plain)["vision"]), run(*ways(changed)["vision"]))
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_a_changed_model_gives_the_answers_of_the_librarys_but_for_their_last_bits(
+    plain: Any, changed: Any, way: str
+) -> None:
+    assert furthest(run(*ways(plain)[way]), run(*ways(changed)[way])) <= 1e-5
 
 
 @pytest.mark.long
@@ -106,8 +123,7 @@ def test_the_whole_forward_pass_can_be_exported(changed: Any) -> None:
 
         def forward(self, pixels: torch.Tensor, text: torch.Tensor, padding: torch.Tensor) -> tuple[Any, ...]:
             asked = BaseModelOutputWithPooling(pooler_output=text)
-            answer = self.model(pixel_values=pixels, text_embeds=asked, attention_mask=padding)
-            return answer.pred_masks, answer.pred_boxes, answer.pred_logits, answer.presence_logits
+            return read(self.model(pixel_values=pixels, text_embeds=asked, attention_mask=padding))
 
     _, given = ways(changed)["whole"]
     with torch.no_grad():
@@ -146,7 +162,7 @@ def test_a_method_that_we_do_not_know_is_left_alone_and_said_once(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "each forward pass waits for the device" in caplog.text
     assert all("_prepare_multilevel_features" not in vars(model.detr_encoder) for model in models)
-    assert same(run(*ways(models[0])["heads"]), run(*ways(plain)["heads"]))
+    assert furthest(run(*ways(models[0])["heads"]), run(*ways(plain)["heads"])) <= 1e-5
 
 
 @pytest.mark.parametrize("parts", [(len,), ("no function",)])
