@@ -13,9 +13,9 @@ import platformdirs
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workers.cores import usable_cores
 from workers.errors import UsageError
-from workers.hosts import read_hosts, read_networks
+from workers.machine.cores import usable_cores
+from workers.machine.hosts import read_hosts, read_networks
 from workers.variables import PREFIX, own_variables
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from workers.cores import usable_cores
 from workers.errors import Sam3Error
 from workers.inference import web
+from workers.machine.cores import usable_cores
 
 Value = TypeVar("Value")
 Args = ParamSpec("Args")

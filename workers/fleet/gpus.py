@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from workers.cores import usable_cores
 from workers.errors import UsageError
+from workers.machine.cores import usable_cores
 
 LIST_SECONDS = 60.0  # time limit for a list of all GPUs; the driver may have to wake up eight of them
 TRY_SECONDS = 120.0  # time limit for a try of one GPU; the import of torch from a slow disk takes most of it

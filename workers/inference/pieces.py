@@ -18,7 +18,7 @@ from workers.inference.readahead import ReadAhead
 from workers.inference.repeats import Repeats, content_of
 from workers.inference.stages import Report, Stage, timed
 from workers.inference.tiles import View
-from workers.memory import usable_memory
+from workers.machine.memory import usable_memory
 
 BYTES_A_PIXEL = 10  # while an image is decoded: 4 of Pillow's own, and 3 for each of two copies
 

@@ -19,7 +19,6 @@ from functools import partial
 from itertools import groupby, islice
 from typing import TypeVar
 
-from workers.cores import usable_cores
 from workers.errors import ErrorClass
 from workers.inference.answers import Found, fault, with_pixels
 from workers.inference.caps import Cap, Caps
@@ -33,6 +32,7 @@ from workers.inference.protocol import Options, OutOfMemory, Pixels, Raw, Segmen
 from workers.inference.repeats import Recall, Repeats
 from workers.inference.stage_threads import StageThreads, serving
 from workers.inference.stages import Report, Stage, timed, unheard
+from workers.machine.cores import usable_cores
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit
 
-from workers.hosts import Allowed, read_hosts, read_networks
 from workers.inference import urls
 from workers.inference.urls import Unanswered
+from workers.machine.hosts import Allowed, read_hosts, read_networks
 
 SETTING, NETWORKS_SETTING = "SAM3_IMAGE_HOSTS", "SAM3_IMAGE_NETWORKS"
 SILENT_SECONDS, TRIES, PAUSE_SECONDS = 10.0, 3, 0.5  # all tries end well before SAM3_DECODE_SECONDS

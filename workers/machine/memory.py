@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from workers.cores import own_groups
+from workers.machine.cores import own_groups
 
 
 def usable_memory() -> int:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from workers import cores
-from workers.memory import usable_memory
+from workers.machine import cores
+from workers.machine.memory import usable_memory
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from workers import cores
-from workers.cores import usable_cores
 from workers.inference.pipeline import Pace
+from workers.machine import cores
+from workers.machine.cores import usable_cores
 from workers.settings import Settings
 
 
