@@ -79,7 +79,7 @@ def little_patience() -> None:
 
 def mount_lost_between_two_batches() -> None:
     """The folder FAKE_MOUNT is gone, under another name, when the image FAKE_FIRST_LOST is to be read."""
-    from workers.inference import images, pipeline
+    from workers.inference import images, pieces
 
     mount, first_lost = Path(os.environ["FAKE_MOUNT"]), os.environ["FAKE_FIRST_LOST"]
 
@@ -88,7 +88,8 @@ def mount_lost_between_two_batches() -> None:
             mount.rename(mount.with_name("away"))
         return images.read_image(path, rules, report)
 
-    pipeline.read_image = lose  # type: ignore[attr-defined]
+    assert pieces.read_image is images.read_image  # type: ignore[attr-defined]
+    pieces.read_image = lose  # type: ignore[attr-defined]
 
 
 def killed_between_commit_and_publish() -> None:
