@@ -10,14 +10,17 @@ from workers.inference.images import ReadRules, read_image
 
 
 def read_rules(view: RunView) -> ReadRules:
-    """Which images of this run may be opened, and how they are turned and converted."""
+    """Which images of this run may be opened, and how they are turned and converted.
+
+    They may be as large as memory allows: a worker that cut one into tiles has read it before.
+    """
     source, frozen = view.source, view.frozen
     return ReadRules(
         orientation=cast(Literal["exif", "raw"], frozen.orientation),
         stretch=frozen.stretch,
         root=source.root if source.confined else None,
         follow_symlinks=source.follow_symlinks,
-    )
+    ).with_large_images(readers=1)
 
 
 def read_within(place: str, rules: ReadRules, room: tuple[int, int]) -> Image.Image:

@@ -5,7 +5,7 @@ is made; the tiles are made a few at a time, so of a large image there are never
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -18,9 +18,6 @@ from workers.inference.readahead import ReadAhead
 from workers.inference.repeats import Repeats, content_of
 from workers.inference.stages import Report, Stage, timed
 from workers.inference.tiles import View
-from workers.machine.memory import usable_memory
-
-BYTES_A_PIXEL = 10  # while an image is decoded: 4 of Pillow's own, and 3 for each of two copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +153,7 @@ class Pieces:
 def _read(item: Item, reading: Reading) -> Ready | Unreadable:
     image: ReadImage | None = None
     try:
-        rules = reading.rules if item.tiling is None else _for_tiles(reading.rules, reading.threads)
+        rules = reading.rules if item.tiling is None else reading.rules.with_large_images(reading.threads)
         image = read_image(item.path, rules, reading.report)
         height, width = image.pixels.shape[:2]
         views = item.tiling.views(width, height) if item.tiling else (View(0, 0, width, height),)
@@ -167,12 +164,6 @@ def _read(item: Item, reading: Reading) -> Ready | Unreadable:
         return Ready(whole, views, tiled, image.file, image.warning, content)
     except Exception as error:  # of this image only: the others of the batch go on
         return _unreadable(item, error, image.file if image else None)
-
-
-def _for_tiles(rules: ReadRules, threads: int) -> ReadRules:
-    """The same rules for images that are cut: these may be as large as memory allows, if each thread holds one."""
-    fits = usable_memory() // 2 // (threads * BYTES_A_PIXEL)
-    return replace(rules, max_pixels=max(rules.max_pixels, fits))
 
 
 def _cut(tile: tuple[Item, Ready, View], reading: Reading) -> Pixels | Unreadable:

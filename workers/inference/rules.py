@@ -3,11 +3,14 @@
 Knows neither files nor pixels.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from workers.errors import ErrorClass
 from workers.inference.location import FileSeen
+from workers.machine.memory import usable_memory
+
+BYTES_A_PIXEL = 10  # while an image is decoded: 4 of Pillow's own, and 3 for each of two copies
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class ReadRules:
     max_bytes: int = 512 * 1024**2  # of the file
     min_side: int = 8  # pixels
     digests: bool = False  # whether the file's bytes are hashed, too
+
+    def with_large_images(self, readers: int) -> Self:
+        """The same rules for images that may be as large as memory allows, if so many threads read one each."""
+        fits = usable_memory() // 2 // (readers * BYTES_A_PIXEL)
+        return replace(self, max_pixels=max(self.max_pixels, fits))
 
 
 class UnreadableImage(Exception):

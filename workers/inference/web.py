@@ -128,7 +128,7 @@ def _read(answer: http.client.HTTPResponse, method: str) -> tuple[Seen, bytes] |
     if method == "HEAD" and answer.status in NO_HEAD:
         return (0, 0), b""
     _judge(answer)
-    size = int(answer.getheader("Content-Length") or 0)
+    size = _size(answer)
     content = b"" if method == "HEAD" or size > MOST_BYTES else answer.read(None if size else MOST_BYTES)
     return (size or len(content), _time(answer)), content
 
@@ -188,6 +188,12 @@ def _target(url: str) -> str:
     parts = urlsplit(url)
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     return f"{path}?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else path
+
+
+def _size(answer: http.client.HTTPResponse) -> int:
+    """Bytes of the content, of HEAD too; 0 if the server does not say."""
+    said = answer.getheader("Content-Length") or ""
+    return int(said) if said.isascii() and said.isdigit() else 0
 
 
 def _time(answer: http.client.HTTPResponse) -> int:

@@ -176,7 +176,7 @@ def test_an_image_that_is_cut_may_be_as_large_as_memory_allows_and_no_larger(
 
     assert isinstance(got(items[0]), Segmented)
     whole = got(replace(items[0], tiling=None))
-    monkeypatch.setattr("workers.inference.pieces.usable_memory", lambda: 2 * 2 * 10 * 1000)
+    monkeypatch.setattr("workers.inference.rules.usable_memory", lambda: 2 * 2 * 10 * 1000)
     small = got(items[0])
     for outcome in (whole, small):
         assert isinstance(outcome, Unreadable)
