@@ -26,7 +26,8 @@ from db.chunks import (
     subtract_counts,
 )
 from db.classes import Wording
-from db.models import Base, Chunk, Image, Prompt, Run, cells_to_json, source_columns, to_json
+from db.columns import cells_to_json, to_json
+from db.models import Base, Chunk, Image, Prompt, Run, source_columns
 from db.session import now
 from db.slices import SLICE_ROWS as SLICE_ROWS
 from db.states import STOPPED, ChunkState, ImageState, RunState

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import compute
 from pyarrow import types as kinds
 
-from db.models import to_json
+from db.columns import to_json
 
 JSON = "json"
 _MESSAGE = "arrow:"

@@ -6,8 +6,8 @@ A row that breaks a rule is rejected, with the reason; the other rows are record
 from collections.abc import Iterator
 from typing import Any
 
+from db.columns import to_json
 from db.intake import NewRow
-from db.models import to_json
 from producer.sources.cells import (
     CONTROL,
     UNSTORABLE,

@@ -11,8 +11,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows
+from db.columns import cells_to_json, to_json
 from db.intake import IMAGES
-from db.models import Image, cells_to_json, to_json
+from db.models import Image
 from db.session import Sessions, read, reading, write_once
 from tests.db import scenario
 

@@ -7,7 +7,7 @@ too. A number of a numpy type is refused where a plain Python number is needed, 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-LARGEST_COORDINATE = 1e9  # pixels; the same limit as in `db.models`
+LARGEST_COORDINATE = 1e9  # pixels; the same limit as in `db.columns`
 
 
 @dataclass(frozen=True)

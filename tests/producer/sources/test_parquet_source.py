@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from db.columns import to_json
 from db.intake import NewRow
-from db.models import to_json
 from producer.sources import arrow_types
 from producer.sources.kinds import open_source
 from producer.sources.parquet_part import ParquetPart

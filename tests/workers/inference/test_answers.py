@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from db.models import LARGEST_COORDINATE
+from db.columns import LARGEST_COORDINATE
 from workers.errors import ErrorClass
 from workers.inference import answers
 from workers.inference.answers import Found, Instance, fault
