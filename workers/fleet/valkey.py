@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -58,13 +59,18 @@ class BundledBroker:
                 start_new_session=True,  # Ctrl-C does not reach the server, which must end after the nodes
             )
         try:
-            assert self._server.stdin is not None
-            self._server.stdin.write(self._configuration().encode())  # on a command line others could read the password
-            self._server.stdin.close()
+            self._configure(self._server)
             self._wait_until_ready(log)
         except BaseException:  # also for Ctrl-C
             self.stop()
             raise
+
+    def _configure(self, server: "subprocess.Popen[bytes]") -> None:
+        """Give the server its configuration: not on its command line, where others could read the password."""
+        assert server.stdin is not None
+        # If the server has ended already, the wait for its answer tells that.
+        with suppress(BrokenPipeError), server.stdin as stdin:
+            stdin.write(self._configuration().encode())
 
     def _configuration(self) -> str:
         lines = [

@@ -278,6 +278,22 @@ def test_a_server_program_that_is_not_there_is_one_line(tmp_path: Path, monkeypa
     assert "\n" not in str(refused.value)
 
 
+def test_a_server_that_ends_before_it_is_configured_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAM3_VALKEY_BINARY", os.fspath(tmp_path / "nothing"))
+    broker = BundledBroker(tmp_path / "broker")
+    configuration = broker._configuration
+
+    def late() -> str:
+        broker.wait()
+        return configuration()
+
+    monkeypatch.setattr(broker, "_configuration", late)
+    with pytest.raises(Unreachable, match="the bundled broker did not start on port"):
+        broker.start()
+
+
 def test_the_bundled_broker_starts_in_a_folder_of_any_name(tmp_path: Path) -> None:
     for name in ("\u00fc \u041a \U0001f600", "a 'b' \"c\" \\n\\x41 $1 #", "latin \udcfc"):
         broker = BundledBroker(tmp_path / name, _free_port(), "password")
