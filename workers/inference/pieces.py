@@ -68,11 +68,13 @@ class Pieces:
 
     def __init__(self, items: Sequence[Item], reading: Reading, repeats: Repeats[Outcome]) -> None:
         self._items, self._reading, self._repeats = items, reading, repeats
+        tiled = any(item.tiling for item in items)
+        large = reading.rules.with_large_images(reading.threads) if tiled else reading.rules
         self._images: ReadAhead[Item, Ready | Unreadable] = ReadAhead(
-            partial(_read, reading=reading), reading.threads, reading.seconds
+            partial(_read, reading=reading, large=large), reading.threads, reading.seconds
         )
         self._tiles: ReadAhead[tuple[Item, Ready, View], Pixels | Unreadable] | None = None
-        if any(item.tiling for item in items):
+        if tiled:
             self._tiles = ReadAhead(partial(_cut, reading=reading), reading.threads, reading.seconds)
 
     def __iter__(self) -> Iterator[Piece]:
@@ -150,11 +152,11 @@ class Pieces:
             return Unreadable(item.id, ErrorClass.TIMEOUT, said, image.file)
 
 
-def _read(item: Item, reading: Reading) -> Ready | Unreadable:
+def _read(item: Item, reading: Reading, large: ReadRules) -> Ready | Unreadable:
+    """`large` are the rules for images that may be cut."""
     image: ReadImage | None = None
     try:
-        rules = reading.rules if item.tiling is None else reading.rules.with_large_images(reading.threads)
-        image = read_image(item.path, rules, reading.report)
+        image = read_image(item.path, large if item.tiling else reading.rules, reading.report)
         height, width = image.pixels.shape[:2]
         views = item.tiling.views(width, height) if item.tiling else (View(0, 0, width, height),)
         with timed(reading.report, Stage.PREPROCESS):

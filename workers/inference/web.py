@@ -47,7 +47,7 @@ def given() -> tuple[str, str]:
 
 def refusal(url: str) -> str | None:
     """Why this process does not ask for a URL, in words; None if it does, or if the URL is no web address."""
-    if not url[:8].lower().startswith("https://"):
+    if not urls.is_web(url):
         return None
     try:
         host, port = _host(url)
@@ -96,7 +96,7 @@ def _followed(url: str, method: str) -> tuple[Seen, bytes]:
 
 def _fault(url: str) -> str | None:
     """What is wrong with a URL that a redirect may have led to."""
-    if not url.lower().startswith("https://"):
+    if not urls.is_web(url):
         return "the server redirects to a URL that is not https"
     return urls.fault(url, redirected=True)
 

@@ -64,6 +64,11 @@ class Attempt:
         )
 
     @cached_property
+    def prompt_ids(self) -> dict[int, tuple[int, ...]]:
+        """The prompts of each of the chunk's images, by the image's id."""
+        return {image.id: image.prompt_ids for image in self.chunk.images}
+
+    @cached_property
     def seconds(self) -> StageSeconds:
         """What the stages took since the last commit."""
         return StageSeconds()
@@ -135,11 +140,10 @@ def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
     refused = [_refused(item, bad) for item in items if bad.keys() & set(item.prompts)]
     if refused:
         yield list(refused)
-    prompt_ids = {image.id: image.prompt_ids for image in images}
     good = [item for item in items if not bad.keys() & set(item.prompts)]
     for part in _one_by_one(attempt, good) if attempt.chunk.is_serial else [good]:
         for batch in _segmented(attempt, part):
-            yield [_record(outcome, prompt_ids[outcome.id]) for outcome in batch]
+            yield [_record(outcome, attempt.prompt_ids[outcome.id]) for outcome in batch]
 
 
 def _prompt_texts(attempt: Attempt) -> dict[int, str]:
@@ -176,12 +180,11 @@ def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[Seen]]:
 
 def _recalled(attempt: Attempt, contents: Mapping[int, bytes]) -> dict[int, Known]:
     """What images of the run got that had the same contents as these, by the ids of these images."""
-    prompt_ids = {image.id: image.prompt_ids for image in attempt.chunk.images}
     before = read(attempt.worker.sessions, done_before, attempt.run.id, set(contents.values()))
     known = {}
     for id, content in contents.items():
         if (done := before.get(content)) is not None:
-            found = tuple(_found(done.results[prompt_id]) for prompt_id in prompt_ids[id])
+            found = tuple(_found(done.results[prompt_id]) for prompt_id in attempt.prompt_ids[id])
             known[id] = Known(done.width, done.height, found, done.warning)
     return known
 
