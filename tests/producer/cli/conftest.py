@@ -15,6 +15,7 @@ from sqlalchemy import Engine, create_engine
 from db.session import Sessions, connect, reading
 from tests import templates
 from tests.db.recount import differences
+from tests.db.scenario import claim, commit, done, failed, load, numbered
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,11 @@ def broker(shell: Shell, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> st
     """A real broker, known to the shell's commands."""
     monkeypatch.setenv("SAM3_BROKER_URL", broker_url)
     return broker_url
+
+
+@pytest.fixture
+def faces(shell: Shell) -> None:
+    """Two images with scores of 0.9 and 0.6, and a broken one."""
+    run_id = load(shell.sessions, numbered(3))
+    held = claim(shell.sessions, run_id)
+    commit(shell.sessions, held, [done(held.images[0], 0.9, 0.6), done(held.images[1], 0.6), failed(held.images[2])])

@@ -11,19 +11,14 @@ from typing import Any
 import pytest
 
 from producer.cli.export import main as export
-from tests.db.scenario import claim, commit, done, failed, load, numbered, read_again, rows
+from tests.db.scenario import claim, commit, done, load, numbered, read_again, rows
 from tests.producer.cli.conftest import Shell
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def faces(shell: Shell) -> None:
-    """Two images with scores of 0.9 and 0.6, and a broken one."""
-    run_id = load(shell.sessions, numbered(3))
-    held = claim(shell.sessions, run_id)
-    commit(shell.sessions, held, [done(held.images[0], 0.9, 0.6), done(held.images[1], 0.6), failed(held.images[2])])
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.usefixtures("faces"),
+]
 
 
 def test_a_csv_has_a_row_for_each_row_of_the_input(shell: Shell) -> None:

@@ -11,21 +11,15 @@ from producer.cli.run import main as run
 from producer.results.bucket_output import BucketOutput
 from tests import buckets as door
 from tests.buckets import SECRET, Bucket
-from tests.db.scenario import claim, commit, done, failed, load, numbered
 from tests.producer.cli.conftest import Shell
 from workers.errors import UsageError
 from workers.inference import buckets
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def faces(shell: Shell) -> None:
-    """Two images with scores of 0.9 and 0.6, and a broken one."""
-    run_id = load(shell.sessions, numbered(3))
-    held = claim(shell.sessions, run_id)
-    commit(shell.sessions, held, [done(held.images[0], 0.9, 0.6), done(held.images[1], 0.6), failed(held.images[2])])
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.usefixtures("faces"),
+]
 
 
 @pytest.fixture(autouse=True)
