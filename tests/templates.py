@@ -20,6 +20,7 @@ from db.session import Sessions, connect, sqlite_url
 from tests.db import audit
 
 POSTGRESQL = "template_of_tests"
+_OURS = "IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
 
 
 def fill(url: str, *, audited: bool) -> None:
@@ -78,6 +79,8 @@ class PostgresqlCopies:
             with psycopg.connect(_url(self._server, emptied)) as connection:
                 as_new = _shape(connection) == self._shape
                 connection.execute(f"TRUNCATE {', '.join(_filled(connection))} RESTART IDENTITY")
+                # PostgreSQL keeps what it learned of the rows, and would plan the next test's statements for them.
+                connection.execute(f"DELETE FROM pg_statistic WHERE starelid {_OURS}")
         except psycopg.Error:
             as_new = False
         if as_new:
@@ -109,12 +112,11 @@ def _shape(connection: psycopg.Connection[Any]) -> Any:
 
     `xmin` of a row in the catalog is the transaction that wrote it last.
     """
-    ours = "IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
     parts = (
-        "SELECT oid::text, relname::text, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace",
-        f"SELECT attrelid::text, attname::text, xmin::text FROM pg_attribute WHERE attrelid {ours}",
-        f"SELECT conrelid::text, conname::text, xmin::text FROM pg_constraint WHERE conrelid {ours}",
-        f"SELECT tgrelid::text, tgname::text, xmin::text FROM pg_trigger WHERE tgrelid {ours}",
+        f"SELECT oid::text, relname::text, concat(relacl::text, reloptions::text) FROM pg_class WHERE oid {_OURS}",
+        f"SELECT attrelid::text, attname::text, xmin::text FROM pg_attribute WHERE attrelid {_OURS}",
+        f"SELECT conrelid::text, conname::text, xmin::text FROM pg_constraint WHERE conrelid {_OURS}",
+        f"SELECT tgrelid::text, tgname::text, xmin::text FROM pg_trigger WHERE tgrelid {_OURS}",
         "SELECT oid::text, proname::text, xmin::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
         "SELECT oid::text, nspname::text, xmin::text FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'",
         "SELECT version_num::text, (SELECT count(*)::text FROM installation), NULL FROM alembic_version",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from db.session import Sessions, connect, read
@@ -16,6 +17,7 @@ CHANGES = [
     "ALTER TABLE image ADD COLUMN more int",
     "ALTER TABLE run DROP CONSTRAINT ck_run_state",
     "ALTER TABLE chunk DISABLE TRIGGER USER",
+    "ALTER TABLE image SET (autovacuum_enabled = off)",
     "CREATE TABLE more (id int)",
     "CREATE INDEX more ON image (error)",
     "CREATE SCHEMA more",
@@ -53,6 +55,25 @@ def test_a_database_that_was_given_back_is_empty_and_has_another_identity(
         assert copies._emptied == [f"emptied_{name}"]
     assert seen[0] == seen[2]
     assert seen[1] != seen[3]
+
+
+def test_what_postgresql_learned_of_one_tests_rows_is_unknown_to_the_next(
+    copies: PostgresqlCopies, postgresql_url: str
+) -> None:
+    learned = "SELECT count(*) FROM pg_stats WHERE schemaname = 'public' AND tablename = 'image'"
+    seen: list[object] = []
+    for name in ("learned", "learned_again"):
+        copies.take(name)
+        sessions = opened(postgresql_url, name)
+        seen.append(read(sessions, lambda session: session.execute(text(learned)).scalar()))
+        scenario.load(sessions, scenario.numbered(4))
+        with sessions.begin() as session:
+            session.execute(text("ANALYZE image"))
+        seen.append(read(sessions, lambda session: session.execute(text(learned)).scalar()))
+        sessions.kw["bind"].dispose()
+        copies.give_back(name)
+    assert seen[0] == seen[2] == 0
+    assert seen[1] == seen[3] != 0
 
 
 @pytest.mark.parametrize("change", CHANGES)
