@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cli.options import Phrase, Share
+from producer.cli.param_types import Phrase, Share
 from workers.errors import UsageError
 
 if TYPE_CHECKING:

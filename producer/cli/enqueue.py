@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from producer.cli.options import SOURCE_PATH, exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
+from producer.cli.options import exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
+from producer.cli.param_types import SOURCE_PATH
 from producer.cli.redo import redo_flag
 from workers.cli import base
 

@@ -8,7 +8,8 @@ import click
 from producer.cli.choice_flags import Threshold, choice_flags
 from producer.cli.completion import complete_run
 from producer.cli.format_flags import format_flags
-from producer.cli.options import ExportOutput, force_flag, json_flag
+from producer.cli.options import force_flag, json_flag
+from producer.cli.param_types import ExportOutput
 from producer.results.formats import MODULES
 from workers.cli import base
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from producer.cli.options import Share
+from producer.cli.param_types import Share
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

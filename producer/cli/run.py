@@ -6,8 +6,6 @@ from typing import Any
 import click
 
 from producer.cli.options import (
-    OUTPUT_FOLDER,
-    SOURCE_PATH,
     exit_flags,
     force_flag,
     json_flag,
@@ -15,6 +13,7 @@ from producer.cli.options import (
     run_flags,
     stop_flag,
 )
+from producer.cli.param_types import OUTPUT_FOLDER, SOURCE_PATH
 from producer.cli.redo import redo_flag
 from producer.results.formats import MODULES
 from sam3_start import QuickImports
