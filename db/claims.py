@@ -30,7 +30,7 @@ from db.splits import split_off
 from db.states import STOPPED, ChunkState, ImageState
 from db.steering import GOES_ON
 from db.times import is_over
-from db.values import NOTHING_SPENT, Spent
+from db.values import NOTHING_SPENT, GivenBox, Spent
 
 NO_VERSIONS: Mapping[str, str] = {}
 LEASE_SECONDS = 60.0
@@ -64,6 +64,7 @@ class ClaimedImage:
     prompt_ids: tuple[int, ...]
     again: bool = False  # it was computed before: the new outcome replaces its old results
     tiling: str | None = None  # how it is cut, if other than the run says
+    boxes: tuple[GivenBox, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,13 +169,21 @@ def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claim
         ).scalars()
     )
     rows = session.execute(
-        select(Image.id, Image.row, Image.path, Image.prompts, TO_REDO, Image.tiling)
+        select(Image.id, Image.row, Image.path, Image.prompts, TO_REDO, Image.tiling, Image.boxes)
         .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
         .order_by(Image.row)
     )
     return tuple(
-        ClaimedImage(id, row, path, every_image if prompts is None else tuple(prompts), again, tiling)
-        for id, row, path, prompts, again, tiling in rows
+        ClaimedImage(
+            id,
+            row,
+            path,
+            every_image if prompts is None else tuple(prompts),
+            again,
+            tiling,
+            tuple((x1, y1, x2, y2, positive) for x1, y1, x2, y2, positive in boxes or ()),
+        )
+        for id, row, path, prompts, again, tiling, boxes in rows
     )
 
 

@@ -31,7 +31,7 @@ from db.models import Base, Chunk, Image, Prompt, Run, source_columns
 from db.session import now
 from db.slices import SLICE_ROWS as SLICE_ROWS
 from db.states import STOPPED, ChunkState, ImageState, RunState
-from db.values import Frozen, Source
+from db.values import Frozen, GivenBox, Source
 
 IMAGES = Base.metadata.tables["image"]
 ROW_COLUMNS = ("run_id", "row", "load", "path", "cells", "prompts")
@@ -79,6 +79,7 @@ class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows
     cells: dict[str, Any] | None = None  # values as JSON has them; of a source of text all are text
     prompts: tuple[str, ...] | None = None  # as `db.classes.Wording` types them; None: those of the run
     rejected: tuple[str, str] | None = None
+    boxes: tuple[GivenBox, ...] | None = None
 
 
 _Placed = tuple[int, NewRow]  # the place of a row in the source, from 1, and the row
@@ -86,7 +87,7 @@ _Placed = tuple[int, NewRow]  # the place of a row in the source, from 1, and th
 
 @dataclass(frozen=True)
 class Repeated:
-    """A row with the same path and prompts as an earlier row, whose id is `first_id`."""
+    """A row with the same path, prompts and boxes as an earlier row, whose id is `first_id`."""
 
     image_id: int
     chunk_id: int
@@ -244,21 +245,28 @@ def _insert_images(
     pending: list[tuple[Any, ...]] = []
     rejected: list[tuple[Any, ...]] = []
     load, matched = run.load, run.load > 1
-    for number, (position, (path, cells, texts, reason)) in enumerate(rows, start=run.images + 1):
+    boxed = any(row.boxes for _, row in rows)
+    for number, (position, (path, cells, texts, reason, boxes)) in enumerate(rows, start=run.images + 1):
         row: tuple[Any, ...]
         row = (run_id, number, load, path, None if cells is None else cells_to_json(cells), prompts[texts])
         if matched:
             row += (_moved(number, position),)
+        if boxed:
+            row += (_boxes_as_json(boxes),)
         if reason is None:
             pending.append((*row, PENDING, next(chunk_ids)))
         else:
             rejected.append((*row, REJECTED, *reason))
     # Columns that are empty in nearly every row would cost a fifth of the time. So errors are written for rejected rows
-    # only, and the place in the source only after the source was edited.
-    columns = (*ROW_COLUMNS, "position", "state") if matched else (*ROW_COLUMNS, "state")
+    # only, the place in the source only after the source was edited, and boxes only where there are any.
+    columns = (*ROW_COLUMNS, *(["position"] if matched else []), *(["boxes"] if boxed else []), "state")
     insert_rows(session, IMAGES, (*columns, "chunk_id"), pending)
     if rejected:
         insert_rows(session, IMAGES, (*columns, "error_class", "error"), rejected)
+
+
+def _boxes_as_json(boxes: Sequence[GivenBox] | None) -> str | None:
+    return to_json(boxes) if boxes else None
 
 
 def _moved(number: int, position: int) -> int | None:
@@ -280,8 +288,9 @@ def _lock_known(session: Session, run_id: int, rows: Sequence[NewRow]) -> None:
 
 def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], prompts: _PromptJson) -> list[_Placed]:
     """Mark the rows that an earlier load brought as seen in this load, at their new place; return the other rows."""
+    as_stored = (type_coerce(Image.prompts, Text), type_coerce(Image.boxes, Text))
     found = session.execute(
-        select(Image.id, Image.row, Image.path, type_coerce(Image.prompts, Text), Image.state == ImageState.REJECTED)
+        select(Image.id, Image.row, Image.path, *as_stored, Image.state == ImageState.REJECTED)
         .where(Image.run_id == run_id, Image.path.in_({row.path for _, row in rows}), Image.load < load)
         .order_by(Image.row)
     )
@@ -290,7 +299,7 @@ def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], 
         known[tuple(key)].append((id, number))
     seen, unknown = [], []
     for position, row in rows:
-        same = known[row.path, prompts[row.prompts], row.rejected is not None]
+        same = known[row.path, prompts[row.prompts], _boxes_as_json(row.boxes), row.rejected is not None]
         if same:
             id, number = same.popleft()
             seen.append({"image_id": id, "new_cells": row.cells, "place": _moved(number, position)})
@@ -304,7 +313,7 @@ def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], 
 
 
 def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
-    """Rows of the current load whose path and prompts an earlier row has, in the order of their numbers."""
+    """Rows of the current load whose path, prompts and boxes an earlier row has, in the order of their numbers."""
     start = session.execute(select(Run.load_start).where(Run.id == run_id)).scalar_one_or_none()
     if start is None:
         raise LoadCancelled
@@ -319,7 +328,7 @@ def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
             Image.state,
             Image.chunk_id,
             func.first_value(Image.id)
-            .over(partition_by=(Image.path, Image.prompts), order_by=Image.row)
+            .over(partition_by=(Image.path, Image.prompts, Image.boxes), order_by=Image.row)
             .label("first_id"),
         )
         .where(Image.run_id == run_id, Image.path.in_(paths))

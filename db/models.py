@@ -74,6 +74,7 @@ class Run(Base):
     source: Mapped[str]  # absolute path of the file or folder, or a pattern of paths
     image_column: Mapped[str]
     prompt_column: Mapped[str | None]
+    box_column: Mapped[str | None]
     # Names of the source's columns, in order; if their cells have types, an object: name -> type.
     columns: Mapped[list[str] | dict[str, str]] = mapped_column(JsonText)
     root: Mapped[str]  # absolute folder that relative image paths start from
@@ -293,6 +294,7 @@ class Image(Base):
     # Hash of the file's bytes when it was read and of what was looked for in it; NULL unless the run has `dedupe`.
     content: Mapped[bytes | None] = mapped_column(LargeBinary)
     tiling: Mapped[str | None] = mapped_column(String(48))  # how it is cut, if other than the run says
+    boxes: Mapped[list[list[Any]] | None] = mapped_column(JsonText)  # each a `db.values.GivenBox`; NULL: none
 
 
 # Whether an image is to be computed again. Until then it keeps its old results, and the size that they were made at,

@@ -45,6 +45,11 @@ class Source:
     follow_symlinks: bool
     prompt_column: str | None = None
     types: Mapping[str, str] | None = None  # column -> type of its cells; None: all are text
+    box_column: str | None = None
+
+
+GivenBox = tuple[float, float, float, float, bool]
+"""A box that comes with a row: x1, y1, x2, y2 in pixels of the oriented image, and whether it is positive."""
 
 
 @dataclass(frozen=True)

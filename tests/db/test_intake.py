@@ -13,6 +13,8 @@ from db.session import Sessions, reading, write
 from tests.db import scenario
 from tests.db.scenario import REJECTED, add, claim, create, finish, load, numbered, rows
 
+BOX, NO_BOX = (10.0, 20.5, 30.0, 40.0, True), (10.0, 20.5, 30.0, 40.0, False)
+
 
 def test_a_load_numbers_its_rows_packs_chunks_and_becomes_active(sessions: Sessions) -> None:
     run_id = create(sessions, chunk_size=4)
@@ -273,6 +275,37 @@ def test_the_same_path_with_other_prompts_is_no_duplicate(sessions: Sessions) ->
 
     assert scenario.states(sessions, run_id) == ["pending", "pending", "pending", "duplicate"]
     scenario.work_off(sessions, run_id, 0.9)
+
+
+def test_the_same_path_with_other_boxes_is_no_duplicate_and_each_claim_says_its_boxes(sessions: Sessions) -> None:
+    run_id = load(
+        sessions, [NewRow("a"), NewRow("a", boxes=(BOX,)), NewRow("a", boxes=(NO_BOX,)), NewRow("a", boxes=(BOX,))]
+    )
+
+    assert scenario.states(sessions, run_id) == ["pending", "pending", "pending", "duplicate"]
+    assert [image.boxes for image in claim(sessions, run_id).images] == [(), (BOX,), (NO_BOX,)]
+
+
+def test_a_row_whose_boxes_were_edited_is_a_new_row_and_all_others_keep_their_results(sessions: Sessions) -> None:
+    first = [NewRow("a", boxes=(BOX,)), NewRow("b", boxes=(BOX, NO_BOX)), NewRow("c"), NewRow("d", boxes=(BOX,))]
+    run_id = load(sessions, first)
+    scenario.work_off(sessions, run_id, 0.9)
+
+    edited = [NewRow("c", boxes=(BOX,)), first[1], NewRow("a", boxes=(NO_BOX,)), NewRow("d")]
+    scenario.read_again(sessions, run_id, edited)
+
+    found = [(image.row, image.path, image.state, image.position) for image in scenario.images(sessions, run_id)]
+    assert found == [
+        (1, "a", "done", None),
+        (2, "b", "done", None),
+        (3, "c", "done", None),
+        (4, "d", "done", None),
+        (5, "c", "pending", 1),
+        (6, "a", "pending", 3),
+        (7, "d", "pending", 4),
+    ]
+    assert [image.boxes for image in claim(sessions, run_id).images] == [(BOX,), (NO_BOX,), ()]
+    assert scenario.run(sessions, run_id).gone == 3
 
 
 def test_a_prompt_named_twice_in_a_row_is_asked_once(sessions: Sessions) -> None:

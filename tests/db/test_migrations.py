@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from db.intake import find_run, prompt_ids
+from db.intake import NewRow, find_run, prompt_ids
 from db.migrate import _config, _known_revisions, ensure_schema, newest_revision, revision, upgrade
 from db.models import Base, Chunk, Image, Installation, Instance, Run
 from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys, write
@@ -181,6 +181,20 @@ def test_each_prompt_of_an_older_run_is_a_class_of_its_own_after_the_upgrade(fil
         assert known.prompts == ("person", "a==b")  # as a command must give it now
     ids = write(filled, prompt_ids, 7, ["a=b", "a==b"])
     assert ids["a==b"] == 9 != ids["a=b"]
+
+
+def test_rows_of_before_there_were_boxes_have_none_and_are_matched_after_the_upgrade(filled: Sessions) -> None:
+    with without_foreign_keys(filled) as unchecked, unchecked.begin() as session:
+        command.upgrade(_config(session.connection()), "0010")
+    by_hand(filled, *PENDING_IMAGE, "UPDATE chunk SET images = 3, state = 'pending'", "UPDATE run SET state = 'active'")
+    upgrade(filled)
+
+    assert [image.boxes for image in scenario.claim(filled, 7).images] == [()]
+    scenario.read_again(
+        filled, 7, [*scenario.rows("b.jpg", "a.jpg"), NewRow("c.jpg", boxes=((1.0, 2.0, 3.0, 4.0, True),))]
+    )
+    assert [image.boxes for image in scenario.images(filled, 7)] == [None, None, None, [[1.0, 2.0, 3.0, 4.0, True]]]
+    assert scenario.run(filled, 7).box_column is None
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # no sequence of PostgreSQL is touched
