@@ -41,7 +41,7 @@ class _Cuts:
 
     def __init__(self, request: ExportRequest) -> None:
         from producer.results import cutting  # needs the libraries that `FORMAT` names
-        from producer.results.reading import read_rules
+        from producer.results.reading import rules_of_exports
 
         self.style = _style(request.own)
         background = request.own.get("background")
@@ -49,7 +49,7 @@ class _Cuts:
             raise UsageError(f"--background {background}: {fault}")
         self._make = cutting.cut_out
         self._cut = cutting.Cut(bool(request.own.get("crop")), background, self.style.edits)
-        self._request, self._rules = request, read_rules(request.view)
+        self._request, self._rules = request, rules_of_exports(request.view)
 
     def piece(self, image: ExportedImage, target: Path, instances: Sequence[FoundInstance]) -> Piece:
         height, width = image.height or 0, image.width or 0

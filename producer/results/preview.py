@@ -24,7 +24,7 @@ from db.views.results import ExportedImage, sample_rows, some_images
 from db.views.status import RunView
 from producer.results.choice import Choice, Chooser
 from producer.results.marks import JPEG_COMMENT
-from producer.results.reading import read_rules, read_within
+from producer.results.reading import read_within, rules_of_exports
 from producer.results.targets import Targets
 from workers.inference import location
 
@@ -248,7 +248,7 @@ def _picture(view: RunView, tile: Tile, room: tuple[int, int]) -> Image.Image | 
     if tile.image.state != ImageState.DONE:
         return tile.image.error_class or tile.image.state
     try:
-        picture = read_within(location.place(view.source.root, tile.image.path), read_rules(view), room)
+        picture = read_within(location.place(view.source.root, tile.image.path), rules_of_exports(view), room)
     except Exception:  # decoders raise errors of any kind, and a preview must not end the command
         return "cannot be opened any more"
     return _overlay(picture, view, tile.image)

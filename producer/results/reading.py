@@ -1,26 +1,19 @@
 """Reads the images of a run again, by the rules by which its workers read them. Knows files and pixels, no SQL."""
 
-from typing import Literal, cast
+from dataclasses import replace
 
 from PIL import Image, ImageOps
 
 from db.views.status import RunView
 from workers.inference import location
 from workers.inference.images import ReadRules, read_image
+from workers.reading import read_rules
 
 
-def read_rules(view: RunView) -> ReadRules:
-    """Which images of this run may be opened, and how they are turned and converted.
-
-    They may be as large as memory allows: a worker that cut one into tiles has read it before.
-    """
-    source, frozen = view.source, view.frozen
-    return ReadRules(
-        orientation=cast(Literal["exif", "raw"], frozen.orientation),
-        stretch=frozen.stretch,
-        root=source.root if source.confined else None,
-        follow_symlinks=source.follow_symlinks,
-    ).with_large_images(readers=1)
+def rules_of_exports(view: RunView) -> ReadRules:
+    """The rules of the run's workers, for images as large as memory allows: a worker that cut one into tiles has read
+    it before."""
+    return replace(read_rules(view), digests=False).with_large_images(readers=1)
 
 
 def read_within(place: str, rules: ReadRules, room: tuple[int, int]) -> Image.Image:

@@ -17,7 +17,6 @@ from db.views.status import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
 from workers.inference import location, pipeline
 from workers.inference.answers import Found, Instance
-from workers.inference.images import ReadRules
 from workers.inference.items import Item, Unreadable
 from workers.inference.items import Outcome as Seen
 from workers.inference.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
@@ -31,6 +30,7 @@ from workers.node.model import Model
 from workers.node.mount import check_mount
 from workers.node.servers import check_servers
 from workers.node.worker import Worker
+from workers.reading import read_rules
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _prompt_texts(attempt: Attempt) -> dict[int, str]:
 
 def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[Seen]]:
     """The outcomes of these items. If the model raises for all images of a batch, it is tested before it goes on."""
-    rules, options = _rules(attempt.run), _options(attempt.run, attempt.model.compiled)
+    rules, options = read_rules(attempt.run), _options(attempt.run, attempt.model.compiled)
     recall = partial(_recalled, attempt) if attempt.run.frozen.dedupe else None
     while items:
         failed: list[Seen] = []
@@ -216,16 +216,6 @@ def _one_by_one(attempt: Attempt, items: list[Item]) -> Iterator[list[Item]]:
         part = items[start : start + size]
         attempt.chunk.begin_range(rows[part[0].id], rows[part[-1].id])
         yield part
-
-
-def _rules(run: RunView) -> ReadRules:
-    return ReadRules(
-        orientation="raw" if run.frozen.orientation == "raw" else "exif",
-        root=run.source.root if run.source.confined else None,
-        follow_symlinks=run.source.follow_symlinks,
-        stretch=run.frozen.stretch,
-        digests=run.frozen.dedupe,
-    )
 
 
 def _options(run: RunView, compiled: bool) -> Options:

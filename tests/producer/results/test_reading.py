@@ -1,6 +1,6 @@
 import pytest
 
-from producer.results.reading import read_rules
+from producer.results.reading import rules_of_exports
 from tests.producer.results.finished import Finished
 
 
@@ -8,4 +8,4 @@ def test_a_picture_that_a_worker_cut_into_tiles_may_be_as_large_as_memory_allows
     run: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.inference.rules.usable_memory", lambda: 20 * 500_000_000)
-    assert read_rules(run.view).max_pixels == 500_000_000
+    assert rules_of_exports(run.view).max_pixels == 500_000_000
