@@ -1,12 +1,11 @@
 """`sam3-enqueue`: records a run from a source and rings its first chunks. Declares the flags only."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from producer.cli.options import exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
-from producer.cli.param_types import SOURCE_PATH
+from producer.cli.param_types import SourcePlace
 from producer.cli.redo import redo_flag
 from workers.cli import base
 
@@ -16,8 +15,9 @@ from workers.cli import base
     "--csv",
     "--source",
     required=True,
-    type=SOURCE_PATH,
-    help="CSV, JSON Lines, Parquet or list of image paths, gzipped or not; a folder; a pattern in quotes.",
+    type=SourcePlace(),
+    help="CSV, JSON Lines, Parquet or list of image paths, gzipped or not; a folder; a pattern in quotes; "
+    "all of these in a bucket too, such as s3://bucket/folder.",
 )
 @run_flags
 @turn_flags
@@ -27,7 +27,7 @@ from workers.cli import base
 @price_flag
 @exit_flags
 @json_flag
-def main(csv: Path, dry_run: bool, **flags: Any) -> int:
+def main(csv: str, dry_run: bool, **flags: Any) -> int:
     """Record a run of image paths and queue it for the workers.
 
     The same command again continues: rows already recorded are not queued twice, new ones are added.

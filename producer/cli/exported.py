@@ -40,6 +40,7 @@ from producer.results.names import sharing
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.results.stdout import StandardOutput
 from producer.results.targets import Targets
+from producer.sources import place
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
@@ -166,7 +167,7 @@ def interruptible(*, resumes: bool) -> Iterator[None]:
 
 def tell_gone(request: ExportRequest) -> None:
     """Say how many rows an edited source no longer has, and whether it was read to its end."""
-    view, source = request.view, Path(request.view.source.path).name
+    view, source = request.view, place.name(request.view.source.path)
     if view.gone and not request.gone:
         say(f"{counted(view.gone, 'row')} no longer in {source} left out; --all keeps them at the end")
     if view.load > 1 and not view.source_ended:

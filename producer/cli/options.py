@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.cli.param_types import NEVER, ImageRoot, PartOfFleet, Phrase, Rule, Share
+from producer.cli.param_types import NEVER, ImageRoot, PartOfFleet, Phrase, Rule, Share, SourcePlace
 from producer.cli.tile_flags import TILE_FLAGS, chosen_tiling
 from producer.slugs import LONGEST_RUN, run_slug
+from producer.sources import place
 from producer.sources.cells import one_line, read_prompt
-from producer.sources.pattern import fixed_folder, is_pattern
 from workers.cli.base import say
 from workers.cli.commands import image_hosts_flag
 from workers.errors import UsageError
@@ -152,7 +152,7 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
     click.option(
         "--moved-from",
         metavar="OLD",
-        type=click.Path(path_type=Path),
+        type=SourcePlace(),
         help="Where the input was when its run was recorded, if it was moved and then changed.",
     ),
     click.option(
@@ -258,13 +258,12 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
     return Frozen(model=absolute_model(settings.model), **(chosen | {"score_floor": floor}))
 
 
-def run_name(given: str | None, source: Path, moved_from: Path | None) -> str:
+def run_name(given: str | None, source: str, moved_from: str | None) -> str:
     """The name of the run: the `given` one, or one made from the source, or from where that was before.
 
     Raises `UsageError` for an unsafe name.
     """
-    named = moved_from or (fixed_folder(source.absolute()) if is_pattern(source) else source)
-    slug = run_slug(given or Path(named.name.removesuffix(".gz")).stem)
+    slug = run_slug(given or Path(place.name(moved_from or source).removesuffix(".gz")).stem)
     if given is None:
         return slug
     if not given.strip("-.") or (given.isascii() and len(given) > LONGEST_RUN):

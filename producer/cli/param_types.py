@@ -77,8 +77,20 @@ class HerePath(click.Path):
         return super().convert(value, param, ctx)
 
 
-SOURCE_PATH = HerePath("give a list of its objects, or of their keys with --image-root s3://bucket")
 OUTPUT_FOLDER = HerePath("give a folder, then sam3-export RUN -o s3://bucket/key", file_okay=False)
+
+
+class SourcePlace(click.ParamType[str]):
+    """A file, a folder, a pattern, or the URL of a part of a bucket or of an object, as a text."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from producer.sources import place
+
+        if (wrong := place.fault(str(value))) is not None:
+            self.fail(wrong, param, ctx)
+        return str(click.Path().convert(value, param, ctx))
 
 
 class ImageRoot(click.ParamType[str]):

@@ -9,12 +9,12 @@ import click
 from db.session import Sessions, read, write
 from db.steering import steer
 from db.views.status import ImageCounts, Progress, progress
+from producer.cli.at_hand import at_hand
 from producer.cli.dry_run import report_dry_run, told
 from producer.cli.options import exit_code, read_prompts, run_name, steered
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
-from producer.cli.standard_input import STANDARD_INPUT, received
 from producer.results.targets import free_file
 from producer.runs.load import Recorded, RunRequest, record
 from producer.sources.selection import told_left_out
@@ -27,21 +27,18 @@ from workers.fleet.dispatch import dispatch, publisher
 from workers.fleet.weights import parts
 
 
-def enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
-    """Record the source at `path`, or what is piped in, as `_enqueue` does. Raises `Sam3Error`."""
-    if path != STANDARD_INPUT:
-        return _enqueue(path, dry_run, flags)
-    state_dir = base.settings().state_dir
-    with received(state_dir, flags["run"], keep=not dry_run) as (file, name):
-        return _enqueue(file, dry_run, flags | {"run": name, "base": Path.cwd()})
+def enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
+    """Record the source at the place `given`, or what is piped in, as `_enqueue` does. Raises `Sam3Error`."""
+    with at_hand(given, base.settings().state_dir, flags["run"], keep=not dry_run) as (source, changes):
+        return _enqueue(source, dry_run, flags | changes)
 
 
-def _enqueue(path: Path, dry_run: bool, flags: dict[str, Any]) -> int:
-    """Record the source at `path` and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
+def _enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
+    """Record the source at a place and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
     prompts = read_prompts(flags["prompt"])
-    source = open_input(path, prompts, flags)
+    source = open_input(given, prompts, flags)
     settings = base.settings(model=flags["model"], image_hosts=flags["image_hosts"])
-    request = run_request(run_name(flags["run"], path, flags["moved_from"]), prompts, source, settings, flags)
+    request = run_request(run_name(flags["run"], source.place, flags["moved_from"]), prompts, source, settings, flags)
     warn_of_absent_model(request.frozen.model)
     if dry_run:
         return report_dry_run(source, request, settings.database_url, flags)

@@ -13,7 +13,7 @@ from producer.cli.options import (
     run_flags,
     stop_flag,
 )
-from producer.cli.param_types import OUTPUT_FOLDER, SOURCE_PATH
+from producer.cli.param_types import OUTPUT_FOLDER, SourcePlace
 from producer.cli.redo import redo_flag
 from producer.results.formats import MODULES
 from sam3_start import QuickImports
@@ -24,7 +24,7 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
 
 
 @base.command("sam3-run")
-@click.argument("source", type=SOURCE_PATH)
+@click.argument("source", type=SourcePlace())
 @click.option("-o", "--output", required=True, type=OUTPUT_FOLDER, help="Result folder.")
 @run_flags
 @stop_flag
@@ -51,11 +51,11 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
 @price_flag
 @exit_flags
 @json_flag
-def main(source: Path, output: Path, **flags: Any) -> int:
+def main(source: str, output: Path, **flags: Any) -> int:
     """Segment SOURCE on this machine; results go to the output folder.
 
     SOURCE is a folder of images, a pattern in quotes such as 'photos/**/*.jpg', or a CSV, JSON Lines, Parquet or list
-    of paths, gzipped or not.
+    of paths, gzipped or not; or one of these in a bucket, such as s3://bucket/folder.
 
     The same command again goes on where it stopped. Masks and preview.jpg are written while it works, results.csv at
     the end.

@@ -22,6 +22,7 @@ from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
 from producer.results.formats import file_of, format_named, require_libraries
 from producer.results.targets import Targets
 from producer.slugs import numbered
+from producer.sources import place
 from workers.cli.base import RUN_FILE, open_database, spelled_run
 from workers.cli.config_file import FIRST_SOURCE
 from workers.cli.worker import absolute_sqlite
@@ -37,15 +38,15 @@ class RunFile:
     """What `run.yaml` says about the run of a folder."""
 
     run: str
-    source: Path | None
+    source: str | None  # its place
     state_dir: Path  # absolute; inside the folder, wherever that is now, unless --state-dir named another
     first_source: str | None = None  # path of the source when the run got its name, if it was moved since then
 
-    def moved_to(self, source: Path) -> str | None:
+    def moved_to(self, source: str) -> str | None:
         """The value of `first_source` when the run reads this source from now on."""
-        if self.source is None or self.source == source or self.source.exists():
+        if self.source is None or self.source == source or place.is_there(self.source):
             return self.first_source
-        return self.first_source or str(self.source)
+        return self.first_source or self.source
 
     @property
     def database(self) -> Path:
@@ -65,12 +66,10 @@ def read_run_file(folder: Path) -> RunFile:
     if facts is None:
         raise UsageError(f"{path}: not as sam3-run wrote it; move it away and run the same sam3-run command again")
     source, state_dir = facts.get("source"), facts.get("state_dir") or path.parent.absolute() / STATE_FOLDER
-    return RunFile(
-        str(facts["run"]), Path(str(source)) if source else None, Path(str(state_dir)), facts.get(FIRST_SOURCE)
-    )
+    return RunFile(str(facts["run"]), str(source) if source else None, Path(str(state_dir)), facts.get(FIRST_SOURCE))
 
 
-def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | None) -> None:
+def refuse_other_run(folder: Path, run: str, source: str, state_dir: Path | None) -> None:
     """Raise `UsageError` if `folder` belongs to another run, as the masks of both would mix.
 
     A source that was moved is not another source; whether its run can continue is checked later. `state_dir` is the
@@ -81,12 +80,12 @@ def refuse_other_run(folder: Path, run: str, source: Path, state_dir: Path | Non
     there = read_run_file(folder)
     if there.source is None:  # sam3-run always writes a source, so a user made this file, and it will be kept
         return
-    other = there.source.exists() and not os.path.samefile(there.source, source)
+    other = place.is_there(there.source) and not place.is_same(there.source, source)
     if there.run != run or other:
         raise _belongs_to(folder, f"run {there.run} of {there.source}", _free_run(state_dir, run, source))
 
 
-def run_of_folder(folder: Path, given: str | None, source: Path) -> str | None:
+def run_of_folder(folder: Path, given: str | None, source: str) -> str | None:
     """The run of `folder`, if no name is given and its source was moved or is gone. None: the name of the run is made
     from `source` as usual."""
     if given is not None or not is_run_folder(folder):
@@ -99,12 +98,12 @@ def _belongs_to(folder: Path, whose: str, run: str | None = None) -> UsageError:
     return UsageError(f"-o {folder} belongs to {whose}; a folder holds one run. Use another: {elsewhere(folder, run)}")
 
 
-def _free_run(state_dir: Path | None, run: str, source: Path) -> str | None:
+def _free_run(state_dir: Path | None, run: str, source: str) -> str | None:
     """A free name for a run of `source`, if `run` is a run of another source in the database of `state_dir`."""
     if state_dir is None or not (state_dir / DATABASE_FILE).is_file():
         return None
     sessions = open_database(sqlite_url(state_dir / DATABASE_FILE))
-    others = [there.name for there in read(sessions, run_inputs) if there.source != str(source)]
+    others = [there.name for there in read(sessions, run_inputs) if there.source != source]
     return numbered(run, others.__contains__) if run in others else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from db.patience import Patience
 from db.session import sqlite_url
+from producer.cli.at_hand import STANDARD_INPUT, at_hand
 from producer.cli.dry_run import report_dry_run
 from producer.cli.exported import interruptible
 from producer.cli.options import read_prompts, run_name
@@ -25,12 +26,12 @@ from producer.cli.run_request import open_input, run_request
 from producer.cli.run_results import following
 from producer.cli.run_summary import Spent, finish
 from producer.cli.run_work import local_slots, work_off
-from producer.cli.standard_input import STANDARD_INPUT, received
 from producer.cli.workplace import StateLock, new_folders
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.inputs import Inputs
 from producer.results.status import Standing
 from producer.results.targets import Targets
+from producer.sources import place
 from workers.cli import base
 from workers.cli.base import RUN_FILE, say
 from workers.cli.worker import node_settings
@@ -39,26 +40,25 @@ from workers.fleet.weights import check_models
 from workers.settings import Settings
 
 
-def run(path: Path, output: Path, flags: dict[str, Any]) -> int:
-    """Segment the source at `path`, or what is piped in; return the exit code of the command. Raises `Sam3Error`."""
+def run(given: str, output: Path, flags: dict[str, Any]) -> int:
+    """Segment the source at the place `given`, or what is piped in; return the exit code. Raises `Sam3Error`."""
     settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
-    if path != STANDARD_INPUT:
-        return _run(path, output, settings, flags)
-    dry_run = flags["dry_run"]
-    there = read_run_file(output).run if is_run_folder(output) else None
-    folders = nullcontext() if dry_run else new_folders(output, settings.state_dir)
-    with folders, received(settings.state_dir, flags["run"] or there, keep=not dry_run) as (file, name):
-        return _run(file, output, settings, flags | {"run": name, "base": Path.cwd()})
+    keep = not flags["dry_run"]
+    there = read_run_file(output).run if given == STANDARD_INPUT and is_run_folder(output) else None
+    is_here = given != STANDARD_INPUT and not place.is_url(given)  # else it may be kept in the state folder
+    folders = new_folders(output, settings.state_dir) if keep and not is_here else nullcontext()
+    with folders, at_hand(given, settings.state_dir, flags["run"] or there, keep=keep) as (source, changes):
+        return _run(source, output, settings, flags | changes)
 
 
-def _run(path: Path, output: Path, settings: Settings, flags: dict[str, Any]) -> int:
+def _run(given: str, output: Path, settings: Settings, flags: dict[str, Any]) -> int:
     prompts = read_prompts(flags["prompt"])
-    source = open_input(path, prompts, flags | {"output": output})
-    name = run_of_folder(output, flags["run"], source.path)
-    name = name or run_name(flags["run"], source.path, flags["moved_from"])
+    source = open_input(given, prompts, flags | {"output": output})
+    name = run_of_folder(output, flags["run"], source.place)
+    name = name or run_name(flags["run"], source.place, flags["moved_from"])
     request = run_request(name, prompts, source, settings, flags)
-    refuse_other_run(output, request.name, source.path, flags["state_dir"])
-    targets = Targets(output, Inputs(sources=[(request.name, source.path)]), force=flags["force"])
+    refuse_other_run(output, request.name, source.place, flags["state_dir"])
+    targets = Targets(output, Inputs(sources=[(request.name, source.place)]), force=flags["force"])
     check_targets(targets, flags["also"])
     if flags["dry_run"]:
         return report_dry_run(source, request, sqlite_url(settings.state_dir / DATABASE_FILE), flags)

@@ -19,6 +19,7 @@ from producer.results.targets import Targets
 from producer.runs.load import RunRequest
 from producer.runs.operate import retry
 from producer.slugs import prompt_slugs
+from producer.sources import place
 from producer.sources.source import RowSource
 from workers.cli.base import counted, say
 from workers.cli.config_file import FIRST_SOURCE, SLUGS
@@ -57,7 +58,7 @@ def record_run(
         say(f"{counted(retry(sessions, recorded.run_id, RetryFilter()), 'image')} to try again")
     take_up(sessions, recorded.run_id, flags)
     if recorded.gone_rows:
-        gone = f"{counted(recorded.gone_rows, 'row')} no longer in {source.path.name}"
+        gone = f"{counted(recorded.gone_rows, 'row')} no longer in {place.name(source.place)}"
         say(f"{gone}: kept in the database, left out of the results")
     kept = {key: value for key, value in effective(found, source, request, flags).items() if value is not None}
     write_run_file(Targets(output, force=flags["force"]), output, kept)
@@ -70,10 +71,10 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
     output, settings = found.folder, found.settings
     names = [one.name for one in view_of(found).classes.values()]
     return {
-        "source": str(source.path),
+        "source": source.place,
         "output": str(output.absolute()),
         "run": request.name,
-        FIRST_SOURCE: read_run_file(output).moved_to(source.path) if is_run_folder(output) else None,
+        FIRST_SOURCE: read_run_file(output).moved_to(source.place) if is_run_folder(output) else None,
         "prompt": list(request.prompts),
         **asdict(request.frozen),
         "classes": str(flags["classes"].absolute()) if flags["classes"] else None,

@@ -16,10 +16,10 @@ from workers.errors import UsageError
 from workers.settings import Settings
 
 
-def open_input(path: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> RowSource:
+def open_input(given: str, prompts: tuple[str, ...], flags: dict[str, Any]) -> RowSource:
     """Open the input as the flags say. Raises `UsageError` if its first rows show that it is unusable."""
     source = open_source(
-        path,
+        given,
         ReadOptions(
             encoding=flags["encoding"],
             delimiter=flags["delimiter"],
@@ -28,12 +28,13 @@ def open_input(path: Path, prompts: tuple[str, ...], flags: dict[str, Any]) -> R
             prompt_column=flags["prompt_column"],
             root=flags["image_root"],
             base=flags.get("base"),
+            copy_of=flags.get("copy_of"),
             follow_symlinks=flags["follow_symlinks"],
             exclude=flags.get("output"),
         ),
     )
     if source.told:
-        say(f"reading {path} {source.told}")
+        say(f"reading {flags.get('copy_of') or given} {source.told}")
     return source
 
 

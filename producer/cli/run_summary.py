@@ -4,7 +4,6 @@ import shlex
 import signal
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +16,7 @@ from producer.cli.run_folder import COMMAND
 from producer.cli.run_results import write_files
 from producer.results.status import Standing, duration, told_errors, told_warnings
 from producer.results.targets import free_file
+from producer.sources import place
 from producer.sources.source import RowSource
 from workers.cli import base
 from workers.cli.base import counted, say
@@ -62,7 +62,7 @@ def finish(
         }
         base.print_json(standing.as_json() | facts)
     else:
-        summarise(standing, spent, written.files, source.path)
+        summarise(standing, spent, written.files, source.place)
         if standing.worth_a_retry:
             given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
             say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
@@ -74,7 +74,7 @@ def finish(
     return max(failures, 0 if written.whole else 1, UsageError.exit_code if written.refused else 0)
 
 
-def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: Path) -> None:
+def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: str) -> None:
     """Print the numbers of a run that is over, and its files."""
     progress, images = standing.progress, standing.progress.images
     now = images.ended - spent.images_before
@@ -94,7 +94,7 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], source:
     ]
     click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
     if images.gone:
-        gone = f"{counted(images.gone, 'row')} of these no longer in {base.printable(source.name)}"
+        gone = f"{counted(images.gone, 'row')} of these no longer in {base.printable(place.name(source))}"
         click.echo(f"  gone: {gone}, so not in the results")
     if standing.errors:
         click.echo(f"  errors: {told_errors(standing.errors)}")

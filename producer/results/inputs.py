@@ -13,7 +13,7 @@ from workers.inference import location
 class Inputs:
     """The sources and images of all runs of a database, and sources of runs that are not recorded yet."""
 
-    def __init__(self, sessions: Sessions | None = None, sources: Sequence[tuple[str, Path]] = ()) -> None:
+    def __init__(self, sessions: Sessions | None = None, sources: Sequence[tuple[str, str]] = ()) -> None:
         """`sources` are (name of a run, its file or folder). Without `sessions` no database is asked."""
         self._sessions, self._sources = sessions, sources
         self._known: list[RunInput] | None = None
@@ -22,7 +22,7 @@ class Inputs:
     def source_of(self, found: os.stat_result) -> str | None:
         """The name of the run whose source is this file, by device and inode; None if there is none."""
         if self._identities is None:
-            named = [*self._sources, *((run.name, Path(run.source)) for run in self._runs())]
+            named = [*self._sources, *((run.name, run.source) for run in self._runs())]
             self._identities = {identity: name for name, source in named if (identity := _identity(source))}
         return self._identities.get((found.st_dev, found.st_ino))
 
@@ -49,7 +49,7 @@ class Inputs:
         return self._known
 
 
-def _identity(source: Path) -> tuple[int, int] | None:
+def _identity(source: str) -> tuple[int, int] | None:
     try:
         found = os.stat(source)
     except OSError:  # the source is gone, or on a disk that this machine does not see

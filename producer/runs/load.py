@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -57,7 +56,7 @@ class RunRequest:
     advice: str = "Give this one another name with --run, or the same settings"
     argument: str | None = ""  # empty: the name
     copy: str = ""  # empty: made from the name
-    moved_from: Path | None = None  # where the source was when the run was recorded
+    moved_from: str | None = None  # where the source was when the run was recorded
     check: Check | None = None  # checks paths of new rows before they are recorded, and may raise `UsageError`
 
 
@@ -110,7 +109,7 @@ def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tel
 def _facts(source: RowSource) -> Source:
     """What the run records of its source, so that the same command finds the run again."""
     return Source(
-        path=str(source.path),
+        path=source.place,
         image_column=source.columns.image,
         prompt_column=source.columns.prompt,
         columns=source.columns.names,
@@ -131,7 +130,7 @@ def _find_or_move(
     known = _find(sessions, request.name)
     if known is None:
         if request.moved_from is not None:
-            raise UsageError(f"--moved-from {one_line(str(request.moved_from))}: there is no run {request.name}")
+            raise UsageError(f"--moved-from {one_line(request.moved_from)}: there is no run {request.name}")
         return None, facts, ""
     refuse(_argument(request), known.state, *STOPPING)
     there = known.source

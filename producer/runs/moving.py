@@ -3,17 +3,15 @@
 Compares recorded rows with files; decodes no image, and changes nothing.
 """
 
-import os
 import shlex
-from pathlib import Path
 
 from db.corrections import rows_at
 from db.intake import KnownRun
 from db.session import Sessions, read
 from db.values import Source
+from producer.sources import place
 from producer.sources.cells import one_line
 from producer.sources.looking import same_files, stat_files
-from producer.sources.pattern import is_there
 from producer.sources.source import RecordedRow, RowSource
 from workers.errors import UsageError
 from workers.inference import location
@@ -28,7 +26,7 @@ def moved_root(
     known: KnownRun,
     source: RowSource,
     new: Source,
-    moved_from: Path | None,
+    moved_from: str | None,
 ) -> str | None:
     """The folder that relative paths start from, if the run's source was moved to `new`; None if it was not moved.
 
@@ -42,7 +40,7 @@ def moved_root(
         return new.root if both_confined and _root_moved(sessions, known, new.root) else None
     if moved_from is not None:
         _check(known, moved_from)
-    if is_there(old.path):
+    if place.is_there(old.path):
         return None
     recorded = _sample(sessions, known)
     if moved_from is None and recorded and not source.holds(known, recorded):
@@ -63,11 +61,11 @@ def _sample(sessions: Sessions, known: KnownRun) -> list[RecordedRow]:
     return read(sessions, rows_at, known.id, _spread(known.images))
 
 
-def _check(known: KnownRun, moved_from: Path) -> None:
-    given = os.path.abspath(moved_from)
+def _check(known: KnownRun, moved_from: str) -> None:
+    given = place.absolute(moved_from)
     if given != known.source.path:
         raise UsageError(f"--moved-from {one_line(given)}: the run was recorded from {one_line(known.source.path)}")
-    if is_there(given):
+    if place.is_there(given):
         raise UsageError(
             f"--moved-from {one_line(given)}: is still there; move it away, or give another run with --run"
         )
@@ -82,7 +80,7 @@ def _spread(count: int) -> list[int]:
 def _root(old: Source, new: Source, recorded: list[RecordedRow]) -> str:
     """The new root, or the old root if a CSV was moved and its images were not."""
     relative = [path for _, path, _ in recorded if location.is_relative(path)]
-    if new.confined or not relative or not os.path.isdir(old.root):
+    if new.confined or not relative or not location.exists(old.root):
         return new.root
     roots = (old.root, new.root)
     seen = stat_files([location.place(root, path) for root in roots for path in relative], LOOK_SECONDS)

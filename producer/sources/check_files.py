@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import unquote
 
+from producer.sources import place
 from producer.sources.cells import one_line, quoted
 from producer.sources.hints import shell_path
 from producer.sources.looking import in_time, stat_files
@@ -44,7 +45,7 @@ def check_files(source: RowSource, paths: Sequence[str], say: Callable[[str], No
     if refused and len(refused) == len(at) and all(map(location.is_url, at.values())):
         path, error = next(iter(refused.items()))
         raise UsageError(
-            f"{one_line(str(source.path))}: none of {looked} can be had: the first would be {location.shown(at[path])}"
+            f"{one_line(source.place)}: none of {looked} can be had: the first would be {location.shown(at[path])}"
             f": {error.strerror}; if only the workers may read them: --no-check"
         )
     if missing:
@@ -64,7 +65,7 @@ def look(paths: Sequence[str]) -> dict[str, OSError | None]:
 
 def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
     root = one_line(source.root)
-    start = f"the {source.kind}'s folder" if source.root == str(source.path.parent) else root
+    start = f"the {source.kind}'s folder" if source.root == place.folder(source.place) else root
     start = f"--image-root {root}" if source.confined else start
     origin = "" if not location.is_relative(path) else f" (relative paths start at {start})"
     cures: list[str] = []
@@ -75,7 +76,7 @@ def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
     cure = cures[0] if cures else cure
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (
-        f"{one_line(str(source.path))}: {none}: the first would be {location.shown(tried)}{origin}; "
+        f"{one_line(source.place)}: {none}: the first would be {location.shown(tried)}{origin}; "
         f"{cure}; if only the workers see the images: --no-check"
     )
 
@@ -146,12 +147,17 @@ def _same_letters(path: str) -> Iterator[tuple[str, str]]:
 
 def _bases(source: RowSource) -> Iterator[Path]:
     """Folders that the relative paths may start from, the nearest first."""
-    near = list(dict.fromkeys((source.path.parent, Path.cwd())))
+    near = list(dict.fromkeys((*_folder(source), Path.cwd())))
     yield from near
-    beside = [folder for folder in (*near, source.path.parent.parent) if folder != folder.parent]
+    beside = [folder for folder in (*near, *(of.parent for of in _folder(source))) if folder != folder.parent]
     for folder in dict.fromkeys(beside):
         yield from islice(_folders_in(folder), FOLDERS_AT_MOST)
     yield from (above for folder in (Path(source.root), *near) for above in folder.parents)
+
+
+def _folder(source: RowSource) -> list[Path]:
+    """The folder of the source, if that is on this machine."""
+    return [] if place.is_url(source.place) else [Path(place.folder(source.place))]
 
 
 def _folders_in(folder: Path) -> Iterator[Path]:

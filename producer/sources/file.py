@@ -29,11 +29,14 @@ _IDENTITY = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
 
 
 class SourceFile:
-    """One file that names images, as it was when it was found first. `kind` says in errors what it should be."""
+    """One file that names images, as it was when it was found first.
 
-    def __init__(self, path: Path, kind: str) -> None:
-        self.shown, self.kind = one_line(str(path)), kind
-        self.name = one_line(path.name)
+    Errors say with `kind` what it should be, and show the URL `copy_of` for the path of a copy.
+    """
+
+    def __init__(self, path: Path, kind: str, copy_of: str | None = None) -> None:
+        self.shown, self.kind = one_line(copy_of or str(path)), kind
+        self.name = one_line(copy_of.rpartition("/")[2] if copy_of else path.name)
         self.path = Path(os.path.abspath(path))
         self.stat = self._found(path)
         self.gzipped = False

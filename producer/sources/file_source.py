@@ -14,8 +14,9 @@ class FileSource(RowSource):
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         require_prompts(options)
-        self.file = SourceFile(path, self.kind)
+        self.file = SourceFile(path, self.kind, options.copy_of)
         self.path = self.file.path
+        self.place = options.copy_of or str(self.path)
         self.confined = options.root is not None
         self.root = location.absolute(str(options.root or options.base or self.path.parent))
         self.follow_symlinks = options.follow_symlinks

@@ -37,9 +37,9 @@ class FolderSource(RowSource):
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         self._given, self._shown = path, one_line(str(path))
-        self.path = Path(os.path.abspath(path))
+        self.place = os.path.abspath(path)
         self.follow_symlinks = options.follow_symlinks
-        self._refuse_flags_of_files(options)
+        refuse_flags_of_files(self._shown, self.kind, options)
         self._walk = walk_below(path, options)
         self.root = str(self._walk.folder)
         tally = Tally()
@@ -57,14 +57,6 @@ class FolderSource(RowSource):
     @property
     def named_columns(self) -> dict[str, str]:
         return {}
-
-    def _refuse_flags_of_files(self, options: ReadOptions) -> None:
-        given = (options.prompt_column, options.image_column, options.root, options.encoding, options.delimiter)
-        if any(given):
-            of_csv = "--prompt-column, --image-column and --image-root are for CSV files, as are --encoding and"
-            raise UsageError(f"{self._shown} is a {self.kind}: {of_csv} --delimiter")
-        if options.needs_prompt:
-            raise UsageError("nothing to look for: give --prompt TEXT")
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
         """Always false: a new file below a subfolder does not change the size or time of the folder itself."""
@@ -114,3 +106,13 @@ class PatternSource(FolderSource):
 
     def _advice_if_empty(self) -> str:
         return "* stands for a part of one name, ** for any number of folders"
+
+
+def refuse_flags_of_files(shown: str, kind: str, options: ReadOptions) -> None:
+    """Raise `UsageError` for flags that are for files with rows, and without a prompt."""
+    given = (options.prompt_column, options.image_column, options.root, options.encoding, options.delimiter)
+    if any(given):
+        of_csv = "--prompt-column, --image-column and --image-root are for CSV files, as are --encoding and"
+        raise UsageError(f"{shown} is a {kind}: {of_csv} --delimiter")
+    if options.needs_prompt:
+        raise UsageError("nothing to look for: give --prompt TEXT")

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from producer.sources import place
+from producer.sources.bucket import BucketSource
 from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource, PatternSource
 from producer.sources.jsonl_source import JsonLinesSource
@@ -22,7 +24,13 @@ KINDS: Sequence[type[RowSource]] = (
 )
 
 
-def open_source(path: Path, options: ReadOptions) -> RowSource:
-    """Open the input at `path`, of any kind. Raises `UsageError` if it cannot be read, or holds no images."""
+def open_source(given: str | Path, options: ReadOptions) -> RowSource:
+    """Open the input at the place `given`, of any kind. Raises `UsageError` if it cannot be read, or holds no images.
+
+    A file in a bucket is not opened there, but as a copy on this machine, with `options.copy_of`.
+    """
+    if place.is_url(str(given)):
+        return BucketSource(str(given), options)
+    path = Path(given)
     kind = next(kind for kind in KINDS if kind.takes(path, options))
     return kind(path, options)

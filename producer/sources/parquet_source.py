@@ -55,8 +55,9 @@ class ParquetSource(RowSource):
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         require_prompts(options)
-        shown = one_line(str(path))
+        shown = one_line(options.copy_of or str(path))
         self.path = Path(os.path.abspath(path))
+        self.place = options.copy_of or str(self.path)
         self.confined = options.root is not None
         self.root = location.absolute(str(options.root or options.base or self._folder()))
         self.follow_symlinks = options.follow_symlinks

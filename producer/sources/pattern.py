@@ -9,20 +9,20 @@ _WILDCARD = re.compile(r"[*?[]")
 ANY_FOLDERS = "**"
 
 
+def has_wildcard(path: str) -> bool:
+    """Whether the text has a `*`, `?` or `[`."""
+    return _WILDCARD.search(path) is not None
+
+
 def is_pattern(path: str | Path) -> bool:
-    """Whether the path is a pattern: it has a wildcard (`*`, `?` or `[`), and there is no file of that name."""
-    return _WILDCARD.search(str(path)) is not None and not os.path.lexists(path)
+    """Whether the path is a pattern: it has a wildcard, and there is no file of that name."""
+    return has_wildcard(str(path)) and not os.path.lexists(path)
 
 
 def fixed_folder(pattern: Path) -> Path:
     """The folder below which all matches are: what comes before the first part with a wildcard."""
     parts = pattern.parts
     return Path(*parts[: next(index for index, part in enumerate(parts) if _WILDCARD.search(part))])
-
-
-def is_there(path: str) -> bool:
-    """Whether a source is there: a file or a folder, or the folder of a pattern."""
-    return os.path.isdir(fixed_folder(Path(path))) if is_pattern(path) else os.path.exists(path)
 
 
 class Pattern:

@@ -48,9 +48,11 @@ CIRCLE = "in a circle of links"
 UNREADABLE = "unreadable"
 SPECIAL = "pipe, socket or device"
 NO_IMAGE, NO_PARQUET = "not an image", "not a Parquet file"
+NAMELESS = "without an image's suffix"
 PARQUET_MAGIC = b"PAR1"  # https://parquet.apache.org/docs/file-format/
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _ADVICE = dict.fromkeys((PARQUET, HIDDEN, TRASH, OURS, OUTPUT, BROKEN, CIRCLE, SPECIAL, NO_IMAGE, NO_PARQUET), "") | {
+    NAMELESS: "if they are images, give a list of them",
     LINK: "--follow-symlinks takes in what such links lead to",
     UNREADABLE: "make it readable for this user",
     HEIC: f"{HEIC_EXTRA}, or convert to JPEG",
@@ -253,6 +255,16 @@ class Selection:
             folders = [f"{folder}{entry.name}/" for entry in entries if entry.is_dir(follow_symlinks=False)]
             tally.add(reason, f"{path}/", len(entries) - len(folders))
             below += folders
+
+
+def verdict_on_name(path: str) -> str:
+    """The verdict on a file that is not opened, by its path below the source alone."""
+    *folders, name = path.split("/")
+    if any(part.startswith(".") for part in (*folders, name)):
+        return HIDDEN
+    if any(folder.lower() in _TRASH_FOLDERS for folder in folders):
+        return TRASH
+    return _absent(name, NAMELESS)
 
 
 def _absent(name: str, reason: str) -> str:

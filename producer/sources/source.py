@@ -29,7 +29,8 @@ class ReadOptions:
     image_column: str | None = None  # None: the kind of input finds it
     prompt_column: str | None = None
     root: Path | str | None = None  # folder or URL that relative paths start from and that no path may leave
-    base: Path | None = None  # folder that relative paths start from if there is no root; None: that of the file
+    base: Path | str | None = None  # where relative paths start if there is no root; None: in the file's folder
+    copy_of: str | None = None  # URL of the object that the file is a copy of: so the source is shown and recorded
     follow_symlinks: bool = False
     exclude: Path | None = None  # the output folder: no file in it is an input
 
@@ -62,7 +63,7 @@ class RowSource(Protocol):
 
     kind: ClassVar[str]  # its name in a sentence, such as CSV
     files_seen: ClassVar[bool] = False  # every image was seen when the input was read, so no further look is needed
-    path: Path  # absolute
+    place: str  # how the run knows it: its absolute path or its URL, see `producer/sources/place.py`
     root: str  # absolute folder or URL that relative image paths start from
     confined: bool  # no image may lie outside of the root
     follow_symlinks: bool

@@ -88,6 +88,35 @@ def test_a_run_on_a_bucket_that_is_killed_at_half_computes_each_image_once(
 
 
 @pytest.mark.long
+def test_a_part_of_a_bucket_is_a_source_that_is_killed_at_half_and_grows(
+    here: Terminal, bucket: Bucket, names: list[str]
+) -> None:
+    odd = ("sub/a b.jpg", "sub/50%2F50.jpg", "ü.jpg")
+    for number, name in enumerate(odd):
+        bucket.put(f"scenes/{name}", scene(number))
+    bucket.put("scenes/sub/", b"")
+    del here.environment["SAM3_IMAGE_ROOT"]
+    command = (RUN[0], f"{bucket.url}/scenes/", *RUN[2:])
+    begun = here.start(*command, FAKE_SECONDS_PER_IMAGE="0.3")
+    wait_until(lambda: len(list((here.home / "out/masks").rglob("*.png"))) >= 4, "some masks")
+    begun.kill_group()
+    left = here.json("sam3-status", "out")["images"]["pending"]
+    assert 0 < left < IMAGES + len(odd)
+
+    bucket.put("scenes/new.jpg", scene(7))
+    here.run(*command)
+    rows = results(here)
+    assert sorted(rows) == sorted((*names, *odd, "new.jpg"))
+    assert {row["sam3_status"] for row in rows.values()} == {"segmented"}
+    masks = {
+        str(mask.relative_to(here.home / "out/masks/red_circle")) for mask in (here.home / "out").rglob("*.jpg.png")
+    }
+    assert masks == {f"{name}.png" for name in rows}
+    again = here.run("sam3-run", "--config", "out/run.yaml")
+    assert "nothing left to do" in again.stdout
+
+
+@pytest.mark.long
 def test_a_server_that_fails_for_a_while_costs_no_image(here: Terminal, bucket: Bucket, names: list[str]) -> None:
     run = here.start(*RUN, FAKE_SECONDS_PER_IMAGE="0.5")
     wait_until(lambda: bucket.asked["GET", "scenes/03.jpg"], "the first chunk")

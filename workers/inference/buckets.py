@@ -37,6 +37,7 @@ _GIVE_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "metadata")
 # All tries for one image together end well before SAM3_DECODE_SECONDS, 60 s, in which a thread is given up.
 CONNECT_SECONDS, SILENT_SECONDS, TRY_SECONDS, RETRY_SECONDS, RETRIES = 5, 10, 40, 15, 4
 
+PAGE_OBJECTS = 1000  # of a listing that are held at once; no server sends more in one answer
 COMPARED_BYTES = 64 << 20  # of an object that is put in one request, which is held in memory
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3} [A-Za-z ]+)")
@@ -78,6 +79,27 @@ def has_any(url: str) -> bool:
 
         bucket, key = urls.split(url)
         return any(obstore.list(_store(bucket), key.rstrip("/") or None, chunk_size=1))
+
+
+def objects(folder: str) -> Iterator[tuple[str, int, int]]:
+    """The objects below the folder `folder`, a URL, page by page: path below it, bytes, nanoseconds since 1970.
+
+    Their order is that of the server. Raises `ValueError` for a key that no image can have, and `OSError`.
+    """
+    with _faults(folder):
+        import obstore
+
+        bucket, key = urls.split(folder)
+        pages = obstore.list(_store(bucket), key.rstrip("/") or None, chunk_size=PAGE_OBJECTS)
+    above = f"{key.rstrip('/')}/" if key else ""
+    while True:
+        with _faults(folder):
+            page = next(pages, None)
+        if page is None:
+            return
+        for meta in page:
+            if meta["path"].startswith(above):  # not the empty object that stands for the folder itself
+                yield meta["path"][len(above) :], *_seen(meta)
 
 
 def reader(url: str) -> tuple[str | None, BinaryIO] | None:
@@ -196,7 +218,7 @@ def _faults(url: str) -> Iterator[None]:
 
 
 def _judged(error: Exception) -> Exception:
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
     said = _in_words(error)
     match error:
@@ -204,7 +226,7 @@ def _judged(error: Exception) -> Exception:
             return Unanswered(said)
         case PermissionDeniedError() | UnauthenticatedError() | PermissionError():
             return PermissionError(errno.EACCES, said)
-        case ValueError():  # a key that no object can have
+        case ValueError() | InvalidPathError():  # a key that no object can have
             return ValueError(said)
     status = _STATUS.search(str(error))  # obstore has no class for what a server says of a whole bucket
     if isinstance(error, FileNotFoundError) or (status is not None and status[1].startswith("404")):

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 
-from producer.cli.enqueue import main as enqueue
 from producer.cli.export import main as export
 from producer.cli.run import main as run
 from producer.results.bucket_output import BucketOutput
@@ -102,13 +101,10 @@ def test_what_keeps_it_from_being_written_is_said_in_one_line_before_a_row_is_re
     assert SECRET not in refused
 
 
-def test_sam3_run_and_sources_are_of_this_machine_and_say_what_to_do_instead(shell: Shell, bucket: Bucket) -> None:
+def test_sam3_run_works_in_a_folder_and_says_what_to_do_instead(shell: Shell, bucket: Bucket) -> None:
     (shell.home / "a.txt").write_text("a.jpg\n")
     refused = shell(run, "a.txt", "--prompt", "cat", "-o", f"{bucket.url}/out", code=2).error
     assert "give a folder, then sam3-export RUN -o s3://bucket/key" in refused
-    for command in ((run, bucket.url, "-o", "out"), (enqueue, "--csv", f"{bucket.url}/a")):
-        refused = shell(*command, "--prompt", "cat", code=2).error
-        assert "give a list of its objects, or of their keys with --image-root s3://bucket" in refused
 
 
 def test_a_right_that_is_lost_at_the_end_leaves_no_object(shell: Shell, bucket: Bucket) -> None:

@@ -32,7 +32,7 @@ class PathList(RowSource):
     def __init__(self, path: Path, reading: ReadOptions = DEFAULT_OPTIONS) -> None:
         require_prompts(reading)
         self.path = path.absolute()
-        self.root = str(self.path.parent)
+        self.place, self.root = str(self.path), str(self.path.parent)
         self.follow_symlinks = reading.follow_symlinks
         self._lines = path.read_bytes().splitlines(keepends=True)
         if not self._lines:

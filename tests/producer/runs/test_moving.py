@@ -112,7 +112,7 @@ def test_another_csv_of_that_name_is_refused_unless_it_is_said_to_be_the_old_one
         f"if it was moved and then changed: --moved-from {here}/old/images.csv; "
     )
 
-    said = replace(REQUEST, moved_from=Path("old/images.csv"))
+    said = replace(REQUEST, moved_from="old/images.csv")
     assert load(sessions, new, said).new_rows == len(set(other) - {"a.jpg", "b.jpg"})
     assert load(sessions, new, said).new_rows == 0  # the same command again
 
@@ -130,9 +130,9 @@ def test_a_source_that_is_still_there_is_not_left_for_a_copy(sessions: Sessions,
     shutil.copytree("old", "new")
     message = refusal(sessions, Path("new/images.csv"))
     assert f"source {here}/old/images.csv there, {here}/new/images.csv here" in message
-    said = replace(REQUEST, moved_from=old)
+    said = replace(REQUEST, moved_from=str(old))
     assert "is still there; move it away" in refusal(sessions, Path("new/images.csv"), said)
-    wrong = replace(REQUEST, moved_from=Path("elsewhere.csv"))
+    wrong = replace(REQUEST, moved_from="elsewhere.csv")
     assert refusal(sessions, Path("new/images.csv"), wrong) == (
         f"--moved-from {here}/elsewhere.csv: the run was recorded from {here}/old/images.csv"
     )
@@ -140,7 +140,7 @@ def test_a_source_that_is_still_there_is_not_left_for_a_copy(sessions: Sessions,
 
 def test_a_run_that_is_not_there_was_moved_from_nowhere(sessions: Sessions) -> None:
     with pytest.raises(UsageError, match=r"^--moved-from old\.csv: there is no run faces$"):
-        load(sessions, write_csv("images.csv", "a.jpg"), replace(REQUEST, moved_from=Path("old.csv")))
+        load(sessions, write_csv("images.csv", "a.jpg"), replace(REQUEST, moved_from="old.csv"))
 
 
 def test_a_folder_that_was_moved_goes_on_and_one_with_other_files_does_not(sessions: Sessions, here: Path) -> None:

@@ -567,7 +567,7 @@ def test_a_folder_is_read_recursively_in_the_order_of_its_paths() -> None:
     assert list(source.rows()) == [NewRow(name) for name in sorted(names)]
     assert list(source.rows(5)) == [NewRow("e.tiff"), NewRow("f.bmp")]
     assert (source.columns.names, source.columns.image, source.columns.prompt) == (("path",), "path", None)
-    assert (source.root, source.path, source.confined) == (str(source.path), Path.cwd() / "photos", False)
+    assert (source.root, source.place, source.confined) == (source.place, str(Path.cwd() / "photos"), False)
 
 
 def test_a_folder_s_survey_counts_and_sees_that_something_was_added() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from producer.sources.folder import FolderSource, PatternSource
 from producer.sources.kinds import open_source
-from producer.sources.pattern import is_there
+from producer.sources.place import is_there
 from producer.sources.selection import LeftOut
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
