@@ -46,13 +46,13 @@ def correct(session: Session, run_id: int, uid: str, frozen: Frozen, prompts: Se
     # Empty until the first worker writes what it loaded.
     model = dict.fromkeys(("revision", "weights_sha256", "dtype", "compiled", "versions"))
     corrected = update(Run).where(*takes).values(uid=uuid4().hex, started_at=None, **asdict(frozen), **model)
-    row = session.execute(corrected.returning(Run.prompt_column)).one_or_none()
+    row = session.execute(corrected.returning(Run.prompt_column, Run.box_column)).one_or_none()
     if row is None or _any_done(session, run_id):
         raise HasResults
     running = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.RUNNING).limit(1)
     if session.execute(running).first() is not None:  # a chunk that was added and claimed after the UPDATE above
         raise ClaimedMeanwhile
-    _replace_prompts(session, run_id, prompts, by_row=row.prompt_column is not None)
+    _replace_prompts(session, run_id, prompts, by_row=any(row))
 
 
 def move(session: Session, run_id: int, source: str, root: str) -> None:

@@ -33,7 +33,7 @@ class ImageState(StrEnum):
     DONE = "done"  # also when nothing was found
     FAILED = "failed"
     CANCELLED = "cancelled"
-    DUPLICATE = "duplicate"  # the same path and prompts as an earlier row, `same_as`
+    DUPLICATE = "duplicate"  # the same path, prompts and boxes as an earlier row, `same_as`
     REJECTED = "rejected"  # a bad row; like a duplicate it belongs to no chunk
 
 

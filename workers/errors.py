@@ -26,6 +26,7 @@ class ErrorClass(StrEnum):
     CRASHED = "crashed"  # its worker process died while it had the image in hand
     GAVE_UP = "gave_up"  # too many attempts at its chunk ended without a commit
     PROMPT = "prompt"  # empty or too long for the model
+    BAD_BOX = "bad_box"  # a box that is none, or that its image does not have room for
     BAD_ROW = "bad_row"  # the CSV row cannot be read
     BAD_PATH = "bad_path"  # the path cannot name a file
     OUTSIDE_ROOT = "outside_root"  # the path leaves --image-root

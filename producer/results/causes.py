@@ -20,6 +20,7 @@ CAUSES: dict[str, str] = {
     ErrorClass.TIMEOUT: "the storage answers too slowly",
     ErrorClass.NO_ANSWER: "the server of the images does not answer for them",
     ErrorClass.OUT_OF_MEMORY: "the GPU is too small for the images: give fewer prompts, or a larger GPU",
+    ErrorClass.BAD_BOX: "the boxes do not fit their images: are they x1, y1, x2, y2 in pixels of the upright image?",
     ErrorClass.PROMPT: "the prompts do not suit the model: are they short noun phrases?",
 }
 MOST_OF_THEM = 0.5  # of the empty images that were looked at

@@ -17,7 +17,8 @@ from producer.results.targets import free_file
 from producer.runs.operate import delete, retry
 from workers.errors import UsageError
 
-_ROW_SETTINGS = ("image_column", "prompt_column", "image_root", "follow_symlinks")  # they decide which rows are read
+# They decide which rows are read.
+_ROW_SETTINGS = ("image_column", "prompt_column", "box_column", "image_root", "follow_symlinks")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def _identity(source: Source) -> dict[str, object]:
         "source": source.path,
         "image_column": source.image_column,
         "prompt_column": source.prompt_column or "none",
+        "box_column": source.box_column or "none",
         "image_root": source.root if source.confined else "none",
         "follow_symlinks": source.follow_symlinks,
     }

@@ -75,7 +75,7 @@ class Plan:
     """How the source is read this time."""
 
     skip: int  # number of rows that are read already
-    matching: bool  # rows that the run has are recognised by path and prompts
+    matching: bool  # rows that the run has are recognised by path, prompts and boxes
     restart: bool  # a new matching begins at the first row
 
 
@@ -112,6 +112,7 @@ def _facts(source: RowSource) -> Source:
         path=source.place,
         image_column=source.columns.image,
         prompt_column=source.columns.prompt,
+        box_column=source.columns.boxes,
         columns=source.columns.names,
         types=source.columns.types,
         root=source.root,

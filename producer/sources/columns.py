@@ -21,9 +21,16 @@ class Columns:
     image: str
     prompt: str | None
     types: Mapping[str, str] | None = None  # name -> type of the cells; None: all are text
+    boxes: str | None = None
 
 
-def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None, prompt_column: str | None) -> Columns:
+def choose_columns(
+    shown: str,
+    names: tuple[str, ...],
+    image_column: str | None,
+    prompt_column: str | None,
+    box_column: str | None = None,
+) -> Columns:
     """Choose the columns of a header. `shown` names the input in errors. Raises `UsageError` for an unusable header."""
     if UNSTORABLE.search("".join(names)):
         raise UsageError(f"{shown}: its header holds bytes that are no text; correct them")
@@ -34,12 +41,21 @@ def choose_columns(shown: str, names: tuple[str, ...], image_column: str | None,
         if name.lower().startswith("sam3_"):
             raise UsageError(f"{shown}: column {quoted(name)} has a name of our results; rename or remove it")
     image = _choose_image(shown, names, image_column)
-    prompt = None if prompt_column is None else _named(names, prompt_column)
-    if prompt_column is not None and prompt is None:
-        raise _no_column(shown, names, prompt_column, "--prompt-column")
-    if prompt == image:
-        raise UsageError(f"{shown}: column {quoted(image)} cannot hold both image and prompt; name two columns")
-    return Columns(names, image, prompt)
+    prompt = _chosen(shown, names, prompt_column, "--prompt-column")
+    boxes = _chosen(shown, names, box_column, "--box-column")
+    for one, other, both in ((image, prompt, "image and prompt"), (image, boxes, "image and boxes")):
+        if one == other:
+            raise UsageError(f"{shown}: column {quoted(one)} cannot hold both {both}; name two columns")
+    if prompt is not None and prompt == boxes:
+        raise UsageError(f"{shown}: column {quoted(prompt)} cannot hold both prompt and boxes; name two columns")
+    return Columns(names, image, prompt, boxes=boxes)
+
+
+def _chosen(shown: str, names: tuple[str, ...], wanted: str | None, flag: str) -> str | None:
+    found = None if wanted is None else _named(names, wanted)
+    if wanted is not None and found is None:
+        raise _no_column(shown, names, wanted, flag)
+    return found
 
 
 def may_hold_images(names: Sequence[str], image_column: str | None) -> bool:

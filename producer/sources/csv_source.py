@@ -45,7 +45,9 @@ class CsvSource(TextSource[list[str]]):
                 if any(map(undecoded, names)):
                     raise self._no_text(of_row=False)
                 shown = self.file.shown
-                self.columns = choose_columns(shown, tuple(names), options.image_column, options.prompt_column)
+                self.columns = choose_columns(
+                    shown, tuple(names), options.image_column, options.prompt_column, options.box_column
+                )
             if next(rows, None) is None:
                 self._refuse_no_rows()
         self.told = self.text.told

@@ -110,9 +110,9 @@ class PatternSource(FolderSource):
 
 def refuse_flags_of_files(shown: str, kind: str, options: ReadOptions) -> None:
     """Raise `UsageError` for flags that are for files with rows, and without a prompt."""
-    given = (options.prompt_column, options.image_column, options.root, options.encoding, options.delimiter)
-    if any(given):
-        of_csv = "--prompt-column, --image-column and --image-root are for CSV files, as are --encoding and"
-        raise UsageError(f"{shown} is a {kind}: {of_csv} --delimiter")
+    columns = (options.prompt_column, options.box_column, options.image_column)
+    if any((*columns, options.root, options.encoding, options.delimiter)):
+        of_csv = "--prompt-column, --box-column, --image-column and --image-root are for CSV files, as are"
+        raise UsageError(f"{shown} is a {kind}: {of_csv} --encoding and --delimiter")
     if options.needs_prompt:
         raise UsageError("nothing to look for: give --prompt TEXT")

@@ -76,7 +76,7 @@ class JsonLinesSource(TextSource[str]):
 
     def _choose(self, types: dict[str, str], options: ReadOptions) -> None:
         shown = self.file.shown
-        columns = choose_columns(shown, tuple(types), options.image_column, options.prompt_column)
+        columns = choose_columns(shown, tuple(types), options.image_column, options.prompt_column, options.box_column)
         # The path is text also if some rows have none.
         named = {name: found or TEXT for name, found in types.items()} | {columns.image: TEXT}
         self.columns = replace(columns, types=named)

@@ -42,7 +42,7 @@ class ListSource(TextSource[str]):
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
         """Whether its name is that of a list, and its first line names no columns."""
-        if options.image_column or options.prompt_column or options.delimiter:
+        if options.image_column or options.prompt_column or options.box_column or options.delimiter:
             return False
         first = FirstBytes(path)
         if not first.name.endswith(SUFFIXES):

@@ -54,7 +54,7 @@ class PartsColumns:
 
         _, schema = self._first or (None, None)
         names: Sequence[str] = () if schema is None else schema.names
-        columns = choose_columns(shown, tuple(names), options.image_column, options.prompt_column)
+        columns = choose_columns(shown, tuple(names), options.image_column, options.prompt_column, options.box_column)
         types = self._types
         if columns.image not in types or not is_text(type_of(types[columns.image])):
             paths = f"column {quoted(columns.image)} holds {_shown(schema, columns.image)}, no paths"

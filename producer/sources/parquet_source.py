@@ -197,7 +197,7 @@ class ParquetFolderSource(ParquetSource):
 
         With options that only rows have, images do not count: then a mixture is refused as one.
         """
-        of_rows = any((options.image_column, options.prompt_column, options.root))
+        of_rows = any((options.image_column, options.prompt_column, options.box_column, options.root))
         is_folder = path.is_dir()
         if not (is_folder or is_pattern(path)) or (is_folder and not of_rows and _begins_with_an_image(path)):
             return False

@@ -3,11 +3,13 @@
 A row that breaks a rule is rejected, with the reason; the other rows are recorded. Knows no files and no SQL.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from db.columns import to_json
 from db.intake import NewRow
+from db.values import GivenBox
+from producer.sources.box_cells import VISUAL, read_boxes
 from producer.sources.cells import (
     CONTROL,
     UNSTORABLE,
@@ -40,7 +42,7 @@ class RowRules:
 
     Relative paths start from `root`, an absolute folder or a URL. If `confined`, no path may lead out of it; only the
     text of the path is judged. `encoding` names the encoding of the cells in errors. With `needs_prompt` each row needs
-    a prompt of its own.
+    a prompt of its own, or boxes, which alone stand for the prompt `visual`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class RowRules:
         self._width = len(columns.names)
         self._image = columns.names.index(columns.image)
         self._prompt = None if columns.prompt is None else columns.names.index(columns.prompt)
+        self._boxes = None if columns.boxes is None else columns.names.index(columns.boxes)
         self._others = tuple(name for name in columns.names if name != columns.image)
 
     def row(self, cells: list[str]) -> NewRow:
@@ -65,13 +68,16 @@ class RowRules:
             self._check_text(cells)
         given = cells[self._image]
         path = self._path(given, clean=clean)
-        prompts = None if self._prompt is None else self._prompts(cells[self._prompt])
+        boxes = None if self._boxes is None else read_boxes(cells[self._boxes])
+        prompts = None if self._prompt is None else split_prompts(cells[self._prompt])
+        if prompts is None and self._needs_prompt:
+            prompts = self._instead(boxes)
         if path != given:
-            return NewRow(path, dict(zip(self._columns.names, cells, strict=True)), prompts)
+            return NewRow(path, dict(zip(self._columns.names, cells, strict=True)), prompts, boxes=boxes)
         if not self._others:
             return NewRow(path, None, prompts)
         del cells[self._image]
-        return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts)
+        return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts, boxes=boxes)
 
     def typed_row(self, cells: dict[str, Any], *, clean: bool) -> NewRow:
         """Make the row of these values; the dictionary may be changed. Raises `BadRow`.
@@ -85,10 +91,13 @@ class RowRules:
         if not clean:
             self._check_values(cells)
         path = self._path(given, clean=clean)
-        prompts = None if self._columns.prompt is None else self._typed_prompts(cells.get(self._columns.prompt))
+        boxes = None if self._columns.boxes is None else read_boxes(cells.get(self._columns.boxes))
+        prompts = None if self._columns.prompt is None else _typed_prompts(cells.get(self._columns.prompt))
+        if prompts is None and self._needs_prompt:
+            prompts = self._instead(boxes)
         if path == given:
             del cells[image]
-        return NewRow(path, cells or None, prompts)
+        return NewRow(path, cells or None, prompts, boxes=boxes)
 
     def rejected(self, cells: list[str], where: str, bad: BadRow) -> NewRow:
         """Make the rejected row of cells that break a rule. `where` names the row's place, such as `images.csv:7`."""
@@ -132,20 +141,24 @@ class RowRules:
             fault = f"column {quoted(name)} is not valid {self._encoding.upper()}; correct the cell"
             raise BadRow(ErrorClass.BAD_ROW, fault)
 
-    def _prompts(self, cell: str) -> tuple[str, ...] | None:
-        prompts = split_prompts(cell)
-        if prompts is None and self._needs_prompt:
-            column = quoted(str(self._columns.prompt))
-            raise BadRow(ErrorClass.PROMPT, f"no prompt in column {column}; write one, or give --prompt")
-        return prompts
+    def _instead(self, boxes: Sequence[GivenBox] | None) -> tuple[str, ...]:
+        """The prompts of a row that has none and needs some."""
+        if boxes is None:
+            wanted = (("prompt", self._columns.prompt), ("boxes", self._columns.boxes))
+            lacks = " and ".join(f"no {what} in column {quoted(name)}" for what, name in wanted if name)
+            raise BadRow(ErrorClass.PROMPT, f"{lacks}; write one, or give --prompt")
+        if not any(positive for *_, positive in boxes):
+            raise BadRow(ErrorClass.BAD_BOX, "only negative boxes and no prompt; add what to look for")
+        return (VISUAL,)
 
-    def _typed_prompts(self, cell: Any) -> tuple[str, ...] | None:
-        """The prompts of a value: a text as in a CSV, or a list of texts."""
-        if isinstance(cell, list) and cell and all(isinstance(prompt, str) for prompt in cell):
-            return whole_prompts(cell)
-        if cell is not None and cell != [] and not isinstance(cell, str):
-            raise BadRow(ErrorClass.PROMPT, f"the prompt is {_in_words(cell)}; give a text, or a list of texts")
-        return self._prompts(cell or "")
+
+def _typed_prompts(cell: Any) -> tuple[str, ...] | None:
+    """The prompts of a value: a text as in a CSV, or a list of texts."""
+    if isinstance(cell, list) and cell and all(isinstance(prompt, str) for prompt in cell):
+        return whole_prompts(cell)
+    if cell is not None and cell != [] and not isinstance(cell, str):
+        raise BadRow(ErrorClass.PROMPT, f"the prompt is {_in_words(cell)}; give a text, or a list of texts")
+    return split_prompts(cell or "")
 
 
 def _in_words(value: Any) -> str:

@@ -25,9 +25,12 @@ class ReadOptions:
 
     encoding: str | None = None  # of text; None: the kind of input finds it
     delimiter: str | None = None  # between the cells of text; None: the kind of input finds it
-    needs_prompt: bool = False  # no prompt is given for all images, so a row without prompts of its own is rejected
+    needs_prompt: bool = (
+        False  # no prompt is given for all images, so a row without prompts or boxes of its own is rejected
+    )
     image_column: str | None = None  # None: the kind of input finds it
     prompt_column: str | None = None
+    box_column: str | None = None
     root: Path | str | None = None  # folder or URL that relative paths start from and that no path may leave
     base: Path | str | None = None  # where relative paths start if there is no root; None: in the file's folder
     copy_of: str | None = None  # URL of the object that the file is a copy of: so the source is shown and recorded
@@ -111,8 +114,9 @@ class RowSource(Protocol):
 
     @property
     def named_columns(self) -> dict[str, str]:
-        """The columns that are read, by the flag that names them: `image_column`, `prompt_column`."""
-        found = {"image_column": self.columns.image, "prompt_column": self.columns.prompt}
+        """The columns that are read, by the flag that names them: `image_column`, `prompt_column`, `box_column`."""
+        columns = self.columns
+        found = {"image_column": columns.image, "prompt_column": columns.prompt, "box_column": columns.boxes}
         return {name: column for name, column in found.items() if column}
 
     def advice_on_backslashes(self) -> str:
@@ -121,6 +125,6 @@ class RowSource(Protocol):
 
 
 def require_prompts(options: ReadOptions) -> None:
-    """Raise `UsageError` if neither the command nor a column names prompts."""
-    if options.needs_prompt and not options.prompt_column:
-        raise UsageError("nothing to look for: give --prompt TEXT, or --prompt-column C")
+    """Raise `UsageError` if neither the command nor a column says what to look for."""
+    if options.needs_prompt and not (options.prompt_column or options.box_column):
+        raise UsageError("nothing to look for: give --prompt TEXT, --prompt-column C, or --box-column C")

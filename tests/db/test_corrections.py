@@ -61,6 +61,16 @@ def test_prompts_that_rows_brought_stay_theirs(sessions: Sessions) -> None:
     assert told == {"a.jpg": ["dog"], "b.jpg": ["person", "tree"], "c.jpg": ["dog"]}
 
 
+def test_the_prompt_that_stands_for_boxes_stays_with_its_rows(sessions: Sessions) -> None:
+    source = replace(scenario.SOURCE, box_column="boxes")
+    run_id = write(sessions, intake.create_run, "faces", source, scenario.FROZEN, (), 4)
+    scenario.add(sessions, run_id, [NewRow("a.jpg", prompts=("visual",), boxes=((1.0, 2.0, 3.0, 4.0, True),))])
+    scenario.finish(sessions, run_id)
+    correct(sessions, view(sessions, run_id), "dog")
+    [image] = claim(sessions, run_id).images
+    assert [view(sessions, run_id).prompts[id] for id in image.prompt_ids] == ["visual"]
+
+
 def test_a_chunk_that_rests_after_a_fault_goes_on_at_once(sessions: Sessions) -> None:
     run = view(sessions, load(sessions, numbered(2)))
     held = claim(sessions, run.id)

@@ -338,8 +338,8 @@ def test_ctrl_c_while_the_last_masks_are_written_says_how_to_go_on(here: Termina
     ("given", "code", "fault"),
     [
         (("nowhere",), 2, "nowhere: not found; check the path"),
-        (("photos", "--image-column", "path"), 2, "photos is a folder: --prompt-column, --image-column and"),
-        (("photos", "--image-root", "."), 2, "photos is a folder: --prompt-column, --image-column and"),
+        (("photos", "--image-column", "path"), 2, "photos is a folder: --prompt-column, --box-column, --image-column"),
+        (("photos", "--image-root", "."), 2, "photos is a folder: --prompt-column, --box-column, --image-column"),
         (("photos", "--run", "a b"), 2, "--run 'a b': use letters, digits, dots, dashes and underscores"),
         (("photos", "--model", "nowhere"), 2, "model nowhere: no such folder, nor a name like facebook/sam3"),
         (("photos", "--model", "facebook/sam3"), 3, "cannot download facebook/sam3: "),

@@ -87,6 +87,8 @@ def test_another_column_or_root_is_read_anew(sessions: Sessions, faces: Path, tm
         "run faces had no results yet: prompt person -> none; prompt-column none -> what"
     )
     assert scenario.states(sessions, by_row.run_id) == ["pending", "rejected", "pending"]
+    by_box = load(sessions, CsvSource(faces, ReadOptions(box_column="label")))
+    assert by_box.corrected.endswith("prompt-column what -> none; box-column none -> label")
     with_both = load(sessions, CsvSource(faces, ReadOptions(prompt_column="what")))
     assert scenario.states(sessions, with_both.run_id) == ["pending"] * 3
     assert [image.path for image in scenario.images(sessions, with_both.run_id)] == ["a.jpg", "b.jpg", "c.jpg"]
