@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from workers.errors import ErrorClass
 from workers.inference.answers import Found
+from workers.inference.boxes import Box
 from workers.inference.location import FileSeen
 from workers.inference.tiles import Tiling
 
@@ -17,6 +18,7 @@ class Item:
     prompts: tuple[str, ...]
     tiling: Tiling | None = None  # how it is cut if it is large; None: not at all
     again: bool = False  # it is to be computed, even if an image of the same content was computed before
+    boxes: tuple[Box, ...] = ()  # of an image that is not cut
 
 
 @dataclass(frozen=True)

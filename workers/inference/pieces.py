@@ -5,11 +5,12 @@ is made; the tiles are made a few at a time, so of a large image there are never
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
 from workers.errors import ErrorClass
+from workers.inference import boxes
 from workers.inference.images import RGB, ReadImage, ReadRules, UnreadableImage, read_image
 from workers.inference.items import Item, Outcome, Segmented, Unreadable
 from workers.inference.location import FileSeen
@@ -158,10 +159,14 @@ def _read(item: Item, reading: Reading, large: ReadRules) -> Ready | Unreadable:
     try:
         image = read_image(item.path, large if item.tiling else reading.rules, reading.report)
         height, width = image.pixels.shape[:2]
+        if wrong := boxes.fault(item.boxes, width, height):
+            raise UnreadableImage(ErrorClass.BAD_BOX, wrong, image.file)
         views = item.tiling.views(width, height) if item.tiling else (View(0, 0, width, height),)
         with timed(reading.report, Stage.PREPROCESS):
-            whole = reading.segmenter.preprocess(image.pixels)
-            content = None if image.digest is None else content_of(image.digest, item.prompts, item.tiling)
+            whole = replace(reading.segmenter.preprocess(image.pixels), boxes=item.boxes)
+            content = None
+            if image.digest is not None:
+                content = content_of(image.digest, item.prompts, item.tiling, item.boxes)
         tiled = image.pixels if len(views) > 1 else None
         return Ready(whole, views, tiled, image.file, image.warning, content)
     except Exception as error:  # of this image only: the others of the batch go on

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from workers.inference.answers import Found
+from workers.inference.boxes import Box
 from workers.inference.images import RGB
 
 
@@ -32,11 +33,12 @@ class Options:
 @dataclass(frozen=True, eq=False)
 class Pixels:
     """An image as the model takes it, and its size before that in pixels. `data` is uint8; its shape depends on the
-    segmenter."""
+    segmenter. `boxes` come with the image, in pixels of that size: they belong to each of its prompts."""
 
     data: Any
     height: int
     width: int
+    boxes: tuple[Box, ...] = ()
 
 
 Raw = Any  # what a forward pass leaves on the device; only the segmenter that made it reads it
@@ -53,6 +55,7 @@ class ModelFacts:
     device: str
     compiles: bool = False  # whether it can compute with compiled kernels, as far as it knows
     attention: str | None = None  # which of its library's kernels computes the attention
+    takes_boxes: bool = False  # beside prompts; without, no image that it gets has any
 
     @property
     def text(self) -> str:

@@ -1,6 +1,6 @@
 """Finds images of a stream whose content was computed before, in the stream or before it. Knows no SQL and no pixels.
 
-The content of an image is a hash of its file's bytes, of what is looked for in it, and of how it is cut. Images of the
+The content of an image is a hash of its file's bytes, of its prompts and boxes, and of how it is cut. Images of the
 same content get the same answers from the same model, so one of them is enough. Two processes may compute the same
 content at the same time: then it is computed twice.
 """
@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Generic, TypeVar
 
 from workers.inference.answers import Found
+from workers.inference.boxes import Box
 from workers.inference.tiles import Tiling
 
 Outcome = TypeVar("Outcome")
@@ -32,9 +33,9 @@ Recall = Callable[[Mapping[int, bytes]], Mapping[int, Known]]
 """Called with the contents of images by the ids of their items; returns what is known, by these ids."""
 
 
-def content_of(digest: bytes, prompts: Sequence[str], tiling: Tiling | None = None) -> bytes:
-    """The content of an image whose file's bytes have this digest, and that is asked for these prompts."""
-    asked = (digest, tuple(prompts), *([str(tiling)] if tiling else []))
+def content_of(digest: bytes, prompts: Sequence[str], tiling: Tiling | None = None, boxes: Sequence[Box] = ()) -> bytes:
+    """The content of an image whose file's bytes have this digest, and that is asked for these prompts and boxes."""
+    asked = (digest, tuple(prompts), *([str(tiling)] if tiling else []), *map(tuple, boxes))
     return blake2b(repr(asked).encode(), digest_size=len(digest)).digest()
 
 

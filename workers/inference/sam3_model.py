@@ -17,10 +17,11 @@ import torch
 from workers.inference.answers import Found
 from workers.inference.images import RGB
 from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.sam3_boxes import boxes_of
 from workers.inference.sam3_changes import apply_changes
 from workers.inference.sam3_checkpoint import load
 from workers.inference.sam3_heads import Heads, keep
-from workers.inference.sam3_parts import Compiled, Levels, Parts, Plain
+from workers.inference.sam3_parts import Boxes, Compiled, Levels, Parts, Plain
 from workers.inference.sam3_precision import attention_kernel, lower
 from workers.inference.sam3_texts import PADDED, Texts
 from workers.inference.segmenters import Precision
@@ -64,7 +65,15 @@ class Sam3Segmenter:
         self._copies = Copies(self._device)
         self._texts = Texts(self._model, processor.tokenizer)
         attention = attention_kernel(self._model, self._device)
-        self._facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device, attention=attention)
+        self._facts = ModelFacts(
+            model_name,
+            revision,
+            weights_sha256(folder),
+            self._dtype,
+            device,
+            attention=attention,
+            takes_boxes=True,
+        )
         self._plain = Plain(self._model)
         self._compiled = Compiled(self._plain, f"{self._facts.weights_sha256[:12]}-{self._dtype}-{_kind(self._device)}")
 
@@ -118,12 +127,15 @@ class Sam3Segmenter:
         features = parts.see(self._to_device(batch, size))
         kept: dict[Row, Kept] = {}
         heads: Heads | None = None
-        for rows in self._runs(prompts, size or len(batch)):
+        for rows in self._runs(batch, prompts, size or len(batch)):
             if heads is not None:
                 kept |= keep(heads, options.floor, copy=True)
                 heads = None  # before the next ones are made
             asked = [prompts[image][number] for image, number in rows]
-            heads = self._run_heads(parts, features, rows, asked, size)
+            if batch[rows[0][0]].boxes:
+                heads = self._run_with_boxes(features, rows, asked, boxes_of([batch[image] for image, _ in rows]))
+            else:
+                heads = self._run_heads(parts, features, rows, asked, size)
         assert heads is not None, "an item has at least one prompt"
         return _Raw([(pixels.height, pixels.width) for pixels in batch], kept, self._copies.mark(), last=heads)
 
@@ -136,15 +148,24 @@ class Sam3Segmenter:
         numbers, masks = parts.find(self._rows_of(features, images), text, mask)
         return Heads(rows, numbers[: len(rows)], masks[: len(rows)])
 
+    def _run_with_boxes(self, features: Levels, rows: list[Row], asked: list[str], boxes: Boxes) -> Heads:
+        """As `_run_heads`, for images that come with boxes. Compiled kernels have one shape, and these rows any number
+        of boxes, so none are used."""
+        text, mask = self._text_of(asked, padded=False)
+        edges, labels = (to_device(one, self._device) for one in boxes)
+        of_rows = self._rows_of(features, [image for image, _ in rows])
+        return Heads(rows, *self._plain.find(of_rows, text, mask, (edges, labels)))
+
     def _to_device(self, batch: Sequence[Pixels], rows: int | None = None) -> torch.Tensor:
         return self._pictures.on_device([pixels.data for pixels in batch], rows)
 
-    def _runs(self, prompts: Sequence[tuple[str, ...]], most: int) -> list[list[Row]]:
+    def _runs(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], most: int) -> list[list[Row]]:
         """The rows of each run of the heads, at most so many. Prompts of equal length are put together, if that needs
-        no further run."""
+        no further run. Rows with boxes are never together with others, which would get another answer there."""
         rows = [(image, number) for image, asked in enumerate(prompts) for number in range(len(asked))]
         rows.sort(key=lambda row: (len(self._texts[prompts[row[0]][row[1]]]), row[1], row[0]))
-        return [rows[start : start + most] for start in range(0, len(rows), most)]
+        kinds = [[row for row in rows if bool(batch[row[0]].boxes) is boxed] for boxed in (False, True)]
+        return [kind[start : start + most] for kind in kinds for start in range(0, len(kind), most)]
 
     def _text_of(self, prompts: Sequence[str], *, padded: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Text features, one row a prompt, and the mask of their padding, without which they have equal lengths.

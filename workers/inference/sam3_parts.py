@@ -19,6 +19,7 @@ from workers.inference.no_memory import is_short
 log = logging.getLogger(__name__)
 
 Levels = tuple[torch.Tensor, ...]  # one tensor for each level of the vision features
+Boxes = tuple[torch.Tensor, torch.Tensor]  # as `sam3_boxes.boxes_of` gives them
 
 
 class Parts(Protocol):
@@ -41,8 +42,10 @@ class Plain:
     def see(self, pixels: torch.Tensor) -> Levels:
         return see(self.model, pixels)
 
-    def find(self, features: Levels, text: torch.Tensor, mask: torch.Tensor | None) -> Any:
-        return find(self.model, features, text, mask)
+    def find(self, features: Levels, text: torch.Tensor, mask: torch.Tensor | None, boxes: Boxes | None = None) -> Any:
+        """As `Parts.find`. With `boxes` each row has at least one: SAM3 adds a token to all rows of such a run, which
+        changes the answer of a row that has none."""
+        return find(self.model, features, text, mask, boxes)
 
 
 class Compiled:
@@ -105,7 +108,7 @@ def see(model: Any, pixels: torch.Tensor) -> Levels:
 
 
 def find(
-    model: Any, features: Levels, text: torch.Tensor, mask: torch.Tensor | None
+    model: Any, features: Levels, text: torch.Tensor, mask: torch.Tensor | None, boxes: Boxes | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `Parts.find`, of a SAM3."""
     last = features[-1]
@@ -117,6 +120,8 @@ def find(
         ),
         text_embeds=BaseModelOutputWithPooling(pooler_output=text),  # forward() reads this, though it says tensor
         attention_mask=mask,
+        input_boxes=None if boxes is None else boxes[0].to(last.dtype),
+        input_boxes_labels=None if boxes is None else boxes[1],
     )
     presence = output.presence_logits.float().sigmoid()  # (rows, 1)
     scores = output.pred_logits.float().sigmoid() * presence  # (rows, queries)

@@ -17,6 +17,7 @@ from db.views.status import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
 from workers.inference import location, pipeline
 from workers.inference.answers import Found, Instance
+from workers.inference.boxes import Box
 from workers.inference.items import Item, Unreadable
 from workers.inference.items import Outcome as Seen
 from workers.inference.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
@@ -235,7 +236,8 @@ def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
 
 def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
     prompts = tuple(texts[prompt_id] for prompt_id in image.prompt_ids)
-    return Item(image.id, location.place(run.source.root, image.path), prompts, _tiling(run, image), image.again)
+    boxes = tuple(Box(*box) for box in image.boxes)
+    return Item(image.id, location.place(run.source.root, image.path), prompts, _tiling(run, image), image.again, boxes)
 
 
 def _tiling(run: RunView, image: ClaimedImage) -> Tiling | None:

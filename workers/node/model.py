@@ -146,6 +146,8 @@ class Model:
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
         """Freeze the model's facts into the run, or compare them with those of the first worker. Raises `Declined`."""
         facts = segmenter.facts
+        if run.source.box_column is not None and not facts.takes_boxes:
+            raise Declined(f"its rows have boxes, which {facts.model} does not take; a SAM3 does")
         workers = read(self._worker.sessions, live_workers)
         mine = claims.ModelUsed(
             facts.revision,

@@ -290,8 +290,9 @@ def test_prompts_of_one_length_need_no_mask_and_are_asked_together(
     segmenter: Sam3Segmenter, pictures: list[RGB]
 ) -> None:
     prompts = [("person", "a red circle"), ("a red circle", "person")]
-    segmenter.predict([segmenter.preprocess(pixels) for pixels in pictures[:2]], prompts, OPTIONS)
-    asked = [[prompts[image][number] for image, number in rows] for rows in segmenter._runs(prompts, 2)]
+    batch = [segmenter.preprocess(pixels) for pixels in pictures[:2]]
+    segmenter.predict(batch, prompts, OPTIONS)
+    asked = [[prompts[image][number] for image, number in rows] for rows in segmenter._runs(batch, prompts, 2)]
     assert asked == [["person", "person"], ["a red circle", "a red circle"]]
     assert [segmenter._text_of(together, padded=False)[1] for together in asked] == [None, None]
     assert segmenter._text_of(["person", "a red circle"], padded=False)[1] is not None
