@@ -132,6 +132,12 @@ INPUT_FLAGS = (  # what is read, and how
         help="COCO file whose categories are the classes, with their ids and colours.",
     ),
     click.option("--prompt-column", metavar="C", help="Column with each row's own prompts, joined by |."),
+    click.option(
+        "--box-column",
+        metavar="C",
+        help="Column with each row's boxes, which show what to look for: [[x1, y1, x2, y2], ...] in pixels, or an "
+        "object with positive and negative ones.",
+    ),
     click.option("--image-column", metavar="C", help="Column with the image paths (guessed if left out)."),
     click.option(
         "--encoding", metavar="E", help="Encoding of a text that is not UTF-8 and has no mark, such as cp1252."

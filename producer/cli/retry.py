@@ -63,11 +63,14 @@ def _retry(found: "Found", flags: dict[str, Any], tell: "Tell") -> int:
     """Make the images that the flags choose pending again; return how many these are."""
     from db.runs import RetryFilter
     from db.values import Redo
+    from producer.cli.exported import view_of
     from producer.runs.operate import retry
     from producer.runs.redo import redo
 
     tiling = chosen_tiling(flags)
     cut = None if tiling is None else str(tiling)
+    if cut is not None and view_of(found).source.box_column is not None:
+        raise UsageError(f"run {found.name} has boxes, which belong to whole images; leave --tile out")
     if not flags["capped"]:
         return retry(found.sessions, found.run_id, RetryFilter(flags["error_class"], flags["chunk"], cut), tell)
     if flags["error_class"] or flags["chunk"]:

@@ -29,6 +29,7 @@ SLUGS_AT_MOST = 1000  # in run.yaml, since rows may have any number of prompts
 KEPT_FLAGS = (  # flags that run.yaml repeats as they were given
     "image_column",
     "prompt_column",
+    "box_column",
     "encoding",
     "delimiter",
     "follow_symlinks",

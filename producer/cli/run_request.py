@@ -13,6 +13,7 @@ from producer.sources.kinds import open_source
 from producer.sources.source import ReadOptions, RowSource
 from workers.cli.base import say
 from workers.errors import UsageError
+from workers.fleet.weights import parts
 from workers.settings import Settings
 
 
@@ -26,6 +27,7 @@ def open_input(given: str, prompts: tuple[str, ...], flags: dict[str, Any]) -> R
             needs_prompt=not prompts,
             image_column=flags["image_column"],
             prompt_column=flags["prompt_column"],
+            box_column=flags["box_column"],
             root=flags["image_root"],
             base=flags.get("base"),
             copy_of=flags.get("copy_of"),
@@ -47,6 +49,8 @@ def run_request(
     looks = not (flags["no_check"] or source.files_seen)
     frozen = frozen_settings(settings, flags)
     _require_listed(prompts, frozen, flags["classes"])
+    if source.columns.boxes is not None:
+        _require_boxes(frozen)
     return RunRequest(
         name=name,
         prompts=prompts,
@@ -58,6 +62,15 @@ def run_request(
         moved_from=flags["moved_from"],
         check=partial(check_files, source, say=say) if looks else None,
     )
+
+
+def _require_boxes(frozen: Frozen) -> None:
+    """Raise `UsageError` if a run with these settings can have no boxes. Whether a single checkpoint takes any, its
+    workers say."""
+    if frozen.tile is not None:
+        raise UsageError("--box-column and --tile: boxes belong to whole images; give one of them")
+    if len(parts(frozen.model)) > 1:
+        raise UsageError(f"--box-column: {frozen.model} takes no boxes; a SAM3 does, such as --model facebook/sam3")
 
 
 def _require_listed(prompts: tuple[str, ...], frozen: Frozen, file: Path | None) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from db import claims, doorbells, intake, presence, runs
 from db.claims import Claim, ClaimedImage, Next
 from db.intake import NewRow
-from db.models import Chunk, Image, Run
+from db.models import Chunk, Image, Prompt, Run
 from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.presence import Process
 from db.runs import RetryFilter
@@ -146,6 +146,13 @@ def images(sessions: Sessions, run_id: int) -> list[Image]:
     """The run's images in the order of their rows."""
     with reading(sessions) as session:
         return list(session.execute(select(Image).where(Image.run_id == run_id).order_by(Image.row)).scalars())
+
+
+def prompts(sessions: Sessions, run_id: int) -> dict[int, str]:
+    """The texts of the run's prompts, by id."""
+    with reading(sessions) as session:
+        rows = session.execute(select(Prompt.id, Prompt.text).where(Prompt.run_id == run_id))
+        return {row.id: row.text for row in rows}
 
 
 def states(sessions: Sessions, run_id: int) -> list[str]:
