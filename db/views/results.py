@@ -11,6 +11,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from tempfile import TemporaryFile
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from sqlalchemy import ColumnElement, LargeBinary, Row, SQLColumnExpression, cas
 from sqlalchemy.orm import Session
 
 from db.bulk import among, named_at_once
+from db.columns import to_json
 from db.models import Image, Instance, Result, Run
 from db.runs import state_of
 from db.session import Sessions, read
@@ -45,6 +47,7 @@ IMAGES = select(
     Image.file_size,
     Image.error_class,
     Image.error,
+    Image.boxes,
 )
 
 
@@ -65,6 +68,8 @@ class ExportedImage:
     segmented: bool = False  # done, and some instance has the run's own threshold
     gone: bool = False  # the source, read to its end, no longer has the row
     file_size: int | None = None  # bytes of the image's file when its results were made
+    # In a run with boxes: tells the files of this row from those of an earlier row of the same image, if there is one.
+    twin: str = ""
 
     @property
     def status(self) -> str:
@@ -86,6 +91,7 @@ class Reading:
     load: int
     ended: bool  # whether that load read the source to its end
     images: int  # rows of the run: their numbers go from 1 to this
+    boxed: bool = False  # whether rows may have boxes
 
     def is_gone(self, load: int) -> bool:
         """Whether the source no longer has a row that was seen last by this load."""
@@ -110,11 +116,11 @@ def each_prompt(results: Sequence[PromptResult], size: Size) -> tuple[ClassResul
 
 def reading_of(session: Session, run_id: int) -> Reading:
     """How far the source of the run was read. Raises `RunGone`, also for a run that is being deleted."""
-    columns = (Run.load, Run.source_ended, Run.images, Run.state)
+    columns = (Run.load, Run.source_ended, Run.images, Run.state, Run.box_column)
     run = session.execute(select(*columns).where(Run.id == run_id)).one_or_none()
     if run is None or run.state == RunState.DELETING:
         raise RunGone
-    return Reading(run_id, run.load, run.source_ended, run.images)
+    return Reading(run_id, run.load, run.source_ended, run.images, run.box_column is not None)
 
 
 def exported_images(
@@ -276,6 +282,7 @@ def _with_results(
     firsts = {first.id: first for first in session.execute(IMAGES.where(Image.id.in_(first_ids)))} if first_ids else {}
     shown = {image.id: firsts.get(image.same_as or -1, image) for image in images}
     results, segmented = _results(session, sorted({image.id for image in shown.values()}), least_score)
+    twins = _twins(session, reading, list(shown.values())) if reading.boxed else {}
     for image in images:
         source = shown[image.id]
         size = source.height or 0, source.width or 0
@@ -294,7 +301,26 @@ def _with_results(
             segmented=done and source.id in segmented,
             gone=reading.is_gone(image.load),
             file_size=source.file_size if done else None,
+            twin=twins.get(source.id, ""),
         )
+
+
+def _twins(session: Session, reading: Reading, images: Sequence[Row[Any]]) -> dict[int, str]:
+    """A checksum of the boxes of those of these images that are not in the first row of their path, by id."""
+    first_rows = select(Image.path, func.min(Image.row)).where(
+        *reading.rows(gone=False), Image.state.not_in((ImageState.REJECTED, ImageState.DUPLICATE))
+    )
+    paths = list({image.path for image in images})
+    firsts = {
+        path: row
+        for part in named_at_once(paths)
+        for path, row in session.execute(first_rows.where(Image.path.in_(part)).group_by(Image.path))
+    }
+    return {
+        image.id: sha256(to_json(image.boxes).encode()).hexdigest()[:16]
+        for image in images
+        if reading.is_gone(image.load) or image.row > firsts.get(image.path, image.row)
+    }
 
 
 def _in_order(results: list[PromptResult], prompts: list[int] | None) -> list[PromptResult]:

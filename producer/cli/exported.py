@@ -223,8 +223,8 @@ def _require_own_places(found: Found, request: ExportRequest, format: str) -> No
     match sharing(paths, lambda path: str(places.of(path)), once=places.once):
         case (one, other) if one == other:
             raise UsageError(
-                f"{one} is in two rows with different prompts, and {format} would have one file for both: "
-                "give it both prompts in one row"
+                f"{one} is in two rows with different prompts or boxes, and {format} would have one file for both: "
+                "give it all of them in one row"
             )
         case (one, other):
             cure = " or use --name with {name}" if format == "png" else ""

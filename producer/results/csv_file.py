@@ -139,7 +139,7 @@ class _Masks:
             return ""
         if self._folder is not None:
             root, folded = self._request.view.source.root, self._folder.folded
-            place = mask_path(slug, image.path, root, folded=folded, template=style.template)
+            place = mask_path(slug, image.path, root, folded=folded, template=style.template, twin=image.twin)
             made_from = digest(image.height, image.width, chosen(found, self._folder.select), style.edits)
             if holds(self._request.masks / place, made_from):
                 return os.path.join(self._start, place)

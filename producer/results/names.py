@@ -24,7 +24,13 @@ _LIKE_CHECKED = re.compile(r"~[0-9a-f]{16}\Z")  # end of a name that looks like 
 
 
 def mask_path(
-    slug: str, path: str, root: str = "/", *, folded: bool = False, template: str = DEFAULT_NAME, n: int = 1
+    slug: str,
+    path: str,
+    root: str = "/",
+    *,
+    folded: bool = False,
+    template: str = DEFAULT_NAME,
+    twin: str = "",
 ) -> PurePosixPath:
     """The path of an image's mask in the folder of masks, for instance `person/faces/a.jpg.png`.
 
@@ -38,7 +44,9 @@ def mask_path(
     - a name that would be too long ends with a checksum instead (`~` and 16 hex digits), and so does a real name that
       already ends like a checksum.
 
-    `template` has `{name}` or `{stem}` of the image, a suffix at its end, and maybe the number `{n}`. `folded` is for
+    `twin` tells two rows of one image apart: with it the name ends with a checksum of the name and it.
+
+    `template` has `{name}` or `{stem}` of the image, and a suffix at its end. `folded` is for
     file systems that take some different names for equal, see `folds_names`: there every name that may equal another
     one gets a checksum. Paths are compared as text only: links are not followed.
     """
@@ -47,7 +55,7 @@ def mask_path(
         folders[0] = f"_{folders[0]}"
     taken = _ends_like(PurePosixPath(template).suffix)
     within = [*above, *(_folder_name(folder, taken, folded) for folder in folders)]
-    return PurePosixPath(slug, *within, _file_name(name, template, n, folded))
+    return PurePosixPath(slug, *within, _file_name(name, twin, template, folded))
 
 
 def template_fault(template: str, *, each: bool) -> str | None:
@@ -129,13 +137,13 @@ def _folder_name(name: str, taken: re.Pattern[str], folded: bool) -> str:
     return _checked(name) if _needs_checksum(name, len(_bytes(free)), folded) else free
 
 
-def _file_name(name: str, template: str, n: int, folded: bool) -> str:
+def _file_name(name: str, twin: str, template: str, folded: bool) -> str:
     """`a.jpg` -> `a.jpg.png`."""
     field = "{stem}" if "{stem}" in template else "{name}"
     plain = PurePosixPath(name).stem if field == "{stem}" else name
-    around = template.replace("{n}", str(n))
-    length = len(_bytes(around)) - len(field) + len(_bytes(plain))
-    return around.replace(field, _checked(plain) if _needs_checksum(plain, length, folded) else plain)
+    length = len(_bytes(template)) - len(field) + len(_bytes(plain))
+    checked = twin or _needs_checksum(plain, length, folded)
+    return template.replace(field, _checked(plain, twin) if checked else plain)
 
 
 def _needs_checksum(name: str, length: int, folded: bool) -> bool:
@@ -150,9 +158,10 @@ def _may_have_twins(name: str) -> bool:
     return not name.isascii() or name != name.lower() or "~" in name or name.endswith((".", " "))
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, twin: str = "") -> str:
     encoded = _bytes(name)
-    return f"{encoded[:200].decode(errors='ignore')}~{hashlib.sha256(encoded).hexdigest()[:16]}"
+    told = hashlib.sha256(encoded + (b"\0" + twin.encode() if twin else b""))  # no name of a file has a NUL
+    return f"{encoded[:200].decode(errors='ignore')}~{told.hexdigest()[:16]}"
 
 
 def _bytes(name: str) -> bytes:

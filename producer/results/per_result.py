@@ -56,5 +56,6 @@ class PerResult:
 
     def target(self, image: ExportedImage, slug: str, n: int = 1) -> Path:
         """The file of an image below the folder `slug`, if it has several: the one with this number."""
-        root, template = self._request.view.source.root, self._style.template
-        return self._request.out / mask_path(slug, image.path, root, folded=self._folded, template=template, n=n)
+        root, template = self._request.view.source.root, self._style.template.replace("{n}", str(n))
+        place = mask_path(slug, image.path, root, folded=self._folded, template=template, twin=image.twin)
+        return self._request.out / place

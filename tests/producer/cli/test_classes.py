@@ -88,7 +88,7 @@ def test_two_rows_of_an_image_do_not_overwrite_each_others_mask_of_a_class(shell
 
     error = shell(export, "faces", "--format", kind, "-o", "out", code=2).error
 
-    assert f"a.jpg is in two rows with different prompts, and {kind} would have one file for both: " in error
+    assert f"a.jpg is in two rows with different prompts or boxes, and {kind} would have one file for both: " in error
     assert not Path("out").exists()
 
 

@@ -68,7 +68,7 @@ def test_one_image_in_two_rows_is_refused_where_a_file_holds_all_of_an_image(she
     commit(shell.sessions, held, [done(image, 0.9) for image in held.images])
     for how in (("yolo-seg",), ("png", "--index", "prompt")):
         refused = shell(export, "pets", "--format", *how, "-o", "out", code=2).error
-        assert "x.jpg is in two rows with different prompts" in refused
+        assert "x.jpg is in two rows with different prompts or boxes" in refused
     shell(export, "pets", "--format", "png", "--name", "{stem}.png", "-o", "masks")
     assert names(shell, "masks") == ["cat/x.png", "dog/x.png"]
 

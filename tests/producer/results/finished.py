@@ -49,6 +49,7 @@ class Input:
     columns: tuple[str, ...] = ("path",)
     orientation: str = "exif"
     classes: str | None = None
+    box_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def finish(folder: Path, given: Input, ends: Ends, sessions: Sessions | None = N
 
 
 def _enqueue(sessions: Sessions, given: Input) -> int:
-    source = Source(str(given.root / "list.csv"), given.columns[0], given.columns, str(given.root), False, False)
+    place, root = str(given.root / "list.csv"), str(given.root)
+    source = Source(place, given.columns[0], given.columns, root, False, False, box_column=given.box_column)
     frozen = Frozen("tiny", 0.5, 0.5, 0.3, "library", given.orientation, classes=given.classes)
     with sessions.begin() as session:
         run_id = intake.create_run(session, "list", source, frozen, given.prompts, chunk_size=100)

@@ -57,7 +57,7 @@ def test_with_each_every_instance_has_a_file_and_those_of_an_earlier_export_go(
 
 def test_numbers_of_instances_never_make_the_name_of_another_image() -> None:
     names = [
-        str(mask_path("p", path, template="{name}_{n}.png", n=n))
+        str(mask_path("p", path, template=f"{{name}}_{n}.png"))
         for path in ("a", "a_1", "a_1_1", "1", "a1")
         for n in range(1, 30)
     ]

@@ -1,5 +1,6 @@
 """PNG masks mirror the input tree and are exactly the masks that were found."""
 
+import csv
 import os
 import signal
 from collections.abc import Callable
@@ -219,6 +220,34 @@ def test_two_rows_with_one_mask_between_them_do_not_disturb_each_other(tmp_path:
     request = ExportRequest(run.view, Choice(0.5), tmp_path / "masks")
     assert export(run, request).files == 8
     assert files(request.out) == ["dog/a.jpg.png"]
+
+
+def test_rows_of_one_image_with_other_boxes_have_masks_of_their_own_and_each_line_names_its_own(tmp_path: Path) -> None:
+    one, two = ((1.0, 2.0, 3.0, 4.0, True),), ((1.0, 2.0, 3.0, 4.0, False),)
+    rows = [
+        NewRow("", rejected=("bad_path", "the cell is empty")),
+        NewRow("a.jpg", boxes=one),
+        NewRow("a.jpg", boxes=two),
+        NewRow("b.jpg", boxes=two),
+        NewRow("a.jpg"),
+        NewRow("a.jpg", boxes=two),
+    ]
+    found = Done({"person": [(0.9, LARGE)]}, SIZE)
+    run = finish(tmp_path, Input(tmp_path, rows, box_column="boxes"), {"a.jpg": found, "b.jpg": found})
+    request = ExportRequest(run.view, Choice.of_run(run.view), tmp_path / "masks")
+    export(run, request)
+    there = files(request.out)
+    assert len(there) == 4
+    assert {"person/a.jpg.png", "person/b.jpg.png"} < set(there)
+
+    table = replace(request, out=tmp_path / "out.csv", masks=request.out)
+    export_csv(table, run.images(table), lambda count: None)
+    with table.out.open(newline="") as file:
+        named = [row["person_mask"] for row in csv.DictReader(file)]
+    assert named[0] == ""
+    assert [named[1], named[3]] == ["masks/person/a.jpg.png", "masks/person/b.jpg.png"]
+    assert named[5] == named[2]  # a duplicate
+    assert {f"masks/{name}" for name in there} == set(named[1:])
 
 
 def test_a_folder_belongs_to_one_run(run: Finished, request_for: MakeRequest) -> None:
