@@ -1,5 +1,6 @@
 """Weights that are not facebook/sam3's, a fine-tuned folder and SAM3 with a small text encoder: as in the library."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import Sam3LiteTextConfig, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
+from workers.inference.boxes import Box
 from workers.inference.images import RGB
 from workers.inference.protocol import Options
 from workers.inference.sam3_model import Sam3Segmenter
@@ -58,10 +60,14 @@ def lite_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def library(kind: Any, folder: Path, pixels: RGB, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+def library(
+    kind: Any, folder: Path, pixels: RGB, prompt: str, boxes: tuple[Box, ...] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the plain loop gets: presence, scores and boxes in one row, and the probabilities of masks."""
     model = kind.from_pretrained(folder, dtype=torch.float32)
-    inputs = Sam3Processor.from_pretrained(folder)(images=Image.fromarray(pixels), text=prompt, return_tensors="pt")
+    given: dict[str, Any] = {"input_boxes": [[list(box[:4]) for box in boxes]]} if boxes else {}
+    processor = Sam3Processor.from_pretrained(folder)
+    inputs = processor(images=Image.fromarray(pixels), text=prompt, **given, return_tensors="pt")
     with torch.no_grad():
         output = model(**inputs)
     presence = output.presence_logits.sigmoid()
@@ -84,6 +90,17 @@ def test_other_weights_answer_as_in_the_librarys_loop(
         assert (masks.sigmoid() - probabilities[0]).abs().max() <= 1e-5
     answers = segmenter.postprocess(raw, range(2), OPTIONS)
     assert all(len(found.instances) >= 3 for of_image in answers for found in of_image)
+
+
+def test_a_small_text_encoder_takes_boxes_too(lite_text: Path, photographs: dict[str, RGB]) -> None:
+    segmenter = Sam3Segmenter(lite_text, model_name="lite")
+    boxes = (Box(20, 30, 300, 250.5, True), Box(100, 10, 200, 90, True))
+    batch = [replace(segmenter.preprocess(photographs["coffee"]), boxes=boxes)]
+    raw = segmenter.predict(batch, [PROMPTS[:1]], OPTIONS)
+    assert raw.last is not None
+    expected, probabilities = library(Sam3LiteTextModel, lite_text, photographs["coffee"], PROMPTS[0], boxes)
+    assert (raw.last.numbers - expected).abs().max() <= 1e-5
+    assert (raw.last.masks.sigmoid() - probabilities).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", ["mixed", "bf16"])
