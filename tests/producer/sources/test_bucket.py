@@ -144,7 +144,7 @@ def test_what_keeps_it_from_being_listed_is_said_in_one_line(bucket: Bucket, fau
 
 def test_flags_for_files_with_rows_are_refused(bucket: Bucket) -> None:
     bucket.put("a.jpg", b"any")
-    with pytest.raises(UsageError, match="is a bucket: --prompt-column, --image-column"):
+    with pytest.raises(UsageError, match="is a bucket: --prompt-column, --box-column, --image-column"):
         open_source(bucket.url, ReadOptions(image_column="path"))
     with pytest.raises(UsageError, match="give --prompt TEXT"):
         open_source(bucket.url, ReadOptions(needs_prompt=True))
