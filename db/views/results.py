@@ -78,10 +78,6 @@ class ExportedImage:
             return self.state
         return "segmented" if self.segmented else "empty"
 
-    def is_made_from(self, size: int) -> bool:
-        """Whether the results may be of a file with so many bytes; if not, another picture has taken its place."""
-        return self.file_size in (None, size)
-
 
 @dataclass(frozen=True)
 class Reading:

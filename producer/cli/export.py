@@ -22,7 +22,8 @@ from workers.cli import base
     "--output",
     required=True,
     type=ExportOutput(),
-    help="A file, s3://bucket/key, or - for standard output; for png, cutout, labelme, webdataset, yolo-seg a folder.",
+    help="A file, s3://bucket/key, or - for standard output; for png, cutout, labelme, webdataset, yolo-seg a folder, "
+    "or s3://bucket/folder.",
 )
 @click.option(
     "--threshold",

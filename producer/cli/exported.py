@@ -75,10 +75,6 @@ def _refuse_unfit_flags(format: str, output: Path | str, flags: dict[str, Any]) 
         *others, last = names_of_files()
         files = f"{', '.join(others)} or {last}"
         raise UsageError(f"-o -: only one file, {files} without --json, can go to standard output; give a name")
-    if isinstance(output, str) and format_named(format).folder:
-        raise UsageError(
-            f"-o {output}: {format} fills a folder, which no bucket has: write it here, then copy it there"
-        )
     for flag in own_flags():
         if _is_given(flags[flag]):
             require_taken(format, flag, flags[flag])
@@ -126,7 +122,7 @@ def _request(found: Found, format: str, output: Path | str, flags: dict[str, Any
 
 def _files(found: Found, output: Path | str, *, force: bool) -> Targets:
     if isinstance(output, str):
-        return BucketOutput(output, force=force)
+        return BucketOutput(output, Inputs(found.sessions), force=force)
     return StandardOutput(output) if _streams(output) else Targets(output, Inputs(found.sessions), force=force)
 
 

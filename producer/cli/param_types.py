@@ -117,8 +117,14 @@ class ExportOutput(click.ParamType[Path | str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         from workers.inference import urls
 
-        if (wrong := urls.fault(str(value))) is not None:
+        output = str(value)
+        if not urls.is_url(output):
+            if (wrong := urls.fault(output)) is not None:
+                self.fail(wrong, param, ctx)
+            return Path(value)
+        output = output.removesuffix("/")  # as that of a folder's name
+        if (wrong := urls.fault(output)) is not None:
             self.fail(wrong, param, ctx)
-        if urls.is_web(str(value)):
+        if urls.is_web(output):
             self.fail("nothing is written to a web server; give a file, or s3://bucket/key", param, ctx)
-        return urls.normal(value) if urls.is_url(str(value)) else Path(value)
+        return urls.normal(output)

@@ -38,7 +38,7 @@ def export_coco(request: ExportRequest, images: Iterable[ExportedImage], progres
     """
     merge, most = request.own.get("merge"), request.own.get("shard_images")
     if most and (merge or request.files.single):
-        raise UsageError("--shard-images: several files go with neither --merge, nor standard output, nor a bucket")
+        raise UsageError("--shard-images: several files go with neither --merge nor standard output")
     done = (image for image in counting(images, progress) if image.state == ImageState.DONE)
     if most:
         return _write_shards(request, done, most)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,8 +31,11 @@ def export_cutouts(request: ExportRequest, images: Iterable[ExportedImage], prog
     cuts = _Cuts(request)
     folder, there = open_folder(request, "cutout")
     if there is not None and _style(there.made).layout != cuts.style.layout:
-        raise UsageError(f"{request.out} holds cut-outs of other names: choose another -o for these")
-    signs = EmbeddedSigns(request.view.name, holds, is_of_run)
+        raise UsageError(
+            f"{request.files.shown(request.out)} holds cut-outs of other names: choose another -o for these"
+        )
+    run = request.view.name
+    signs = request.files.signs(run, partial(EmbeddedSigns, run, holds, is_of_run))
     files = PerResult(request, cuts.style, folded=folder.folded)
     return write_folder(request, images, progress, folder, signs, lambda image: files.pieces(image, cuts.piece))
 

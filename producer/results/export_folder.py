@@ -6,7 +6,6 @@ Knows no single format and no SQL. (Masks have a record of their own, `mask_fold
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from db.states import ImageState
@@ -14,10 +13,9 @@ from db.views.results import ExportedImage
 from producer.layout import EXPORT_RECORD
 from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in
 from producer.results.folder_record import FolderRecord, read_facts
-from producer.results.folder_writer import FolderWriter, Piece, Signs, in_pages
+from producer.results.folder_writer import FolderWriter, Piece, in_pages
 from producer.results.mask_folder import read_mask_folder
-from producer.results.names import folds_names
-from producer.results.targets import writing
+from producer.results.targets import Signs
 from workers.errors import UsageError
 
 MANIFEST = EXPORT_RECORD
@@ -67,23 +65,22 @@ def open_folder(request: ExportRequest, format: str) -> tuple[ExportFolder, Expo
     """
     out, view = request.out, request.view
     request.files.make_folder(out)
-    there = read_export_folder(out)
-    if there is None and read_mask_folder(out) is not None:
-        raise UsageError(f"{out} holds masks: choose another -o for {format}")
+    shown, there = request.files.shown(out), read_export_folder(request)
+    if there is None and read_mask_folder(out, request.files) is not None:
+        raise UsageError(f"{shown} holds masks: choose another -o for {format}")
     if there is not None and there.format != format:
-        raise UsageError(f"{out} holds files of the format {there.format}: choose another -o for {format}")
+        raise UsageError(f"{shown} holds files of the format {there.format}: choose another -o for {format}")
     if there is not None and not there.belongs_to(view):
-        raise UsageError(f"{out} holds files of run {there.run}: choose another -o for those of {view.name}")
-    with writing(out):
-        folded = folds_names(out) or (there is not None and there.folded)
+        raise UsageError(f"{shown} holds files of run {there.run}: choose another -o for those of {view.name}")
+    folded = request.files.folds_names() or (there is not None and there.folded)
     made = request.choice.record() | dict(request.own)
     return ExportFolder(format, view.name, view.uid, view.source.path, folded, made), there
 
 
-def read_export_folder(folder: Path) -> ExportFolder | None:
+def read_export_folder(request: ExportRequest) -> ExportFolder | None:
     """Read how the files of a folder were made; None if the folder has no such record, or one that we did not write."""
     try:
-        return ExportFolder(**ExportFolder.known(read_facts(folder / MANIFEST)))
+        return ExportFolder(**ExportFolder.known(read_facts(request.files.read(request.out / MANIFEST))))
     except TypeError:
         return None
 
@@ -91,6 +88,6 @@ def read_export_folder(folder: Path) -> ExportFolder | None:
 def record(request: ExportRequest, folder: ExportFolder, *, complete: bool = False) -> None:
     """Write the record, unless it says the same already."""
     folder = replace(folder, complete=complete)
-    if read_export_folder(request.out) != folder:
+    if read_export_folder(request) != folder:
         with request.files.replacing(request.out / MANIFEST, ExportFolder.is_ours) as temporary:
             temporary.write_text(folder.text(asdict(folder)), "utf-8")

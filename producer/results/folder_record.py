@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from db.views.status import RunView
@@ -37,12 +36,9 @@ class FolderRecord:
         return json.dumps({"schema": 1, self.mark: True, **facts}, ensure_ascii=False, indent=1) + "\n"
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts of a record; none if it is not there or cannot be read."""
-    try:
-        return _parsed(path.read_bytes())
-    except OSError:
-        return {}
+def read_facts(content: bytes | None) -> dict[str, Any]:
+    """The facts of a record with this content; none if there is no content, or it is not ours."""
+    return _parsed(content or b"")
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 from producer.results.helpers import Helpers, processes
 from producer.results.marks import made_by_export
-from producer.results.targets import Targets, writing
+from producer.results.targets import Signs, Targets
 
 Image = TypeVar("Image")
 PAGE_IMAGES = 500  # images for which the database is asked at once whether their files would replace inputs
@@ -32,6 +32,7 @@ class Piece:
     make: Callable[..., bytes | None] | None  # makes the content, or None if it cannot; None: there should be no file
     given: tuple[Any, ...] = ()  # arguments of `make`, picklable
     after: Iterable[Path] = ()  # files with the next numbers: those that an earlier export left are removed
+    here: bool = False  # `make` only reads, so that no helper is needed
 
 
 def in_pages(
@@ -43,22 +44,6 @@ def in_pages(
     while page := [(image, pieces(image)) for image in itertools.islice(left, PAGE_IMAGES)]:
         targets.look_up([piece.target for _, each in page for piece in each])
         yield from page
-
-
-class Signs(Protocol):
-    """How the files of a format show that they are ours and right."""
-
-    def holds(self, file: Path, digest: str) -> bool:
-        """Whether the file is whole and has the content of this digest."""
-
-    def is_ours_to_remove(self, file: Path) -> bool:
-        """Whether an export of this run wrote the file, and nobody has changed it."""
-
-    def sign(self, file: Path, digest: str, content: bytes) -> None:
-        """Is called just before the file gets this content."""
-
-    def recognises(self, path: Path, file: BinaryIO) -> bool:
-        """Whether the file, which is open at its start, may be replaced."""
 
 
 class EmbeddedSigns:
@@ -99,9 +84,10 @@ class FolderWriter(Closed):
 
     def __init__(self, targets: Targets, signs: Signs, begin: Callable[[], None], jobs: int | None = None) -> None:
         self._targets, self._signs, self._begin = targets, signs, begin
-        self._jobs = jobs or processes()
-        self._helpers = Helpers()
-        self._threads = ThreadPoolExecutor(self._jobs, "files")
+        helping = jobs or processes()
+        self._at_once = helping * targets.waiting
+        self._helpers, self._helping = Helpers(), threading.BoundedSemaphore(helping)
+        self._threads = ThreadPoolExecutor(self._at_once, "files")
         self._change = threading.Condition()  # guards all attributes below
         self.in_hand: set[Path] = set()
         self._error: BaseException | None = None
@@ -136,7 +122,7 @@ class FolderWriter(Closed):
 
     def _has_room(self, piece: Piece) -> bool:
         # Two rows with the same path may have the same file: it is written twice, one after the other.
-        return self._error is not None or (len(self.in_hand) < 4 * self._jobs and piece.target not in self.in_hand)
+        return self._error is not None or (len(self.in_hand) < 4 * self._at_once and piece.target not in self.in_hand)
 
     def _update_in_thread(self, piece: Piece) -> None:
         try:
@@ -160,21 +146,23 @@ class FolderWriter(Closed):
                 self._begin()
                 self._made += 1
                 few = self._made <= FEW
-            content = piece.make(*piece.given) if few else self._helpers.call(piece.make, *piece.given)
+            content = piece.make(*piece.given) if few or piece.here else self._made_by_helper(piece)
             if content is None:
                 with self._change:
                     self.not_made += 1
                 return
-            with self._targets.replacing(piece.target, partial(self._signs.recognises, piece.target)) as temporary:
-                self._signs.sign(piece.target, piece.digest, content)
-                temporary.write_bytes(content)
+            self._targets.put(piece.target, content, piece.digest, self._signs)
             with self._change:
                 self.written += 1
+
+    def _made_by_helper(self, piece: Piece) -> bytes | None:
+        assert piece.make is not None
+        with self._helping:
+            return self._helpers.call(piece.make, *piece.given)
 
     def _remove(self, piece: Piece) -> None:
         """Remove the file and those after it, the last one first, so that an interrupted removal leaves no gap."""
         stale = list(itertools.takewhile(self._signs.is_ours_to_remove, itertools.chain([piece.target], piece.after)))
         for file in reversed(stale):
             self._targets.check(file, partial(self._signs.recognises, file))
-            with writing(file):
-                file.unlink()
+            self._targets.remove(file, partial(self._signs.recognises, file))

@@ -4,10 +4,13 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from db.session import Sessions, read
 from db.views.inputs import RunInput, recorded_paths, run_inputs
 from workers.inference import location
+
+File = TypeVar("File", Path, str)
 
 
 class Inputs:
@@ -26,14 +29,18 @@ class Inputs:
             self._identities = {identity: name for name, source in named if (identity := _identity(source))}
         return self._identities.get((found.st_dev, found.st_ino))
 
-    def images_among(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Path -> name of the run, for those of these files that are images of a run.
+    def run_of_source(self, url: str) -> str | None:
+        """The name of the run whose source is this object; None if there is none."""
+        return next((run.name for run in self._runs() if run.source == url), None)
+
+    def images_among(self, paths: Sequence[File]) -> dict[File, str]:
+        """File -> name of the run, for those of these files, paths or URLs, that are images of a run.
 
         A file is found by its path as it is given, and by its path without links.
         """
         if self._sessions is None:
             return {}
-        found: dict[Path, str] = {}
+        found: dict[File, str] = {}
         by_root: defaultdict[str, dict[int, str]] = defaultdict(dict)
         for run in self._runs():
             by_root[run.root][run.id] = run.name

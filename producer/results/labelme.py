@@ -38,13 +38,15 @@ def export_labelme(request: ExportRequest, images: Iterable[ExportedImage], prog
         target = request.out / mask_path("", image.path, root, folded=folder.folded, template=TEMPLATE)
         found = found_in(image)
         shown = [(classes[result.class_id].name, one.score, one.rle) for result, one in found]
-        facts = {"imagePath": _way(target, location.absolute(location.place(root, image.path))), "imageData": None}
+        there = location.absolute(location.place(root, image.path))
+        facts = {"imagePath": _way(target, there) if request.files.links else there, "imageData": None}
         height, width = image.height or 0, image.width or 0
         told = {"format": "labelme", **facts, "scores": [score for _, score, _ in shown]}
         made_from = digest(height, width, [one for _, one in found], told, [result.class_id for result, _ in found])
         return [Piece(target, made_from, labelme_shapes, (height, width, shown, facts))]
 
-    return write_folder(request, images, progress, folder, Ledger(request.out, request.files), pieces)
+    signs = request.files.signs(request.view.name, partial(Ledger, request.out, request.files))
+    return write_folder(request, images, progress, folder, signs, pieces)
 
 
 def _way(file: Path, image: str) -> str:

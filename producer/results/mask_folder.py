@@ -17,6 +17,7 @@ from producer.layout import MASK_HEAD_BYTES, MASK_MARK, MASKS_RECORD
 from producer.results.choice import Choice
 from producer.results.folder_record import FolderRecord, read_facts
 from producer.results.mask_style import PLAIN, MaskStyle
+from producer.results.targets import Targets
 from workers.errors import UsageError
 
 MANIFEST = MASKS_RECORD
@@ -44,9 +45,12 @@ class MaskFolder(FolderRecord):
         return self.text(facts | self.choice.record())
 
 
-def read_mask_folder(folder: Path) -> MaskFolder | None:
-    """Read how the masks of a folder were made; None if the folder has no such file, or one that we did not write."""
-    facts = read_facts(folder / MANIFEST)
+def read_mask_folder(folder: Path, files: Targets | None = None) -> MaskFolder | None:
+    """Read how the masks of a folder were made; None if the folder has no such file, or one that we did not write.
+
+    `files` reads the folder if it is not on this machine.
+    """
+    facts = read_facts((files or Targets(folder)).read(folder / MANIFEST))
     try:
         style, choice = MaskStyle(**facts.get("style", {})), Choice.recorded(facts)
         return MaskFolder(**MaskFolder.known(facts) | {"style": style, "choice": choice})

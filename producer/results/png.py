@@ -28,9 +28,8 @@ from producer.results.mask_folder import (
     texts,
 )
 from producer.results.mask_style import PROMPT, MaskStyle
-from producer.results.names import folds_names
 from producer.results.per_result import PerResult, places
-from producer.results.targets import Targets, writing
+from producer.results.targets import Targets
 from workers.errors import UsageError
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -68,7 +67,8 @@ class MaskWriter(Closed):
         self._style = self._folder.style
         self._pieces = _Pieces(request, self._folder)
         self._manifest = threading.Lock()
-        signs = EmbeddedSigns(request.view.name, holds, is_of_run)
+        run = request.view.name
+        signs = self._targets.signs(run, partial(EmbeddedSigns, run, holds, is_of_run))
         self._files = FolderWriter(self._targets, signs, partial(self._write_manifest, complete=False), request.jobs)
         self.images = self.instances = 0
 
@@ -114,7 +114,7 @@ class MaskWriter(Closed):
         """Record in the folder how its masks are made, unless its manifest says so already."""
         with self._manifest:
             new = replace(self._folder, complete=complete)
-            if new != self._folder or read_mask_folder(self._request.out) is None:
+            if new != self._folder or read_mask_folder(self._request.out, self._targets) is None:
                 with self._targets.replacing(self._request.out / MANIFEST, MaskFolder.is_ours) as temporary:
                     temporary.write_text(new.as_json(), "utf-8")
                 if new.style.index:
@@ -175,17 +175,16 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
     """Make the folder or check that it may be used, and return the manifest that it should have."""
     out, view, style = request.out, request.view, MaskStyle(**request.own)
     targets.make_folder(out)
-    there = read_mask_folder(out)
-    if (other_format := read_export_folder(out)) is not None:
-        raise UsageError(f"{out} holds files of the format {other_format.format}: choose another -o for png")
+    shown, there = targets.shown(out), read_mask_folder(out, targets)
+    if (other_format := read_export_folder(request)) is not None:
+        raise UsageError(f"{shown} holds files of the format {other_format.format}: choose another -o for png")
     if there is not None and not there.belongs_to(view):
         other = f"{there.run} of {there.source}" if there.run == view.name else there.run
-        raise UsageError(f"{out} holds the masks of run {other}: choose another folder for those of {view.name}")
+        raise UsageError(f"{shown} holds the masks of run {other}: choose another folder for those of {view.name}")
     if there is not None and there.style.layout != style.layout:
         how = " ".join(there.style.typed()) or "none of --each, --index and --name"
-        raise UsageError(f"{out} holds masks of other names ({how}): choose another -o for these")
-    with writing(out):
-        folded = folds_names(out) or (there is not None and there.folded)
+        raise UsageError(f"{shown} holds masks of other names ({how}): choose another -o for these")
+    folded = targets.folds_names() or (there is not None and there.folded)
     new = MaskFolder(
         run=view.name,
         uid=view.uid,

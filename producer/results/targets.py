@@ -7,11 +7,13 @@ import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from producer.results.inputs import Inputs
 from producer.results.marks import made_by_export
+from producer.results.names import folds_names
 from producer.slugs import numbered
 from workers.errors import UsageError
 
@@ -19,6 +21,22 @@ Recognise = Callable[[BinaryIO], bool]  # whether we made an existing file, so t
 
 # Folders are opened only as a starting point of paths, so that they need not be readable.
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Signs(Protocol):
+    """How the files of a format show that they are ours and right."""
+
+    def holds(self, file: Path, digest: str) -> bool:
+        """Whether the file is whole and has the content of this digest."""
+
+    def is_ours_to_remove(self, file: Path) -> bool:
+        """Whether an export of this run wrote the file, and nobody has changed it."""
+
+    def sign(self, file: Path, digest: str, content: bytes) -> None:
+        """Is called just before the file gets this content."""
+
+    def recognises(self, path: Path, file: BinaryIO) -> bool:
+        """Whether the file, which is open at its start, may be replaced."""
 
 
 class Targets:
@@ -29,6 +47,8 @@ class Targets:
     """
 
     single = False  # whether there is one file only, so that a format cannot write several
+    links = True  # whether a file may name another one of this machine
+    waiting = 1  # how many files to look at and write at once, for each process that makes them
 
     def __init__(self, named: Path, inputs: Inputs | None = None, *, force: bool = False) -> None:
         self.named, self._force = named, force
@@ -44,6 +64,32 @@ class Targets:
         there = [] if self._force else [path for path in paths if os.path.lexists(path)]
         images = self._inputs.images_among(there) if there else {}
         self._no_images = frozenset(there) - images.keys()
+
+    def read(self, path: Path) -> bytes | None:
+        """The content of a small file; None if there is none, or it cannot be read."""
+        try:
+            return path.read_bytes()
+        except OSError:
+            return None
+
+    def matching(self, pattern: str) -> Iterator[Path]:
+        """The files directly in the folder whose names match."""
+        return self.named.glob(pattern)
+
+    def folds_names(self) -> bool:
+        """Whether the folder takes names for equal that differ only in case or Unicode normalisation."""
+        with writing(self.named):
+            return folds_names(self.named)
+
+    def signs(self, run: str, of_format: Callable[[], Signs]) -> Signs:
+        """How the files of an export of `run` are known as ours: as the format says."""
+        return of_format()
+
+    def put(self, path: Path, content: bytes, digest: str, signs: Signs) -> None:
+        """Write a file, signed. Raises `UsageError` as `replacing` does."""
+        with self.replacing(path, partial(signs.recognises, path)) as temporary:
+            signs.sign(path, digest, content)
+            temporary.write_bytes(content)
 
     def check(self, path: Path, recognise: Recognise = made_by_export) -> None:
         """Raise `UsageError` if `path` must not be written or removed. Changes nothing."""

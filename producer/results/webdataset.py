@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 from db.states import ImageState
 from db.views.results import ExportedImage
+from producer.results import original
 from producer.results.annotations import annotations
 from producer.results.common import ExportRequest, Summary, TellRows, counting
 from producer.results.export_folder import open_folder, record
 from producer.results.formats import Format
-from workers.inference import location
 
 SHARD_IMAGES = 1000  # images of a shard, if the user names no other number
 MARK = "sam3-queue: shard of results"  # in the header of each of our tar files
@@ -43,7 +43,7 @@ def export_webdataset(request: ExportRequest, images: Iterable[ExportedImage], p
         for image in counting(images, progress):
             if image.state != ImageState.DONE:
                 continue
-            data = _content(request, image)
+            data = original.content(*original.given(request, image))
             if data is None:
                 missing += 1
                 continue
@@ -53,7 +53,7 @@ def export_webdataset(request: ExportRequest, images: Iterable[ExportedImage], p
             facts = _facts(request, image)
             shards[kind].add(f"{image.row:09}", {kind: data, "json": json.dumps(facts, ensure_ascii=False).encode()})
             listed, instances = listed + 1, instances + len(facts["annotations"])  # type: ignore[arg-type]
-        for first in request.out.glob("*-000000.tar"):  # of a kind that only an earlier export had
+        for first in request.files.matching("*-000000.tar"):  # of a kind that only an earlier export had
             kind = first.name.removesuffix("-000000.tar")
             if kind not in shards:
                 opened.enter_context(_Shards(request, kind))
@@ -99,18 +99,6 @@ class _Shards:
 
     def _path(self, number: int) -> Path:
         return self._request.out / f"{self._kind}-{number:06}.tar"
-
-
-def _content(request: ExportRequest, image: ExportedImage) -> bytes | None:
-    """The file of an image; None if it cannot be read, or is another one than was segmented, or a link leads out of the
-    root that its run was confined to."""
-    source = request.view.source
-    within = source.root if source.confined and not source.follow_symlinks else None
-    try:
-        with location.opened(location.place(source.root, image.path), within) as (seen, file):
-            return file.read() if image.is_made_from(seen.size) else None
-    except (OSError, ValueError):
-        return None
 
 
 def _kind(path: str) -> str:

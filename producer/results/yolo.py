@@ -15,6 +15,7 @@ import yaml
 
 from db.views.results import ExportedImage
 from producer.layout import LINKS
+from producer.results import original
 from producer.results.common import ExportRequest, Summary, TellRows, found_in
 from producer.results.export_folder import open_folder, write_folder
 from producer.results.folder_writer import Piece
@@ -36,7 +37,7 @@ SUFFIXES = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpeg2000", "jp
 
 
 def export_yolo(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
-    """Write a label for each done image, also an empty one, a link to each image, and `data.yaml`.
+    """Write a label for each done image, also an empty one, a link to each image or a copy, and `data.yaml`.
 
     The number of a class is its place in the order of their ids, from 0. An instance is one polygon; its
     parts and holes are joined by lines (`polygons.one_polygon`). Which part an image is in depends on its path alone. A
@@ -47,11 +48,11 @@ def export_yolo(request: ExportRequest, images: Iterable[ExportedImage], progres
     request.files.check(request.out / "data.yaml")  # it is written last, and labels beside a foreign one would be half
     dataset = _Dataset(request, folder.folded, ours=there is not None)
     moved = there is not None and there.made.get("split", SPLIT) != dataset.split
-    signs = Ledger(request.out, request.files)
+    signs = request.files.signs(request.view.name, partial(Ledger, request.out, request.files))
     summary = write_folder(request, images, progress, folder, signs, partial(dataset.pieces, moved=moved))
     with request.files.replacing(request.out / "data.yaml") as temporary:
         temporary.write_bytes(dataset.description())
-    return Summary(**vars(summary) | {"told": dataset.told()})
+    return Summary(**vars(summary) | {"told": (*summary.told, *dataset.told())})
 
 
 class _Dataset:
@@ -72,12 +73,18 @@ class _Dataset:
         part = self.part(image.path)
         place = label_place(image.path, self._request.view.source.root, folded=self._folded)
         self._images[part] += 1
-        self._link(image, part, place)
+        self._unknown_suffixes += PurePosixPath(image.path).suffix.lower()[1:] not in SUFFIXES
         [other] = set(PARTS) - {part}
-        if moved:
-            self._request.files.unlink(self._link_to(image, other, place))
-        stale = [Piece(self._request.out / "labels" / other / place, "", None)] if moved else []
-        return [self._label(image, self._request.out / "labels" / part / place), *stale]
+        files = [self._label(image, self._request.out / "labels" / part / place)]
+        stale = [self._request.out / "labels" / other / place] if moved else []
+        if self._request.files.links:
+            self._link(image, part, place)
+            if moved:
+                self._request.files.unlink(self._link_to(image, other, place))
+        else:
+            files.append(self._copy(image, self._link_to(image, part, place)))
+            stale += [self._link_to(image, other, place)] if moved else []
+        return [*files, *(Piece(file, "", None) for file in stale)]
 
     def part(self, path: str) -> str:
         """The part that the image is in, for ever: it depends on a checksum of its path."""
@@ -116,7 +123,6 @@ class _Dataset:
         return Piece(target, made_from, self._make, (height, width, [(number, one.rle) for number, one in found]))
 
     def _link(self, image: ExportedImage, part: str, place: PurePosixPath) -> None:
-        self._unknown_suffixes += PurePosixPath(image.path).suffix.lower()[1:] not in SUFFIXES
         there = location.absolute(location.place(self._request.view.source.root, image.path))
         if location.is_url(there):
             raise UsageError(
@@ -124,6 +130,11 @@ class _Dataset:
                 "of a disk: copy the images to a folder and segment that, or export webdataset, which holds the images"
             )
         self._request.files.link(self._link_to(image, part, place), there, ours=self._ours)
+
+    def _copy(self, image: ExportedImage, target: Path) -> Piece:
+        given = original.given(self._request, image)
+        made_from = hashlib.sha256(repr(("image", *given)).encode(errors="surrogateescape")).hexdigest()[:32]
+        return Piece(target, made_from, original.content, given, here=True)
 
     def _link_to(self, image: ExportedImage, part: str, place: PurePosixPath) -> Path:
         return self._request.out / LINKS / part / f"{place.with_suffix('')}{PurePosixPath(image.path).suffix}"

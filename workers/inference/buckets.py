@@ -8,9 +8,10 @@ wrong is an `OSError`: `FileNotFoundError` if there is no such object, `Permissi
 
 import errno
 import io
+import mimetypes
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -23,7 +24,7 @@ from workers.inference.urls import Unanswered
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-    from obstore import ObjectMeta, ReadableFile
+    from obstore import ObjectMeta, PutMode, ReadableFile
     from obstore.store import ObjectStore
 
 EXTRA = "pip install 'sam3-queue[remote]'"
@@ -114,29 +115,55 @@ def reader(url: str) -> tuple[str | None, BinaryIO] | None:
         try:
             version = obstore.head(store, key)["e_tag"]
         except FileNotFoundError:
-            _require_bucket(url)
+            require_bucket(url)
             return None
         return version, cast(BinaryIO, io.BufferedReader(_Parts(obstore.open_reader(store, key))))
 
 
-def put(url: str, file: Path, instead_of: str | None) -> bool:
-    """Make the object of this file, whole or not at all. False if there is another object than `instead_of` by then.
+def marks(url: str) -> tuple[str | None, dict[str, str]] | None:
+    """The version of the object and the texts that `put` was given for it; None if there is none. Raises `OSError`."""
+    with _faults(url):
+        import obstore
 
-    That is a version as `reader` gives it, or None: no object. Files of more than `COMPARED_BYTES` are sent in parts,
-    which no server compares: for them this is asked just before, and not in the same step.
+        store, key = _object(url)
+        try:
+            found = obstore.get(store, key, options={"head": True})
+        except FileNotFoundError:
+            return None
+        return found.meta["e_tag"], {str(name): str(text) for name, text in found.attributes.items()}
+
+
+def delete(url: str) -> None:
+    """Remove the object, if there is one. Raises `OSError`."""
+    with _faults(url), suppress(FileNotFoundError):
+        import obstore
+
+        obstore.delete(*_object(url))
+
+
+def put(url: str, content: Path | bytes, instead_of: str | None, marks: Mapping[str, str] | None = None) -> bool:
+    """Make the object of a file or of bytes, whole or not at all; `marks` are texts that are kept beside its content.
+
+    False if there is another object than `instead_of` by then: a version as `reader` gives it, or None, no object.
+    Contents of more than `COMPARED_BYTES` are sent in parts, which no server compares: for them this is asked just
+    before, and not in the same step. Raises `OSError`.
     """
     with _faults(url):
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         store, key = _object(url)
-        if file.stat().st_size > COMPARED_BYTES:
+        kind = mimetypes.guess_type(key)[0]
+        attributes = {**(marks or {}), **({"Content-Type": kind} if kind else {})}
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if size > COMPARED_BYTES:
             if _version(url) != instead_of:
                 return False
-            obstore.put(store, key, file)
+            obstore.put(store, key, content, attributes=attributes)
             return True
+        mode: PutMode = "create" if instead_of is None else {"e_tag": instead_of}
         try:
-            obstore.put(store, key, file, mode="create" if instead_of is None else {"e_tag": instead_of})
+            obstore.put(store, key, content, mode=mode, attributes=attributes)
         except (AlreadyExistsError, PreconditionError):
             return False
         return True
@@ -147,7 +174,7 @@ def _version(url: str) -> str | None:
     return None if found is None else found[0]
 
 
-def _require_bucket(url: str) -> None:
+def require_bucket(url: str) -> None:
     """Raise `FileNotFoundError` if there is no such bucket: a server says of an object only that it is not there."""
     with suppress(PermissionError):  # who may write need not be allowed to list
         has_any(url)

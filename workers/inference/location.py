@@ -97,6 +97,11 @@ def leaves(root: str, path: str) -> bool:
 
 def spellings(place: str, root: str) -> Iterator[str]:
     """All paths by which a row may name this place: absolute, or relative to `root`, also with `..` in front."""
+    if is_url(place):
+        yield place
+        if place.startswith(f"{root.rstrip('/')}/"):
+            yield place[len(root.rstrip("/")) + 1 :]
+        return
     for target in {os.path.abspath(place), os.path.realpath(place)}:
         yield target
         for start in set() if is_url(root) else {root, os.path.realpath(root)}:

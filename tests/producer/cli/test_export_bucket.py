@@ -23,8 +23,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def here(bucket: Bucket, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SILENT_SECONDS": 0.5, "RETRY_SECONDS": 0.5, "RETRIES": 1}.items():
-        monkeypatch.setattr(buckets, name, value)
+    monkeypatch.setattr(buckets, "RETRIES", 0)
 
 
 def write(output: BucketOutput, meanwhile: Callable[[], object]) -> None:
@@ -114,10 +113,12 @@ def test_a_right_that_is_lost_at_the_end_leaves_no_object(shell: Shell, bucket: 
     assert bucket.get("a.csv") is None
 
 
-@pytest.mark.parametrize("format", ["png", "cutout", "labelme", "webdataset", "yolo-seg"])
-def test_a_format_that_fills_a_folder_is_refused(shell: Shell, bucket: Bucket, format: str) -> None:
-    refused = shell(export, "faces", "--format", format, "-o", f"{bucket.url}/out", code=2).error
-    said = f"{format} fills a folder, which no bucket has: write it here, then copy it there"
-    assert refused.endswith(f"-o {bucket.url}/out: {said}")
-    refused = shell(export, "faces", "--format", "coco", "--shard-images", "2", "-o", f"{bucket.url}/a", code=2).error
-    assert "--shard-images: several files go with neither --merge, nor standard output, nor a bucket" in refused
+def test_a_format_that_fills_a_folder_fills_a_part_of_the_bucket_and_goes_on(shell: Shell, bucket: Bucket) -> None:
+    place = f"{bucket.url}/masks"
+    command = ("faces", "--format", "png", "-o", f"{place}/", "--jobs", "2")
+    assert shell(export, *command).err == f"{place}: 2 images, 3 instances\n"
+    again = shell(export, *command, "--json").json
+    assert (again["path"], again["files"], again["kept"]) == (place, 2, 2)
+    assert (bucket.get("masks/person/000001.jpg.png") or b"").startswith(b"\x89PNG")
+    shell(export, "faces", "--format", "coco", "--shard-images", "2", "-o", f"{bucket.url}/shards")
+    assert bucket.get("shards/coco-000000.json") is not None

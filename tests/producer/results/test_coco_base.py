@@ -126,5 +126,5 @@ def test_several_files_hold_together_what_one_holds(run: Finished, request_for: 
 
 
 def test_several_files_go_with_no_merge(run: Finished, request_for: MakeRequest, theirs: Path) -> None:
-    with pytest.raises(UsageError, match="several files go with neither --merge, nor standard output, nor a bucket"):
+    with pytest.raises(UsageError, match="several files go with neither --merge nor standard output"):
         export(run, request_for("c.json", shard_images=5, merge=str(theirs)))

@@ -266,7 +266,7 @@ def test_a_folder_belongs_to_one_run(run: Finished, request_for: MakeRequest) ->
 def test_where_case_is_folded_table_and_masks_agree_on_other_names(
     run: Finished, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.results.png.folds_names", lambda folder: True)
+    monkeypatch.setattr("producer.results.targets.folds_names", lambda folder: True)
     request = request_for("masks")
     [image, *_] = run.images(request)
     images = [replace(image, path=path) for path in ("a.jpg", "A.jpg", "A/b.jpg", "a/b.jpg")]
