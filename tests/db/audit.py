@@ -47,6 +47,12 @@ move = Table(
     Column("after", Text),
 )
 
+# Each time a run is paused.
+pause = Table("audit_pause", _tables, Column("run_id", Integer, index=True))
+
+# Each time a chunk is claimed though its run is paused.
+claimed_in_pause = Table("audit_claimed_in_pause", _tables, Column("run_id", Integer), Column("chunk_id", Integer))
+
 NOTE_ARRIVAL = """INSERT INTO audit_arrival
     SELECT image.run_id, image.id, NEW.prompt_id, image.state, NEW.fence, chunk.fence, chunk.state
     FROM image LEFT JOIN chunk ON chunk.id = image.chunk_id WHERE image.id = NEW.image_id"""
@@ -54,10 +60,21 @@ NOTE_STEP = """INSERT INTO audit_step
     VALUES (NEW.run_id, NEW.id, OLD.state, NEW.state, OLD.chunk_id, NEW.chunk_id,
         (SELECT parent_id FROM chunk WHERE chunk.id = NEW.chunk_id))"""
 NOTE_MOVE = "INSERT INTO audit_move SELECT NEW.id, OLD.state, NEW.state WHERE OLD.state <> NEW.state"
-TRIGGERS = {
-    "audit_arrival": ("INSERT ON result", NOTE_ARRIVAL),
-    "audit_step": ("UPDATE OF state ON image", NOTE_STEP),
-    "audit_move": ("UPDATE OF state ON chunk", NOTE_MOVE),
+NOTE_PAUSE = "INSERT INTO audit_pause VALUES (NEW.id)"
+NOTE_CLAIMED_IN_PAUSE = "INSERT INTO audit_claimed_in_pause VALUES (NEW.run_id, NEW.id)"
+IS_PAUSED = "SELECT EXISTS (SELECT 1 FROM run WHERE run.id = {run} AND run.paused IS NOT NULL)"
+# PostgreSQL's conditions take no query, but a function. As it is STABLE it sees what the claim's own statement sees,
+# so not a pause that was committed while the claim was under way.
+IS_PAUSED_FUNCTION = f"""CREATE FUNCTION audit_is_paused(bigint) RETURNS boolean LANGUAGE sql STABLE
+    AS $$ {IS_PAUSED.format(run="$1")} $$"""
+PAUSED = {"postgresql": "audit_is_paused(NEW.run_id)", "sqlite": f"({IS_PAUSED.format(run='NEW.run_id')})"}
+CLAIMED = f"OLD.state <> NEW.state AND NEW.state = '{ChunkState.RUNNING}'"
+TRIGGERS = {  # name: when, on what condition, and the note
+    "audit_arrival": ("INSERT ON result", "", NOTE_ARRIVAL),
+    "audit_step": ("UPDATE OF state ON image", "", NOTE_STEP),
+    "audit_move": ("UPDATE OF state ON chunk", "", NOTE_MOVE),
+    "audit_pause": ("UPDATE OF paused ON run", "OLD.paused IS NULL AND NEW.paused IS NOT NULL", NOTE_PAUSE),
+    "audit_claimed_in_pause": ("UPDATE OF state ON chunk", CLAIMED + " AND {is_paused}", NOTE_CLAIMED_IN_PAUSE),
 }
 TRANSITIONS = {(before, one.after) for one in Transition for before in one.before}
 
@@ -69,14 +86,18 @@ def install(sessions: Sessions) -> None:
     with sessions.begin() as session:
         connection = session.connection()
         _tables.create_all(connection)
-        for name, (when, note) in TRIGGERS.items():
+        dialect = connection.dialect.name
+        if dialect == "postgresql":
+            connection.exec_driver_sql(IS_PAUSED_FUNCTION)
+        for name, (when, condition, note) in TRIGGERS.items():
             body = f"BEGIN {note}; END"
-            if connection.dialect.name == "postgresql":
+            if dialect == "postgresql":
                 connection.exec_driver_sql(
                     f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {note}; RETURN NULL; END $$"
                 )
                 body = f"EXECUTE FUNCTION {name}()"
-            connection.exec_driver_sql(f"CREATE TRIGGER {name} AFTER {when} FOR EACH ROW {body}")
+            only = f"WHEN ({condition.format(is_paused=PAUSED[dialect])})" if condition else ""
+            connection.exec_driver_sql(f"CREATE TRIGGER {name} AFTER {when} FOR EACH ROW {only} {body}")
 
 
 def ended_twice(session: Session, run_id: int | None = None) -> set[int]:
@@ -126,6 +147,11 @@ def retried(session: Session, run_id: int) -> int:
     return session.execute(select(func.count()).select_from(step).where(again, *_of(step, run_id))).scalar_one()
 
 
+def pauses(session: Session, run_id: int) -> int:
+    """How often the run was paused."""
+    return session.execute(select(func.count()).select_from(pause).where(pause.c.run_id == run_id)).scalar_one()
+
+
 def findings(session: Session) -> list[str]:
     """One readable line for each kind of image, and change of a chunk, that should not exist; empty if all is well."""
     found = {
@@ -133,6 +159,8 @@ def findings(session: Session) -> list[str]:
         "have a result that its chunk's owner did not write": unexpected(session),
     }
     lines = [f"images {sorted(images)} {what}" for what, images in found.items() if images]
+    if begun := sorted(session.execute(select(claimed_in_pause.c.chunk_id)).scalars()):
+        lines.append(f"chunks {begun} were claimed while their run was paused")
     moves = session.execute(select(move.c.before, move.c.after).distinct().order_by(move.c.before, move.c.after))
     unknown = [one for one in moves if tuple(one) not in TRANSITIONS]
     return lines + [f"chunks changed from {before} to {after}, which is no transition" for before, after in unknown]

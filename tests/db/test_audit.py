@@ -1,25 +1,27 @@
 """The audit that all other tests rely on: it must see what it is there for."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from db import claims
+from db import claims, doorbells, steering
 from db.claims import Claim
-from db.models import Chunk, Image, Result
+from db.models import Chunk, Image, Result, Run
 from db.outcomes import record
 from db.session import Sessions, connect, read, write
 from tests.db import audit, scenario
 from tests.db.recount import differences
 from tests.integration.faults.farm import Verdict, judge
+from tests.terminals import wait_until
 
 
 @pytest.fixture
 def sessions(database_url: str, with_tables: None) -> Iterator[Sessions]:
     """Our tables with the audit, which here is allowed to find something."""
-    sessions = connect(database_url)
+    sessions = connect(database_url, connections=3)
     yield sessions
     sessions.kw["bind"].dispose()
 
@@ -108,3 +110,40 @@ def test_a_second_result_is_a_duplicate_also_where_it_took_the_place_of_the_firs
 
     assert read(sessions, differences) == []
     assert read(sessions, audit.ended_twice) == {image.id}
+
+
+def test_a_claim_of_a_paused_run_is_seen(sessions: Sessions, run_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its chunk looks as if the pause had come after the claim."""
+    write(sessions, steering.pause, run_id, steering.BY_HAND)
+    assert scenario.try_claim(sessions, run_id) is None
+    assert read(sessions, audit.findings) == []
+    monkeypatch.setattr(claims, "GOES_ON", Run.state == "active")
+    monkeypatch.setattr(doorbells, "GOES_ON", Run.state == "active")
+
+    held = scenario.claim(sessions, run_id)
+
+    assert read(sessions, audit.findings) == [f"chunks [{held.chunk_id}] were claimed while their run was paused"]
+
+
+def test_what_was_claimed_before_a_pause_may_end_in_it(sessions: Sessions, run_id: int) -> None:
+    held = scenario.claim(sessions, run_id)
+    write(sessions, steering.pause, run_id, steering.BY_HAND)
+    scenario.commit(sessions, held, [scenario.done(image, 0.9) for image in held.images])
+    assert read(sessions, audit.pauses, run_id) == 1
+    assert read(sessions, audit.findings) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_claim_that_a_pause_overtakes_is_none_of_a_paused_run(sessions: Sessions, run_id: int) -> None:
+    """Its statement waits for a lock while the run is paused, and goes by what it saw before."""
+    [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
+    with ThreadPoolExecutor() as threads, sessions() as holder:
+        holder.execute(select(Chunk).with_for_update())
+        waiting = threads.submit(write, sessions, claims.claim, run_id, rung.chunk_id, 1)
+        blocked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE%'")
+        wait_until(lambda: read(sessions, lambda session: session.execute(blocked).scalar_one()), "the claim")
+        write(sessions, steering.pause, run_id, steering.BY_HAND)
+        holder.rollback()
+        assert waiting.result() is not None
+    assert read(sessions, audit.pauses, run_id) == 1
+    assert read(sessions, audit.findings) == []
