@@ -17,13 +17,13 @@ from tests.producer.cli.conftest import Shell
 HOUR = 3600.0
 
 
-def worked(shell: Shell, chunks: int) -> None:
-    """A run of 40 images with the model tiny, of which so many chunks took an hour each, of four images."""
+def worked(shell: Shell, chunks: int, seconds: float = HOUR) -> None:
+    """A run of 40 images with the model tiny, of which so many chunks, of four images each, took so many seconds."""
     run_id = load(shell.sessions, numbered(40), chunk_size=4)
     for _ in range(chunks):
         held = scenario.claim(shell.sessions, run_id)
         outcomes = [scenario.done(image, 0.9) for image in held.images]
-        write(shell.sessions, claims.commit, held, outcomes, 60.0, Spent(waiting=HOUR))
+        write(shell.sessions, claims.commit, held, outcomes, 60.0, Spent(waiting=seconds))
 
 
 def table(home: Path, rows: int) -> tuple[str, ...]:
@@ -45,6 +45,12 @@ def test_the_status_shows_the_hours_spent_and_to_go_and_money_if_an_hour_has_a_p
         "price_left": 20.0,
     }
     assert shell(status, "--json").json["runs"][0]["cost"]["price"] is None
+
+
+def test_a_cost_of_parts_of_a_second_is_a_number_as_people_write_it(shell: Shell) -> None:
+    worked(shell, 2, seconds=0.036)
+
+    assert "cost       0.000020 worker hours, about 0.000080 to go" in shell(status, "faces").out
 
 
 def test_a_run_that_is_done_shows_what_it_cost(shell: Shell) -> None:
