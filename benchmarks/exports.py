@@ -29,7 +29,7 @@ from producer.garbage import rarely_collected
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.formats import MODULES, file_of, format_named
-from producer.results.tally import tally
+from producer.results.tally import tallies
 from producer.results.targets import Targets
 from producer.runs.load import RunRequest, record
 from producer.sources.csv_source import CsvSource
@@ -151,7 +151,7 @@ def count(url: str, folder: Path, nms: float | None = None) -> tuple[float, floa
     """What `sam3-status --at` costs, as `write` has it."""
     sessions, view = opened(url)
     before = time.process_time()
-    tally(sessions, view, chosen(view, nms), lambda done: None)
+    tallies(sessions, view, [chosen(view, nms)], lambda done: None)
     return spent_since(before)
 
 

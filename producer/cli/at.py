@@ -10,7 +10,7 @@ from producer.cli.console import console
 from producer.cli.exported import view_of
 from producer.cli.found import find_run
 from producer.cli.progress import Meter
-from producer.results.tally import Tally, table, tally
+from producer.results.tally import table, tallies
 from producer.results.targets import free_file
 from workers.cli import base
 from workers.cli.base import say
@@ -24,14 +24,12 @@ def show(run: str, thresholds: tuple[str, ...], flags: dict[str, Any], *, json: 
     found = find_run(run, RunState.DELETING)
     view = view_of(found)
     choices = [choice(view, [text], flags, "--at") for text in thresholds]
-    tallies: list[Tally] = []
     with Meter("counting", "images") as meter:
-        for one in choices:
-            tallies.append(tally(found.sessions, view, one, lambda done: meter.tell(done, view.images)))
+        counted = tallies(found.sessions, view, choices, lambda done: meter.tell(done, view.images))
     if json:
-        base.print_json({"run": found.name, "at": [one.as_json() for one in tallies]})
+        base.print_json({"run": found.name, "at": [one.as_json() for one in counted]})
         return 0
-    console().print(table(view, tallies))
+    console().print(table(counted))
     file = shlex.quote(free_file(f"{view.name}-at", ".csv"))
     part = [] if view.state in OVER else ["--partial"]
     how = shlex.join([*part, *choices[-1].typed(view)])

@@ -16,7 +16,7 @@ from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.formats import format_named
 from producer.results.preview import choose, told_found
-from producer.results.tally import tally
+from producer.results.tally import tallies
 from tests.producer.results.conftest import FAINT, LARGE, SIZE, SMALL
 from tests.producer.results.finished import Done, Ends, Finished, Input, finish
 
@@ -128,20 +128,20 @@ def test_two_wordings_that_find_the_same_thing_are_one_with_nms(wordings: Finish
 
 
 def test_the_tally_of_a_choice_is_what_an_export_writes(wordings: Finished, tmp_path: Path) -> None:
-    for choice in (
+    choices = (
         Choice(0.5),
         Choice.made(wordings.view, {"container": 0.7, "vehicle": 0.8}),
         Choice.made(wordings.view, {None: 0.3}, nms=0.5, contain=0.5),
         Choice.made(
             wordings.view, {}, min_area=int(SMALL.sum()) + 1, max_instances=1, iou="box", nms=0.5, nms_across=True
         ),
-    ):
-        seen: list[int] = []
-        counted = tally(wordings.sessions, wordings.view, choice, seen.append)
-
+    )
+    seen: list[int] = []
+    for choice, counted in zip(choices, tallies(wordings.sessions, wordings.view, choices, seen.append), strict=True):
         export(wordings, "coco", tmp_path / "coco.json", choice)
         coco = json.loads((tmp_path / "coco.json").read_text())
         found = [one["category_id"] for one in coco["annotations"]]
         assert [one.instances for one in counted.classes] == [found.count(id) for id in wordings.view.classes]
         assert counted.empty == 3 - len({one["image_id"] for one in coco["annotations"]})
-        assert (counted.images, seen) == (3, [1, 2, 3])
+        assert (counted.choice, counted.images) == (choice, 3)
+    assert seen == [1, 2, 3]  # each image was read once for all of them
