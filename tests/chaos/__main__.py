@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: real workers, broker and database, something broken every second, and what came of it.
 
-The model is simulated (`tests.fakes.FaultySegmenter`) and clocks run twenty times as fast; all else is real.
+The two models are simulated (`tests.chaos.models`) and clocks run twenty times as fast; all else is real.
 """
 
 import argparse
@@ -21,24 +21,18 @@ from db.migrate import upgrade
 from db.session import connect, read
 from db.states import RunState
 from db.views.status import paused_runs
+from tests.chaos.answers import recorded, strange
 from tests.chaos.exports import disagreements
 from tests.chaos.faults import faults
-from tests.chaos.verdict import leftovers, rows_missed, verdicts
-from tests.chaos.world import (
-    CANARY,
-    CLOCKS,
-    LAUNCHERS,
-    MOST_MISSED,
-    NAMES,
-    SETTLE_SECONDS,
-    World,
-    write_images,
-    write_table,
-)
+from tests.chaos.kinds import TILE_FLAGS
+from tests.chaos.pictures import NAMES, write_images, write_table
+from tests.chaos.verdict import capped, leftovers, rows_missed, verdicts
+from tests.chaos.world import CANARY, CLOCKS, LAUNCHERS, MOST_MISSED, RUNS_AT_ONCE, SETTLE_SECONDS, World
 from tests.db import audit
 from tests.integration.faults.farm import Verdict, bugs_told
 from tests.integration.valkey import Valkey
 from tests.postgresql import serve
+from tests.quick_start import Forerunner
 from tests.terminals import Terminal
 
 
@@ -63,6 +57,8 @@ def made(database: str, seed: int) -> Iterator[World]:
         valkey.start()
         valkey.wait_until_ready()
         here = Terminal(home, SAM3_DATABASE_URL=url, SAM3_BROKER_URL=valkey.url, **CLOCKS)
+        here.forerunner = Forerunner()
+        stack.callback(here.forerunner.close)
         stack.callback(here.close)
         world = World(here, valkey, sessions, postgresql, write_images(home / "in"), random.Random(seed), {})
         stack.callback(world.heal)
@@ -77,7 +73,7 @@ def torment(world: World, seconds: float) -> Counter[str]:
     known = faults(world)
     while (spent := time.monotonic() - began) < seconds:
         world.tend()
-        if world.unfinished() < 2 and "mount lost" not in world.undo:
+        if len(world.unfinished()) < RUNS_AT_ONCE and "mount lost" not in world.undo:
             world.enqueue()
         name = world.dice.choice(sorted(known))
         known[name](world)
@@ -103,18 +99,42 @@ def settle(world: World) -> list[str]:
     wait_for_the_end(world)
     redo_changed(world)
     wait_for_the_end(world)
-    for name, state, *_ in read(world.sessions, leftovers):
-        if state == RunState.DONE:
-            odd += disagreements(world, name)
+    odd += answers(world)
+    cut_what_is_capped(world)
+    wait_for_the_end(world)
+    odd += answers(world)
+    for name in done_runs(world):
+        odd += disagreements(world, name)
+        if left := read(world.sessions, capped, name):
+            odd.append(f"{name}: {left} images are capped, although they were to be cut")
     return odd
+
+
+def done_runs(world: World) -> list[str]:
+    return [name for name, state, *_ in read(world.sessions, leftovers) if state == RunState.DONE]
+
+
+def answers(world: World) -> list[str]:
+    """One line for each way in which the answers of a run are not what its pictures give alone, as they are now."""
+    odd: list[str] = []
+    world.cut = 0
+    for name, state, *_ in read(world.sessions, leftovers):
+        images = read(world.sessions, recorded, name)
+        odd += strange(name, world.images, images, state == RunState.DONE)
+        world.cut += sum(image.is_cut for image in images)
+    return odd
+
+
+def cut_what_is_capped(world: World) -> None:
+    for name in done_runs(world):
+        world.here.run("sam3-retry", name, "--capped", *TILE_FLAGS)
 
 
 def redo_changed(world: World) -> None:
     """The CSV as it was at first, and every picture as it is now, in each run that is done."""
     write_table(world.table, NAMES)
-    for name, state, *_ in read(world.sessions, leftovers):
-        if state == RunState.DONE:
-            world.here.run("sam3-enqueue", *world.flags(name), "--redo", "changed")
+    for name in done_runs(world):
+        world.here.run("sam3-enqueue", *world.flags(name), "--redo", "changed")
 
 
 def let_go_on(world: World) -> None:
@@ -148,6 +168,7 @@ def tidy_up(world: World) -> None:
 def report(world: World, done: Counter[str], wrong: list[str], title: str) -> bool:
     """Print the table; whether all is well. `wrong` is what was odd so far."""
     total, more, odd = read(world.sessions, verdicts)
+    more["cut"] = world.cut
     wrong += odd + [f"a bug: {told}" for told in bugs_told(world.here.home, expected={"Infrastructure", "Unforeseen"})]
     for log in world.here.home.glob("*.log"):
         if CANARY in log.read_text(errors="replace"):

@@ -11,9 +11,8 @@ from sqlalchemy.orm import Session
 from db.models import Image, Instance, Result, Run
 from db.session import read
 from db.states import ImageState
+from tests.chaos.kinds import PROMPT
 from tests.chaos.world import World
-
-PROMPT = "person"
 
 
 class Truth:
@@ -29,7 +28,6 @@ class Truth:
         counts = dict(row.tuple() for row in session.execute(found))
         self.done = {image.path: counts.get(image.id, 0) for image in images if image.state == ImageState.DONE}
         self.table = [(image.path, self._status(image)) for image in images]
-        self.sizes = {image.path: (image.width, image.height) for image in images if image.state == ImageState.DONE}
         wrong = select(func.count()).select_from(Result).join(Image, Image.id == Result.image_id)
         self.stray = session.execute(wrong.where(*of_run, Image.state != ImageState.DONE)).scalar_one()
 
@@ -40,7 +38,7 @@ class Truth:
 
 
 def disagreements(world: World, name: str) -> Iterator[str]:
-    """One line for each file of this run that says something else than its rows, and for each old picture."""
+    """One line for each file of this run that says something else than its rows."""
     truth = read(world.sessions, Truth, name)
     folder = world.here.home / "end" / name
     folder.mkdir(parents=True)
@@ -61,6 +59,3 @@ def disagreements(world: World, name: str) -> Iterator[str]:
         yield f"{name}: {len(masks)} masks were written for {sum(map(bool, truth.done.values()))} segmented images"
     if truth.stray:
         yield f"{name}: {truth.stray} results belong to images that are not done"
-    old = [path for path, size in truth.sizes.items() if size != world.size_of(path)]
-    if old:
-        yield f"{name}: {len(old)} results are of pictures that were changed since: {old[:5]}"

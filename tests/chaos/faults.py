@@ -11,8 +11,10 @@ import psycopg
 import redis
 
 from db.session import read
-from tests.chaos.verdict import SPECIAL, runs_that_read_nothing
-from tests.chaos.world import IMAGES, LAUNCHERS, NAMES, World, repaint, write_table
+from tests.chaos.kinds import TILE_FLAGS
+from tests.chaos.pictures import IMAGES, NAMES, SPECIAL, repaint, write_table
+from tests.chaos.verdict import runs_that_read_nothing
+from tests.chaos.world import LAUNCHERS, World
 from tests.integration.faults.farm import descendants
 from tests.terminals import Background
 from tests.workers import runs
@@ -104,20 +106,20 @@ def delete_half(world: World) -> None:
 
 
 def pause(world: World) -> None:
-    """A run is held for some seconds, whatever is restarted meanwhile."""
-    if "paused" not in world.undo and world.runs:
-        name = f"run{world.dice.randint(1, world.runs)}"
+    """Some runs are held for some seconds, whatever is restarted meanwhile."""
+    going = world.unfinished()
+    for name in world.dice.sample(going, -(-len(going) // 2)):
         world.here.start("sam3", "pause", name)
         resume = partial(world.here.start, "sam3", "resume", name)
-        world.undo["paused"] = time.monotonic() + world.dice.uniform(1, 8), resume
+        world.undo[f"{name} paused"] = time.monotonic() + world.dice.uniform(1, 8), resume
 
 
 def steer(world: World) -> None:
     """Another turn for a run, and perhaps a budget that a lost mount uses up."""
-    if world.runs:
+    if going := world.unfinished():
         turn = ("--priority", str(world.dice.randint(-2, 2)), "--share", str(world.dice.choice((0.3, 0.7, 1))))
         budget = world.dice.choice(("never", "never", "20% failed of 50"))
-        world.here.start("sam3", "set", f"run{world.dice.randint(1, world.runs)}", *turn, "--stop-after", budget)
+        world.here.start("sam3", "set", world.dice.choice(going), *turn, "--stop-after", budget)
 
 
 def edit_table(world: World) -> None:
@@ -129,7 +131,7 @@ def edit_table(world: World) -> None:
 def change_pictures(world: World) -> None:
     if "mount lost" not in world.undo:
         for name in world.dice.sample(sorted(set(NAMES) - SPECIAL.keys()), 3):
-            repaint(world.images / name, (world.dice.randint(33, 64), world.dice.randint(25, 48)))
+            repaint(world.images / name, world.dice)
 
 
 def export_some(world: World) -> None:
@@ -172,9 +174,11 @@ def faults(world: World) -> dict[str, Callable[[World], object]]:
         "pictures changed": change_pictures,
         "exported in the middle": export_some,
         "run cancelled": lambda world: again(world, "sam3-cancel"),
-        "run paused": pause,
+        "runs paused": pause,
         "run steered": steer,
         "run retried": lambda world: again(world, "sam3-retry"),
+        "retried in tiles": lambda world: again(world, "sam3-retry", *TILE_FLAGS),
+        "capped in tiles": lambda world: again(world, "sam3-retry", "--capped", *TILE_FLAGS),
     }
     if world.postgresql is None:
         return common

@@ -1,26 +1,19 @@
 """What `tests.chaos` asks of its database: what is left to do, and whether everything is as it must be."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
 from db.claims import MAX_ATTEMPTS
-from db.models import Chunk, Image, Run
+from db.models import Chunk, Image, Result, Run
 from db.states import LIVE, ImageState, RunState
+from tests.chaos.kinds import kind_of
+from tests.chaos.pictures import BAD_TILE, SPECIAL
 from tests.db import audit
 from tests.db.recount import differences
-from tests.fakes import BREAKS_GPU, KILLS, RAISES
 from tests.integration.faults.farm import Verdict, judge
-
-# By the picture's name, since an edited CSV moves rows about.
-COLOURS = {"0250.png": KILLS, "0707.png": KILLS, "0404.png": BREAKS_GPU, "0606.png": RAISES}
-SPECIAL = dict.fromkeys(COLOURS, "crashed") | {
-    "0606.png": "internal",
-    "0100.png": "truncated",
-    "0500.png": "missing",
-    "0900.png": "not_an_image",
-}
 
 # Images that failed only because the mount was away.
 MISSED: tuple[ColumnElement[bool], ...] = (
@@ -29,9 +22,9 @@ MISSED: tuple[ColumnElement[bool], ...] = (
 )
 
 
-def unfinished(session: Session) -> int:
-    over = select(func.count()).select_from(Run).where(Run.state.not_in(("done", "cancelled")))
-    return session.execute(over).scalar_one()
+def unfinished(session: Session) -> Sequence[str]:
+    """The names of runs that are neither done nor cancelled."""
+    return session.execute(select(Run.name).where(Run.state.not_in(("done", "cancelled")))).scalars().all()
 
 
 def runs_that_read_nothing(session: Session) -> int:
@@ -43,6 +36,14 @@ def runs_that_read_nothing(session: Session) -> int:
 def rows_missed(session: Session) -> int:
     """In all runs, before they are tried again."""
     return session.execute(select(func.count(Image.id)).where(*MISSED)).scalar_one()
+
+
+def capped(session: Session, name: str) -> int:
+    """Images of the run with a capped result."""
+    run_id = select(Run.id).where(Run.name == name).scalar_subquery()
+    results = select(Result.image_id).join(Image, Image.id == Result.image_id)
+    found = results.where(Image.run_id == run_id, Result.capped).distinct().subquery()
+    return session.execute(select(func.count()).select_from(found)).scalar_one()
 
 
 def leftovers(session: Session) -> list[tuple[str, str, int, int]]:
@@ -57,7 +58,8 @@ def leftovers(session: Session) -> list[tuple[str, str, int, int]]:
 
 def verdicts(session: Session) -> tuple[Verdict, Counter[str], list[str]]:
     """All runs in one: Jepsen's words, images that had to be done by somebody else or again, and what is odd."""
-    total, more, wrong = Verdict(0, 0, 0, 0, 0), Counter(recovered=0, retried=0, cancelled=0), differences(session)
+    total, more = Verdict(0, 0, 0, 0, 0), Counter(recovered=0, retried=0, cancelled=0, pauses=0)
+    wrong = differences(session) + audit.findings(session)
     for run in session.execute(select(Run)).scalars():
         one = judge(session, run.id)
         total = Verdict(*(getattr(total, word) + getattr(one, word) for word in Verdict.__dataclass_fields__))
@@ -65,6 +67,7 @@ def verdicts(session: Session) -> tuple[Verdict, Counter[str], list[str]]:
         chunks = session.execute(select(Chunk).where(Chunk.run_id == run.id)).scalars().all()
         more["recovered"] += sum(chunk.images for chunk in chunks if chunk.fence > 1)
         more["retried"] += audit.retried(session, run.id)
+        more["pauses"] += audit.pauses(session, run.id)
         more["cancelled"] += sum(chunk.cancelled for chunk in chunks)
         for chunk in chunks:
             if chunk.state in LIVE or chunk.attempts > MAX_ATTEMPTS:
@@ -76,10 +79,12 @@ def verdicts(session: Session) -> tuple[Verdict, Counter[str], list[str]]:
 
 def failures(session: Session, run: Run) -> list[str]:
     """Which images failed that should not have, or did not: of a cancelled run only some of the bad ones may have."""
-    of_run = select(Image.path, Image.error_class).where(Image.run_id == run.id)
-    found = {image.path: image.error_class for image in session.execute(of_run.where(Image.error_class.is_not(None)))}
-    there = set(session.execute(select(Image.path).where(Image.run_id == run.id)).scalars())
-    wanted = {name: why for name, why in SPECIAL.items() if name in there}
+    images = session.execute(select(Image.path, Image.error_class, Image.tiling).where(Image.run_id == run.id)).all()
+    found = {image.path: image.error_class for image in images if image.error_class is not None}
+    is_cut = {image.path: bool(image.tiling or kind_of(run.name).tiling) for image in images}
+    wanted = {name: why for name, why in SPECIAL.items() if name in is_cut}
+    if is_cut.get(BAD_TILE):
+        wanted[BAD_TILE] = "internal"
     if run.state == RunState.CANCELLED:  # what a mount took from it waits for its retry too
         missed = session.execute(select(Image.path).where(Image.run_id == run.id, *MISSED)).scalars()
         wanted = {name: why for name, why in wanted.items() if name in found} | dict.fromkeys(missed, "missing")

@@ -1,4 +1,4 @@
-"""What chaos acts on: pictures and their CSV, servers, launchers and runs. Breaks nothing itself."""
+"""What chaos acts on: servers, launchers, runs and their pictures. Breaks nothing itself."""
 
 import random
 import time
@@ -7,18 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image as Picture
-
 from db.session import Sessions, read
-from tests.chaos.verdict import COLOURS, SPECIAL, unfinished
-from tests.integration.faults.farm import WHITE, descendants
+from tests.chaos.kinds import kind_of
+from tests.chaos.verdict import unfinished
+from tests.integration.faults.farm import descendants
 from tests.integration.processes import parent_of
 from tests.integration.valkey import Valkey
 from tests.postgresql import Postgresql
 from tests.terminals import Background, Terminal
 
-IMAGES = 1000  # of each run
 LAUNCHERS = ("one", "two", "three")
+RUNS_AT_ONCE = 4  # one of each kind
 SETTLE_SECONDS = 900.0  # a chunk that was given back ten times in a row rests for 300, perhaps more than once
 # When a mount goes, each node may have one batch that is partly read; when it comes back, all batches between its
 # reading and its commit may have been found missing as a whole, and then the files are there again.
@@ -34,44 +33,9 @@ CLOCKS = {
     "SAM3_FAULT_PAUSE_SECONDS": "0.2",
     "SAM3_STALL_SECONDS": "10",
     "SAM3_GRACE": "10",
-    "SAM3_SEGMENTER": "tests.fakes:FaultySegmenter",
+    "SAM3_SEGMENTER": "tests.chaos.models:made",
     "FAKE_SECONDS_PER_IMAGE": "0.01",
 }
-
-
-NAMES = tuple(f"{row:04}.png" for row in range(1, IMAGES + 1))
-
-
-def write_images(folder: Path) -> Path:
-    """The images of every run, a few of them bad, and the CSV that names them."""
-    folder.mkdir()
-    for name in NAMES:
-        path = folder / name
-        Picture.new("RGB", (32, 24), COLOURS.get(name, WHITE)).save(path)
-        match SPECIAL.get(name):
-            case "truncated":
-                path.write_bytes(path.read_bytes()[:60])
-            case "missing":
-                path.unlink()
-            case "not_an_image":
-                path.write_text("<html>404</html>")
-    table = folder.with_suffix(".csv")  # not in the folder: that is lost now and then
-    write_table(table, NAMES)
-    return table
-
-
-def write_table(table: Path, names: Sequence[str]) -> None:
-    """Put a CSV with these images in the place of the old one, in one step, as a careful editor saves a file."""
-    edited = table.with_suffix(".edited")
-    edited.write_text("path\n" + "".join(f"{name}\n" for name in names))
-    edited.replace(table)
-
-
-def repaint(path: Path, size: tuple[int, int]) -> None:
-    """Put another picture of this width and height in the place of the old one, in one step."""
-    painted = path.with_suffix(".painted")
-    Picture.new("RGB", size, WHITE).save(painted, format="PNG")
-    painted.replace(path)
 
 
 @dataclass
@@ -87,6 +51,7 @@ class World:
     launchers: dict[str, Background]
     runs: int = 0
     losses: int = 0  # of the mount
+    cut: int = 0  # images whose answer at the end comes from tiles
     undo: dict[str, tuple[float, Callable[[], object]]] = field(default_factory=dict)  # when a fault is over, and how
 
     def start(self, name: str) -> None:
@@ -102,18 +67,14 @@ class World:
     def flags(self, name: str) -> tuple[str, ...]:
         """What sam3-enqueue is told of a run."""
         source = ("--csv", str(self.table), "--image-root", str(self.images))
-        return (*source, "--prompt", "person", "--run", name, "--chunk-size", "20")
+        return (*source, *kind_of(name).flags, "--run", name, "--chunk-size", "20")
 
     @property
     def images(self) -> Path:
         return self.table.with_suffix("")
 
-    def size_of(self, name: str) -> tuple[int, int]:
-        """Width and height of the picture as it is now."""
-        with Picture.open(self.images / name) as picture:
-            return picture.size
-
-    def unfinished(self) -> int:
+    def unfinished(self) -> Sequence[str]:
+        """The names of the runs that are neither done nor cancelled."""
         return read(self.sessions, unfinished)
 
     def tend(self) -> None:

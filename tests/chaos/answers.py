@@ -1,0 +1,104 @@
+"""Whether each image of a run has what its picture gives alone, with the run's model and tiles, when nothing breaks."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.models import Image, Instance, Prompt, Result, Run
+from db.states import ImageState
+from tests.chaos.kinds import PROMPT, kind_of
+from tests.chaos.models import made
+from workers.inference import pipeline
+from workers.inference.images import ReadRules
+from workers.inference.items import Item, Segmented
+from workers.inference.pipeline import Pace
+from workers.inference.protocol import Options
+from workers.inference.tiles import Tiling
+from workers.settings import Settings
+
+Answer = tuple[Any, ...]
+"""Width and height in pixels; of each prompt its presence, whether it is capped, and all that is known of its masks."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A done image as the database has it."""
+
+    path: str
+    tiling: Tiling | None
+    file: tuple[int | None, int | None]  # bytes and time of change when it was read
+    answer: Answer
+
+    @property
+    def is_cut(self) -> bool:
+        width, height, *_ = self.answer
+        return self.tiling is not None and len(self.tiling.views(width, height)) > 1
+
+
+def recorded(session: Session, name: str) -> list[Recorded]:
+    """The done images of a run that its source still has."""
+    run = session.execute(select(Run).where(Run.name == name)).scalar_one()
+    of_run = (Image.run_id == run.id, Image.state == ImageState.DONE, Image.load == run.load)
+    instances = defaultdict(list)
+    found = select(Instance).join(Image, Image.id == Instance.image_id).where(*of_run).order_by(Instance.rank)
+    for one in session.execute(found).scalars():
+        box = (one.x1, one.y1, one.x2, one.y2)
+        instances[one.image_id, one.prompt_id].append((one.score, box, one.area, one.rle))
+    results = defaultdict(list)
+    asked = (
+        select(Result, Prompt.text).join(Image, Image.id == Result.image_id).join(Prompt, Prompt.id == Result.prompt_id)
+    )
+    for result, text in session.execute(asked.where(*of_run).order_by(Prompt.id)):
+        masks = tuple(instances[result.image_id, result.prompt_id])
+        results[result.image_id].append((text, result.presence, result.capped, masks))
+    return [
+        Recorded(
+            image.path,
+            Tiling.of(image.tiling) if image.tiling else kind_of(name).tiling,
+            (image.file_size, image.file_mtime_ns),
+            (image.width, image.height, *results[image.id]),
+        )
+        for image in session.execute(select(Image).where(*of_run)).scalars()
+    ]
+
+
+def alone(folder: Path, names: Sequence[str], model: str, tiling: Tiling | None) -> dict[str, Answer]:
+    """What these pictures give, each in a batch of its own."""
+    items = [Item(number, str(folder / name), (PROMPT,), tiling) for number, name in enumerate(names)]
+    pace = Pace(batch_size=1, threads=1)
+    stream = pipeline.segment(items, made(model, Settings()), ReadRules(), Options(), pace)
+    outcomes = [outcome for batch in stream for outcome in batch]
+    return {names[one.id]: _answer(one) for one in outcomes if isinstance(one, Segmented)}
+
+
+def _answer(outcome: Segmented) -> Answer:
+    [found] = outcome.found
+    masks = tuple((one.score, one.box, one.area, one.rle) for one in found.instances)
+    return (outcome.width, outcome.height, (PROMPT, found.presence, found.capped, masks))
+
+
+def strange(name: str, folder: Path, images: Sequence[Recorded], is_done: bool) -> Iterator[str]:
+    """One line for each way in which images of a run have another answer than alone.
+
+    Only pictures that were not changed since can be judged; in a run that `is_done` all must be such.
+    """
+    fresh = [image for image in images if image.file == _file(folder / image.path)]
+    if is_done and len(fresh) < len(images):
+        yield f"{name}: {len(images) - len(fresh)} results are of pictures that were changed since"
+    wrong = []
+    for tiling in {image.tiling for image in fresh}:
+        these = {image.path: image.answer for image in fresh if image.tiling == tiling}
+        right = alone(folder, list(these), kind_of(name).model, tiling)
+        wrong += [path for path, answer in these.items() if answer != right.get(path)]
+    if wrong:
+        yield f"{name}: {len(wrong)} images have another answer than alone: {sorted(wrong)[:5]}"
+
+
+def _file(path: Path) -> tuple[int, int]:
+    seen = path.stat()
+    return seen.st_size, seen.st_mtime_ns

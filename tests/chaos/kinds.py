@@ -1,0 +1,34 @@
+"""How the runs of chaos differ: by model, tiles and `--dedupe`, in turn. Knows flags, but no files and no database."""
+
+from dataclasses import dataclass
+
+from tests.chaos.models import BOXES, SHAPES
+from tests.chaos.pictures import OVERLAP, TILE
+from workers.inference.tiles import Tiling
+
+PROMPT = "person"
+TILES = Tiling(TILE, OVERLAP)
+TILE_FLAGS = ("--tile", str(TILE), "--overlap", str(OVERLAP))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The settings that a run's results depend on."""
+
+    model: str
+    tiling: Tiling | None = None
+    dedupe: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What sam3-enqueue is told of them."""
+        tiles = TILE_FLAGS if self.tiling else ()
+        return ("--prompt", PROMPT, "--model", self.model, *tiles, *(("--dedupe",) if self.dedupe else ()))
+
+
+KINDS = (Kind(SHAPES), Kind(SHAPES, TILES), Kind(BOXES, dedupe=True), Kind(BOXES, TILES, dedupe=True))
+
+
+def kind_of(name: str) -> Kind:
+    """That of the run with this name, such as `run3`."""
+    return KINDS[(int(name.removeprefix("run")) - 1) % len(KINDS)]
