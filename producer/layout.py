@@ -8,6 +8,8 @@ DATABASE_FILE = "sam3.db"  # in the state folder
 RESULTS = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
 MASKS_RECORD = ".sam3-masks.json"  # in a folder of masks: how they were made
 EXPORT_RECORD = ".sam3-export.json"  # the same in the folder of another format with files for each image
+# Marks of the objects that exports put into a bucket. Their names are letters and digits, as Azure wants them.
+OBJECT_RUN, OBJECT_DIGEST = "sam3run", "sam3digest"
 LINKS = "images"  # below such a folder: links to the images that were exported
 MASK_MARK = b"sam3-run\0"  # start of a text chunk that each of our PNG masks has
 MASK_HEAD_BYTES = 1024  # that text chunk ends within so many bytes of the file's start

@@ -102,7 +102,7 @@ class ImageRoot(click.ParamType[str]):
         from workers.inference import urls
 
         folder = str(value)
-        if (wrong := urls.fault(f"{folder.rstrip('/')}/any")) is not None:
+        if (wrong := urls.fault(f"{folder.rstrip('/')}/any" if folder[-3:] != "://" else folder)) is not None:
             self.fail(wrong, param, ctx)
         if urls.is_url(folder):
             return urls.normal(folder).rstrip("/")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
+from producer.layout import OBJECT_DIGEST, OBJECT_RUN
 from producer.results.inputs import Inputs
 from producer.results.marks import made_by_export
 from producer.results.targets import Recognise, Signs, Targets
@@ -20,7 +21,6 @@ from workers.errors import UsageError
 from workers.inference import buckets
 from workers.inference.urls import Unanswered
 
-RUN, DIGEST = "sam3run", "sam3digest"  # names of marks, which Azure allows to be letters and digits only
 MANIFEST_BYTES = 1 << 20  # of an object that is read whole
 
 
@@ -68,12 +68,14 @@ class BucketOutput(Targets):
         """The marks of the object; empty if there is none, or it is not ours."""
         with self._told_faults(path):
             found = buckets.marks(self.shown(path))
-            return found[1] if found is not None and DIGEST in found[1] else {}
+            return found[1] if found is not None and OBJECT_DIGEST in found[1] else {}
 
     def put(self, path: Path, content: bytes, digest: str, signs: Signs) -> None:
         """Put an object with its marks: at first as if there were none, since that takes one request only."""
         assert isinstance(signs, _Marks)
-        put = partial(buckets.put, self.shown(path), content, marks={RUN: quote(signs.run), DIGEST: digest})
+        put = partial(
+            buckets.put, self.shown(path), content, marks={OBJECT_RUN: quote(signs.run), OBJECT_DIGEST: digest}
+        )
         with self._told_faults(path):
             if put(None) or put(self._replaceable(path, made_by_export)):
                 return
@@ -124,7 +126,7 @@ class BucketOutput(Targets):
                 return None
             version, marks = found
             self._refuse_input(path)
-            if self._force or DIGEST in marks or self._is_recognised(path, recognise):
+            if self._force or OBJECT_DIGEST in marks or self._is_recognised(path, recognise):
                 return version
         raise self._not_replaced(path, "was not made by an export of ours")
 
@@ -161,10 +163,10 @@ class _Marks:
         self._output, self.run = output, run
 
     def holds(self, file: Path, digest: str) -> bool:
-        return self._output.marks(file).get(DIGEST) == digest
+        return self._output.marks(file).get(OBJECT_DIGEST) == digest
 
     def is_ours_to_remove(self, file: Path) -> bool:
-        return self._output.marks(file).get(RUN) == quote(self.run)
+        return self._output.marks(file).get(OBJECT_RUN) == quote(self.run)
 
     def sign(self, file: Path, digest: str, content: bytes) -> None:
         """Does nothing: `BucketOutput.put` puts the marks with the content."""

@@ -1,34 +1,41 @@
-"""Turns the objects of a part of a bucket, or those that match a pattern, into rows. Opens no object.
+"""Turns the objects of a part of a bucket, or those that match a pattern, into rows. Decodes nothing.
 
-Which ones are images is said by their names alone: to look at first bytes would be a request for each.
+Which ones are images is said by their names alone: to look at first bytes would be a request for each. Only below the
+record of an export objects are asked for the marks of our own.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from db.intake import KnownRun, NewRow
-from producer.layout import EXPORT_RECORD, MASKS_RECORD
+from producer.layout import EXPORT_RECORD, MASK_HEAD_BYTES, MASKS_RECORD, OBJECT_DIGEST, is_mask
 from producer.sources import place
 from producer.sources.cells import one_line
 from producer.sources.columns import Columns
 from producer.sources.folder import refuse_flags_of_files
-from producer.sources.looking import same_files
+from producer.sources.looking import LOOKERS, same_files
 from producer.sources.pattern import Pattern
 from producer.sources.rows import row_of_file
 from producer.sources.selection import IMAGE, OURS, Tally, told_left_out, verdict_on_name
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
 from workers.errors import UsageError
 from workers.inference import buckets, urls
+from workers.inference.buckets import PAGE_OBJECTS
 from workers.inference.formats import FORMATS
+
+KNOWN_AT_MOST = 100_000  # answers that are remembered, so that an object is not asked for a second time
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """One object: its path below the source's root, and when it was written (nanoseconds since 1970)."""
+    """One object: its path below the source's root, its bytes, and when it was written (nanoseconds since 1970)."""
 
     path: str
+    size: int
     mtime_ns: int
 
 
@@ -53,6 +60,7 @@ class BucketSource(RowSource):
         if place.is_pattern(self.place):
             self.root, self._pattern = place.fixed(self.place), Pattern(Path(urls.split(self.place)[1]))
         self._exported = set[str]()  # folders with a record of an export, as far as they were listed
+        self._known = dict[str, bool]()  # path -> whether an export wrote it, of objects that had to be asked for
         tally = Tally()
         if next(self._images(tally), None) is None:
             there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
@@ -93,27 +101,57 @@ class BucketSource(RowSource):
         return same_files(recorded, self.root)
 
     def _images(self, tally: Tally | None = None) -> Iterator[_Listed]:
-        for path, size, mtime_ns in self._objects():
-            folder, _, name = path.rpartition("/")
-            if name in (MASKS_RECORD, EXPORT_RECORD):
-                self._exported.add(folder)
-            if self._pattern is not None and not self._pattern.takes(path, folder=False):
-                continue
-            verdict = verdict_on_name(path)
-            if self._exported and self._is_exported(path):
-                verdict = OURS
-            if verdict == IMAGE:
-                yield _Listed(path, mtime_ns)
-            elif tally is not None and size:  # an empty object without such a name stands for a folder
-                tally.add(verdict, path)
+        objects = self._objects()
+        while page := [one for one in islice(objects, PAGE_OBJECTS) if self._counts(one.path)]:
+            verdicts = {one.path: verdict_on_name(one.path) for one in page}
+            doubtful = [path for path, verdict in verdicts.items() if verdict == IMAGE and self._is_below_record(path)]
+            verdicts |= dict.fromkeys(self._ours_among(doubtful), OURS)
+            for one in page:
+                if verdicts[one.path] == IMAGE:
+                    yield one
+                elif tally is not None and one.size:  # an empty object without such a name stands for a folder
+                    tally.add(verdicts[one.path], one.path)
 
-    def _is_exported(self, path: str) -> bool:
+    def _counts(self, path: str) -> bool:
+        """Whether the pattern takes the object. Notes records of exports."""
+        folder, _, name = path.rpartition("/")
+        if name in (MASKS_RECORD, EXPORT_RECORD):
+            self._exported.add(folder)
+        return self._pattern is None or self._pattern.takes(path, folder=False)
+
+    def _is_below_record(self, path: str) -> bool:
+        if not self._exported:
+            return False
         above = (str(folder) for folder in PurePosixPath(path).parents)
         return any(("" if folder == "." else folder) in self._exported for folder in above)
 
-    def _objects(self) -> Iterator[tuple[str, int, int]]:
+    def _ours_among(self, paths: Sequence[str]) -> list[str]:
+        """Those that exports of ours wrote: users' images may lie beside them."""
+        unknown = [path for path in paths if path not in self._known]
+        with ThreadPoolExecutor(LOOKERS) as threads, self._told_faults():
+            found = dict(zip(unknown, threads.map(self._is_ours, unknown), strict=True)) if unknown else {}
+        if len(self._known) < KNOWN_AT_MOST:
+            self._known |= found
+        return [path for path in paths if found.get(path, self._known.get(path, False))]
+
+    def _is_ours(self, path: str) -> bool:
+        """By the marks beside the content of an object that we put, or by the mark in a mask that was copied there."""
+        url = f"{self.root}/{path}"
+        if (found := buckets.marks(url)) is not None and OBJECT_DIGEST in found[1]:
+            return True
+        if not path.lower().endswith(".png") or (there := buckets.reader(url)) is None:
+            return False
+        return is_mask(there[1].read(MASK_HEAD_BYTES))
+
+    def _objects(self) -> Iterator[_Listed]:
+        with self._told_faults():
+            for path, size, mtime_ns in buckets.objects(self.root):
+                yield _Listed(path, size, mtime_ns)
+
+    @contextmanager
+    def _told_faults(self) -> Iterator[None]:
         try:
-            yield from buckets.objects(self.root)
+            yield
         except ValueError as error:
             cure = "give that object another key, or give a list of the others"
             raise UsageError(f"{self._shown}: {error}; {cure}") from None

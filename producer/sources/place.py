@@ -18,7 +18,9 @@ def fault(given: str) -> str | None:
     """What is wrong with a URL as a source, in words; None if it is no URL, or can be read."""
     if urls.is_web(given):
         return "a web server does not list its images; give a file with their URLs, or s3://bucket/folder"
-    return urls.fault(f"{given.rstrip('/')}/any")  # a whole bucket may be a source, but no image
+    return urls.fault(
+        f"{given.removesuffix('/')}/any" if given[-3:] != "://" else given
+    )  # a whole bucket may be a source, but no image
 
 
 def absolute(given: str | Path) -> str:

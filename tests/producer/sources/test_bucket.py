@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from producer.layout import OBJECT_DIGEST
 from producer.sources import place
 from producer.sources.bucket import BucketSource
 from producer.sources.kinds import open_source
@@ -109,12 +110,24 @@ def test_a_listing_of_many_pages_is_read_page_by_page(bucket: Bucket, monkeypatc
 
 
 def test_what_our_exports_wrote_is_no_input_though_it_may_be_listed_before_their_record(bucket: Bucket) -> None:
-    for name in ("a.jpg", "masks/.sam3-masks.json", "masks/person/a.jpg.png", "masks/(1)/a.jpg.png", "x/b.png"):
-        bucket.put(name, b"any")
+    """Also where a user's own images lie beside it, and where it was copied without its marks."""
+    mask, ours = b"\x89PNG\r\n\x1a\n....tEXtsam3-run\0faces", ("masks/(1)/a.jpg.png", "masks/a.jpg", "masks/copied.png")
+    for name in ("a.jpg", "masks/.sam3-masks.json", "masks/own.png", "x/b.png", "masks/copied.png"):
+        bucket.put(name, mask if "copied" in name else b"any")
+    for name in ours[:2]:
+        buckets.put(f"{bucket.url}/{name}", b"any", None, {OBJECT_DIGEST: "1"})
     source = open_source(bucket.url, ReadOptions())
-    assert source.survey().rows == 2
-    assert [row.path for row in source.rows()] == ["a.jpg", "x/b.png"]
-    assert LeftOut("from sam3-run or sam3-export", 3, "masks/(1)/a.jpg.png") in source.left_out
+    assert source.survey().rows == 3
+    assert [row.path for row in source.rows()] == ["a.jpg", "masks/own.png", "x/b.png"]
+    assert LeftOut("from sam3-run or sam3-export", 3, ours[0]) in source.left_out
+    for name in ours[:2]:
+        assert bucket.asked["HEAD", name] == 1
+
+
+def test_an_export_into_the_source_itself_takes_no_image_away(bucket: Bucket) -> None:
+    bucket.put("photos/a.jpg", b"any")
+    bucket.put("photos/.sam3-masks.json", b"{}")
+    assert paths(f"{bucket.url}/photos") == ["a.jpg"]
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -156,6 +169,7 @@ def test_flags_for_files_with_rows_are_refused(bucket: Bucket) -> None:
         ("https://host/photos", "a web server does not list its images"),
         ("s3://me:secret@bucket/photos", "the URL holds a user or a password"),
         ("s3:///photos", "the URL names no object"),
+        ("s3://", "the URL names no object"),
         ("ftp://host/photos", "'ftp://' is a URL that is not read"),
         ("s3://bucket/a//b", "the URL holds an empty name"),
         ("s3://bucket", None),
