@@ -116,7 +116,8 @@ class ParquetSource(RowSource):
         stamps = list(self._stamps())
         for part in self._parts:
             part.file.refuse_change()
-        picked = [(number, self._row(cells, "", number, clean=False)) for number, cells in sample]
+        of_paths = RowRules(self.columns, self.root, confined=self.confined)  # no row lacks a prompt: none was read
+        picked = [(number, _row(of_paths, cells, "", number, clean=False)) for number, cells in sample]
         return Survey(
             size=self._size,
             mtime_ns=self._mtime_ns,
@@ -157,15 +158,9 @@ class ParquetSource(RowSource):
             clean = clean and is_clean
         together = zip(*columns, strict=True)
         return [
-            self._row(dict(zip(names, row, strict=True)), where, place, clean=clean)
+            _row(self._rules, dict(zip(names, row, strict=True)), where, place, clean=clean)
             for place, row in enumerate(together, number)
         ]
-
-    def _row(self, cells: dict[str, Any], where: str, place: int, *, clean: bool) -> NewRow:
-        try:
-            return self._rules.typed_row(cells, clean=clean)
-        except BadRow as bad:
-            return self._rules.rejected_values(cells, f"{where}: row {place + 1}", bad)
 
     def _paths(self) -> Iterator[Any]:
         for part in self._parts:
@@ -241,6 +236,13 @@ def _begins_with_an_image(folder: Path) -> bool:
         first = next(entries, None)
         return first is not None and first.name.lower().endswith(SUFFIXES)
     return False
+
+
+def _row(rules: RowRules, cells: dict[str, Any], where: str, place: int, *, clean: bool) -> NewRow:
+    try:
+        return rules.typed_row(cells, clean=clean)
+    except BadRow as bad:
+        return rules.rejected_values(cells, f"{where}: row {place + 1}", bad)
 
 
 def _rows_after_noting(part: ParquetPart, columns: PartsColumns) -> int:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,12 @@ def test_memory_does_not_grow_with_a_row_group() -> None:
     for _ in source.rows():
         peak = max(peak, pa.total_allocated_bytes() - before)
     assert peak < 12_000_000, "the row group takes 24 MB"
+
+
+@pytest.mark.parametrize("options", [ReadOptions(prompt_column="words"), ReadOptions(box_column="boxes")])
+def test_images_whose_rows_alone_say_what_to_look_for_are_looked_for_before_anything_is_recorded(
+    options: ReadOptions,
+) -> None:
+    path = write({"path": paths(3), "words": ["cat", "dog", "hat"], "boxes": [[[1.0, 2.0, 3.0, 4.0]]] * 3})
+    survey = opened(path, replace(options, needs_prompt=True)).survey()
+    assert [sampled for _, sampled in survey.sample] == paths(3)
