@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.architecture import GRID, plain_loop
+from workers.inference.boxes import Box
 from workers.inference.protocol import Options, Pixels
 from workers.inference.sam3_model import Sam3Segmenter
 
@@ -169,9 +170,14 @@ def count(work: Callable[[], Any], device: MetaDevice) -> Counts:
 
 
 def count_ours(
-    segmenter: Sam3Segmenter, asked: Sequence[tuple[str, ...]], found: int, forward_only: bool = False
+    segmenter: Sam3Segmenter,
+    asked: Sequence[tuple[str, ...]],
+    found: int,
+    forward_only: bool = False,
+    boxes: tuple[Box, ...] = (),
 ) -> Counts:
     """A batch of images that ask these prompts, of which each finds `found` instances; with or without their masks.
+    Each image comes with these boxes.
 
     The segmenter is on the meta device. Text features and the library's tables of positions are in their caches, as in
     all batches but a run's first.
@@ -180,7 +186,7 @@ def count_ours(
     count_texts(segmenter, [prompt for prompts in asked for prompt in prompts])
     _make_tables(segmenter._model, images)
     side = segmenter._model.config.vision_config.image_size
-    pixels = Pixels(np.zeros((side, side, 3), np.uint8), 1080, 1920)
+    pixels = Pixels(np.zeros((side, side, 3), np.uint8), 1080, 1920, boxes)
 
     def work() -> None:
         raw = segmenter.predict([pixels] * images, asked, Options())

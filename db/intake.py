@@ -79,7 +79,7 @@ class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows
     cells: dict[str, Any] | None = None  # values as JSON has them; of a source of text all are text
     prompts: tuple[str, ...] | None = None  # as `db.classes.Wording` types them; None: those of the run
     rejected: tuple[str, str] | None = None
-    boxes: tuple[GivenBox, ...] | None = None
+    boxes: tuple[GivenBox, ...] | None = None  # None: none
 
 
 _Placed = tuple[int, NewRow]  # the place of a row in the source, from 1, and the row

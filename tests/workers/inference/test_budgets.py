@@ -10,6 +10,7 @@ import torch
 from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import Counts, count_ours, count_plain, count_texts, count_vision
 from workers.inference import torch_precision
+from workers.inference.boxes import Box
 from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
 
@@ -95,6 +96,18 @@ def test_a_forward_pass_returns_while_the_device_works_and_brings_nothing_back(
     """Also if the prompts of its rows differ, and in length."""
     forward = count_ours(segmenter, [(prompt,) for prompt in asked], FOUND, forward_only=True)
     assert (forward.waits, forward.bytes_from_device) == (0, 0)
+
+
+def test_boxes_make_the_host_wait_twice_and_cost_a_thousandth_of_the_arithmetic(
+    segmenter: Sam3Segmenter, counts: dict[tuple[int, int], Counts]
+) -> None:
+    """The library looks whether any place for a box is padding, and brings the size of its features to the device."""
+    boxes = (Box(10, 20, 300, 400, True), Box(500, 20, 700, 400, False))
+    boxed = count_ours(segmenter, [PROMPTS[:1]] * 2, FOUND, forward_only=True, boxes=boxes)
+    assert (boxed.waits, boxed.bytes_from_device) == (2, 0)
+    assert boxed.flops <= 1.001 * counts[2, 1].flops
+    assert boxed.kernels <= 1_162
+    assert boxed.peak_bytes <= counts[2, 1].peak_bytes + MB / 10
 
 
 def test_eight_new_prompts_are_one_run_of_the_text_encoder_without_a_wait() -> None:
