@@ -64,6 +64,26 @@ def test_an_export_keeps_instances_down_to_its_own_score(
     assert image.results[0].presence == 0.9
 
 
+def test_a_further_row_of_an_image_is_told_apart_by_its_boxes_and_only_in_a_run_with_boxes(sessions: Sessions) -> None:
+    one, two = (((1.0, 2.0, edge, 9.0, True),) for edge in (7.0, 8.0))
+    new = [NewRow("a", boxes=one), NewRow("a", boxes=two), NewRow("b", boxes=two), NewRow("a", boxes=two)]
+    new.append(NewRow("a"))
+    run_id = load(sessions, new)
+    assert {image.twin for image in _exported(sessions, run_id, 0.5)} == {""}
+
+    with sessions.begin() as session:
+        session.execute(update(Run).values(box_column="boxes"))
+    first, boxed, other, duplicate, text = (image.twin for image in _exported(sessions, run_id, 0.5))
+    assert [first, other] == ["", ""]
+    assert "" != boxed == duplicate
+    assert text not in ("", boxed)
+
+    scenario.read_again(sessions, run_id, new[1:])  # what was the second row of its image is the first one now
+    *here, gone = (image.twin for image in exported_images(sessions, run_id, 0.5, gone=True))
+    assert here == ["", "", "", text]
+    assert gone not in ("", text, boxed)
+
+
 def test_results_come_in_the_order_of_the_prompts(sessions: Sessions) -> None:
     run_id = load(sessions, [NewRow("a"), NewRow("b", prompts=("dog", "car"))], prompts=("person", "car"))
     scenario.work_off(sessions, run_id, 0.9)
