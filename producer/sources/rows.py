@@ -73,11 +73,11 @@ class RowRules:
         if prompts is None and self._needs_prompt:
             prompts = self._instead(boxes)
         if path != given:
-            return NewRow(path, dict(zip(self._columns.names, cells, strict=True)), prompts, boxes=boxes)
+            return NewRow(path, dict(zip(self._columns.names, cells, strict=True)), prompts, None, boxes)
         if not self._others:
             return NewRow(path, None, prompts)
         del cells[self._image]
-        return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts, boxes=boxes)
+        return NewRow(path, dict(zip(self._others, cells, strict=True)), prompts, None, boxes)
 
     def typed_row(self, cells: dict[str, Any], *, clean: bool) -> NewRow:
         """Make the row of these values; the dictionary may be changed. Raises `BadRow`.
@@ -97,7 +97,7 @@ class RowRules:
             prompts = self._instead(boxes)
         if path == given:
             del cells[image]
-        return NewRow(path, cells or None, prompts, boxes=boxes)
+        return NewRow(path, cells or None, prompts, None, boxes)
 
     def rejected(self, cells: list[str], where: str, bad: BadRow) -> NewRow:
         """Make the rejected row of cells that break a rule. `where` names the row's place, such as `images.csv:7`."""
