@@ -37,7 +37,7 @@ class SourceFile:
     def __init__(self, path: Path, kind: str, copy_of: str | None = None) -> None:
         self.shown, self.kind = one_line(copy_of or str(path)), kind
         self.name = one_line(copy_of.rpartition("/")[2] if copy_of else path.name)
-        self.path = Path(os.path.abspath(path))
+        self.path, self.is_copy = Path(os.path.abspath(path)), copy_of is not None
         self.stat = self._found(path)
         self.gzipped = False
         with self.faults(), self.open() as file:
@@ -154,7 +154,7 @@ class HashedContent(io.RawIOBase):
         self._line = 0 if re.search(rb"[\r\n]", block) else self._line + count
         if self._line > LINE_BYTES:
             size = f"a line of more than {LINE_BYTES >> 20} MiB"
-            raise UsageError(f"{self._of.path}: {size}; give a {self._of.kind} with one image a line")
+            raise UsageError(f"{self._of.shown}: {size}; give a {self._of.kind} with one image a line")
         first, last = (min(max(place - self.size, 0), count) for place in self._edge)
         self.edge += block[first:last]
         before_mark = self._mark - self.size

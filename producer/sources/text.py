@@ -41,6 +41,9 @@ OTHER_FORMATS = (  # first bytes, name of the format, and what to do
 )
 
 
+COPY_FIRST = "copy it to this machine and give that copy, to be told how to convert it"  # no command reads a URL
+
+
 @dataclass(frozen=True)
 class FileText:
     """How to read the text of one file."""
@@ -145,7 +148,7 @@ def _refuse_other_formats(head: bytes, file: SourceFile, kind: str) -> None:
             if what == "zip":
                 what, advice = _zipped(file.path, head) or (what, advice)
             advice = advice.format(file=shlex.quote(file.shown), unpacked=new_file(file.shown, "unpacked"))
-            raise UsageError(f"{file.shown}: is {what}, not {kind} text; {advice}")
+            raise UsageError(f"{file.shown}: is {what}, not {kind} text; {COPY_FIRST if file.is_copy else advice}")
 
 
 _SAVE_SHEET = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"

@@ -119,6 +119,21 @@ def test_a_row_and_a_change_of_a_list_are_told_by_its_url(shell: Shell, bucket: 
     shell(status, "faces", code=4)
 
 
+@pytest.mark.parametrize(
+    ("key", "held", "what"),
+    [
+        ("rows.json", b'[{"path": "a.jpg"}]', "one JSON array"),
+        ("rows.csv", b"PK\3\4 any", "zip, not CSV text"),
+        ("rows.csv", b"\xff\xd8\xff any", "a JPEG image, not CSV text"),
+    ],
+)
+def test_no_hint_has_a_shell_read_a_url(shell: Shell, bucket: Bucket, key: str, held: bytes, what: str) -> None:
+    bucket.put(key, held)
+    refused = shell(enqueue, "--source", f"{bucket.url}/{key}", *PROMPT, code=2).error
+    cure = "copy it to this machine and give that copy, to be told how to convert it"
+    assert refused == f"sam3: error: {bucket.url}/{key}: is {what}; {cure}"
+
+
 @pytest.mark.usefixtures("broker")
 def test_a_list_that_was_moved_in_its_bucket_is_known_by_its_content(shell: Shell, bucket: Bucket) -> None:
     bucket.put("old/faces.csv", b"path\na.jpg\n")
