@@ -15,6 +15,7 @@ from producer.results.common import ExportRequest, Summary, TellRows, counting, 
 from producer.results.folder_record import FolderRecord, read_facts
 from producer.results.folder_writer import FolderWriter, Piece, in_pages
 from producer.results.mask_folder import read_mask_folder
+from producer.results.provenance import provenance
 from producer.results.targets import Signs
 from workers.errors import UsageError
 
@@ -32,6 +33,7 @@ class ExportFolder(FolderRecord):
     source: str
     folded: bool
     made: dict[str, Any] = field(default_factory=dict)  # threshold and flags
+    origin: dict[str, Any] = field(default_factory=dict)  # what the results were made with, see `provenance`
     complete: bool = False  # whether the last export was finished
 
 
@@ -74,7 +76,7 @@ def open_folder(request: ExportRequest, format: str) -> tuple[ExportFolder, Expo
         raise UsageError(f"{shown} holds files of run {there.run}: choose another -o for those of {view.name}")
     folded = request.files.folds_names() or (there is not None and there.folded)
     made = request.choice.record() | dict(request.own)
-    return ExportFolder(format, view.name, view.uid, view.source.path, folded, made), there
+    return ExportFolder(format, view.name, view.uid, view.source.path, folded, made, provenance(request)), there
 
 
 def read_export_folder(request: ExportRequest) -> ExportFolder | None:

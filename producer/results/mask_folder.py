@@ -8,8 +8,9 @@ import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from db.values import FoundInstance
@@ -38,6 +39,7 @@ class MaskFolder(FolderRecord):
     folded: bool
     complete: bool = False  # whether the last export was finished
     style: MaskStyle = PLAIN
+    origin: dict[str, Any] = field(default_factory=dict)  # what the results were made with, see `provenance`
 
     def as_json(self) -> str:
         facts = {**asdict(self), "style": self.style.given}

@@ -29,6 +29,7 @@ from producer.results.mask_folder import (
 )
 from producer.results.mask_style import PROMPT, MaskStyle
 from producer.results.per_result import PerResult, places
+from producer.results.provenance import provenance
 from producer.results.targets import Targets
 from workers.errors import UsageError
 
@@ -193,6 +194,7 @@ def _open_folder(request: ExportRequest, targets: Targets) -> MaskFolder:
         select=request.select,
         folded=folded,
         style=style,
+        origin=provenance(request),
     )
     return there if there is not None and replace(there, complete=False) == new else new
 

@@ -105,6 +105,9 @@ def test_a_part_of_a_bucket_gets_the_files_of_a_folder_once(
         else:
             assert there[path] == content
 
+    for record in {".sam3-masks.json", ".sam3-export.json"} & there.keys():
+        assert json.loads(there[record])["origin"].items() >= {"run": "list", "model": "tiny", "min_score": 0.5}.items()
+
     before = puts(bucket)
     again = export(run, name, to_bucket(name))
     assert objects(bucket).keys() == there.keys()
