@@ -173,7 +173,7 @@ def test_c12_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
     source = CsvSource(write(b"path\na.jpg\n" + (LINE_BYTES + 100_000) * b"x"))
     with pytest.raises(UsageError) as refused:
         source.survey()
-    assert str(refused.value) == f"{source.path}: a line of more than 16 MiB; give a CSV with one image a line"
+    assert str(refused.value) == f"{source.file.shown}: a line of more than 16 MiB; give a CSV with one image a line"
 
 
 def test_c1_a_path_that_is_no_readable_file_is_refused() -> None:
