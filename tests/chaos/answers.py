@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from db.models import Image, Instance, Prompt, Result, Run
 from db.states import ImageState
-from tests.chaos.kinds import PROMPT, kind_of
+from tests.chaos.kinds import PROMPT, Kind, kind_of
 from tests.chaos.models import made
+from tests.chaos.pictures import boxes_of
 from workers.inference import pipeline
 from workers.inference.images import ReadRules
 from workers.inference.items import Item, Segmented
@@ -67,11 +68,14 @@ def recorded(session: Session, name: str) -> list[Recorded]:
     ]
 
 
-def alone(folder: Path, names: Sequence[str], model: str, tiling: Tiling | None) -> dict[str, Answer]:
-    """What these pictures give, each in a batch of its own."""
-    items = [Item(number, str(folder / name), (PROMPT,), tiling) for number, name in enumerate(names)]
+def alone(folder: Path, names: Sequence[str], kind: Kind) -> dict[str, Answer]:
+    """What these pictures give in a run of this kind, each in a batch of its own."""
+    items = [
+        Item(number, str(folder / name), (PROMPT,), kind.tiling, boxes=boxes_of(name) if kind.boxes else ())
+        for number, name in enumerate(names)
+    ]
     pace = Pace(batch_size=1, threads=1)
-    stream = pipeline.segment(items, made(model, Settings()), ReadRules(), Options(), pace)
+    stream = pipeline.segment(items, made(kind.model, Settings()), ReadRules(), Options(), pace)
     outcomes = [outcome for batch in stream for outcome in batch]
     return {names[one.id]: _answer(one) for one in outcomes if isinstance(one, Segmented)}
 
@@ -93,7 +97,7 @@ def strange(name: str, folder: Path, images: Sequence[Recorded], is_done: bool) 
     wrong = []
     for tiling in {image.tiling for image in fresh}:
         these = {image.path: image.answer for image in fresh if image.tiling == tiling}
-        right = alone(folder, list(these), kind_of(name).model, tiling)
+        right = alone(folder, list(these), replace(kind_of(name), tiling=tiling))
         wrong += [path for path, answer in these.items() if answer != right.get(path)]
     if wrong:
         yield f"{name}: {len(wrong)} images have another answer than alone: {sorted(wrong)[:5]}"

@@ -1,9 +1,9 @@
-"""How the runs of chaos differ: by model, tiles and `--dedupe`, in turn. Knows flags, but no files and no database."""
+"""How the runs of chaos differ: by model, tiles, boxes and `--dedupe`. Knows flags, but no files and no database."""
 
 from dataclasses import dataclass
 
-from tests.chaos.models import BOXES, SHAPES
-from tests.chaos.pictures import OVERLAP, TILE
+from tests.chaos.models import FRAMES, SHAPES
+from tests.chaos.pictures import BOX_COLUMN, OVERLAP, TILE
 from workers.inference.tiles import Tiling
 
 PROMPT = "person"
@@ -18,15 +18,23 @@ class Kind:
     model: str
     tiling: Tiling | None = None
     dedupe: bool = False
+    boxes: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What sam3-enqueue is told of them."""
         tiles = TILE_FLAGS if self.tiling else ()
-        return ("--prompt", PROMPT, "--model", self.model, *tiles, *(("--dedupe",) if self.dedupe else ()))
+        boxes = ("--box-column", BOX_COLUMN) if self.boxes else ()
+        dedupe = ("--dedupe",) if self.dedupe else ()
+        return ("--prompt", PROMPT, "--model", self.model, *tiles, *boxes, *dedupe)
 
 
-KINDS = (Kind(SHAPES), Kind(SHAPES, TILES), Kind(BOXES, dedupe=True), Kind(BOXES, TILES, dedupe=True))
+KINDS = (
+    Kind(SHAPES),
+    Kind(SHAPES, TILES),
+    Kind(FRAMES, dedupe=True, boxes=True),
+    Kind(FRAMES, TILES, dedupe=True),
+)
 
 
 def kind_of(name: str) -> Kind:

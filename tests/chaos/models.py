@@ -15,27 +15,32 @@ from workers.inference.masks import encode
 from workers.inference.protocol import Options, Pixels
 from workers.settings import Settings
 
-SHAPES, BOXES = "any/shapes", "any/boxes"
+SHAPES, FRAMES = "any/shapes", "any/frames"
 ROOM = 100  # pixels: in a wider picture the models say that they may have missed something
 
 
 class Shapes(FaultySegmenter):
-    """One instance with all that is bright, and a score that tells the prompt."""
+    """One instance with all that is bright, and a score that tells the prompt and the boxes."""
+
+    def __init__(self, model: str, settings: Settings) -> None:
+        super().__init__(model, settings)
+        self.facts = replace(self.facts, takes_boxes=True)
 
     def postprocess(
         self, raw: list[tuple[Pixels, tuple[str, ...]]], rows: range, options: Options
     ) -> list[tuple[Found, ...]]:
         chosen = raw[rows.start : rows.stop]
-        return [tuple(self._answer(pixels.data, prompt, options) for prompt in prompts) for pixels, prompts in chosen]
+        return [tuple(self._answer(pixels, prompt, options) for prompt in prompts) for pixels, prompts in chosen]
 
-    def _answer(self, image: RGB, prompt: str, options: Options) -> Found:
-        found = self._found(image, options)
-        score = 0.6 + crc32(prompt.encode()) % 1000 / 4000
+    def _answer(self, pixels: Pixels, prompt: str, options: Options) -> Found:
+        found = self._found(pixels.data, options)
+        asked = f"{prompt} {[[float(edge) for edge in box] for box in pixels.boxes]}"
+        score = 0.6 + crc32(asked.encode()) % 1000 / 4000
         instances = tuple(replace(one, score=score) for one in found.instances)
-        return replace(found, instances=instances, capped=image.shape[1] > ROOM)
+        return replace(found, instances=instances, capped=pixels.data.shape[1] > ROOM)
 
 
-class Boxes(Shapes):
+class Frames(Shapes):
     """The same with the rectangle around it as the mask. It has other weights."""
 
     def __init__(self, model: str, settings: Settings) -> None:
@@ -56,4 +61,4 @@ class Boxes(Shapes):
 
 def made(model: str, settings: Settings) -> FaultySegmenter:
     """The model of this name."""
-    return {SHAPES: Shapes, BOXES: Boxes}[model](model, settings)
+    return {SHAPES: Shapes, FRAMES: Frames}[model](model, settings)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.answers import Answer, Recorded, alone, strange
-from tests.chaos.kinds import KINDS, TILES
-from tests.chaos.models import BOXES, SHAPES
-from tests.chaos.pictures import is_large, write_images
+from tests.chaos.kinds import KINDS, TILES, Kind
+from tests.chaos.models import FRAMES, SHAPES
+from tests.chaos.pictures import boxes_of, is_large, write_images
 
 SOME = tuple(f"{row:04}.png" for row in (1, 2, 5, 11, 13, 20, 22, 33, 73))
 
@@ -28,12 +28,13 @@ def run_of(folder: Path, answers: dict[str, Answer]) -> list[Recorded]:
 
 def test_each_kind_of_run_gives_a_large_picture_another_answer(folder: Path) -> None:
     large = [name for name in SOME if is_large(name)]
-    answers = [alone(folder, SOME, kind.model, kind.tiling) for kind in KINDS]
+    answers = [alone(folder, SOME, kind) for kind in KINDS]
 
     for name in SOME:
         different = {str(of_kind[name]) for of_kind in answers}
-        assert len(different) == (len(KINDS) if name in large else 2), name  # tiles do nothing to a small one
-    whole, cut = (alone(folder, large, SHAPES, tiling) for tiling in (None, TILES))
+        of_a_small_one = 3 if boxes_of(name) else 2  # to which tiles do nothing
+        assert len(different) == (len(KINDS) if name in large else of_a_small_one), name
+    whole, cut = (alone(folder, large, Kind(SHAPES, tiling)) for tiling in (None, TILES))
     for name in large:
         [(_, _, is_capped, [_])], [(_, _, still, found)] = whole[name][2:], cut[name][2:]
         assert (is_capped, still) == (True, False)
@@ -41,7 +42,7 @@ def test_each_kind_of_run_gives_a_large_picture_another_answer(folder: Path) -> 
 
 
 def test_the_copies_have_equal_bytes_and_all_others_an_answer_of_their_own(folder: Path) -> None:
-    answers = alone(folder, SOME, SHAPES, None)
+    answers = alone(folder, SOME, Kind(SHAPES))
 
     assert (folder / "0005.png").read_bytes() == (folder / "0020.png").read_bytes()
     assert answers["0005.png"] == answers["0020.png"]
@@ -49,7 +50,7 @@ def test_the_copies_have_equal_bytes_and_all_others_an_answer_of_their_own(folde
 
 
 def test_answers_of_another_picture_model_or_file_are_seen(folder: Path) -> None:
-    right = run_of(folder, alone(folder, SOME, SHAPES, None))
+    right = run_of(folder, alone(folder, SOME, Kind(SHAPES)))
     first, second, *others = right
     assert list(strange("run1", folder, right, True)) == []
 
@@ -57,7 +58,7 @@ def test_answers_of_another_picture_model_or_file_are_seen(folder: Path) -> None
     assert "2 images have another answer than alone: ['0001.png', '0002.png']" in next(
         strange("run1", folder, swapped, True)
     )
-    others_model = run_of(folder, alone(folder, SOME, BOXES, None))
+    others_model = run_of(folder, alone(folder, SOME, Kind(FRAMES)))
     assert f"{len(SOME)} images have another answer" in next(strange("run1", folder, others_model, True))
     old = [replace(first, file=(1, 1)), *right[1:]]
     assert list(strange("run1", folder, old, True)) == ["run1: 1 results are of pictures that were changed since"]

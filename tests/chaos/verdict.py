@@ -10,7 +10,7 @@ from db.claims import MAX_ATTEMPTS
 from db.models import Chunk, Image, Result, Run
 from db.states import LIVE, ImageState, RunState
 from tests.chaos.kinds import kind_of
-from tests.chaos.pictures import BAD_TILE, SPECIAL
+from tests.chaos.pictures import BAD_BOX, BAD_TILE, SPECIAL
 from tests.db import audit
 from tests.db.recount import differences
 from tests.integration.faults.farm import Verdict, judge
@@ -85,6 +85,8 @@ def failures(session: Session, run: Run) -> list[str]:
     wanted = {name: why for name, why in SPECIAL.items() if name in is_cut}
     if is_cut.get(BAD_TILE):
         wanted[BAD_TILE] = "internal"
+    if kind_of(run.name).boxes and BAD_BOX in is_cut:
+        wanted[BAD_BOX] = "bad_box"
     if run.state == RunState.CANCELLED:  # what a mount took from it waits for its retry too
         missed = session.execute(select(Image.path).where(Image.run_id == run.id, *MISSED)).scalars()
         wanted = {name: why for name, why in wanted.items() if name in found} | dict.fromkeys(missed, "missing")
