@@ -1,13 +1,18 @@
 """The real model code against the truth: drawn scenes through sam3-run with the bundled checkpoint."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tests.terminals import Terminal
 from workers.tiny.__main__ import found_in
-from workers.tiny.demo import compare, read_truth, write_demo
+from workers.tiny.demo import Answers, compare, read_truth, write_demo
 from workers.tiny.files import CHECKPOINT
 
 PROMPTS = ("--prompt", "red circle", "--prompt", "square")
@@ -25,7 +30,7 @@ def here(terminal: Terminal) -> Terminal:
 def test_the_bundled_model_finds_what_was_drawn(here: Terminal) -> None:
     truth = write_demo(here.home / "scenes", count=24, seed=7)  # not the demo's scenes, nor any it was trained on
 
-    here.run("sam3-run", "scenes", *PROMPTS, "--model", "tiny", "-o", "out")
+    here.run("sam3-run", "scenes", *PROMPTS, "--model", "tiny", "-o", "out", "--also", "coco-results")
     here.run("sam3-export", "out", "--format", "coco", "-o", "coco.json")
 
     assert read_truth(here.home / "scenes") == truth
@@ -33,9 +38,31 @@ def test_the_bundled_model_finds_what_was_drawn(here: Terminal) -> None:
     assert told.drawn >= 15
     assert told.f1 >= 0.8
     assert told.mean_iou >= 0.85
+    assert average_precision(truth, here.home / "coco.json", here.home / "out/coco-results.json") >= 0.9
     status = here.json("sam3-status", "out")
     assert status["images"]["empty"] > 0  # some scenes hold neither: finding nothing is a result
     assert status["images"]["failed"] == 0
+
+
+def average_precision(truth: Mapping[str, Answers], coco: Path, results: Path) -> float:
+    """COCO's AP50 of masks: that of our file of results, with what was drawn as the truth for our file of images."""
+    ours = json.loads(coco.read_text())
+    ids = {category["name"]: category["id"] for category in ours["categories"]}
+    drawn = [
+        {"image_id": image["id"], "category_id": ids[prompt], "iscrowd": 0, "segmentation": shape}
+        | {"area": float(mask.area(shape)), "bbox": [float(value) for value in mask.toBbox(shape)]}
+        for image in ours["images"]
+        for prompt in ids
+        for shape in truth[image["file_name"]][prompt]
+    ]
+    known = COCO()
+    known.dataset = ours | {"annotations": [one | {"id": id} for id, one in enumerate(drawn, start=1)]}
+    known.createIndex()
+    judge = COCOeval(known, known.loadRes(str(results)), "segm")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    return float(judge.stats[1])
 
 
 def broken(folder: Path, damage: str) -> Path:
