@@ -170,8 +170,24 @@ def polars(folder: Path) -> dict[str, Any]:
     return {"images": table.height, "instances": int(results["instances"].list.len().sum())}
 
 
+def datasets(folder: Path) -> dict[str, Any]:
+    """Both files of rows, which must say the same."""
+    import datasets as hub
+
+    out, cache = folder / "out", str(folder / "datasets")
+    table, lines = (
+        hub.load_dataset(kind, data_files=str(out / name), cache_dir=cache, split="train")
+        for kind, name in (("parquet", "results.parquet"), ("json", "results.jsonl"))
+    )
+    assert [row["path"] for row in table] == [row["path"] for row in lines]
+    counts = [[[len(one["instances"]) for one in row["sam3_results"]] for row in rows] for rows in (table, lines)]
+    assert counts[0] == counts[1]
+    return {"images": len(table), "instances": sum(map(sum, counts[0]))}
+
+
 TOOLS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    read.__name__: read for read in (ultralytics, supervision, pycolmap, label_studio, labelme, fiftyone, polars)
+    read.__name__: read
+    for read in (ultralytics, supervision, pycolmap, label_studio, labelme, fiftyone, polars, datasets)
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from workers.tiny.demo import write_demo
 PYTHON = os.environ.get("TOOLS_PYTHON", "")
 READERS = Path(__file__).with_name("readers.py")
 IMAGES = 24
-COUNTED = ("ultralytics", "supervision", "label_studio", "labelme", "fiftyone", "polars")
+COUNTED = ("ultralytics", "supervision", "label_studio", "labelme", "fiftyone", "polars", "datasets")
 EXACT = ("label_studio", "fiftyone")  # masks, not polygons
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not PYTHON, reason="run by make test-tools")]
