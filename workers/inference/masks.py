@@ -35,6 +35,12 @@ def _coco(rle: bytes, height: int, width: int) -> dict[str, object]:
     return {"size": [height, width], "counts": rle}
 
 
+def box(rle: bytes, height: int, width: int) -> tuple[float, float, float, float]:
+    """The smallest box around a mask: x1, y1, x2, y2 in pixels, x2 and y2 behind the last column and row."""
+    x, y, wide, tall = coco.toBbox(_coco(rle, height, width)).tolist()
+    return x, y, x + wide, y + tall
+
+
 def from_lengths(lengths: list[int], height: int, width: int) -> bytes:
     """The RLE of a mask whose runs have these lengths, the first one outside; they sum to height x width pixels."""
     return cast(bytes, coco.frPyObjects({"counts": lengths, "size": [height, width]}, height, width)["counts"])

@@ -16,6 +16,7 @@ class Options:
     `mask_rule`: "library" enlarges probabilities to the image's size and cuts them at `mask_threshold`, as
     `post_process_instance_segmentation` does; "meta" enlarges logits first, as Meta's own code does. `compiled`: a
     segmenter that can compile its model uses compiled kernels, whose numbers differ in their last bits.
+    `points_per_side`: of the grid of points whose masks are looked for instead of prompts.
     """
 
     threshold: float = 0.5
@@ -23,6 +24,7 @@ class Options:
     score_floor: float = 0.3
     mask_rule: Literal["library", "meta"] = "library"
     compiled: bool = False
+    points_per_side: int | None = None  # None: for prompts
 
     @property
     def floor(self) -> float:

@@ -18,6 +18,7 @@ from workers.inference.protocol import Segmenter
 
 Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
+_EVERYTHING = "workers.inference.families.mask_generation:EverythingSegmenter"
 _SAM3 = "workers.inference.sam3_model:Sam3Segmenter"
 _GROUNDED_SAM2 = "workers.inference.families.grounded_sam2:GroundedSam2Segmenter"
 
@@ -29,6 +30,14 @@ FAMILIES = {
     "grounding-dino+sam2_video": _GROUNDED_SAM2,  # the type of facebook/sam2.1-hiera-small
     "mm-grounding-dino+sam2": _GROUNDED_SAM2,
     "mm-grounding-dino+sam2_video": _GROUNDED_SAM2,
+}
+
+# Those that make masks of points, for runs of everything.
+EVERYTHING_FAMILIES = {
+    "sam3_video": _EVERYTHING,  # with its tracker
+    "sam3_tracker": _EVERYTHING,
+    "sam2": _EVERYTHING,
+    "sam2_video": _EVERYTHING,
 }
 
 
@@ -46,13 +55,23 @@ class Family(Protocol):
         `ModelUnusable`."""
 
 
-def family_of(*folders: Path) -> Family:
-    """The family of the checkpoint in this folder, or of those in these. Raises `ModelUnusable` if none can load it."""
-    kind = "+".join(map(model_type, folders))
-    if kind not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise ModelUnusable(f"model {'+'.join(map(str, folders))}: of type {kind}; we have code for {known}")
-    return cast(Family, named(FAMILIES[kind]))
+def family_of(*folders: Path, everything: bool = False) -> Family:
+    """The family of the checkpoint in this folder, or of those in these; `everything`: that finds it without prompts.
+    Raises `ModelUnusable` if none can load it."""
+    return cast(Family, named(family_name(*folders, everything=everything)))
+
+
+def family_name(*folders: Path, everything: bool = False) -> str:
+    """Where that family is, for `named`. Raises as `family_of` does."""
+    kind, name = "+".join(map(model_type, folders)), "+".join(map(str, folders))
+    families = EVERYTHING_FAMILIES if everything else FAMILIES
+    if kind in families:
+        return families[kind]
+    known = ", ".join(sorted(families))
+    if everything:
+        raise ModelUnusable(f"model {name}: of type {kind}; --everything needs a model of type {known}")
+    hint = "; with --everything it needs no prompt" if kind in EVERYTHING_FAMILIES else ""
+    raise ModelUnusable(f"model {name}: of type {kind}; we have code for {known}{hint}")
 
 
 def model_type(folder: Path) -> str:

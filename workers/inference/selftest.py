@@ -11,7 +11,8 @@ from workers.inference.protocol import Options, OutOfMemory, Segmenter
 PROMPT = "person"
 SIDE = 64  # pixels; the image is resized for the model
 FURTHEST_COMPILED = 0.1  # the same for compiled kernels, which round elsewhere
-EVERYTHING = Options(threshold=0.0, score_floor=0.0)  # so that masks are made, whatever the scores are
+# Masks are made, whatever the scores are; without prompts, of few points.
+ALL_SCORES = Options(threshold=0.0, score_floor=0.0, points_per_side=2)
 TINY = 1e-9  # smaller numbers count as 0
 FURTHEST = 0.01  # relative difference that is allowed between two answers for the same image
 
@@ -26,7 +27,7 @@ def check(segmenter: Segmenter, passes: int = 1, *, compiled: bool = False) -> N
     From three passes on, two images take turns: the same image must get the same answer, and the other image another
     one. So a model whose features are noise or a constant fails, although its numbers may look right.
     """
-    options = replace(EVERYTHING, compiled=compiled)
+    options = replace(ALL_SCORES, compiled=compiled)
     answers = [_answer(segmenter, number % 2, options) for number in range(passes)]
     for number, answer in enumerate(answers[2:]):
         if answer == answers[number + 1]:
@@ -38,9 +39,9 @@ def check(segmenter: Segmenter, passes: int = 1, *, compiled: bool = False) -> N
 def fits_compiled(segmenter: Segmenter, images: int) -> bool:
     """Whether there is memory for a batch of so many images with compiled kernels, which are made by this. Raises
     `SelfTestFailed` if their answer is another one than the answer without them."""
-    plain = _answer(segmenter, 0, EVERYTHING)
+    plain = _answer(segmenter, 0, ALL_SCORES)
     try:
-        compiled = _answer(segmenter, 0, replace(EVERYTHING, compiled=True), images)
+        compiled = _answer(segmenter, 0, replace(ALL_SCORES, compiled=True), images)
     except OutOfMemory:
         return False
     if (far := _difference(plain, compiled)) > FURTHEST_COMPILED:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from workers.inference.segmenters import ModelUnusable
@@ -70,6 +71,15 @@ def _check_files(folder: Path, *, words: bool) -> None:
     # Without its files the library quietly makes a tokenizer that knows no words.
     if words and not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         raise ModelUnusable(f"model {folder}: no tokenizer there (tokenizer.json)")
+
+
+def weight_names(folder: Path) -> set[str]:
+    """What the weights in the folder are called. Reads none of them."""
+    names: set[str] = set()
+    for path in _weight_files(folder):
+        with safe_open(path, "pt") as file:
+            names |= set(file.keys())
+    return names
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -87,7 +87,7 @@ def found_in(kept: Kept, small: Floats, size: tuple[int, int], options: Options)
     """The kept instances in an image of `size` (height, width) in pixels. `small` are their masks on the host."""
     height, width = size
     boxes = kept.boxes * np.array([width, height, width, height], np.float32)
-    outlined = outlines.encode(small, height, width, _cut(options))
+    outlined = outlines.encode(small, height, width, cut_of(options))
     instances = [
         Instance(score, (x1, y1, x2, y2), area, rle)
         for score, (x1, y1, x2, y2), (rle, area) in zip(kept.scores.tolist(), boxes.tolist(), outlined, strict=True)
@@ -95,7 +95,7 @@ def found_in(kept: Kept, small: Floats, size: tuple[int, int], options: Options)
     return Found(kept.presence, tuple(instances), kept.capped)
 
 
-def _cut(options: Options) -> float:
+def cut_of(options: Options) -> float:
     """The value that a pixel of an enlarged mask must exceed: a probability, or for Meta's rule the logit of it."""
     threshold = options.mask_threshold
     if options.mask_rule == "library":
