@@ -108,6 +108,7 @@ class Run(Base):
     overlap: Mapped[int | None]  # pixels that neighbouring tiles share
     dedupe: Mapped[bool] = mapped_column(server_default=false())  # files that are equal byte by byte are computed once
     classes: Mapped[str | None]  # names, numbers and colours of classes, see `db.classes`; NULL: numbered by order
+    points_per_side: Mapped[int | None]  # of a grid whose masks are looked for instead of prompts; NULL: prompts are
 
     # what the first worker loaded; a worker that loaded something else declines the run
     revision: Mapped[str | None]

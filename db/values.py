@@ -28,6 +28,7 @@ class Frozen:
     overlap: int | None = None  # pixels that neighbouring tiles share
     dedupe: bool = False  # images whose files are equal byte by byte are computed once
     classes: str | None = None  # that a file lists, see `db.classes.classes_as_text`; None: numbered by order
+    points_per_side: int | None = None  # of a grid whose masks are looked for instead of prompts; None: prompts are
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,13 @@ def seconds_per_image(session: Session, run_id: int) -> float | None:
     return sum(chunk.spent for chunk in warm) / sum(chunk.ended for chunk in warm) if warm else None
 
 
-def measured_with(session: Session, model: str, prompts: int) -> Measured | None:
+def measured_with(session: Session, model: str, prompts: int, points_per_side: int | None = None) -> Measured | None:
     """What an image cost in an earlier run of this model: of the latest ones, the one with the most similar number of
-    prompts. None if there is none."""
+    prompts; without prompts, of one with as many points. None if there is none."""
     count = select(func.count()).where(Prompt.run_id == Run.id, Prompt.every_image).scalar_subquery()
-    runs = select(Run.id, Run.name, count.label("prompts")).where(Run.model == model)
+    runs = select(Run.id, Run.name, count.label("prompts")).where(
+        Run.model == model, Run.points_per_side.is_not_distinct_from(points_per_side)
+    )
     latest = session.execute(runs.order_by(Run.id.desc()).limit(RUNS_LOOKED_AT)).all()
     for run in sorted(latest, key=lambda run: (abs(run.prompts - prompts), -run.id)):
         if (each := seconds_per_image(session, run.id)) is not None:

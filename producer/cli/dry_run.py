@@ -43,7 +43,7 @@ def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict
         "cancelled": 0,
     }
     good, price = wanted - len(rejected), flags["gpu_hour_price"]
-    told_cost, cost = projected(url, request.frozen.model, len(request.prompts), good, price)
+    told_cost, cost = projected(url, request.frozen, len(request.prompts), good, price)
     if flags["json"]:
         left_out = [asdict(reason) for reason in source.left_out]
         more = {"first": first, "left_out": left_out, **source.named_columns, "cost": cost}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from producer.cli.everything_flags import EVERYTHING_FLAGS, chosen_points, looks_for_everything
 from producer.cli.param_types import NEVER, ImageRoot, PartOfFleet, Phrase, Rule, Share, SourcePlace
 from producer.cli.tile_flags import TILE_FLAGS, chosen_tiling
 from producer.slugs import LONGEST_RUN, run_slug
@@ -19,12 +20,15 @@ from producer.sources.cells import one_line, read_prompt
 from workers.cli.base import say
 from workers.cli.commands import image_hosts_flag
 from workers.errors import UsageError
+from workers.inference import everything
 
 if TYPE_CHECKING:
     from db.values import Frozen
     from workers.settings import Settings
 
 _BETWEEN_PROMPTS = re.compile("[,;|\u3001\uff0c\uff1b\u060c]")  # separators of lists in several scripts
+
+THRESHOLD, SCORE_FLOOR = 0.5, 0.3  # of runs with prompts
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -125,6 +129,7 @@ INPUT_FLAGS = (  # what is read, and how
         multiple=True,
         help="What to look for, such as person, or with its class 'shipping container=container'; repeatable.",
     ),
+    *EVERYTHING_FLAGS,
     click.option(
         "--classes",
         metavar="FILE",
@@ -164,7 +169,11 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
     click.option(
         "--model", metavar="M", help="Hub id, folder, pair A+B, or tiny (bundled); facebook/sam3 if left out."
     ),
-    click.option("--threshold", type=Share(), default=0.5, show_default=True, help="Score that counts as found."),
+    click.option(
+        "--threshold",
+        type=Share(),
+        help=f"Score that counts as found ({THRESHOLD}; with --everything {everything.THRESHOLD}).",
+    ),
     click.option(
         "--mask-threshold",
         type=Share(),
@@ -172,7 +181,11 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
         show_default=True,
         help="Probability from which a pixel belongs to a mask.",
     ),
-    click.option("--score-floor", type=Share(), default=0.3, show_default=True, help="Instances kept for export."),
+    click.option(
+        "--score-floor",
+        type=Share(),
+        help=f"Instances kept for export ({SCORE_FLOOR}; with --everything the threshold).",
+    ),
     click.option(
         "--mask-rule",
         type=click.Choice(["library", "meta"]),
@@ -212,6 +225,11 @@ def run_flags(function: Function) -> Function:
     for flag in reversed((*INPUT_FLAGS, *SETTING_FLAGS)):
         function = flag(function)
     return function
+
+
+def asked_prompts(flags: dict[str, Any]) -> tuple[str, ...]:
+    """What is asked of each image without prompts of its own. Raises `UsageError`."""
+    return (everything.EVERYTHING,) if looks_for_everything(flags) else read_prompts(flags["prompt"])
 
 
 def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
@@ -260,8 +278,14 @@ def frozen_settings(settings: "Settings", flags: dict[str, Any]) -> "Frozen":
     chosen["classes"] = None if flags["classes"] is None else classes_as_text(read_classes(flags["classes"]))
     if (tiling := chosen_tiling(flags)) is not None:
         chosen["overlap"] = tiling.overlap
-    floor = min(flags["score_floor"], flags["threshold"])
-    return Frozen(model=absolute_model(settings.model), **(chosen | {"score_floor": floor}))
+    chosen["points_per_side"] = chosen_points(flags, settings.model)
+    usual = everything.THRESHOLD, 1.0
+    if chosen["points_per_side"] is None:
+        usual = THRESHOLD, SCORE_FLOOR
+    given = flags["threshold"], flags["score_floor"]
+    threshold, floor = (known if value is None else value for value, known in zip(given, usual, strict=True))
+    chosen |= {"threshold": threshold, "score_floor": min(floor, threshold)}
+    return Frozen(model=absolute_model(settings.model), **chosen)
 
 
 def run_name(given: str | None, source: str, moved_from: str | None) -> str:

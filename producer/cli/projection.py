@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from db import presence
 from db.session import DatabaseUnusable, connect, reading
+from db.values import Frozen
 from db.views.cost import Cost, Measured, measured_with
 from producer.results.cost import Bill, told_hours
 from producer.results.status import duration
@@ -15,15 +16,16 @@ from workers.cli.base import counted
 
 
 def projected(
-    url: str, model: str, prompts: int, images: int, price: float | None
+    url: str, frozen: Frozen, prompts: int, images: int, price: float | None
 ) -> tuple[str, dict[str, Any] | None]:
-    """What `images` images will cost, in words and for JSON; an empty text and None if nothing was measured.
+    """What `images` images will cost with these settings and so many prompts, in words and for JSON; an empty text and
+    None if nothing was measured.
 
     A database that is not there or cannot be reached has measured nothing.
     """
     found: tuple[Measured | None, int] = None, 0
     with suppress(SQLAlchemyError, DatabaseUnusable, OSError), reading(connect(url, create=False)) as session:
-        found = _look(session, model, prompts)
+        found = _look(session, frozen, prompts)
     measured, workers = found
     if measured is None:
         return "", None
@@ -38,5 +40,6 @@ def projected(
     return f"would take about {told_hours(seconds)} worker hours, {time}{money} ({each}{asked})", facts
 
 
-def _look(session: Session, model: str, prompts: int) -> tuple[Measured | None, int]:
-    return measured_with(session, model, prompts), presence.live_workers(session)
+def _look(session: Session, frozen: Frozen, prompts: int) -> tuple[Measured | None, int]:
+    measured = measured_with(session, frozen.model, prompts, frozen.points_per_side)
+    return measured, presence.live_workers(session)

@@ -11,7 +11,7 @@ from db.steering import steer
 from db.views.status import ImageCounts, Progress, progress
 from producer.cli.at_hand import at_hand
 from producer.cli.dry_run import report_dry_run, told
-from producer.cli.options import exit_code, read_prompts, run_name, steered
+from producer.cli.options import asked_prompts, exit_code, run_name, steered
 from producer.cli.progress import Meter
 from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
@@ -35,7 +35,7 @@ def enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
 
 def _enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
     """Record the source at a place and queue its chunks, or only check it; return the exit code. Raises `Sam3Error`."""
-    prompts = read_prompts(flags["prompt"])
+    prompts = asked_prompts(flags)
     source = open_input(given, prompts, flags)
     settings = base.settings(model=flags["model"], image_hosts=flags["image_hosts"])
     request = run_request(run_name(flags["run"], source.place, flags["moved_from"]), prompts, source, settings, flags)

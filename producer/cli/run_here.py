@@ -11,7 +11,7 @@ from db.session import sqlite_url
 from producer.cli.at_hand import STANDARD_INPUT, at_hand
 from producer.cli.dry_run import report_dry_run
 from producer.cli.exported import interruptible
-from producer.cli.options import read_prompts, run_name
+from producer.cli.options import asked_prompts, run_name
 from producer.cli.run_folder import (
     check_targets,
     hints,
@@ -36,7 +36,8 @@ from workers.cli import base
 from workers.cli.base import RUN_FILE, say
 from workers.cli.worker import node_settings
 from workers.fleet.valkey import BundledBroker
-from workers.fleet.weights import check_models
+from workers.fleet.weights import check_models, model_folders
+from workers.inference.segmenters import family_name
 from workers.settings import Settings
 
 
@@ -51,8 +52,14 @@ def run(given: str, output: Path, flags: dict[str, Any]) -> int:
         return _run(source, output, settings, flags | changes)
 
 
+def _check_everything(settings: Settings) -> None:
+    """Raise `ModelUnusable` if the model, which is here, is of no type that finds everything."""
+    if settings.segmenter is None:
+        family_name(*model_folders(settings.model), everything=True)
+
+
 def _run(given: str, output: Path, settings: Settings, flags: dict[str, Any]) -> int:
-    prompts = read_prompts(flags["prompt"])
+    prompts = asked_prompts(flags)
     source = open_input(given, prompts, flags | {"output": output})
     name = run_of_folder(output, flags["run"], source.place)
     name = name or run_name(flags["run"], source.place, flags["moved_from"])
@@ -64,6 +71,8 @@ def _run(given: str, output: Path, settings: Settings, flags: dict[str, Any]) ->
         return report_dry_run(source, request, sqlite_url(settings.state_dir / DATABASE_FILE), flags)
     with new_folders(output, settings.state_dir), interruptible(resumes=True), StateLock(settings.state_dir):
         check_models([settings.model], settings)  # first, as nothing works without the weights and their licence
+        if request.frozen.points_per_side is not None:
+            _check_everything(settings)
         slots = local_slots(flags["gpus"], flags["num_gpus"])
         database = sqlite_url(settings.state_dir / DATABASE_FILE)
         broker = BundledBroker(settings.state_dir / "broker")

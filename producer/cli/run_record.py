@@ -9,6 +9,7 @@ from typing import Any
 from db.runs import RetryFilter
 from db.session import Sessions, write
 from db.steering import resume, steer
+from producer.cli.everything_flags import flags_of_run
 from producer.cli.exported import view_of
 from producer.cli.found import Found
 from producer.cli.options import steered
@@ -76,7 +77,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "output": str(output.absolute()),
         "run": request.name,
         FIRST_SOURCE: read_run_file(output).moved_to(source.place) if is_run_folder(output) else None,
-        "prompt": list(request.prompts),
+        **flags_of_run(request.frozen.points_per_side, request.prompts),
         **asdict(request.frozen),
         "classes": str(flags["classes"].absolute()) if flags["classes"] else None,
         **{key: flags[key] for key in KEPT_FLAGS},

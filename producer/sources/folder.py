@@ -115,4 +115,4 @@ def refuse_flags_of_files(shown: str, kind: str, options: ReadOptions) -> None:
         of_csv = "--prompt-column, --box-column, --image-column and --image-root are for CSV files, as are"
         raise UsageError(f"{shown} is a {kind}: {of_csv} --encoding and --delimiter")
     if options.needs_prompt:
-        raise UsageError("nothing to look for: give --prompt TEXT")
+        raise UsageError("nothing to look for: give --prompt TEXT, or --everything")

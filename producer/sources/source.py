@@ -127,4 +127,4 @@ class RowSource(Protocol):
 def require_prompts(options: ReadOptions) -> None:
     """Raise `UsageError` if neither the command nor a column says what to look for."""
     if options.needs_prompt and not (options.prompt_column or options.box_column):
-        raise UsageError("nothing to look for: give --prompt TEXT, --prompt-column C, or --box-column C")
+        raise UsageError("nothing to look for: give --prompt TEXT, --prompt-column C, --box-column C or --everything")

@@ -226,6 +226,7 @@ def _options(run: RunView, compiled: bool) -> Options:
         mask_threshold=run.frozen.mask_threshold,
         score_floor=run.frozen.score_floor,
         mask_rule="meta" if run.frozen.mask_rule == "meta" else "library",
+        points_per_side=run.frozen.points_per_side,
     )
 
 

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from typing import cast
+from typing import NamedTuple, cast
 
 from db import claims
 from db.presence import live_workers
@@ -35,6 +35,13 @@ log = logging.getLogger(__name__)
 THOROUGH_PASSES = 8  # of the self-test after a fault, as a broken GPU may pass it once
 
 
+class Wanted(NamedTuple):
+    """What a run needs of a model."""
+
+    model: str  # its name
+    everything: bool  # without prompts, which is another part of a model
+
+
 class Model:
     """Holds at most one model at a time. Only the task's thread uses it."""
 
@@ -45,23 +52,24 @@ class Model:
         self.gpu_works = False  # this process has seen that its GPU works; it ends at the first sign of the contrary
         self._worker = worker
         self._breaker = breaker
-        self._segmenter: tuple[str, Segmenter] | None = None  # (name of the model, its segmenter)
+        self._segmenter: tuple[Wanted, Segmenter] | None = None
         self._declined: dict[int, Refusal] = {}  # by run id
-        self._unusable: dict[str, Unusable] = {}  # by name of the model
+        self._unusable: dict[Wanted, Unusable] = {}
         self._compiles: bool | None = None  # whether the loaded model can be compiled here; None: not tried
 
     def segmenter_for(self, run: RunView) -> Segmenter:
         """The segmenter of the run's model, which is loaded if needed. Raises `Declined` if this worker cannot serve
         the run."""
         refusal, tried = self._declined.get(run.id), False
+        wanted = Wanted(run.frozen.model, run.frozen.points_per_side is not None)
         if refusal is None or not refusal.holds(run):
-            tried = self._why_unusable(run.frozen.model) is None
+            tried = self._why_unusable(wanted) is None
             try:
-                segmenter = self._load(run.frozen.model)
+                segmenter = self._load(wanted)
                 self._agree(run, segmenter)
                 return segmenter
             except Declined as declined:
-                unusable = self._unusable[run.frozen.model] if declined.fault else None
+                unusable = self._unusable[wanted] if declined.fault else None
                 refusal = self._declined[run.id] = Refusal(what_decides(run), str(declined), unusable)
                 log.error("run %s is not served by this worker: %s", run.name, refusal.reason)
         self._worker.activity.decline(refusal)
@@ -82,28 +90,29 @@ class Model:
         self.gpu_works = True
         self._breaker.success()
 
-    def _why_unusable(self, model: str) -> str | None:
+    def _why_unusable(self, wanted: Wanted) -> str | None:
         """Why the model could not be loaded here; None if it should be tried, or tried again."""
-        found = self._unusable.get(model)
+        found = self._unusable.get(wanted)
         return found.reason if found is not None and found.holds() else None
 
-    def _load(self, model: str) -> Segmenter:
-        if (reason := self._why_unusable(model)) is not None:
+    def _load(self, wanted: Wanted) -> Segmenter:
+        if (reason := self._why_unusable(wanted)) is not None:
             raise Declined(reason, fault=True)
-        if self._segmenter is None or self._segmenter[0] != model:
+        if self._segmenter is None or self._segmenter[0] != wanted:
+            model = wanted.model
             before = folder_state(model)
             settings = self._worker.settings
             try:
                 check_models([model], settings)  # before `loading`, since a download may take long
                 self._drop()  # before the next model is loaded, as memory may hold only one
                 with self._worker.activity.loading():
-                    segmenter = make_segmenter(model, settings)
+                    segmenter = make_segmenter(model, settings, everything=wanted.everything)
                     self._test(segmenter)
             except Exception as error:
                 reason = _told(model, error)
-                self._unusable[model] = Unusable(model, reason, before, time.monotonic())
+                self._unusable[wanted] = Unusable(model, reason, before, time.monotonic())
                 raise Declined(reason, fault=True) from None
-            self._segmenter = (model, segmenter)
+            self._segmenter = (wanted, segmenter)
         return self._segmenter[1]
 
     def _drop(self) -> None:
@@ -189,14 +198,15 @@ def _told(model: str, error: Exception) -> str:
     return f"{model} cannot be loaded: {type(error).__name__}: {first_line(error)}"
 
 
-def make_segmenter(model: str, settings: Settings) -> Segmenter:
-    """Load a model with the segmenter that the settings name, or else with the one of the model's family.
+def make_segmenter(model: str, settings: Settings, *, everything: bool = False) -> Segmenter:
+    """Load a model with the segmenter that the settings name, or else with the one of the model's family, or the one
+    that finds `everything` without prompts.
 
     Raises `Sam3Error` if the model cannot be loaded.
     """
     if settings.segmenter:
         return cast(Segmenter, segmenters.named(settings.segmenter)(model, settings))
     folders = model_folders(model)
-    make = segmenters.family_of(*folders)  # this imports torch
+    make = segmenters.family_of(*folders, everything=everything)  # this imports torch
     revision = revision_of(*folders)
     return make(*folders, model_name=model, revision=revision, device=settings.device, dtype=settings.dtype)

@@ -61,4 +61,5 @@ class Refusal:
 def what_decides(run: RunView) -> tuple[object, ...]:
     """The values of a run that decide whether a worker can serve it."""
     prompts = tuple(run.prompts[prompt_id] for prompt_id in run.every_image)
-    return run.uid, run.frozen.model, run.revision, run.weights_sha256, run.dtype, run.compiled, prompts
+    model = run.frozen.model, run.frozen.points_per_side, run.revision, run.weights_sha256, run.dtype, run.compiled
+    return run.uid, *model, prompts

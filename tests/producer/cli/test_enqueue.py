@@ -242,7 +242,7 @@ def test_without_a_broker_it_ends_with_3_before_anything_is_recorded(shell: Shel
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ((), "nothing to look for: give --prompt TEXT, --prompt-column C, or --box-column C"),
+        ((), "nothing to look for: give --prompt TEXT, --prompt-column C, --box-column C or --everything"),
         (("--prompt", " "), "--prompt is empty; give a short noun phrase such as --prompt person"),
         (("--prompt", "w " * 31), "w ...': prompt of 31 words; shorten it to 30 words"),
         (("--prompt", "w" * 9000), "www...': prompt of 9,000 bytes; shorten it to 1,000 bytes"),

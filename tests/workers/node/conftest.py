@@ -30,7 +30,7 @@ def start(sessions: Sessions, database_url: str, monkeypatch: pytest.MonkeyPatch
     started: list[Node] = []
 
     def begin(segmenter: FakeSegmenter | Exception | None = None, **settings: Any) -> Node:
-        def load(model: str, settings: Settings) -> FakeSegmenter:
+        def load(model: str, settings: Settings, *, everything: bool) -> FakeSegmenter:
             if isinstance(segmenter, Exception):
                 raise segmenter
             return segmenter or FakeSegmenter(model)

@@ -94,7 +94,7 @@ def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) 
     """The model that this process's worker loads."""
     segmenter = Segmenter()
     monkeypatch.setattr(Node, "_this", None)
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: segmenter)
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: segmenter)
     monkeypatch.setattr(
         "workers.inference.selftest.check", lambda segmenter, passes=1, compiled=False: None
     )  # its forward pass is told elsewhere
@@ -531,7 +531,7 @@ def test_a_commit_between_faults_shows_that_the_node_is_well(
 def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: str, settings: object) -> Segmenter:
+    def broken(model: str, settings: object, *, everything: bool) -> Segmenter:
         raise RuntimeError("CUDA error: no kernel image is available")
 
     monkeypatch.setattr("workers.node.model.make_segmenter", broken)
@@ -547,7 +547,7 @@ def test_a_model_that_cannot_be_loaded_is_a_fault_and_costs_no_attempt(
 def test_while_another_run_can_be_served_only_a_first_refusal_counts_and_the_refused_chunk_rests(
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: fail("damaged"))
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: fail("damaged"))
     monkeypatch.setattr(Node, "fault", lambda node, reason: breaker.fault(reason))  # without its pause
     monkeypatch.setenv("SAM3_FAULT_PAUSE_SECONDS", "10")
     bad = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), "bad", chunk_size=1)
@@ -790,7 +790,7 @@ def test_an_image_that_makes_the_model_raise_costs_no_attempt_and_nobody_else(
     caplog: pytest.LogCaptureFixture,
     count: int,
 ) -> None:
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: Touchy(width=40))
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: Touchy(width=40))
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, count), chunk_size=5)
     [rung] = runs.ring(sessions, run_id)
     told = answer(runs.message(rung))
@@ -824,7 +824,7 @@ def test_one_thread_runs_the_self_test_and_all_chunks_of_a_model_and_ends_with_i
     segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {"one": Seen(), "other": Seen()}
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: seen[model])
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: seen[model])
     monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
     for number, model in enumerate(seen):
         run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 6), f"run{number}", chunk_size=2, model=model)
@@ -850,7 +850,7 @@ def test_a_model_that_fails_at_its_self_test_too_ends_the_process_and_fails_no_i
     works: bool,
 ) -> None:
     touchy = Touchy()
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: touchy)
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: touchy)
     monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
@@ -1019,7 +1019,7 @@ def test_asked_to_stop_while_the_model_loads_the_chunk_is_given_back_unclaimed(
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 2))
     [rung] = runs.ring(sessions, run_id)
 
-    def load(model: str, settings: object) -> Segmenter:
+    def load(model: str, settings: object, *, everything: bool) -> Segmenter:
         ask_to_stop()
         return segmenter
 

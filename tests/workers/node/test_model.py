@@ -114,7 +114,7 @@ def test_a_model_that_is_declined_leaves_the_gpu_at_once_and_each_refusal_is_as_
     node = start()
     made: list[weakref.ref[FakeSegmenter]] = []
 
-    def load(model: str, settings: Settings) -> FakeSegmenter:
+    def load(model: str, settings: Settings, *, everything: bool) -> FakeSegmenter:
         segmenter = broken(model)
         made.append(weakref.ref(segmenter))
         return segmenter
@@ -211,7 +211,7 @@ def test_a_model_that_could_not_be_had_is_tried_again_once_its_folder_looks_othe
     node = start()
     loads: list[bool] = []
 
-    def load(model: str, settings: Settings) -> FakeSegmenter:
+    def load(model: str, settings: Settings, *, everything: bool) -> FakeSegmenter:
         loads.append((folder / "config.json").exists())
         if not (folder / "model.safetensors").exists():
             raise Unreachable("no weights")
@@ -240,7 +240,7 @@ def test_a_model_that_could_not_be_had_is_tried_again_after_a_while(
     run_id = scenario.load(sessions, scenario.numbered(2))
     node = start(Unreachable("no access"))
     declined(node, sessions, run_id)
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings: FakeSegmenter(model))
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: FakeSegmenter(model))
     clock[0] += UNUSABLE_SECONDS - 1
     declined(node, sessions, run_id)
     clock[0] += 2
@@ -273,7 +273,7 @@ def test_a_model_is_loaded_once_and_given_up_before_another_one_is_loaded(
     node = start()
     held: list[tuple[str, object]] = []
 
-    def load(model: str, settings: Settings) -> FakeSegmenter:
+    def load(model: str, settings: Settings, *, everything: bool) -> FakeSegmenter:
         held.append((model, node.model._segmenter))
         return FakeSegmenter(model)
 
@@ -281,6 +281,29 @@ def test_a_model_is_loaded_once_and_given_up_before_another_one_is_loaded(
     for run in (one, one, two, two, one):
         assert node.model.segmenter_for(run).facts.model == run.frozen.model
     assert held == [("a", None), ("b", None), ("a", None)]
+
+
+def test_prompts_and_everything_are_two_parts_of_one_model_of_which_one_is_loaded_at_a_time(
+    start: Start, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, points = (
+        runs.view(sessions, runs.load(sessions, tmp_path, scenario.numbered(2), name, points_per_side=side))
+        for name, side in (("words", None), ("points", 8))
+    )
+    node = start()
+    loaded: list[bool] = []
+
+    def load(model: str, settings: Settings, *, everything: bool) -> FakeSegmenter:
+        loaded.append(everything)
+        if everything:
+            raise Unreachable("no tracker")
+        return FakeSegmenter(model)
+
+    monkeypatch.setattr("workers.node.model.make_segmenter", load)
+    assert node.model.segmenter_for(words)
+    declined(node, sessions, points.id)
+    assert node.model.segmenter_for(words), "that it has no tracker is no reason against prompts"
+    assert loaded == [False, True, False]
 
 
 @pytest.mark.usefixtures("database_url")
