@@ -6,11 +6,11 @@ It is made once for each image, while images are read. So every format, the Pyth
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from typing import Any, Self
 
 from db.values import ClassResult, FoundInstance, PromptResult
 from db.views.status import RunView
+from producer.libraries import is_installed
 
 MASK, BOX = "mask", "box"  # what overlaps are measured on
 _NUMBER, _END = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]-?[0-9]+)?", r"\s*(?:,|$)"
@@ -121,7 +121,7 @@ class Choice:
             raise ValueError(f"iou {self.iou}: {MASK} or {BOX}")
         if self.nms_across and not self.compares:
             raise ValueError("nms_across: it says how nms or contain compares; give one of them, too")
-        if self.compares and find_spec("pycocotools") is None:
+        if self.compares and not is_installed("pycocotools"):
             setting = "contain" if self.nms is None else "nms"
             raise ValueError(f"{setting}: it needs pycocotools: pip install 'sam3-queue[export]'")
 

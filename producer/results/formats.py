@@ -6,10 +6,10 @@ A new format is a file beside this one that declares `FORMAT`, and a line in `MO
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from producer.libraries import is_installed
 from workers.errors import UsageError
 
 if TYPE_CHECKING:  # not at run time, as these modules import this one
@@ -72,7 +72,7 @@ def require_libraries(name: str) -> None:
     """Raise `UsageError` if a library that the format needs is not installed."""
     wanted = format_named(name)
     for library in wanted.needs:
-        if find_spec(library) is None:
+        if not is_installed(library):
             raise UsageError(f"{name} export needs {library}: pip install 'sam3-queue[{wanted.extra}]'")
 
 

@@ -1,9 +1,9 @@
 """What a folder of PNG masks shows, and how its files are called: the flags that only png has. Knows no pixels."""
 
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from typing import Any
 
+from producer.libraries import is_installed
 from producer.results.names import DEFAULT_EACH, DEFAULT_NAME, template_fault
 from workers.errors import UsageError
 
@@ -44,7 +44,7 @@ class MaskStyle:
             raise UsageError("--feather and --trimap: an edge is soft or unknown; give one of them")
         if fault := template_fault(self.template, each=self.each):
             raise UsageError(f"--name {self.template}: {fault}")
-        if edits.keys() - {"invert"} and find_spec("cv2") is None:
+        if edits.keys() - {"invert"} and not is_installed("cv2"):
             raise UsageError(f"--{next(iter(edits))} needs cv2: pip install 'sam3-queue[export]'")
 
     @property

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from db.intake import NewRow
+from producer.libraries import is_installed
 from producer.sources.cells import BadRow, one_line, quoted
 from producer.sources.file import HASH_DIGITS
 from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
@@ -64,7 +64,7 @@ class ParquetSource(RowSource):
         self._parts = self._found(path, options)
         if options.encoding or options.delimiter:
             raise UsageError(f"{shown}: is a {self.kind}; --encoding and --delimiter are for files of text")
-        if find_spec("pyarrow") is None:
+        if not is_installed("pyarrow"):
             install = "pip install 'sam3-queue[parquet]', or write it as CSV"
             raise UsageError(f"{shown}: is a {self.kind}, which needs pyarrow: {install}")
         found = PartsColumns()

@@ -130,7 +130,7 @@ def test_a_choice_that_this_run_cannot_serve_is_refused_in_one_line(
 
 
 def test_without_pycocotools_overlaps_are_refused_with_the_cure(view: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.results.choice.find_spec", lambda name: None)
+    monkeypatch.setattr("producer.results.choice.is_installed", lambda name: False)
 
     assert Choice.made(view, {"hat": 0.7}, max_instances=1)
     with pytest.raises(ValueError, match=r"contain: it needs pycocotools: pip install 'sam3-queue\[export\]'"):

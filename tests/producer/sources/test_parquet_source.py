@@ -253,7 +253,7 @@ def test_a_file_that_holds_no_paths_is_refused_before_any_row(
 
 def test_without_pyarrow_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write({"path": paths(1)})
-    monkeypatch.setattr("producer.sources.parquet_source.find_spec", lambda name: None)
+    monkeypatch.setattr("producer.sources.parquet_source.is_installed", lambda name: False)
     with pytest.raises(UsageError, match=r"which needs pyarrow: pip install 'sam3-queue\[parquet\]', or write it as"):
         open_source(path, ReadOptions())
 
