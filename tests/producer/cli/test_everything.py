@@ -1,5 +1,6 @@
 """`--everything` and `--points-per-side` as they are typed."""
 
+import csv
 import json
 
 import pytest
@@ -15,6 +16,9 @@ from producer.cli.run import main as run
 from producer.cli.run_folder import is_run_folder
 from tests.db import scenario
 from tests.producer.cli.conftest import Shell
+from tests.terminals import Terminal
+from workers.tiny.demo import write_demo
+from workers.tiny.tracker import write_random_tracker
 
 ENQUEUE = ("--csv", "faces.csv", "--model", "any/model")
 EVERYTHING = (*ENQUEUE, "--everything")
@@ -109,3 +113,23 @@ def test_a_model_without_a_tracker_is_refused_before_anything_is_recorded(
 
     assert "of type sam3; --everything needs a model of type sam2, sam2_video, sam3_tracker, sam3_video" in said
     assert not is_run_folder(shell.home / "out")
+
+
+@pytest.mark.long
+def test_everything_in_pictures_becomes_masks_and_run_yaml_repeats_it(terminal: Terminal) -> None:
+    for name in ("SAM3_STATE_DIR", "SAM3_SEGMENTER"):
+        del terminal.environment[name]
+    write_random_tracker(terminal.home / "tracker")
+    write_demo(terminal.home / "photos", count=2, seed=11)
+
+    given = ("--everything", "--threshold", "0.5", "--points-per-side", "8", "--model", "tracker", "--gpus", "cpu")
+    told = terminal.run("sam3-run", "photos", *given, "-o", "out")
+
+    assert "\n  2 segmented, 0 empty; " in told.stdout
+    with (terminal.home / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(int(row["everything_instances"]) > 1 for row in rows)
+    assert all((terminal.home / "out" / row["everything_mask"]).is_file() for row in rows)
+    assert terminal.json("sam3-run", "--config", "out/run.yaml")["images"]["segmented"] == 2
+    higher = terminal.json("sam3-export", "out", "--format", "coco", "-o", "coco.json", "--threshold", "0.7")
+    assert 0 < higher["instances"] < sum(int(row["everything_instances"]) for row in rows)
