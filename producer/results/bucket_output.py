@@ -145,7 +145,8 @@ class BucketOutput(Targets):
         )
 
     def _written_meanwhile(self, path: Path) -> UsageError:
-        return UsageError(f"{self.shown(path)} was written by somebody else meanwhile: name another -o")
+        again = "if that is another export, wait for it and run the same command again; else name another -o"
+        return UsageError(f"{self.shown(path)} was written by somebody else meanwhile: {again}")
 
     @contextmanager
     def _told_faults(self, path: Path) -> Iterator[None]:
