@@ -43,6 +43,7 @@ class RunView:
     images: int
     gone: int  # of these images, those whose row the source no longer has
     source_ended: bool  # the current load read the source to its end
+    source_rows: int  # rows that the current load has read
     load: int  # number of the current load, from 1
     prompts: dict[int, str]  # id -> text for the model
     every_image: tuple[int, ...]  # ids of the prompts of rows that name none themselves

@@ -166,7 +166,7 @@ def tell_gone(request: ExportRequest) -> None:
     view, source = request.view, place.name(request.view.source.path)
     if view.gone and not request.gone:
         say(f"{counted(view.gone, 'row')} no longer in {source} left out; --all keeps them at the end")
-    if view.load > 1 and not view.source_ended:
+    if view.load > 1 and not view.source_ended and view.source_rows < view.images:  # with --limit it may reach all
         say(f"warning: {source} was read again in part only: rows that it did not reach come last, in their old order")
 
 

@@ -222,6 +222,13 @@ def test_a_source_that_was_read_again_in_part_is_told(shell: Shell) -> None:
     assert [row["path"] for row in read("results.csv")] == ["000003.jpg", "000001.jpg", "000002.jpg"]
 
 
+def test_a_part_of_a_source_that_has_all_rows_of_the_run_is_no_warning(shell: Shell) -> None:
+    """As the same command with --limit reads it."""
+    read_again(shell.sessions, 1, rows("000001.jpg", "000002.jpg", "000003.jpg"), ended=False)
+
+    assert "warning" not in shell(export, "faces", "--format", "csv", "-o", "results.csv").err
+
+
 def read(name: str) -> list[dict[str, str]]:
     with Path(name).open(newline="") as file:
         return list(csv.DictReader(file))
