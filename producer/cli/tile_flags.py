@@ -36,7 +36,7 @@ TILE_FLAGS = (
         "--overlap",
         type=click.IntRange(min=0),
         metavar="PX",
-        help=f"Pixels that neighbouring tiles share ({DEFAULT_OVERLAP}).",
+        help=f"Pixels that neighbouring tiles share ({DEFAULT_OVERLAP}, or half of a tile if that is less).",
     ),
 )
 

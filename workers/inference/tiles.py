@@ -67,14 +67,14 @@ class Tiling:
     def chosen(cls, tile: str, overlap: int | None = None) -> Self:
         """The tiling that a person chooses: the side of a tile in pixels, or `auto`: only very large images are cut.
 
-        Raises `BadTiling`.
+        Without an `overlap` it is 128 pixels, but at most half of a tile. Raises `BadTiling`.
         """
-        overlap = DEFAULT_OVERLAP if overlap is None else overlap
         if tile == AUTO:
-            return cls(overlap=overlap, above=AUTO_ABOVE)
+            return cls(overlap=DEFAULT_OVERLAP if overlap is None else overlap, above=AUTO_ABOVE)
         if not tile.isdecimal():
             raise BadTiling(f"{tile!r} is neither {AUTO} nor a number of pixels")
-        return cls(int(tile), overlap)
+        side = int(tile)
+        return cls(side, min(DEFAULT_OVERLAP, side // 2) if overlap is None else overlap)
 
     def views(self, width: int, height: int) -> tuple[View, ...]:
         """What the model looks at in an image of this size: the whole image, and if it is cut, all tiles after that."""

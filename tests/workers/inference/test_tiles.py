@@ -48,3 +48,9 @@ def test_a_tiling_is_kept_as_text(text: str) -> None:
 def test_what_is_no_tiling_is_refused(text: str, said: str) -> None:
     with pytest.raises(BadTiling, match=said):
         Tiling.of(text)
+
+
+def test_an_overlap_that_nobody_chose_fits_a_small_tile() -> None:
+    assert Tiling.chosen("100") == Tiling(100, 50)
+    assert Tiling.chosen("256") == Tiling(256, 128)
+    assert Tiling.chosen("auto").overlap == 128
