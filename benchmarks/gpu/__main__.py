@@ -12,6 +12,7 @@ n/a.
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ import torch
 from benchmarks import photographs
 from benchmarks.gpu import kernels, parity, speed, weights, wheels, whole_run
 from benchmarks.gpu.card import Card
+from benchmarks.gpu.ours import outcomes
 from benchmarks.gpu.report import OtherFigures, Report
 from benchmarks.timing import Row
 from workers.errors import Sam3Error
@@ -45,6 +47,7 @@ LEAST = {"parity": 30.0, "FLOPs": 20.0, "kernels": 30.0, "run": 120.0}
 @click.option("--images", default=64, show_default=True, help="Images of each row of the speed table.")
 @click.option("--compiled/--uncompiled", default=None, help="Measure compiled kernels too; without it on a GPU only.")
 @click.option("--run-images", default=2000, show_default=True, help="Images of the whole sam3-run; 0 leaves it out.")
+@click.option("--only-parity", is_flag=True, help="Compare with the library, and measure no speed.")
 @click.option("--minutes", default=8.0, show_default=True, help="Begin nothing that would take longer.")
 @click.option("--output", default="gpu-report", show_default=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--wheels", "only_wheels", is_flag=True, help="List what is needed beside torch, and end.")
@@ -100,7 +103,9 @@ def measure(
     compared = _compare(report, card, folder, precision, paths[: min(counts["images"], parity.IMAGES)])
     if not all(parity.holds(row, name) for name, row in compared.items() if row is not None):
         return False
-    if None in compared.values():  # which is told as not measured; without it no speed means anything
+    if (
+        counts["only_parity"] or None in compared.values()
+    ):  # which is told as not measured; without it no speed means anything
         return True
     speed.measure(report, card, folder, precision, sizes, paths[: counts["images"]])
     report.measure("FLOPs", "", LEAST["FLOPs"], partial(speed.count_flops, folder))
@@ -141,9 +146,14 @@ def _compare(
 
 
 def _parity(card: Card, folder: Path, precision: Precision, paths: Sequence[str], *, compiled: bool = False) -> Row:
+    """One model is in memory at a time."""
     segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
+    ours = outcomes(segmenter, paths, len(paths), replace(parity.EVERYTHING, compiled=compiled))
+    assert segmenter.facts.compiles or not compiled, "the model cannot be compiled"
+    del segmenter
     library, processor = load(folder)
-    return parity.compare(segmenter, library.to(card.device), processor, paths, compiled=compiled)
+    name = f"ours, {precision}" + ", compiled" * compiled
+    return parity.compare(name, ours, library.to(card.device), processor, paths)
 
 
 def _trace(report: Report, card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> None:

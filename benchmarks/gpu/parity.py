@@ -1,52 +1,65 @@
-"""Whether a segmenter finds what the library's own loop finds, on photographs. Measures no time."""
+"""Whether ours finds what the library's own loop finds, on photographs. Measures no time."""
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.architecture import plain_loop
-from benchmarks.gpu.ours import outcomes
 from benchmarks.timing import Row
 from workers.inference import masks
 from workers.inference.items import Segmented
 from workers.inference.protocol import Options
-from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.torch_precision import use_products
 
 IMAGES = 4  # photographs that are compared, each with another subject
 LEAST_IOU = {"fp32": 0.999, "mixed": 0.95, "bf16": 0.9}  # of a mask with the library's in fp32
 FURTHEST_SCORE = {"fp32": 0.001, "mixed": 0.05, "bf16": 0.1}
+FURTHEST_BOX = {"fp32": 0.1, "mixed": 1.0, "bf16": 10.0}  # median, in pixels of an image that is 1,920 wide
+WIDTH = 1920
 EVERYTHING = Options(threshold=0.0, score_floor=0.0)
 COMPARED = 5  # instances of each photograph
 
 
-def compare(
-    segmenter: Sam3Segmenter, library: Any, processor: Any, paths: Sequence[str], *, compiled: bool = False
-) -> Row:
-    """The library's best instances of each photograph, whatever their score, and the worst match among ours.
+@dataclass(frozen=True)
+class Match:
+    """One of the library's instances beside the one of ours whose mask fits best."""
+
+    iou: float
+    score: float  # difference
+    box: float  # the largest difference of a coordinate, in pixels of an image that is 1,920 wide
+
+
+NOTHING = Match(0.0, 1.0, float(WIDTH))
+
+
+def compare(name: str, ours: Sequence[Segmented], library: Any, processor: Any, paths: Sequence[str]) -> Row:
+    """The library's best instances of each photograph, whatever their score, and the worst match among ours, which were
+    found with `EVERYTHING`.
 
     The library runs in true fp32 here, without TF32, which `mixed` turns on for the process.
     """
-    ours = outcomes(segmenter, paths, len(paths), replace(EVERYTHING, compiled=compiled))
-    assert segmenter.facts.compiles or not compiled, "the model cannot be compiled"
     use_products("fp32", library.device)
     matches = [
         match for path, one in zip(paths, ours, strict=True) for match in _matches(one, path, library, processor)
     ]
+    worst = matches or [NOTHING]
     return {
-        "": f"ours, {segmenter.facts.dtype}" + ", compiled" * compiled,
+        "": name,
         "photographs": len(paths),
         "instances compared": len(matches),
-        "least IoU": min((iou for iou, _ in matches), default=0.0),
-        "largest difference of a score": max((difference for _, difference in matches), default=1.0),
+        "least IoU": min(match.iou for match in worst),
+        "mean IoU": statistics.mean(match.iou for match in worst),
+        "largest difference of a score": max(match.score for match in worst),
+        "median difference of a box, px of 1920": statistics.median(match.box for match in worst),
     }
 
 
-def _matches(outcome: Segmented, path: str, library: Any, processor: Any) -> list[tuple[float, float]]:
-    """IoU and difference of the score of each of the library's best instances with the one of ours that fits best."""
+def _matches(outcome: Segmented, path: str, library: Any, processor: Any) -> list[Match]:
+    """Each of the library's best instances with the one of ours that fits best."""
     ours = outcome.found[0].instances
     if not ours:
         return []
@@ -55,15 +68,22 @@ def _matches(outcome: Segmented, path: str, library: Any, processor: Any) -> lis
     cut = (scores[last - 1] + scores[last]) / 2
     with Image.open(path) as image:
         (theirs,) = plain_loop(library, processor, [image.convert("RGB")], "person", cut)
+    found = (theirs[name].cpu().numpy() for name in ("scores", "boxes", "masks"))
     matches = []
-    for score, mask in zip(theirs["scores"].tolist(), theirs["masks"].cpu().numpy(), strict=True):
+    for score, box, mask in zip(*found, strict=True):
         rle = masks.encode(mask.astype(np.uint8))
-        fits = [(masks.iou(one.rle, rle, outcome.height, outcome.width), abs(one.score - score)) for one in ours]
-        matches.append(max(fits))
+        iou, best = max(
+            ((masks.iou(one.rle, rle, outcome.height, outcome.width), one) for one in ours), key=lambda fit: fit[0]
+        )
+        furthest = np.abs(box - np.array(best.box)).max() * WIDTH / outcome.width
+        matches.append(Match(iou, abs(best.score - float(score)), float(furthest)))
     return matches
 
 
 def holds(row: Row, precision: str) -> bool:
-    """Whether masks and scores are close enough to the library's."""
-    near = row["largest difference of a score"] <= FURTHEST_SCORE[precision]
-    return bool(near and row["least IoU"] >= LEAST_IOU[precision])
+    """Whether masks, scores and boxes are close enough to the library's."""
+    return bool(
+        row["least IoU"] >= LEAST_IOU[precision]
+        and row["largest difference of a score"] <= FURTHEST_SCORE[precision]
+        and row["median difference of a box, px of 1920"] <= FURTHEST_BOX[precision]
+    )
