@@ -15,28 +15,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import torch
 
 from benchmarks import photographs
-from benchmarks.gpu import kernels, parity, speed, weights, wheels, whole_run
+from benchmarks.gpu import parity, speed, weights, wheels, whole_run
 from benchmarks.gpu.card import Card
-from benchmarks.gpu.ours import outcomes
+from benchmarks.gpu.ours import COMPILED, GRAPHS, PLAIN, Kernels, Subject, in_one_batch
 from benchmarks.gpu.report import OtherFigures, Report
 from benchmarks.timing import Row
 from workers.errors import Sam3Error
 from workers.fleet.weights import model_folders
 from workers.inference.sam3_checkpoint import load
-from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
 from workers.inference.torch_precision import chosen
 
 RANDOM = "random"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")
 # Seconds that must be left for a part to begin.
-LEAST = {"parity": 30.0, "FLOPs": 20.0, "kernels": 30.0, "run": 120.0}
+LEAST = {"parity": 30.0, "FLOPs": 20.0, "run": 120.0}
 
 
 @click.command()
@@ -69,7 +68,11 @@ def main(
         raise click.ClickException(
             f"{error}; name another folder with --output" if isinstance(error, OtherFigures) else str(error)
         ) from None
-    right = measure(report, card, folder, dtype, sizes, counts)
+    pictures = output / "photographs"
+    shutil.rmtree(pictures, ignore_errors=True)  # of an earlier call, which may have had fewer
+    paths = photographs.write(photographs.FULL_HD, pictures, counts["images"])
+    subject = Subject(card, folder, chosen(dtype, torch.device(device)), paths)
+    right = measure(report, subject, sizes, counts)
     tables = shown(report, card)
     path = report.write(tables)
     print("", path.read_text(), sep="\n")
@@ -92,80 +95,46 @@ def checkpoint(model: str, output: Path, device: str) -> Path:
     return folder
 
 
-def measure(
-    report: Report, card: Card, folder: Path, dtype: Precision, sizes: Sequence[int], counts: dict[str, Any]
-) -> bool:
+def measure(report: Report, subject: Subject, sizes: Sequence[int], counts: dict[str, Any]) -> bool:
     """All parts in the order of their worth; false if ours is not equal to the library, and then without speeds."""
-    pictures = report.folder / "photographs"
-    shutil.rmtree(pictures, ignore_errors=True)  # of an earlier call, which may have had fewer
-    paths = photographs.write(photographs.FULL_HD, pictures, max(counts["images"], *sizes))
-    precision = chosen(dtype, torch.device(card.device))
-    compared = _compare(report, card, folder, precision, paths[: min(counts["images"], parity.IMAGES)])
-    if not all(parity.holds(row, name) for name, row in compared.items() if row is not None):
+    compared = [_compare(report, subject, PLAIN), _compare(report, replace(subject, precision="fp32"), PLAIN)]
+    if False in compared:
         return False
-    if (
-        counts["only_parity"] or None in compared.values()
-    ):  # which is told as not measured; without it no speed means anything
+    if counts["only_parity"] or None in compared:  # which is told as not measured; without it no speed means anything
         return True
-    speed.measure(report, card, folder, precision, sizes, paths[: counts["images"]])
-    report.measure("FLOPs", "", LEAST["FLOPs"], partial(speed.count_flops, folder))
+    speed.measure_library(report, subject, sizes)
+    speed.measure_ours(report, subject, PLAIN, sizes)
+    report.measure("FLOPs", "", LEAST["FLOPs"], partial(speed.count_flops, subject.folder))
     if counts["run_images"] and report.row("run", "") is None:
         place = report.folder / "run"
         shutil.rmtree(place, ignore_errors=True)  # of a run that did not end
         best = max(size for size in sizes if size <= 16)
-        work = partial(whole_run.measure, card, folder, place, counts["run_images"], best)
+        work = partial(whole_run.measure, subject.card, subject.folder, place, counts["run_images"], best)
         report.measure("run", "", LEAST["run"], work)
-    if card.is_gpu and report.row("kernels", "") is None:
-        _trace(report, card, folder, precision, paths)
-    if counts["compiled"] or (counts["compiled"] is None and card.is_gpu):
-        return _measure_compiled(report, card, folder, precision, sizes, paths[: counts["images"]])
-    return True
+    right: bool | None = True
+    if counts["compiled"] or (counts["compiled"] is None and subject.card.is_gpu):
+        for kernels in (COMPILED, GRAPHS):  # they compile, which takes minutes: so they come last
+            if this := _compare(report, subject, kernels):
+                speed.measure_ours(report, subject, kernels, sizes)
+            right = right and this is not False
+    return bool(right)
 
 
-def _measure_compiled(
-    report: Report, card: Card, folder: Path, precision: Precision, sizes: Sequence[int], paths: Sequence[str]
-) -> bool:
-    """As `measure`, after compiling, which takes minutes: so it comes last."""
-    name = f"{precision}, compiled"
-    work = partial(_parity, card, folder, precision, paths[: parity.IMAGES], compiled=True)
-    report.measure("parity", name, speed.COMPILING_SECONDS, work)
+def _compare(report: Report, subject: Subject, kernels: Kernels) -> bool | None:
+    """Whether ours finds what the library's loop does; None where it is not known."""
+    name = subject.name(kernels)
+    least = LEAST["parity"] if kernels == PLAIN else speed.LEAST_SECONDS[kernels]
+    report.measure("parity", name, least, partial(_parity, subject, kernels))
     row = report.row("parity", name)
-    if row is not None and parity.holds(row, precision):
-        speed.measure_compiled(report, card, folder, precision, sizes, paths)
-    return row is None or parity.holds(row, precision)
+    return None if row is None else parity.holds(row, subject.precision)
 
 
-def _compare(
-    report: Report, card: Card, folder: Path, precision: Precision, paths: Sequence[str]
-) -> dict[str, Row | None]:
-    """What the library's loop and ours differ by, in this precision and in fp32; None where it is not known."""
-    names = dict.fromkeys((precision, cast(Precision, "fp32")))
-    for name in names:
-        report.measure("parity", name, LEAST["parity"], partial(_parity, card, folder, name, paths))
-    return {name: report.row("parity", name) for name in names}
-
-
-def _parity(card: Card, folder: Path, precision: Precision, paths: Sequence[str], *, compiled: bool = False) -> Row:
+def _parity(subject: Subject, kernels: Kernels) -> Row:
     """One model is in memory at a time."""
-    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
-    ours = outcomes(segmenter, paths, len(paths), replace(parity.EVERYTHING, compiled=compiled))
-    assert segmenter.facts.compiles or not compiled, "the model cannot be compiled"
-    del segmenter
-    library, processor = load(folder)
-    name = f"ours, {precision}" + ", compiled" * compiled
-    return parity.compare(name, ours, library.to(card.device), processor, paths)
-
-
-def _trace(report: Report, card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> None:
-    spans: list[kernels.Span] = []
-
-    def traced() -> Row:
-        spans.extend(kernels.trace(card, folder, precision, paths))
-        return kernels.summary(spans)
-
-    report.measure("kernels", "", LEAST["kernels"], traced)
-    for number, row in enumerate(kernels.longest(spans)):
-        report.measure("longest kernels", str(number), 0.0, partial(dict, row))
+    paths = subject.paths[: parity.IMAGES]
+    ours = in_one_batch(subject.load_ours(kernels), paths, parity.EVERYTHING, kernels)
+    library, processor = load(subject.folder)
+    return parity.compare(subject.name(kernels), ours, library.to(subject.card.device), processor, paths)
 
 
 def shown(report: Report, card: Card) -> dict[str, list[Row]]:
@@ -175,11 +144,10 @@ def shown(report: Report, card: Card) -> dict[str, list[Row]]:
     tables = {
         "Masks and scores against the library's loop in fp32": report.rows("parity"),
         "From file to RLE, in one process": speed.related(report.rows(speed.PART), floor),
-        "A forward pass with CUDA graphs, which workers do not use": report.rows(speed.GRAPHS),
+        "A forward pass with CUDA graphs, which workers do not use": speed.by_size(report.rows(speed.GRAPHS_PART)),
         "One sam3-run over JPEGs of 1920 x 1080": report.rows("run"),
         "Operations of the model": flops,
-        "Kernels of a forward pass": report.rows("kernels"),
-        "The longest kernels": report.rows("longest kernels"),
+        "The longest kernels": speed.longest_kernels(report.rows(speed.PART)),
     }
     return {title: rows for title, rows in tables.items() if rows}
 

@@ -1,20 +1,15 @@
-"""What the GPU does during forward passes: its kernels, and the gaps between them. Needs a GPU."""
+"""What a GPU does during forward passes: its kernels, and the gaps between them. Knows no model."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.card import Card
-from benchmarks.gpu.ours import forward
+from benchmarks.gpu.card import NOT_HERE, Card
 from benchmarks.timing import Row
-from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.segmenters import Precision
 
-BATCH = 8
 FORWARDS = 3
 LONG_GAP_US = 50.0
 SHOWN = 12  # kernels by name
@@ -29,12 +24,9 @@ class Span:
     name: str
 
 
-def trace(card: Card, folder: Path, precision: Precision, paths: Sequence[str]) -> list[Span]:
-    """The kernels of a few forward passes of one batch, after some that are not counted."""
-    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
-    work = forward(segmenter, paths, BATCH)
-    for _ in range(2):
-        work()
+def trace(card: Card, work: Callable[[], object]) -> list[Span]:
+    """The kernels of a few forward passes, each by a call of `work`, which has run before; none on a CPU. What the
+    profiler itself does on the host makes gaps a little longer."""
     card.wait()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         for _ in range(FORWARDS):
@@ -49,23 +41,20 @@ def trace(card: Card, folder: Path, precision: Precision, paths: Sequence[str]) 
 
 
 def summary(spans: Sequence[Span], forwards: int = FORWARDS) -> Row:
-    """How busy the device is from the first kernel to the last one; kernels may overlap."""
+    """How busy the device is from the first kernel to the last one; kernels may overlap. Without any, `NOT_HERE`."""
     busy, end, gaps = 0.0, None, []
     for span in sorted(spans, key=lambda span: span.start):
         if end is not None and span.start > end:
             gaps.append(span.start - end)
         busy += max(0.0, span.end - max(span.start, span.start if end is None else end))
         end = span.end if end is None else max(end, span.end)
-    assert end is not None, "the profiler saw no kernel"
+    names = ("kernels a batch", "busy, share", "longest gap, us", f"gaps over {LONG_GAP_US:.0f} us a batch")
+    if end is None:
+        return dict.fromkeys(names, NOT_HERE)
     whole = end - min(span.start for span in spans)
-    return {
-        "batch size": BATCH,
-        "kernels a batch": len(spans) / forwards,
-        "ms a batch": whole / forwards / 1e3,
-        "busy, share": busy / whole,
-        "longest gap, us": max(gaps, default=0.0),
-        f"gaps over {LONG_GAP_US:.0f} us": sum(gap > LONG_GAP_US for gap in gaps),
-    }
+    long = sum(gap > LONG_GAP_US for gap in gaps)
+    values = (len(spans) / forwards, busy / whole, max(gaps, default=0.0), long / forwards)
+    return dict(zip(names, values, strict=True))
 
 
 def longest(spans: Sequence[Span], forwards: int = FORWARDS) -> list[Row]:

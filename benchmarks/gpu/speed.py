@@ -1,8 +1,9 @@
-"""Seconds an image, from the file to the RLE, of the plain loop and of ours, by batch size. Checks no masks."""
+"""Seconds an image, from the file to the RLE, of the plain loop and of ours, by batch size; and what one forward pass
+takes. Checks no masks."""
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,154 +15,155 @@ from PIL import Image
 
 from benchmarks.architecture import plain_loop, segmenter_of
 from benchmarks.counting import count_ours
+from benchmarks.gpu import kernels
 from benchmarks.gpu.card import NOT_HERE, Card
-from benchmarks.gpu.ours import OPTIONS, PROMPT, forward, outcomes
+from benchmarks.gpu.ours import (
+    COMPILED,
+    GRAPHS,
+    OPTIONS,
+    PLAIN,
+    PROMPT,
+    RUNS,
+    Kernels,
+    Subject,
+    compile_anew,
+    forward,
+    outcomes,
+)
 from benchmarks.gpu.report import Report
 from benchmarks.timing import Row
 from workers.inference import masks
-from workers.inference.protocol import Options
 from workers.inference.sam3_checkpoint import load
-from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.sam3_parts import Compiled
-from workers.inference.segmenters import Precision
 from workers.inference.stage_threads import StageThreads
 from workers.inference.torch_precision import use_products
 
-PART, GRAPHS = "speed", "CUDA graphs"
-PLAIN = "plain loop, fp32"
-COMPILED = replace(OPTIONS, compiled=True)
-COMPILING_SECONDS = 180.0  # a compiled row is not begun with less
-LEAST_SECONDS = 25.0  # a row is not begun with less; the slowest, of the plain loop, takes about as long on an H100
+PART, GRAPHS_PART = "speed", "CUDA graphs"
+LIBRARY = "plain loop, fp32"
+# A row is not begun with less. The slowest without a compiler, of the plain loop, takes about as long on an H100.
+LEAST_SECONDS = {PLAIN: 25.0, COMPILED: 180.0, GRAPHS: 180.0}
 REPEATS = 5  # of one forward pass
+LONGEST = "longest kernels"  # of a row, which are shown in a table of their own
+LONGEST_BATCH = 8  # of that batch size, or the next smaller one
+
+Forward = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Way:
-    """A loaded model. `work` segments these files in batches of so many; `forward`, of ours alone, is one forward pass
-    of a batch of so many. `begin` is called before batches of another size."""
+    """A loaded model. `forward` makes a forward pass of a batch of so many, which can be called again and again.
+    `work` segments these files in batches of so many. `begin` is called before batches of another size."""
 
-    work: Callable[[Sequence[str], int], object]
-    forward: Callable[[int], Callable[[], object]] | None = None
+    forward: Callable[[int], Forward]
+    work: Callable[[Sequence[str], int], object] | None
     begin: Callable[[int], object] = lambda size: None
 
 
-def measure(
-    report: Report, card: Card, folder: Path, precision: Precision, batch_sizes: Sequence[int], paths: Sequence[str]
-) -> None:
-    """A row for each way and batch size, one model in memory at a time."""
-    ways: dict[str, Callable[[], Way]] = {
-        PLAIN: partial(_load_plain, folder, card.device),
-        f"ours, {precision}": partial(_load_ours, folder, card.device, precision, paths),
-    }
-    _measure(report, card, ways, LEAST_SECONDS, batch_sizes, paths)
+def measure_library(report: Report, subject: Subject, sizes: Sequence[int]) -> None:
+    """A row for each batch size, of the plain loop."""
+    for size, row in _each(sizes, partial(_load_library, subject), subject):
+        report.measure(PART, f"{LIBRARY}, batch {size}", LEAST_SECONDS[PLAIN], partial(row, LIBRARY))
 
 
-def measure_compiled(
-    report: Report, card: Card, folder: Path, precision: Precision, batch_sizes: Sequence[int], paths: Sequence[str]
-) -> None:
-    """The same with compiled kernels; and a forward pass with CUDA graphs, which no worker uses."""
-    load_way = partial(_load_ours, folder, card.device, precision, paths, COMPILED)
-    ways: dict[str, Callable[[], Way]] = {f"ours, {precision}, compiled": load_way}
-    _measure(report, card, ways, COMPILING_SECONDS, batch_sizes, paths)
-    for size in batch_sizes:
-        work = partial(_graphs_row, card, folder, precision, size, paths)
-        report.measure(GRAPHS, f"batch {size}", COMPILING_SECONDS, work)
+def measure_ours(report: Report, subject: Subject, with_kernels: Kernels, sizes: Sequence[int]) -> None:
+    """A row for each batch size. With CUDA graphs, which no worker uses, it is only of the forward pass: the next batch
+    would overwrite what the mask thread still reads."""
+    name = subject.name(with_kernels)
+    part = GRAPHS_PART if with_kernels == GRAPHS else PART
+    for size, row in _each(sizes, partial(_load_ours, subject, with_kernels), subject):
+        report.measure(part, f"{name}, batch {size}", LEAST_SECONDS[with_kernels], partial(row, name))
 
 
-def _graphs_row(card: Card, folder: Path, precision: Precision, size: int, paths: Sequence[str]) -> Row:
-    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=card.device, dtype=precision)
-    segmenter._compiled = Compiled(segmenter._plain, f"graphs-{precision}-{card.name}", with_graphs)
-    taken, launch = _forward(card, forward(segmenter, paths, size, COMPILED))
-    return {"batch size": size, "forward, ms a batch": taken, "of that launching, ms": launch}
+def _each(
+    sizes: Sequence[int], load_way: Callable[[], Way], subject: Subject
+) -> Iterator[tuple[int, Callable[[str], Row]]]:
+    """Each batch size, with what makes its row under a name. The model is loaded for the first row that is made, and
+    dropped behind the last one."""
+    loaded: list[Way] = []
+
+    def row(size: int, name: str) -> Row:
+        if not loaded:
+            loaded.append(load_way())
+        return {"": name, "batch size": size} | _figures(loaded[0], size, subject)
+
+    for size in sizes:
+        yield size, partial(row, size)
+    loaded.clear()
+    gc.collect()
+    if subject.card.is_gpu:
+        torch.cuda.empty_cache()
 
 
-def with_graphs(graph: Any, inputs: Any) -> Any:
-    """torch's compiler, whose kernels are then launched all at once."""
-    from torch._inductor.compile_fx import compile_fx  # takes a second, which whoever compiles nothing need not wait
-
-    return compile_fx(graph, inputs, config_patches={"triton.cudagraphs": True})
-
-
-def _measure(
-    report: Report,
-    card: Card,
-    ways: dict[str, Callable[[], Way]],
-    least_seconds: float,
-    batch_sizes: Sequence[int],
-    paths: Sequence[str],
-) -> None:
-    for name, load_way in ways.items():
-        loaded: list[Way] = []
-        for size in batch_sizes:
-            work = partial(_row, name, size, load_way, loaded, card, paths)
-            report.measure(PART, f"{name}, batch {size}", least_seconds, work)
-        loaded.clear()
-        gc.collect()
-        if card.is_gpu:
-            torch.cuda.empty_cache()
-
-
-def _row(name: str, size: int, load_way: Callable[[], Way], loaded: list[Way], card: Card, paths: Sequence[str]) -> Row:
-    if not loaded:  # only if a row of it is still to be measured
-        loaded.append(load_way())
-    way = loaded[0]
+def _figures(way: Way, size: int, subject: Subject) -> Row:
+    card, paths = subject.card, subject.paths
     way.begin(size)
-    way.work(paths[:size], size)  # what happens once
-    watched = card.watched(partial(way.work, paths, size))
-    taken, launch = _forward(card, way.forward(size)) if way.forward else (NOT_HERE, NOT_HERE)
-    return {
-        "": name,
-        "batch size": size,
-        "forward, ms a batch": taken,
-        "of that launching, ms": launch,
-        "GPU memory, GB": watched.memory_gb,
-        "GPU utilisation, %": watched.utilisation,
-        "seconds an image": watched.seconds / len(paths),
-    }
+    step = way.forward(size)
+    for _ in range(RUNS):  # what happens once
+        step()
+    taken, launch = _forward(card, step)
+    spans = kernels.trace(card, step)
+    row = {"forward, ms a batch": taken, "of that launching, ms": launch}
+    row |= kernels.summary(spans) | {LONGEST: kernels.longest(spans)}
+    if way.work is not None:
+        way.work(paths[:size], size)
+    watched = card.watched(step if way.work is None else partial(way.work, paths, size))
+    row |= {"GPU memory, GB": watched.memory_gb, "GPU utilisation, %": watched.utilisation}
+    return row if way.work is None else row | {"seconds an image": watched.seconds / len(paths)}
 
 
-def _forward(card: Card, work: Callable[[], object]) -> tuple[float, float | str]:
+def _forward(card: Card, step: Forward) -> tuple[float, float | str]:
     """Milliseconds of a forward pass on the device, and of its launch on the host, which on a CPU is the same."""
-    work()
-    taken = card.milliseconds(work, REPEATS)
+    taken = card.milliseconds(step, REPEATS)
     if not card.is_gpu:
         return taken, NOT_HERE
     card.wait()
     began = time.perf_counter()
-    work()
+    step()
     launch = (time.perf_counter() - began) * 1e3
     card.wait()
     return taken, launch
 
 
-def _load_plain(folder: Path, device: str) -> Way:
+def _load_library(subject: Subject) -> Way:
     """The library's model as its documentation loads it: fp32, and without TF32, which ours turns on."""
-    use_products("fp32", torch.device(device))
-    library, processor = load(folder)
-    return Way(partial(_plain, library.to(device), processor))
+    use_products("fp32", torch.device(subject.card.device))
+    library, processor = load(subject.folder)
+    library = library.to(subject.card.device)
+    step = partial(_library_forward, library, processor, subject.paths)
+    return Way(step, partial(_library_loop, library, processor))
 
 
-def _load_ours(
-    folder: Path, device: str, precision: Precision, paths: Sequence[str], options: Options = OPTIONS
-) -> Way:
-    segmenter = Sam3Segmenter(folder, model_name=folder.name, device=device, dtype=precision)
+def _load_ours(subject: Subject, with_kernels: Kernels) -> Way:
+    segmenter = subject.load_ours(with_kernels)
     threads = StageThreads()  # as in a worker: those warmed up are those measured
-
-    def begin(size: int) -> None:
-        """Compile anew, for batches of this size."""
-        segmenter._compiled = Compiled(segmenter._plain, f"{precision}-{device}")
-
-    work = partial(outcomes, segmenter, options=options, threads=threads)
-    return Way(work, partial(forward, segmenter, paths, options=options), begin)
+    options = replace(OPTIONS, compiled=with_kernels != PLAIN)
+    work = None if with_kernels == GRAPHS else partial(outcomes, segmenter, options=options, threads=threads)
+    step = partial(forward, segmenter, subject.paths, with_kernels)
+    return Way(step, work, lambda size: compile_anew(segmenter, with_kernels))
 
 
-def _plain(library: Any, processor: Any, paths: Sequence[str], batch_size: int) -> None:
+def _library_forward(library: Any, processor: Any, paths: Sequence[str], size: int) -> Forward:
+    pictures = [_opened(paths[number % len(paths)]) for number in range(size)]
+    inputs = processor(images=pictures, text=[PROMPT] * size, return_tensors="pt").to(library.device)
+
+    def step() -> object:
+        with torch.inference_mode():
+            return library(**inputs)
+
+    return step
+
+
+def _library_loop(library: Any, processor: Any, paths: Sequence[str], batch_size: int) -> None:
     """Read, forward, post-process, encode, one after the other."""
     for start in range(0, len(paths), batch_size):
-        pictures = [Image.open(path).convert("RGB") for path in paths[start : start + batch_size]]
+        pictures = [_opened(path) for path in paths[start : start + batch_size]]
         for result in plain_loop(library, processor, pictures, PROMPT, OPTIONS.threshold):
             for mask in result["masks"].cpu().numpy().astype(np.uint8):
                 masks.encode(mask)
+
+
+def _opened(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def count_flops(folder: Path) -> Row:
@@ -173,8 +175,8 @@ def count_flops(folder: Path) -> Row:
 
 def related(rows: Sequence[Row], floor_seconds: float | None) -> list[Row]:
     """The rows by batch size, each with what it means beside the plain loop and for 10,000 images."""
-    rows = sorted(rows, key=lambda row: row["batch size"])
-    plain = {row["batch size"]: row["seconds an image"] for row in rows if row[""] == PLAIN}
+    rows = by_size(rows)
+    plain = {row["batch size"]: row["seconds an image"] for row in rows if row[""] == LIBRARY}
     shown = []
     for row in rows:
         taken, beside = row["seconds an image"], plain.get(row["batch size"])
@@ -189,3 +191,21 @@ def related(rows: Sequence[Row], floor_seconds: float | None) -> list[Row]:
             }
         )
     return shown
+
+
+def by_size(rows: Sequence[Row]) -> list[Row]:
+    """The rows by batch size, without their longest kernels."""
+    rows = sorted(rows, key=lambda row: row["batch size"])
+    return [{name: value for name, value in row.items() if name != LONGEST} for row in rows]
+
+
+def longest_kernels(rows: Sequence[Row]) -> list[Row]:
+    """Those of each kind of row, for one batch size."""
+    sizes = [row["batch size"] for row in rows]
+    size = max((size for size in sizes if size <= LONGEST_BATCH), default=None)
+    return [
+        {"": row[""], "batch size": size} | kernel
+        for row in rows
+        if row["batch size"] == size
+        for kernel in row[LONGEST]
+    ]
