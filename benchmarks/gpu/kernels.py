@@ -27,6 +27,8 @@ class Span:
 def trace(card: Card, work: Callable[[], object]) -> list[Span]:
     """The kernels of a few forward passes, each by a call of `work`, which has run before; none on a CPU. What the
     profiler itself does on the host makes gaps a little longer."""
+    if not card.is_gpu:
+        return []
     card.wait()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         for _ in range(FORWARDS):

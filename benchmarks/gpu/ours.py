@@ -20,10 +20,11 @@ from workers.inference.stage_threads import StageThreads
 OPTIONS = Options(threshold=0.5, score_floor=0.5)
 PROMPT = "person"
 DIFFERENT = 4  # images of a batch that is made for a forward pass alone
-RUNS = 3  # of one batch until it is run as later ones are: torch's graphs are tried, then recorded, then run
 
 Kernels = str  # one of `BACKENDS`
 PLAIN, COMPILED, GRAPHS = "", "compiled", "CUDA graphs"
+# Runs of one batch until it is run as later ones are. torch's graphs are tried, then recorded, then run.
+RUNS = {PLAIN: 1, COMPILED: 1, GRAPHS: 3}
 
 
 def with_graphs(graph: Any, inputs: Any) -> Any:
@@ -93,7 +94,7 @@ def in_one_batch(segmenter: Sam3Segmenter, paths: Sequence[str], options: Option
     its answers when it runs again, so no batch follows before they are read."""
     threads = StageThreads()  # torch's graphs belong to a thread
     options = replace(options, compiled=kernels != PLAIN)
-    for _ in range(RUNS if kernels != PLAIN else 1):
+    for _ in range(RUNS[kernels]):
         found = outcomes(segmenter, paths, len(paths), options, threads)
     assert segmenter.facts.compiles, "the model cannot be compiled"
     return found

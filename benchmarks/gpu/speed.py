@@ -97,7 +97,7 @@ def _figures(way: Way, size: int, subject: Subject) -> Row:
     card, paths = subject.card, subject.paths
     way.begin(size)
     step = way.forward(size)
-    for _ in range(RUNS):  # what happens once
+    for _ in range(max(RUNS.values())):  # what happens once
         step()
     taken, launch = _forward(card, step)
     spans = kernels.trace(card, step)

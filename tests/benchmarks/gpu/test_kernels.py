@@ -8,11 +8,17 @@ SPANS = [Span(0, 100, "gemm"), Span(100, 150, "softmax"), Span(120, 140, "copy")
 
 
 def test_time_without_a_kernel_is_a_gap_and_kernels_that_overlap_count_once() -> None:
-    told = summary(SPANS, forwards=2)
-    assert told["kernels a batch"] == 2
-    assert told["ms a batch"] == pytest.approx(0.2)
-    assert told["busy, share"] == pytest.approx(300 / 400)
-    assert (told["longest gap, us"], told["gaps over 50 us"]) == (100, 1)
+    assert summary(SPANS, forwards=2) == {
+        "kernels a batch": 2.0,
+        "busy, share": pytest.approx(300 / 400),
+        "longest gap, us": 100,
+        "gaps over 50 us a batch": 0.5,
+    }
+
+
+def test_without_kernels_nothing_is_known() -> None:
+    assert set(summary([]).values()) == {"n/a"}
+    assert longest([]) == []
 
 
 def test_the_longest_kernels_are_those_that_take_most_in_all() -> None:
