@@ -7,12 +7,12 @@ import torch
 
 
 @torch.no_grad()
-def make_it_find(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+def make_it_find(model: Any, inputs: Mapping[str, Any]) -> None:
     """Change a `Sam3Model` so that some of its queries are instances at threshold 0.5, in any image, for any prompt.
 
     A plain random model finds no instance, so comparing two ways of running it would prove nothing. `inputs` are the
-    inputs of a forward pass over noise images, such as `pixel_values` of shape (images, 3, height, width), on the
-    model's device. The instances that the model then finds mean nothing.
+    inputs of a forward pass over noise images, such as `pixel_values` of shape (images, 3, height, width) or
+    `vision_embeds` of them, on the model's device. The instances that the model then finds mean nothing.
     """
     _keep_queries_apart(model)
     _centre_masks(model, inputs)
@@ -30,7 +30,7 @@ def _keep_queries_apart(model: Any) -> None:
             attention.o_proj.weight.mul_(0.1)
 
 
-def _centre_masks(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+def _centre_masks(model: Any, inputs: Mapping[str, Any]) -> None:
     """Shift the mask features to mean zero, so that masks neither are empty nor cover the whole image."""
     projection: Any = model.mask_decoder.instance_projection
     seen: list[torch.Tensor] = []
@@ -40,7 +40,7 @@ def _centre_masks(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     projection.bias.sub_(seen[0].mean(dim=(0, 2, 3)))
 
 
-def _centre_scores(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+def _centre_scores(model: Any, inputs: Mapping[str, Any]) -> None:
     """Score each query along the feature that differs most between queries and least between images.
 
     Along any other feature a random model finds everything in one image and nothing in the next. The class
