@@ -1,10 +1,12 @@
-"""Counts what a forward pass asks of a GPU once torch's compiler has fused its kernels, exactly and without a GPU.
+"""Counts what a forward pass asks of a GPU once torch's compiler has fused its kernels, exactly and without a GPU:
+`python -m benchmarks.compiled`, two minutes.
 
 The compiler gets a model whose tensors are fake and claim to be on an H100, and is stopped when it has decided which
 operations share a kernel. Knows nothing of times. Leans on parts of torch that are not public, so it is right for the
 release of torch that `constraints.txt` pins.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,10 +22,22 @@ from torch._inductor.graph import GraphLowering
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.architecture import full_size, segmenter_of
+from benchmarks.counting import count_ours, count_vision
+from benchmarks.timing import Row, table
 from workers.inference import sam3_parts
+from workers.inference.sam3_precision import lower
 from workers.inference.sam3_texts import PADDED
+from workers.inference.segmenters import Precision
 
+PRECISIONS: tuple[Precision, ...] = ("mixed", "fp32")
 aten = torch.ops.aten
+PURPOSES = {  # and an operation that is in such kernels only, of those that are left
+    "behind convolutions: bias, GELU, order": aten.convolution.default,
+    "GELU of a layer": aten.erf.default,
+    "sum and normalisation": aten.var_mean.correction,
+    "turning of queries and keys": aten.unbind.int,
+}
 H100 = SimpleNamespace(
     name="H100",
     major=9,
@@ -46,7 +60,14 @@ class Fused:
 
     library: int  # kernels of cuBLAS, cuDNN and the like: products, convolutions, attention
     made: int  # kernels that the compiler makes
-    bytes: int  # read and written by these: each tensor that a kernel reads or writes counts once
+    moved: dict[
+        str, int
+    ]  # bytes read and written by these, by what they do: each tensor of a kernel counts once, whole
+
+    @property
+    def bytes(self) -> int:
+        """All that are read and written."""
+        return sum(self.moved.values())
 
     @property
     def kernels(self) -> int:
@@ -124,7 +145,17 @@ def _stop(graph: GraphLowering) -> None:
     graph._update_scheduler()
     nodes = [node for node in graph.scheduler.nodes if _is_launched(node)]
     made = [node for node in nodes if not isinstance(node, scheduler.ExternKernelSchedulerNode)]
-    raise _Decided(Fused(len(nodes) - len(made), len(made), sum(node.get_read_write_buffers_sizes() for node in made)))
+    moved: Counter[str] = Counter()
+    for node in made:
+        moved[_purpose(node)] += node.get_read_write_buffers_sizes()
+    raise _Decided(Fused(len(nodes) - len(made), len(made), dict(moved)))
+
+
+def _purpose(kernel: Any) -> str:
+    """What a kernel that the compiler made is there for, by the operations that went into it."""
+    origins = [origin for node in kernel.get_nodes() if node.node for origin in node.node.get_origins()]
+    done = {origin.target for origin in origins}
+    return next((purpose for purpose, operation in PURPOSES.items() if operation in done), "other")
 
 
 def _is_launched(node: Any) -> bool:
@@ -169,3 +200,45 @@ def _on_an_h100() -> Iterator[None]:
         # Folding constants computes them, which needs a GPU.
         stack.enter_context(config.patch(joint_graph_constant_folding=False))
         yield
+
+
+def measure() -> tuple[list[Row], list[Row]]:
+    """Kernels of a batch of one image with one prompt, by precision; and what the compiled vision encoder moves."""
+    rows = []
+    compiled: dict[Precision, Fused] = {}
+    moved: dict[Precision, int] = {}  # by the library's vision encoder
+    for precision in PRECISIONS:
+        library, _ = full_size("meta")
+        lower(library, precision)
+        moved[precision] = _normalised(library) + count_vision(library).elementwise_bytes
+        segmenter = segmenter_of(*full_size("meta"), "meta", precision)
+        vision = count_vision(segmenter._model).kernels
+        heads = count_ours(segmenter, [("cat",)], found=10, forward_only=True).kernels - vision
+        parts = count_parts(segmenter._model, images=1)
+        compiled[precision] = parts["see"]
+        row = {"": precision, "vision encoder": vision, "compiled": parts["see"].kernels}
+        rows.append(row | {"heads": heads, "heads, compiled": parts["find"].kernels})
+    kinds = [*PURPOSES, "other"]
+    in_gb = [{"GB": kind} | {one: compiled[one].moved.get(kind, 0) / 1e9 for one in PRECISIONS} for kind in kinds]
+    in_gb.append({"GB": "all"} | {one: compiled[one].bytes / 1e9 for one in PRECISIONS})
+    in_gb.append({"GB": "the library's, uncompiled"} | {one: moved[one] / 1e9 for one in PRECISIONS})
+    return rows, in_gb
+
+
+def _normalised(model: Any) -> int:
+    """Bytes that the normalisations of the vision encoder read and write, which are not counted as elementwise."""
+    seen: list[int] = []
+    for part in model.vision_encoder.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.register_forward_hook(lambda _, given, made: seen.append(given[0].nbytes + made.nbytes))
+    count_vision(model)  # runs it twice
+    return sum(seen) // 2
+
+
+def main() -> None:
+    """Print the tables."""
+    print(*map(table, measure()), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
