@@ -100,7 +100,7 @@ def test_kernels_that_find_something_else_get_no_speeds(
 
 
 def test_without_parity_there_are_no_speeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(parity.LEAST_IOU, "fp32", 1.1)
+    monkeypatch.setitem(parity.NEAREST_IOU, "fp32", 1.1)
     ended = run(tmp_path, "--batch-size", "1")
     assert ended.exit_code == 1
     assert "least IoU" in ended.output

@@ -1,0 +1,52 @@
+"""When ours is near enough to the library, with answers that are made up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.gpu import parity
+from workers.inference import masks
+from workers.inference.answers import Found, Instance
+from workers.inference.items import Segmented
+
+ROW = {"least IoU": 1.0, "mean IoU": 1.0, "largest difference of a score": 0.0}
+ROW["median difference of a box, px of 1920"] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("precision", "name", "value", "near"),
+    [
+        ("fp32", "least IoU", 0.99, False),
+        ("mixed", "least IoU", 0.8, True),
+        ("mixed", "mean IoU", 0.8, False),
+        ("mixed", "largest difference of a score", 0.06, False),
+        ("mixed", "median difference of a box, px of 1920", 1.1, False),
+    ],
+)
+def test_fp32_is_judged_by_its_worst_mask_and_lower_precision_by_the_mean(
+    precision: str, name: str, value: float, near: bool
+) -> None:
+    assert parity.holds(ROW, precision)
+    assert parity.holds(ROW | {name: value}, precision) is near
+
+
+def test_an_instance_is_compared_with_the_one_of_the_nearest_box_also_if_both_masks_are_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(path)
+    empty, left = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
+    left[:, :4] = 1
+    drawn = [(0.9, (0.0, 0.0, 4.0, 8.0), left), (0.8, (4.0, 0.0, 8.0, 8.0), empty)]
+    instances = tuple(Instance(score, box, int(mask.sum()), masks.encode(mask)) for score, box, mask in drawn)
+    ours = Segmented(0, 8, 8, (Found(1.0, instances, capped=False),))
+
+    scores, boxes, shown = zip(*drawn, strict=True)
+    theirs = {"scores": torch.tensor(scores), "boxes": torch.tensor(boxes), "masks": torch.from_numpy(np.stack(shown))}
+    monkeypatch.setattr(parity, "plain_loop", lambda *_: [theirs])
+    [same, empty_too] = parity._matches(ours, str(path), None, None)
+    assert (same.iou, empty_too.iou) == (1.0, 1.0)
+    assert max(same.score, empty_too.score, same.box, empty_too.box) < 1e-6
