@@ -81,7 +81,8 @@ def _broken(rule: StopRule, latest: Sequence[_Ended], images: int) -> str | None
 
 def _latest_chunks(session: Session, run_id: int, since: float | None, images: int) -> list[_Ended]:
     """The chunks of the highest numbers that have some image that ended: enough of them for `images` images."""
-    columns = (Chunk.number, ENDED_IMAGES.label("ended"), Chunk.failed.label("failed"), Chunk.empty.label("empty"))
+    failed = (Chunk.failed + Chunk.incomplete).label("failed")  # of incomplete ones, prompts that were added failed
+    columns = (Chunk.number, ENDED_IMAGES.label("ended"), failed, Chunk.empty.label("empty"))
     begun = () if since is None else (Chunk.started_at >= since,)
     # One query for each state, as the index on states and numbers then finds them without looking at other chunks.
     parts = [

@@ -24,8 +24,10 @@ from db.session import now
 from db.states import LIVE, ChunkState, RunState
 
 _CHUNKS = Base.metadata.tables["chunk"]
-COUNTERS = ("images", "segmented", "empty", "failed", "cancelled", "instances", "capped", "warned")
-ENDED_IMAGES = Chunk.segmented + Chunk.empty + Chunk.failed  # done or failed
+COUNTERS = ("images", "segmented", "empty", "failed", "cancelled", "instances", "capped", "warned", "incomplete")
+DONE_COUNTERS = ("segmented", "empty", "instances", "capped", "warned", "incomplete")
+DONE_IMAGES = Chunk.segmented + Chunk.empty
+ENDED_IMAGES = DONE_IMAGES + Chunk.failed  # done or failed
 PENDING_IMAGES = Chunk.images - ENDED_IMAGES - Chunk.cancelled
 NO_RANGE: dict[str, Any] = {"inflight_first": None, "inflight_last": None}  # no rows are known to be in hand
 NOTHING: Mapping[str, Any] = {}
@@ -175,13 +177,18 @@ class Transition(Enum):
         "owner lived",
     )
     CANCEL = (LIVE, ChunkState.CANCELLED, (Who.CANCEL, Who.RECONCILER), "the run is `cancelling`")
-    CORRECT = (LIVE, ChunkState.PENDING, (Who.ENQUEUE,), "a run without results gets other settings")
+    CORRECT = (
+        LIVE,
+        ChunkState.PENDING,
+        (Who.ENQUEUE,),
+        "a run without results gets other settings; or prompts are added or dropped while it is `running`",
+    )
     EMPTY = ((ChunkState.PENDING,), ChunkState.DONE, (Who.ENQUEUE,), "all its rows turned out to be duplicates")
     LEAVE = (
         (ChunkState.FAILED, ChunkState.CANCELLED),
         ChunkState.DONE,
-        (Who.RETRY, Who.REDO),
-        "its failed and cancelled images have left for new chunks",
+        (Who.RETRY, Who.REDO, Who.ENQUEUE),
+        "its failed, cancelled and incomplete images have left for new chunks",
     )
 
     def __init__(self, before: tuple[ChunkState, ...], after: ChunkState, who: tuple[Who, ...], rule: str) -> None:
@@ -211,6 +218,7 @@ class LockedRun:
 
     state: str
     chunk_size: int
+    unsettled: bool
 
 
 def change_chunks(
@@ -284,7 +292,7 @@ def lock_run(session: Session, run_id: int) -> LockedRun | None:
     row PostgreSQL locks the run as the target of the chunk's foreign key.
     Source: https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS.
     """
-    run = select(Run.state, Run.chunk_size).where(Run.id == run_id).with_for_update(key_share=True)
+    run = select(Run.state, Run.chunk_size, Run.unsettled).where(Run.id == run_id).with_for_update(key_share=True)
     found = session.execute(run).one_or_none()
     return None if found is None else LockedRun(*found)
 
@@ -312,11 +320,30 @@ def add_counts(session: Session, counts: Mapping[int, Counter[str]]) -> None:
 def subtract_counts(session: Session, counts: Mapping[int, Counter[str]]) -> None:
     """Subtract `counts`, by chunk id, from the counters of these chunks, because images leave them.
 
-    A failed or cancelled chunk that is left with no failed and no cancelled image is done.
+    A failed or cancelled chunk that is left with no failed, cancelled or incomplete image is done.
     """
     add_counts(session, {id: Counter({name: -number for name, number in left.items()}) for id, left in counts.items()})
-    none_left = Chunk.failed + Chunk.cancelled == 0
-    for part in named_at_once(sorted(counts)):
+    _leave(session, counts)
+
+
+def count_anew(
+    session: Session, chunk_ids: Sequence[int], done: Mapping[int, Counter[str]], left: Counter[int]
+) -> None:
+    """Set the counters of done images of these chunks to `done`, by chunk id; `left` of their images have left them."""
+    values: dict[str, Any] = {name: bindparam(f"now_{name}") for name in DONE_COUNTERS}
+    values["images"] = Chunk.images - bindparam("left")
+    given = [
+        {"chunk": id, "left": left[id]} | {f"now_{name}": done.get(id, Counter())[name] for name in DONE_COUNTERS}
+        for id in chunk_ids
+    ]
+    if given:
+        session.connection().execute(update(_CHUNKS).where(Chunk.id == bindparam("chunk")).values(values), given)
+        _leave(session, chunk_ids)
+
+
+def _leave(session: Session, chunk_ids: Iterable[int]) -> None:
+    none_left = Chunk.failed + Chunk.cancelled + Chunk.incomplete == 0
+    for part in named_at_once(sorted(chunk_ids)):
         change_chunks(session, Transition.LEAVE, Chunk.id.in_(part), none_left, error=None)
 
 

@@ -4,6 +4,7 @@ Each change names the fence of its claim; a worker whose change finds no row has
 Knows no Celery, no processes and no pixels. Functions take the caller's session and never commit.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -18,19 +19,21 @@ from db.chunks import (
     PENDING_IMAGES,
     HeldChunk,
     Transition,
+    add_counts,
     change_chunk,
     change_chunks,
     finish_run,
     hold_running,
 )
-from db.models import TO_REDO, Chunk, Image, Prompt, Result, Run, Worker
-from db.outcomes import ImageDone, ImageFailed, Outcome, count_outcomes, fail_unread, record
+from db.claimed import ClaimedImage, pending_images
+from db.models import Chunk, Image, Result, Run, Worker
+from db.outcomes import ImageDone, Outcome, count_outcomes, fail_unread, not_added, record, record_added
 from db.session import now
 from db.splits import split_off
 from db.states import STOPPED, ChunkState, ImageState
 from db.steering import GOES_ON
 from db.times import is_over
-from db.values import NOTHING_SPENT, GivenBox, Spent
+from db.values import NOTHING_SPENT, Spent
 
 NO_VERSIONS: Mapping[str, str] = {}
 LEASE_SECONDS = 60.0
@@ -52,19 +55,6 @@ class Next(Enum):
 
 class LeaseLost(Exception):
     """The claim is lost: its lease is over, another worker has the chunk, or its run was cancelled or deleted."""
-
-
-@dataclass(frozen=True)
-class ClaimedImage:
-    """A pending image of a claimed chunk."""
-
-    id: int
-    row: int
-    path: str
-    prompt_ids: tuple[int, ...]
-    again: bool = False  # it was computed before: the new outcome replaces its old results
-    tiling: str | None = None  # how it is cut, if other than the run says
-    boxes: tuple[GivenBox, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,39 +142,16 @@ def claim(
     if row is None:
         return None
     session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
-    # The run exists: a delete removes chunks before their run, and this transaction has locked the chunk.
-    threshold = session.execute(select(Run.threshold).where(Run.id == run_id)).scalar_one()
-    images = _pending_images(session, run_id, chunk_id)
+    # The run exists: a delete removes chunks before their run, and this transaction has locked the chunk. The lock on
+    # the run makes a change of its prompts wait for this claim, or this claim for the change: see `db.prompts`.
+    this_run = select(Run.threshold).where(Run.id == run_id).with_for_update(read=True)
+    threshold = session.execute(this_run).scalar_one()
+    images = pending_images(session, run_id, chunk_id)
     return Claim(chunk_id, run_id, row.number, row.fence, threshold, images, serial=row.crashes > 0)
 
 
 def _has_uid(uid: str | None) -> tuple[ColumnElement[bool], ...]:
     return () if uid is None else (Run.uid == uid,)
-
-
-def _pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[ClaimedImage, ...]:
-    every_image = tuple(
-        session.execute(
-            select(Prompt.id).where(Prompt.run_id == run_id, Prompt.every_image).order_by(Prompt.id)
-        ).scalars()
-    )
-    rows = session.execute(
-        select(Image.id, Image.row, Image.path, Image.prompts, TO_REDO, Image.tiling, Image.boxes)
-        .where(Image.chunk_id == chunk_id, Image.state == ImageState.PENDING)
-        .order_by(Image.row)
-    )
-    return tuple(
-        ClaimedImage(
-            id,
-            row,
-            path,
-            every_image if prompts is None else tuple(prompts),
-            again,
-            tiling,
-            tuple((x1, y1, x2, y2, positive) for x1, y1, x2, y2, positive in boxes or ()),
-        )
-        for id, row, path, prompts, again, tiling, boxes in rows
-    )
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float = LEASE_SECONDS) -> bool:
@@ -213,7 +180,10 @@ def commit(
 
     Raises `LeaseLost`; the caller must then roll back.
     """
-    counts = count_outcomes(outcomes, claim.threshold) | {f"{stage}_seconds": s for stage, s in asdict(spent).items()}
+    images = {image.id: image for image in claim.images}
+    added = [one for one in outcomes if _is_added(images, one)]
+    whole = [one for one in outcomes if not _is_added(images, one)] if added else outcomes
+    counts = count_outcomes(whole, claim.threshold) | {f"{stage}_seconds": s for stage, s in asdict(spent).items()}
     no_failures = {"attempts": 0, "crashes": 0, "releases": 0, "lease_until": now() + lease_seconds, **NO_RANGE}
     # If the same batch is committed a second time, fewer images than it has may be pending. The chunk's CHECK allows no
     # counter above its images, so the batch is refused here.
@@ -225,14 +195,35 @@ def commit(
     if changed is None:
         raise LeaseLost
     pending, is_paused = changed
-    again = {image.id for image in claim.images if image.again}
-    if not record(session, claim.chunk_id, claim.fence, claim.threshold, outcomes, again):
-        raise LeaseLost(f"chunk {claim.chunk_id}: not all of {len(outcomes)} images were pending in it")
-    if pending == 0:
+    _record(session, claim, whole, added, images)
+    if pending == len(added):
         change_chunks(session, Transition.FINISH, Chunk.id == claim.chunk_id, error=None)
         finish_run(session, claim.run_id)
         return Next.NOTHING
     return Next.GIVE_BACK if is_paused else Next.GO_ON
+
+
+def _is_added(images: Mapping[int, ClaimedImage], outcome: Outcome) -> bool:
+    """Whether the outcome is only added to what its image has."""
+    image = images.get(outcome.image_id)
+    return image is not None and image.kept is not None and not image.is_replaced_by(outcome)
+
+
+def _record(
+    session: Session,
+    claim: Claim,
+    whole: Sequence[Outcome],
+    added: Sequence[Outcome],
+    images: Mapping[int, ClaimedImage],
+) -> None:
+    """Write the outcomes: those of images as a `whole`, and those that are `added` to what images have."""
+    again = [one.image_id for one in whole if one.image_id in images and images[one.image_id].is_replaced_by(one)]
+    arguments = (claim.chunk_id, claim.fence, claim.threshold)
+    counts = record_added(session, *arguments, added) if added else Counter()
+    if counts is None or not record(session, *arguments, whole, again):
+        raise LeaseLost(f"chunk {claim.chunk_id}: not all of {len(whole) + len(added)} images were pending in it")
+    if added:  # counted now, as their old results count too
+        add_counts(session, {claim.chunk_id: counts})
 
 
 def was_committed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> Next | None:
@@ -243,22 +234,34 @@ def was_committed(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -
     chunk = session.execute(select(Chunk.state, Chunk.fence).where(Chunk.id == claim.chunk_id)).one_or_none()
     if chunk is None or chunk.fence != claim.fence:
         return None
-    done = [outcome.image_id for outcome in outcomes if isinstance(outcome, ImageDone)]
-    failed = {outcome.image_id: outcome.error_class for outcome in outcomes if isinstance(outcome, ImageFailed)}
-    # The state is checked too: an image's old results may come from another chunk whose fence was the same number.
-    ours = (
-        select(Image.id)
-        .join(Result, Result.image_id == Image.id)
-        .where(Image.state == ImageState.DONE, Result.fence == claim.fence)
-        .distinct()
-    )
-    of_class = select(Image.id, Image.error_class).where(Image.state == ImageState.FAILED)
-    found = [id for part in named_at_once(done) for id in session.execute(ours.where(Image.id.in_(part)))]
-    parts = named_at_once(list(failed))
-    rows = [row for part in parts for row in session.execute(of_class.where(Image.id.in_(part)))]
-    if len(found) < len(done) or {row.id: row.error_class for row in rows} != failed:
+    if not all(_is_recorded(session, claim, part) for part in named_at_once(outcomes)):
         return None
     return Next.NOTHING if chunk.state == ChunkState.DONE else Next.GO_ON
+
+
+def _is_recorded(session: Session, claim: Claim, outcomes: Sequence[Outcome]) -> bool:
+    """Whether the images of these outcomes ended so, with results of this claim for all prompts that they bring."""
+    ids = [outcome.image_id for outcome in outcomes]
+    rows = select(Image.id, Image.state, Image.error_class, Image.warning).where(Image.id.in_(ids))
+    images = {image.id: image for image in session.execute(rows)}
+    ours = select(Result.image_id, Result.prompt_id).where(Result.image_id.in_(ids), Result.fence == claim.fence)
+    results = {tuple(result) for result in session.execute(ours)}
+    kept = {image.id for image in claim.images if image.kept}
+    for outcome in outcomes:
+        image = images.get(outcome.image_id)
+        if image is None:
+            return False
+        if isinstance(outcome, ImageDone):
+            # The state is checked too: old results may come from another chunk whose fence was the same number.
+            brings = {(image.id, result.prompt_id) for result in outcome.results}
+            if image.state != ImageState.DONE or not brings <= results:
+                return False
+        elif image.id in kept:
+            if (image.state, image.warning) != (ImageState.DONE, not_added(outcome.error_class)):
+                return False
+        elif (image.state, image.error_class) != (ImageState.FAILED, outcome.error_class):
+            return False
+    return True
 
 
 def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
@@ -331,8 +334,8 @@ def back_off(failures: int) -> int:
 
 
 def _give_up(session: Session, transition: Transition, chunk: HeldChunk, error_class: str, error: str) -> None:
-    failed = fail_unread(session, error_class, error, Image.chunk_id == chunk.id)
-    change_chunks(session, transition, Chunk.id == chunk.id, counts={"failed": failed}, error=error)
+    counts = fail_unread(session, error_class, error, Image.chunk_id == chunk.id)
+    change_chunks(session, transition, Chunk.id == chunk.id, counts=counts, error=error)
     finish_run(session, chunk.run_id)
 
 

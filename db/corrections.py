@@ -9,8 +9,9 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.chunks import Transition, change_chunks, in_order
+from db.conditions import HAS_RESULTS
 from db.intake import known_prompts, prompt_row
-from db.models import TO_REDO, Chunk, Image, Prompt, Run
+from db.models import Chunk, Image, Prompt, Run
 from db.states import LIVE, ChunkState, ImageState, RunState
 from db.values import Frozen
 
@@ -24,9 +25,9 @@ class ClaimedMeanwhile(Exception):
 
 
 def has_results(session: Session, run_id: int) -> bool:
-    """Whether any image has results, also those that a redo is to replace."""
-    # Images of a redo are in chunks that have a parent, so only images of such chunks are looked at.
-    waits = select(Image.id).where(Image.chunk_id == Chunk.id, TO_REDO).exists()
+    """Whether any image has results, also one that is to be computed again."""
+    # Such images are in chunks that have a parent, so only images of such chunks are looked at.
+    waits = select(Image.id).where(Image.chunk_id == Chunk.id, HAS_RESULTS).exists()
     again = (Chunk.run_id == run_id, Chunk.parent_id.is_not(None), waits)
     return _any_done(session, run_id) or session.execute(select(Chunk.id).where(*again).limit(1)).first() is not None
 

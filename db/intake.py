@@ -70,6 +70,7 @@ class KnownRun:
     source_mtime_ns: int
     source_sha256: str | None
     source_ended: bool
+    unsettled: bool
 
 
 class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows, and a tuple is made in half the time
@@ -99,16 +100,19 @@ def find_run(session: Session, name: str) -> KnownRun | None:
     run = session.execute(select(Run).where(Run.name == name)).scalar_one_or_none()
     if run is None:
         return None
-    prompts = session.execute(
-        select(Prompt.text, Prompt.class_name).where(Prompt.run_id == run.id, Prompt.every_image).order_by(Prompt.id)
-    )
     own = set(KnownRun.__dataclass_fields__) - {"frozen", "source", "prompts"}
     return KnownRun(
         frozen=run.frozen,
         source=run.rows_from,
-        prompts=tuple(str(Wording(*row)) for row in prompts),
+        prompts=run_prompts(session, run.id),
         **{name: getattr(run, name) for name in own},
     )
+
+
+def run_prompts(session: Session, run_id: int) -> tuple[str, ...]:
+    """The prompts that every image of the run has, as `db.classes.Wording` types them."""
+    prompts = select(Prompt.text, Prompt.class_name).where(Prompt.run_id == run_id, Prompt.every_image)
+    return tuple(str(Wording(*row)) for row in session.execute(prompts.order_by(Prompt.id)))
 
 
 def create_run(

@@ -19,7 +19,6 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    and_,
     false,
     text,
 )
@@ -109,6 +108,8 @@ class Run(Base):
     dedupe: Mapped[bool] = mapped_column(server_default=false())  # files that are equal byte by byte are computed once
     classes: Mapped[str | None]  # names, numbers and colours of classes, see `db.classes`; NULL: numbered by order
     points_per_side: Mapped[int | None]  # of a grid whose masks are looked for instead of prompts; NULL: prompts are
+    # Its prompts were changed, and not all of its images and counters have followed: see `db.prompts`.
+    unsettled: Mapped[bool] = mapped_column(server_default=false())
 
     # what the first worker loaded; a worker that loaded something else declines the run
     revision: Mapped[str | None]
@@ -159,7 +160,10 @@ def typed_columns(names: Sequence[str], types: Mapping[str, str] | None) -> list
 
 
 class Prompt(Base):
-    """A noun phrase that is looked for in images of one run, and the class of what it finds."""
+    """A noun phrase that is looked for in images of one run, and the class of what it finds.
+
+    A prompt that was dropped stays with its results, but is not given to every image any more.
+    """
 
     __tablename__ = "prompt"
     __table_args__ = (UniqueConstraint("run_id", "text", "class_name"), IDS_ONCE)
@@ -167,8 +171,9 @@ class Prompt(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     text: Mapped[str]
-    every_image: Mapped[bool]  # given to the run by --prompt; the others came with rows
+    every_image: Mapped[bool]  # given to the run by --prompt; the others came with rows, or were dropped
     class_name: Mapped[str]
+    dropped: Mapped[bool] = mapped_column(server_default=false())  # and no row has it as a prompt of its own
 
 
 class Chunk(Base):
@@ -193,6 +198,7 @@ class Chunk(Base):
             f"{_one_of(LIVE)} OR segmented + empty + failed + cancelled = images",
             "ck_chunk_over",
         ),
+        CheckConstraint("incomplete BETWEEN 0 AND segmented + empty", "ck_chunk_incomplete"),
         Index("ix_chunk_state", "run_id", "state", "number"),
         Index("ix_chunk_live", "state"),
         IDS_ONCE,
@@ -225,6 +231,7 @@ class Chunk(Base):
     instances: Mapped[int] = mapped_column(server_default="0")  # at the run's threshold
     capped: Mapped[int] = mapped_column(server_default="0")  # images done with a result that is capped
     warned: Mapped[int] = mapped_column(server_default="0")  # images done that have a warning
+    incomplete: Mapped[int] = mapped_column(server_default="0")  # images done that have `adds`
 
     node: Mapped[str | None]  # node of the last claim
     started_at: Mapped[float | None]  # time of the first claim
@@ -296,17 +303,15 @@ class Image(Base):
     content: Mapped[bytes | None] = mapped_column(LargeBinary)
     tiling: Mapped[str | None] = mapped_column(String(48))  # how it is cut, if other than the run says
     boxes: Mapped[list[list[Any]] | None] = mapped_column(JsonText)  # each a `db.values.GivenBox`; NULL: none
-
-
-# Whether an image is to be computed again. Until then it keeps its old results, and the size that they were made at,
-# which a pending image that was never computed does not have.
-TO_REDO = and_(Image.state == ImageState.PENDING, Image.width.is_not(None))
+    # Its results stay, and only those of prompts that were added to the run later are missing: they are computed while
+    # it is pending; if it is done, that failed or was cancelled. No image in another state has it.
+    adds: Mapped[bool] = mapped_column(server_default=false())
 
 
 class Result(Base):
     """What the model found for one prompt in one image.
 
-    A done image has one for each of its prompts; the primary key allows no second one.
+    A done image has one for each of its prompts, unless it has `adds`; the primary key allows no second one.
     """
 
     __tablename__ = "result"

@@ -4,16 +4,17 @@ The caller has locked the images' chunks. Knows no chunk states, and never commi
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import among
 from db.chunks import add_chunks, rowcount
-from db.models import TO_REDO, Image, Instance, Result
+from db.conditions import HAS_RESULTS, OF_OWN_PROMPT, TO_ADD, TO_REDO
+from db.models import Image, Instance, Result
 from db.states import ImageState
 from db.values import PromptResult
 
@@ -70,14 +71,16 @@ def count_outcomes(outcomes: Sequence[Outcome], threshold: float) -> Counter[str
 def count_results(session: Session, *where: ColumnElement[bool]) -> dict[int, Counter[str]]:
     """What the images that `where` chooses add to the counters of their chunks as done images, by chunk id.
 
-    All of these images have results, also while they are pending because a redo computes them again.
+    All of these images have results, also while they are pending because they are computed again. Results of dropped
+    prompts do not count.
     """
     rows = (
         select(
             Image.chunk_id,
             Image.warning.is_not(None).label("warned"),
-            func.coalesce(func.sum(Result.instances), 0).label("instances"),
-            func.coalesce(func.max(case((Result.capped, 1), else_=0)), 0).label("capped"),
+            Image.adds,
+            func.coalesce(func.sum(case((OF_OWN_PROMPT, Result.instances))), 0).label("instances"),
+            func.coalesce(func.max(case((and_(Result.capped, OF_OWN_PROMPT), 1), else_=0)), 0).label("capped"),
         )
         .outerjoin(Result, Result.image_id == Image.id)
         .where(*where)
@@ -86,7 +89,7 @@ def count_results(session: Session, *where: ColumnElement[bool]) -> dict[int, Co
     counts: dict[int, Counter[str]] = {}
     for image in session.execute(rows):
         done = _counts_of_done(int(image.instances), capped=bool(image.capped), warned=bool(image.warned))
-        counts.setdefault(image.chunk_id, Counter()).update(done)
+        counts.setdefault(image.chunk_id, Counter()).update(done, incomplete=int(image.adds))
     return counts
 
 
@@ -111,8 +114,7 @@ def record(
     """
     done = [outcome for outcome in outcomes if isinstance(outcome, ImageDone)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, ImageFailed)]
-    ended = sum(_end_images(session, chunk_id, alike) for alike in (done, failed) if alike)
-    if ended != len(outcomes):
+    if not _end_images(session, chunk_id, _values, done, failed):
         return False
     if replaced := [outcome.image_id for outcome in outcomes if outcome.image_id in again]:
         drop_results(session, replaced)
@@ -120,16 +122,38 @@ def record(
     return True
 
 
-def _end_images(session: Session, chunk_id: int, outcomes: Sequence[Outcome]) -> int:
-    """pending -> done, or failed, for those of these images that are pending in the chunk; return how many.
+def record_added(
+    session: Session, chunk_id: int, fence: int, threshold: float, outcomes: Sequence[Outcome]
+) -> Counter[str] | None:
+    """pending -> done for images that keep their results, to which those of prompts that were added are inserted.
 
-    One statement for all of them: to build one for each took two thirds of a commit's processor time.
+    A failed image is done as well, and only lacks the new results. Returns what the images add to the counters of their
+    chunk; None: some image was not pending in it, and the caller must roll back.
+    """
+    done = [outcome for outcome in outcomes if isinstance(outcome, ImageDone)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, ImageFailed)]
+    if not _end_images(session, chunk_id, _values_of_added, done, failed):
+        return None
+    insert_results(session, fence, threshold, done)
+    ids = [outcome.image_id for outcome in outcomes]
+    return count_results(session, Image.id.in_(ids))[chunk_id] if ids else Counter()
+
+
+def _end_images(
+    session: Session, chunk_id: int, values: Callable[[Any], dict[str, Any]], *alike: Sequence[Outcome]
+) -> bool:
+    """Give the images of these outcomes, which are pending in the chunk, their `values`; false if one is not pending.
+
+    One statement for all that are `alike`: to build one for each took two thirds of a commit's processor time.
     """
     ends = update(Image).where(
         Image.id == bindparam("ended"), Image.chunk_id == chunk_id, Image.state == ImageState.PENDING
     )
-    rows = [{"ended": outcome.image_id} | _values(outcome) for outcome in outcomes]
-    return session.connection().execute(ends, rows).rowcount
+    ended = 0
+    for outcomes in filter(None, alike):
+        rows = [{"ended": outcome.image_id} | values(outcome) for outcome in outcomes]
+        ended += session.connection().execute(ends, rows).rowcount
+    return ended == sum(map(len, alike))
 
 
 def _values(outcome: Outcome) -> dict[str, Any]:
@@ -139,9 +163,22 @@ def _values(outcome: Outcome) -> dict[str, Any]:
         read: dict[str, Any] = {"width": outcome.width, "height": outcome.height, "warning": outcome.warning}
         if outcome.content is not None:  # then all images of the run that are done have one
             read["content"] = outcome.content
-        return {"state": ImageState.DONE, **read, **seen}
+        return {"state": ImageState.DONE, "adds": False, **read, **seen}
     why = {"error_class": outcome.error_class, "error": outcome.error}
     return {"state": ImageState.FAILED, **why, **NOT_READ, **seen}
+
+
+def _values_of_added(outcome: Outcome) -> dict[str, Any]:
+    """The same for an image that keeps its results, and with them what is recorded of its file."""
+    if isinstance(outcome, ImageFailed):
+        return {"state": ImageState.DONE, "warning": not_added(outcome.error_class)}
+    read = {"warning": outcome.warning} | ({} if outcome.content is None else {"content": outcome.content})
+    return {"state": ImageState.DONE, "adds": False} | read
+
+
+def not_added(error_class: str) -> str:
+    """The warning of a done image whose added prompts could not be computed."""
+    return f"prompts that were added later have no result: {error_class}"
 
 
 def insert_results(session: Session, fence: int, threshold: float, done: Sequence[ImageDone]) -> None:
@@ -172,28 +209,36 @@ def drop_results(session: Session, image_ids: Sequence[int] | Select[int]) -> No
             rowcount(session, delete(table).where(among(session, table.image_id, image_ids)))
 
 
-def fail_unread(session: Session, error_class: str, error: str, *where: ColumnElement[bool]) -> int:
-    """pending -> failed for the images that `where` chooses, without reading them; return how many these are.
+def fail_unread(session: Session, error_class: str, error: str, *where: ColumnElement[bool]) -> Counter[str]:
+    """pending -> failed for the images that `where` chooses, all of one chunk, without reading them.
 
-    If a redo was to compute them again, their old results are deleted.
+    If a redo was to compute them again, their old results are deleted. An image that only lacks results of added
+    prompts is done instead. Returns what the images add to the counters of their chunk.
     """
+    kept = list(session.execute(select(Image.id).where(*where, TO_ADD)).scalars())
+    counts = Counter[str]()
+    if kept:
+        done = {"state": ImageState.DONE, "warning": not_added(error_class)}
+        rowcount(session, update(Image).where(Image.id.in_(kept)).values(done))
+        counts = sum(count_results(session, Image.id.in_(kept)).values(), counts)
     pending = (*where, Image.state == ImageState.PENDING)
     drop_results(session, select(Image.id).where(*where, TO_REDO))
     values = {"state": ImageState.FAILED, "error_class": error_class, "error": error, **NOT_READ}
-    return rowcount(session, update(Image).where(*pending).values(values))
+    counts.update(failed=rowcount(session, update(Image).where(*pending).values(values)))
+    return counts
 
 
 def cancel_images(session: Session, chunk_ids: Sequence[int]) -> tuple[int, dict[int, Counter[str]]]:
     """pending -> cancelled for the images of these chunks; return how many these are.
 
-    An image that a redo was to compute again becomes done instead and keeps its old results, which are complete. Also
+    An image that has results becomes done instead and keeps them: they are complete, unless prompts were added. Also
     returns what these images add to the counters of their chunks, by chunk id.
     """
     of_chunks = among(session, Image.chunk_id, chunk_ids)
-    pending, redone = (of_chunks, Image.state == ImageState.PENDING), (of_chunks, TO_REDO)
-    kept = count_results(session, *redone)
+    pending, computed = (of_chunks, Image.state == ImageState.PENDING), (of_chunks, HAS_RESULTS)
+    kept = count_results(session, *computed)
     if kept:
-        rowcount(session, update(Image).where(*redone).values(state=ImageState.DONE))
+        rowcount(session, update(Image).where(*computed).values(state=ImageState.DONE))
     return rowcount(session, update(Image).where(*pending).values(state=ImageState.CANCELLED)), kept
 
 
@@ -203,16 +248,15 @@ def begin_anew(
     chunk_size: int,
     image_ids: Sequence[int],
     parent_id: int | None = None,
-    tiling: str | None = None,
+    **values: Any,
 ) -> None:
     """Make these images, which have ended, pending again in new chunks of the run. The caller has locked the run.
 
-    With `tiling` they are cut in this way from now on, whatever the run says.
+    `values` are written as well: with a `tiling` they are cut in this way from now on, whatever the run says; with
+    `adds`, which needs a `parent_id`, only those of their prompts that have no result are computed.
     """
     parts = [image_ids[first : first + chunk_size] for first in range(0, len(image_ids), chunk_size)]
     new_ids = add_chunks(session, run_id, [len(part) for part in parts], parent_id)
     for part, chunk_id in zip(parts, new_ids, strict=True):
-        values = {"state": ImageState.PENDING, "chunk_id": chunk_id, "error_class": None, "error": None}
-        if tiling is not None:
-            values["tiling"] = tiling
-        rowcount(session, update(Image).where(Image.id.in_(part)).values(values))
+        fresh = {"state": ImageState.PENDING, "chunk_id": chunk_id, "error_class": None, "error": None, "adds": False}
+        rowcount(session, update(Image).where(Image.id.in_(part)).values(fresh | values))

@@ -13,9 +13,10 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from db.chunks import lock_chunks, lock_run, subtract_counts
-from db.models import TO_REDO, Chunk, Image, Result
+from db.conditions import OF_OWN_PROMPT, TO_REDO
+from db.models import Chunk, Image, Result
 from db.outcomes import begin_anew, count_results
-from db.runs import reopen
+from db.runs import cut, reopen
 from db.states import LIVE, ImageState, RunState
 from db.values import Redo
 from db.views.results import reading_of
@@ -54,7 +55,7 @@ def ended_images(session: Session, run_id: int, which: Redo, rows: range, last_c
     """
     columns = (Image.id, Image.row, Image.path, Image.file_size, Image.file_mtime_ns)
     of_source = reading_of(session, run_id).rows(gone=False)
-    results = select(Result.image_id).where(Result.image_id == Image.id)
+    results = select(Result.image_id).where(Result.image_id == Image.id, OF_OWN_PROMPT)
     chosen: dict[Redo, tuple[ColumnElement[bool], ...]] = {
         Redo.CHANGED: (Image.state.in_(ENDED), Image.file_size.is_not(None)),
         Redo.FAILED: (Image.state == ImageState.FAILED,),
@@ -72,20 +73,20 @@ def redo_slice(session: Session, run_id: int, ids: Sequence[int], last_chunk: in
 
     With `tiling` they are cut in this way from now on.
 
-    Takes at most `db.bulk.NAMED_AT_ONCE` ids. Does nothing unless the run is active or done.
+    Takes at most `db.bulk.NAMED_AT_ONCE` ids. Does nothing unless the run is active or done, and settled.
     """
     ended = (Image.id.in_(ids), Image.state.in_(ENDED), Image.chunk_id <= last_chunk)
     chunks = lock_chunks(session, Chunk.id.in_(select(Image.chunk_id).where(*ended)))
     chosen = select(Image.id, Image.chunk_id, Image.state).where(*ended, Image.chunk_id.in_(chunks)).order_by(Image.row)
     images = session.execute(chosen.with_for_update()).all()
     found = lock_run(session, run_id)
-    if not images or found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
+    if not images or found is None or found.state not in (RunState.ACTIVE, RunState.DONE) or found.unsettled:
         return 0
     moved = [image.id for image in images]
     leave = count_results(session, Image.id.in_(moved), Image.state == ImageState.DONE)
     for image in images:
         leave.setdefault(image.chunk_id, Counter()).update(images=1, failed=image.state == ImageState.FAILED)
-    begin_anew(session, run_id, found.chunk_size, moved, last_chunk, tiling)
+    begin_anew(session, run_id, found.chunk_size, moved, last_chunk, **cut(tiling))
     subtract_counts(session, leave)
     reopen(session, run_id)
     return len(moved)

@@ -4,16 +4,17 @@ A pass goes through the run's chunks in the order of their numbers, which never 
 its time grows in proportion to the run. The counters of a chunk tell how many of its images the pass would change.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, delete, func, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import NAMED_AT_ONCE, among, named_at_once
 from db.chunks import (
+    DONE_IMAGES,
     PENDING_IMAGES,
     Transition,
     add_counts,
@@ -24,15 +25,19 @@ from db.chunks import (
     rowcount,
     subtract_counts,
 )
+from db.conditions import INCOMPLETE
 from db.models import Chunk, Image, Instance, Prompt, Result, Run
-from db.outcomes import begin_anew, cancel_images
+from db.outcomes import begin_anew, cancel_images, count_results
 from db.slices import Place, Slice
 from db.states import LIVE, ImageState, RunState
 
 
 @dataclass(frozen=True)
 class RetryFilter:
-    """Which failed images to try again. Without an error class and a chunk number: cancelled images as well."""
+    """Which failed images to try again. Without an error class and a chunk number: cancelled images as well.
+
+    Without an error class also done images that lack results of prompts that were added later.
+    """
 
     error_class: str | None = None
     chunk_number: int | None = None
@@ -47,8 +52,9 @@ class RetryFilter:
 
     @property
     def images(self) -> SQLColumnExpression[int]:
-        """How many images of a chunk are in `states`, of any error class."""
-        return Chunk.failed if len(self.states) == 1 else Chunk.failed + Chunk.cancelled
+        """How many images of a chunk a retry takes, those of any error class."""
+        ended = Chunk.failed if len(self.states) == 1 else Chunk.failed + Chunk.cancelled
+        return ended if self.error_class is not None else ended + Chunk.incomplete
 
 
 def run_id_of(session: Session, name: str) -> int | None:
@@ -93,22 +99,32 @@ def retryable_images(session: Session, run_id: int, which: RetryFilter) -> int:
 def retry_slice(session: Session, run_id: int, place: Place, rows: int, which: RetryFilter) -> Slice:
     """Make the next images that `which` chooses, about `rows` at most, pending again in new chunks.
 
-    Does nothing unless the run is active or done.
+    Does nothing unless the run is active or done, and settled.
     """
-    chunks = _next_chunks(session, run_id, place, rows, which.images, *_chosen_chunks(which))
+    chunks = next_chunks(session, run_id, place, rows, which.images, *_chosen_chunks(which))
     images = _retryable_of(session, chunks.ids, which)
     # The lock keeps others from cancelling the run now, and a second retry from giving the same chunk numbers.
     found = lock_run(session, run_id)
-    if found is None or found.state not in (RunState.ACTIVE, RunState.DONE):
+    if found is None or found.state not in (RunState.ACTIVE, RunState.DONE) or found.unsettled:
         return Slice(0, None)
     if images:
-        begin_anew(session, run_id, found.chunk_size, [image.id for image in images], tiling=which.tiling)
-        left: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        again = [image.id for image in images if image.state != ImageState.DONE]
+        added = [image.id for image in images if image.state == ImageState.DONE]
+        left = count_results(session, among(session, Image.id, added)) if added else {}
         for image in images:
-            left[image.chunk_id].update(images=1, **{image.state: 1})  # the states are named like the counters
+            ended = {} if image.state == ImageState.DONE else {image.state: 1}  # these are named like the counters
+            left.setdefault(image.chunk_id, Counter()).update(images=1, **ended)
+        begin_anew(session, run_id, found.chunk_size, again, **cut(which.tiling))
+        # The parent says that these images may be taken up although they are done.
+        begin_anew(session, run_id, found.chunk_size, added, which.last_chunk_id or max(chunks.ids), adds=True)
         subtract_counts(session, left)
         reopen(session, run_id)
     return Slice(len(images), chunks.place)
+
+
+def cut(tiling: str | None) -> dict[str, Any]:
+    """What `begin_anew` writes of images that are cut in this way from now on; nothing for None."""
+    return {} if tiling is None else {"tiling": tiling}
 
 
 def _chosen_chunks(which: RetryFilter) -> tuple[ColumnElement[bool], ...]:
@@ -122,15 +138,13 @@ def _chosen_chunks(which: RetryFilter) -> tuple[ColumnElement[bool], ...]:
 
 def _retryable_of(session: Session, chunk_ids: Sequence[int], which: RetryFilter) -> Sequence[Any]:
     """The images of these chunks that a retry takes, locked, in the order of their rows."""
-    images = (
-        select(Image.id, Image.chunk_id, Image.state)
-        .where(among(session, Image.chunk_id, chunk_ids), Image.state.in_(which.states))
-        .order_by(Image.row)
-        .with_for_update()
-    )
+    chosen: ColumnElement[bool] = Image.state.in_(which.states)
     if which.error_class is not None:
-        images = images.where(Image.error_class == which.error_class)
-    return session.execute(images).all()
+        chosen = and_(chosen, Image.error_class == which.error_class)
+    else:
+        chosen = or_(chosen, INCOMPLETE)
+    of_chunks = select(Image.id, Image.chunk_id, Image.state).where(among(session, Image.chunk_id, chunk_ids), chosen)
+    return session.execute(of_chunks.order_by(Image.row).with_for_update()).all()
 
 
 def cancel_run(session: Session, run_id: int) -> bool:
@@ -142,6 +156,12 @@ def cancel_run(session: Session, run_id: int) -> bool:
         .returning(Run.id)
     )
     return changed.scalar_one_or_none() is not None
+
+
+def done_images(session: Session, run_id: int) -> int:
+    """How many images of the run are done, by the counters of its chunks."""
+    done = select(func.coalesce(func.sum(DONE_IMAGES), 0)).where(Chunk.run_id == run_id)
+    return int(session.execute(done).scalar_one())
 
 
 def pending_images(session: Session, run_id: int) -> int:
@@ -158,7 +178,7 @@ def cancel_slice(session: Session, run_id: int, place: Place, rows: int) -> Slic
     """
     if state_of(session, run_id) != RunState.CANCELLING:
         return Slice(0, None)
-    live = _next_chunks(session, run_id, place, rows, PENDING_IMAGES, Chunk.state.in_(LIVE))
+    live = next_chunks(session, run_id, place, rows, PENDING_IMAGES, Chunk.state.in_(LIVE))
     cancelled, kept = cancel_images(session, live.ids)
     if kept:
         add_counts(session, kept)
@@ -180,7 +200,7 @@ def delete_slice(session: Session, run_id: int, place: Place, rows: int) -> Slic
     """
     if state_of(session, run_id) != RunState.DELETING:
         return Slice(0, None)
-    chunks = _next_chunks(session, run_id, place, rows, Chunk.images)
+    chunks = next_chunks(session, run_id, place, rows, Chunk.images)
     if chunks.is_last and not chunks.ids:
         return _delete_without_chunk(session, run_id, place, rows)
     ids = session.execute(select(Image.id).where(among(session, Image.chunk_id, chunks.ids))).scalars().all()
@@ -233,7 +253,7 @@ def _subtract_from_run(session: Session, run_id: int, states: Counter[str]) -> N
 
 
 @dataclass(frozen=True)
-class _ChunksInPass:
+class ChunksInPass:
     """The next chunks of a pass, locked. The pass has looked at all chunks with numbers up to `reached`."""
 
     ids: Sequence[int]
@@ -246,14 +266,14 @@ class _ChunksInPass:
         return None if self.is_last else Place(self.reached)
 
 
-def _next_chunks(
+def next_chunks(
     session: Session,
     run_id: int,
     place: Place,
     rows: int,
     images: SQLColumnExpression[int],
     *where: ColumnElement[bool],
-) -> _ChunksInPass:
+) -> ChunksInPass:
     """Lock the next chunks that `where` chooses: as many as have at most `rows` images together, but at least one.
 
     `images` is the expression that counts the images of a chunk that the pass would change. One call looks at no more
@@ -271,7 +291,7 @@ def _next_chunks(
         taken, last_taken = taken + count, number
     # The chunks were read without a lock. Locking them waits for other transactions and checks `where` again.
     locked = lock_chunks(session, *of_run, Chunk.number <= reached, *where)
-    return _ChunksInPass(locked, reached, is_last=reached >= last)
+    return ChunksInPass(locked, reached, is_last=reached >= last)
 
 
 def last_chunk_id(session: Session, run_id: int) -> int | None:

@@ -3,6 +3,7 @@
 One such image in a batch of b images costs at most 2 (1 + log2 b) crashes. Knows no processes, and never commits.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from sqlalchemy import select, update
@@ -31,8 +32,7 @@ def split_off(session: Session, chunk: HeldChunk, *, crashed: bool) -> bool:
     if not suspects:
         return False
     if len(rows) == 1:
-        _fail(session, rows[0].id, crashed=crashed)
-        counts = {"failed": 1}
+        counts = dict(_fail(session, rows[0].id, crashed=crashed))
     else:
         _move(session, chunk, suspects)
         counts = {"images": -len(suspects)}
@@ -43,13 +43,13 @@ def split_off(session: Session, chunk: HeldChunk, *, crashed: bool) -> bool:
     return True
 
 
-def _fail(session: Session, image_id: int, *, crashed: bool) -> None:
+def _fail(session: Session, image_id: int, *, crashed: bool) -> Counter[str]:
     error_class = "crashed" if crashed else "gave_up"
     if crashed:
         error = "the worker process died twice while it had this image in hand"
     else:
         error = "the worker made no progress with this image twice, until its lease was over"
-    fail_unread(session, error_class, error, Image.id == image_id)
+    return fail_unread(session, error_class, error, Image.id == image_id)
 
 
 def _move(session: Session, chunk: HeldChunk, suspects: Sequence[int]) -> None:

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from db.bulk import among, named_at_once
 from db.columns import to_json
-from db.models import Image, Instance, Result, Run
+from db.conditions import OF_OWN_PROMPT, READABLE
+from db.models import Image, Instance, Prompt, Result, Run
 from db.runs import state_of
 from db.session import Sessions, read
 from db.states import ImageState, RunState
@@ -48,12 +49,16 @@ IMAGES = select(
     Image.error_class,
     Image.error,
     Image.boxes,
+    Image.adds,
 )
 
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """One row with its results. A duplicate shows those of its first row, but stays a duplicate."""
+    """One row with its results. A duplicate shows those of its first row, but stays a duplicate.
+
+    An image that waits for results of prompts that were added later is done, with the results that it has.
+    """
 
     id: int
     row: int
@@ -87,6 +92,7 @@ class Reading:
     load: int
     ended: bool  # whether that load read the source to its end
     images: int  # rows of the run: their numbers go from 1 to this
+    every_image: frozenset[int]  # ids of the prompts of rows that name none themselves
     boxed: bool = False  # whether rows may have boxes
 
     def is_gone(self, load: int) -> bool:
@@ -97,6 +103,12 @@ class Reading:
         """Conditions that choose the rows of the run; rows that are gone are left out unless `gone`."""
         of_run = (Image.run_id == self.run_id, Image.row <= self.images)
         return of_run if gone or not self.ended or self.load == 1 else (*of_run, Image.load == self.load)
+
+    def own(self, results: Sequence[PromptResult], prompts: list[int] | None) -> list[PromptResult]:
+        """Of these results of a row with these prompts of its own, or None, those of its prompts, in their order."""
+        if prompts is None:  # results of prompts that the run has dropped stay in the database
+            return [result for result in results if result.prompt_id in self.every_image]
+        return sorted(results, key=lambda result: prompts.index(result.prompt_id))
 
     def order(self) -> tuple[SQLColumnExpression[Any], ...]:
         """The order of the source. Rows that the current load has not brought come last, in their old order."""
@@ -116,7 +128,9 @@ def reading_of(session: Session, run_id: int) -> Reading:
     run = session.execute(select(*columns).where(Run.id == run_id)).one_or_none()
     if run is None or run.state == RunState.DELETING:
         raise RunGone
-    return Reading(run_id, run.load, run.source_ended, run.images, run.box_column is not None)
+    prompts = select(Prompt.id).where(Prompt.run_id == run_id, Prompt.every_image)
+    every_image = frozenset(session.execute(prompts).scalars())
+    return Reading(run_id, run.load, run.source_ended, run.images, every_image, run.box_column is not None)
 
 
 def exported_images(
@@ -157,7 +171,7 @@ def some_images(
 def done_results(
     sessions: Sessions, run_id: int, least_score: float, *, masks: bool
 ) -> Iterator[tuple[list[PromptResult], Size]]:
-    """The results of all done images that are no duplicates, with the instances of at least `least_score`.
+    """The results of all readable images that are no duplicates, with the instances of at least `least_score`.
 
     Without `masks` the RLE of instances is empty, which takes a part of the time. Raises `RunGone`.
     """
@@ -170,16 +184,16 @@ def _done_results(
     session: Session, known: Reading, rows: tuple[int, int], least_score: float, masks: bool
 ) -> list[tuple[list[PromptResult], Size]]:
     columns = select(Image.id, Image.height, Image.width, Image.prompts).where(*known.rows(gone=False))
-    done = columns.where(Image.row.between(*rows), Image.state == ImageState.DONE).order_by(Image.row)
+    done = columns.where(Image.row.between(*rows), READABLE).order_by(Image.row)
     images = session.execute(done).all()
     results, _ = _results(session, sorted(image.id for image in images), least_score, masks=masks)
     return [
-        (_in_order(results.get(image.id, []), image.prompts), (image.height or 0, image.width or 0)) for image in images
+        (known.own(results.get(image.id, []), image.prompts), (image.height or 0, image.width or 0)) for image in images
     ]
 
 
 def done_paths(sessions: Sessions, run_id: int) -> Iterator[str]:
-    """The paths of all done images of the run that are no duplicates, in the order of their numbers.
+    """The paths of all readable images of the run that are no duplicates, in the order of their numbers.
 
     Raises `RunGone`."""
     known = read(sessions, reading_of, run_id)
@@ -189,7 +203,7 @@ def done_paths(sessions: Sessions, run_id: int) -> Iterator[str]:
 
 def _done_paths_of_rows(session: Session, known: Reading, first: int, last: int) -> list[str]:
     paths = select(Image.path).where(*known.rows(gone=False), Image.row.between(first, last))
-    return list(session.execute(paths.where(Image.state == ImageState.DONE).order_by(Image.row)).scalars())
+    return list(session.execute(paths.where(READABLE).order_by(Image.row)).scalars())
 
 
 def row_numbers(session: Session, run_id: int) -> Sequence[int]:
@@ -282,19 +296,21 @@ def _with_results(
     for image in images:
         source = shown[image.id]
         size = source.height or 0, source.width or 0
-        done = source.state == ImageState.DONE  # results of an image in another state are old: a redo replaces them
+        # Results of an image in another state are old: a redo replaces them.
+        done = source.state == ImageState.DONE or source.adds
+        own = reading.own(results.get(source.id, []), image.prompts) if done else []
         yield ExportedImage(
             id=image.id,
             row=image.row,
             path=image.path,
             cells=image.cells,
-            state=image.state,
+            state=ImageState.DONE if image.adds else image.state,
             error_class=source.error_class,
             error=source.error,
             width=source.width if done else None,
             height=source.height if done else None,
-            results=choose(_in_order(results.get(source.id, []), image.prompts), size) if done else (),
-            segmented=done and source.id in segmented,
+            results=choose(own, size) if done else (),
+            segmented=any((source.id, result.prompt_id) in segmented for result in own),
             gone=reading.is_gone(image.load),
             file_size=source.file_size if done else None,
             twin=twins.get(source.id, ""),
@@ -319,14 +335,11 @@ def _twins(session: Session, reading: Reading, images: Sequence[Row[Any]]) -> di
     }
 
 
-def _in_order(results: list[PromptResult], prompts: list[int] | None) -> list[PromptResult]:
-    return results if prompts is None else sorted(results, key=lambda result: prompts.index(result.prompt_id))
-
-
 def _results(
     session: Session, ids: Sequence[int], least_score: float, *, masks: bool = True
-) -> tuple[dict[int, list[PromptResult]], set[int]]:
-    """The results of these images by image, and which images have an instance with the run's own threshold."""
+) -> tuple[dict[int, list[PromptResult]], set[tuple[int, int]]]:
+    """The results of these images by image, and for which (image, prompt) there is an instance with the run's own
+    threshold."""
     instances: defaultdict[tuple[int, int], list[FoundInstance]] = defaultdict(list)
     mask = Instance.rle if masks else literal(b"", LargeBinary)
     found = (
@@ -342,23 +355,23 @@ def _results(
         .where(among(session, Result.image_id, ids))
         .order_by(Result.image_id, Result.prompt_id)
     )
-    segmented: set[int] = set()
+    segmented: set[tuple[int, int]] = set()
     for image_id, prompt_id, presence, capped, found_at_threshold in session.execute(rows):
         found_here = tuple(instances.get((image_id, prompt_id), ()))
         results[image_id].append(PromptResult(prompt_id, presence, capped, found_here))
         if found_at_threshold:
-            segmented.add(image_id)
+            segmented.add((image_id, prompt_id))
     return results, segmented
 
 
 def sample_rows(session: Session, run_id: int) -> dict[str, list[int]]:
     """Row numbers worth looking at: the most instances, the lowest scores, nothing found, failed; up to 25 of each."""
     rows = reading_of(session, run_id).rows(gone=False)
-    done = (*rows, Image.state == ImageState.DONE)
+    done = (*rows, READABLE)
     per_image = (
         select(Image.row, func.sum(Result.instances).label("count"))
         .join(Result, Result.image_id == Image.id)
-        .where(*done)
+        .where(*done, OF_OWN_PROMPT)
         .group_by(Image.id, Image.row)
         .subquery()
     )

@@ -47,6 +47,7 @@ class RunView:
     load: int  # number of the current load, from 1
     prompts: dict[int, str]  # id -> text for the model
     every_image: tuple[int, ...]  # ids of the prompts of rows that name none themselves
+    unsettled: bool  # its prompts were changed, and not all of its images have followed
     class_of: dict[int, int]  # id of a prompt -> id of its class
     classes: dict[int, NamedClass]  # by id: those that a file lists, then others in the order of their prompts
 
@@ -96,8 +97,10 @@ class Progress:
     next_retry_seconds: float | None  # until the first resting chunk is due, if no other chunk can go on
     resting_error: str | None  # why that chunk rests
     last_fault: str | None  # fault of a worker's surroundings for which a chunk was given back that is queued now
+    unsettled: bool  # its prompts were changed, and not all of its images have followed
     capped: int  # images with a result that is capped
     warned: int  # done images with a warning
+    incomplete: int  # done images without results of some prompts that were added later
     worker_seconds: float  # that workers have spent on its chunks
 
 
@@ -133,22 +136,28 @@ class WorkerLine:
 
 
 def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunView | None:
-    """The run, or None. Without `row_prompts` it has no prompts of single rows, of which there may be very many."""
+    """The run, or None. Without `row_prompts` it has no prompts of single rows, of which there may be very many.
+
+    Prompts that were dropped keep the numbers of their classes from others, but are not shown.
+    """
     run = session.get(Run, run_id)
     if run is None:
         return None
-    columns = (Prompt.id, Prompt.text, Prompt.every_image, Prompt.class_name)
+    columns = (Prompt.id, Prompt.text, Prompt.every_image, Prompt.class_name, Prompt.dropped)
     wanted = select(*columns).where(Prompt.run_id == run_id).order_by(Prompt.id)
     prompts = session.execute(wanted if row_prompts else wanted.where(Prompt.every_image)).all()
     classes = numbered_classes(classes_of_text(run.classes), (prompt.class_name for prompt in prompts))
     own = set(RunView.__dataclass_fields__) - {"source", "frozen", "prompts", "every_image", "class_of", "classes"}
+    shown = [prompt for prompt in prompts if not prompt.dropped]
+    dropped = {prompt.class_name for prompt in prompts} - {prompt.class_name for prompt in shown}
+    listed = {one.name for one in classes_of_text(run.classes)}
     return RunView(
         source=run.rows_from,
         frozen=run.frozen,
-        prompts={prompt.id: prompt.text for prompt in prompts},
+        prompts={prompt.id: prompt.text for prompt in shown},
         every_image=tuple(prompt.id for prompt in prompts if prompt.every_image),
         class_of={prompt.id: classes[prompt.class_name].id for prompt in prompts},
-        classes={one.id: one for one in classes.values()},
+        classes={one.id: one for one in classes.values() if one.name in listed or one.name not in dropped},
         **{name: getattr(run, name) for name in own},
     )
 
@@ -217,15 +226,15 @@ def progress(session: Session, run_id: int) -> Progress:
     if run is None:
         raise RunGone
     images = (Chunk.images, Chunk.segmented, Chunk.empty, Chunk.failed, Chunk.cancelled)
-    counters = (*images, Chunk.instances, Chunk.capped, Chunk.warned)
+    counters = (*images, Chunk.instances, Chunk.capped, Chunk.warned, Chunk.incomplete)
     by_state = session.execute(
         select(Chunk.state, func.count(), *(func.sum(counter) for counter in counters), func.sum(SPENT))
         .where(Chunk.run_id == run_id)
         .group_by(Chunk.state)
     ).all()
     chunks = {str(state): 0 for state in ChunkState} | {state: count for state, count, *_ in by_state}
-    in_chunks, segmented, empty, failed, cancelled, instances, capped, warned = (
-        sum(int(row[index]) for row in by_state) for index in range(2, 10)
+    in_chunks, segmented, empty, failed, cancelled, instances, capped, warned, incomplete = (
+        sum(int(row[index]) for row in by_state) for index in range(2, 11)
     )
     pending = in_chunks - segmented - empty - failed - cancelled
     rate = _rate(session, run, segmented + empty + failed)
@@ -249,9 +258,11 @@ def progress(session: Session, run_id: int) -> Progress:
         next_retry_seconds=resting,
         resting_error=error,
         last_fault=_last_fault(session, run_id) if chunks["queued"] else None,
+        unsettled=run.unsettled,
         capped=capped,
         warned=warned,
-        worker_seconds=sum(float(row[10]) for row in by_state),
+        incomplete=incomplete,
+        worker_seconds=sum(float(row[11]) for row in by_state),
     )
 
 

@@ -75,21 +75,34 @@ class _Recount:
             yield f"same_as is {image.same_as}"
         if (image.state in (ImageState.FAILED, ImageState.REJECTED)) != (image.error_class is not None):
             yield f"error class is {image.error_class}"
-        again = image.state == ImageState.PENDING and image.width is not None  # it keeps what it had until then
-        if (image.state == ImageState.DONE or again) != (image.width is not None):
-            yield f"width is {image.width}"
-        wanted = self.every_image if image.prompts is None else set(image.prompts)
-        results = sorted(result.prompt_id for result in self.results[image.id])
-        if results != (sorted(wanted) if image.state == ImageState.DONE or again else []):
-            yield f"has results for the prompts {results}, its prompts are {sorted(wanted)}"
+        if image.adds and image.state not in (ImageState.DONE, ImageState.PENDING):
+            yield "it adds results"
+        yield from self._results(image)
         for result in self.results[image.id]:
             count = self.instances[image.id, result.prompt_id]
             if result.instances != count:
                 yield f"prompt {result.prompt_id} has {result.instances} instances, but {count} are found"
 
+    def _results(self, image: Image) -> Iterator[str]:
+        again = image.state == ImageState.PENDING and image.width is not None  # it keeps what it had until then
+        has = image.state == ImageState.DONE or again
+        if has != (image.width is not None):
+            yield f"width is {image.width}"
+        wanted = self.every_image if image.prompts is None else set(image.prompts)
+        results = {result.prompt_id for result in self.results[image.id]}
+        # Results of dropped prompts stay, and those of prompts that were added may be missing.
+        dropped = results - wanted if image.prompts is None else set()
+        missing = wanted if image.adds or self.run.unsettled or again or not has else set()
+        if not (wanted - missing <= results - dropped <= wanted and bool(results) == has):
+            yield f"has results for the prompts {sorted(results)}, its prompts are {sorted(wanted)}"
+
+    def _own(self, image: Image) -> list[Result]:
+        """The results of prompts that the image still has."""
+        return [one for one in self.results[image.id] if image.prompts is not None or one.prompt_id in self.every_image]
+
     def _chunk(self, chunk: Chunk, images: Sequence[Image]) -> Iterator[str]:
         done = [image for image in images if image.state == ImageState.DONE]
-        found = [sum(result.instances for result in self.results[image.id]) for image in done]
+        found = [sum(result.instances for result in self._own(image)) for image in done]
         states = Counter(image.state for image in images)
         counted = {
             "images": len(images),
@@ -98,16 +111,17 @@ class _Recount:
             "failed": states[ImageState.FAILED],
             "cancelled": states[ImageState.CANCELLED],
             "instances": sum(found),
-            "capped": sum(any(result.capped for result in self.results[image.id]) for image in done),
+            "capped": sum(any(result.capped for result in self._own(image)) for image in done),
             "warned": sum(image.warning is not None for image in done),
+            "incomplete": sum(image.adds for image in done),
         }
         for name, count in counted.items():
-            if getattr(chunk, name) != count:
+            if getattr(chunk, name) != count and not self.run.unsettled:
                 yield f"{name} is {getattr(chunk, name)}, but its rows are {count}"
         pending, live = states[ImageState.PENDING], chunk.state in LIVE
         if (pending > 0) != live and self.run.state != RunState.LOADING:
             yield f"{pending} images are pending"
-        if chunk.state == ChunkState.FAILED and not counted["failed"]:
+        if chunk.state == ChunkState.FAILED and not counted["failed"] + counted["incomplete"]:
             yield "nothing in it failed"
         if (chunk.state == ChunkState.RUNNING) != (chunk.lease_until is not None):
             yield f"its lease ends at {chunk.lease_until}"

@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import select, update
 
 from db import claims, doorbells, intake, presence, runs
-from db.claims import Claim, ClaimedImage, Next
+from db import prompts as prompt_changes
+from db.claimed import ClaimedImage
+from db.claims import Claim, Next
 from db.intake import NewRow
 from db.models import Chunk, Image, Prompt, Run
 from db.outcomes import ImageDone, ImageFailed, Outcome
@@ -215,6 +217,18 @@ def begin_delete(sessions: Sessions, run_id: int, chunks: int = 0) -> None:
 def retry(sessions: Sessions, run_id: int, which: RetryFilter = EVERYTHING) -> int:
     """Of a run that is active or done."""
     return in_slices(sessions, partial(runs.retry_slice, which=which), run_id)
+
+
+def change_prompts(sessions: Sessions, run_id: int, *, add: Sequence[str] = (), drop: Sequence[str] = ()) -> int:
+    """The whole of it; how many images lacked a result."""
+    write(sessions, prompt_changes.change_prompts, run_id, add, drop)
+    return settle_prompts(sessions, run_id)
+
+
+def settle_prompts(sessions: Sessions, run_id: int) -> int:
+    with reading(sessions) as session:
+        last = runs.last_chunk_id(session, run_id) or 0
+    return in_slices(sessions, partial(prompt_changes.settle_slice, last_chunk=last), run_id)
 
 
 def running(sessions: Sessions) -> list[claims.RunningChunk]:

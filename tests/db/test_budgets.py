@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import event
 
 from db import budgets, claims, steering
-from db.claims import ClaimedImage
+from db.claimed import ClaimedImage
 from db.outcomes import Outcome
 from db.session import Sessions, read, write
 from db.values import StopRule

@@ -13,7 +13,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, inspect, select, text
+from sqlalchemy import Engine, create_engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from db.intake import NewRow, find_run, prompt_ids
@@ -214,6 +214,18 @@ def test_no_database_takes_a_number_that_is_none(sessions: Sessions, column: str
 
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.add(Instance(image_id=image_id, prompt_id=1, rank=0, area=9, rle=b"ok", **values))
+
+
+def test_a_prompt_can_be_added_to_a_run_that_the_release_before_has_done(filled: Sessions) -> None:
+    with without_foreign_keys(filled) as unchecked, unchecked.begin() as session:
+        command.upgrade(_config(session.connection()), "0012")
+    upgrade(filled)
+
+    assert scenario.change_prompts(filled, 7, add=["hat"]) == 2
+    with reading(filled) as session:
+        assert differences(session) == []
+        assert session.execute(select(func.count()).select_from(Instance)).scalar_one() == 1
+    assert scenario.chunk(filled, 5).incomplete == 0
 
 
 @pytest.fixture

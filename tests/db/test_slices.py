@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text, update
+from sqlalchemy import Engine, event, false, insert, literal, select, text, update
 
 from db import presence, runs
 from db.intake import NewRow
@@ -18,7 +18,18 @@ from db.views import results
 from tests.db import scenario
 
 Pass = Callable[[Sessions, int], int]
-PASSES: dict[str, Pass] = {"retry": scenario.retry, "cancel": scenario.cancel, "delete": scenario.delete}
+
+
+def add_prompt(sessions: Sessions, run_id: int) -> int:
+    return scenario.change_prompts(sessions, run_id, add=["hat"])
+
+
+PASSES: dict[str, Pass] = {
+    "retry": scenario.retry,
+    "cancel": scenario.cancel,
+    "delete": scenario.delete,
+    "add prompt": add_prompt,
+}
 TABLES = ("image", "chunk", "prompt", "result", "instance")
 CHUNK = 50
 
@@ -33,6 +44,27 @@ def failed_run(sessions: Sessions, images: int) -> int:
         session.execute(update(Chunk).where(Chunk.run_id == run_id).values(state=ChunkState.DONE, failed=Chunk.images))
         session.execute(update(Run).where(Run.id == run_id).values(state=RunState.DONE, finished_at=1.0))
     return run_id
+
+
+def segmented_run(sessions: Sessions, images: int) -> int:
+    """A done run with an empty result for each image, written at one stroke."""
+    run_id = pending_run(sessions, images)
+    with sessions.begin() as session:
+        of_run = Image.run_id == run_id
+        session.execute(update(Image).where(of_run).values(state=ImageState.DONE, width=4, height=3))
+        prompt = select(Prompt.id).where(Prompt.run_id == run_id).scalar_subquery()
+        values = select(Image.id, prompt, literal(0), literal(0.9), literal(0), false()).where(of_run)
+        columns = ("image_id", "prompt_id", "fence", "presence", "instances", "capped")
+        session.execute(insert(Result).from_select(columns, values))
+        counts = {"empty": Chunk.images}
+        session.execute(update(Chunk).where(Chunk.run_id == run_id).values(state=ChunkState.DONE, **counts))
+        session.execute(update(Run).where(Run.id == run_id).values(state=RunState.DONE, finished_at=1.0))
+        session.execute(text("DELETE FROM audit_arrival"))  # which no commit brought
+        session.execute(text("DELETE FROM audit_step"))
+    return run_id
+
+
+MADE = {"retry": failed_run, "add prompt": segmented_run}
 
 
 def pending_run(sessions: Sessions, images: int) -> int:
@@ -60,7 +92,7 @@ def test_ten_times_as_many_images_take_ten_times_as_many_statements(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", 500)
-    made = failed_run if name == "retry" else pending_run
+    made = MADE.get(name, pending_run)
     counts = {}
     for images in (500, 5000):
         run_id = made(sessions, images)
@@ -72,7 +104,7 @@ def test_ten_times_as_many_images_take_ten_times_as_many_statements(
 
 @pytest.mark.parametrize("name", PASSES)
 def test_no_statement_of_a_slice_reads_a_whole_table(sessions: Sessions, name: str) -> None:
-    run_id = failed_run(sessions, 200) if name == "retry" else pending_run(sessions, 200)
+    run_id = MADE.get(name, pending_run)(sessions, 200)
     with statements(sessions) as seen:
         PASSES[name](sessions, run_id)
     plans = read(
@@ -101,6 +133,7 @@ def export(sessions: Sessions, run_id: int) -> int:
         pytest.param(pending_run, scenario.cancel, id="cancel"),
         pytest.param(done_run, export, id="export"),
         pytest.param(done_run, scenario.delete, id="delete"),
+        pytest.param(done_run, add_prompt, id="add prompt"),
     ],
 )
 def test_no_statement_reads_a_whole_table_of_which_postgresql_has_no_statistics(

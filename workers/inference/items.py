@@ -1,12 +1,20 @@
 """What goes into the stream of a chunk, and what comes out: images, and an outcome for each. Knows no work on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workers.errors import ErrorClass
 from workers.inference.answers import Found
 from workers.inference.boxes import Box
 from workers.inference.location import FileSeen
 from workers.inference.tiles import Tiling
+
+
+@dataclass(frozen=True)
+class Before:
+    """What an image was computed for that is asked for further prompts: its file then, and all of its prompts."""
+
+    file: FileSeen
+    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,13 @@ class Item:
     tiling: Tiling | None = None  # how it is cut if it is large; None: not at all
     again: bool = False  # it is to be computed, even if an image of the same content was computed before
     boxes: tuple[Box, ...] = ()  # of an image that is not cut
+    before: Before | None = None  # if its file has changed since, all of its prompts are asked
+
+    def asked_of(self, file: FileSeen) -> "Item":
+        """The item with the prompts that are asked of this file, which it has now."""
+        if self.before is None or self.before.file == file:
+            return self
+        return replace(self, prompts=self.before.prompts, again=True)
 
 
 @dataclass(frozen=True)

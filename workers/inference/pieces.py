@@ -89,7 +89,9 @@ class Pieces:
         self._read(islice(todo, ahead))
         while items := list(islice(waiting, taken)):
             self._read(islice(todo, taken))
-            for item, image in self._without_repeats(items, [self._image(item) for item in items]):
+            images = [self._image(item) for item in items]
+            asked = [_asked(item, image) for item, image in zip(items, images, strict=True)]
+            for item, image in self._without_repeats(asked, images):
                 if isinstance(image, Ready):
                     yield from self._views(item, image)
                 else:
@@ -153,6 +155,10 @@ class Pieces:
             return Unreadable(item.id, ErrorClass.TIMEOUT, said, image.file)
 
 
+def _asked(item: Item, image: Ready | Unreadable) -> Item:
+    return item.asked_of(image.file) if isinstance(image, Ready) else item
+
+
 def _read(item: Item, reading: Reading, large: ReadRules) -> Ready | Unreadable:
     """`large` are the rules for images that may be cut."""
     image: ReadImage | None = None
@@ -166,7 +172,8 @@ def _read(item: Item, reading: Reading, large: ReadRules) -> Ready | Unreadable:
             whole = replace(reading.segmenter.preprocess(image.pixels), boxes=item.boxes)
             content = None
             if image.digest is not None:
-                content = content_of(image.digest, item.prompts, item.tiling, item.boxes)
+                prompts = item.asked_of(image.file).prompts
+                content = content_of(image.digest, prompts, item.tiling, item.boxes)
         tiled = image.pixels if len(views) > 1 else None
         return Ready(whole, views, tiled, image.file, image.warning, content)
     except Exception as error:  # of this image only: the others of the batch go on

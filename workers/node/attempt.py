@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from db.claims import ClaimedImage, LeaseLost
+from db.claimed import ClaimedImage
+from db.claims import LeaseLost
 from db.outcomes import ImageDone, ImageFailed, Outcome, count_found
 from db.same_content import done_before
 from db.session import read
@@ -18,8 +19,9 @@ from workers.errors import ErrorClass, first_line
 from workers.inference import location, pipeline
 from workers.inference.answers import Found, Instance
 from workers.inference.boxes import Box
-from workers.inference.items import Item, Unreadable
+from workers.inference.items import Before, Item, Unreadable
 from workers.inference.items import Outcome as Seen
+from workers.inference.location import FileSeen
 from workers.inference.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
 from workers.inference.protocol import Options, Segmenter
 from workers.inference.repeats import Known
@@ -65,9 +67,9 @@ class Attempt:
         )
 
     @cached_property
-    def prompt_ids(self) -> dict[int, tuple[int, ...]]:
-        """The prompts of each of the chunk's images, by the image's id."""
-        return {image.id: image.prompt_ids for image in self.chunk.images}
+    def images(self) -> dict[int, ClaimedImage]:
+        """The chunk's images by their ids."""
+        return {image.id: image for image in self.chunk.images}
 
     @cached_property
     def seconds(self) -> StageSeconds:
@@ -134,6 +136,9 @@ def _give_back(attempt: Attempt) -> None:
 def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
     """The outcomes of all images of the chunk, a batch at a time. Images whose prompts the model refuses come first."""
     run, images = attempt.run, attempt.chunk.images
+    if nothing_left := [image for image in images if image.kept and not image.prompt_ids]:
+        yield [_as_it_is(image) for image in nothing_left]
+        images = tuple(image for image in images if image not in nothing_left)
     texts = _prompt_texts(attempt)
     own = {text for prompt_id, text in texts.items() if prompt_id not in run.every_image}
     bad = refused_prompts(attempt.segmenter, sorted(own))
@@ -144,12 +149,13 @@ def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
     good = [item for item in items if not bad.keys() & set(item.prompts)]
     for part in _one_by_one(attempt, good) if attempt.chunk.is_serial else [good]:
         for batch in _segmented(attempt, part):
-            yield [_record(outcome, attempt.prompt_ids[outcome.id]) for outcome in batch]
+            yield [_record(outcome, _asked(attempt.images[outcome.id], outcome)) for outcome in batch]
 
 
 def _prompt_texts(attempt: Attempt) -> dict[int, str]:
     """The texts of all prompts of the chunk's images, by id."""
     asked = {prompt_id for image in attempt.chunk.images for prompt_id in image.prompt_ids}
+    asked |= {prompt_id for image in attempt.chunk.images if image.kept for prompt_id in image.kept.prompt_ids}
     texts = read(attempt.worker.sessions, prompt_texts, asked)
     if asked - texts.keys():  # only a delete removes prompts
         raise LeaseLost
@@ -184,8 +190,10 @@ def _recalled(attempt: Attempt, contents: Mapping[int, bytes]) -> dict[int, Know
     before = read(attempt.worker.sessions, done_before, attempt.run.id, set(contents.values()))
     known = {}
     for id, content in contents.items():
-        if (done := before.get(content)) is not None:
-            found = tuple(_found(done.results[prompt_id]) for prompt_id in attempt.prompt_ids[id])
+        done, asked = before.get(content), attempt.images[id].prompt_ids
+        # Prompts of the same text and other classes make the same content, but are not the same prompts.
+        if done is not None and done.results.keys() >= set(asked):
+            found = tuple(_found(done.results[prompt_id]) for prompt_id in asked)
             known[id] = Known(done.width, done.height, found, done.warning)
     return known
 
@@ -237,8 +245,28 @@ def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
 
 def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
     prompts = tuple(texts[prompt_id] for prompt_id in image.prompt_ids)
+    place, before = location.place(run.source.root, image.path), _before(image, texts)
     boxes = tuple(Box(*box) for box in image.boxes)
-    return Item(image.id, location.place(run.source.root, image.path), prompts, _tiling(run, image), image.again, boxes)
+    return Item(image.id, place, prompts, _tiling(run, image), image.again, boxes, before)
+
+
+def _before(image: ClaimedImage, texts: dict[int, str]) -> Before | None:
+    kept = image.kept
+    if kept is None or kept.file_size is None or kept.file_mtime_ns is None:
+        return None
+    prompts = tuple(texts[prompt_id] for prompt_id in kept.prompt_ids)
+    return Before(FileSeen(kept.file_size, kept.file_mtime_ns), prompts)
+
+
+def _asked(image: ClaimedImage, outcome: Seen) -> tuple[int, ...]:
+    """The prompts that an outcome answers."""
+    return image.asked_of(outcome.file.size, outcome.file.mtime_ns) if outcome.file else image.prompt_ids
+
+
+def _as_it_is(image: ClaimedImage) -> ImageDone:
+    """The outcome of an image whose added prompts were all dropped again."""
+    assert image.kept is not None
+    return ImageDone(image.id, image.kept.width, image.kept.height, (), warning=image.kept.warning)
 
 
 def _tiling(run: RunView, image: ClaimedImage) -> Tiling | None:

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import claims, doorbells, presence
-from db.claims import Claim, ClaimedImage, LeaseLost, Next
+from db.claimed import ClaimedImage
+from db.claims import Claim, LeaseLost, Next
 from db.doorbells import Call
 from db.outcomes import ImageFailed, Outcome
 from db.session import read, write

@@ -176,7 +176,10 @@ class Model:
         self.compiled = runs
         every_image = [run.prompts[prompt_id] for prompt_id in run.every_image]
         for prompt, reason in refused_prompts(segmenter, every_image).items():
-            raise Declined(f"prompt {prompt!r}: {reason}; the same command with another prompt corrects it")
+            raise Declined(
+                f"prompt {prompt!r}: {reason}; the same command with another prompt corrects it "
+                "(once it has results: --drop-prompt)"
+            )
 
 
 def _versions(facts: ModelFacts) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from db.claims import ClaimedImage
+from db.claimed import ClaimedImage
 from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.session import Sessions, read
 from db.views.status import RunView, root_of, some_done_path

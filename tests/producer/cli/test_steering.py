@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from db import budgets, steering
-from db.claims import ClaimedImage
+from db.claimed import ClaimedImage
 from db.outcomes import Outcome
 from db.session import write
 from db.values import StopRule

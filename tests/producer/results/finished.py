@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from db import claims, doorbells, intake, outcomes
+from db.claimed import ClaimedImage
 from db.migrate import ensure_schema
 from db.presence import Process, register
 from db.session import Sessions, connect, reading
@@ -110,7 +111,7 @@ def _work(sessions: Sessions, run_id: int, ends: Ends) -> None:
             )
 
 
-def _outcome(image: claims.ClaimedImage, ends: Ends, texts: Mapping[int, str]) -> outcomes.Outcome:
+def _outcome(image: ClaimedImage, ends: Ends, texts: Mapping[int, str]) -> outcomes.Outcome:
     end = ends[image.path]
     if isinstance(end, Failed):
         return outcomes.ImageFailed(image.id, end.error_class, end.error)
