@@ -11,6 +11,7 @@ from db.intake import NewRow
 from producer.cli.options import exit_code
 from producer.cli.progress import Meter
 from producer.cli.projection import projected
+from producer.cli.prompt_flags import tell_cost
 from producer.runs.load import Recorded, RunRequest, asked_rows, auto_chunk_size, check
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
@@ -44,6 +45,7 @@ def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict
     }
     good, price = wanted - len(rejected), flags["gpu_hour_price"]
     told_cost, cost = projected(url, request.frozen, len(request.prompts), good, price)
+    tell_cost(url, request, price)
     if flags["json"]:
         left_out = [asdict(reason) for reason in source.left_out]
         more = {"first": first, "left_out": left_out, **source.named_columns, "cost": cost}

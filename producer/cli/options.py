@@ -13,6 +13,7 @@ import click
 
 from producer.cli.everything_flags import EVERYTHING_FLAGS, chosen_points, looks_for_everything
 from producer.cli.param_types import NEVER, ImageRoot, PartOfFleet, Phrase, Rule, Share, SourcePlace
+from producer.cli.prompt_flags import PROMPT_FLAGS
 from producer.cli.tile_flags import TILE_FLAGS, chosen_tiling
 from producer.slugs import LONGEST_RUN, run_slug
 from producer.sources import place
@@ -222,7 +223,7 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
 
 def run_flags(function: Function) -> Function:
     """Add the flags for the input, the prompts and the frozen settings of a run."""
-    for flag in reversed((*INPUT_FLAGS, *SETTING_FLAGS)):
+    for flag in reversed((*INPUT_FLAGS, *PROMPT_FLAGS, *SETTING_FLAGS)):
         function = flag(function)
     return function
 
@@ -232,28 +233,28 @@ def asked_prompts(flags: dict[str, Any]) -> tuple[str, ...]:
     return (everything.EVERYTHING,) if looks_for_everything(flags) else read_prompts(flags["prompt"])
 
 
-def read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
+def read_prompts(prompts: tuple[str, ...], flag: str = "--prompt") -> tuple[str, ...]:
     """The prompts without extra blanks, each once, with their classes. Raises `UsageError` for an invalid one."""
     read: dict[str, None] = {}
     for prompt in dict.fromkeys(" ".join(prompt.split()) for prompt in prompts):
         if not prompt:
-            raise UsageError("--prompt is empty; give a short noun phrase such as --prompt person")
+            raise UsageError(f"{flag} is empty; give a short noun phrase such as {flag} person")
         try:
             wording = read_prompt(prompt)
         except ValueError as error:
             shown = one_line(prompt)
-            raise UsageError(f"--prompt '{shown[:40]}{'...' * (len(shown) > 40)}': {error}") from None
-        _hint_at_a_list(wording.text)
+            raise UsageError(f"{flag} '{shown[:40]}{'...' * (len(shown) > 40)}': {error}") from None
+        _hint_at_a_list(wording.text, flag)
         read[str(wording)] = None
     return tuple(read)
 
 
-def _hint_at_a_list(prompt: str) -> None:
+def _hint_at_a_list(prompt: str, flag: str) -> None:
     """Say that a prompt like `person, car` is one phrase, since most users mean two prompts."""
     parts = [part.strip() for part in _BETWEEN_PROMPTS.split(prompt) if part.strip()]
     if len(parts) > 1:
-        separate = " ".join(f"--prompt {shlex.quote(part)}" for part in dict.fromkeys(parts))
-        say(f"hint: --prompt {shlex.quote(prompt)} is one prompt; {len(parts)} would be {separate}")
+        separate = " ".join(f"{flag} {shlex.quote(part)}" for part in dict.fromkeys(parts))
+        say(f"hint: {flag} {shlex.quote(prompt)} is one prompt; {len(parts)} would be {separate}")
 
 
 def read_chunk_size(text: str) -> int | None:

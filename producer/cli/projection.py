@@ -1,5 +1,6 @@
 """Projects what a run will cost before it is recorded, from an earlier run with the same model. Makes no database."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -7,11 +8,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import presence
+from db.intake import find_run, known_prompts
+from db.runs import done_images
 from db.session import DatabaseUnusable, connect, reading
 from db.values import Frozen
 from db.views.cost import Cost, Measured, measured_with
 from producer.results.cost import Bill, told_hours
 from producer.results.status import duration
+from producer.runs.load import RunRequest
 from workers.cli.base import counted
 
 
@@ -38,6 +42,24 @@ def projected(
     fleet = f"{workers} workers" if workers > 1 else "one worker"
     time = f"{duration(seconds / max(workers, 1))} on {fleet}"
     return f"would take about {told_hours(seconds)} worker hours, {time}{money} ({each}{asked})", facts
+
+
+def projected_addition(url: str, request: RunRequest, price: float | None) -> str:
+    """What it will cost to compute the prompts that a command adds to a run, in words; empty if that is nothing."""
+    new: Sequence[str] = ()
+    images = 0
+    with suppress(SQLAlchemyError, DatabaseUnusable, OSError), reading(connect(url, create=False)) as session:
+        known = find_run(session, request.name)
+        if known is not None:
+            has = known_prompts(session, known.id, request.change.add)  # also one that was dropped, with its results
+            new = [prompt for prompt in request.change.add if prompt not in has]
+            images = done_images(session, known.id)
+    if not new or not images:
+        return ""
+    cost, _ = projected(url, request.frozen, len(new), images, price)
+    names = ", ".join(new)
+    again = f"{counted(images, 'image')} that are done go through the vision encoder again for {names}"
+    return f"{again}: {cost.removeprefix('would take ')}" if cost else again
 
 
 def _look(session: Session, frozen: Frozen, prompts: int) -> tuple[Measured | None, int]:

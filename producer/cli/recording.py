@@ -1,5 +1,6 @@
 """Records a run from a file that names images, and rings its first chunks. Knows the flags by their names only."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from producer.cli.at_hand import at_hand
 from producer.cli.dry_run import report_dry_run, told
 from producer.cli.options import asked_prompts, exit_code, run_name, steered
 from producer.cli.progress import Meter
+from producer.cli.prompt_flags import tell_change, tell_cost
 from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
 from producer.results.targets import free_file
@@ -46,7 +48,9 @@ def _enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
     app = create_app(base.identified(settings, sessions))
     for warning in check_broker(app):
         say(f"warning: {warning}")
-    recorded = record_rows(sessions, source, request)
+    announce = partial(tell_cost, settings.database_url, request, flags["gpu_hour_price"])
+    recorded = record_rows(sessions, source, replace(request, announce=announce))
+    tell_change(recorded, request)
     if changes := steered(flags, "priority", "share"):
         write(sessions, partial(steer, **changes), recorded.run_id)
     again = take_up(sessions, recorded.run_id, flags)
@@ -54,7 +58,7 @@ def _enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
         say(recorded.corrected)
     now = read(sessions, progress, recorded.run_id)
     queued = dispatch(sessions, publisher(app), [recorded.run_id])
-    facts = facts_of(now, queued) | {"gone": now.images.gone} | again
+    facts = facts_of(now, queued) | {"gone": now.images.gone} | again | {"adding": recorded.adding}
     rejected = now.images.rejected if recorded.new_rows else 0  # without new rows an earlier command reported them
     if flags["json"]:
         base.print_json(facts)

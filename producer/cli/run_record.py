@@ -1,18 +1,20 @@
 """Records the run of a sam3-run, and writes run.yaml with its settings. Starts no node."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from db.intake import run_prompts
 from db.runs import RetryFilter
-from db.session import Sessions, write
+from db.session import Sessions, read, write
 from db.steering import resume, steer
 from producer.cli.everything_flags import flags_of_run
 from producer.cli.exported import view_of
 from producer.cli.found import Found
 from producer.cli.options import steered
+from producer.cli.prompt_flags import tell_change, tell_cost
 from producer.cli.recording import record_rows
 from producer.cli.redo import take_up
 from producer.cli.run_folder import is_run_folder, read_run_file, write_run_file
@@ -48,7 +50,10 @@ def record_run(
     sessions: Sessions, source: RowSource, request: RunRequest, settings: Settings, output: Path, flags: dict[str, Any]
 ) -> Found:
     """Record the source's new rows in the folder's database, and write the settings to run.yaml."""
-    recorded = record_rows(sessions, source, request)
+    announce = partial(tell_cost, settings.database_url, request, flags["gpu_hour_price"])
+    recorded = record_rows(sessions, source, replace(request, announce=announce))
+    tell_change(recorded, request)
+    request = replace(request, prompts=read(sessions, run_prompts, recorded.run_id))
     if recorded.corrected:
         say(recorded.corrected)
     found = Found(sessions, recorded.run_id, request.name, settings, output)

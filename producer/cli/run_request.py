@@ -6,8 +6,9 @@ from typing import Any
 
 from db.classes import Wording, classes_of_text
 from db.values import Frozen
-from producer.cli.options import frozen_settings, read_chunk_size
+from producer.cli.options import frozen_settings, read_chunk_size, read_prompts
 from producer.runs.load import RunRequest
+from producer.runs.prompts import PromptChange
 from producer.sources.check_files import check_files
 from producer.sources.kinds import open_source
 from producer.sources.source import ReadOptions, RowSource
@@ -24,7 +25,7 @@ def open_input(given: str, prompts: tuple[str, ...], flags: dict[str, Any]) -> R
         ReadOptions(
             encoding=flags["encoding"],
             delimiter=flags["delimiter"],
-            needs_prompt=not prompts,
+            needs_prompt=not (prompts or flags["add_prompt"] or flags["drop_prompt"]),
             image_column=flags["image_column"],
             prompt_column=flags["prompt_column"],
             box_column=flags["box_column"],
@@ -47,8 +48,8 @@ def run_request(
     if flags["sample"] and flags["limit"]:
         raise UsageError("--sample and --limit: give one of them, as the first rows are no sample")
     looks = not (flags["no_check"] or source.files_seen)
-    frozen = frozen_settings(settings, flags)
-    _require_listed(prompts, frozen, flags["classes"])
+    frozen, change = frozen_settings(settings, flags), prompt_change(flags)
+    _require_listed((*prompts, *change.add), frozen, flags["classes"])
     if source.columns.boxes is not None:
         _require_boxes(frozen)
     return RunRequest(
@@ -61,6 +62,7 @@ def run_request(
         seed=flags["seed"],
         moved_from=flags["moved_from"],
         check=partial(check_files, source, say=say) if looks else None,
+        change=change,
     )
 
 
@@ -71,6 +73,15 @@ def _require_boxes(frozen: Frozen) -> None:
         raise UsageError("--box-column and --tile: boxes belong to whole images; give one of them")
     if len(parts(frozen.model)) > 1:
         raise UsageError(f"--box-column: {frozen.model} takes no boxes; a SAM3 does, such as --model facebook/sam3")
+
+
+def prompt_change(flags: dict[str, Any]) -> PromptChange:
+    """The values of --add-prompt and --drop-prompt. Raises `UsageError`."""
+    add = read_prompts(flags["add_prompt"], "--add-prompt")
+    drop = read_prompts(flags["drop_prompt"], "--drop-prompt")
+    if both := [prompt for prompt in add if prompt in drop]:
+        raise UsageError(f"--add-prompt '{both[0]}' and --drop-prompt '{both[0]}': give one of them")
+    return PromptChange(add, drop)
 
 
 def _require_listed(prompts: tuple[str, ...], frozen: Frozen, file: Path | None) -> None:

@@ -82,14 +82,15 @@ class Standing:
 
     @property
     def shortfall(self) -> int:
-        """How many rows of a run that is over have no result: failed, cancelled and rejected ones."""
+        """How many rows of a run that is over lack a result: failed, cancelled, rejected and incomplete ones."""
         images = self.progress.images
-        return images.failed + images.cancelled + images.rejected
+        return images.failed + images.cancelled + images.rejected + self.progress.incomplete
 
     @property
     def worth_a_retry(self) -> bool:
-        """Whether a retry may help: some image was cancelled, or failed for a reason that may pass."""
-        return self.progress.images.cancelled > 0 or any(error.error_class in CURABLE for error in self.errors)
+        """Whether a retry may help: some image was cancelled or is incomplete, or failed for a reason that may pass."""
+        left = self.progress.images.cancelled + self.progress.incomplete
+        return left > 0 or any(error.error_class in CURABLE for error in self.errors)
 
     def as_json(self) -> dict[str, Any]:
         progress = self.progress
@@ -106,6 +107,7 @@ class Standing:
             "waiting_for": self.waiting_for(),
             "warnings": [asdict(warning) for warning in self.warnings],
             "capped": progress.capped,
+            "incomplete": progress.incomplete,
             "paused": progress.paused,
             "priority": progress.priority,
             "share": progress.share,
@@ -158,6 +160,15 @@ class Standing:
         """Text to show after the number of instances if that may be too low; else empty."""
         capped = self.progress.capped
         return f"; there may be more in {counted(capped, 'image')} (capped)" if capped else ""
+
+    def told_prompts(self) -> str:
+        """What is left of a change of the run's prompts, in words; else empty."""
+        incomplete, parts = self.progress.incomplete, []
+        if self.progress.unsettled:
+            parts.append("not all images have followed a change: the same command again goes on")
+        if incomplete:
+            parts.append(f"{counted(incomplete, 'image')} without results of prompts that were added later")
+        return "; ".join(parts)
 
     def waiting_for(self) -> str | None:
         """Why no chunk is being worked on, in words; None while one is, or when the run is over."""
@@ -214,15 +225,7 @@ class Standing:
         grid.add_row("images", _listed(asdict(images)))
         grid.add_row("chunks", _listed({"total": sum(progress.chunks.values())} | progress.chunks))
         grid.add_row("instances", f"{progress.instances:,}{self.told_capped()}")
-        if progress.images_per_second:
-            left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
-            grid.add_row("speed", f"{progress.images_per_second:.1f} images/s{left}")
-        if bill := self.bill.told():
-            grid.add_row("cost", bill)
-        if reason := self.waiting_for():
-            grid.add_row("waiting", Text(reason))  # as Text, since Rich would take brackets in it for markup
-        if self.cause:
-            grid.add_row("likely", Text(self.cause.told))
+        self._add_facts(grid)
         parts: list[RenderableType] = [grid]
         if self.workers and not self.over:
             parts.append(self._workers())
@@ -231,6 +234,21 @@ class Standing:
         if self.warnings:
             parts.append(self._warnings())
         return Group(*parts)
+
+    def _add_facts(self, grid: Table) -> None:
+        """Add the rows of what is not said of every run."""
+        progress = self.progress
+        if progress.images_per_second:
+            left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds else ""
+            grid.add_row("speed", f"{progress.images_per_second:.1f} images/s{left}")
+        if told := self.told_prompts():
+            grid.add_row("prompts", told)
+        if bill := self.bill.told():
+            grid.add_row("cost", bill)
+        if reason := self.waiting_for():
+            grid.add_row("waiting", Text(reason))  # as Text, since Rich would take brackets in it for markup
+        if self.cause:
+            grid.add_row("likely", Text(self.cause.told))
 
     def _workers(self) -> Table:
         table = Table("node", "state", "run", "chunk", "images/s", "heartbeat", box=None, padding=(0, 2))

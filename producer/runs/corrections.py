@@ -3,6 +3,7 @@
 A run without results takes the new settings over, a run with results refuses them. Knows no input.
 """
 
+import shlex
 from dataclasses import asdict, dataclass, field
 
 from db import corrections
@@ -86,7 +87,16 @@ def _with_results(known: KnownRun, wanted: Wanted, other: Differences) -> UsageE
         copy = free_file(wanted.copy.format(f"{threshold:g}"), ".csv")
         export = f"sam3-export {wanted.argument} --format csv --threshold {threshold:g} -o {copy}"
         free = f". No GPU is needed for that: {export}"
+    if list(other.there) == ["prompt"] and known.prompts and wanted.prompts:
+        free = f". To change them at their own cost: the same command with {_flags(known.prompts, wanted.prompts)}"
     return refused(wanted, other, "has results", free)
+
+
+def _flags(there: tuple[str, ...], here: tuple[str, ...]) -> str:
+    """The flags that make the prompts of a run those that a command asks for."""
+    flags = [("--add-prompt", prompt) for prompt in here if prompt not in there]
+    flags += [("--drop-prompt", prompt) for prompt in there if prompt not in here]
+    return shlex.join(word for flag in flags for word in flag)
 
 
 def refused(wanted: Wanted, other: Differences, has: str = "exists", free: str = "") -> UsageError:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from db import corrections, intake, named_leases, presence
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
 from db.models import typed_columns
+from db.prompts import ClaimedMeanwhile, change_prompts
 from db.session import Sessions, reading, write, write_once
 from db.slices import paced, slice_rows
 from db.states import RunState
@@ -20,7 +21,8 @@ from db.values import Frozen, Source
 from producer.garbage import rarely_collected
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.moving import moved_root
-from producer.runs.operate import Tell
+from producer.runs.operate import Tell, settle
+from producer.runs.prompts import NO_CHANGE, PromptChange
 from producer.sources.cells import one_line
 from producer.sources.rows import row_slice
 from producer.sources.sampling import chosen, picked
@@ -58,6 +60,8 @@ class RunRequest:
     copy: str = ""  # empty: made from the name
     moved_from: str | None = None  # where the source was when the run was recorded
     check: Check | None = None  # checks paths of new rows before they are recorded, and may raise `UsageError`
+    change: PromptChange = NO_CHANGE  # of the prompts of a run that was recorded before
+    announce: Callable[[], None] = lambda: None  # is called before they are changed
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Recorded:
     new_rows: int
     gone_rows: int
     corrected: str = ""  # which settings a run without results got, in words
+    changed: bool = False  # its prompts are others now
+    adding: int = 0  # number of done images that are to be computed for prompts that were added
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,46 @@ class Plan:
 def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tell) -> Recorded:
     """Record the source's rows that the run does not have yet; afterwards the run is active, or done.
 
-    After a kill the same call continues. Raises `UsageError` if the name belongs to a run that cannot take these
-    settings or this source.
+    Then its prompts are changed as the request says. After a kill the same call continues. Raises `UsageError` if the
+    name belongs to a run that cannot take these settings, this source or this change of its prompts.
     """
+    if request.change:
+        request = _agreed(sessions, request)
+    return _with_other_prompts(sessions, _record(sessions, source, request, tell), request)
+
+
+def _agreed(sessions: Sessions, request: RunRequest) -> RunRequest:
+    """The request for a run whose prompts are to change. Raises `UsageError` if they cannot change so."""
+    known, change = _find(sessions, request.name), request.change
+    if known is None:
+        raise UsageError(f"there is no run {request.name} to change the prompts of; a new run gets its own by --prompt")
+    if known.frozen.points_per_side is not None:
+        raise UsageError(
+            f"run {request.name} looks for everything, so it takes no prompts; give another run its prompts"
+        )
+    with reading(sessions) as session:
+        had = intake.known_prompts(session, known.id, change.drop)
+    change.check(request.name, _argument(request), known.prompts, had)
+    return replace(request, prompts=change.agreed(known.prompts, request.prompts))
+
+
+def _with_other_prompts(sessions: Sessions, recorded: Recorded, request: RunRequest) -> Recorded:
+    """Change the prompts of the run, or finish a change that was interrupted."""
+    known = _find(sessions, request.name)
+    if known is None or not (request.change or known.unsettled):
+        return recorded
+    with _loading(sessions, known.id, request) as loader:
+        request.announce()
+        changed = False
+        while True:
+            with suppress(ClaimedMeanwhile):
+                changed = loader.write(change_prompts, request.change.add, request.change.drop)
+                break
+        return replace(recorded, changed=changed, adding=settle(sessions, known.id))
+
+
+def _record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tell) -> Recorded:
+    """Record the rows, as `record` does."""
     facts = _facts(source)
     known, facts, corrected = _find_or_move(sessions, source, facts, request)
     survey = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from db import runs
+from db import prompts, runs
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.slices import in_slices
@@ -23,11 +23,26 @@ def ignore(done: int, total: int) -> None:
     """A `Tell` that shows nothing."""
 
 
+def settle(sessions: Sessions, run_id: int, tell: Tell = ignore) -> int:
+    """Let the images of a run follow a change of its prompts; return how many are to be computed for new ones.
+
+    An interrupted pass is continued by any of the commands that record, retry or redo the run.
+    """
+    with reading(sessions) as session:
+        run = run_view(session, run_id, row_prompts=False)
+        last_chunk, total = runs.last_chunk_id(session, run_id) or 0, runs.done_images(session, run_id)
+    if run is None or not run.unsettled:
+        return 0
+    follow = partial(prompts.settle_slice, last_chunk=last_chunk)
+    return in_slices(sessions, follow, run_id, lambda done: tell(done, max(done, total)))
+
+
 def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = ignore) -> int:
     """Make the images that `which` chooses pending again in new chunks; return how many these are.
 
     Stops if the run is cancelled or deleted meanwhile. Raises `UsageError` for a run that is still loading.
     """
+    settle(sessions, run_id)
     with reading(sessions) as session:
         run = run_view(session, run_id, row_prompts=False)
         # Images that fail again during this retry are left for the next one.

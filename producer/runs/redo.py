@@ -14,7 +14,7 @@ from db.slices import paced
 from db.states import RunState
 from db.values import Redo
 from db.views.status import OVER, RunGone, RunView, progress, run_view
-from producer.runs.operate import Tell, ignore, retry
+from producer.runs.operate import Tell, ignore, retry, settle
 from producer.sources.looking import stat_files
 from workers.cli.base import counted
 from workers.errors import UsageError
@@ -87,6 +87,7 @@ def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore, tili
     """
     if which == Redo.FAILED:
         return retry(sessions, run_id, RetryFilter(tiling=tiling), tell)
+    settle(sessions, run_id)
     run = _Run.of(sessions, run_id)
     if run.view.state not in (RunState.ACTIVE, *OVER):
         raise UsageError(f"run {run.view.name} is {run.view.state}: --redo is for runs that are active or over")

@@ -45,6 +45,7 @@ def test_a_new_run_is_recorded_and_rung_and_the_json_begins_as_promised(shell: S
         ("redone", 0),
         ("changed", 0),
         ("missing", 0),
+        ("adding", 0),
     ]
     assert Doorbells(runs.app(shell.sessions, load_settings().broker_url)).chunks() == {1, 2}
 

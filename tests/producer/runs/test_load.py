@@ -236,7 +236,11 @@ def test_a_limit_reports_no_row_as_gone(sessions: Sessions, faces: Path) -> None
 @pytest.mark.parametrize(
     ("changed", "difference"),
     [
-        (replace(REQUEST, prompts=("person", "dog")), "prompt person there, person, dog here"),
+        (
+            replace(REQUEST, prompts=("person", "dog")),
+            "prompt person there, person, dog here. To change them at their own cost: the same command with "
+            "--add-prompt dog",
+        ),
         (
             replace(REQUEST, frozen=replace(scenario.FROZEN, threshold=0.7)),
             "threshold 0.5 there, 0.7 here. No GPU is needed for that: "
