@@ -102,9 +102,7 @@ def _agreed(sessions: Sessions, request: RunRequest) -> RunRequest:
     if known is None:
         raise UsageError(f"there is no run {request.name} to change the prompts of; a new run gets its own by --prompt")
     if known.frozen.points_per_side is not None:
-        raise UsageError(
-            f"run {request.name} looks for everything, so it takes no prompts; give another run its prompts"
-        )
+        raise UsageError(f"run {request.name} looks for everything and takes no prompts; give them to another run")
     with reading(sessions) as session:
         had = intake.known_prompts(session, known.id, change.drop)
     change.check(request.name, _argument(request), known.prompts, had)

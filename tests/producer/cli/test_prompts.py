@@ -199,6 +199,15 @@ def test_a_run_that_has_only_the_prompts_of_its_rows_is_refused(shell: Shell, br
     assert "run faces has only the prompts of its rows: change them in the column of the input" in error
 
 
+def test_a_run_that_looks_for_everything_takes_no_prompts(faces: Shell) -> None:
+    with faces.sessions.begin() as session:
+        session.execute(update(Run).values(points_per_side=8))
+
+    error = faces(enqueue, *CSV, "--add-prompt", "hat", code=2).error
+
+    assert "run faces looks for everything and takes no prompts" in error
+
+
 def test_a_command_with_other_prompts_names_the_flag_that_computes_only_these(faces: Shell) -> None:
     error = faces(enqueue, *GIVEN, "--prompt", "hard hat=hat", code=2).error
 
