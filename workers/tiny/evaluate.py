@@ -6,7 +6,9 @@ those of the checkpoint alone.
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +47,24 @@ class Report:
         }
 
 
+Answers = tuple[
+    list[scenes.Mask], list[bool]
+]  # of each text: masks (instances, height, width), and whether it is there
+
+
 def evaluate(model: Sam3Model, processor: Sam3Processor, count: int, seed: int) -> Report:
+    """Judge the library's own model by `count` scenes of the series `seed`."""
+    return judge(partial(segment, model, processor), count, seed)
+
+
+def judge(ask: Callable[[scenes.Pixels, list[str]], Answers], count: int, seed: int) -> Report:
     """Ask for one prompt of each kind in each of `count` scenes of the series `seed`."""
     asked = right = 0
     kinds = dict.fromkeys(("colour and shape", "shape", "colour", "anything"), agreement.Agreement())
     for number in range(count):
         scene = scenes.scene(seed, number)
         texts = scenes.prompts(scene, np.random.default_rng([seed, number, 1]))
-        found, presence = segment(model, processor, scene.image, texts)
+        found, presence = ask(scene.image, texts)
         for kind, text, masks, present in zip(kinds, texts, found, presence, strict=True):
             drawn = np.array(scene.truth(text), dtype=bool).reshape(-1, *scene.image.shape[:2])
             kinds[kind] += agreement.agree(agreement.mask_ious(masks, drawn))
@@ -62,9 +74,7 @@ def evaluate(model: Sam3Model, processor: Sam3Processor, count: int, seed: int) 
 
 
 @torch.inference_mode()
-def segment(
-    model: Sam3Model, processor: Sam3Processor, image: scenes.Pixels, texts: list[str]
-) -> tuple[list[scenes.Mask], list[bool]]:
+def segment(model: Sam3Model, processor: Sam3Processor, image: scenes.Pixels, texts: list[str]) -> Answers:
     """Return, for each text, the masks found (instances, height, width) and whether it is judged present."""
     inputs = processor(images=[image] * len(texts), text=texts, return_tensors="pt")
     outputs = model(**inputs)

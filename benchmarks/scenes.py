@@ -1,0 +1,66 @@
+"""How well our segmenter finds what was drawn, by precision, with the bundled model: `python -m benchmarks.scenes`.
+
+The scenes and figures are those of `python -m workers.tiny.evaluate`, which asks the library. Measures no time.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.timing import Row, table
+from workers.inference import masks
+from workers.inference.protocol import Options
+from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.segmenters import Precision
+from workers.tiny import evaluate, scenes
+from workers.tiny.architecture import load_checkpoint
+from workers.tiny.files import CHECKPOINT
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")
+OPTIONS = Options(threshold=evaluate.THRESHOLD, score_floor=evaluate.THRESHOLD, mask_threshold=evaluate.THRESHOLD)
+
+
+def measure(count: int, precisions: Sequence[Precision], folder: Path = CHECKPOINT) -> list[Row]:
+    """A row for the library in fp32, and one for ours in each precision."""
+    rows = [_row("library, fp32", evaluate.evaluate(*load_checkpoint(folder), count, evaluate.HELD_OUT))]
+    for precision in precisions:
+        ours = _Ours(Sam3Segmenter(folder, model_name=folder.name, dtype=precision))
+        rows.append(_row(f"ours, {precision}", evaluate.judge(ours, count, evaluate.HELD_OUT)))
+    return rows
+
+
+class _Ours:
+    """Answers as `evaluate.judge` asks."""
+
+    def __init__(self, segmenter: Sam3Segmenter) -> None:
+        self._segmenter = segmenter
+
+    def __call__(self, image: scenes.Pixels, texts: list[str]) -> evaluate.Answers:
+        raw = self._segmenter.predict([self._segmenter.preprocess(image)], [tuple(texts)], OPTIONS)
+        [found] = self._segmenter.postprocess(raw, range(1), OPTIONS)
+        size = image.shape[:2]
+        drawn = [
+            np.array([masks.decode(one.rle, *size) for one in each.instances], bool).reshape(-1, *size)
+            for each in found
+        ]
+        return drawn, [each.presence > evaluate.THRESHOLD for each in found]
+
+
+def _row(name: str, report: evaluate.Report) -> Row:
+    return {"": name} | {name.replace("_", " "): f"{value:.4f}" for name, value in report.figures().items()}
+
+
+@click.command()
+@click.option("--scenes", "count", default=500, show_default=True)
+@click.option("--dtype", "precisions", type=click.Choice(PRECISIONS), multiple=True, default=("fp32", "mixed"))
+def main(count: int, precisions: tuple[Precision, ...]) -> None:
+    """Print the figures."""
+    torch.set_num_threads(1)  # in a model of this size more threads only wait for each other
+    print(table(measure(count, precisions)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""What our segmenter finds in drawn scenes, beside the library; here in a few of them."""
+
+from benchmarks import scenes
+
+
+def test_ours_finds_in_drawn_scenes_what_the_library_does() -> None:
+    library, fp32, mixed = scenes.measure(4, ("fp32", "mixed"))
+    assert fp32 | {"": ""} == library | {"": ""}
+    assert float(library["f1"]) > 0.8
+    assert abs(float(mixed["f1"]) - float(fp32["f1"])) < 0.1
