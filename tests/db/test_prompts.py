@@ -309,6 +309,16 @@ def test_an_old_result_of_the_same_fence_does_not_pass_for_a_commit_that_landed(
     assert read(sessions, claims.was_committed, held, outcomes) is Next.NOTHING
 
 
+def test_an_image_that_a_cancel_has_ended_does_not_pass_for_a_commit_that_landed(sessions: Sessions) -> None:
+    run_id = load(sessions, rows("a"))
+    scenario.work_off(sessions, run_id, 0.9)
+    change_prompts(sessions, run_id, add=["hat"])
+    held = claim(sessions, run_id)
+    scenario.cancel(sessions, run_id)
+
+    assert read(sessions, claims.was_committed, held, [done(image, 0.5) for image in held.images]) is None
+
+
 def test_a_redo_of_an_incomplete_image_computes_all_of_its_prompts(sessions: Sessions) -> None:
     run_id = load(sessions, rows("a"))
     scenario.work_off(sessions, run_id, 0.9)

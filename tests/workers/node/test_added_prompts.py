@@ -8,6 +8,7 @@ import pytest
 from PIL import Image as Picture
 from sqlalchemy import select
 
+from db.intake import NewRow
 from db.models import Result
 from db.session import Sessions, read, reading
 from db.views import status
@@ -134,18 +135,35 @@ def test_a_run_goes_on_when_an_added_prompt_that_the_model_refuses_is_dropped(
     assert len(results(sessions)) == 2 * COUNT
 
 
-def test_copies_are_computed_once_for_the_added_prompt_whatever_its_class(
+def test_copies_are_computed_once_for_the_added_prompt(
     node: Node, sessions: Sessions, segmenter: Asked, tmp_path: Path
 ) -> None:
-    Picture.new("RGB", (30, 20), "white").save(tmp_path / "a.png")
-    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
-    run_id = runs.load(sessions, tmp_path, scenario.rows("a.png", "b.png"), dedupe=True)
-    work_off(node, sessions, run_id)
+    run_id = run_of_copies(node, sessions, tmp_path, NewRow("b.png"))
     segmenter.prompts.clear()
+    scenario.change_prompts(sessions, run_id, add=["hat"])
 
-    for added in ("hat", "person=people"):  # the second one has the text of what was computed before
-        scenario.change_prompts(sessions, run_id, add=[added])
-        work_off(node, sessions, run_id)
+    work_off(node, sessions, run_id)
 
-    assert segmenter.prompts == [("hat",), ("person",)]
-    assert len(results(sessions)) == 6
+    assert segmenter.prompts == [("hat",)]
+    assert len(results(sessions)) == 4
+
+
+def test_a_copy_with_a_result_for_the_same_text_and_another_class_is_none(
+    node: Node, sessions: Sessions, segmenter: Asked, tmp_path: Path
+) -> None:
+    run_id = run_of_copies(node, sessions, tmp_path, NewRow("b.png", prompts=("person",)))
+    segmenter.prompts.clear()
+    scenario.change_prompts(sessions, run_id, add=["person=people"])
+
+    work_off(node, sessions, run_id)
+
+    assert segmenter.prompts == [("person",)]
+    assert len(results(sessions)) == 3
+
+
+def run_of_copies(node: Node, sessions: Sessions, folder: Path, second: NewRow) -> int:
+    Picture.new("RGB", (30, 20), "white").save(folder / "a.png")
+    shutil.copy(folder / "a.png", folder / "b.png")
+    run_id = runs.load(sessions, folder, [NewRow("a.png"), second], dedupe=True)
+    work_off(node, sessions, run_id)
+    return run_id
