@@ -1,7 +1,8 @@
 """Writes a run's results to files, and says what they hold and what is missing. Reads SQL only; declares no flags."""
 
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,9 @@ from producer.sources import place
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
+
+NOT_OF_CONTENT = ("masks", "force", "json", "jobs")  # flags
+UNSAID = {"min_area": 0, "iou": "mask"}  # what flags are that were not given, if it is not nothing
 
 
 def write(run: str, format: str, output: Path | str, flags: dict[str, Any]) -> int:
@@ -116,8 +120,25 @@ def _request(found: Found, format: str, output: Path | str, flags: dict[str, Any
         only=flags["only"],
         chosen=None if flags["rows"] is None else chosen_rows(found, view, flags["rows"]),
         rows_file=flags["rows"],
+        command=spelled_export(found, format, flags),
         **_own(format, flags),
     )
+
+
+def spelled_export(found: Found, format: str, flags: Mapping[str, Any]) -> str:
+    """The sam3-export that makes the same content again.
+
+    It lacks where to write and how, so that the same export gives the same bytes wherever it goes. It lacks the
+    database, too, whose URL may hold a password.
+    """
+    words = ["sam3-export", found.spelled, "--format", format]
+    for flag, value in flags.items():
+        name = "--" + flag.replace("_", "-")
+        if flag in NOT_OF_CONTENT or not _is_given(value) or value in ((), UNSAID.get(flag)):
+            continue
+        values = [None] if value is True else value if isinstance(value, tuple) else [value]
+        words += [word for each in values for word in ((name,) if each is None else (name, str(each)))]
+    return shlex.join(words)
 
 
 def _files(found: Found, output: Path | str, *, force: bool) -> Targets:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from producer.cli.blank_masks import tell_blank_masks
-from producer.cli.exported import export, view_of
+from producer.cli.exported import export, spelled_export, view_of
 from producer.cli.found import Found
 from producer.layout import RESULTS
 from producer.results.choice import Choice
@@ -58,7 +58,8 @@ def write_files(found: Found, select: str, also: Sequence[str] = (), *, force: b
     for name in also:
         out = file_of(folder, name)
         try:
-            export(found, replace(request, out=out), name)
+            command = spelled_export(found, name, {})
+            export(found, replace(request, out=out, command=command), name)
             files[name] = out
         except UsageError as error:
             refused[name] = str(error)

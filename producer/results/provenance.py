@@ -26,4 +26,5 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
         "partial": request.so_far,
         **({"only": list(request.only)} if request.only else {}),
         **({} if request.chosen is None else {"rows_chosen": len(request.chosen)}),
+        **({} if request.command is None else {"command": request.command}),
     }

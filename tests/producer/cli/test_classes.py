@@ -185,6 +185,29 @@ def test_a_variable_that_is_meant_for_exports_does_not_disturb_the_status(
     assert computed(status, "faces", "--at", "0.4", "--json").json["at"][0]["instances"] == 8
 
 
+@pytest.mark.parametrize(("format", "name"), [("coco", "again.json"), ("parquet", "again.parquet")])
+def test_the_command_that_a_file_names_writes_the_same_file_again(
+    computed: Shell, monkeypatch: pytest.MonkeyPatch, format: str, name: str
+) -> None:
+    choice = ("--threshold", "hat=0.95", "--threshold", "0.4", "--nms", "0.05", "--iou", "box", "--only", "segmented")
+    monkeypatch.setenv("SAM3_MAX_INSTANCES", "1")
+    computed(export, "faces", "--format", format, "-o", f"first-{name}", *choice, "--jobs", "2", "--force")
+    monkeypatch.delenv("SAM3_MAX_INSTANCES")
+
+    first = Path(f"first-{name}").read_bytes()
+    info = json.loads(first)["info"] if format == "coco" else json.loads(table_info(name))
+    program, *words = shlex.split(info["command"])
+    assert (program, "--jobs" in words, "-o" in words) == ("sam3-export", False, False)
+    computed(export, *words, "-o", name)
+    assert Path(name).read_bytes() == first
+
+
+def table_info(name: str) -> bytes:
+    import pyarrow.parquet as pq
+
+    return bytes(pq.read_schema(f"first-{name}").metadata[b"sam3-queue"])
+
+
 def test_an_export_takes_thresholds_by_class_and_says_so(computed: Shell) -> None:
     choice = ("--threshold", "hat=0.95", "--threshold", "0.4", "--nms", "0.8", "--iou", "box")
     computed(export, "faces", "--format", "coco", "-o", "coco.json", *choice)
