@@ -20,11 +20,11 @@ from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 from transformers.models.sam3.modeling_sam3 import Sam3ImageSegmentationOutput, Sam3VisionEncoderOutput
 
 from benchmarks.device import FIXED_MS, IMAGE_MS, Device, wait
+from workers.inference.models.sam3_model import Sam3Segmenter, _Raw
+from workers.inference.models.sam3_parts import Compiled, Plain
+from workers.inference.models.torch_copies import Copies
+from workers.inference.models.torch_pixels import Pictures
 from workers.inference.protocol import ModelFacts, Options, Pixels
-from workers.inference.sam3_model import Sam3Segmenter, _Raw
-from workers.inference.sam3_parts import Compiled, Plain
-from workers.inference.torch_copies import Copies
-from workers.inference.torch_pixels import Pictures
 from workers.settings import Settings
 
 MASK_SIDE = 288  # of SAM3's own masks

@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
-from workers.inference import sam3_model
-from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.models import sam3_model
+from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
 from workers.tiny import architecture as tiny
 

@@ -25,9 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import count_ours, count_vision
 from benchmarks.timing import Row, table
-from workers.inference import sam3_parts
-from workers.inference.sam3_precision import lower
-from workers.inference.sam3_texts import PADDED
+from workers.inference.models import sam3_parts
+from workers.inference.models.sam3_precision import lower
+from workers.inference.models.sam3_texts import PADDED
 from workers.inference.segmenters import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("mixed", "fp32")

@@ -17,7 +17,7 @@ from benchmarks.device import Device
 from benchmarks.peers import RULES
 from benchmarks.postprocess import mask_work
 from benchmarks.timing import Row
-from workers.inference.images import read_image
+from workers.inference.reading.images import read_image
 
 RATES = (30, 60, 100)  # images a second of a GPU
 INSTANCES = 20

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.architecture import GRID, plain_loop
 from workers.inference.boxes import Box
+from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.protocol import Options, Pixels
-from workers.inference.sam3_model import Sam3Segmenter
 
 aten = torch.ops.aten
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu

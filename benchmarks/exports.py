@@ -28,12 +28,12 @@ from db.views import status
 from producer.garbage import rarely_collected
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
+from producer.results.files.targets import Targets
 from producer.results.formats import MODULES, file_of, format_named
 from producer.results.tally import tallies
-from producer.results.targets import Targets
 from producer.runs.load import RunRequest, record
 from producer.sources.csv_source import CsvSource
-from workers.inference.masks import encode
+from workers.inference.shapes.masks import encode
 
 Work = Callable[[str, Path], tuple[float, float]]  # seconds of processor, and MB
 

@@ -25,11 +25,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import Counts, count_ours, count_plain
 from benchmarks.timing import Row, interleaved, table
-from workers.inference import images
+from workers.inference.models.sam3_checkpoint import load
+from workers.inference.models.sam3_model import Sam3Segmenter
+from workers.inference.models.torch_pixels import Pictures
 from workers.inference.protocol import Options, Pixels
-from workers.inference.sam3_checkpoint import load
-from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.torch_pixels import Pictures
+from workers.inference.reading import images
 from workers.tiny.architecture import new_processor, random_model
 
 PROMPTS = ("cat", "dog", "car", "person", "a red circle", "sky", "tree", "a cup", "road", "house")

@@ -32,8 +32,8 @@ from db.session import Sessions, connect, read, reading, write
 from db.values import Source
 from db.views.status import run_view
 from workers.inference.answers import Found, Instance
-from workers.inference.images import RGB
 from workers.inference.protocol import ModelFacts, Options, Pixels
+from workers.inference.reading.images import RGB
 from workers.machine.cores import usable_cores
 from workers.node.attempt import Attempt, work
 from workers.node.breaker import Breaker

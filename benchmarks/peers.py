@@ -21,10 +21,10 @@ from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
 from benchmarks.accelerator import SimulatedSegmenter, model_output
 from benchmarks.device import Device, idle, wait
-from workers.inference.images import ReadRules, read_image
 from workers.inference.items import Item
-from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options, Pixels
+from workers.inference.reading.images import ReadRules, read_image
+from workers.inference.stream.pipeline import Pace, segment
 
 BATCH = 8
 PROMPTS = ("person",)
@@ -169,7 +169,7 @@ def data_loader(paths: Sequence[str], device: Device) -> int:
 
 
 def segment_ours(paths: Sequence[str], device: Device) -> int:
-    """`workers.inference.pipeline`, in this process."""
+    """`workers.inference.stream.pipeline`, in this process."""
     items = [Item(number, path, PROMPTS) for number, path in enumerate(paths)]
     segmenter = SimulatedSegmenter(device)
     outcomes = [one for batch in segment(items, segmenter, RULES, OPTIONS, Pace(BATCH)) for one in batch]

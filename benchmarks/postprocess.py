@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row, interleaved, table
-from workers.inference import masks, sam3_heads, sam3_model, torch_kept
 from workers.inference.answers import Found
+from workers.inference.models import sam3_heads, sam3_model, torch_kept
+from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.protocol import Options
-from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.shapes import masks
 from workers.tiny.architecture import new_processor
 
 T = TypeVar("T")

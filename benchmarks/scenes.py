@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row, table
-from workers.inference import masks
+from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.protocol import Options
-from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.segmenters import Precision
+from workers.inference.shapes import masks
 from workers.tiny import evaluate, scenes
 from workers.tiny.architecture import load_checkpoint
 from workers.tiny.files import CHECKPOINT

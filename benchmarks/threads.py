@@ -28,8 +28,8 @@ from benchmarks.device import Device
 from benchmarks.peers import OPTIONS, PROMPTS, RULES
 from benchmarks.postprocess import mask_work
 from benchmarks.timing import Row
-from workers.inference.images import read_image
 from workers.inference.protocol import Pixels
+from workers.inference.reading.images import read_image
 
 TRIALS = 300
 LAYERS = 700  # of three operations each

@@ -21,11 +21,11 @@ from producer.cli.found import run_folder
 from producer.cli.run_folder import read_run_file
 from producer.results.choice import Choice, Chooser
 from producer.results.common import ExportRequest, input_cells
-from producer.results.records import Records
+from producer.results.exports.records import Records
 from sam3_queue.rows import Instance, Result, Row
 from workers.cli.base import DATABASE_RUN, RUN_FILE, error_of_database, open_database
 from workers.errors import NoSuchRun, UsageError
-from workers.inference.location import place
+from workers.inference.reading.location import place
 from workers.settings import load_settings
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from workers.inference.rle import Mask, decode
+from workers.inference.shapes.rle import Mask, decode
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def little_patience() -> None:
 
 def mount_lost_between_two_batches() -> None:
     """The folder FAKE_MOUNT is gone, under another name, when the image FAKE_FIRST_LOST is to be read."""
-    from workers.inference import images, pieces
+    from workers.inference.reading import images
+    from workers.inference.stream import pieces
 
     mount, first_lost = Path(os.environ["FAKE_MOUNT"]), os.environ["FAKE_FIRST_LOST"]
 

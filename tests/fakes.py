@@ -12,9 +12,9 @@ import numpy as np
 from tests import failpoints
 from workers.errors import UsageError
 from workers.inference.answers import Found, Instance
-from workers.inference.images import RGB
-from workers.inference.masks import encode
 from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.reading.images import RGB
+from workers.inference.shapes.masks import encode
 from workers.settings import Settings
 
 LONGEST_PROMPT_WORDS = 32

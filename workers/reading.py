@@ -3,7 +3,7 @@
 from typing import Literal, cast
 
 from db.views.status import RunView
-from workers.inference.rules import ReadRules
+from workers.inference.reading.rules import ReadRules
 
 
 def read_rules(run: RunView) -> ReadRules:

@@ -28,9 +28,9 @@ from benchmarks.gpu.report import OtherFigures, Report
 from benchmarks.timing import Row
 from workers.errors import Sam3Error
 from workers.fleet.weights import model_folders
-from workers.inference.sam3_checkpoint import load
+from workers.inference.models.sam3_checkpoint import load
+from workers.inference.models.torch_precision import chosen
 from workers.inference.segmenters import Precision
-from workers.inference.torch_precision import chosen
 
 RANDOM = "random"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.card import Card
-from workers.inference.images import ReadRules, read_image
 from workers.inference.items import Item, Segmented
-from workers.inference.pipeline import Pace, segment
+from workers.inference.models.sam3_model import Sam3Segmenter
+from workers.inference.models.sam3_parts import Compiled
 from workers.inference.protocol import Options
-from workers.inference.sam3_model import Sam3Segmenter
-from workers.inference.sam3_parts import Compiled
+from workers.inference.reading.images import ReadRules, read_image
 from workers.inference.segmenters import Precision
-from workers.inference.stage_threads import StageThreads
+from workers.inference.stream.pipeline import Pace, segment
+from workers.inference.stream.stage_threads import StageThreads
 
 OPTIONS = Options(threshold=0.5, score_floor=0.5)
 PROMPT = "person"

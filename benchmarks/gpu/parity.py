@@ -10,10 +10,10 @@ from PIL import Image
 
 from benchmarks.architecture import plain_loop
 from benchmarks.timing import Row
-from workers.inference import masks
 from workers.inference.items import Segmented
+from workers.inference.models.torch_precision import use_products
 from workers.inference.protocol import Options
-from workers.inference.torch_precision import use_products
+from workers.inference.shapes import masks
 
 IMAGES = 4  # photographs that are compared, each with another subject
 # Of masks with the library's in fp32: the least in fp32, else the mean. Masks of random weights are nearly flat, so

@@ -32,10 +32,10 @@ from benchmarks.gpu.ours import (
 )
 from benchmarks.gpu.report import Report
 from benchmarks.timing import Row
-from workers.inference import masks
-from workers.inference.sam3_checkpoint import load
-from workers.inference.stage_threads import StageThreads
-from workers.inference.torch_precision import use_products
+from workers.inference.models.sam3_checkpoint import load
+from workers.inference.models.torch_precision import use_products
+from workers.inference.shapes import masks
+from workers.inference.stream.stage_threads import StageThreads
 
 PART, GRAPHS_PART = "speed", "CUDA graphs"
 LIBRARY = "plain loop, fp32"

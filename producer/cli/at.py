@@ -5,13 +5,13 @@ from typing import Any
 
 from db.states import RunState
 from db.views.status import OVER
-from producer.cli.choice_flags import choice
 from producer.cli.console import console
 from producer.cli.exported import view_of
+from producer.cli.flags.choice_flags import choice
 from producer.cli.found import find_run
 from producer.cli.progress import Meter
+from producer.results.files.targets import free_file
 from producer.results.tally import table, tallies
-from producer.results.targets import free_file
 from workers.cli import base
 from workers.cli.base import say
 

@@ -17,8 +17,8 @@ from db import private
 from producer.layout import STDIN_SUFFIX
 from producer.sources import place
 from workers.errors import UsageError
-from workers.inference import buckets
-from workers.inference.formats import SUFFIXES
+from workers.inference.reading import buckets
+from workers.inference.reading.formats import SUFFIXES
 
 STANDARD_INPUT = "-"  # how a source is spelled that is piped in
 PIPED, FETCHED = "stdin", "fetched"  # folders in the state folder

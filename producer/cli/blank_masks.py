@@ -5,7 +5,7 @@ from pathlib import Path
 
 from producer.cli.found import Found
 from producer.results.common import ExportRequest, Summary
-from producer.results.mask_folder import MaskFolder, read_mask_folder
+from producer.results.exports.mask_folder import MaskFolder, read_mask_folder
 from producer.slugs import numbered
 from workers.cli.base import counted, say
 

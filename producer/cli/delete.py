@@ -5,7 +5,7 @@ import sys
 import click
 
 from producer.cli.completion import complete_run
-from producer.cli.options import json_flag
+from producer.cli.flags.options import json_flag
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import UsageError

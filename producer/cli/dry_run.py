@@ -8,16 +8,16 @@ from typing import Any
 import click
 
 from db.intake import NewRow
-from producer.cli.options import exit_code
+from producer.cli.flags.options import exit_code
+from producer.cli.flags.prompt_flags import tell_cost
 from producer.cli.progress import Meter
 from producer.cli.projection import projected
-from producer.cli.prompt_flags import tell_cost
 from producer.runs.load import Recorded, RunRequest, asked_rows, auto_chunk_size, check
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.cli import base
 from workers.cli.base import counted, say
-from workers.inference import location
+from workers.inference.reading import location
 
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from producer.cli.options import exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
-from producer.cli.param_types import SourcePlace
-from producer.cli.redo import redo_flag
+from producer.cli.flags.options import exit_flags, json_flag, price_flag, run_flags, stop_flag, turn_flags
+from producer.cli.flags.param_types import SourcePlace
+from producer.cli.flags.redo import redo_flag
 from workers.cli import base
 
 

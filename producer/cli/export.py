@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from producer.cli.choice_flags import Threshold, choice_flags
 from producer.cli.completion import complete_run
-from producer.cli.format_flags import format_flags
-from producer.cli.options import force_flag, json_flag
-from producer.cli.param_types import ExportOutput
+from producer.cli.flags.choice_flags import Threshold, choice_flags
+from producer.cli.flags.format_flags import format_flags
+from producer.cli.flags.options import force_flag, json_flag
+from producer.cli.flags.param_types import ExportOutput
 from producer.results.formats import MODULES
 from workers.cli import base
 

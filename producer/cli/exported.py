@@ -18,15 +18,19 @@ from db.views import status
 from db.views.results import done_paths
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
-from producer.cli.choice_flags import choice
-from producer.cli.chosen_rows import chosen_rows
+from producer.cli.flags.choice_flags import choice
+from producer.cli.flags.chosen_rows import chosen_rows
 from producer.cli.found import Found, find_run, is_database_of
 from producer.cli.progress import Meter
 from producer.cli.run_folder import is_run_folder, read_run_file
 from producer.garbage import rarely_collected
 from producer.layout import RESULTS
-from producer.results.bucket_output import BucketOutput
 from producer.results.common import ExportRequest, Summary, read_images
+from producer.results.files.bucket_output import BucketOutput
+from producer.results.files.inputs import Inputs
+from producer.results.files.names import sharing
+from producer.results.files.stdout import StandardOutput
+from producer.results.files.targets import Targets
 from producer.results.formats import (
     MODULES,
     file_of,
@@ -36,11 +40,7 @@ from producer.results.formats import (
     require_libraries,
     require_taken,
 )
-from producer.results.inputs import Inputs
-from producer.results.names import sharing
 from producer.results.so_far import SoFar, how_far, require_exportable
-from producer.results.stdout import StandardOutput
-from producer.results.targets import Targets
 from producer.sources import place
 from workers.cli import base
 from workers.cli.base import counted, say

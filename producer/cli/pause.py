@@ -3,7 +3,7 @@
 import click
 
 from producer.cli.completion import complete_run
-from producer.cli.options import json_flag
+from producer.cli.flags.options import json_flag
 from workers.cli import base
 from workers.cli.base import say
 

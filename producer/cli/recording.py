@@ -12,12 +12,12 @@ from db.steering import steer
 from db.views.status import ImageCounts, Progress, progress
 from producer.cli.at_hand import at_hand
 from producer.cli.dry_run import report_dry_run, told
-from producer.cli.options import asked_prompts, exit_code, run_name, steered
+from producer.cli.flags.options import asked_prompts, exit_code, run_name, steered
+from producer.cli.flags.prompt_flags import tell_change, tell_cost
+from producer.cli.flags.redo import take_up
 from producer.cli.progress import Meter
-from producer.cli.prompt_flags import tell_change, tell_cost
-from producer.cli.redo import take_up
 from producer.cli.run_request import open_input, run_request
-from producer.results.targets import free_file
+from producer.results.files.targets import free_file
 from producer.runs.load import Recorded, RunRequest, record
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from producer.cli.completion import complete_run
-from producer.cli.options import json_flag
-from producer.cli.tile_flags import chosen_tiling, tile_flags
+from producer.cli.flags.options import json_flag
+from producer.cli.flags.tile_flags import chosen_tiling, tile_flags
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import ErrorClass, UsageError

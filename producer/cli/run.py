@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from producer.cli.options import (
+from producer.cli.flags.options import (
     exit_flags,
     force_flag,
     json_flag,
@@ -13,8 +13,8 @@ from producer.cli.options import (
     run_flags,
     stop_flag,
 )
-from producer.cli.param_types import OUTPUT_FOLDER, SourcePlace
-from producer.cli.redo import redo_flag
+from producer.cli.flags.param_types import OUTPUT_FOLDER, SourcePlace
+from producer.cli.flags.redo import redo_flag
 from producer.results.formats import MODULES
 from sam3_start import QuickImports
 from workers.cli import base
@@ -61,6 +61,6 @@ def main(source: str, output: Path, **flags: Any) -> int:
     the end.
     """
     with QuickImports():
-        from producer.cli import run_here
+        from producer.cli.local import run_here
 
     return run_here.run(source, output, flags)

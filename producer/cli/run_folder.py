@@ -19,8 +19,8 @@ from db.session import Sessions, read, sqlite_url
 from db.views import status
 from db.views.inputs import run_inputs
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
+from producer.results.files.targets import Targets
 from producer.results.formats import file_of, format_named, require_libraries
-from producer.results.targets import Targets
 from producer.slugs import numbered
 from producer.sources import place
 from workers.cli.base import RUN_FILE, open_database, spelled_run

@@ -6,7 +6,7 @@ from typing import Any
 
 from db.classes import Wording, classes_of_text
 from db.values import Frozen
-from producer.cli.options import frozen_settings, read_chunk_size, read_prompts
+from producer.cli.flags.options import frozen_settings, read_chunk_size, read_prompts
 from producer.runs.load import RunRequest
 from producer.runs.prompts import PromptChange
 from producer.sources.check_files import check_files

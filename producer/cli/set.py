@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from producer.cli.completion import complete_run
-from producer.cli.options import json_flag, steered, stop_flag, turn_flags
+from producer.cli.flags.options import json_flag, steered, stop_flag, turn_flags
 from workers.cli import base
 from workers.errors import UsageError
 

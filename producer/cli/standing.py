@@ -12,11 +12,11 @@ from sqlalchemy.exc import DBAPIError
 from db.refusals import passes
 from db.session import describe_failure
 from producer.cli.console import console
+from producer.cli.flags.options import exit_code
 from producer.cli.found import Found, find_run
-from producer.cli.options import exit_code
 from producer.cli.run_folder import go_on, is_at_work
+from producer.results.files.targets import free_file
 from producer.results.status import AllRuns, Standing
-from producer.results.targets import free_file
 from workers.cli import base
 from workers.cli.base import say
 

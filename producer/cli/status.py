@@ -5,9 +5,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from producer.cli.choice_flags import OTHERS, Threshold, choice_flags
 from producer.cli.completion import complete_run
-from producer.cli.options import exit_flags, json_flag, price_flag
+from producer.cli.flags.choice_flags import OTHERS, Threshold, choice_flags
+from producer.cli.flags.options import exit_flags, json_flag, price_flag
 from workers.cli import base
 from workers.errors import UsageError
 

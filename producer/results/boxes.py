@@ -6,7 +6,7 @@ Python code below, which gives the same numbers.
 
 from collections.abc import Sequence
 
-from workers.inference.rle import run_lengths
+from workers.inference.shapes.rle import run_lengths
 
 try:
     from pycocotools import mask as _coco

@@ -11,8 +11,8 @@ from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage, exported_images
 from db.views.status import OVER, RunView
 from producer.results.choice import Choice, Chooser
+from producer.results.files.targets import Targets
 from producer.results.so_far import require_exportable
-from producer.results.targets import Targets
 from producer.slugs import prompt_slugs
 
 OfImage = TypeVar("OfImage")

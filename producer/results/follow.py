@@ -15,10 +15,10 @@ from db.session import Sessions, read
 from db.views.results import ExportedImage, some_images
 from db.views.trail import ChunkSoFar, chunks_again, done_rows, next_chunks
 from producer.results.common import ExportRequest
-from producer.results.helpers import Helpers
-from producer.results.png import MaskWriter
+from producer.results.exports.png import MaskWriter
+from producer.results.files.helpers import Helpers
+from producer.results.files.targets import Targets
 from producer.results.preview import choose, draw_sheet
-from producer.results.targets import Targets
 from workers.errors import first_line
 
 LOOK_SECONDS = 1.0  # between two looks at the database

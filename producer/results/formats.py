@@ -18,17 +18,17 @@ if TYPE_CHECKING:  # not at run time, as these modules import this one
 
 # Value of --format -> module that declares it. A module is imported when it is needed, so that --help stays quick.
 MODULES = {
-    "csv": "producer.results.csv_file",
-    "coco": "producer.results.coco",
-    "coco-results": "producer.results.coco_results",
-    "jsonl": "producer.results.jsonl",
-    "parquet": "producer.results.parquet",
-    "png": "producer.results.png",
-    "cutout": "producer.results.cutout",
-    "label-studio": "producer.results.label_studio",
-    "labelme": "producer.results.labelme",
-    "webdataset": "producer.results.webdataset",
-    "yolo-seg": "producer.results.yolo",
+    "csv": "producer.results.exports.csv_file",
+    "coco": "producer.results.exports.coco",
+    "coco-results": "producer.results.exports.coco_results",
+    "jsonl": "producer.results.exports.jsonl",
+    "parquet": "producer.results.exports.parquet",
+    "png": "producer.results.exports.png",
+    "cutout": "producer.results.exports.cutout",
+    "label-studio": "producer.results.exports.label_studio",
+    "labelme": "producer.results.exports.labelme",
+    "webdataset": "producer.results.exports.webdataset",
+    "yolo-seg": "producer.results.exports.yolo",
 }
 FLAT = {"flat": "rows of instances"}  # what `Format.takes` of a table with nested values holds
 

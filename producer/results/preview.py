@@ -23,10 +23,10 @@ from db.values import FoundInstance
 from db.views.results import ExportedImage, sample_rows, some_images
 from db.views.status import RunView
 from producer.results.choice import Choice, Chooser
-from producer.results.marks import JPEG_COMMENT
+from producer.results.files.marks import JPEG_COMMENT
+from producer.results.files.targets import Targets
 from producer.results.reading import read_within, rules_of_exports
-from producer.results.targets import Targets
-from workers.inference import location
+from workers.inference.reading import location
 
 COLUMNS = 5
 TILES = COLUMNS * COLUMNS

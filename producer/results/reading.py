@@ -5,8 +5,8 @@ from dataclasses import replace
 from PIL import Image, ImageOps
 
 from db.views.status import RunView
-from workers.inference import location
-from workers.inference.images import ReadRules, read_image
+from workers.inference.reading import location
+from workers.inference.reading.images import ReadRules, read_image
 from workers.reading import read_rules
 
 

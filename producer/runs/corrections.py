@@ -14,7 +14,7 @@ from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.states import RunState
 from db.values import Frozen, Source
-from producer.results.targets import free_file
+from producer.results.files.targets import free_file
 from producer.runs.operate import delete, retry
 from workers.errors import UsageError
 

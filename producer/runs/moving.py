@@ -14,8 +14,8 @@ from producer.sources.cells import one_line
 from producer.sources.looking import same_files, stat_files
 from producer.sources.source import RecordedRow, RowSource
 from workers.errors import UsageError
-from workers.inference import location
-from workers.inference.location import FileSeen
+from workers.inference.reading import location
+from workers.inference.reading.location import FileSeen
 
 LOOK_SECONDS = 10.0
 SAMPLE_ROWS = 200

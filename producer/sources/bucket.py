@@ -23,9 +23,9 @@ from producer.sources.rows import row_of_file
 from producer.sources.selection import IMAGE, OURS, Tally, told_left_out, verdict_on_name
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
 from workers.errors import UsageError
-from workers.inference import buckets, urls
-from workers.inference.buckets import PAGE_OBJECTS
-from workers.inference.formats import FORMATS
+from workers.inference.reading import buckets, urls
+from workers.inference.reading.buckets import PAGE_OBJECTS
+from workers.inference.reading.formats import FORMATS
 
 KNOWN_AT_MOST = 100_000  # answers that are remembered, so that an object is not asked for a second time
 

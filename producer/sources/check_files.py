@@ -18,8 +18,8 @@ from producer.sources.hints import shell_path
 from producer.sources.looking import in_time, stat_files
 from producer.sources.source import RowSource
 from workers.errors import UsageError
-from workers.inference import location
-from workers.inference.formats import SUFFIXES
+from workers.inference.reading import location
+from workers.inference.reading.formats import SUFFIXES
 
 LOOK_SECONDS = 5.0
 FOLDERS_AT_MOST = 1000  # that are searched for the folder that the paths start from

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 
 from producer.sources.cells import UNSTORABLE, quoted
 from workers.errors import UsageError
-from workers.inference.formats import SUFFIXES
+from workers.inference.reading.formats import SUFFIXES
 
 IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
 

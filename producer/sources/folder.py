@@ -19,7 +19,7 @@ from producer.sources.selection import PARQUET, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
 from producer.sources.walk import mixture, walk_below
 from workers.errors import UsageError
-from workers.inference.formats import FORMATS
+from workers.inference.reading.formats import FORMATS
 
 
 class FolderSource(RowSource):

@@ -38,8 +38,8 @@ from producer.sources.selection import (
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
 from producer.sources.walk import mixture, walk_below
 from workers.errors import UsageError
-from workers.inference import location
-from workers.inference.formats import SUFFIXES
+from workers.inference.reading import location
+from workers.inference.reading.formats import SUFFIXES
 
 DELTA = "_delta_log"  # in the folder of a Delta table, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 _FILES = " in "  # begins the part of the hash of a survey which says how several files lay there

@@ -25,7 +25,7 @@ from producer.layout import (
 from producer.sources.cells import one_line
 from producer.sources.pattern import Pattern
 from workers.cli.base import RUN_FILE
-from workers.inference.formats import (
+from workers.inference.reading.formats import (
     CAMERA_RAW_SUFFIXES,
     HEAD_BYTES,
     HEIC,

@@ -10,7 +10,7 @@ from transformers import Sam3Config
 
 from benchmarks.architecture import full_size, segmenter_of
 from benchmarks.counting import count_ours, count_vision
-from workers.inference import torch_precision
+from workers.inference.models import torch_precision
 
 BATCH_KERNELS = 700  # at most, of one image
 PAIRS = 16  # of layers of the vision encoder, if as many worked in windows as do not: 28 of the 32 do

@@ -14,11 +14,11 @@ from benchmarks.peers import PROMPTS, Speed
 from benchmarks.photographs import KINDS
 from benchmarks.pipeline import Row, compare, stream_table, tables
 from benchmarks.pipeline import stream as stream_through_celery
-from workers.inference import masks
-from workers.inference.images import ReadRules
 from workers.inference.items import Item, Segmented
-from workers.inference.pipeline import segment
 from workers.inference.protocol import Options
+from workers.inference.reading.images import ReadRules
+from workers.inference.shapes import masks
+from workers.inference.stream.pipeline import segment
 
 FAST = Speed(fixed_ms=1, image_ms=0.5)
 SMALL = KINDS[0]

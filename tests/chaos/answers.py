@@ -14,11 +14,11 @@ from db.states import ImageState
 from tests.chaos.kinds import PROMPT, Kind, kind_of
 from tests.chaos.models import made
 from tests.chaos.pictures import boxes_of
-from workers.inference import pipeline
-from workers.inference.images import ReadRules
 from workers.inference.items import Item, Segmented
-from workers.inference.pipeline import Pace
 from workers.inference.protocol import Options
+from workers.inference.reading.images import ReadRules
+from workers.inference.stream import pipeline
+from workers.inference.stream.pipeline import Pace
 from workers.inference.tiles import Tiling
 from workers.settings import Settings
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from tests.fakes import FaultySegmenter
 from workers.inference.answers import Found
-from workers.inference.images import RGB
-from workers.inference.masks import encode
 from workers.inference.protocol import Options, Pixels
+from workers.inference.reading.images import RGB
+from workers.inference.shapes.masks import encode
 from workers.settings import Settings
 
 SHAPES, FRAMES = "any/shapes", "any/frames"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from workers.errors import ErrorClass
 from workers.inference.answers import Found
 from workers.inference.boxes import Box
-from workers.inference.location import FileSeen
+from workers.inference.reading.location import FileSeen
 from workers.inference.tiles import Tiling
 
 

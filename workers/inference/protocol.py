@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from workers.inference.answers import Found
 from workers.inference.boxes import Box
-from workers.inference.images import RGB
+from workers.inference.reading.images import RGB
 
 
 @dataclass(frozen=True)

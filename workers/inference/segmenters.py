@@ -18,9 +18,9 @@ from workers.inference.protocol import Segmenter
 
 Precision = Literal["auto", "mixed", "fp32", "bf16"]
 
-_EVERYTHING = "workers.inference.families.mask_generation:EverythingSegmenter"
-_SAM3 = "workers.inference.sam3_model:Sam3Segmenter"
-_GROUNDED_SAM2 = "workers.inference.families.grounded_sam2:GroundedSam2Segmenter"
+_EVERYTHING = "workers.inference.models.mask_generation:EverythingSegmenter"
+_SAM3 = "workers.inference.models.sam3_model:Sam3Segmenter"
+_GROUNDED_SAM2 = "workers.inference.models.grounded_sam2:GroundedSam2Segmenter"
 
 FAMILIES = {
     "sam3": _SAM3,

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from workers.inference.answers import Found, fault
-from workers.inference.images import RGB
 from workers.inference.protocol import Options, OutOfMemory, Segmenter
+from workers.inference.reading.images import RGB
 
 PROMPT = "person"
 SIDE = 64  # pixels; the image is resized for the model

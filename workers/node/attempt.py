@@ -16,16 +16,17 @@ from db.session import read
 from db.values import FoundInstance, PromptResult, Spent
 from db.views.status import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
-from workers.inference import location, pipeline
 from workers.inference.answers import Found, Instance
 from workers.inference.boxes import Box
 from workers.inference.items import Before, Item, Unreadable
 from workers.inference.items import Outcome as Seen
-from workers.inference.location import FileSeen
-from workers.inference.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
 from workers.inference.protocol import Options, Segmenter
-from workers.inference.repeats import Known
+from workers.inference.reading import location
+from workers.inference.reading.location import FileSeen
 from workers.inference.stages import Stage, StageSeconds, timed
+from workers.inference.stream import pipeline
+from workers.inference.stream.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
+from workers.inference.stream.repeats import Known
 from workers.inference.tiles import Tiling
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import BrokenModel, is_infrastructure

@@ -22,7 +22,7 @@ from db.states import WorkerState
 from db.values import NOTHING_SPENT, Spent
 from db.views.status import RunView
 from workers.errors import ErrorClass, first_line, one_line
-from workers.inference.narrow import Raised, narrowed
+from workers.inference.stream.narrow import Raised, narrowed
 from workers.node.worker import Worker
 
 log = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from db.views.status import RunView, active_runs
 from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import check_models, folder_state, model_folders, revision_of
 from workers.inference import segmenters, selftest
-from workers.inference.caps import Caps
 from workers.inference.no_memory import is_short
-from workers.inference.on_threads import OnItsThreads
-from workers.inference.pipeline import refused_prompts
 from workers.inference.protocol import ModelFacts, OutOfMemory, Segmenter
 from workers.inference.selftest import SelfTestFailed
-from workers.inference.stage_threads import StageThreads
+from workers.inference.stream.caps import Caps
+from workers.inference.stream.on_threads import OnItsThreads
+from workers.inference.stream.pipeline import refused_prompts
+from workers.inference.stream.stage_threads import StageThreads
 from workers.node.breaker import Breaker
 from workers.node.compiling import disagreement, is_wanted
 from workers.node.refusals import Declined, Refusal, Unusable, what_decides

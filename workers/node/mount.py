@@ -8,7 +8,7 @@ from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.session import Sessions, read
 from db.views.status import RunView, root_of, some_done_path
 from workers.errors import ErrorClass
-from workers.inference import location
+from workers.inference.reading import location
 from workers.node.faults import Infrastructure
 
 LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)

@@ -4,7 +4,8 @@ import logging
 import threading
 from typing import ClassVar, NoReturn
 
-from workers.inference import readahead, web
+from workers.inference.reading import web
+from workers.inference.stream import readahead
 from workers.node import life
 from workers.node.breaker import Breaker
 from workers.node.heartbeat import Heartbeat

@@ -8,8 +8,8 @@ from db.outcomes import ImageFailed, Outcome
 from db.session import Sessions, read
 from db.views.status import RunView, some_done_path
 from workers.errors import ErrorClass
-from workers.inference import location, urls
-from workers.inference.location import Unanswered
+from workers.inference.reading import location, urls
+from workers.inference.reading.location import Unanswered
 from workers.node.faults import Infrastructure
 
 

@@ -12,7 +12,7 @@ from db.session import Sessions, connect, read, write
 from db.states import WorkerState
 from db.views.status import identity
 from workers.fleet.processes import this_process
-from workers.inference import readahead
+from workers.inference.stream import readahead
 from workers.node.activity import Activity, Counts
 from workers.settings import Settings
 

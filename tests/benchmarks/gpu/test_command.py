@@ -15,7 +15,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import ours, parity, speed
 from benchmarks.gpu.card import Card
 from workers.inference.kept_kernels import CACHE_FOLDER
-from workers.inference.sam3_model import Sam3Segmenter
+from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.tiny.files import CHECKPOINT
 
 

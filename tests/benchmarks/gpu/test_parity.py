@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from benchmarks.gpu import parity
-from workers.inference import masks
 from workers.inference.answers import Found, Instance
 from workers.inference.items import Segmented
+from workers.inference.shapes import masks
 
 ROW = {"least IoU": 1.0, "mean IoU": 1.0, "largest difference of a score": 0.0}
 ROW["median difference of a box, px of 1920"] = 0.0

@@ -5,8 +5,8 @@ from pathlib import Path
 from benchmarks import photographs
 from benchmarks.gpu import parity, weights
 from benchmarks.gpu.ours import outcomes
+from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.protocol import Options
-from workers.inference.sam3_model import Sam3Segmenter
 from workers.tiny.architecture import configuration
 
 

@@ -16,7 +16,7 @@ from producer.cli.status import main as status
 from tests import buckets as door
 from tests.buckets import SECRET, Bucket
 from tests.producer.cli.conftest import Shell
-from workers.inference import buckets
+from workers.inference.reading import buckets
 
 PROMPT = ("--prompt", "person")
 

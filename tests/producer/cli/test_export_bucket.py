@@ -7,12 +7,12 @@ import pytest
 
 from producer.cli.export import main as export
 from producer.cli.run import main as run
-from producer.results.bucket_output import BucketOutput
+from producer.results.files.bucket_output import BucketOutput
 from tests import buckets as door
 from tests.buckets import SECRET, Bucket
 from tests.producer.cli.conftest import Shell
 from workers.errors import UsageError
-from workers.inference import buckets
+from workers.inference.reading import buckets
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
 pytestmark = [

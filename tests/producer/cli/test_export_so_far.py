@@ -17,7 +17,7 @@ from producer.cli.export import main as export
 from producer.cli.retry import main as retry
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
-from producer.results.csv_file import export_csv
+from producer.results.exports.csv_file import export_csv
 from producer.runs.operate import cancel
 from producer.runs.operate import retry as retry_run
 from tests.db import scenario

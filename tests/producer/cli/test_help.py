@@ -14,7 +14,8 @@ from producer.cli.main import ALONE, MODULES, main
 SCRIPTS = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["scripts"]
 COMMANDS = sorted(name for name in SCRIPTS if name[:5] == "sam3-")
 HEAVY = {
-    *("torch", "torchvision", "transformers", "numpy", "PIL", "workers.node.doorbell", "workers.inference.images"),
+    *("torch", "torchvision", "transformers", "numpy", "PIL"),
+    *("workers.node.doorbell", "workers.inference.reading.images"),
     *("sqlalchemy", "alembic", "celery", "kombu", "redis", "pydantic", "platformdirs", "rich", "yaml", "filelock"),
 }
 ASK = """

@@ -15,7 +15,7 @@ from producer.cli.export import main as export
 from producer.cli.status import main as status
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
-from producer.results.csv_file import export_csv
+from producer.results.exports.csv_file import export_csv
 from tests.db.scenario import load, numbered, work_off
 from tests.postgresql import Postgresql
 from tests.producer.cli.conftest import Shell

@@ -271,7 +271,7 @@ def helpers_of(pid: int) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             parent = int(status.read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"producer.results.helpers" in (status.parent / "cmdline").read_bytes():
+            if parent == pid and b"producer.results.files.helpers" in (status.parent / "cmdline").read_bytes():
                 found.append(int(status.parent.name))
     return found
 

@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 
 from db.session import Sessions
-from producer.results.bucket_output import BucketOutput
 from producer.results.common import ExportRequest, Summary
-from producer.results.folder_writer import FolderWriter
+from producer.results.files.bucket_output import BucketOutput
+from producer.results.files.folder_writer import FolderWriter
+from producer.results.files.inputs import Inputs
 from producer.results.formats import format_named
-from producer.results.inputs import Inputs
 from tests import buckets as door
 from tests.buckets import SECRET, Bucket
 from tests.producer.results.conftest import SIZE, MakeRequest
 from tests.producer.results.finished import Done, Finished, Input, finish
 from workers.errors import UsageError
-from workers.inference import buckets
+from workers.inference.reading import buckets
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -10,10 +10,10 @@ from db.views import status
 from producer.results import follow
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
+from producer.results.exports.png import MaskWriter, export_png
+from producer.results.files.helpers import Helpers
+from producer.results.files.marks import JPEG_COMMENT, JPEG_START
 from producer.results.follow import Follower, Trail
-from producer.results.helpers import Helpers
-from producer.results.marks import JPEG_COMMENT, JPEG_START
-from producer.results.png import MaskWriter, export_png
 from tests.db.scenario import claim, commit, commit_all, done, failed, load, numbered, take_back, work_off
 from tests.terminals import wait_until
 
@@ -144,7 +144,7 @@ def test_the_preview_comes_early_and_is_drawn_again_when_there_is_twice_as_much(
         return JPEG_START + JPEG_COMMENT
 
     monkeypatch.setattr(Helpers, "call", sheet)
-    monkeypatch.setattr("producer.results.folder_writer.FEW", 1000)
+    monkeypatch.setattr("producer.results.files.folder_writer.FEW", 1000)
     follower = Follower(sessions, request_of(run_id), tmp_path / "preview.jpg", said.append)
     for _ in range(50):
         commit_all(sessions, claim(sessions, run_id), 0.9)

@@ -9,7 +9,7 @@ from torchvision.ops import nms
 from db.values import FoundInstance
 from producer.results.overlaps import not_overlapped
 from tests.producer.results.finished import ellipse
-from workers.inference.rle import Mask, decode
+from workers.inference.shapes.rle import Mask, decode
 
 SIZE = (48, 64)
 

@@ -21,8 +21,8 @@ from producer.sources.csv_source import CsvSource
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed
 from workers.errors import UsageError
-from workers.inference import location
-from workers.inference.location import FileSeen
+from workers.inference.reading import location
+from workers.inference.reading.location import FileSeen
 
 
 class Killed(Exception):

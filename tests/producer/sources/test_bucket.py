@@ -15,7 +15,7 @@ from producer.sources.source import ReadOptions
 from tests import buckets as door
 from tests.buckets import Bucket
 from workers.errors import UsageError
-from workers.inference import buckets, location
+from workers.inference.reading import buckets, location
 
 ODD = (
     "a b.jpg",

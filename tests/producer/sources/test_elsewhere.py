@@ -9,13 +9,13 @@ from typing import BinaryIO
 import pytest
 from PIL import Image
 
-from producer.results.names import mask_path
+from producer.results.files.names import mask_path
 from producer.sources.check_files import check_files
 from producer.sources.csv_source import CsvSource
 from workers.errors import ErrorClass
-from workers.inference import location, urls
-from workers.inference.images import ReadRules, UnreadableImage, read_image
-from workers.inference.location import FileSeen
+from workers.inference.reading import location, urls
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
+from workers.inference.reading.location import FileSeen
 
 SCHEME = "memory://"
 

@@ -15,8 +15,8 @@ from producer.sources.folder import FolderSource
 from producer.sources.selection import LeftOut, told_left_out
 from producer.sources.source import ReadOptions
 from workers.errors import ErrorClass
-from workers.inference.formats import FORMATS, SUFFIXES
-from workers.inference.images import ReadRules, UnreadableImage, read_image
+from workers.inference.reading.formats import FORMATS, SUFFIXES
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 
 JPEG_XL = b"\xff\x0a\xfa\x7f"
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
@@ -150,7 +150,7 @@ def test_heic_is_taken_by_name_and_content_where_its_extra_is_installed(photos: 
 
 
 def test_without_its_extra_heic_is_left_out_and_the_extra_named(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.inference.formats.HEIC_IS_OPENED", False)
+    monkeypatch.setattr("workers.inference.reading.formats.HEIC_IS_OPENED", False)
     monkeypatch.setattr("producer.sources.selection.SUFFIXES", (".jpg",))
     picture(photos / "a.jpg")
     file(photos / "b.heic", HEIC)

@@ -10,7 +10,7 @@ import pytest
 
 from db.session import DatabaseUnusable
 from producer.cli.enqueue import main as enqueue
-from producer.cli.param_types import Phrase
+from producer.cli.flags.param_types import Phrase
 from workers.cli import base
 from workers.errors import NoSuchRun, Unreachable, UsageError
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from skimage import data
 
-from workers.inference import masks
 from workers.inference.answers import Found, Instance
-from workers.inference.images import RGB
 from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
+from workers.inference.reading.images import RGB
+from workers.inference.shapes import masks
 from workers.tiny.architecture import write_random_checkpoint
 
 torch.set_num_threads(1)

@@ -12,11 +12,11 @@ from db.columns import LARGEST_COORDINATE
 from workers.errors import ErrorClass
 from workers.inference import answers
 from workers.inference.answers import Found, Instance, fault
-from workers.inference.images import ReadRules
 from workers.inference.items import Item, Segmented, Unreadable
-from workers.inference.masks import encode
-from workers.inference.pipeline import Pace, segment
 from workers.inference.protocol import Options
+from workers.inference.reading.images import ReadRules
+from workers.inference.shapes.masks import encode
+from workers.inference.stream.pipeline import Pace, segment
 
 GOOD = Instance(0.9, (-1.5, 0.0, 12.0, 8.0), 4, b"12")
 BOX = GOOD.box

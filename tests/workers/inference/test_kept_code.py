@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.quick_start import PROJECT
-from workers.inference import kept_code, outlines
+from workers.inference import kept_code
+from workers.inference.shapes import outlines
 
 SOURCE = Path(__file__)
 
@@ -98,7 +99,7 @@ def test_a_new_process_makes_masks_without_compiling_anything(folder: Path) -> N
     small = np.random.default_rng(1).random((2, 9, 9), dtype=np.float32)
     function(small, outlines._axis(9, 30), outlines._axis(9, 20), np.float32(0.5))
     script = (
-        "import numpy, workers.inference.outlines as it\n"
+        "import numpy, workers.inference.shapes.outlines as it\n"
         "print(it.encode(numpy.random.default_rng(1).random((2, 9, 9), dtype=numpy.float32), 20, 30, 0.5))\n"
         "others = [each for each in vars(it).values() if hasattr(each, 'py_func') and each is not it._encode]\n"
         "print([other.signatures for other in others])\n"

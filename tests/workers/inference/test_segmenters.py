@@ -36,7 +36,7 @@ def test_a_family_is_added_by_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kind", ["sam3", "sam3_lite_text", "sam3_video"])
 def test_all_kinds_of_sam3_are_served_by_one_segmenter(tmp_path: Path, kind: str) -> None:
-    assert family_of(checkpoint(tmp_path / "model", kind)) is named("workers.inference.sam3_model:Sam3Segmenter")
+    assert family_of(checkpoint(tmp_path / "model", kind)) is named("workers.inference.models.sam3_model:Sam3Segmenter")
 
 
 def test_a_checkpoint_of_an_unknown_family_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_an_unknown_family_is_refused_in_one_line(tmp_path: Path
 @pytest.mark.parametrize("kind", ["sam2", "sam2_video"])
 def test_a_pair_is_one_family(tmp_path: Path, kind: str) -> None:
     folders = checkpoint(tmp_path / "boxes", "grounding-dino"), checkpoint(tmp_path / "masks", kind)
-    assert family_of(*folders) is named("workers.inference.families.grounded_sam2:GroundedSam2Segmenter")
+    assert family_of(*folders) is named("workers.inference.models.grounded_sam2:GroundedSam2Segmenter")
     with pytest.raises(ModelUnusable, match=rf"of type {kind}\+grounding-dino; we have code for"):
         family_of(*reversed(folders))
 

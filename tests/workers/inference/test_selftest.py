@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from workers.inference.answers import Found, Instance
+from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.protocol import Options, OutOfMemory
-from workers.inference.sam3_model import Sam3Segmenter
 from workers.inference.selftest import SelfTestFailed, check, fits_compiled
 
 

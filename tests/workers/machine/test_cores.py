@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.inference.pipeline import Pace
+from workers.inference.stream.pipeline import Pace
 from workers.machine import cores
 from workers.machine.cores import usable_cores
 from workers.settings import Settings

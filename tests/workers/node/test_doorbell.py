@@ -33,10 +33,10 @@ from tests.terminals import wait_until
 from tests.workers import runs
 from workers.broker.connection import Doorbells
 from workers.inference import selftest
-from workers.inference.images import RGB, ReadImage, ReadRules, read_image
-from workers.inference.pipeline import Pace
 from workers.inference.protocol import Options, Pixels
+from workers.inference.reading.images import RGB, ReadImage, ReadRules, read_image
 from workers.inference.stages import Report
+from workers.inference.stream.pipeline import Pace
 from workers.node.breaker import Breaker
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import Infrastructure
@@ -646,7 +646,7 @@ def test_after_a_crash_a_chunk_goes_one_batch_at_a_time_each_written_down_before
         seen.append((Path(path).stem, (chunk.inflight_first, chunk.inflight_last), states))
         return read_image(path, rules, report)
 
-    monkeypatch.setattr("workers.inference.pieces.read_image", look)
+    monkeypatch.setattr("workers.inference.stream.pieces.read_image", look)
     assert answer(runs.message(rung))["segmented"] == 5
     done, pending = ["done"], ["pending"]
     assert seen == [
@@ -874,7 +874,8 @@ def test_an_image_whose_values_the_database_refuses_fails_alone(
         return found if image.shape[1] != 42 else replace(found, instances=(replace(found.instances[0], box=nothing),))
 
     monkeypatch.setattr(FakeSegmenter, "_found", no_edge)
-    monkeypatch.setattr("workers.inference.pipeline.fault", lambda *_: None)  # which should have let nothing through
+    # Nothing is found wrong with an outcome, so that the database sees it.
+    monkeypatch.setattr("workers.inference.stream.pipeline.fault", lambda *_: None)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4), chunk_size=4)
     [rung] = runs.ring(sessions, run_id)
     answer(runs.message(rung))

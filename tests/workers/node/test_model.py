@@ -22,9 +22,9 @@ from tests.workers import runs
 from tests.workers.node.conftest import Clock, Start, answering, declined
 from workers.errors import Unreachable
 from workers.inference.answers import Found
-from workers.inference.images import RGB
+from workers.inference.models.torch_checkpoint import weights_sha256
 from workers.inference.protocol import Options, OutOfMemory
-from workers.inference.torch_checkpoint import weights_sha256
+from workers.inference.reading.images import RGB
 from workers.node.model import make_segmenter
 from workers.node.refusals import UNUSABLE_SECONDS, Declined
 from workers.settings import Settings

@@ -14,7 +14,7 @@ from tests import buckets as door
 from tests.buckets import Bucket
 from tests.db import scenario
 from tests.workers import runs
-from workers.inference import buckets
+from workers.inference.reading import buckets
 from workers.node.faults import Infrastructure
 from workers.node.servers import check_servers
 

@@ -19,7 +19,7 @@ from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs
 from tests.workers.node.conftest import Start, work_off
-from workers.inference.masks import encode
+from workers.inference.shapes.masks import encode
 from workers.node.node import Node
 
 SIZE = (150, 100)  # width, height; with tiles of 64 pixels that share 16 there are 1 + 3 x 2 views

@@ -1,0 +1,90 @@
+"""Does a whole run on this machine: source, broker, nodes, results. Knows the flags by their names only."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from db.patience import Patience
+from db.session import sqlite_url
+from producer.cli.at_hand import STANDARD_INPUT, at_hand
+from producer.cli.dry_run import report_dry_run
+from producer.cli.exported import interruptible
+from producer.cli.flags.options import asked_prompts, run_name
+from producer.cli.local.run_record import record_run
+from producer.cli.local.run_results import following
+from producer.cli.local.run_summary import Spent, finish
+from producer.cli.local.run_work import local_slots, work_off
+from producer.cli.local.workplace import StateLock, new_folders
+from producer.cli.run_folder import (
+    check_targets,
+    hints,
+    is_run_folder,
+    read_run_file,
+    refuse_other_run,
+    refuse_other_runs_state,
+    run_of_folder,
+)
+from producer.cli.run_request import open_input, run_request
+from producer.layout import DATABASE_FILE, STATE_FOLDER
+from producer.results.files.inputs import Inputs
+from producer.results.files.targets import Targets
+from producer.results.status import Standing
+from producer.sources import place
+from workers.cli import base
+from workers.cli.base import RUN_FILE, say
+from workers.cli.worker import node_settings
+from workers.fleet.valkey import BundledBroker
+from workers.fleet.weights import check_models, model_folders
+from workers.inference.segmenters import family_name
+from workers.settings import Settings
+
+
+def run(given: str, output: Path, flags: dict[str, Any]) -> int:
+    """Segment the source at the place `given`, or what is piped in; return the exit code. Raises `Sam3Error`."""
+    settings = node_settings(**flags | {"state_dir": flags["state_dir"] or output / STATE_FOLDER})
+    keep = not flags["dry_run"]
+    there = read_run_file(output).run if given == STANDARD_INPUT and is_run_folder(output) else None
+    is_here = given != STANDARD_INPUT and not place.is_url(given)  # else it may be kept in the state folder
+    folders = new_folders(output, settings.state_dir) if keep and not is_here else nullcontext()
+    with folders, at_hand(given, settings.state_dir, flags["run"] or there, keep=keep) as (source, changes):
+        return _run(source, output, settings, flags | changes)
+
+
+def _check_everything(settings: Settings) -> None:
+    """Raise `ModelUnusable` if the model, which is here, is of no type that finds everything."""
+    if settings.segmenter is None:
+        family_name(*model_folders(settings.model), everything=True)
+
+
+def _run(given: str, output: Path, settings: Settings, flags: dict[str, Any]) -> int:
+    prompts = asked_prompts(flags)
+    source = open_input(given, prompts, flags | {"output": output})
+    name = run_of_folder(output, flags["run"], source.place)
+    name = name or run_name(flags["run"], source.place, flags["moved_from"])
+    request = run_request(name, prompts, source, settings, flags)
+    refuse_other_run(output, request.name, source.place, flags["state_dir"])
+    targets = Targets(output, Inputs(sources=[(request.name, source.place)]), force=flags["force"])
+    check_targets(targets, flags["also"])
+    if flags["dry_run"]:
+        return report_dry_run(source, request, sqlite_url(settings.state_dir / DATABASE_FILE), flags)
+    with new_folders(output, settings.state_dir), interruptible(resumes=True), StateLock(settings.state_dir):
+        check_models([settings.model], settings)  # first, as nothing works without the weights and their licence
+        if request.frozen.points_per_side is not None:
+            _check_everything(settings)
+        slots = local_slots(flags["gpus"], flags["num_gpus"])
+        database = sqlite_url(settings.state_dir / DATABASE_FILE)
+        broker = BundledBroker(settings.state_dir / "broker")
+        settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
+        patience = Patience(settings.patience_seconds, say)
+        sessions = base.open_database(database, create=True, run_file=output / RUN_FILE, patience=patience)
+        settings = base.identified(settings, sessions)
+        if not flags["state_dir"]:
+            refuse_other_runs_state(sessions, output, request.name)
+        shared = bool(flags["state_dir"])
+        request = replace(request, **asdict(hints(sessions, output, request.name, database, shared=shared)))
+        found = record_run(sessions, source, request, settings, output, flags)
+        before, began = Standing(sessions, found.run_id).progress.images.ended, time.monotonic()
+        asked = work_off(found, broker, slots, following(found, flags["select"], force=flags["force"]))
+        return finish(found, flags, asked, Spent(time.monotonic() - began, before), source)
