@@ -236,7 +236,9 @@ def known_prompts(session: Session, run_id: int, wanted: Sequence[str]) -> dict[
     """Ids of those of these (at most 1000) prompts that the run has."""
     texts = {Wording.read(typed).text for typed in wanted}
     rows = select(Prompt.text, Prompt.class_name, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(texts))
-    return {str(Wording(text, class_name)): id for text, class_name, id in session.execute(rows)}
+    # The same text may have other classes in other prompts of the run.
+    known = {str(Wording(text, class_name)): id for text, class_name, id in session.execute(rows)}
+    return {typed: known[typed] for typed in wanted if typed in known}
 
 
 def _insert_images(

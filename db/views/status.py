@@ -156,7 +156,7 @@ def run_view(session: Session, run_id: int, *, row_prompts: bool = True) -> RunV
         frozen=run.frozen,
         prompts={prompt.id: prompt.text for prompt in shown},
         every_image=tuple(prompt.id for prompt in prompts if prompt.every_image),
-        class_of={prompt.id: classes[prompt.class_name].id for prompt in prompts},
+        class_of={prompt.id: classes[prompt.class_name].id for prompt in shown},
         classes={one.id: one for one in classes.values() if one.name in listed or one.name not in dropped},
         **{name: getattr(run, name) for name in own},
     )

@@ -1,6 +1,7 @@
 """`--add-prompt` and `--drop-prompt`, as a person meets them."""
 
 import csv
+import json
 import sqlite3
 from pathlib import Path
 
@@ -124,11 +125,27 @@ def test_a_dropped_prompt_is_in_no_output_until_it_is_added_again_at_no_cost(fac
 
     assert told.err.splitlines()[0] == "run faces has hat no longer"
     assert not [column for column in table(faces)[0] if column.startswith("hat")]
+    faces(export, "faces", "--format", "coco", "-o", "out.json")
+    assert [one["name"] for one in json.loads((faces.home / "out.json").read_text())["categories"]] == ["person"]
     assert faces(status, "faces", "--json").json["images"]["empty"] == 1
     again = faces(enqueue, *GIVEN, "--add-prompt", "hat")
     assert again.err.splitlines()[0] == "run faces has hat now"
     assert "to compute" not in again.err
     assert table(faces) == before
+
+
+def test_the_same_words_with_another_class_are_another_prompt(faces: Shell) -> None:
+    faces(enqueue, *CSV, "--add-prompt", "hat=clothes")
+    work_off(faces)
+    faces(enqueue, *CSV, "--add-prompt", "hat")
+    work_off(faces)
+
+    faces(enqueue, *CSV, "--drop-prompt", "hat")
+
+    assert faces(enqueue, *GIVEN, "--prompt", "hat=clothes", "--json").json["already_done"] == 3
+    faces(enqueue, *CSV, "--drop-prompt", "hat=clothes")
+    faces(enqueue, *CSV, "--add-prompt", "hat")
+    assert faces(enqueue, *GIVEN, "--prompt", "hat", "--json").json["already_done"] == 3
 
 
 def test_what_could_not_be_computed_is_told_and_may_be_retried(faces: Shell) -> None:
