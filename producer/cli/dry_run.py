@@ -11,7 +11,7 @@ from db.intake import NewRow
 from producer.cli.flags.options import exit_code
 from producer.cli.flags.prompt_flags import tell_cost
 from producer.cli.progress import Meter
-from producer.cli.projection import projected
+from producer.cli.projection import projected, prompts_after
 from producer.runs.load import Recorded, RunRequest, asked_rows, auto_chunk_size, check
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
@@ -51,12 +51,12 @@ def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict
         more = {"first": first, "left_out": left_out, **source.named_columns, "cost": cost}
         base.print_json(facts | {"dry_run": True} | more)
     else:
-        prompts = json.dumps(request.prompts, ensure_ascii=False)
+        prompts = json.dumps(prompts_after(url, request), ensure_ascii=False)
         click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {prompts}")
         _tell_rows(source, rejected, first)
-        if told_cost:
+        if told_cost and not request.change:  # else its cost is told already
             click.echo(told_cost)
-        elif price is not None:
+        elif price is not None and not told_cost:
             say("no run of this model was measured here: run a part of it first, such as --limit 100 --run try")
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
 

@@ -62,6 +62,15 @@ def projected_addition(url: str, request: RunRequest, price: float | None) -> st
     return f"{again}: {cost.removeprefix('would take ')}" if cost else again
 
 
+def prompts_after(url: str, request: RunRequest) -> tuple[str, ...]:
+    """The prompts that the run has after the command, as far as the database can be read."""
+    known = None
+    if request.change:
+        with suppress(SQLAlchemyError, DatabaseUnusable, OSError), reading(connect(url, create=False)) as session:
+            known = find_run(session, request.name)
+    return request.change.applied(request.prompts if known is None else known.prompts)
+
+
 def _look(session: Session, frozen: Frozen, prompts: int) -> tuple[Measured | None, int]:
     measured = measured_with(session, frozen.model, prompts, frozen.points_per_side)
     return measured, presence.live_workers(session)

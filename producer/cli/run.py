@@ -13,7 +13,7 @@ from producer.cli.flags.options import (
     run_flags,
     stop_flag,
 )
-from producer.cli.flags.param_types import OUTPUT_FOLDER, SourcePlace
+from producer.cli.flags.param_types import OUTPUT_FOLDER, STATE_FOLDER, SourcePlace
 from producer.cli.flags.redo import redo_flag
 from producer.results.formats import MODULES
 from sam3_start import QuickImports
@@ -30,9 +30,7 @@ ALWAYS = ("csv", "png")  # these are written without being asked for
 @stop_flag
 @redo_flag
 @worker_flags
-@click.option(
-    "--state-dir", type=click.Path(path_type=Path), help="Folder for database, logs and broker instead of -o."
-)
+@click.option("--state-dir", type=STATE_FOLDER, help="Folder for database, logs and broker instead of -o.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing, not even a folder.")
 @click.option("--retry-failed", is_flag=True, help="Also try failed images again.")
 @click.option(

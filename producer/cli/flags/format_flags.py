@@ -4,12 +4,11 @@ The words behind `For` in a help text are the formats that take the flag.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from producer.cli.flags.param_types import Share
+from producer.cli.flags.param_types import MASK_FOLDER, Share
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -82,7 +81,7 @@ TABLES = (
     click.option(
         "--masks",
         metavar="DIR",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=MASK_FOLDER,
         help="For csv: the folder that png masks were exported to (default: the one in a sam3-run folder).",
     ),
     click.option(

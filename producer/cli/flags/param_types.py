@@ -78,6 +78,8 @@ class HerePath(click.Path):
 
 
 OUTPUT_FOLDER = HerePath("give a folder, then sam3-export RUN -o s3://bucket/key", file_okay=False)
+MASK_FOLDER = HerePath("give the folder of this machine that png masks were exported to", file_okay=False)
+STATE_FOLDER = HerePath("give a folder of this machine", file_okay=False)
 
 
 class SourcePlace(click.ParamType[str]):

@@ -12,8 +12,9 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
     """The run, its model and settings, and the choices of the export. There is no date, so that the same export gives
     the same bytes."""
     view = request.view
+    asked = "text prompts" if view.frozen.points_per_side is None else "a grid of points"
     return {
-        "description": f"run {view.name}, segmented by text prompts",
+        "description": f"run {view.name}, segmented by {asked}",
         "run": view.name,
         "image_root": view.source.root,
         **{name: value for name, value in asdict(view.frozen).items() if name != "classes"},

@@ -131,5 +131,7 @@ def test_everything_in_pictures_becomes_masks_and_run_yaml_repeats_it(terminal: 
     assert all(int(row["everything_instances"]) > 1 for row in rows)
     assert all((terminal.home / "out" / row["everything_mask"]).is_file() for row in rows)
     assert terminal.json("sam3-run", "--config", "out/run.yaml")["images"]["segmented"] == 2
+    made = json.loads((terminal.home / "out" / "masks" / ".sam3-masks.json").read_text())
+    assert "segmented by a grid of points" in str(made)
     higher = terminal.json("sam3-export", "out", "--format", "coco", "-o", "coco.json", "--threshold", "0.7")
     assert 0 < higher["instances"] < sum(int(row["everything_instances"]) for row in rows)

@@ -122,3 +122,9 @@ def test_a_format_that_fills_a_folder_fills_a_part_of_the_bucket_and_goes_on(she
     assert (bucket.get("masks/person/000001.jpg.png") or b"").startswith(b"\x89PNG")
     shell(export, "faces", "--format", "coco", "--shard-images", "2", "-o", f"{bucket.url}/shards")
     assert bucket.get("shards/coco-000000.json") is not None
+
+
+def test_masks_of_a_table_are_looked_for_in_folders_of_this_machine_only(shell: Shell, bucket: Bucket) -> None:
+    error = shell(export, "faces", "--format", "csv", "--masks", f"{bucket.url}/masks", "-o", "-", code=2).error
+
+    assert "Invalid value for '--masks': a URL is no place for that; give the folder of this machine" in error

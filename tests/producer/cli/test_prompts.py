@@ -163,8 +163,11 @@ def test_what_could_not_be_computed_is_told_and_may_be_retried(faces: Shell) -> 
 
 
 def test_a_dry_run_tells_the_cost_and_changes_nothing(faces: Shell) -> None:
-    told = faces(enqueue, *GIVEN, "--add-prompt", "hat", "--dry-run")
+    write(faces.sessions, lambda session: session.execute(update(Chunk).values(waiting_seconds=6.0)))
+    told = faces(enqueue, *CSV, "--add-prompt", "hat", "--dry-run")
 
+    assert told.out.splitlines()[0].endswith('prompts: ["person", "hat"]')
+    assert "would take" not in told.out  # as images that are done are computed for one prompt only
     assert "3 images that are done go through the vision encoder again for hat" in told.err
     assert scenario.states(faces.sessions, 1) == ["done"] * 3
 
