@@ -153,4 +153,6 @@ def _identity(source: Source) -> dict[str, object]:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "none"
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else f"{value}"

@@ -200,8 +200,11 @@ def _argument(request: RunRequest) -> str:
 
 def _wanted(facts: Source, request: RunRequest) -> Wanted:
     argument = None if request.argument is None else _argument(request)
+    advice = request.advice
+    if request.change:  # of a run that is there: under another name, or after a delete, there would be none to change
+        argument, advice = None, "Give the settings that the run was recorded with"
     copy = request.copy or f"{request.name}-{{}}"
-    return Wanted(request.name, facts, request.frozen, request.prompts, request.advice, argument, copy)
+    return Wanted(request.name, facts, request.frozen, request.prompts, advice, argument, copy)
 
 
 @contextmanager

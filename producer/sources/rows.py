@@ -122,6 +122,9 @@ class RowRules:
         if self._confined and (path[0] in "/." or ":" in path) and location.leaves(self._root, path):
             fault = f"the path leaves the image root {one_line(self._root)}; move the file below it, or choose another"
             raise BadRow(ErrorClass.OUTSIDE_ROOT, f"{fault} --image-root")
+        if path[:3] == "../" and urls.is_url(self._root):
+            fault = f"the path leads out of {one_line(self._root)} by .., which no bucket is asked for"
+            raise BadRow(ErrorClass.BAD_PATH, f"{fault}; write the whole URL of the object")
         return path
 
     def _column_count(self, cells: list[str]) -> str:

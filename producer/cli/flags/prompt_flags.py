@@ -47,6 +47,7 @@ def tell_change(recorded: "Recorded", request: "RunRequest") -> None:
         parts += [f"has {', '.join(change.drop)} no longer"] if change.drop else []
         say(f"run {request.name} {' and '.join(parts)}")
     elif change:
-        say(f"run {request.name} has these prompts already")
+        so = "has these prompts already" if change.add else f"is without {', '.join(change.drop)} already"
+        say(f"run {request.name} {so}")
     if recorded.adding:
         say(f"{counted(recorded.adding, 'image')} to compute for prompts that were added")

@@ -183,3 +183,13 @@ def test_a_source_that_cannot_be_had_is_told_in_one_line_before_anything_is_reco
     assert SECRET not in refused
     assert not (shell.home / "out").exists()
     assert not any(path.is_file() for path in (Path(shell.home.parent) / "state").rglob("*"))
+
+
+def test_a_row_that_leads_out_of_the_folder_of_a_list_in_a_bucket_is_rejected(shell: Shell, bucket: Bucket) -> None:
+    bucket.put("lists/faces.csv", b"path\n../photos/a.jpg\n")
+
+    told = shell(enqueue, "--source", f"{bucket.url}/lists/faces.csv", *PROMPT, "--dry-run", code=1)
+
+    assert (
+        f"the path leads out of {bucket.url}/lists by .., which no bucket is asked for; write the whole URL" in told.err
+    )

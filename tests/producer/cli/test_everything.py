@@ -64,7 +64,7 @@ def test_the_grid_and_thresholds_are_frozen_with_a_run_that_has_results(rows: Sh
     assert "2 already done" in rows(enqueue, *EVERYTHING, "--points-per-side", "32").out
     assert "points-per-side 32 there, 16 here" in rows(enqueue, *EVERYTHING, "--points-per-side", "16", code=2).error
     as_words = rows(enqueue, *ENQUEUE, "--prompt", "everything", code=2).error
-    assert "points-per-side 32 there, None here" in as_words
+    assert "points-per-side 32 there, none here" in as_words
 
 
 @pytest.mark.usefixtures("broker")

@@ -128,6 +128,7 @@ def test_a_dropped_prompt_is_in_no_output_until_it_is_added_again_at_no_cost(fac
     faces(export, "faces", "--format", "coco", "-o", "out.json")
     assert [one["name"] for one in json.loads((faces.home / "out.json").read_text())["categories"]] == ["person"]
     assert faces(status, "faces", "--json").json["images"]["empty"] == 1
+    assert "run faces is without hat already" in faces(enqueue, *GIVEN, "--drop-prompt", "hat").err
     again = faces(enqueue, *GIVEN, "--add-prompt", "hat")
     assert again.err.splitlines()[0] == "run faces has hat now"
     assert "to compute" not in again.err
@@ -190,7 +191,7 @@ def test_a_dry_run_tells_the_cost_and_changes_nothing(faces: Shell) -> None:
         ),
         (
             ("--threshold", "0.6", "--add-prompt", "hat"),
-            "has results with other settings: threshold 0.5 there",
+            "threshold 0.5 there, 0.6 here. Give the settings that the run was recorded with",
         ),
     ],
 )

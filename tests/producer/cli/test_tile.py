@@ -40,7 +40,7 @@ def test_tiles_are_frozen_with_a_run_that_has_results(rows: Shell) -> None:
     assert (run.tile, run.overlap) == ("1024", 128)
     scenario.worker(rows.sessions)
     scenario.commit_all(rows.sessions, scenario.claim(rows.sessions, 1, 1), 0.9)
-    assert "tile 1024 there, None here" in rows(enqueue, *ENQUEUE, code=2).error
+    assert "tile 1024 there, none here" in rows(enqueue, *ENQUEUE, code=2).error
     assert "overlap 128 there, 64 here" in rows(enqueue, *ENQUEUE, "--tile", "1024", "--overlap", "64", code=2).error
 
 
