@@ -61,8 +61,8 @@ def compare(name: str, ours: Sequence[Segmented], library: Any, processor: Any, 
 
 
 def _matches(outcome: Segmented, path: str, library: Any, processor: Any) -> list[Match]:
-    """Each of the library's best instances with the one of ours that has the nearest box. Not with the one of the best
-    mask: a mask may be empty in both."""
+    """Each of the library's best instances that has a mask with the one of ours that has the nearest box. The pipeline
+    leaves out instances with an empty mask."""
     ours = outcome.found[0].instances
     if not ours:
         return []
@@ -74,12 +74,12 @@ def _matches(outcome: Segmented, path: str, library: Any, processor: Any) -> lis
     found = (theirs[name].cpu().numpy() for name in ("scores", "boxes", "masks"))
     matches = []
     for score, box, mask in zip(*found, strict=True):
+        if not mask.any():
+            continue
         distance, best = min(
             ((float(np.abs(box - np.array(one.box)).max()), one) for one in ours), key=lambda pair: pair[0]
         )
         iou = masks.iou(best.rle, masks.encode(mask.astype(np.uint8)), outcome.height, outcome.width)
-        if not best.area and not mask.any():
-            iou = 1.0
         matches.append(Match(iou, abs(best.score - float(score)), distance * WIDTH / outcome.width))
     return matches
 
