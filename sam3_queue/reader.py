@@ -153,7 +153,7 @@ class Run:
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order of the source. The memory does not grow with the run."""
-        for image in self._images():
+        for image in self._images(self._choose):
             with _errors_of_ours():
                 row = self._row(image)
             yield row
@@ -176,16 +176,17 @@ class Run:
         """A row an image with nested results, or with `flat` a row an instance, as `sam3-export --format jsonl` has."""
         import pandas as pd
 
-        records = Records(replace(self._request, flat=flat))
-        rows = [record for image in self._images() for record in records.of(image)]
+        with _errors_of_ours():
+            self._read_again()
+        records = Records(replace(self._request, flat=flat))  # has the classes of this moment, and so has `choose`
+        rows = [record for image in self._images(self._request.choose) for record in records.of(image)]
         return pd.DataFrame(rows, columns=[*records.input_columns, *records.columns])
 
     @property
     def _choose(self) -> Chooser:
         return Chooser(self._view, self._request.choice, self._read_again)
 
-    def _images(self) -> Iterator[ExportedImage]:
-        choose = self._choose
+    def _images(self, choose: Chooser) -> Iterator[ExportedImage]:
         with _errors_of_ours():
             yield from results.exported_images(_sessions(self._url), self._view.id, choose.least_score, choose)
 
@@ -205,7 +206,7 @@ class Run:
         )
 
     def _read_again(self) -> RunView:
-        view = read(_sessions(self._url), _view_of, self.name) or self._view
+        view = read(_sessions(self._url), status.run_view, self._view.id) or self._view
         self._request = replace(self._request, view=view)
         return view
 

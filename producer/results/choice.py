@@ -148,7 +148,7 @@ class Chooser:
     """Applies a choice to the results of single images, and joins the prompts of each class."""
 
     def __init__(self, view: RunView, choice: Choice, newer: Callable[[], RunView] | None = None) -> None:
-        """`newer` reads the run again: rows that came after `view` was read may have brought prompts."""
+        """Results of prompts that came after `view` was read are left out, unless `newer` reads the run again."""
         self._view, self._choice, self._newer = view, choice, newer
         self._own = dict(choice.class_thresholds)
         self.least_score = min([choice.threshold, *self._own.values()])  # no lower score counts
@@ -159,8 +159,8 @@ class Chooser:
         The instances that are given have `least_score` already. `size` is the height and width of the image.
         """
         by_class: dict[int, list[PromptResult]] = {}
-        for result in results:
-            by_class.setdefault(self._class_of(result.prompt_id), []).append(result)
+        for result in self._known(results):
+            by_class.setdefault(self._view.class_of[result.prompt_id], []).append(result)
         found: _Found = {id: self._good(id, alike) for id, alike in by_class.items()}
         if self._choice.compares:
             found = self._not_overlapped(found, size)
@@ -170,10 +170,11 @@ class Chooser:
             for id, alike in by_class.items()
         )
 
-    def _class_of(self, prompt_id: int) -> int:
-        if prompt_id not in self._view.class_of and self._newer is not None:
+    def _known(self, results: Sequence[PromptResult]) -> list[PromptResult]:
+        """Those of prompts that the view has: one that was added, or dropped and added again, may be newer."""
+        if self._newer is not None and any(result.prompt_id not in self._view.prompts for result in results):
             self._view = self._newer()
-        return self._view.class_of[prompt_id]
+        return [result for result in results if result.prompt_id in self._view.prompts]
 
     def _good(self, class_id: int, results: Sequence[PromptResult]) -> Sequence[FoundInstance]:
         """The instances of a class that are good enough for themselves, highest score first."""

@@ -17,6 +17,7 @@ from db.migrate import ensure_schema
 from db.models import Image, Run
 from db.runs import begin_delete
 from db.session import Sessions, connect, write
+from tests.db import scenario
 from tests.producer.results.finished import Done, Ends, Failed, Input, ellipse, finish
 from tests.terminals import Terminal
 from tests.workers import runs
@@ -124,6 +125,21 @@ def test_a_data_frame_has_a_row_an_image_or_a_row_an_instance(opened: Open) -> N
     assert list(images["sam3_status"])[:2] == ["segmented", "empty"]
     assert list(instances["sam3_score"]) == [0.9, 0.6]
     assert len(opened(threshold=0.95).to_pandas(flat=True).columns) == len(instances.columns)
+
+
+@pytest.mark.parametrize("read", [list, lambda run: [run.row(1)], lambda run: run.to_pandas().to_dict("records")])
+def test_a_run_that_is_open_shows_the_prompts_that_were_added_since(
+    opened: Open, sessions: Sessions, read: Callable[[sam3_queue.Run], list[Any]]
+) -> None:
+    run = opened()
+    scenario.change_prompts(sessions, 1, add=["cat"])
+    scenario.work_off(sessions, 1, 0.9)
+
+    first = read(run)[0]
+
+    found = first["sam3_results"] if isinstance(first, dict) else first.results
+    assert [one["class"] if isinstance(one, dict) else one.class_name for one in found] == ["person", "Red hat", "cat"]
+    assert run.prompts == ["person", "Red hat", "cat"]
 
 
 def test_rows_of_an_edited_source_come_in_its_order(opened: Open, sessions: Sessions) -> None:

@@ -77,7 +77,7 @@ def finish(folder: Path, given: Input, ends: Ends, sessions: Sessions | None = N
         sessions = connect(f"sqlite:///{folder / 'state.db'}")
         ensure_schema(sessions)
     run_id = _enqueue(sessions, given)
-    _work(sessions, run_id, ends)
+    work(sessions, run_id, ends)
     with reading(sessions) as session:
         view = status.run_view(session, run_id)
     assert view is not None
@@ -97,7 +97,8 @@ def _enqueue(sessions: Sessions, given: Input) -> int:
     return run_id
 
 
-def _work(sessions: Sessions, run_id: int, ends: Ends) -> None:
+def work(sessions: Sessions, run_id: int, ends: Ends) -> None:
+    """A worker claims what is pending, and commits the images that have an end."""
     with sessions.begin() as session:
         worker = register(session, "gpu0@here", Process("here", "boot", 1, 1))
         view = status.run_view(session, run_id)
