@@ -28,9 +28,11 @@ class TakesBoxes(FakeSegmenter):
         super().__init__()
         self.facts = replace(self.facts, takes_boxes=True)
         self.given: dict[int, tuple[Box, ...]] = {}
+        self.prompts: set[tuple[str, ...]] = set()
 
     def predict(self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options) -> Any:
         self.given |= {pixels.width: pixels.boxes for pixels in batch}
+        self.prompts |= set(prompts)
         return super().predict(batch, prompts, options)
 
 
@@ -65,6 +67,23 @@ def test_boxes_reach_the_model_with_their_image_and_a_wrong_one_fails_its_image_
         "bad_box",
         "the box 1, 2, 30.5, 200 reaches beyond the image, which has 42 x 30 pixels as it is segmented",
     )
+
+
+def test_a_prompt_that_is_added_later_is_asked_with_the_boxes_of_each_row(
+    start: Start, sessions: Sessions, tmp_path: Path
+) -> None:
+    segmenter = TakesBoxes()
+    node = start(segmenter)
+    run_id = load(sessions, tmp_path, [(BOX, NOT_BOX), None, (NOT_BOX,)])
+    work_off(node, sessions, run_id)
+    scenario.change_prompts(sessions, run_id, add=["hat"])
+    segmenter.given.clear()
+    segmenter.prompts.clear()
+
+    work_off(node, sessions, run_id)
+
+    assert segmenter.prompts == {("hat",)}
+    assert {width: segmenter.given.get(width) for width in (40, 41, 42)} == {40: (BOX, NOT_BOX), 41: (), 42: (NOT_BOX,)}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
