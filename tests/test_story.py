@@ -73,6 +73,7 @@ def test_a_killed_worker_loses_nothing_and_a_mended_image_is_retried(
         "gone": 0,
         "changed": 0,
         "missing": 0,
+        "adding": 0,
         "redone": 0,
     }
 

@@ -1,5 +1,6 @@
 """The judge of chaos: pictures give another answer for each kind of run, and one that is not a run's own is seen."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from tests.chaos.models import FRAMES, SHAPES
 from tests.chaos.pictures import boxes_of, is_large, write_images
 
 SOME = tuple(f"{row:04}.png" for row in (1, 2, 5, 11, 13, 20, 22, 33, 73))
+
+
+@pytest.fixture(autouse=True)
+def _torch_of_other_tests_is_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models of chaos refuse to run in a process that has loaded torch, as other tests of this process may have."""
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
 
 
 @pytest.fixture(scope="module")

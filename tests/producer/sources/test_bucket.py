@@ -137,7 +137,7 @@ def test_an_export_into_the_source_itself_takes_no_image_away(bucket: Bucket) ->
         (door.FORBIDDEN, "{}/photos", r"cannot be read: the server says 403 Forbidden \(AccessDenied\)"),
         (door.BROKEN, "{}/photos", "cannot be read: the server says 500 Internal Server Error"),
         (door.SILENT, "{}/photos", "cannot be read: 127.0.0.1:.* does not answer: it takes too long"),
-        ("", "s3://no-such-bucket-of-ours/photos", r"cannot be read: the server says 404 Not Found \(NoSuchBucket\)"),
+        ("", "{}-is-not-there/photos", r"cannot be read: the server says 404 Not Found \(NoSuchBucket\)"),
         ("", "{}/nothing", "no images below it; give a part of a bucket with JPEG"),
         ("", "{}/*.gif", "matches no images; left out: 1 .*|matches no images; give a part"),
         ("", "{}/odd", 'Path "odd/a//b.jpg" contained empty path segment; give that object another key'),
