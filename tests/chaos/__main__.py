@@ -22,11 +22,13 @@ from db.session import connect, read
 from db.states import RunState
 from db.views.status import paused_runs
 from tests.chaos.answers import recorded, strange
+from tests.chaos.changes import change_again
 from tests.chaos.exports import disagreements
 from tests.chaos.faults import faults
+from tests.chaos.kept import compare
 from tests.chaos.kinds import TILE_FLAGS, kind_of
 from tests.chaos.pictures import NAMES, write_images, write_table
-from tests.chaos.verdict import capped, leftovers, rows_missed, verdicts
+from tests.chaos.verdict import capped, incomplete, leftovers, rows_missed, verdicts
 from tests.chaos.world import CANARY, CLOCKS, LAUNCHERS, MOST_MISSED, RUNS_AT_ONCE, SETTLE_SECONDS, World
 from tests.db import audit
 from tests.integration.faults.farm import Verdict, bugs_told
@@ -95,8 +97,11 @@ def settle(world: World) -> list[str]:
     print(f"all is quiet; {missed} images failed around {world.losses} losses of the mount", flush=True)
     if missed > world.losses * MOST_MISSED:
         odd.append("so many can only have failed because a lost mount was not noticed")
+    odd += change_again(world)
+    wait_for_the_end(world)
     tidy_up(world)
     wait_for_the_end(world)
+    complete(world)
     redo_changed(world)
     wait_for_the_end(world)
     odd += answers(world)
@@ -130,6 +135,18 @@ def cut_what_is_capped(world: World) -> None:
     for name in done_runs(world):
         if not kind_of(name).boxes:
             world.here.run("sam3-retry", name, "--capped", *TILE_FLAGS)
+
+
+def complete(world: World) -> None:
+    """Retry images that lack results of prompts that were added, until none does."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        lacking = [name for name in done_runs(world) if read(world.sessions, incomplete, name)]
+        if not lacking:
+            return
+        for name in lacking:
+            world.here.run("sam3-retry", name)
+        wait_for_the_end(world)
 
 
 def redo_changed(world: World) -> None:
@@ -171,7 +188,9 @@ def report(world: World, done: Counter[str], wrong: list[str], title: str) -> bo
     """Print the table; whether all is well. `wrong` is what was odd so far."""
     total, more, odd = read(world.sessions, verdicts)
     more["cut"] = world.cut
-    wrong += odd + [f"a bug: {told}" for told in bugs_told(world.here.home, expected={"Infrastructure", "Unforeseen"})]
+    more["kept"], changed = read(world.sessions, compare, world.kept)
+    wrong += odd + changed
+    wrong += [f"a bug: {told}" for told in bugs_told(world.here.home, expected={"Infrastructure", "Unforeseen"})]
     for log in world.here.home.glob("*.log"):
         if CANARY in log.read_text(errors="replace"):
             wrong.append(f"{log.name} holds a password")

@@ -14,6 +14,7 @@ from db.states import ImageState
 from tests.chaos.kinds import PROMPT, Kind, kind_of
 from tests.chaos.models import made
 from tests.chaos.pictures import boxes_of
+from tests.chaos.verdict import prompts_of
 from workers.inference.items import Item, Segmented
 from workers.inference.protocol import Options
 from workers.inference.reading.images import ReadRules
@@ -34,6 +35,7 @@ class Recorded:
     tiling: Tiling | None
     file: tuple[int | None, int | None]  # bytes and time of change when it was read
     answer: Answer
+    asked: tuple[str, ...] = (PROMPT,)  # those of the run; of an incomplete image, those that it has results of
 
     @property
     def is_cut(self) -> bool:
@@ -45,6 +47,7 @@ def recorded(session: Session, name: str) -> list[Recorded]:
     """The done images of a run that its source still has."""
     run = session.execute(select(Run).where(Run.name == name)).scalar_one()
     of_run = (Image.run_id == run.id, Image.state == ImageState.DONE, Image.load == run.load)
+    prompts = tuple(prompts_of(session, name))
     instances = defaultdict(list)
     found = select(Instance).join(Image, Image.id == Instance.image_id).where(*of_run).order_by(Instance.rank)
     for one in session.execute(found).scalars():
@@ -54,7 +57,7 @@ def recorded(session: Session, name: str) -> list[Recorded]:
     asked = (
         select(Result, Prompt.text).join(Image, Image.id == Result.image_id).join(Prompt, Prompt.id == Result.prompt_id)
     )
-    for result, text in session.execute(asked.where(*of_run).order_by(Prompt.id)):
+    for result, text in session.execute(asked.where(*of_run, Prompt.every_image).order_by(Prompt.id)):
         masks = tuple(instances[result.image_id, result.prompt_id])
         results[result.image_id].append((text, result.presence, result.capped, masks))
     return [
@@ -63,27 +66,30 @@ def recorded(session: Session, name: str) -> list[Recorded]:
             Tiling.of(image.tiling) if image.tiling else kind_of(name).tiling,
             (image.file_size, image.file_mtime_ns),
             (image.width, image.height, *results[image.id]),
+            tuple(text for text, *_ in results[image.id]) if image.adds else prompts,
         )
         for image in session.execute(select(Image).where(*of_run)).scalars()
     ]
 
 
-def alone(folder: Path, names: Sequence[str], kind: Kind) -> dict[str, Answer]:
-    """What these pictures give in a run of this kind, each in a batch of its own."""
+def alone(folder: Path, names: Sequence[str], kind: Kind, prompts: tuple[str, ...] = (PROMPT,)) -> dict[str, Answer]:
+    """What these pictures give in a run of this kind with these prompts, each in a batch of its own."""
     items = [
-        Item(number, str(folder / name), (PROMPT,), kind.tiling, boxes=boxes_of(name) if kind.boxes else ())
+        Item(number, str(folder / name), prompts, kind.tiling, boxes=boxes_of(name) if kind.boxes else ())
         for number, name in enumerate(names)
     ]
     pace = Pace(batch_size=1, threads=1)
     stream = pipeline.segment(items, made(kind.model, Settings()), ReadRules(), Options(), pace)
     outcomes = [outcome for batch in stream for outcome in batch]
-    return {names[one.id]: _answer(one) for one in outcomes if isinstance(one, Segmented)}
+    return {names[one.id]: _answer(one, prompts) for one in outcomes if isinstance(one, Segmented)}
 
 
-def _answer(outcome: Segmented) -> Answer:
-    [found] = outcome.found
-    masks = tuple((one.score, one.box, one.area, one.rle) for one in found.instances)
-    return (outcome.width, outcome.height, (PROMPT, found.presence, found.capped, masks))
+def _answer(outcome: Segmented, prompts: tuple[str, ...]) -> Answer:
+    results = [
+        (text, found.presence, found.capped, tuple((one.score, one.box, one.area, one.rle) for one in found.instances))
+        for text, found in zip(prompts, outcome.found, strict=True)
+    ]
+    return (outcome.width, outcome.height, *results)
 
 
 def strange(name: str, folder: Path, images: Sequence[Recorded], is_done: bool) -> Iterator[str]:
@@ -95,9 +101,9 @@ def strange(name: str, folder: Path, images: Sequence[Recorded], is_done: bool) 
     if is_done and len(fresh) < len(images):
         yield f"{name}: {len(images) - len(fresh)} results are of pictures that were changed since"
     wrong = []
-    for tiling in {image.tiling for image in fresh}:
-        these = {image.path: image.answer for image in fresh if image.tiling == tiling}
-        right = alone(folder, list(these), replace(kind_of(name), tiling=tiling))
+    for tiling, asked in {(image.tiling, image.asked) for image in fresh}:
+        these = {image.path: image.answer for image in fresh if (image.tiling, image.asked) == (tiling, asked)}
+        right = alone(folder, list(these), replace(kind_of(name), tiling=tiling), asked)
         wrong += [path for path, answer in these.items() if answer != right.get(path)]
     if wrong:
         yield f"{name}: {len(wrong)} images have another answer than alone: {sorted(wrong)[:5]}"

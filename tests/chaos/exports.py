@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.models import Image, Instance, Result, Run
+from db.models import Image, Instance, Prompt, Result, Run
 from db.session import read
 from db.states import ImageState
-from tests.chaos.kinds import PROMPT
 from tests.chaos.world import World
 
 
@@ -23,10 +22,14 @@ class Truth:
         of_run = (Image.run_id == run.id, Image.load == run.load if run.source_ended else Image.run_id == run.id)
         place = func.coalesce(Image.position, Image.row)
         images = session.execute(select(Image).where(*of_run).order_by(place)).scalars().all()
-        found = select(Instance.image_id, func.count()).join(Image, Image.id == Instance.image_id)
-        found = found.where(*of_run, Instance.score >= run.threshold).group_by(Instance.image_id)
-        counts = dict(row.tuple() for row in session.execute(found))
-        self.done = {image.path: counts.get(image.id, 0) for image in images if image.state == ImageState.DONE}
+        found = select(Image.path, Prompt.text, func.count()).join(Instance, Instance.image_id == Image.id)
+        found = found.join(Prompt, Prompt.id == Instance.prompt_id).where(*of_run, Prompt.every_image)
+        found = found.where(Image.state == ImageState.DONE, Instance.score >= run.threshold)
+        self.masks, counts = set[str](), Counter[str]()
+        for path, prompt, count in session.execute(found.group_by(Image.path, Prompt.text)):
+            self.masks.add(f"{prompt}/{path}.png")
+            counts[path] += count
+        self.done = {image.path: counts[image.path] for image in images if image.state == ImageState.DONE}
         self.table = [(image.path, self._status(image)) for image in images]
         wrong = select(func.count()).select_from(Result).join(Image, Image.id == Result.image_id)
         self.stray = session.execute(wrong.where(*of_run, Image.state != ImageState.DONE)).scalar_one()
@@ -54,8 +57,9 @@ def disagreements(world: World, name: str) -> Iterator[str]:
     counts = Counter(paths[annotation["image_id"]] for annotation in coco["annotations"])
     if {path: counts[path] for path in paths.values()} != truth.done:
         yield f"{name}: COCO has {len(paths)} images with {counts.total()} instances, SQL {len(truth.done)}"
-    masks = {str(path.relative_to(folder / "masks" / PROMPT)) for path in (folder / "masks").rglob("*.png")}
-    if masks != {f"{path}.png" for path, count in truth.done.items() if count}:
-        yield f"{name}: {len(masks)} masks were written for {sum(map(bool, truth.done.values()))} segmented images"
+    masks = {str(path.relative_to(folder / "masks")) for path in (folder / "masks").rglob("*.png")}
+    if masks != truth.masks:
+        different = sorted(masks ^ truth.masks)[:5]
+        yield f"{name}: {len(masks)} masks were written, of {len(truth.masks)} in SQL; different: {different}"
     if truth.stray:
         yield f"{name}: {truth.stray} results belong to images that are not done"

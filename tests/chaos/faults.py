@@ -11,6 +11,7 @@ import psycopg
 import redis
 
 from db.session import read
+from tests.chaos.changes import ADD, DROP, change, change_beside, change_half
 from tests.chaos.kinds import TILE_FLAGS
 from tests.chaos.pictures import IMAGES, NAMES, SPECIAL, repaint, write_table
 from tests.chaos.verdict import runs_that_read_nothing
@@ -174,6 +175,10 @@ def faults(world: World) -> dict[str, Callable[[World], object]]:
         "pictures changed": change_pictures,
         "exported in the middle": export_some,
         "run cancelled": lambda world: again(world, "sam3-cancel"),
+        "prompt added": lambda world: change(world, ADD),
+        "prompt dropped": lambda world: change(world, DROP),
+        "change of prompts broken off": change_half,
+        "prompt added beside another command": change_beside,
         "runs paused": pause,
         "run steered": steer,
         "run retried": lambda world: again(world, "sam3-retry"),

@@ -7,6 +7,7 @@ from tests.chaos.pictures import BOX_COLUMN, OVERLAP, TILE
 from workers.inference.tiles import Tiling
 
 PROMPT = "person"
+PROMPTS = (PROMPT, "hat", "cup")  # all but the first are added to runs that go on
 TILES = Tiling(TILE, OVERLAP)
 TILE_FLAGS = ("--tile", str(TILE), "--overlap", str(OVERLAP))
 
@@ -22,11 +23,11 @@ class Kind:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What sam3-enqueue is told of them."""
+        """What sam3-enqueue is told of them, beside the prompts."""
         tiles = TILE_FLAGS if self.tiling else ()
         boxes = ("--box-column", BOX_COLUMN) if self.boxes else ()
         dedupe = ("--dedupe",) if self.dedupe else ()
-        return ("--prompt", PROMPT, "--model", self.model, *tiles, *boxes, *dedupe)
+        return ("--model", self.model, *tiles, *boxes, *dedupe)
 
 
 KINDS = (

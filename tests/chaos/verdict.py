@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
 from db.claims import MAX_ATTEMPTS
-from db.models import Chunk, Image, Result, Run
+from db.models import Chunk, Image, Prompt, Result, Run
 from db.states import LIVE, ImageState, RunState
 from tests.chaos.kinds import kind_of
 from tests.chaos.pictures import BAD_BOX, BAD_TILE, SPECIAL
@@ -27,6 +27,24 @@ def unfinished(session: Session) -> Sequence[str]:
     return session.execute(select(Run.name).where(Run.state.not_in(("done", "cancelled")))).scalars().all()
 
 
+def prompts_of(session: Session, name: str) -> list[str]:
+    """Those that the run has now, in their order; none if there is no such run."""
+    prompts = select(Prompt.text).join(Run, Run.id == Prompt.run_id).where(Run.name == name, Prompt.every_image)
+    return list(session.execute(prompts.order_by(Prompt.id)).scalars())
+
+
+def is_unsettled(session: Session, name: str) -> bool:
+    """Whether the run's prompts were changed, and its images have not all followed."""
+    return bool(session.execute(select(Run.unsettled).where(Run.name == name)).scalar_one_or_none())
+
+
+def incomplete(session: Session, name: str) -> int:
+    """Done images of the run without results of some prompts that were added."""
+    run_id = select(Run.id).where(Run.name == name).scalar_subquery()
+    lacking = (Image.run_id == run_id, Image.state == ImageState.DONE, Image.adds)
+    return session.execute(select(func.count(Image.id)).where(*lacking)).scalar_one()
+
+
 def runs_that_read_nothing(session: Session) -> int:
     read_one = select(Image.id).where(Image.run_id == Run.id, Image.state == ImageState.DONE).exists()
     blind = select(func.count()).select_from(Run).where(Run.state.in_(("loading", "active")), ~read_one)
@@ -39,10 +57,12 @@ def rows_missed(session: Session) -> int:
 
 
 def capped(session: Session, name: str) -> int:
-    """Images of the run with a capped result."""
+    """Images of the run with a capped result of a prompt that it has."""
     run_id = select(Run.id).where(Run.name == name).scalar_subquery()
-    results = select(Result.image_id).join(Image, Image.id == Result.image_id)
-    found = results.where(Image.run_id == run_id, Result.capped).distinct().subquery()
+    results = (
+        select(Result.image_id).join(Image, Image.id == Result.image_id).join(Prompt, Prompt.id == Result.prompt_id)
+    )
+    found = results.where(Image.run_id == run_id, Result.capped, Prompt.every_image).distinct().subquery()
     return session.execute(select(func.count()).select_from(found)).scalar_one()
 
 
@@ -63,7 +83,7 @@ def verdicts(session: Session) -> tuple[Verdict, Counter[str], list[str]]:
     for run in session.execute(select(Run)).scalars():
         one = judge(session, run.id)
         total = Verdict(*(getattr(total, word) + getattr(one, word) for word in Verdict.__dataclass_fields__))
-        wrong += failures(session, run)
+        wrong += [*failures(session, run), *lacking(session, run)]
         chunks = session.execute(select(Chunk).where(Chunk.run_id == run.id)).scalars().all()
         more["recovered"] += sum(chunk.images for chunk in chunks if chunk.fence > 1)
         more["retried"] += audit.retried(session, run.id)
@@ -75,6 +95,21 @@ def verdicts(session: Session) -> tuple[Verdict, Counter[str], list[str]]:
             if chunk.cancelled and run.state != RunState.CANCELLED:
                 wrong.append(f"run {run.name}, chunk {chunk.number}: {chunk.cancelled} images are cancelled")
     return total, more, wrong
+
+
+def lacking(session: Session, run: Run) -> list[str]:
+    """Which images have not exactly one result of each prompt of the run; incomplete ones need not."""
+    prompts = set(session.execute(select(Prompt.id).where(Prompt.run_id == run.id, Prompt.every_image)).scalars())
+    whole = (Image.run_id == run.id, Image.state == ImageState.DONE, Image.prompts.is_(None), ~Image.adds)
+    results = select(Image.id, Result.prompt_id).outerjoin(Result, Result.image_id == Image.id).where(*whole)
+    has: dict[int, list[int]] = {}
+    for id, prompt_id in session.execute(results):
+        has.setdefault(id, []).extend({prompt_id} & prompts)
+    odd = sorted(id for id, ids in has.items() if sorted(ids) != sorted(prompts))
+    wrong = [f"run {run.name}: these images lack results, or have some twice: {odd[:5]}"] if odd else []
+    if run.state == RunState.DONE and (left := incomplete(session, run.name)):
+        wrong.append(f"run {run.name}: {left} images are incomplete, although they were retried")
+    return wrong + [f"run {run.name} is unsettled"] * run.unsettled
 
 
 def failures(session: Session, run: Run) -> list[str]:

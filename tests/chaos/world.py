@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from db.session import Sessions, read
-from tests.chaos.kinds import kind_of
-from tests.chaos.verdict import unfinished
+from tests.chaos.kept import Kept
+from tests.chaos.kinds import PROMPT, kind_of
+from tests.chaos.verdict import prompts_of, unfinished
 from tests.integration.faults.farm import descendants
 from tests.integration.processes import parent_of
 from tests.integration.valkey import Valkey
@@ -52,6 +53,8 @@ class World:
     runs: int = 0
     losses: int = 0  # of the mount
     cut: int = 0  # images whose answer at the end comes from tiles
+    kept: list[Kept] = field(default_factory=list)  # what images had when the prompts of their run were changed
+    changes: dict[str, tuple[str, str]] = field(default_factory=dict)  # by run: the last flag for that, and the prompt
     undo: dict[str, tuple[float, Callable[[], object]]] = field(default_factory=dict)  # when a fault is over, and how
 
     def start(self, name: str) -> None:
@@ -65,9 +68,16 @@ class World:
             self.runs += 1
 
     def flags(self, name: str) -> tuple[str, ...]:
-        """What sam3-enqueue is told of a run."""
-        source = ("--csv", str(self.table), "--image-root", str(self.images))
-        return (*source, *kind_of(name).flags, "--run", name, "--chunk-size", "20")
+        """What sam3-enqueue is told of a run, with the prompts that it has at this moment."""
+        prompts = read(self.sessions, prompts_of, name) or [PROMPT]
+        return (*self.source, *self.settings(name), *(word for prompt in prompts for word in ("--prompt", prompt)))
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        return "--csv", str(self.table), "--image-root", str(self.images)
+
+    def settings(self, name: str) -> tuple[str, ...]:
+        return (*kind_of(name).flags, "--run", name, "--chunk-size", "20")
 
     @property
     def images(self) -> Path:

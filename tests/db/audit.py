@@ -3,7 +3,7 @@
 Rows that look right afterwards do not tell who wrote them, and a primary key hides a second result. Knows no pixels.
 """
 
-from sqlalchemy import Column, ColumnElement, Integer, MetaData, Table, Text, func, not_, select
+from sqlalchemy import Boolean, Column, ColumnElement, Integer, MetaData, Table, Text, func, not_, select
 from sqlalchemy.orm import Session
 
 from db.chunks import Transition
@@ -36,6 +36,7 @@ step = Table(
     Column("chunk_before", Integer),
     Column("chunk_after", Integer),
     Column("last_before", Integer),  # of a redo's chunk: the last chunk that the redo takes images from
+    Column("adds", Boolean),  # only prompts that were added are to be computed, or none could be
 )
 
 # Each time a chunk goes from one state to another.
@@ -58,7 +59,7 @@ NOTE_ARRIVAL = """INSERT INTO audit_arrival
     FROM image LEFT JOIN chunk ON chunk.id = image.chunk_id WHERE image.id = NEW.image_id"""
 NOTE_STEP = """INSERT INTO audit_step
     VALUES (NEW.run_id, NEW.id, OLD.state, NEW.state, OLD.chunk_id, NEW.chunk_id,
-        (SELECT parent_id FROM chunk WHERE chunk.id = NEW.chunk_id))"""
+        (SELECT parent_id FROM chunk WHERE chunk.id = NEW.chunk_id), NEW.adds)"""
 NOTE_MOVE = "INSERT INTO audit_move SELECT NEW.id, OLD.state, NEW.state WHERE OLD.state <> NEW.state"
 NOTE_PAUSE = "INSERT INTO audit_pause VALUES (NEW.id)"
 NOTE_CLAIMED_IN_PAUSE = "INSERT INTO audit_claimed_in_pause VALUES (NEW.run_id, NEW.id)"
