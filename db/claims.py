@@ -141,13 +141,19 @@ def claim(
         row = change_chunk(session, Transition.CLAIM_AGAIN, columns, *this_chunk, Chunk.owner_id == worker_id, **values)
     if row is None:
         return None
-    session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
     # The run exists: a delete removes chunks before their run, and this transaction has locked the chunk. The lock on
     # the run makes a change of its prompts wait for this claim, or this claim for the change: see `db.prompts`.
-    this_run = select(Run.threshold).where(Run.id == run_id).with_for_update(read=True)
-    threshold = session.execute(this_run).scalar_one()
+    this_run = select(Run.threshold, Run.uid).where(Run.id == run_id).with_for_update(read=True)
+    run = session.execute(this_run).one()
     images = pending_images(session, run_id, chunk_id)
-    return Claim(chunk_id, run_id, row.number, row.fence, threshold, images, serial=row.crashes > 0)
+    claimed = Claim(chunk_id, run_id, row.number, row.fence, run.threshold, images, serial=row.crashes > 0)
+    # If the UPDATE above waited for a correction, PostgreSQL looked at the chunk again, but not at the run. The chunk
+    # may have been rung meanwhile under the new settings.
+    if uid not in (None, run.uid):
+        release(session, claimed)
+        return None
+    session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
+    return claimed
 
 
 def _has_uid(uid: str | None) -> tuple[ColumnElement[bool], ...]:

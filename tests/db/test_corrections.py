@@ -9,6 +9,7 @@ from threading import Barrier, Event
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from db import claims, corrections, doorbells, intake
 from db.claims import Claim, LeaseLost, ModelUsed
@@ -163,6 +164,26 @@ def test_a_commit_that_is_under_way_is_waited_for_and_then_refuses_the_correctio
     )
     assert (finished, corrected) == (claims.Next.NOTHING, HasResults)
     assert view(sessions, run.id).frozen.model == run.frozen.model
+
+
+def corrected_and_rung(session: Session, run_id: int, uid: str) -> None:
+    corrections.correct(session, run_id, uid, OTHER, ("dog",))
+    doorbells.ring_pending(session, run_id, 9)
+
+
+def test_a_claim_that_waits_for_a_correction_gets_nothing_of_a_chunk_that_was_rung_since(sessions: Sessions) -> None:
+    run, held = view(sessions, load(sessions, numbered(2))), Event()
+    [rung] = write(sessions, doorbells.ring_pending, run.id, 9)
+    _, claimed = overlapping(
+        lambda: held_open(sessions, held, corrected_and_rung, run.id, run.uid),
+        lambda: write(sessions, claims.claim, run.id, rung.chunk_id, 1, 60, run.uid),
+        held,
+    )
+    assert claimed is None
+    chunk, now = scenario.chunk(sessions, rung.chunk_id), view(sessions, run.id)
+    assert (now.frozen, now.uid == run.uid) == (OTHER, False)
+    assert chunk.state in ("queued", "pending")
+    assert chunk.attempts == 0
 
 
 @pytest.mark.parametrize("late", ["claim", "commit"])
