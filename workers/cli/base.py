@@ -74,11 +74,18 @@ class Sam3Command(click.Command):
         except (KeyboardInterrupt, click.Abort):
             code = INTERRUPTED
         except Exception as error:
-            # An interrupt that comes while Python makes a class is a RuntimeError in Python 3.11.
-            interrupted = isinstance(error.__cause__, KeyboardInterrupt)
-            code = INTERRUPTED if interrupted else _told(error, prog, debug)
+            code = INTERRUPTED if _was_interrupted(error) else _told(error, prog, debug)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _was_interrupted(error: Exception) -> bool:
+    """Whether this error is what others made of a `KeyboardInterrupt`.
+
+    Python 3.11 raises a RuntimeError for one that comes while it makes a class, and pydantic a SchemaError whose text
+    alone tells what happened.
+    """
+    return isinstance(error.__cause__, KeyboardInterrupt) or KeyboardInterrupt.__name__ in str(error)
 
 
 def _told(error: Exception, prog: str, debug: bool) -> int:

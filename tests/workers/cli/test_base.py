@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from pydantic_core import SchemaValidator, core_schema
 
 from db.session import DatabaseUnusable
 from producer.cli.enqueue import main as enqueue
@@ -121,6 +122,20 @@ def test_ctrl_c_while_a_class_is_made_is_ctrl_c(run: Runner) -> None:
     @base.command("sam3-probe")
     def command() -> None:
         type("Made", (), {"attribute": Interrupted()})
+
+    ended = run(command)
+    assert (ended.code, ended.stderr) == (130, "")
+
+
+def test_ctrl_c_while_pydantic_makes_a_validator_is_ctrl_c(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    @base.command("sam3-probe")
+    def command() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("re.compile", interrupted)
+            SchemaValidator(core_schema.str_schema(pattern="a+", regex_engine="python-re"))
 
     ended = run(command)
     assert (ended.code, ended.stderr) == (130, "")
