@@ -123,6 +123,28 @@ def claim(
     None: another worker has the chunk, it is finished, or its run is paused or not active. With the `uid` that the
     worker read, also None if the run was given other settings since then, and with them another uid.
     """
+    row = _take(session, run_id, chunk_id, worker_id, lease_seconds, uid)
+    if row is None:
+        return None
+    # Written before the run is read with a shared lock: two claims that had it would each wait for the other to write.
+    unbegun = (Run.id == run_id, Run.started_at.is_(None), *_has_uid(uid))
+    session.execute(update(Run).where(*unbegun).values(started_at=now()))
+    # The run exists: a delete removes chunks before their run, and this transaction has locked the chunk. The lock on
+    # the run makes a change of its prompts wait for this claim, or this claim for the change: see `db.prompts`.
+    this_run = select(Run.threshold, Run.uid).where(Run.id == run_id).with_for_update(read=True)
+    run = session.execute(this_run).one()
+    images = pending_images(session, run_id, chunk_id)
+    claimed = Claim(chunk_id, run_id, row.number, row.fence, run.threshold, images, serial=row.crashes > 0)
+    # If `_take` waited for a correction, PostgreSQL looked at the chunk again then, but not at the run. The chunk may
+    # have been rung meanwhile under the new settings.
+    if uid not in (None, run.uid):
+        release(session, claimed)
+        return None
+    return claimed
+
+
+def _take(session: Session, run_id: int, chunk_id: int, worker_id: int, lease_seconds: float, uid: str | None) -> Any:
+    """queued -> running; the number, fence and crashes of the chunk, or None if the worker does not get it."""
     active = select(Run.id).where(Run.id == run_id, GOES_ON, *_has_uid(uid)).exists()
     columns = (Chunk.number, Chunk.fence, Chunk.crashes)
     this_chunk = (Chunk.id == chunk_id, Chunk.run_id == run_id)
@@ -139,21 +161,7 @@ def claim(
         # A worker holds one chunk at a time. If it holds this one already, its claim was committed before, but the
         # database's answer was lost.
         row = change_chunk(session, Transition.CLAIM_AGAIN, columns, *this_chunk, Chunk.owner_id == worker_id, **values)
-    if row is None:
-        return None
-    # The run exists: a delete removes chunks before their run, and this transaction has locked the chunk. The lock on
-    # the run makes a change of its prompts wait for this claim, or this claim for the change: see `db.prompts`.
-    this_run = select(Run.threshold, Run.uid).where(Run.id == run_id).with_for_update(read=True)
-    run = session.execute(this_run).one()
-    images = pending_images(session, run_id, chunk_id)
-    claimed = Claim(chunk_id, run_id, row.number, row.fence, run.threshold, images, serial=row.crashes > 0)
-    # If the UPDATE above waited for a correction, PostgreSQL looked at the chunk again, but not at the run. The chunk
-    # may have been rung meanwhile under the new settings.
-    if uid not in (None, run.uid):
-        release(session, claimed)
-        return None
-    session.execute(update(Run).where(Run.id == run_id, Run.started_at.is_(None)).values(started_at=now()))
-    return claimed
+    return row
 
 
 def _has_uid(uid: str | None) -> tuple[ColumnElement[bool], ...]:

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError, current_thread
+from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select
@@ -458,6 +460,28 @@ def test_two_last_chunks_that_end_at_the_same_moment_end_the_run(sessions: Sessi
         assert second.result(timeout=PATIENCE)
 
     assert scenario.run(sessions, run_id).state == "done"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_first_two_claims_of_a_run_do_not_wait_for_each_other(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(8))
+    rung = write(sessions, doorbells.ring_pending, run_id, 2)
+    both_read, read_by = Barrier(2), list[str]()
+
+    def meet(*args: Any) -> None:
+        if "FOR SHARE" in args[2]:
+            read_by.append(current_thread().name)
+            with suppress(BrokenBarrierError):  # it is broken if one has to wait for the other, as it should
+                both_read.wait(1)
+
+    event.listen(sessions.kw["bind"], "after_cursor_execute", meet)
+    with ThreadPoolExecutor(2) as threads:
+        claimed = [
+            threads.submit(write, sessions, claims.claim, run_id, one.chunk_id, worker_id)
+            for worker_id, one in enumerate(rung, start=1)
+        ]
+        assert all(one.result(PATIENCE) for one in claimed)
+    assert len(read_by) == len(set(read_by)) == 2  # none of them a second time, after a deadlock
 
 
 def test_many_workers_end_a_run_together(sessions: Sessions) -> None:
