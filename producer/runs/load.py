@@ -5,21 +5,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import IntegrityError
 
-from db import corrections, intake, named_leases, presence
+from db import corrections, intake, presence
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
 from db.models import typed_columns
 from db.prompts import ClaimedMeanwhile, change_prompts
-from db.session import Sessions, reading, write, write_once
+from db.session import Sessions, reading, write
 from db.slices import paced, slice_rows
 from db.states import RunState
 from db.values import Frozen, Source
 from producer.garbage import rarely_collected
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
+from producer.runs.loader import Loader
 from producer.runs.moving import moved_root
 from producer.runs.operate import Tell, settle
 from producer.runs.prompts import NO_CHANGE, PromptChange
@@ -30,17 +29,13 @@ from producer.sources.source import RowSource, Survey
 from producer.stopping import STOPPING, refusal, refuse
 from workers.cli.base import spelled_run
 from workers.errors import Sam3Error, UsageError
-from workers.fleet.processes import take_lease, this_process
 
 AUTO_CHUNK_IMAGES = 256  # so many that the time to fill and drain the pipeline hardly counts
 SMALLEST_AUTO_CHUNK = 8
 CHUNKS_FOR_EACH_WORKER = 4  # at least, in a small run, so that all workers end at about the same time
 
-LOAD_LEASE_SECONDS = 60.0
 FIRST_ROWS = 100  # rows whose files are checked before rows are added to a run
 
-Value = TypeVar("Value")
-Args = ParamSpec("Args")
 Check = Callable[[Sequence[str]], None]
 
 
@@ -208,7 +203,7 @@ def _wanted(facts: Source, request: RunRequest) -> Wanted:
 
 
 @contextmanager
-def _loading(sessions: Sessions, run_id: int, request: RunRequest) -> Iterator["Loader"]:
+def _loading(sessions: Sessions, run_id: int, request: RunRequest) -> Iterator[Loader]:
     """Hold the right to change a run's rows and settings alone. Raises `UsageError` if another process has it."""
     try:
         with Loader(sessions, run_id) as loader:
@@ -230,39 +225,6 @@ def _stopped(sessions: Sessions, request: RunRequest) -> Sam3Error:
     if known.state in STOPPING:
         return refusal(run, known.state)
     return UsageError(f"run {request.name} was cancelled while it was loaded; sam3-retry {run} takes up what it had")
-
-
-class Loader:
-    """The right to load a run alone: a named lease, which each slice renews in the transaction that adds its rows.
-
-    The lease of a loader that died on this machine is taken over at once. Raises `LoadTaken` if a living process or
-    another machine has it.
-    """
-
-    def __init__(self, sessions: Sessions, run_id: int) -> None:
-        self.sessions, self.run_id = sessions, run_id
-        self._name, self._me = f"load {run_id}", this_process()
-
-    def __enter__(self) -> Self:
-        if not take_lease(self.sessions, self._name, self._me, LOAD_LEASE_SECONDS):
-            raise LoadTaken
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(SQLAlchemyError):  # the lease then ends by itself
-            write(self.sessions, named_leases.release_lease, self._name, self._me)
-
-    def write(
-        self, work: Callable[Concatenate[Session, int, Args], Value], *args: Args.args, **kwargs: Args.kwargs
-    ) -> Value:
-        """Return `work(session, run_id, ...)`, run in one transaction. Raises `LoadTaken` if the lease is lost."""
-
-        def renewed(session: Session) -> Value:
-            if not named_leases.renew_lease(session, self._name, self._me, LOAD_LEASE_SECONDS):
-                raise LoadTaken
-            return work(session, self.run_id, *args, **kwargs)
-
-        return write_once(self.sessions, renewed)
 
 
 def _find(sessions: Sessions, name: str) -> KnownRun | None:

@@ -363,7 +363,7 @@ def test_while_one_loads_a_run_another_is_refused_at_every_moment(sessions: Sess
 def record_elsewhere(sessions: Sessions, faces: Path) -> None:
     """As another process would: the lease tells processes apart."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("producer.runs.load.this_process", lambda: Process("elsewhere", "boot", 1, 1))
+        patch.setattr("producer.runs.loader.this_process", lambda: Process("elsewhere", "boot", 1, 1))
         record(sessions, CsvSource(faces), REQUEST, lambda done, total: None)
 
 
