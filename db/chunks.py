@@ -29,6 +29,7 @@ DONE_COUNTERS = ("segmented", "empty", "instances", "capped", "warned", "incompl
 DONE_IMAGES = Chunk.segmented + Chunk.empty
 ENDED_IMAGES = DONE_IMAGES + Chunk.failed  # done or failed
 PENDING_IMAGES = Chunk.images - ENDED_IMAGES - Chunk.cancelled
+ATTEMPT_BACK = case((Chunk.attempts > 0, Chunk.attempts - 1), else_=0)  # as the attempt is not the chunk's fault
 NO_RANGE: dict[str, Any] = {"inflight_first": None, "inflight_last": None}  # no rows are known to be in hand
 NOTHING: Mapping[str, Any] = {}
 
@@ -200,6 +201,10 @@ class Transition(Enum):
         )
 
 
+class ClaimedMeanwhile(Exception):
+    """A worker has claimed a chunk since a change of its run began: the caller rolls back and tries again."""
+
+
 @dataclass(frozen=True)
 class HeldChunk:
     """A running chunk, locked until the transaction ends."""
@@ -282,6 +287,14 @@ def lock_chunks_of(session: Session, ids: Iterable[int]) -> None:
     """Lock the chunks with these ids like `lock_chunks`, however many there are."""
     for part in named_at_once(sorted(ids)):
         lock_chunks(session, Chunk.id.in_(part))
+
+
+def require_none_running(session: Session, run_id: int) -> None:
+    """Raise `ClaimedMeanwhile` if a chunk of the run is running. The caller took back those that were, and then locked
+    the run."""
+    running = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.RUNNING).limit(1)
+    if session.execute(running).first() is not None:
+        raise ClaimedMeanwhile
 
 
 def lock_run(session: Session, run_id: int) -> LockedRun | None:

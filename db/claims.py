@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
 from db.chunks import (
+    ATTEMPT_BACK,
     NO_RANGE,
     PENDING_IMAGES,
     HeldChunk,
@@ -288,7 +289,7 @@ def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
             session,
             Transition.RELEASE,
             *_fenced(claim),
-            attempts=case((Chunk.attempts > 0, Chunk.attempts - 1), else_=0),
+            attempts=ATTEMPT_BACK,
             releases=Chunk.releases + 1,
             not_before=case((Chunk.releases + 1 >= MAX_RELEASES, now() + RELEASE_PAUSE_SECONDS)),
             error=reason,

@@ -8,20 +8,16 @@ from uuid import uuid4
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import Transition, change_chunks, in_order
+from db.chunks import Transition, change_chunks, in_order, require_none_running
 from db.conditions import HAS_RESULTS
 from db.intake import known_prompts, prompt_row
 from db.models import Chunk, Image, Prompt, Run
-from db.states import LIVE, ChunkState, ImageState, RunState
+from db.states import LIVE, ImageState, RunState
 from db.values import Frozen
 
 
 class HasResults(Exception):
     """The run has results, so its settings cannot change any more."""
-
-
-class ClaimedMeanwhile(Exception):
-    """A worker has claimed a chunk since the correction began: the caller rolls back and tries again."""
 
 
 def has_results(session: Session, run_id: int) -> bool:
@@ -50,9 +46,7 @@ def correct(session: Session, run_id: int, uid: str, frozen: Frozen, prompts: Se
     row = session.execute(corrected.returning(Run.prompt_column, Run.box_column)).one_or_none()
     if row is None or _any_done(session, run_id):
         raise HasResults
-    running = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.RUNNING).limit(1)
-    if session.execute(running).first() is not None:  # a chunk that was added and claimed after the UPDATE above
-        raise ClaimedMeanwhile
+    require_none_running(session, run_id)  # a chunk may have been added and claimed after the UPDATE above
     _replace_prompts(session, run_id, prompts, by_row=any(row))
 
 

@@ -10,11 +10,21 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.bulk import among
-from db.chunks import DONE_IMAGES, Transition, change_chunks, count_anew, in_order, lock_run, rowcount
+from db.chunks import (
+    ATTEMPT_BACK,
+    DONE_IMAGES,
+    Transition,
+    change_chunks,
+    count_anew,
+    in_order,
+    lock_run,
+    require_none_running,
+    rowcount,
+)
 from db.conditions import INCOMPLETE
 from db.intake import known_prompts, prompt_row
 from db.models import Chunk, Image, Prompt, Result, Run
@@ -26,25 +36,19 @@ from db.states import ChunkState, ImageState, RunState
 SETTLES = (RunState.ACTIVE, RunState.DONE, RunState.CANCELLED)
 
 
-class ClaimedMeanwhile(Exception):
-    """A worker has claimed a chunk since the change began: the caller rolls back and tries again."""
-
-
 def change_prompts(session: Session, run_id: int, add: Collection[str], drop: Collection[str]) -> bool:
     """Give the run's images these prompts too, and no longer those of `drop`; false if nothing had to be changed.
 
     Chunks that are being worked on are taken back, since their workers do not know the new prompts: they lose the batch
     in hand. Does nothing unless the run is active or over. Raises `ClaimedMeanwhile`.
     """
-    attempt_back = case((Chunk.attempts > 0, Chunk.attempts - 1), else_=0)
-    running = (Chunk.run_id == run_id, Chunk.state == ChunkState.RUNNING)
-    change_chunks(session, Transition.CORRECT, in_order(*running), attempts=attempt_back)
+    running = in_order(Chunk.run_id == run_id, Chunk.state == ChunkState.RUNNING)
+    change_chunks(session, Transition.CORRECT, running, attempts=ATTEMPT_BACK)
     found = lock_run(session, run_id)
     if found is None or found.state not in SETTLES:
         return False
     # A claim locks the run too, before it reads the prompts. So one that is not seen here will read the new ones.
-    if session.execute(select(Chunk.id).where(*running).limit(1)).first() is not None:
-        raise ClaimedMeanwhile
+    require_none_running(session, run_id)
     changed = _give(session, run_id, add) + _take(session, run_id, drop)
     if changed:
         session.execute(update(Run).where(Run.id == run_id).values(unsettled=True))

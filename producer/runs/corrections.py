@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 
 from db import corrections
 from db.classes import classes_of_text
-from db.corrections import ClaimedMeanwhile, HasResults
+from db.corrections import HasResults
 from db.intake import KnownRun
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.states import RunState
 from db.values import Frozen, Source
 from producer.results.files.targets import free_file
-from producer.runs.operate import delete, retry
+from producer.runs.operate import delete, retry, until_unclaimed
 from workers.errors import UsageError
 
 # They decide which rows are read.
@@ -119,14 +119,11 @@ def correct(sessions: Sessions, known: KnownRun, wanted: Wanted, other: Differen
     # committed and then lost. Its prompts stay as they are: if this command is killed, the same command finds the
     # difference again.
     prompts = known.prompts if other.of_rows else wanted.prompts
-    while True:
-        try:
-            write(sessions, corrections.correct, known.id, known.uid, wanted.frozen, prompts)
-            break
-        except ClaimedMeanwhile:
-            continue
-        except HasResults:
-            raise _with_results(known, wanted, other) from None
+    settings = known.id, known.uid, wanted.frozen, prompts
+    try:
+        until_unclaimed(lambda: write(sessions, corrections.correct, *settings))
+    except HasResults:
+        raise _with_results(known, wanted, other) from None
     if other.of_rows:
         delete(sessions, known.id)
     elif known.state != RunState.LOADING:  # a run that is loading cannot be retried; its load goes on

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from db import corrections, intake, presence
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
 from db.models import typed_columns
-from db.prompts import ClaimedMeanwhile, change_prompts
+from db.prompts import change_prompts
 from db.session import Sessions, reading, write
 from db.slices import paced, slice_rows
 from db.states import RunState
@@ -20,7 +20,7 @@ from producer.garbage import rarely_collected
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.loader import Loader
 from producer.runs.moving import moved_root
-from producer.runs.operate import Tell, settle
+from producer.runs.operate import Tell, settle, until_unclaimed
 from producer.runs.prompts import NO_CHANGE, PromptChange
 from producer.sources.cells import one_line
 from producer.sources.rows import row_slice
@@ -111,11 +111,8 @@ def _with_other_prompts(sessions: Sessions, recorded: Recorded, request: RunRequ
         return recorded
     with _loading(sessions, known.id, request) as loader:
         request.announce()
-        changed = False
-        while True:
-            with suppress(ClaimedMeanwhile):
-                changed = loader.write(change_prompts, request.change.add, request.change.drop)
-                break
+        change = partial(loader.write, change_prompts, request.change.add, request.change.drop)
+        changed = until_unclaimed(change)
         return replace(recorded, changed=changed, adding=settle(sessions, known.id))
 
 

@@ -5,10 +5,13 @@ finishes the work.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from db import prompts, runs
+from db.chunks import ClaimedMeanwhile
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.slices import in_slices
@@ -16,11 +19,19 @@ from db.states import RunState
 from db.views.status import run_view
 from workers.errors import UsageError
 
+Value = TypeVar("Value")
 Tell = Callable[[int, int], None]  # is called with the number of rows or images handled so far, and their total
 
 
 def ignore(done: int, total: int) -> None:
     """A `Tell` that shows nothing."""
+
+
+def until_unclaimed(change: Callable[[], Value]) -> Value:
+    """Return `change()`, which is repeated as long as a worker claims a chunk of the run meanwhile."""
+    while True:
+        with suppress(ClaimedMeanwhile):
+            return change()
 
 
 def settle(sessions: Sessions, run_id: int, tell: Tell = ignore) -> int:

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy.orm import Session
 
 from db import claims, corrections, doorbells, intake
+from db.chunks import ClaimedMeanwhile
 from db.claims import Claim, LeaseLost, ModelUsed
-from db.corrections import ClaimedMeanwhile, HasResults, has_results
+from db.corrections import HasResults, has_results
 from db.intake import NewRow
 from db.session import Sessions, read, reading, write
 from db.views.status import RunView, run_view
