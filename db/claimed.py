@@ -60,14 +60,6 @@ class ClaimedImage:
     boxes: tuple[GivenBox, ...] = ()
     kept: Kept | None = None  # its results stay, but if its file has changed: then all of its prompts are computed
 
-    def asked_of(self, file_size: int | None, file_mtime_ns: int | None) -> tuple[int, ...]:
-        """The prompts that are computed of a file of this size and time."""
-        kept = self.kept
-        if kept is None or None in (kept.file_size, kept.file_mtime_ns, file_size) or not self.prompt_ids:
-            return self.prompt_ids
-        same = (file_size, file_mtime_ns) == (kept.file_size, kept.file_mtime_ns)
-        return self.prompt_ids if same else kept.prompt_ids
-
     def is_replaced_by(self, outcome: Outcome) -> bool:
         """Whether the outcome takes the place of all that the image has, and is not only added to it."""
         if self.kept is None:

@@ -148,9 +148,10 @@ def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
     if refused:
         yield list(refused)
     good = [item for item in items if not bad.keys() & set(item.prompts)]
+    by_id = {item.id: item for item in good}
     for part in _one_by_one(attempt, good) if attempt.chunk.is_serial else [good]:
         for batch in _segmented(attempt, part):
-            yield [_record(outcome, _asked(attempt.images[outcome.id], outcome)) for outcome in batch]
+            yield [_record(one, _answered(attempt.images[one.id], by_id[one.id], one)) for one in batch]
 
 
 def _prompt_texts(attempt: Attempt) -> dict[int, str]:
@@ -259,9 +260,11 @@ def _before(image: ClaimedImage, texts: dict[int, str]) -> Before | None:
     return Before(FileSeen(kept.file_size, kept.file_mtime_ns), prompts)
 
 
-def _asked(image: ClaimedImage, outcome: Seen) -> tuple[int, ...]:
-    """The prompts that an outcome answers."""
-    return image.asked_of(outcome.file.size, outcome.file.mtime_ns) if outcome.file else image.prompt_ids
+def _answered(image: ClaimedImage, item: Item, outcome: Seen) -> tuple[int, ...]:
+    """The prompts that the outcome of an item answers."""
+    if image.kept is None or outcome.file is None or item.asked_of(outcome.file) is item:
+        return image.prompt_ids
+    return image.kept.prompt_ids
 
 
 def _as_it_is(image: ClaimedImage) -> ImageDone:
