@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from db.views import status
 from db.views.results import done_paths
 from db.views.status import RunView
 from producer.cli.blank_masks import tell_blank_masks
-from producer.cli.flags.choice_flags import choice
+from producer.cli.flags.choice_flags import OTHERS, choice
 from producer.cli.flags.chosen_rows import chosen_rows
 from producer.cli.found import Found, find_run, is_database_of
 from producer.cli.progress import Meter
@@ -47,7 +47,6 @@ from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
 
 NOT_OF_CONTENT = ("masks", "force", "json", "jobs")  # flags
-UNSAID = {"min_area": 0, "iou": "mask"}  # what flags are that were not given, if it is not nothing
 
 
 def write(run: str, format: str, output: Path | str, flags: dict[str, Any]) -> int:
@@ -106,12 +105,13 @@ def _streams(output: Path | str) -> bool:
 def _request(found: Found, format: str, output: Path | str, flags: dict[str, Any]) -> ExportRequest:
     """Make the request from the flags. Raises `UsageError` for a threshold below the run's score floor."""
     view = view_of(found)
+    chosen = choice(view, flags["threshold"], flags)
     if flags["masks"] is None and found.folder is not None:
         flags = flags | {"masks": found.folder / RESULTS["masks"]}
     files = _files(found, output, force=flags["force"])
     return ExportRequest(
         view=view,
-        choice=choice(view, flags["threshold"], flags),
+        choice=chosen,
         out=files.named,
         gone=flags["all"],
         partial=flags["partial"],
@@ -120,24 +120,24 @@ def _request(found: Found, format: str, output: Path | str, flags: dict[str, Any
         only=flags["only"],
         chosen=None if flags["rows"] is None else chosen_rows(found, view, flags["rows"]),
         rows_file=flags["rows"],
-        command=spelled_export(found, format, flags),
+        command=spelled_export(found, format, chosen.typed(view), flags),
         **_own(format, flags),
     )
 
 
-def spelled_export(found: Found, format: str, flags: Mapping[str, Any]) -> str:
-    """The sam3-export that makes the same content again.
+def spelled_export(found: Found, format: str, chosen: Sequence[str], flags: Mapping[str, Any]) -> str:
+    """The sam3-export that makes the same content again. `chosen` are the flags of its choice of instances.
 
     It lacks where to write and how, so that the same export gives the same bytes wherever it goes. It lacks the
     database, too, whose URL may hold a password.
     """
-    words = ["sam3-export", found.spelled, "--format", format]
+    words = ["sam3-export", found.spelled, "--format", format, *chosen]
     for flag, value in flags.items():
-        name = "--" + flag.replace("_", "-")
-        if flag in NOT_OF_CONTENT or not _is_given(value) or value in ((), UNSAID.get(flag)):
+        if flag in ("threshold", *OTHERS, *NOT_OF_CONTENT) or not _is_given(value):
             continue
-        values = [None] if value is True else value if isinstance(value, tuple) else [value]
-        words += [word for each in values for word in ((name,) if each is None else (name, str(each)))]
+        name = "--" + flag.replace("_", "-")
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [name] if each is True else [name, str(each)]
     return shlex.join(words)
 
 

@@ -47,9 +47,8 @@ class Report:
         }
 
 
-Answers = tuple[
-    list[scenes.Mask], list[bool]
-]  # of each text: masks (instances, height, width), and whether it is there
+Answers = tuple[list[scenes.Mask], list[bool]]
+"""Of each text: masks (instances, height, width), and whether it is there."""
 
 
 def evaluate(model: Sam3Model, processor: Sam3Processor, count: int, seed: int) -> Report:

@@ -58,7 +58,7 @@ def write_files(found: Found, select: str, also: Sequence[str] = (), *, force: b
     for name in also:
         out = file_of(folder, name)
         try:
-            command = spelled_export(found, name, {})
+            command = spelled_export(found, name, request.choice.typed(request.view), {})
             export(found, replace(request, out=out, command=command), name)
             files[name] = out
         except UsageError as error:
