@@ -18,7 +18,7 @@ from db.session import Sessions, read, reading, write
 from db.slices import Place
 from db.values import FoundInstance, PromptResult
 from db.views import status
-from db.views.results import ExportedImage, exported_images
+from db.views.results import exported_images
 from tests.db import scenario
 from tests.db.scenario import (
     change_prompts,
@@ -30,6 +30,7 @@ from tests.db.scenario import (
     load,
     numbered,
     rows,
+    scores,
     settle_prompts,
 )
 
@@ -65,24 +66,13 @@ def shown(sessions: Sessions, run_id: int) -> list[tuple[str, list[int], list[fl
     ]
 
 
-def scores(image: ExportedImage) -> list[float]:
-    return [instance.score for result in image.results for instance in result.instances]
-
-
 def found(image: ClaimedImage, *scores: float, **values: object) -> ImageDone:
     return replace(done(image, *scores), **values)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def run_id(sessions: Sessions) -> int:
-    """A finished run: two images found, two empty, one failed, in chunks of four and one."""
-    run_id = load(sessions, numbered(5))
-    held = claim(sessions, run_id)
-    one, two, three, four = held.images
-    commit(sessions, held, [done(one, 0.9, 0.8), done(two, 0.9), done(three), done(four, 0.4)])
-    held = claim(sessions, run_id)
-    commit(sessions, held, [failed(image) for image in held.images])
-    return run_id
+    return scenario.finished(sessions)
 
 
 def test_an_added_prompt_is_computed_alone_and_leaves_all_other_rows_as_they_are(

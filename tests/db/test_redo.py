@@ -12,7 +12,7 @@ from db.values import Redo
 from db.views import status
 from db.views.results import ExportedImage, exported_images
 from tests.db import audit, scenario
-from tests.db.scenario import claim, commit, commit_all, done, failed, load, numbered, rows
+from tests.db.scenario import claim, commit, commit_all, done, failed, load, numbered, rows, scores
 
 
 def redo(sessions: Sessions, run_id: int, which: Redo = Redo.ALL, *, page: int = 1000) -> int:
@@ -29,10 +29,6 @@ def exported(sessions: Sessions, run_id: int) -> list[ExportedImage]:
     return list(exported_images(sessions, run_id, 0.3))
 
 
-def scores(image: ExportedImage) -> list[float]:
-    return [instance.score for result in image.results for instance in result.instances]
-
-
 def stored(sessions: Sessions) -> tuple[int, int]:
     """How many results and instances there are in the database."""
     with reading(sessions) as session:
@@ -42,14 +38,7 @@ def stored(sessions: Sessions) -> tuple[int, int]:
 
 @pytest.fixture
 def run_id(sessions: Sessions) -> int:
-    """A finished run: two images found, two empty, one failed, in chunks of four and one."""
-    run_id = load(sessions, numbered(5))
-    held = claim(sessions, run_id)
-    one, two, three, four = held.images
-    commit(sessions, held, [done(one, 0.9, 0.8), done(two, 0.9), done(three), done(four, 0.4)])
-    held = claim(sessions, run_id)
-    commit(sessions, held, [failed(image) for image in held.images])
-    return run_id
+    return scenario.finished(sessions)
 
 
 @pytest.mark.parametrize(
