@@ -1,12 +1,14 @@
 """What workers, status and exports read of runs, as frozen values. Changes nothing; `db.views.results` reads rows."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
+from db.chunks import COUNTERS
 from db.classes import NamedClass, classes_of_text, numbered_classes
 from db.models import Chunk, Image, Installation, Instance, Prompt, Result, Run, Worker
 from db.presence import LIVE_SECONDS
@@ -225,19 +227,9 @@ def progress(session: Session, run_id: int) -> Progress:
     run = session.execute(select(Run).where(Run.id == run_id)).scalar_one_or_none()
     if run is None:
         raise RunGone
-    images = (Chunk.images, Chunk.segmented, Chunk.empty, Chunk.failed, Chunk.cancelled)
-    counters = (*images, Chunk.instances, Chunk.capped, Chunk.warned, Chunk.incomplete)
-    by_state = session.execute(
-        select(Chunk.state, func.count(), *(func.sum(counter) for counter in counters), func.sum(SPENT))
-        .where(Chunk.run_id == run_id)
-        .group_by(Chunk.state)
-    ).all()
-    chunks = {str(state): 0 for state in ChunkState} | {state: count for state, count, *_ in by_state}
-    in_chunks, segmented, empty, failed, cancelled, instances, capped, warned, incomplete = (
-        sum(int(row[index]) for row in by_state) for index in range(2, 11)
-    )
-    pending = in_chunks - segmented - empty - failed - cancelled
-    rate = _rate(session, run, segmented + empty + failed)
+    chunks, counts, spent = _counted(session, run_id)
+    images = _image_counts(run, counts)
+    pending, rate = images.pending, _rate(session, run, images.ended)
     resting, error = _resting(session, run_id) if not chunks["queued"] + chunks["running"] else (None, None)
     return Progress(
         run=run.name,
@@ -246,11 +238,9 @@ def progress(session: Session, run_id: int) -> Progress:
         priority=run.priority,
         share=run.share,
         stop_after=run.stop_after or (),
-        images=ImageCounts(
-            run.images, pending, segmented, empty, failed, cancelled, run.duplicates, run.rejected, run.gone
-        ),
+        images=images,
         chunks=chunks,
-        instances=instances,
+        instances=counts["instances"],
         images_per_second=rate,
         eta_seconds=pending / rate if rate and pending and run.state not in STOPPED and not run.paused else None,
         created_at=run.created_at,
@@ -259,11 +249,27 @@ def progress(session: Session, run_id: int) -> Progress:
         resting_error=error,
         last_fault=_last_fault(session, run_id) if chunks["queued"] else None,
         unsettled=run.unsettled,
-        capped=capped,
-        warned=warned,
-        incomplete=incomplete,
-        worker_seconds=sum(float(row[11]) for row in by_state),
+        capped=counts["capped"],
+        warned=counts["warned"],
+        incomplete=counts["incomplete"],
+        worker_seconds=spent,
     )
+
+
+def _counted(session: Session, run_id: int) -> tuple[dict[str, int], Counter[str], float]:
+    """How many chunks of the run are in each state; the sums of their counters; and the seconds that workers spent."""
+    sums = [func.sum(getattr(Chunk, name)).label(name) for name in COUNTERS]
+    columns = (Chunk.state, func.count().label("chunks"), func.sum(SPENT).label("spent"), *sums)
+    by_state = session.execute(select(*columns).where(Chunk.run_id == run_id).group_by(Chunk.state)).all()
+    chunks = {str(state): 0 for state in ChunkState} | {row.state: row.chunks for row in by_state}
+    counts = Counter({name: sum(int(getattr(row, name)) for row in by_state) for name in COUNTERS})
+    return chunks, counts, sum(float(row.spent) for row in by_state)
+
+
+def _image_counts(run: Run, counts: Mapping[str, int]) -> ImageCounts:
+    ended = {name: counts[name] for name in ("segmented", "empty", "failed", "cancelled")}
+    pending = counts["images"] - sum(ended.values())  # duplicates and rejected rows are in no chunk
+    return ImageCounts(run.images, pending, **ended, duplicate=run.duplicates, rejected=run.rejected, gone=run.gone)
 
 
 def _rate(session: Session, run: Run, ended: int) -> float | None:
