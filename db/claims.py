@@ -16,10 +16,8 @@ from sqlalchemy.orm import Session
 from db.bulk import named_at_once
 from db.chunks import (
     ATTEMPT_BACK,
-    NO_RANGE,
     PENDING_IMAGES,
     HeldChunk,
-    Transition,
     add_counts,
     change_chunk,
     change_chunks,
@@ -34,6 +32,7 @@ from db.splits import split_off
 from db.states import STOPPED, ChunkState, ImageState
 from db.steering import GOES_ON
 from db.times import is_over
+from db.transitions import NO_RANGE, Transition
 from db.values import NOTHING_SPENT, Spent
 
 NO_VERSIONS: Mapping[str, str] = {}

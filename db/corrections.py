@@ -8,11 +8,12 @@ from uuid import uuid4
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import Transition, change_chunks, in_order, require_none_running
+from db.chunks import change_chunks, in_order, require_none_running
 from db.conditions import HAS_RESULTS
 from db.intake import known_prompts, prompt_row
 from db.models import Chunk, Image, Prompt, Run
 from db.states import LIVE, ImageState, RunState
+from db.transitions import Transition
 from db.values import Frozen
 
 

@@ -12,11 +12,12 @@ from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
-from db.chunks import Transition, change_chunks, in_order, lock_run
+from db.chunks import change_chunks, in_order, lock_run
 from db.models import Chunk, Image, Installation, Run
 from db.session import now
 from db.states import TAKEN, ChunkState
 from db.steering import GOES_ON, IS_DUE, higher_waits
+from db.transitions import Transition
 
 
 class Call(Enum):

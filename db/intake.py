@@ -15,22 +15,14 @@ from sqlalchemy import Row, Text, bindparam, func, insert, select, type_coerce, 
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
-from db.chunks import (
-    Transition,
-    add_chunks,
-    change_chunks,
-    finish_run,
-    in_order,
-    lock_chunks_of,
-    rowcount,
-    subtract_counts,
-)
+from db.chunks import add_chunks, change_chunks, finish_run, in_order, lock_chunks_of, rowcount, subtract_counts
 from db.classes import Wording
 from db.columns import cells_to_json, to_json
 from db.models import Base, Chunk, Image, Prompt, Run, source_columns
 from db.session import now
 from db.slices import SLICE_ROWS as SLICE_ROWS
 from db.states import STOPPED, ChunkState, ImageState, RunState
+from db.transitions import Transition
 from db.values import Frozen, GivenBox, Source
 
 IMAGES = Base.metadata.tables["image"]

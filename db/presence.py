@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import Transition, change_chunks, in_order, rowcount
+from db.chunks import change_chunks, in_order, rowcount
 from db.models import Chunk, Run, Worker
 from db.session import now
 from db.states import STOPPED, ChunkState, WorkerState
 from db.times import is_recent
+from db.transitions import Transition
 
 # A worker that has not written its heartbeat for this long is not counted as live.
 LIVE_SECONDS = 60.0

@@ -17,7 +17,6 @@ from db.bulk import among
 from db.chunks import (
     ATTEMPT_BACK,
     DONE_IMAGES,
-    Transition,
     change_chunks,
     count_anew,
     in_order,
@@ -32,6 +31,7 @@ from db.outcomes import begin_anew, count_results
 from db.runs import next_chunks, reopen
 from db.slices import Place, Slice
 from db.states import ChunkState, ImageState, RunState
+from db.transitions import Transition
 
 SETTLES = (RunState.ACTIVE, RunState.DONE, RunState.CANCELLED)
 

@@ -16,7 +16,6 @@ from db.bulk import NAMED_AT_ONCE, among, named_at_once
 from db.chunks import (
     DONE_IMAGES,
     PENDING_IMAGES,
-    Transition,
     add_counts,
     change_chunks,
     finish_run,
@@ -30,6 +29,7 @@ from db.models import Chunk, Image, Instance, Prompt, Result, Run
 from db.outcomes import begin_anew, cancel_images, count_results
 from db.slices import Place, Slice
 from db.states import LIVE, ImageState, RunState
+from db.transitions import Transition
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import HeldChunk, Transition, add_chunks, change_chunks, finish_run, lock_run
+from db.chunks import HeldChunk, add_chunks, change_chunks, finish_run, lock_run
 from db.models import Chunk, Image
 from db.outcomes import fail_unread
 from db.states import ImageState, RunState
+from db.transitions import Transition
 
 
 def split_off(session: Session, chunk: HeldChunk, *, crashed: bool) -> bool:

@@ -6,9 +6,9 @@ Rows that look right afterwards do not tell who wrote them, and a primary key hi
 from sqlalchemy import Boolean, Column, ColumnElement, Integer, MetaData, Table, Text, func, not_, select
 from sqlalchemy.orm import Session
 
-from db.chunks import Transition
 from db.session import Sessions
 from db.states import ChunkState, ImageState
+from db.transitions import Transition
 
 _tables = MetaData()
 

@@ -1,7 +1,6 @@
-"""The door of chunk states: every change is a named transition of one table, which the documents show."""
+"""The door of chunk states: every change is a named transition, and nothing else writes chunks."""
 
 import itertools
-import re
 from typing import Any
 
 import pytest
@@ -9,28 +8,12 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import chunks, doorbells
-from db.chunks import Transition, change_chunks
+from db.chunks import change_chunks
 from db.models import Chunk
 from db.session import Sessions, write
 from db.states import LIVE, ChunkState
+from db.transitions import Transition
 from tests.db import audit, door, scenario
-
-TABLE = re.compile("<!-- chunk states: begin -->(.*)<!-- chunk states: end -->", re.DOTALL)
-
-
-def documented() -> list[tuple[str, ...]]:
-    """The rows of the one table of chunk states in docs/: from, to, who, when."""
-    [table] = [found[1] for page in (door.PROJECT / "docs").glob("*.md") if (found := TABLE.search(page.read_text()))]
-    rows = [[cell.strip() for cell in line.strip(" |").split(" | ")] for line in table.strip().splitlines()]
-    return [(*(cell.replace("`", "") for cell in row[:3]), row[3]) for row in rows[2:]]
-
-
-def test_the_documents_show_each_transition_and_no_other() -> None:
-    told = [
-        (", ".join(one.before) or "-", one.after.value, ", ".join(one.who), one.rule)  # in the same order, too
-        for one in Transition
-    ]
-    assert documented() == told
 
 
 def test_only_the_door_writes_chunks() -> None:
