@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
 from db.models import Base, Chunk, Run
-from db.session import now
 from db.states import LIVE, ChunkState, RunState
+from db.times import now
 from db.transitions import Transition
 
 _CHUNKS = Base.metadata.tables["chunk"]

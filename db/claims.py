@@ -27,11 +27,10 @@ from db.chunks import (
 from db.claimed import ClaimedImage, pending_images
 from db.models import Chunk, Image, Result, Run, Worker
 from db.outcomes import ImageDone, Outcome, count_outcomes, fail_unread, not_added, record, record_added
-from db.session import now
 from db.splits import split_off
 from db.states import STOPPED, ChunkState, ImageState
 from db.steering import GOES_ON
-from db.times import is_over
+from db.times import is_over, now
 from db.transitions import NO_RANGE, Transition
 from db.values import NOTHING_SPENT, Spent
 

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from db.bulk import named_at_once
 from db.chunks import change_chunks, in_order, lock_run
 from db.models import Chunk, Image, Installation, Run
-from db.session import now
 from db.states import TAKEN, ChunkState
 from db.steering import GOES_ON, IS_DUE, higher_waits
+from db.times import now
 from db.transitions import Transition
 
 

@@ -19,9 +19,9 @@ from db.chunks import add_chunks, change_chunks, finish_run, in_order, lock_chun
 from db.classes import Wording
 from db.columns import cells_to_json, to_json
 from db.models import Base, Chunk, Image, Prompt, Run, source_columns
-from db.session import now
 from db.slices import SLICE_ROWS as SLICE_ROWS
 from db.states import STOPPED, ChunkState, ImageState, RunState
+from db.times import now
 from db.transitions import Transition
 from db.values import Frozen, GivenBox, Source
 

@@ -13,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db.models import Base, Installation
-from db.refusals import is_read_only
-from db.session import DatabaseUnusable, NoDatabase, Sessions, is_ours, read, reading, without_foreign_keys, write
+from db.refusals import DatabaseUnusable, NoDatabase, is_read_only
+from db.session import Sessions, read, reading, without_foreign_keys, write
+from db.sqlite import is_ours
 
 if TYPE_CHECKING:
     from alembic.config import Config

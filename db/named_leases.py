@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from db.models import Lease
 from db.presence import Process
-from db.session import now
-from db.times import is_over
+from db.times import is_over, now
 
 
 def lease_holder(session: Session, name: str) -> Process | None:

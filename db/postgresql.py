@@ -14,6 +14,14 @@ from db.refusals import advise
 POOLERS = ("transaction", "session", "none")
 SECONDS = 60  # most of a statement, and most of being idle in a transaction
 
+CONNECTION: dict[str, Any] = {  # parameters of libpq: https://www.postgresql.org/docs/current/libpq-connect.html
+    "connect_timeout": 5,  # seconds
+    "application_name": "sam3-queue",
+    "keepalives_idle": 30,  # seconds
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "client_encoding": "utf8",  # else psycopg returns bytes for text of an SQL_ASCII database
+}
+
 
 def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
     """Make an engine with at most `connections` connections, whose errors say in `detail` what to do about them.
@@ -30,13 +38,7 @@ def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
         max_overflow=0,
         pool_pre_ping=True,  # a connection that died while idle is replaced, not reported
         pool_recycle=1800,
-        connect_args={
-            "connect_timeout": 5,
-            "application_name": "sam3-queue",
-            "keepalives_idle": 30,
-            "tcp_user_timeout": 30_000,
-            "client_encoding": "utf8",  # else psycopg returns bytes for text of an SQL_ASCII database
-        },
+        connect_args=CONNECTION,
     )
 
     @event.listens_for(engine, "connect")

@@ -7,9 +7,8 @@ from sqlalchemy.orm import Session
 
 from db.chunks import change_chunks, in_order, rowcount
 from db.models import Chunk, Run, Worker
-from db.session import now
 from db.states import STOPPED, ChunkState, WorkerState
-from db.times import is_recent
+from db.times import is_recent, now
 from db.transitions import Transition
 
 # A worker that has not written its heartbeat for this long is not counted as live.

@@ -1,4 +1,6 @@
-"""Judges errors of the database: whether one passes by itself, or our own statement is refused. Handles none.
+"""Errors of the database: our own, and whether one of SQLAlchemy's passes by itself or refuses our statement.
+
+Handles none.
 
 Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html and https://sqlite.org/rescode.html.
 """
@@ -57,6 +59,14 @@ NO_SHARED_MEMORY = (
     sqlite3.SQLITE_IOERR_RDLOCK,
     sqlite3.SQLITE_IOERR_MMAP,
 )
+
+
+class DatabaseUnusable(Exception):
+    """The database cannot be used; the message is one line, without a password, and says what to do."""
+
+
+class NoDatabase(DatabaseUnusable):
+    """The URL leads to no database of this program, and none may be made there. The message gives the reason only."""
 
 
 def passes(error: DBAPIError) -> bool:

@@ -14,9 +14,8 @@ from sqlalchemy.orm import Session, aliased
 from db.chunks import rowcount
 from db.models import Chunk, Run, Worker
 from db.presence import LIVE_SECONDS
-from db.session import now
 from db.states import ChunkState, RunState, WorkerState
-from db.times import is_over, is_recent
+from db.times import is_over, is_recent, now
 
 BY_HAND = "by sam3-pause"  # why a run is paused, if an operator did it
 PAUSABLE = (RunState.LOADING, RunState.ACTIVE)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unp
 
 from sqlalchemy.exc import DBAPIError
 
+from db.refusals import DatabaseUnusable
 from db.runs import run_id_of
-from db.session import DatabaseUnusable, Sessions, read, sqlite_url
+from db.session import Sessions, read, sqlite_url
 from db.states import RunState
 from db.values import ClassResult
 from db.views import results, status

@@ -12,10 +12,9 @@ from db.chunks import COUNTERS
 from db.classes import NamedClass, classes_of_text, numbered_classes
 from db.models import Chunk, Image, Installation, Instance, Prompt, Result, Run, Worker
 from db.presence import LIVE_SECONDS
-from db.session import now
 from db.states import STOPPED, ChunkState, ImageState, RunState, WorkerState
 from db.steering import GOES_ON
-from db.times import is_over, is_recent
+from db.times import is_over, is_recent, now
 from db.values import Frozen, Source
 
 SPENT = Chunk.commit_seconds + Chunk.waiting_seconds  # by the one thread that commits: they are the time that passed

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from db.refusals import DatabaseUnusable
 from db.runs import run_id_of, state_of
-from db.session import DatabaseUnusable, Sessions, parse_url, read, sqlite_url
+from db.session import Sessions, parse_url, read, sqlite_url
 from db.views import status
 from producer import stopping
 from producer.cli.run_folder import is_run_folder, read_run_file

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from db import presence
 from db.intake import find_run, known_prompts
+from db.refusals import DatabaseUnusable
 from db.runs import done_images
-from db.session import DatabaseUnusable, connect, reading
+from db.session import connect, reading
 from db.values import Frozen
 from db.views.cost import Cost, Measured, measured_with
 from producer.results.cost import Bill, told_hours

@@ -15,8 +15,9 @@ from db.models import Chunk, Image, Prompt, Run
 from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.presence import Process
 from db.runs import RetryFilter
-from db.session import Sessions, now, reading, write
+from db.session import Sessions, reading, write
 from db.slices import Place, in_slices
+from db.times import now
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from db.views.results import ExportedImage
 

@@ -28,8 +28,9 @@ from db.claims import MAX_ATTEMPTS, Claim, LeaseLost
 from db.models import Result
 from db.outcomes import Outcome
 from db.runs import RetryFilter
-from db.session import Sessions, connect, now, read, write
+from db.session import Sessions, connect, read, write
 from db.states import LIVE, STOPPED
+from db.times import now
 from db.values import Redo
 from tests import templates
 from tests.db import scenario

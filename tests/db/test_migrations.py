@@ -19,7 +19,8 @@ from sqlalchemy.exc import IntegrityError
 from db.intake import NewRow, find_run, prompt_ids
 from db.migrate import _config, _known_revisions, ensure_schema, newest_revision, revision, upgrade
 from db.models import Base, Chunk, Image, Installation, Instance, Run
-from db.session import DatabaseUnusable, Sessions, connect, reading, without_foreign_keys, write
+from db.refusals import DatabaseUnusable
+from db.session import Sessions, connect, reading, without_foreign_keys, write
 from db.views.status import run_view
 from tests.db import scenario
 from tests.db.processes import run_together

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from db import presence
 from db.migrate import upgrade
 from db.presence import Process
-from db.session import DatabaseUnusable, Sessions, connect, describe_failure, reading, write
+from db.refusals import DatabaseUnusable
+from db.session import Sessions, connect, describe_failure, reading, write
 from db.views.status import run_names
 from tests import pgbouncer
 from tests.db import scenario

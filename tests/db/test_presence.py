@@ -9,7 +9,8 @@ from sqlalchemy import update
 from db import doorbells, named_leases, presence
 from db.models import Lease, Worker
 from db.presence import Process
-from db.session import Sessions, now, reading, write
+from db.session import Sessions, reading, write
+from db.times import now
 from db.views import status
 from tests.db import scenario
 from tests.db.scenario import claim, load, numbered

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -13,17 +12,8 @@ from sqlalchemy.orm import Session
 from db import session as database
 from db.models import Chunk, Run
 from db.patience import RETRY_SECONDS
-from db.session import (
-    LOCK_SECONDS,
-    DatabaseUnusable,
-    Sessions,
-    connect,
-    describe_failure,
-    file_system,
-    now,
-    reading,
-    write,
-)
+from db.refusals import DatabaseUnusable
+from db.session import LOCK_SECONDS, Sessions, connect, describe_failure, reading, write
 from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.scenario import load, numbered
@@ -57,21 +47,6 @@ def test_four_processes_that_read_then_write_never_find_sqlite_locked(database_u
     with sessions.begin() as session:
         assert session.execute(select(Run.images)).scalar_one() == 200
         session.execute(update(Run).values(images=0))  # what its rows say
-
-
-def test_several_may_open_a_new_sqlite_database_at_once(tmp_path: Path) -> None:
-    files, threads = 60, 4  # SQLite itself refuses about one of a hundred
-    together = Barrier(threads)
-
-    def open_new(turn: int) -> None:
-        sessions = connect(f"sqlite:///{tmp_path / f'{turn // threads}.db'}")
-        together.wait()
-        with sessions.begin() as session:
-            session.execute(text("SELECT 1"))
-        sessions.kw["bind"].dispose()
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(open_new, range(files * threads)))
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -187,16 +162,6 @@ def test_nothing_of_a_transaction_that_raises_is_kept(sessions: Sessions) -> Non
     assert scenario.run(sessions, run_id).images == 0
 
 
-def test_the_clock_is_the_seconds_since_1970_and_moves_inside_a_transaction(sessions: Sessions) -> None:
-    with sessions() as session:
-        first = session.execute(select(now())).scalar_one()
-        time.sleep(0.02)
-        second = session.execute(select(now())).scalar_one()
-
-    assert abs(first - time.time()) < 5
-    assert 0.01 < second - first < 5
-
-
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -232,59 +197,6 @@ def test_a_server_that_does_not_answer_is_described_without_the_password(url: st
     assert "secret" not in said
     assert "127.0.0.1:1/sam3" in said
     assert "\n" not in said
-
-
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-
-    with pytest.raises(DatabaseUnusable, match="cannot make the database's folder"):
-        connect(f"sqlite:///{tmp_path / 'file' / 'sam3.db'}")
-
-
-def test_sqlite_makes_its_folder(tmp_path: Path) -> None:
-    connect(f"sqlite:///{tmp_path / 'new' / 'folder' / 'sam3.db'}")
-
-    assert (tmp_path / "new" / "folder").is_dir()
-
-
-MOUNTS = r"""
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:5 / /mnt rw shared:2 - tmpfs tmpfs rw
-31 30 0:40 / /mnt/team\040photos rw shared:3 - nfs4 server:/photos rw
-32 30 0:41 / /mnt/gluster rw - fuse.glusterfs server:/volume rw
-33 22 0:42 / /mnt/home-disk rw master:1 - ext4 /dev/sdb1 rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/data/sam3.db", "ext4"),
-        ("/mnt/sam3.db", "tmpfs"),
-        ("/mnt/team photos/a/sam3.db", "nfs4"),
-        ("/mnt/team photos 2/sam3.db", "tmpfs"),
-        ("/mnt/gluster/sam3.db", "fuse.glusterfs"),
-    ],
-)
-def test_the_file_system_of_a_path_is_that_of_the_deepest_mount(
-    path: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: MOUNTS.strip())
-
-    assert file_system(Path(path)) == kind
-
-
-@pytest.mark.parametrize("folder", ["/mnt/team photos", "/mnt/gluster"])
-def test_sqlite_on_a_network_file_system_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: MOUNTS.strip())
-
-    with pytest.raises(DatabaseUnusable, match="SQLite needs a local disk"):
-        connect(f"sqlite:///{folder}/sam3.db")
-
-
-def test_this_machines_own_file_systems_are_known(tmp_path: Path) -> None:
-    if Path("/proc/self/mountinfo").exists():
-        assert file_system(tmp_path)
 
 
 def test_a_process_opens_no_more_connections_than_it_may(postgresql_url: str) -> None:

@@ -1,13 +1,15 @@
 """The database's clock jumps, or stood still while a laptop slept: simulated by moving every time that is stored."""
 
+import time
+
 import pytest
 from sqlalchemy import select, update
 
 from db import claims, doorbells, named_leases, presence
 from db.models import Chunk, Lease, Worker
 from db.presence import Process
-from db.session import Sessions, now, read, write
-from db.times import LONGEST_SECONDS
+from db.session import Sessions, read, write
+from db.times import LONGEST_SECONDS, now
 from db.views import status
 from tests.db import scenario
 from tests.db.scenario import claim, commit_all, load, numbered
@@ -124,3 +126,13 @@ def test_no_setting_asks_for_a_lease_or_a_rest_that_would_not_be_believed() -> N
     for name, times in longest.items():
         [limit] = [at_most for at_most in Settings.model_fields[name].metadata if hasattr(at_most, "le")]
         assert limit.le * times <= LONGEST_SECONDS
+
+
+def test_the_clock_is_the_seconds_since_1970_and_moves_inside_a_transaction(sessions: Sessions) -> None:
+    with sessions() as session:
+        first = session.execute(select(now())).scalar_one()
+        time.sleep(0.02)
+        second = session.execute(select(now())).scalar_one()
+
+    assert abs(first - time.time()) < 5
+    assert 0.01 < second - first < 5

@@ -117,7 +117,8 @@ def error_of_database(error: Exception) -> Sam3Error | None:
     """The error of ours, with one line for the user, for an error of the database; None for other errors."""
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    from db.session import DatabaseUnusable, OutcomeUnknown
+    from db.refusals import DatabaseUnusable
+    from db.session import OutcomeUnknown
     from db.views.status import RunGone
 
     match error:
@@ -222,8 +223,8 @@ def told_database_faults(
     """Turn errors of a database that cannot be opened into `Unreachable`, which says where the database is named."""
     from sqlalchemy.exc import DatabaseError
 
-    from db.refusals import is_busy
-    from db.session import DatabaseUnusable, NoDatabase, describe_failure
+    from db.refusals import DatabaseUnusable, NoDatabase, is_busy
+    from db.session import describe_failure
 
     try:
         yield

@@ -10,8 +10,9 @@ from celery import current_app
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.doorbells import Call
+from db.refusals import DatabaseUnusable
 from db.runs import state_of
-from db.session import DatabaseUnusable, read
+from db.session import read
 from db.states import STOPPED, RunState
 from db.views.status import RunView, run_view
 from workers.contract import BadMessage, Doorbell

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from db.session import DatabaseUnusable
+from db.refusals import DatabaseUnusable
 
 revision = "0003"
 down_revision = "0002"

@@ -10,7 +10,8 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import private
-from db.session import DatabaseUnusable, connect, read, sqlite_url
+from db.refusals import DatabaseUnusable
+from db.session import connect, read, sqlite_url
 from db.views.status import run_names
 from producer.cli.run_folder import RUN_LOCK
 from producer.layout import DATABASE_FILE, STATE_FOLDER

@@ -6,7 +6,8 @@ from sqlalchemy import update
 from db import claims, doorbells, presence
 from db.intake import NewRow
 from db.models import Run
-from db.session import Sessions, now, reading, write
+from db.session import Sessions, reading, write
+from db.times import now
 from db.views import status
 from db.views.status import ErrorLine, ImageCounts
 from tests.db import scenario

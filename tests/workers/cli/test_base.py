@@ -9,7 +9,7 @@ import click
 import pytest
 from pydantic_core import SchemaValidator, core_schema
 
-from db.session import DatabaseUnusable
+from db.refusals import DatabaseUnusable
 from producer.cli.enqueue import main as enqueue
 from producer.cli.flags.param_types import Phrase
 from workers.cli import base
