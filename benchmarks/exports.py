@@ -24,7 +24,7 @@ from benchmarks.timing import Row, as_rows, table
 from db.migrate import ensure_schema
 from db.runs import run_id_of
 from db.session import Sessions, connect, read
-from db.views import status
+from db.views import run_views
 from producer.garbage import rarely_collected
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
@@ -155,15 +155,15 @@ def count(url: str, folder: Path, nms: float | None = None) -> tuple[float, floa
     return spent_since(before)
 
 
-def opened(url: str) -> tuple[Sessions, status.RunView]:
+def opened(url: str) -> tuple[Sessions, run_views.RunView]:
     sessions: Sessions = connect(url)
     run_id = read(sessions, run_id_of, "large")
-    view = None if run_id is None else read(sessions, status.run_view, run_id)
+    view = None if run_id is None else read(sessions, run_views.run_view, run_id)
     assert view is not None
     return sessions, view
 
 
-def chosen(view: status.RunView, nms: float | None) -> Choice:
+def chosen(view: run_views.RunView, nms: float | None) -> Choice:
     return Choice.made(view, {}, nms=nms, contain=None if nms is None else 0.9)
 
 

@@ -30,7 +30,7 @@ from db.intake import NewRow
 from db.models import Chunk
 from db.session import Sessions, connect, read, reading, write
 from db.values import Source
-from db.views.status import run_view
+from db.views.run_views import run_view
 from workers.inference.answers import Found, Instance
 from workers.inference.protocol import ModelFacts, Options, Pixels
 from workers.inference.reading.images import RGB

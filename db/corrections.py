@@ -8,7 +8,7 @@ from uuid import uuid4
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.chunks import change_chunks, in_order, require_none_running
+from db.chunks import DONE_IMAGES, change_chunks, in_order, require_none_running
 from db.conditions import HAS_RESULTS
 from db.intake import known_prompts, prompt_row
 from db.models import Chunk, Image, Prompt, Run
@@ -67,7 +67,7 @@ _CORRECTABLE = (RunState.LOADING, RunState.ACTIVE, RunState.DONE, RunState.CANCE
 
 
 def _any_done(session: Session, run_id: int) -> bool:
-    computed = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.segmented + Chunk.empty > 0).limit(1)
+    computed = select(Chunk.id).where(Chunk.run_id == run_id, DONE_IMAGES > 0).limit(1)
     return session.execute(computed).first() is not None
 
 

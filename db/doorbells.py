@@ -42,6 +42,11 @@ class RungChunk:
     database: str  # identity of the database; it names the queue of the doorbell
 
 
+def identity(session: Session) -> str:
+    """The random name of this database, which tells its doorbells from those of other databases."""
+    return session.execute(select(Installation.identity)).scalar_one()
+
+
 def ring_pending(session: Session, run_id: int, limit: int, most: int | None = None) -> list[RungChunk]:
     """pending -> queued for up to `limit` chunks of an active run that is not paused, if they are not resting.
 

@@ -19,7 +19,7 @@ from db.outcomes import begin_anew, count_results
 from db.runs import cut, reopen
 from db.states import LIVE, ImageState, RunState
 from db.values import Redo
-from db.views.results import reading_of
+from db.views.rows import reading_of
 
 ENDED = (ImageState.DONE, ImageState.FAILED)
 

@@ -12,6 +12,7 @@ class RunState(StrEnum):
     DELETING = "deleting"  # its rows are being deleted, the run's own row last
 
 
+OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
 STOPPED = (RunState.CANCELLING, RunState.CANCELLED, RunState.DELETING)
 
 

@@ -12,11 +12,11 @@ from sqlalchemy.exc import DBAPIError
 from db.refusals import DatabaseUnusable
 from db.runs import run_id_of
 from db.session import Sessions, read, sqlite_url
-from db.states import RunState
+from db.states import OVER, RunState
 from db.values import ClassResult
-from db.views import results, status
+from db.views import results, rows, run_views
 from db.views.results import ExportedImage
-from db.views.status import RunGone, RunView
+from db.views.run_views import RunGone, RunView
 from producer import stopping
 from producer.cli.found import run_folder
 from producer.cli.run_folder import read_run_file
@@ -146,7 +146,7 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether nothing of it was left to do when it was opened."""
-        return self._view.state in status.OVER
+        return self._view.state in OVER
 
     def __len__(self) -> int:
         """How many rows the source has."""
@@ -171,7 +171,7 @@ class Run:
     def dataset(self, make: Callable[[Row], Value]) -> "RunDataset[Value]":
         """Something for torch's `DataLoader`: `make(row)` for each row. Any number of workers may share it."""
         with _errors_of_ours():
-            return RunDataset(self, make, read(_sessions(self._url), results.row_numbers, self._view.id))
+            return RunDataset(self, make, read(_sessions(self._url), rows.row_numbers, self._view.id))
 
     def to_pandas(self, *, flat: bool = False) -> "pd.DataFrame":
         """A row an image with nested results, or with `flat` a row an instance, as `sam3-export --format jsonl` has."""
@@ -207,7 +207,7 @@ class Run:
         )
 
     def _read_again(self) -> RunView:
-        view = read(_sessions(self._url), status.run_view, self._view.id) or self._view
+        view = read(_sessions(self._url), run_views.run_view, self._view.id) or self._view
         self._request = replace(self._request, view=view)
         return view
 
@@ -250,4 +250,4 @@ def _sessions(url: str, *, run_file: Path | None = None, named: str | None = Non
 
 def _view_of(session: Any, name: str) -> RunView | None:
     run_id = run_id_of(session, name)
-    return None if run_id is None else status.run_view(session, run_id)
+    return None if run_id is None else run_views.run_view(session, run_id)

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from db.doorbells import identity
 from db.session import Sessions, connect, read
-from db.views.status import identity
 from tests.db import scenario
 from tests.db.recount import differences
 from tests.templates import PostgresqlCopies

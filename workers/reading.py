@@ -2,7 +2,7 @@
 
 from typing import Literal, cast
 
-from db.views.status import RunView
+from db.views.run_views import RunView
 from workers.inference.reading.rules import ReadRules
 
 

@@ -3,8 +3,7 @@
 import shlex
 from typing import Any
 
-from db.states import RunState
-from db.views.status import OVER
+from db.states import OVER, RunState
 from producer.cli.console import console
 from producer.cli.exported import view_of
 from producer.cli.flags.choice_flags import choice

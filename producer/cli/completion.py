@@ -13,9 +13,9 @@ def complete_run(context: click.Context, parameter: click.Parameter, incomplete:
 def _run_names() -> list[str]:
     try:
         from db.session import connect, read
-        from db.views import status
+        from db.views import run_views
         from workers.settings import load_settings
 
-        return read(connect(load_settings().database_url, connections=1, create=False), status.run_names)
+        return read(connect(load_settings().database_url, connections=1, create=False), run_views.run_names)
     except Exception:  # the message would appear in the middle of the user's command line
         return []

@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from db.refusals import passes
 from db.session import describe_failure, read
 from db.states import RunState
-from db.views import status
-from db.views.results import done_paths
-from db.views.status import RunView
+from db.views import run_views
+from db.views.rows import done_paths
+from db.views.run_views import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.flags.choice_flags import OTHERS, choice
 from producer.cli.flags.chosen_rows import chosen_rows
@@ -250,9 +250,9 @@ def _require_own_places(found: Found, request: ExportRequest, format: str) -> No
 
 def view_of(found: Found) -> RunView:
     """The run's settings. Raises `RunGone`."""
-    view = read(found.sessions, status.run_view, found.run_id)
+    view = read(found.sessions, run_views.run_view, found.run_id)
     if view is None:
-        raise status.RunGone
+        raise run_views.RunGone
     return view
 
 

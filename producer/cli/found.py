@@ -8,7 +8,7 @@ from typing import Any
 from db.refusals import DatabaseUnusable
 from db.runs import run_id_of, state_of
 from db.session import Sessions, parse_url, read, sqlite_url
-from db.views import status
+from db.views import run_views
 from producer import stopping
 from producer.cli.run_folder import is_run_folder, read_run_file
 from workers.cli import base
@@ -66,7 +66,7 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
     run_file = None if folder is None else folder / base.RUN_FILE
     sessions = base.open_database(settings.database_url, run_file=run_file)
     run_id = read(sessions, run_id_of, name)
-    names = read(sessions, status.run_names) if run_id is None else []
+    names = read(sessions, run_views.run_names) if run_id is None else []
     if run_id is None:
         there_are = f"there are: {', '.join(names[-10:])}" if names else "the database has no runs yet"
         hint = f"; the folder {run} holds no {base.RUN_FILE}" if folder is None and Path(run).is_dir() else ""

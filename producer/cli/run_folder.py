@@ -16,7 +16,7 @@ import yaml
 
 from db import private
 from db.session import Sessions, read, sqlite_url
-from db.views import status
+from db.views import run_views
 from db.views.inputs import run_inputs
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
 from producer.results.files.targets import Targets
@@ -123,7 +123,7 @@ def hints(sessions: Sessions, output: Path, run: str, database: str, *, shared: 
     if not shared:
         same = f"Use another output folder: {elsewhere(output)}; or the same settings"
         return Hints(same, shlex.quote(str(output)), copy)
-    free = numbered(run, read(sessions, status.run_names).__contains__)
+    free = numbered(run, read(sessions, run_views.run_names).__contains__)
     advice = f"Give this one another name and folder: {elsewhere(output, free)}; or the same settings"
     if is_run_folder(output):
         return Hints(advice, shlex.quote(str(output)), copy)
@@ -208,6 +208,6 @@ def check_targets(targets: Targets, also: Sequence[str]) -> None:
 
 def refuse_other_runs_state(sessions: Sessions, output: Path, name: str) -> None:
     """Raise `UsageError` if the folder has no run.yaml, but its database has another run."""
-    others = [] if is_run_folder(output) else [run for run in read(sessions, status.run_names) if run != name]
+    others = [] if is_run_folder(output) else [run for run in read(sessions, run_views.run_names) if run != name]
     if others:
         raise _belongs_to(output, f"run {others[0]}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from db.budgets import stopped_by
-from db.views import status
+from db.views import run_views, status
 from db.views.status import ErrorLine, Progress
 from workers.errors import ErrorClass
 
@@ -53,7 +53,7 @@ def _why_failed(errors: Sequence[ErrorLine]) -> Cause | None:
 
 def _why_empty(session: Session, run_id: int) -> Cause | None:
     below, looked_at = status.found_below(session, run_id)
-    run = status.run_view(session, run_id, row_prompts=False)
+    run = run_views.run_view(session, run_id, row_prompts=False)
     if not looked_at or run is None:
         return None
     floor, threshold = run.frozen.score_floor, run.frozen.threshold

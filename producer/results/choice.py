@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from db.values import ClassResult, FoundInstance, PromptResult
-from db.views.status import RunView
+from db.views.run_views import RunView
 from producer.libraries import is_installed
 
 MASK, BOX = "mask", "box"  # what overlaps are measured on

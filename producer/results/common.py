@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from db.session import Sessions, read
+from db.states import OVER
 from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage, exported_images
-from db.views.status import OVER, RunView
+from db.views.run_views import RunView
 from producer.results.choice import Choice, Chooser
 from producer.results.files.targets import Targets
 from producer.results.so_far import require_exportable

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from db.session import Sessions, read
 from db.views.results import ExportedImage, some_images
-from db.views.trail import ChunkSoFar, chunks_again, done_rows, next_chunks
+from db.views.so_far import ChunkSoFar, chunks_again, done_rows, next_chunks
 from producer.results.common import ExportRequest
 from producer.results.exports.png import MaskWriter
 from producer.results.files.helpers import Helpers

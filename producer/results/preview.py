@@ -20,8 +20,9 @@ from sqlalchemy.orm import Session
 from db.session import Sessions, read
 from db.states import ImageState
 from db.values import FoundInstance
-from db.views.results import ExportedImage, sample_rows, some_images
-from db.views.status import RunView
+from db.views.results import ExportedImage, some_images
+from db.views.rows import sample_rows
+from db.views.run_views import RunView
 from producer.results.choice import Choice, Chooser
 from producer.results.files.marks import JPEG_COMMENT
 from producer.results.files.targets import Targets

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from PIL import Image, ImageOps
 
-from db.views.status import RunView
+from db.views.run_views import RunView
 from workers.inference.reading import location
 from workers.inference.reading.images import ReadRules, read_image
 from workers.reading import read_rules

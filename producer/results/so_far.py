@@ -6,9 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import Run
-from db.states import RunState
-from db.views import status
-from db.views.status import OVER
+from db.states import OVER, RunState
+from db.views import run_views, status
 from producer.stopping import refusal
 from workers.errors import NotOver
 
@@ -37,7 +36,7 @@ def how_far(session: Session, run_id: int) -> SoFar:
     """How many images of the run have ended. Raises `NoSuchRun` while it is being deleted, `RunGone` afterwards."""
     row = session.execute(select(Run.name, Run.state).where(Run.id == run_id)).one_or_none()
     if row is None:
-        raise status.RunGone
+        raise run_views.RunGone
     if row.state == RunState.DELETING:
         raise refusal(row.name, row.state)
     progress = status.progress(session, run_id)

@@ -14,10 +14,11 @@ from rich.text import Text
 from sqlalchemy.orm import Session
 
 from db.session import Sessions, read
-from db.states import RunState, WorkerState
-from db.views import status
+from db.states import OVER, RunState, WorkerState
+from db.views import run_views, status
 from db.views.cost import cost_of
-from db.views.status import OVER, ErrorLine, ImageCounts, Progress, RunGone, WarningLine, WorkerLine
+from db.views.run_views import RunGone
+from db.views.status import ErrorLine, ImageCounts, Progress, WarningLine, WorkerLine
 from producer.results.causes import Cause, likeliest_cause
 from producer.results.cost import Bill
 from workers.cli.base import counted, spelled_run
@@ -281,7 +282,7 @@ class AllRuns:
 
     def __init__(self, sessions: Sessions, price: float | None = None) -> None:
         self.standings: list[Standing] = []
-        for run_id in read(sessions, status.run_ids):
+        for run_id in read(sessions, run_views.run_ids):
             with suppress(RunGone):  # the run was deleted since its id was read
                 self.standings.append(Standing(sessions, run_id, price=price))
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from db.session import Sessions
 from db.values import PromptResult
 from db.views.results import Size, done_results
-from db.views.status import RunView
+from db.views.run_views import RunView
 from producer.results.choice import MASK, Choice, Chooser
 
 SHOWN_CLASSES = 20  # on a terminal; rows may bring any number of classes

@@ -16,7 +16,7 @@ from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.slices import in_slices
 from db.states import RunState
-from db.views.status import run_view
+from db.views.run_views import run_view
 from workers.errors import UsageError
 
 Value = TypeVar("Value")

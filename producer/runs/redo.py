@@ -11,9 +11,10 @@ from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
 from db.runs import RetryFilter, reopen
 from db.session import Sessions, read, reading, write
 from db.slices import paced
-from db.states import RunState
+from db.states import OVER, RunState
 from db.values import Redo
-from db.views.status import OVER, RunGone, RunView, progress, run_view
+from db.views.run_views import RunGone, RunView, run_view
+from db.views.status import progress
 from producer.runs.operate import Tell, ignore, retry, settle
 from producer.sources.looking import stat_files
 from workers.cli.base import counted

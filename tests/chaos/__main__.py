@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from db.migrate import upgrade
 from db.session import connect, read
 from db.states import RunState
-from db.views.status import paused_runs
+from db.views.run_views import paused_runs
 from tests.chaos.answers import recorded, strange
 from tests.chaos.changes import change_again
 from tests.chaos.exports import disagreements

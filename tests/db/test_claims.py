@@ -12,11 +12,12 @@ from sqlalchemy import event, func, select
 
 from db import claims, doorbells, presence, runs
 from db.claims import LeaseLost, ModelUsed, Next
+from db.doorbells import identity
 from db.models import Result
 from db.presence import Process
 from db.session import Sessions, read, reading, write
 from db.values import Spent
-from db.views.status import identity, run_view
+from db.views.run_views import run_view
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 from tests.terminals import PATIENCE

@@ -17,7 +17,7 @@ from db.claims import Claim, LeaseLost, ModelUsed
 from db.corrections import HasResults, has_results
 from db.intake import NewRow
 from db.session import Sessions, read, reading, write
-from db.views.status import RunView, run_view
+from db.views.run_views import RunView, run_view
 from tests.db import scenario
 from tests.db.scenario import claim, done, failed, load, numbered
 

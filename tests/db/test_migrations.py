@@ -21,7 +21,7 @@ from db.migrate import _config, _known_revisions, ensure_schema, newest_revision
 from db.models import Base, Chunk, Image, Installation, Instance, Run
 from db.refusals import DatabaseUnusable
 from db.session import Sessions, connect, reading, without_foreign_keys, write
-from db.views.status import run_view
+from db.views.run_views import run_view
 from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.recount import differences

@@ -7,7 +7,7 @@ from db.bulk import NAMED_AT_ONCE, named_at_once
 from db.intake import NewRow
 from db.session import Sessions, read, write
 from db.views.results import exported_images
-from db.views.status import prompt_texts
+from db.views.run_views import prompt_texts
 from tests.db import scenario
 from tests.db.parameters import FEW, most_parameters
 

@@ -14,7 +14,7 @@ from db.migrate import upgrade
 from db.presence import Process
 from db.refusals import DatabaseUnusable
 from db.session import Sessions, connect, describe_failure, reading, write
-from db.views.status import run_names
+from db.views.run_views import run_names
 from tests import pgbouncer
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, load, numbered

@@ -17,7 +17,7 @@ from db.same_content import done_before
 from db.session import Sessions, read, reading, write
 from db.slices import Place
 from db.values import FoundInstance, PromptResult
-from db.views import status
+from db.views import run_views, status
 from db.views.results import exported_images
 from tests.db import scenario
 from tests.db.scenario import (
@@ -53,7 +53,7 @@ def dump(sessions: Sessions, *prompt_ids: int) -> Dump:
 
 def prompts_of(sessions: Sessions, run_id: int) -> dict[str, int]:
     with reading(sessions) as session:
-        view = status.run_view(session, run_id)
+        view = run_views.run_view(session, run_id)
     assert view is not None
     return {text: id for id, text in view.prompts.items()}
 

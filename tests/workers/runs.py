@@ -10,11 +10,12 @@ from PIL import Image as Picture
 from sqlalchemy import func, select
 
 from db import doorbells, intake
-from db.doorbells import RungChunk
+from db.doorbells import RungChunk, identity
 from db.intake import NewRow
 from db.models import Result
 from db.session import Sessions, read, reading, write
-from db.views.status import RunView, WorkerLine, identity, run_view, workers
+from db.views.run_views import RunView, run_view
+from db.views.status import WorkerLine, workers
 from tests.db import scenario
 from workers.broker.app import create_app
 from workers.contract import Doorbell, queue_name

@@ -119,7 +119,7 @@ def error_of_database(error: Exception) -> Sam3Error | None:
 
     from db.refusals import DatabaseUnusable
     from db.session import OutcomeUnknown
-    from db.views.status import RunGone
+    from db.views.run_views import RunGone
 
     match error:
         case RunGone():
@@ -210,8 +210,8 @@ def open_database(
 
 def identified(settings: "Settings", sessions: "Sessions") -> "Settings":
     """The settings with the identity of the database, which names the queue of its doorbells."""
+    from db.doorbells import identity
     from db.session import read
-    from db.views.status import identity
 
     return settings.model_copy(update={"identity": read(sessions, identity)})
 

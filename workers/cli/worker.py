@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.patience import Patience
 from db.session import Sessions, parse_url, read, reading
-from db.views import status
+from db.views import run_views
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
 from workers.cli import base
@@ -74,7 +74,7 @@ class EmptyQueue:
     def over(self) -> bool:
         try:
             with reading(self._sessions) as session:
-                unfinished = status.unfinished_runs(session)
+                unfinished = run_views.unfinished_runs(session)
         except SQLAlchemyError:  # the database is away: the reconciler says so, and the command waits
             return False
         if unfinished and time.monotonic() > self._next_line:
@@ -85,7 +85,7 @@ class EmptyQueue:
 
 def _nothing_left(sessions: Sessions) -> str:
     """What is said at the end of --until-empty. Paused runs are not waited for, so they are named."""
-    resumes = [f"sam3-resume {shlex.quote(base.spelled_run(name))}" for name in read(sessions, status.paused_runs)]
+    resumes = [f"sam3-resume {shlex.quote(base.spelled_run(name))}" for name in read(sessions, run_views.paused_runs)]
     return "nothing left to do" + (f" until a run goes on that is paused: {', '.join(resumes)}" if resumes else "")
 
 
@@ -100,7 +100,7 @@ def check_runs(sessions: Sessions, settings: Settings) -> None:
     If no unfinished run can be served, raises the `UsageError` or `Unreachable` of the first one with its run's name.
     """
     check_models([], settings)
-    runs = read(sessions, status.active_models)
+    runs = read(sessions, run_views.active_models)
     faults: dict[str, Sam3Error] = {}
     for model in dict.fromkeys(model for _, model in runs):
         try:

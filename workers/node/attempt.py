@@ -14,7 +14,7 @@ from db.outcomes import ImageDone, ImageFailed, Outcome, count_found
 from db.same_content import done_before
 from db.session import read
 from db.values import FoundInstance, PromptResult, Spent
-from db.views.status import RunView, prompt_texts
+from db.views.run_views import RunView, prompt_texts
 from workers.errors import ErrorClass, first_line
 from workers.inference.answers import Found, Instance
 from workers.inference.boxes import Box

@@ -20,7 +20,7 @@ from db.outcomes import ImageFailed, Outcome
 from db.session import read, write
 from db.states import WorkerState
 from db.values import NOTHING_SPENT, Spent
-from db.views.status import RunView
+from db.views.run_views import RunView
 from workers.errors import ErrorClass, first_line, one_line
 from workers.inference.stream.narrow import Raised, narrowed
 from workers.node.worker import Worker

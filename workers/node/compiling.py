@@ -1,6 +1,6 @@
 """Whether a run is computed with compiled kernels: what was asked for, and what pays. Compiles nothing."""
 
-from db.views.status import RunView
+from db.views.run_views import RunView
 from workers.settings import Settings
 
 COMPILING_SECONDS = 120.0  # of each worker

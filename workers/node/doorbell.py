@@ -14,7 +14,7 @@ from db.refusals import DatabaseUnusable
 from db.runs import state_of
 from db.session import read
 from db.states import STOPPED, RunState
-from db.views.status import RunView, run_view
+from db.views.run_views import RunView, run_view
 from workers.contract import BadMessage, Doorbell
 from workers.errors import first_line
 from workers.fleet.dispatch import dispatch, publisher

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db.session import read
 from db.states import RunState
-from db.views.status import run_view
+from db.views.run_views import run_view
 from workers.errors import first_line
 from workers.node.worker import Worker
 

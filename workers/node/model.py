@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 from db import claims
 from db.presence import live_workers
 from db.session import read, write
-from db.views.status import RunView, active_runs
+from db.views.run_views import RunView, active_runs
 from workers.errors import Sam3Error, first_line
 from workers.fleet.weights import check_models, folder_state, model_folders, revision_of
 from workers.inference import segmenters, selftest

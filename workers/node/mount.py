@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from db.claimed import ClaimedImage
 from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.session import Sessions, read
-from db.views.status import RunView, root_of, some_done_path
+from db.views.run_views import RunView, root_of, some_done_path
 from workers.errors import ErrorClass
 from workers.inference.reading import location
 from workers.node.faults import Infrastructure

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from db.views.status import RunView
+from db.views.run_views import RunView
 from workers.fleet.weights import folder_state
 
 UNUSABLE_SECONDS = 300.0  # before a model that could not be loaded is tried again

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from db.claimed import ClaimedImage
 from db.outcomes import ImageFailed, Outcome
 from db.session import Sessions, read
-from db.views.status import RunView, some_done_path
+from db.views.run_views import RunView, some_done_path
 from workers.errors import ErrorClass
 from workers.inference.reading import location, urls
 from workers.inference.reading.location import Unanswered

@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 from db import presence
 from db.claims import Claim, heartbeat
+from db.doorbells import identity
 from db.migrate import ensure_schema
 from db.patience import Patience
 from db.session import Sessions, connect, read, write
 from db.states import WorkerState
-from db.views.status import identity
 from workers.fleet.processes import this_process
 from workers.inference.stream import readahead
 from workers.node.activity import Activity, Counts

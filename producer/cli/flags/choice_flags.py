@@ -10,7 +10,7 @@ from producer.cli.flags.param_types import Phrase, Share
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
-    from db.views.status import RunView
+    from db.views.run_views import RunView
     from producer.results.choice import Choice
 
 Function = TypeVar("Function", bound=Callable[..., Any])

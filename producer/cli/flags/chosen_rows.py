@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from db.session import read
-from db.views.results import rows_of_paths
-from db.views.status import RunView
+from db.views.rows import rows_of_paths
+from db.views.run_views import RunView
 from producer.cli.found import Found
 from workers.errors import UsageError
 from workers.inference.reading import location

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import private
 from db.refusals import DatabaseUnusable
 from db.session import connect, read, sqlite_url
-from db.views.status import run_names
+from db.views.run_views import run_names
 from producer.cli.run_folder import RUN_LOCK
 from producer.layout import DATABASE_FILE, STATE_FOLDER
 from workers.cli.base import RUN_FILE

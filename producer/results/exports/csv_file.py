@@ -12,7 +12,7 @@ from typing import BinaryIO, TextIO
 from db.states import ImageState
 from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage
-from db.views.status import RunView
+from db.views.run_views import RunView
 from producer.results.common import (
     ExportRequest,
     Summary,

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from db.states import ImageState
 from db.values import FoundInstance
 from db.views.results import ExportedImage
-from db.views.status import RunView
+from db.views.run_views import RunView
 from producer.layout import MASK_HEAD_BYTES, is_mask
 from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in
 from producer.results.exports.export_folder import read_export_folder

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, BinaryIO, ClassVar
 
-from db.views.status import RunView
+from db.views.run_views import RunView
 
 
 class FolderRecord:

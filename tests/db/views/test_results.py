@@ -13,8 +13,9 @@ from db import intake
 from db.intake import NewRow
 from db.models import Run
 from db.session import Sessions, reading, write
-from db.views.results import PAGE_ROWS, ExportedImage, exported_images, sample_rows, some_images
-from db.views.status import RunGone
+from db.views.results import ExportedImage, exported_images, some_images
+from db.views.rows import PAGE_ROWS, sample_rows
+from db.views.run_views import RunGone
 from tests.db import scenario
 from tests.db.scenario import REJECTED, claim, delete, done, failed, finish, load, numbered, rows
 

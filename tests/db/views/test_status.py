@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import update
 
-from db import claims, doorbells, presence
+from db import claims, presence
 from db.intake import NewRow
 from db.models import Run
 from db.session import Sessions, reading, write
@@ -96,33 +96,3 @@ def test_errors_are_listed_by_class_with_the_first_path(sessions: Sessions) -> N
         ErrorLine("bad_path", 1, "bad"),
         ErrorLine("truncated", 1, "000003.jpg"),
     ]
-
-
-def test_a_run_view_has_its_settings_and_all_prompts(sessions: Sessions) -> None:
-    run_id = load(sessions, [*rows("a"), NewRow("b", prompts=("dog",))], prompts=("person", "car"))
-
-    with reading(sessions) as session:
-        view = status.run_view(session, run_id)
-        assert status.run_view(session, run_id + 1) is None
-
-    assert view is not None
-    assert (view.name, view.source.columns, view.frozen.threshold, view.images) == ("faces", ("path",), 0.5, 2)
-    assert list(view.prompts.values()) == ["person", "car", "dog"]
-    assert [view.prompts[id] for id in view.every_image] == ["person", "car"]
-
-
-def test_runs_models_and_unfinished_runs_are_listed(sessions: Sessions) -> None:
-    ended, active = load(sessions, rows("a"), name="one"), load(sessions, numbered(8), name="two")
-    scenario.work_off(sessions, ended, 0.9)
-
-    with reading(sessions) as session:
-        assert status.run_names(session) == ["one", "two"]
-        assert status.active_runs(session) == [active]
-        assert status.active_models(session) == [("two", "tiny")]
-        assert status.unfinished_runs(session) == ["two"]
-    write(sessions, doorbells.ring_pending, active, 1)
-    scenario.work_off(sessions, active)
-    write(sessions, doorbells.unqueue, scenario.chunks(sessions, active)[0].id)
-    scenario.work_off(sessions, active)
-    with reading(sessions) as session:
-        assert not status.unfinished_runs(session)

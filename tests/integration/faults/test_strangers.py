@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import redis
 
+from db.doorbells import identity
 from db.session import Sessions, read
-from db.views.status import identity
 from tests.db import scenario
 from tests.integration.faults import farm
 from tests.terminals import PATIENCE, Background, Terminal, wait_until

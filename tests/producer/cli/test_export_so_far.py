@@ -12,7 +12,7 @@ from db.models import Run
 from db.runs import RetryFilter
 from db.session import Sessions, read, write
 from db.states import RunState
-from db.views.status import run_view
+from db.views.run_views import run_view
 from producer.cli.export import main as export
 from producer.cli.retry import main as retry
 from producer.results.choice import Choice

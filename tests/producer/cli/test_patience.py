@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from db.session import Sessions, read
-from db.views.results import PAGE_ROWS
-from db.views.status import run_view
+from db.views.rows import PAGE_ROWS
+from db.views.run_views import run_view
 from producer.cli.export import main as export
 from producer.cli.status import main as status
 from producer.results.choice import Choice

@@ -10,7 +10,7 @@ import pytest
 
 from db.runs import begin_delete
 from db.session import Sessions, write
-from db.views.status import RunView
+from db.views.run_views import RunView
 from producer.cli.cancel import main as cancel
 from producer.cli.delete import main as delete
 from producer.cli.enqueue import main as enqueue

@@ -14,7 +14,7 @@ from db.migrate import ensure_schema
 from db.presence import Process, register
 from db.session import Sessions, connect, reading
 from db.values import FoundInstance, Frozen, PromptResult, Source
-from db.views import status
+from db.views import run_views
 from db.views.results import ExportedImage
 from producer.results.common import ExportRequest, read_images
 
@@ -58,7 +58,7 @@ class Finished:
     """A run to export."""
 
     sessions: Sessions
-    view: status.RunView
+    view: run_views.RunView
 
     def images(self, request: ExportRequest) -> list[ExportedImage]:
         return list(read_images(self.sessions, request))
@@ -79,7 +79,7 @@ def finish(folder: Path, given: Input, ends: Ends, sessions: Sessions | None = N
     run_id = _enqueue(sessions, given)
     work(sessions, run_id, ends)
     with reading(sessions) as session:
-        view = status.run_view(session, run_id)
+        view = run_views.run_view(session, run_id)
     assert view is not None
     return Finished(sessions, view)
 
@@ -101,7 +101,7 @@ def work(sessions: Sessions, run_id: int, ends: Ends) -> None:
     """A worker claims what is pending, and commits the images that have an end."""
     with sessions.begin() as session:
         worker = register(session, "gpu0@here", Process("here", "boot", 1, 1))
-        view = status.run_view(session, run_id)
+        view = run_views.run_view(session, run_id)
         assert view is not None
         texts = view.prompts
         for rung in doorbells.ring_pending(session, run_id, 100):

@@ -9,7 +9,7 @@ from torchvision.ops import batched_nms
 
 from db.classes import NamedClass
 from db.values import FoundInstance, PromptResult
-from db.views.status import RunView
+from db.views.run_views import RunView
 from producer.results.choice import Choice, Chooser, read_thresholds
 from tests.producer.results import test_overlaps
 from tests.producer.results.finished import Finished

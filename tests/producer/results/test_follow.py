@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from db.session import Sessions, reading
-from db.views import status
+from db.views import run_views
 from producer.results import follow
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
@@ -73,7 +73,7 @@ def said() -> list[str]:
 def request_of(sessions: Sessions, tmp_path: Path) -> Any:
     def make(run_id: int) -> ExportRequest:
         with reading(sessions) as session:
-            view = status.run_view(session, run_id)
+            view = run_views.run_view(session, run_id)
         assert view is not None
         return ExportRequest(view, Choice(view.frozen.threshold), tmp_path / "masks")
 

@@ -6,7 +6,7 @@ import pytest
 
 from db.session import read
 from db.views.results import done_results
-from db.views.status import run_view
+from db.views.run_views import run_view
 from producer.results.choice import Choice
 from producer.results.common import read_images
 from producer.results.formats import MODULES, format_named

@@ -8,7 +8,7 @@ import pytest
 from db import claims
 from db.runs import run_id_of
 from db.session import Sessions, read, write
-from db.views.status import run_view
+from db.views.run_views import run_view
 from producer.runs.load import Recorded, RunRequest, record
 from producer.runs.operate import cancel
 from producer.sources.csv_source import CsvSource

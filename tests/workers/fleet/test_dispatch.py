@@ -13,9 +13,8 @@ from kombu.exceptions import OperationalError
 from redis.connection import Connection
 
 from db import claims, intake
-from db.doorbells import RungChunk
+from db.doorbells import RungChunk, identity
 from db.session import Sessions, read, write
-from db.views.status import identity
 from tests.db import scenario
 from tests.workers.runs import queue
 from workers.broker.app import create_app

@@ -10,7 +10,7 @@ import pytest
 
 from db.intake import NewRow
 from db.session import Sessions
-from db.views.status import RunView
+from db.views.run_views import RunView
 from tests.db import scenario
 from tests.fakes import FakeSegmenter
 from tests.workers import runs

@@ -25,7 +25,7 @@ from db.session import Sessions, read, write
 from db.values import NOTHING_SPENT, Spent
 from db.views import status
 from db.views.cost import Cost, cost_of
-from db.views.status import RunView, prompt_texts, run_view
+from db.views.run_views import RunView, prompt_texts, run_view
 from producer.runs.load import auto_chunk_size
 from tests.db import scenario
 from tests.fakes import FakeSegmenter

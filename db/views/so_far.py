@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from db.chunks import DONE_IMAGES
 from db.models import Chunk, Image
 from db.states import LIVE, ImageState
 
@@ -41,7 +42,7 @@ def done_rows(session: Session, chunk_id: int) -> list[int]:
 
 def _chunks(session: Session, where: tuple[ColumnElement[bool], ...], most: int) -> list[ChunkSoFar]:
     rows = (
-        select(Chunk.id, Chunk.number, (Chunk.segmented + Chunk.empty).label("done"), Chunk.state)
+        select(Chunk.id, Chunk.number, DONE_IMAGES.label("done"), Chunk.state)
         .where(*where)
         .order_by(Chunk.number)
         .limit(most)
