@@ -29,6 +29,7 @@ from db import doorbells, intake
 from db.intake import NewRow
 from db.models import Chunk
 from db.session import Sessions, connect, read, reading, write
+from db.slices import SLICE_ROWS
 from db.values import Source
 from db.views.run_views import run_view
 from workers.inference.answers import Found, Instance
@@ -174,8 +175,8 @@ def _run(url: str, source: Path, images: int) -> tuple[int, list[int]]:
     paths = sorted(path.name for path in source.iterdir())
     with _open(url) as sessions:
         run_id = write(sessions, intake.create_run, "host", frozen, FROZEN, ["person"], CHUNK)
-        for start in range(0, images, intake.SLICE_ROWS):
-            rows = [NewRow(path) for path in paths[start : start + intake.SLICE_ROWS]]
+        for start in range(0, images, SLICE_ROWS):
+            rows = [NewRow(path) for path in paths[start : start + SLICE_ROWS]]
             write(sessions, intake.add_rows, run_id, start, rows)
         write(sessions, intake.finish_load, run_id, None)
         return run_id, [rung.chunk_id for rung in write(sessions, doorbells.ring_pending, run_id, images)]

@@ -40,8 +40,8 @@ MAX_ATTEMPTS = 5  # attempts in a row without one commit
 CRASHES_BEFORE_SPLIT = 2  # the cause of the first crash may lie outside the chunk
 # After so many releases in a row another worker will hardly do better, so the chunk rests.
 MAX_RELEASES = 10
-RELEASE_PAUSE_SECONDS = 300.0
-LONGEST_BACK_OFF_SECONDS = 300
+RELEASE_REST_SECONDS = 300.0
+LONGEST_REST_SECONDS = 300
 
 
 class Next(Enum):
@@ -289,7 +289,7 @@ def release(session: Session, claim: Claim, reason: str | None = None) -> bool:
             *_fenced(claim),
             attempts=ATTEMPT_BACK,
             releases=Chunk.releases + 1,
-            not_before=case((Chunk.releases + 1 >= MAX_RELEASES, now() + RELEASE_PAUSE_SECONDS)),
+            not_before=case((Chunk.releases + 1 >= MAX_RELEASES, now() + RELEASE_REST_SECONDS)),
             error=reason,
         )
     )
@@ -306,7 +306,7 @@ def fail_attempt(session: Session, claim: Claim, error: str, error_class: str = 
     if chunk.attempts >= MAX_ATTEMPTS:
         _give_up(session, Transition.FAIL, chunk, error_class, error)
     else:
-        not_before = now() + back_off(chunk.attempts)
+        not_before = now() + rest_after(chunk.attempts)
         change_chunks(session, Transition.FAIL_ATTEMPT, Chunk.id == chunk.id, error=error, not_before=not_before)
     return True
 
@@ -336,14 +336,14 @@ def take_back(session: Session, held: RunningChunk, *, crashed: bool) -> bool:
         why = "crashed" if crashed else "gave_up"
         _give_up(session, Transition.GIVE_UP, chunk, why, f"{chunk.attempts} attempts without progress")
     else:
-        not_before = None if crashes == 1 else now() + back_off(crashes)
+        not_before = None if crashes == 1 else now() + rest_after(crashes)
         change_chunks(session, Transition.TAKE_BACK, Chunk.id == chunk.id, crashes=crashes, not_before=not_before)
     return True
 
 
-def back_off(failures: int) -> int:
+def rest_after(failures: int) -> int:
     """Seconds that a chunk rests after `failures` failures in a row: 5, 10, 20, ... up to five minutes."""
-    return int(min(LONGEST_BACK_OFF_SECONDS, 5 * 2 ** (max(failures, 1) - 1)))
+    return int(min(LONGEST_REST_SECONDS, 5 * 2 ** (max(failures, 1) - 1)))
 
 
 def _give_up(session: Session, transition: Transition, chunk: HeldChunk, error_class: str, error: str) -> None:

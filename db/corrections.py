@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from db.chunks import DONE_IMAGES, change_chunks, in_order, require_none_running
 from db.conditions import HAS_RESULTS
-from db.intake import known_prompts, prompt_row
 from db.models import Chunk, Image, Prompt, Run
+from db.prompt_rows import known_prompts, prompt_row
 from db.states import LIVE, ImageState, RunState
 from db.transitions import Transition
 from db.values import Frozen

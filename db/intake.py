@@ -1,25 +1,24 @@
-"""What the producer inserts: runs, rows, chunks and duplicates. Knows no CSV, no Celery and no pixels.
+"""What the producer inserts: runs, rows and their chunks. Knows no CSV, no Celery and no pixels.
 
 A run is loaded in slices, one transaction each; how far its source was read is written in the same transaction,
 so that a killed load goes on where it stopped. Functions take the caller's session and never commit.
 """
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Row, Text, bindparam, func, insert, select, type_coerce, update
+from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
-from db.chunks import add_chunks, change_chunks, finish_run, in_order, lock_chunks_of, rowcount, subtract_counts
-from db.classes import Wording
+from db.chunks import add_chunks, change_chunks, finish_run, in_order, lock_chunks_of, rowcount
 from db.columns import cells_to_json, to_json
 from db.models import Base, Chunk, Image, Prompt, Run, source_columns
-from db.slices import SLICE_ROWS as SLICE_ROWS
+from db.prompt_rows import prompt_ids, prompt_row, run_prompts
 from db.states import STOPPED, ChunkState, ImageState, RunState
 from db.times import now
 from db.transitions import Transition
@@ -78,15 +77,6 @@ class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows
 _Placed = tuple[int, NewRow]  # the place of a row in the source, from 1, and the row
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """A row with the same path, prompts and boxes as an earlier row, whose id is `first_id`."""
-
-    image_id: int
-    chunk_id: int
-    first_id: int
-
-
 def find_run(session: Session, name: str) -> KnownRun | None:
     """The run of this name, or None."""
     run = session.execute(select(Run).where(Run.name == name)).scalar_one_or_none()
@@ -99,12 +89,6 @@ def find_run(session: Session, name: str) -> KnownRun | None:
         prompts=run_prompts(session, run.id),
         **{name: getattr(run, name) for name in own},
     )
-
-
-def run_prompts(session: Session, run_id: int) -> tuple[str, ...]:
-    """The prompts that every image of the run has, as `db.classes.Wording` types them."""
-    prompts = select(Prompt.text, Prompt.class_name).where(Prompt.run_id == run_id, Prompt.every_image)
-    return tuple(str(Wording(*row)) for row in session.execute(prompts.order_by(Prompt.id)))
 
 
 def create_run(
@@ -129,11 +113,6 @@ def create_run(
     if prompts:
         session.execute(insert(Prompt), [prompt_row(run_id, typed, every_image=True) for typed in prompts])
     return run_id
-
-
-def prompt_row(run_id: int, typed: str, *, every_image: bool) -> dict[str, Any]:
-    """The row of a prompt that is typed like this."""
-    return {"run_id": run_id, "every_image": every_image} | asdict(Wording.read(typed))
 
 
 def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, columns: Columns) -> None:
@@ -173,18 +152,7 @@ def add_rows(
     """
     if matching:
         _lock_known(session, run_id, rows)
-    run = session.execute(
-        update(Run)
-        .where(Run.id == run_id, Run.source_rows == read_before)
-        .values(source_rows=Run.source_rows + len(rows))
-        .returning(Run.state, Run.images, Run.load, Run.load_start, Run.chunk_size)
-    ).one_or_none()
-    if run is None:
-        gone = session.execute(select(Run.id).where(Run.id == run_id)).first() is None
-        raise LoadCancelled if gone else LoadTaken
-    may_reopen = reopens and run.state == RunState.CANCELLED and run.images == run.load_start
-    if run.state in STOPPED and not may_reopen:
-        raise LoadCancelled
+    run = _read_on(session, run_id, read_before, len(rows), reopens)
     prompts = _prompts_as_json(session, run_id, rows)
     new: Sequence[_Placed] = list(enumerate(rows, start=read_before + 1))
     if matching:
@@ -198,6 +166,26 @@ def add_rows(
     return len(new)
 
 
+def _read_on(session: Session, run_id: int, read_before: int, count: int, reopens: bool) -> Row[*tuple[Any, ...]]:
+    """Note that `count` more rows of the source were read, and return what inserting them needs of the run.
+
+    This locks the run until the transaction ends. Raises as `add_rows` says.
+    """
+    run = session.execute(
+        update(Run)
+        .where(Run.id == run_id, Run.source_rows == read_before)
+        .values(source_rows=Run.source_rows + count)
+        .returning(Run.state, Run.images, Run.load, Run.load_start, Run.chunk_size)
+    ).one_or_none()
+    if run is None:
+        gone = session.execute(select(Run.id).where(Run.id == run_id)).first() is None
+        raise LoadCancelled if gone else LoadTaken
+    may_reopen = reopens and run.state == RunState.CANCELLED and run.images == run.load_start
+    if run.state in STOPPED and not may_reopen:
+        raise LoadCancelled
+    return run
+
+
 def _prompts_as_json(session: Session, run_id: int, rows: Sequence[NewRow]) -> _PromptJson:
     """For each list of prompts that these rows have, the JSON of its prompt ids."""
     asked = {row.prompts for row in rows if row.prompts is not None}
@@ -209,28 +197,6 @@ def known_paths(session: Session, run_id: int, paths: Iterable[str]) -> set[str]
     """Which of these (at most 1000) paths are rows of the run."""
     known = select(Image.path).where(Image.run_id == run_id, Image.path.in_(list(paths)))
     return set(session.execute(known).scalars())
-
-
-def prompt_ids(session: Session, run_id: int, prompts: Iterable[str]) -> dict[str, int]:
-    """Ids of the run's prompts that are typed like this. Prompts that the run does not have yet are added."""
-    ids: dict[str, int] = {}
-    for wanted in named_at_once(sorted(prompts)):
-        known = known_prompts(session, run_id, wanted)
-        missing = [prompt_row(run_id, typed, every_image=False) for typed in wanted if typed not in known]
-        if missing:
-            session.execute(insert(Prompt), missing)
-            known = known_prompts(session, run_id, wanted)
-        ids |= known
-    return ids
-
-
-def known_prompts(session: Session, run_id: int, wanted: Sequence[str]) -> dict[str, int]:
-    """Ids of those of these (at most 1000) prompts that the run has."""
-    texts = {Wording.read(typed).text for typed in wanted}
-    rows = select(Prompt.text, Prompt.class_name, Prompt.id).where(Prompt.run_id == run_id, Prompt.text.in_(texts))
-    # The same text may have other classes in other prompts of the run.
-    known = {str(Wording(text, class_name)): id for text, class_name, id in session.execute(rows)}
-    return {typed: known[typed] for typed in wanted if typed in known}
 
 
 def _insert_images(
@@ -308,60 +274,6 @@ def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], 
         values = {"load": load, "cells": bindparam("new_cells"), "position": bindparam("place")}
         session.connection().execute(mark.values(values), seen)
     return unknown
-
-
-def repeated_rows(session: Session, run_id: int) -> Iterator[Repeated]:
-    """Rows of the current load whose path, prompts and boxes an earlier row has, in the order of their numbers."""
-    start = session.execute(select(Run.load_start).where(Run.id == run_id)).scalar_one_or_none()
-    if start is None:
-        raise LoadCancelled
-    of_run = select(Image.path).where(Image.run_id == run_id)
-    # Rows of earlier loads were searched already, so a later load looks at its own paths only. The first load counts
-    # all paths in one sorted pass (SQLite does so in their index) and then reads only rows whose path comes twice.
-    paths = of_run.where(Image.row > start) if start else of_run.group_by(Image.path).having(func.count() > 1)
-    ordered = (
-        select(
-            Image.id,
-            Image.row,
-            Image.state,
-            Image.chunk_id,
-            func.first_value(Image.id)
-            .over(partition_by=(Image.path, Image.prompts, Image.boxes), order_by=Image.row)
-            .label("first_id"),
-        )
-        .where(Image.run_id == run_id, Image.path.in_(paths))
-        .where(Image.state.not_in((ImageState.DUPLICATE, ImageState.REJECTED)))
-        .subquery()
-    )
-    late = (
-        select(ordered.c.id, ordered.c.chunk_id, ordered.c.first_id)
-        .where(ordered.c.id != ordered.c.first_id, ordered.c.row > start, ordered.c.state == ImageState.PENDING)
-        .order_by(ordered.c.row)  # neighbours are in the same chunk, so that a slice of them touches few chunks
-    )
-    for row in session.execute(late.execution_options(yield_per=SLICE_ROWS)):
-        yield Repeated(*row)
-
-
-def mark_duplicates(session: Session, run_id: int, repeated: Sequence[Repeated]) -> None:
-    """pending -> duplicate for one slice; the rows leave their chunks.
-
-    Raises `LoadCancelled` if the run is no longer loading, `LoadTaken` if another process has marked some of the rows.
-    """
-    lock_chunks_of(session, {row.chunk_id for row in repeated})
-    # This UPDATE locks the run as well. While it is locked and loading, no other process cancels these rows.
-    counted = update(Run).where(Run.id == run_id, Run.state == RunState.LOADING)
-    if session.execute(counted.values(duplicates=Run.duplicates + len(repeated)).returning(Run.id)).first() is None:
-        raise LoadCancelled
-    mark = (
-        update(IMAGES)
-        .where(Image.id == bindparam("late"), Image.state == ImageState.PENDING)
-        .values(state=ImageState.DUPLICATE, chunk_id=None, same_as=bindparam("first"))
-    )
-    late = [{"late": row.image_id, "first": row.first_id} for row in repeated]
-    if session.connection().execute(mark, late).rowcount != len(late):
-        raise LoadTaken
-    left = Counter(row.chunk_id for row in repeated)
-    subtract_counts(session, {chunk_id: Counter(images=count) for chunk_id, count in left.items()})
 
 
 def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: bool = True) -> None:

@@ -70,7 +70,9 @@ def live_workers(session: Session) -> int:
 
 def busy_workers(session: Session) -> bool:
     """Whether any live worker holds a chunk."""
-    running = select(Worker.id).where(Worker.state == "running", is_recent(Worker.heartbeat, LIVE_SECONDS)).limit(1)
+    running = (
+        select(Worker.id).where(Worker.state == WorkerState.RUNNING, is_recent(Worker.heartbeat, LIVE_SECONDS)).limit(1)
+    )
     return session.execute(running).first() is not None
 
 
@@ -101,7 +103,7 @@ def without_lease(session: Session, host: str, boot: str, *, stopped: bool) -> l
         Chunk.lease_until > now(),
     )
     which = ~goes_on if stopped else goes_on
-    return _registered(session, host, boot, Worker.state == "running", ~held.exists(), which)
+    return _registered(session, host, boot, Worker.state == WorkerState.RUNNING, ~held.exists(), which)
 
 
 def mark_dead(session: Session, worker_id: int) -> None:

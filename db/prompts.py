@@ -25,9 +25,9 @@ from db.chunks import (
     rowcount,
 )
 from db.conditions import INCOMPLETE
-from db.intake import known_prompts, prompt_row
 from db.models import Chunk, Image, Prompt, Result, Run
 from db.outcomes import begin_anew, count_results
+from db.prompt_rows import known_prompts, prompt_row
 from db.runs import next_chunks, reopen
 from db.slices import Place, Slice
 from db.states import ChunkState, ImageState, RunState

@@ -14,6 +14,7 @@ from db.states import STOPPED, ChunkState, ImageState, RunState, WorkerState
 from db.times import is_over, is_recent, now
 from db.views.run_views import RunGone
 
+MOST_EMPTY = 200  # images that `found_below` looks at
 SPENT = Chunk.commit_seconds + Chunk.waiting_seconds  # by the one thread that commits: they are the time that passed
 
 
@@ -152,7 +153,7 @@ def _rate(session: Session, run: Run, ended: int) -> float | None:
         return ended / max(spent, 0.001) if spent >= 0 else None
     return session.execute(
         select(func.sum(Worker.images_per_second)).where(
-            Worker.run_id == run.id, Worker.state == "running", is_recent(Worker.heartbeat, LIVE_SECONDS)
+            Worker.run_id == run.id, Worker.state == WorkerState.RUNNING, is_recent(Worker.heartbeat, LIVE_SECONDS)
         )
     ).scalar_one()
 
@@ -194,8 +195,8 @@ def errors(session: Session, run_id: int) -> list[ErrorLine]:
     return [ErrorLine(error_class or "", count, shown[row]) for error_class, count, row in groups]
 
 
-def found_below(session: Session, run_id: int, most: int = 200) -> tuple[int, int]:
-    """Of up to `most` images of the run with an empty result: how many have an instance below the run's threshold, and
+def found_below(session: Session, run_id: int) -> tuple[int, int]:
+    """Of up to 200 images of the run with an empty result: how many have an instance below the run's threshold, and
     how many there are."""
     chunk = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.empty > 0).order_by(Chunk.number.desc()).limit(2)
     empty = (
@@ -204,7 +205,7 @@ def found_below(session: Session, run_id: int, most: int = 200) -> tuple[int, in
         .where(Image.chunk_id.in_(chunk), Image.state == ImageState.DONE)
         .group_by(Image.id)
         .having(func.sum(Result.instances) == 0)
-        .limit(most)
+        .limit(MOST_EMPTY)
     ).subquery()
     some = select(Instance.image_id).where(Instance.image_id == empty.c.id).exists()
     below, total = session.execute(select(func.sum(case((some, 1), else_=0)), func.count()).select_from(empty)).one()

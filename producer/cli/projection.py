@@ -8,7 +8,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db import presence
-from db.intake import find_run, known_prompts
+from db.intake import find_run
+from db.prompt_rows import known_prompts
 from db.refusals import DatabaseUnusable
 from db.runs import done_images
 from db.session import connect, reading

@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy.exc import IntegrityError
 
-from db import corrections, intake, presence
+from db import corrections, duplicates, intake, presence, prompt_rows
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
 from db.models import typed_columns
 from db.prompts import change_prompts
@@ -99,7 +99,7 @@ def _agreed(sessions: Sessions, request: RunRequest) -> RunRequest:
     if known.frozen.points_per_side is not None:
         raise UsageError(f"run {request.name} looks for everything and takes no prompts; give them to another run")
     with reading(sessions) as session:
-        had = intake.known_prompts(session, known.id, change.drop)
+        had = prompt_rows.known_prompts(session, known.id, change.drop)
     change.check(request.name, _argument(request), known.prompts, had)
     return replace(request, prompts=change.agreed(known.prompts, request.prompts))
 
@@ -355,6 +355,6 @@ def _add_rows(loader: Loader, rows: Iterator[NewRow], known: KnownRun, how: Plan
 
 def _mark_duplicates(loader: Loader) -> None:
     with reading(loader.sessions) as session:
-        repeated = intake.repeated_rows(session, loader.run_id)
+        repeated = duplicates.repeated_rows(session, loader.run_id)
         while slice_ := list(itertools.islice(repeated, slice_rows(loader.sessions))):
-            paced(loader.sessions, partial(loader.write, intake.mark_duplicates, slice_))
+            paced(loader.sessions, partial(loader.write, duplicates.mark_duplicates, slice_))

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from db import claims, doorbells, intake, presence, runs
+from db import claims, doorbells, duplicates, intake, presence, runs
 from db import prompts as prompt_changes
 from db.claimed import ClaimedImage
 from db.claims import Claim, Next
@@ -16,7 +16,7 @@ from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.presence import Process
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
-from db.slices import Place, in_slices
+from db.slices import SLICE_ROWS, Place, in_slices
 from db.times import now
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from db.views.results import ExportedImage
@@ -25,6 +25,7 @@ FROZEN = Frozen("tiny", 0.5, 0.5, 0.3, "library", "exif")
 SOURCE = Source("/data/faces.csv", "path", ("path",), "/data", False, False)
 EVERYTHING = RetryFilter()
 REJECTED = NewRow("", rejected=("bad_path", "the cell is empty"))
+BOX, NO_BOX = (10.0, 20.5, 30.0, 40.0, True), (10.0, 20.5, 30.0, 40.0, False)  # each a `db.values.GivenBox`
 
 
 def rows(*paths: str) -> list[NewRow]:
@@ -41,7 +42,7 @@ def create(sessions: Sessions, name: str = "faces", prompts: Sequence[str] = ("p
 
 def add(sessions: Sessions, run_id: int, new: Sequence[NewRow], *, read: int = 0, matching: bool = False) -> int:
     """Read these rows from the source, slice by slice, after `read` others; return how many are new."""
-    step = intake.SLICE_ROWS
+    step = SLICE_ROWS
     return sum(
         write(sessions, intake.add_rows, run_id, read + first, new[first : first + step], matching=matching)
         for first in range(0, len(new), step)
@@ -51,10 +52,10 @@ def add(sessions: Sessions, run_id: int, new: Sequence[NewRow], *, read: int = 0
 def finish(sessions: Sessions, run_id: int) -> int:
     """The end of a load: the duplicate pass, then active; return how many duplicates there were."""
     with reading(sessions) as session:
-        repeated = list(intake.repeated_rows(session, run_id))
-    step = intake.SLICE_ROWS
+        repeated = list(duplicates.repeated_rows(session, run_id))
+    step = SLICE_ROWS
     for first in range(0, len(repeated), step):
-        write(sessions, intake.mark_duplicates, run_id, repeated[first : first + step])
+        write(sessions, duplicates.mark_duplicates, run_id, repeated[first : first + step])
     write(sessions, intake.finish_load, run_id, "sha256")
     return len(repeated)
 

@@ -411,8 +411,8 @@ def test_a_crash_after_a_commit_is_a_first_crash_again(sessions: Sessions) -> No
     assert (again.attempts, again.crashes) == (0, 1)
 
 
-def test_no_back_off_is_longer_than_five_minutes() -> None:
-    assert [claims.back_off(failures) for failures in (1, 2, 3, 7, 60)] == [5, 10, 20, 300, 300]
+def test_no_rest_is_longer_than_five_minutes() -> None:
+    assert [claims.rest_after(failures) for failures in (1, 2, 3, 7, 60)] == [5, 10, 20, 300, 300]
 
 
 def test_the_chunk_of_a_dead_owner_is_taken_back_before_its_lease_is_over(sessions: Sessions) -> None:

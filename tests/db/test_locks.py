@@ -19,7 +19,7 @@ from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db import claims, corrections, doorbells, intake, presence, redo, runs, steering
+from db import claims, corrections, doorbells, duplicates, intake, presence, redo, runs, steering
 from db.claims import LeaseLost
 from db.corrections import HasResults
 from db.intake import LoadTaken
@@ -78,14 +78,14 @@ def growing(sessions: Sessions) -> Works:
     write(sessions, intake.begin_matching, run_id, len(rows) + 1, 1, ["path"])
     write(sessions, intake.add_rows, run_id, 0, rows, matching=True)
     with reading(sessions) as session:
-        repeated = list(intake.repeated_rows(session, run_id))
+        repeated = list(duplicates.repeated_rows(session, run_id))
     uid = scenario.run(sessions, run_id).uid
     more = [*scenario.numbered(12)[::-1], *scenario.rows("later.jpg")]
     return {
         "commit": lambda session: claims.commit(session, running, [scenario.done(image) for image in running.images]),
         "fail": lambda session: claims.fail_attempt(session, running, "a bug"),
         "match": lambda session: intake.add_rows(session, run_id, len(rows), more, matching=True),
-        "mark duplicates": lambda session: intake.mark_duplicates(session, run_id, repeated),
+        "mark duplicates": lambda session: duplicates.mark_duplicates(session, run_id, repeated),
         "finish load": lambda session: intake.finish_load(session, run_id, None),
         "correct": lambda session: corrections.correct(session, run_id, uid, scenario.FROZEN, ["dog"]),
         "cancel": lambda session: runs.cancel_run(session, run_id),

@@ -16,9 +16,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from db.intake import NewRow, find_run, prompt_ids
+from db.intake import NewRow, find_run
 from db.migrate import _config, _known_revisions, ensure_schema, newest_revision, revision, upgrade
 from db.models import Base, Chunk, Image, Installation, Instance, Run
+from db.prompt_rows import prompt_ids
 from db.refusals import DatabaseUnusable
 from db.session import Sessions, connect, reading, without_foreign_keys, write
 from db.views.run_views import run_view

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from db.intake import run_prompts
+from db.prompt_rows import run_prompts
 from db.runs import RetryFilter
 from db.session import Sessions, read, write
 from db.steering import resume, steer

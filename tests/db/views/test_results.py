@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from db import intake
+from db import intake, prompt_rows
 from db.intake import NewRow
 from db.models import Run
 from db.session import Sessions, reading, write
@@ -88,7 +88,7 @@ def test_a_further_row_of_an_image_is_told_apart_by_its_boxes_and_only_in_a_run_
 def test_results_come_in_the_order_of_the_prompts(sessions: Sessions) -> None:
     run_id = load(sessions, [NewRow("a"), NewRow("b", prompts=("dog", "car"))], prompts=("person", "car"))
     scenario.work_off(sessions, run_id, 0.9)
-    ids = write(sessions, intake.prompt_ids, run_id, ["person", "car", "dog"])
+    ids = write(sessions, prompt_rows.prompt_ids, run_id, ["person", "car", "dog"])
 
     a, b = _exported(sessions, run_id, 0.5)
 

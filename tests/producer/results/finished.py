@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from db import claims, doorbells, intake, outcomes
+from db import claims, doorbells, duplicates, intake, outcomes
 from db.claimed import ClaimedImage
 from db.migrate import ensure_schema
 from db.presence import Process, register
@@ -91,8 +91,8 @@ def _enqueue(sessions: Sessions, given: Input) -> int:
     with sessions.begin() as session:
         run_id = intake.create_run(session, "list", source, frozen, given.prompts, chunk_size=100)
         intake.add_rows(session, run_id, 0, given.rows)
-        if repeated := list(intake.repeated_rows(session, run_id)):
-            intake.mark_duplicates(session, run_id, repeated)
+        if repeated := list(duplicates.repeated_rows(session, run_id)):
+            duplicates.mark_duplicates(session, run_id, repeated)
         intake.finish_load(session, run_id, None)
     return run_id
 

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import func, select
 
 from db import presence
-from db.intake import SLICE_ROWS
 from db.models import Chunk, Image
 from db.presence import Process
 from db.runs import RetryFilter
 from db.session import Sessions, reading, write
+from db.slices import SLICE_ROWS
 from db.views.results import exported_images
 from producer.runs.load import Recorded, RunRequest, auto_chunk_size, record
 from producer.runs.operate import cancel, retry

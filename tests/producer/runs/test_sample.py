@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from db.intake import SLICE_ROWS
 from db.session import Sessions
+from db.slices import SLICE_ROWS
 from db.views.results import exported_images
 from producer.runs.load import Recorded, RunRequest, record
 from producer.sources.csv_source import CsvSource
