@@ -13,26 +13,22 @@ from db.claims import LeaseLost
 from db.outcomes import ImageDone, ImageFailed, Outcome, count_found
 from db.same_content import done_before
 from db.session import read
-from db.values import FoundInstance, PromptResult, Spent
+from db.values import Spent
 from db.views.run_views import RunView, prompt_texts
-from workers.errors import ErrorClass, first_line
-from workers.inference.answers import Found, Instance
-from workers.inference.boxes import Box
-from workers.inference.items import Before, Item, Unreadable
+from workers.errors import first_line
+from workers.inference.items import Item
 from workers.inference.items import Outcome as Seen
-from workers.inference.protocol import Options, Segmenter
-from workers.inference.reading import location
-from workers.inference.reading.location import FileSeen
+from workers.inference.protocol import Segmenter
 from workers.inference.stages import Stage, StageSeconds, timed
 from workers.inference.stream import pipeline
 from workers.inference.stream.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
 from workers.inference.stream.repeats import Known
-from workers.inference.tiles import Tiling
 from workers.node.chunk import ChunkInHand
 from workers.node.faults import BrokenModel, is_infrastructure
 from workers.node.model import Model
 from workers.node.mount import check_mount
 from workers.node.servers import check_servers
+from workers.node.translation import answered_prompts, as_it_is, found_of, item_of, options_of, outcome_of, refused_item
 from workers.node.worker import Worker
 from workers.reading import read_rules
 
@@ -138,20 +134,20 @@ def outcomes(attempt: Attempt) -> Generator[list[Outcome]]:
     """The outcomes of all images of the chunk, a batch at a time. Images whose prompts the model refuses come first."""
     run, images = attempt.run, attempt.chunk.images
     if nothing_left := [image for image in images if image.kept and not image.prompt_ids]:
-        yield [_as_it_is(image) for image in nothing_left]
+        yield [as_it_is(image) for image in nothing_left]
         images = tuple(image for image in images if image not in nothing_left)
     texts = _prompt_texts(attempt)
     own = {text for prompt_id, text in texts.items() if prompt_id not in run.every_image}
     bad = refused_prompts(attempt.segmenter, sorted(own))
-    items = [_item(run, image, texts) for image in images]
-    refused = [_refused(item, bad) for item in items if bad.keys() & set(item.prompts)]
+    items = [item_of(run, image, texts) for image in images]
+    refused = [refused_item(item, bad) for item in items if bad.keys() & set(item.prompts)]
     if refused:
         yield list(refused)
     good = [item for item in items if not bad.keys() & set(item.prompts)]
     by_id = {item.id: item for item in good}
     for part in _one_by_one(attempt, good) if attempt.chunk.is_serial else [good]:
         for batch in _segmented(attempt, part):
-            yield [_record(one, _answered(attempt.images[one.id], by_id[one.id], one)) for one in batch]
+            yield [outcome_of(one, answered_prompts(attempt.images[one.id], by_id[one.id], one)) for one in batch]
 
 
 def _prompt_texts(attempt: Attempt) -> dict[int, str]:
@@ -166,7 +162,7 @@ def _prompt_texts(attempt: Attempt) -> dict[int, str]:
 
 def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[Seen]]:
     """The outcomes of these items. If the model raises for all images of a batch, it is tested before it goes on."""
-    rules, options = read_rules(attempt.run), _options(attempt.run, attempt.model.compiled)
+    rules, options = read_rules(attempt.run), options_of(attempt.run, attempt.model.compiled)
     recall = partial(_recalled, attempt) if attempt.run.frozen.dedupe else None
     while items:
         failed: list[Seen] = []
@@ -195,14 +191,9 @@ def _recalled(attempt: Attempt, contents: Mapping[int, bytes]) -> dict[int, Know
         done, asked = before.get(content), attempt.images[id].prompt_ids
         # Prompts of the same text and other classes make the same content, but are not the same prompts.
         if done is not None and done.results.keys() >= set(asked):
-            found = tuple(_found(done.results[prompt_id]) for prompt_id in asked)
+            found = tuple(found_of(done.results[prompt_id]) for prompt_id in asked)
             known[id] = Known(done.width, done.height, found, done.warning)
     return known
-
-
-def _found(result: PromptResult) -> Found:
-    instances = tuple(Instance(one.score, one.box, one.area, one.rle) for one in result.instances)
-    return Found(result.presence, instances, result.capped)
 
 
 def _check_model(attempt: Attempt) -> None:
@@ -227,76 +218,6 @@ def _one_by_one(attempt: Attempt, items: list[Item]) -> Iterator[list[Item]]:
         part = items[start : start + size]
         attempt.chunk.begin_range(rows[part[0].id], rows[part[-1].id])
         yield part
-
-
-def _options(run: RunView, compiled: bool) -> Options:
-    return Options(
-        compiled=compiled,
-        threshold=run.frozen.threshold,
-        mask_threshold=run.frozen.mask_threshold,
-        score_floor=run.frozen.score_floor,
-        mask_rule="meta" if run.frozen.mask_rule == "meta" else "library",
-        points_per_side=run.frozen.points_per_side,
-    )
-
-
-def _refused(item: Item, bad: dict[str, str]) -> ImageFailed:
-    reasons = [f"{prompt!r}: {bad[prompt]}" for prompt in item.prompts if prompt in bad]
-    return ImageFailed(item.id, ErrorClass.PROMPT, "; ".join(reasons))
-
-
-def _item(run: RunView, image: ClaimedImage, texts: dict[int, str]) -> Item:
-    prompts = tuple(texts[prompt_id] for prompt_id in image.prompt_ids)
-    place, before = location.place(run.source.root, image.path), _before(image, texts)
-    boxes = tuple(Box(*box) for box in image.boxes)
-    return Item(image.id, place, prompts, _tiling(run, image), image.again, boxes, before)
-
-
-def _before(image: ClaimedImage, texts: dict[int, str]) -> Before | None:
-    kept = image.kept
-    if kept is None or kept.file_size is None or kept.file_mtime_ns is None:
-        return None
-    prompts = tuple(texts[prompt_id] for prompt_id in kept.prompt_ids)
-    return Before(FileSeen(kept.file_size, kept.file_mtime_ns), prompts)
-
-
-def _answered(image: ClaimedImage, item: Item, outcome: Seen) -> tuple[int, ...]:
-    """The prompts that the outcome of an item answers."""
-    if image.kept is None or outcome.file is None or item.asked_of(outcome.file) is item:
-        return image.prompt_ids
-    return image.kept.prompt_ids
-
-
-def _as_it_is(image: ClaimedImage) -> ImageDone:
-    """The outcome of an image whose added prompts were all dropped again."""
-    assert image.kept is not None
-    return ImageDone(image.id, image.kept.width, image.kept.height, (), warning=image.kept.warning)
-
-
-def _tiling(run: RunView, image: ClaimedImage) -> Tiling | None:
-    if image.tiling is not None:
-        return Tiling.of(image.tiling)
-    return None if run.frozen.tile is None else Tiling.chosen(run.frozen.tile, run.frozen.overlap)
-
-
-def _record(outcome: Seen, prompt_ids: tuple[int, ...]) -> Outcome:
-    """Convert an outcome of inference to an outcome of the database."""
-    size, mtime_ns = (outcome.file.size, outcome.file.mtime_ns) if outcome.file else (None, None)
-    if isinstance(outcome, Unreadable):
-        # A decoder may quote bytes of the file in its message, and PostgreSQL stores no NUL.
-        return ImageFailed(outcome.id, outcome.error_class, outcome.message.replace("\0", "\\0"), size, mtime_ns)
-    results = tuple(
-        PromptResult(
-            prompt_id,
-            found.presence,
-            found.capped,
-            tuple(FoundInstance(each.score, each.box, each.area, each.rle) for each in found.instances),
-        )
-        for prompt_id, found in zip(prompt_ids, outcome.found, strict=True)
-    )
-    return ImageDone(
-        outcome.id, outcome.width, outcome.height, results, size, mtime_ns, outcome.warning, outcome.content
-    )
 
 
 def _nothing_seen() -> Counter[str]:
