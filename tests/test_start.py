@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from sam3_start import INTERRUPTED, QuickImports, Stopping
 from tests.terminals import PATIENCE, wait_until
+from workers.fleet.valkey import free_port
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
@@ -77,12 +77,6 @@ def start(home: Path) -> Start:
         )
 
     return started
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def left_of(folder: Path) -> list[str]:

@@ -5,13 +5,13 @@ until Ctrl-C stands alone behind `<!-- run: stays open -->`; it has a terminal o
 """
 
 import shlex
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name
 from tests.terminals import Background, Terminal, wait_until
+from workers.fleet.valkey import free_port
 from workers.tiny.demo import write_demo
 
 LANGUAGES = {"sh", "text", "python"}  # a shell block is `sh`, so that none is overlooked
@@ -89,12 +89,6 @@ def open_terminal(reader: Terminal, block: Block) -> Background:
     wait_until(lambda: started.output() or started.process.poll() is not None, f"{block.place}: {line}", SECONDS)
     assert started.process.poll() is None, f"{block.place}: {line} ended:\n{started.output()}"
     return started
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_page_is_read_as_blocks_with_their_place_language_and_comment(tmp_path: Path) -> None:

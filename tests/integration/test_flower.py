@@ -14,10 +14,10 @@ from tests import tls
 from tests.db import scenario
 from tests.integration.browser import Browser
 from tests.integration.processes import command_lines
-from tests.integration.valkey import free_port
 from tests.terminals import Terminal, wait_until
 from tests.workers import runs
 from workers.fleet.processes import this_process
+from workers.fleet.valkey import free_port
 
 LOGIN = "me:flower-canary"
 DATABASE_PASSWORD = "database-canary"

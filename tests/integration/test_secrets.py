@@ -17,9 +17,9 @@ from db.session import Sessions, reading
 from tests.integration.browser import Browser
 from tests.integration.faults import farm
 from tests.integration.processes import command_lines
-from tests.integration.valkey import free_port
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
+from workers.fleet.valkey import free_port
 
 BROKER, DATABASE, TOKEN, LOGIN = "broker-canary", "database-canary", "hf_tokencanary", "me:flower-canary"
 CANARIES = (BROKER, DATABASE, TOKEN, "flower-canary")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import redis
 
 from tests.terminals import wait_until
 from workers.fleet.processes import with_parent
-from workers.fleet.valkey import server_binary
+from workers.fleet.valkey import free_port, server_binary
 
 
 class Valkey:
@@ -89,9 +88,3 @@ class Valkey:
     def is_silent(self, queue: str) -> bool:
         """Whether no doorbell waits in this queue, and none is in anybody's hands."""
         return not self.client.llen(queue) and not self.client.hlen(f"{queue}-unacked")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

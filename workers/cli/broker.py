@@ -10,10 +10,10 @@ from workers.cli import base
 from workers.cli.base import say
 from workers.errors import UsageError
 from workers.fleet.valkey import BundledBroker
+from workers.machine.hosts import LOOPBACK
 from workers.settings import masked
 
 PORT = 6379  # the usual port of Redis
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def run(port: int | None) -> int:

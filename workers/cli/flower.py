@@ -14,11 +14,12 @@ from workers.broker.connection import check_broker
 from workers.cli import base, flower_config
 from workers.cli.base import say
 from workers.errors import UsageError
+from workers.machine.hosts import LOOPBACK
 
 
 def watch(address: str, port: int, allow_control: bool) -> NoReturn:
     """Replace this process by Flower. Raises `UsageError` or `Unreachable` if Flower could not work."""
-    if address not in ("127.0.0.1", "::1", "localhost") and not os.environ.get("FLOWER_BASIC_AUTH"):
+    if address not in LOOPBACK and not os.environ.get("FLOWER_BASIC_AUTH"):
         raise UsageError(
             f"--address {address} is open to others: set FLOWER_BASIC_AUTH=user:password, or use 127.0.0.1"
         )

@@ -14,9 +14,8 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import ErrorHandler
 
 from workers.broker.app import create_app
+from workers.machine.hosts import LOOPBACK
 from workers.settings import load_settings
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class GuardedFlower(Flower):  # type: ignore[misc]  # it has no types

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sam3_start import STOP_SIGNALS
 from workers.fleet.launcher import Launcher, Say
 from workers.fleet.reconcile import Reconciler
 
 TICK_SECONDS = 0.1
 LEAVE_SECONDS = 10.0  # to wait for the reconciler's last round, as its database may not answer
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def supervise(

@@ -1,9 +1,10 @@
-"""Which web servers a machine lets its processes ask for images. Knows the rules only: asks no server."""
+"""Names of hosts: this machine's own, and those of web servers that images may come from. Asks no server."""
 
 import ipaddress
 import re
 from dataclasses import dataclass
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # names of this machine that no other one reaches it by
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*(:\d{1,5})?")
 # Addresses of IPv6 that stand for one of IPv4, which a translator on the way would connect to.
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))

@@ -16,12 +16,13 @@ from celery import Celery
 from db.session import Sessions
 from tests.db import scenario
 from tests.integration.faults import farm
-from tests.integration.valkey import Valkey, free_port
+from tests.integration.valkey import Valkey
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
 from workers.broker.app import create_app
 from workers.contract import TASK
 from workers.fleet.dispatch import publisher
+from workers.fleet.valkey import free_port
 from workers.settings import Settings
 
 pytestmark = [

@@ -12,10 +12,10 @@ import redis
 from db.session import Sessions
 from tests.db import scenario
 from tests.integration.faults import farm
-from tests.integration.valkey import Valkey, free_port
+from tests.integration.valkey import Valkey
 from tests.terminals import Terminal, wait_until
 from workers.fleet.processes import with_parent
-from workers.fleet.valkey import server_binary
+from workers.fleet.valkey import free_port, server_binary
 
 pytestmark = [
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),

@@ -23,11 +23,6 @@ NUMBERS = "a box holds what is no finite number; write four numbers of pixels, x
 BOXES = ReadOptions(box_column="boxes")
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def csv_rows(rows: Sequence[Sequence[str]], options: ReadOptions = BOXES) -> list[NewRow]:
     with open("images.csv", "w", newline="") as file:
         csv.writer(file).writerows((("path", "boxes", "what"), *rows))

@@ -31,11 +31,6 @@ def zipped(*names: str, mimetype: str = "", size: int = 1) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def write(content: str | bytes) -> Path:
     path = Path("images.csv")
     path.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -16,11 +16,6 @@ ROWS = [NewRow("fotos/größe, 1.jpg", {"label": "x"}), NewRow("写真/2.jpg", {
 EURO = [NewRow("fotos/größe, 1.jpg", {"label": "x"}), NewRow("fotos/2 €.jpg", {"label": "y;z"})]
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def table(rows: list[NewRow], delimiter: str = ",", end: str = "\n") -> str:
     cells = [("path", "label"), *((row.path, (row.cells or {})["label"]) for row in rows)]
     return "".join(f'"{path}"{delimiter}"{label}"{end}' for path, label in cells)

@@ -14,11 +14,6 @@ from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from workers.errors import UsageError
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def opened(content: str | bytes, options: ReadOptions = DEFAULT_OPTIONS, name: str = "a.jsonl") -> JsonLinesSource:
     Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
     source = open_source(Path(name), options)

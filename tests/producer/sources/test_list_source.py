@@ -15,11 +15,6 @@ from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource
 from workers.errors import UsageError
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def opened(content: str | bytes, name: str = "a.txt", options: ReadOptions = DEFAULT_OPTIONS) -> RowSource:
     Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
     return open_source(Path(name), options)

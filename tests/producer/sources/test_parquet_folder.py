@@ -19,11 +19,6 @@ from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from workers.errors import UsageError
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def write(name: str, first: int, count: int, **columns: Any) -> Path:
     path = Path("parts", name)
     path.parent.mkdir(parents=True, exist_ok=True)

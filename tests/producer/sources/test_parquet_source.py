@@ -22,11 +22,6 @@ from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from workers.errors import UsageError
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def write(table: pa.Table | dict[str, Any], group: int = 1000, name: str = "a.parquet") -> Path:
     pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), name, row_group_size=group)
     return Path(name)

@@ -21,7 +21,7 @@ from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
 from workers.errors import Unreachable, UsageError
 from workers.fleet.dispatch import publisher
-from workers.fleet.valkey import BundledBroker, _free_port
+from workers.fleet.valkey import BundledBroker, free_port
 from workers.settings import Settings, masked, published_url, url_file
 
 
@@ -102,12 +102,6 @@ def test_the_bundled_server_listens_on_loopback_only(broker_url: str) -> None:
     with redis.Redis.from_url(broker_url) as client:
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_sam3_broker_keeps_its_queue_over_a_restart_and_refuses_a_taken_port(terminal: Terminal) -> None:
@@ -296,7 +290,7 @@ def test_a_server_that_ends_before_it_is_configured_is_one_line(
 
 def test_the_bundled_broker_starts_in_a_folder_of_any_name(tmp_path: Path) -> None:
     for name in ("\u00fc \u041a \U0001f600", "a 'b' \"c\" \\n\\x41 $1 #", "latin \udcfc"):
-        broker = BundledBroker(tmp_path / name, _free_port(), "password")
+        broker = BundledBroker(tmp_path / name, free_port(), "password")
         broker.start()
         try:
             assert any((tmp_path / name).glob("appendonly*"))

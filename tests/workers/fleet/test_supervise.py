@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from sam3_start import STOP_SIGNALS
 from tests.terminals import PATIENCE
 from workers.errors import UsageError
 from workers.fleet import launcher as module
@@ -19,7 +20,7 @@ from workers.fleet import supervise as supervising
 from workers.fleet.gpus import Slot
 from workers.fleet.launcher import Launcher
 from workers.fleet.reconcile import Reconciler
-from workers.fleet.supervise import STOP_SIGNALS, supervise
+from workers.fleet.supervise import supervise
 from workers.settings import Settings
 
 POLITE = "exec sleep 3600"

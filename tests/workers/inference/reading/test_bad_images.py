@@ -19,7 +19,7 @@ from workers.errors import ErrorClass
 from workers.inference.items import Item, Unreadable
 from workers.inference.protocol import Options
 from workers.inference.reading import images
-from workers.inference.reading.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 from workers.inference.stream.pipeline import Pace, segment
 
 RULES = ReadRules()
@@ -29,12 +29,6 @@ NO_RANGE = "such samples have no agreed range; convert to 8 or 16 bits, unsigned
 CUT = "the file's header is cut or damaged"
 ENDS = "the file ends before its picture does"
 LIMIT = "over the limit of 120,000,000"
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    """pytest has filters of its own, and puts them back after each test."""
-    refuse_what_pillow_warns_of()
 
 
 def saved(kind: str, image: Image.Image = CAT, **how: Any) -> bytes:

@@ -11,18 +11,13 @@ from skimage import data
 
 from tests.workers.inference import handmade
 from workers.errors import ErrorClass
-from workers.inference.reading.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 
 RULES = ReadRules()
 CAT = data.chelsea()[:96, :128]
 FIVE = np.concatenate([CAT, CAT[::-1, :, :2]], axis=2)
 CONVERT = "is not opened; convert to one of JPEG, PNG, WEBP, TIFF, BMP, GIF, AVIF"
 NO_RANGE = "such samples have no agreed range; convert to 8 or 16 bits, unsigned"
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    refuse_what_pillow_warns_of()
 
 
 def written(path: Path, pixels: npt.NDArray[Any], **how: Any) -> str:

@@ -13,15 +13,10 @@ from skimage import data
 from tests.workers.inference import handmade
 from workers.errors import ErrorClass
 from workers.inference.reading import bands, bounds, images
-from workers.inference.reading.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 
 RULES = ReadRules()
 CAT = Image.fromarray(data.chelsea())
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    refuse_what_pillow_warns_of()
 
 
 @pytest.fixture

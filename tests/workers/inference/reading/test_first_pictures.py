@@ -10,7 +10,7 @@ import tifffile
 from skimage import data
 
 from workers.errors import ErrorClass
-from workers.inference.reading.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 from workers.inference.reading.tiff import Directories
 
 RULES = ReadRules()
@@ -21,11 +21,6 @@ SENSOR, LINEAR_RAW = 32803, 34892  # photometric
 
 Page = tuple[npt.NDArray[Any], dict[str, Any]]
 MASK_PAGE: Page = (CAT[..., 0] > 100, {"subfiletype": MASK, "photometric": "mask"})
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    refuse_what_pillow_warns_of()
 
 
 def written(path: Path, *pages: Page, own: tuple[Page, ...] = (), **how: Any) -> str:

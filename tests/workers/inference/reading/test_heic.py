@@ -14,15 +14,10 @@ from skimage import data
 from workers.errors import ErrorClass
 from workers.inference.reading import images
 from workers.inference.reading.formats import FORMATS
-from workers.inference.reading.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 
 PLAIN = data.chelsea()[:192, :256]
 Pixels = npt.NDArray[np.uint8]
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    refuse_what_pillow_warns_of()
 
 
 def heic(orientation: int) -> bytes:

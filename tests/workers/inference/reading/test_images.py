@@ -21,7 +21,6 @@ from workers.inference.reading.images import (
     ReadRules,
     UnreadableImage,
     read_image,
-    refuse_what_pillow_warns_of,
 )
 
 RULES = ReadRules()
@@ -32,12 +31,6 @@ Save = Callable[..., str]
 def cat(photographs: dict[str, RGB]) -> Image.Image:
     """A photograph of 451 x 300."""
     return Image.fromarray(photographs["chelsea"])
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    """pytest has filters of its own, and puts them back after each test."""
-    refuse_what_pillow_warns_of()
 
 
 def refusal(path: str | Path, rules: ReadRules = RULES) -> ErrorClass:

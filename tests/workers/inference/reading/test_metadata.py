@@ -15,17 +15,12 @@ from skimage import data
 from tests.workers.inference import handmade
 from workers.errors import ErrorClass
 from workers.inference.reading import images, metadata
-from workers.inference.reading.images import ReadRules, UnreadableImage, read_image, refuse_what_pillow_warns_of
+from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 
 RULES = ReadRules()
 CAT = Image.fromarray(data.chelsea()[:96, :128])
 TURNED = np.asarray(CAT).transpose(1, 0, 2)[:, ::-1]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    refuse_what_pillow_warns_of()
 
 
 def saved(kind: str = "PNG", **how: Any) -> bytes:

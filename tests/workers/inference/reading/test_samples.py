@@ -19,7 +19,6 @@ from workers.inference.reading.images import (
     ReadRules,
     UnreadableImage,
     read_image,
-    refuse_what_pillow_warns_of,
 )
 from workers.inference.reading.location import FileSeen
 from workers.inference.reading.samples import LITTLE_RANGE
@@ -29,11 +28,6 @@ STRETCH = ReadRules(stretch=True)
 CAT = data.chelsea()
 GREY = CAT[..., 1]
 Deep = npt.NDArray[np.uint16]
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_in_a_worker() -> None:
-    refuse_what_pillow_warns_of()
 
 
 def packed_12_bits(values: Deep) -> bytes:

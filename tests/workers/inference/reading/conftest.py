@@ -1,0 +1,11 @@
+"""What the tests of reading images share."""
+
+import pytest
+
+from workers.inference.reading.images import refuse_what_pillow_warns_of
+
+
+@pytest.fixture(autouse=True)
+def warnings_as_in_a_worker() -> None:
+    """Make Pillow's warnings errors, as in a worker. (pytest has filters of its own, and puts them back.)"""
+    refuse_what_pillow_warns_of()
