@@ -228,7 +228,8 @@ def test_a_load_that_locks_its_run_before_the_chunks_is_found_out(
 ) -> None:
     works = SITUATIONS[situation](sessions)
     assert interleaved(sessions, (first, works[first]), (second, works[second])) == []
-    monkeypatch.setattr(intake, "lock_chunks_of", lambda *_: None)
+    for module in (intake, duplicates):
+        monkeypatch.setattr(module, "lock_chunks_of", lambda *_: None)
     found = interleaved(sessions, (first, works[first]), (second, works[second]))
     assert any("deadlock detected" in line for line in found)
 
