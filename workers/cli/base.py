@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from db.patience import Patience
     from db.session import Sessions
     from workers.settings import Settings
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 RUN_FILE = "run.yaml"  # a folder with this file is the output folder of a sam3-run
@@ -196,8 +198,7 @@ def open_database(
     `connections` is the most that this process holds open on PostgreSQL. An SQLite database that does not exist is made
     only with `create`, so that a mistyped name makes no empty database. `run_file` is the run.yaml of the sam3-run
     folder that the database belongs to, or None if the settings name the database; `named` is what else named it, for
-    the advice. `patience` is how sessions wait for
-    a database that goes away later: by default for half a minute.
+    the advice. `patience` is how sessions wait for a database that goes away later: by default for half a minute.
     """
     from db.migrate import ensure_schema
     from db.session import connect
@@ -309,6 +310,17 @@ def command(name: str) -> Callable[[Callable[..., int | None]], Sam3Command]:
     """Make a function a sam3 command."""
     settings = {"help_option_names": ["-h", "--help"], "show_default": True}
     return click.command(name, cls=Sam3Command, context_settings=settings)
+
+
+def flag_group(*flags: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Make one decorator of these flags, which adds them in this order."""
+
+    def add(function: Function) -> Function:
+        for flag in reversed(flags):
+            function = flag(function)
+        return function
+
+    return add
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

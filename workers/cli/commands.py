@@ -1,13 +1,11 @@
 """`sam3-worker`, `sam3-broker` and `sam3-flower`: declares their flags only, so that it is quick to import."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from workers.cli import base, flower_config
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 DTYPES = ["auto", "mixed", "fp32", "bf16"]
 
 
@@ -18,27 +16,18 @@ image_hosts_flag = click.option(
 )
 
 
-def worker_flags(function: Function) -> Function:
-    """Add the flags of commands that start nodes."""
-    flags = [
-        click.option("--gpus", default="all", metavar="all|0,1|cpu", show_default=True, help="Which GPUs to use."),
-        click.option("--num-gpus", type=click.IntRange(min=1), metavar="N", help="Only N of them; with cpu, N nodes."),
-        click.option(
-            "--batch-size", type=click.IntRange(1, 256), metavar="N", help="Images of one forward (default 8)."
-        ),
-        click.option("--dtype", type=click.Choice(DTYPES), help="auto: mixed on a GPU, fp32 on a CPU."),
-        click.option(
-            "--compile",
-            type=click.Choice(["auto", "on", "off"]),
-            help="Compile the model; auto: on a GPU, for a run that is long enough to gain by it.",
-        ),
-        click.option(
-            "--grace", type=click.FloatRange(min=0), metavar="S", help="Seconds to finish a batch (default 60)."
-        ),
-    ]
-    for flag in reversed(flags):
-        function = flag(function)
-    return function
+worker_flags = base.flag_group(  # of commands that start nodes
+    click.option("--gpus", default="all", metavar="all|0,1|cpu", show_default=True, help="Which GPUs to use."),
+    click.option("--num-gpus", type=click.IntRange(min=1), metavar="N", help="Only N of them; with cpu, N nodes."),
+    click.option("--batch-size", type=click.IntRange(1, 256), metavar="N", help="Images of one forward (default 8)."),
+    click.option("--dtype", type=click.Choice(DTYPES), help="auto: mixed on a GPU, fp32 on a CPU."),
+    click.option(
+        "--compile",
+        type=click.Choice(["auto", "on", "off"]),
+        help="Compile the model; auto: on a GPU, for a run that is long enough to gain by it.",
+    ),
+    click.option("--grace", type=click.FloatRange(min=0), metavar="S", help="Seconds to finish a batch (default 60)."),
+)
 
 
 @base.command("sam3-worker")

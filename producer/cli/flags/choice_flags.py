@@ -1,23 +1,24 @@
 """The flags that choose which instances count, and the choice that they make. Quick to import, as --help needs it."""
 
 import re
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from producer.cli.flags.param_types import Phrase, Share
+from workers.cli.base import flag_group
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
     from db.views.run_views import RunView
     from producer.results.choice import Choice
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Thresholds = dict[str | None, float]  # by class; None: all other classes
 
 OTHERS = ("min_area", "nms", "contain", "nms_across", "iou", "max_instances")  # fields of a choice, and flags
-FLAGS = (
+# They say which instances count, but for their thresholds.
+choice_flags = flag_group(
     click.option(
         "--min-area", type=click.IntRange(min=0), default=0, help="Only instances with so many pixels, or more."
     ),
@@ -47,13 +48,6 @@ FLAGS = (
         help="At most so many instances for each image and class, those with the highest scores.",
     ),
 )
-
-
-def choice_flags(function: Function) -> Function:
-    """Add the flags that say which instances count, but for their thresholds."""
-    for flag in reversed(FLAGS):
-        function = flag(function)
-    return function
 
 
 class Threshold(Phrase):

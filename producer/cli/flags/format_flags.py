@@ -3,14 +3,10 @@
 The words behind `For` in a help text are the formats that take the flag.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
 from producer.cli.flags.param_types import MASK_FOLDER, Share
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from workers.cli.base import flag_group
 
 MASKS = (
     click.option(
@@ -92,9 +88,4 @@ TABLES = (
     click.option("--flat", is_flag=True, help="For jsonl and parquet: a row an instance instead of a row an image."),
 )
 
-
-def format_flags(function: Function) -> Function:
-    """Add the flags that only some formats take."""
-    for flag in reversed((*MASKS, *DATASETS, *TABLES)):
-        function = flag(function)
-    return function
+format_flags = flag_group(*MASKS, *DATASETS, *TABLES)

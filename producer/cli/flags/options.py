@@ -5,9 +5,8 @@ It must be quick to import, as --help needs the flags and nothing else.
 
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +17,7 @@ from producer.cli.flags.tile_flags import TILE_FLAGS, chosen_tiling
 from producer.slugs import LONGEST_RUN, run_slug
 from producer.sources import place
 from producer.sources.cells import one_line, read_prompt
-from workers.cli.base import say
+from workers.cli.base import flag_group, say
 from workers.cli.commands import image_hosts_flag
 from workers.errors import UsageError
 from workers.inference import everything
@@ -31,29 +30,11 @@ _BETWEEN_PROMPTS = re.compile("[,;|\u3001\uff0c\uff1b\u060c]")  # separators of 
 
 THRESHOLD, SCORE_FLOOR = 0.5, 0.3  # of runs with prompts
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def json_flag(function: Function) -> Function:
-    return click.option("--json", is_flag=True, help="Print one JSON object.")(function)
-
-
-def force_flag(function: Function) -> Function:
-    return click.option(
-        "--force", is_flag=True, help="Also replace files that no export of ours made, even a run's input."
-    )(function)
-
-
-def exit_flags(function: Function) -> Function:
-    function = click.option("--exit-zero", is_flag=True, help="End with 0 even if some images or rows failed.")(
-        function
-    )
-    return click.option(
-        "--max-failures",
-        metavar="N|N%",
-        help="End with 0 if at most so many images or rows failed.",
-        callback=_read_max_failures,
-    )(function)
+json_flag = click.option("--json", is_flag=True, help="Print one JSON object.")
+force_flag = click.option(
+    "--force", is_flag=True, help="Also replace files that no export of ours made, even a run's input."
+)
 
 
 def _read_max_failures(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
@@ -61,6 +42,17 @@ def _read_max_failures(context: click.Context, option: click.Parameter, text: st
     if not number.replace(".", "", 1).isdecimal():
         raise click.BadParameter(f"{text!r} is neither a number nor a percentage")
     return text
+
+
+exit_flags = flag_group(
+    click.option(
+        "--max-failures",
+        metavar="N|N%",
+        help="End with 0 if at most so many images or rows failed.",
+        callback=_read_max_failures,
+    ),
+    click.option("--exit-zero", is_flag=True, help="End with 0 even if some images or rows failed."),
+)
 
 
 def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool) -> int:
@@ -74,40 +66,36 @@ def exit_code(failed: int, total: int, max_failures: str | None, exit_zero: bool
     return int(failed > float(max_failures))
 
 
-def turn_flags(function: Function) -> Function:
-    """Add the flags that say whose turn it is; None: it stays as it is."""
-    function = click.option(
-        "--share",
-        type=PartOfFleet(),
-        metavar="S",
-        help="At most this part of the workers serves the run at a time, such as 0.3.",
-    )(function)
-    return click.option(
+turn_flags = flag_group(  # whose turn it is; None: that stays as it is
+    click.option(
         "--priority",
         type=click.IntRange(-10, 10),
         metavar="P",
         help="Runs of a higher one are served first, from -10 to 10 (default: 0).",
-    )(function)
+    ),
+    click.option(
+        "--share",
+        type=PartOfFleet(),
+        metavar="S",
+        help="At most this part of the workers serves the run at a time, such as 0.3.",
+    ),
+)
 
 
-def stop_flag(function: Function) -> Function:
-    return click.option(
-        "--stop-after",
-        type=Rule(),
-        multiple=True,
-        metavar="BUDGET",
-        help="Pause the run when so many of its latest images failed or are empty: '5% failed' (of 500), "
-        "'98% empty of 500'; repeatable; 'never' takes all away.",
-    )(function)
-
-
-def price_flag(function: Function) -> Function:
-    return click.option(
-        "--gpu-hour-price",
-        type=click.FloatRange(min=0),
-        metavar="P",
-        help="Price of an hour of one GPU: also say what the run costs, in whatever currency that is.",
-    )(function)
+stop_flag = click.option(
+    "--stop-after",
+    type=Rule(),
+    multiple=True,
+    metavar="BUDGET",
+    help="Pause the run when so many of its latest images failed or are empty: '5% failed' (of 500), "
+    "'98% empty of 500'; repeatable; 'never' takes all away.",
+)
+price_flag = click.option(
+    "--gpu-hour-price",
+    type=click.FloatRange(min=0),
+    metavar="P",
+    help="Price of an hour of one GPU: also say what the run costs, in whatever currency that is.",
+)
 
 
 def steered(flags: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -220,12 +208,8 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
     click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Another sample for another S."),
 )
 
-
-def run_flags(function: Function) -> Function:
-    """Add the flags for the input, the prompts and the frozen settings of a run."""
-    for flag in reversed((*INPUT_FLAGS, *PROMPT_FLAGS, *SETTING_FLAGS)):
-        function = flag(function)
-    return function
+# of the input, the prompts and the frozen settings of a run
+run_flags = flag_group(*INPUT_FLAGS, *PROMPT_FLAGS, *SETTING_FLAGS)
 
 
 def asked_prompts(flags: dict[str, Any]) -> tuple[str, ...]:

@@ -62,11 +62,11 @@ class Rule(Phrase):
             self.fail(str(error), param, ctx)
 
 
-class HerePath(click.Path):
-    """A path of this machine. `instead` says what else can be done for a bucket."""
+class HereFolder(click.Path):
+    """A folder of this machine. `instead` says what else can be done for a bucket."""
 
-    def __init__(self, instead: str, *, file_okay: bool = True) -> None:
-        super().__init__(path_type=Path, file_okay=file_okay)
+    def __init__(self, instead: str) -> None:
+        super().__init__(path_type=Path, file_okay=False)
         self._instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -77,9 +77,9 @@ class HerePath(click.Path):
         return super().convert(value, param, ctx)
 
 
-OUTPUT_FOLDER = HerePath("give a folder, then sam3-export RUN -o s3://bucket/key", file_okay=False)
-MASK_FOLDER = HerePath("give the folder of this machine that png masks were exported to", file_okay=False)
-STATE_FOLDER = HerePath("give a folder of this machine", file_okay=False)
+OUTPUT_FOLDER = HereFolder("give a folder, then sam3-export RUN -o s3://bucket/key")
+MASK_FOLDER = HereFolder("give the folder of this machine that png masks were exported to")
+STATE_FOLDER = HereFolder("give a folder of this machine")
 
 
 class SourcePlace(click.ParamType[str]):

@@ -1,7 +1,6 @@
 """The flags that change the prompts of a run that was recorded before, and what is said of it. Quick to import."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,8 +8,6 @@ from producer.cli.flags.param_types import Phrase
 
 if TYPE_CHECKING:
     from producer.runs.load import Recorded, RunRequest
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 PROMPT_FLAGS = (
     click.option(

@@ -1,7 +1,7 @@
 """The flag `--redo` of the commands that record a run, and what they say about changed images. Opens no image."""
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,15 +11,11 @@ from workers.cli.base import counted, say
 if TYPE_CHECKING:
     from db.session import Sessions
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def redo_flag(function: Function) -> Function:
-    return click.option(
-        "--redo",
-        type=click.Choice([str(which) for which in Redo]),
-        help="Compute again: images whose file changed since it was read, failed, all, empty or capped ones.",
-    )(function)
+redo_flag = click.option(
+    "--redo",
+    type=click.Choice([str(which) for which in Redo]),
+    help="Compute again: images whose file changed since it was read, failed, all, empty or capped ones.",
+)
 
 
 def take_up(sessions: "Sessions", run_id: int, flags: dict[str, Any]) -> dict[str, int]:

@@ -1,14 +1,12 @@
 """The flags that say how large images are cut into tiles, and the checks of their values. Quick to import."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from workers.cli.base import flag_group
 from workers.errors import UsageError
 from workers.inference.tiles import AUTO_ABOVE, DEFAULT_OVERLAP, BadTiling, Tiling
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class TileSide(click.ParamType[str]):
@@ -39,12 +37,7 @@ TILE_FLAGS = (
         help=f"Pixels that neighbouring tiles share ({DEFAULT_OVERLAP}, or half of a tile if that is less).",
     ),
 )
-
-
-def tile_flags(function: Function) -> Function:
-    for flag in reversed(TILE_FLAGS):
-        function = flag(function)
-    return function
+tile_flags = flag_group(*TILE_FLAGS)
 
 
 def chosen_tiling(flags: dict[str, Any]) -> Tiling | None:

@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,15 +45,10 @@ def finish(
     """
     standing = Standing(found.sessions, found.run_id)
     if not standing.over:
-        paused = f", paused {standing.progress.paused}" if standing.progress.paused else ""
-        cause = f"; likely {standing.cause.told}" if standing.cause else ""
-        say(standing.one_line(waiting=False) + paused + cause)
-        retries = "; with --retry-failed it tries the failed images first" if cause and standing.worth_a_retry else ""
-        say(f"Next: the same command again goes on from here{retries}")
+        _tell_unfinished(standing)
         return 1 if asked is None else 128 + asked
     with telling_how_to_go_on(found, None):
         written = write_files(found, flags["select"], flags["also"], force=flags["force"])
-    images = standing.progress.images
     if flags["json"]:
         facts = {
             "seconds": round(spent.seconds, 1),
@@ -63,15 +59,30 @@ def finish(
         base.print_json(standing.as_json() | facts)
     else:
         summarise(standing, spent, written.files, source.place)
-        if standing.worth_a_retry:
-            given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
-            say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
-        elif not images.ended:
-            say("Next: the same command with --dry-run names the rejected rows; correct them, then run it again")
-        elif "coco" not in flags["also"]:
-            say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
-    failures = exit_code(standing.shortfall, images.total, flags["max_failures"], flags["exit_zero"])
+        _tell_next(standing, found, flags["also"])
+    total = standing.progress.images.total
+    failures = exit_code(standing.shortfall, total, flags["max_failures"], flags["exit_zero"])
     return max(failures, 0 if written.whole else 1, UsageError.exit_code if written.refused else 0)
+
+
+def _tell_unfinished(standing: Standing) -> None:
+    """Say how far the run is, why it is paused if it is, and how it goes on."""
+    paused = f", paused {standing.progress.paused}" if standing.progress.paused else ""
+    cause = f"; likely {standing.cause.told}" if standing.cause else ""
+    say(standing.one_line(waiting=False) + paused + cause)
+    retries = "; with --retry-failed it tries the failed images first" if cause and standing.worth_a_retry else ""
+    say(f"Next: the same command again goes on from here{retries}")
+
+
+def _tell_next(standing: Standing, found: Found, also: Sequence[str]) -> None:
+    """Say which command the user of a run that is over may want next. `also` are the formats that it wrote."""
+    if standing.worth_a_retry:
+        given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
+        say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
+    elif not standing.progress.images.ended:
+        say("Next: the same command with --dry-run names the rejected rows; correct them, then run it again")
+    elif "coco" not in also:
+        say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
 
 
 def summarise(standing: Standing, spent: Spent, written: dict[str, str], source: str) -> None:
