@@ -26,7 +26,7 @@ def full_size(device: str, seed: int = 0, config: Sam3Config | None = None) -> t
     """
     torch.manual_seed(seed)
     with torch.device(device):
-        model = Sam3Model(config or Sam3Config())
+        model: Any = Sam3Model(config or Sam3Config())
     side = model.config.vision_config.backbone_config.image_size
     images = Sam3ImageProcessor(size={"height": side, "width": side})
     # The tiny model's tokenizer: which tokens a word has does not matter to random weights.

@@ -62,8 +62,8 @@ def _device(results: Results) -> Iterator[Bar]:
     peers = [row for row in results.rows if row.system != OURS]
     faster = [row.seconds / seconds[row.kind, row.image_ms] for row in peers]
     yield _least("device: the fastest peer's time, in ours", 1.0, faster)
-    cpu = {row.kind: row.cpu_ms for row in results.rows if row.system == PLAIN}
-    used = [row.cpu_ms / cpu[row.kind] for row in ours if row.cpu_ms and cpu.get(row.kind)]
+    cpu = {row.kind: row.cpu_ms for row in results.rows if row.system == PLAIN and row.cpu_ms}
+    used = [row.cpu_ms / cpu[row.kind] for row in ours if row.cpu_ms and row.kind in cpu]
     yield _most("device: CPU time of ours, of the plain script's", 0.6, used)
     yield _most("device: tax of Celery, broker and SQL", 0.03, [one.tax for one in results.streams])
     yield _most("device: idle in a stream of four chunks", 0.02, [one.idle for one in results.streams])

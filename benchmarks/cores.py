@@ -6,6 +6,7 @@ machine hardly change it. What else a node does is not in it: launching forward 
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,9 +35,9 @@ def measure(trials: int = TRIALS) -> list[Row]:
             [path] = photographs.write(kind, Path(folder) / kind.name, 1)
             image = read_image(path, RULES).pixels
             masks = mask_work(INSTANCES, (kind.height, kind.width))
-            works = {
-                "read": lambda path=path: read_image(path, RULES),
-                "resize": lambda image=image: segmenter.preprocess(image),
+            works: dict[str, Callable[[], object]] = {
+                "read": partial(read_image, path, RULES),
+                "resize": partial(segmenter.preprocess, image),
                 f"{INSTANCES} masks": masks,
             }
             spent = {name: _least(work, trials) * 1000 for name, work in works.items()}

@@ -277,10 +277,11 @@ def after(url: str, table: Path) -> Aftermath:
         run = intake.find_run(session, REQUEST.name)
     assert run is not None
     worker = write(sessions, presence.register, "gpu0@bench", this_process())
-    claimed, commits = [], []
+    claimed: list[tuple[float, int]] = []  # seconds, and statements
+    commits: list[tuple[float, int]] = []
     for rung in write(sessions, doorbells.ring_pending, run.id, CHUNKS_WORKED):
-        claim, *spent = timed(sessions, claims.claim, run.id, rung.chunk_id, worker)
-        claimed.append(spent)
+        claim, seconds, statements = timed(sessions, claims.claim, run.id, rung.chunk_id, worker)
+        claimed.append((seconds, statements))
         commits += [timed(sessions, claims.commit, claim, batch)[1:] for batch in found(claim)]
     finish(sessions, run.id)
     began = time.perf_counter()

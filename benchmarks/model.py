@@ -77,7 +77,7 @@ def measure_equality(architecture: str, model: Any, processor: Any, repeats: int
     Ours is timed as its two parts, the vision encoder once and the heads for all prompts, and their sum is given.
     """
     segmenter = segmenter_of(model, processor, "cpu")
-    first, second = (segmenter.preprocess(np.array(picture())) for picture in (data.chelsea, data.astronaut))
+    first, second = (segmenter.preprocess(np.array(image)) for image in (data.chelsea(), data.astronaut()))
     prompt = PROMPTS[:1]
     with torch.inference_mode():
         segmenter._texts.learn(PROMPTS)  # once a run, so no part of any time below
@@ -128,8 +128,9 @@ def _numbers(
     model = segmenter._model
     features = model.get_vision_features if vision is None else lambda pixels: vision
     with mock.patch.object(model, "get_vision_features", features):
-        numbers: torch.Tensor = segmenter.predict(batch, [prompts] * len(batch), OPTIONS).last.numbers
-    return numbers
+        last = segmenter.predict(batch, [prompts] * len(batch), OPTIONS).last
+    assert last is not None
+    return last.numbers
 
 
 @torch.inference_mode()

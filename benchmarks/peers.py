@@ -116,7 +116,7 @@ def limit(paths: Sequence[str], device: Device) -> int:
     for batch in _batches(paths):
         last = device.submit(len(batch))
     wait(last)
-    return len(paths) * model_output(1).pred_masks.shape[1]
+    return len(paths) * int(model_output(1).pred_masks.shape[1])
 
 
 @timed
@@ -173,7 +173,7 @@ def segment_ours(paths: Sequence[str], device: Device) -> int:
     items = [Item(number, path, PROMPTS) for number, path in enumerate(paths)]
     segmenter = SimulatedSegmenter(device)
     outcomes = [one for batch in segment(items, segmenter, RULES, OPTIONS, Pace(BATCH)) for one in batch]
-    return sum(len(found.instances) for outcome in outcomes for found in outcome.found)  # type: ignore[union-attr]
+    return sum(len(found.instances) for outcome in outcomes for found in outcome.found)  # type: ignore[misc, union-attr]
 
 
 ours = timed(segment_ours)

@@ -6,6 +6,7 @@ The same seed gives the same pixels everywhere, and the same files for the same 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,7 +44,8 @@ def write(kind: Kind, folder: Path, count: int) -> list[str]:
     paths = [folder / f"{number:05}{kind.suffix}" for number in range(count)]
     for number, path in enumerate(paths):
         if number < DIFFERENT:
-            _photograph(kind, number).save(path, **({"quality": QUALITY} if kind.suffix == ".jpg" else {}))
+            how: dict[str, Any] = {"quality": QUALITY} if kind.suffix == ".jpg" else {}
+            _photograph(kind, number).save(path, **how)
         else:
             os.link(paths[number % DIFFERENT], path)
     return [str(path) for path in paths]

@@ -76,7 +76,7 @@ def _side_by_side(work: Callable[[], object], trials: int) -> float:
         one.start()
     for one in threads:
         one.join()
-    return min(max(a[1], b[1]) - min(a[0], b[0]) for a, b in zip(*times, strict=True))
+    return min(max(a[1], b[1]) - min(a[0], b[0]) for a, b in zip(times[0], times[1], strict=True))
 
 
 def gains(trials: int = TRIALS) -> list[Gain]:
@@ -92,9 +92,9 @@ def gains(trials: int = TRIALS) -> list[Gain]:
             pixels = Pixels(np.zeros(1, np.uint8), kind.height, kind.width)
             raw = segmenter.predict([pixels], [PROMPTS], OPTIONS)
             told += [
-                measure(f"{kind.name}: read", lambda path=path: read_image(path, RULES), trials),
-                measure(f"{kind.name}: resize", lambda image=image: segmenter.preprocess(image), trials),
-                measure(f"{kind.name}: 3 masks", lambda raw=raw: segmenter.postprocess(raw, range(1), OPTIONS), trials),
+                measure(f"{kind.name}: read", partial(read_image, path, RULES), trials),
+                measure(f"{kind.name}: resize", partial(segmenter.preprocess, image), trials),
+                measure(f"{kind.name}: 3 masks", partial(segmenter.postprocess, raw, range(1), OPTIONS), trials),
             ]
     return told
 

@@ -91,12 +91,12 @@ class Card:
         taken = []
         for _ in range(repeats):
             if self.is_gpu:
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
                 start.record()
                 work()
                 end.record()
                 end.synchronize()
-                taken.append(start.elapsed_time(end))
+                taken.append(float(start.elapsed_time(end)))
             else:
                 taken.append(seconds(work) * 1e3)
         return statistics.median(taken)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
+from torch._C._autograd import DeviceType  # the only place of it that has types
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.card import NOT_HERE, Card
@@ -38,7 +38,7 @@ def trace(card: Card, work: Callable[[], object]) -> list[Span]:
     return [
         Span(event.time_range.start, event.time_range.end, event.name)
         for event in events
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        if event.device_type == DeviceType.CUDA
     ]
 
 

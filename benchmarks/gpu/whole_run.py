@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import photographs
@@ -17,31 +18,10 @@ CHECKOUT = Path(__file__).parents[2]
 def measure(card: Card, model: Path, folder: Path, count: int, batch_size: int) -> Row:
     """Segment `count` JPEGs of 1920 x 1080. `folder` is new, and keeps what the run says of itself."""
     photographs.write(photographs.FULL_HD, folder / "images", count)
-    place = card.device.partition(":")[2] or "0"
-    command = ["-c", "import sam3_start; sam3_start.run()", "images", "--prompt", PROMPT, "-o", "out", "--json"]
-    command += [
-        "--model",
-        str(model.absolute()),
-        "--gpus",
-        place if card.is_gpu else "cpu",
-        "--batch-size",
-        str(batch_size),
-    ]
-    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))  # it may not be installed
+    gpu = card.device.partition(":")[2] or "0"
+    flags = ["--model", str(model.absolute()), "--gpus", gpu if card.is_gpu else "cpu", "--batch-size", str(batch_size)]
     said: list[str] = []
-
-    def run() -> None:
-        ended = subprocess.run(
-            [sys.executable, "-P", *command],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        said.append(ended.stdout)
-
-    watched = card.watched(run)
+    watched = card.watched(lambda: said.append(_run(folder, flags)))
     told = json.loads(said[0])
     ended = told["images"]["segmented"] + told["images"]["empty"]
     if ended != count:
@@ -56,3 +36,18 @@ def measure(card: Card, model: Path, folder: Path, count: int, batch_size: int) 
         "images/s of the run itself": count / told["seconds"],
         "hours for 10,000": 10_000 * told["seconds"] / count / 3600,
     }
+
+
+def _run(folder: Path, flags: Sequence[str]) -> str:
+    """Segment `images` in the folder into `out` beside it; return what sam3-run printed."""
+    command = ["-c", "import sam3_start; sam3_start.run()", "images", "--prompt", PROMPT, "-o", "out", "--json", *flags]
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))  # it may not be installed
+    ended = subprocess.run(
+        [sys.executable, "-P", *command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return ended.stdout
