@@ -84,7 +84,7 @@ def shell(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("sys.argv", ["sam3"])
     opened: list[Engine] = []
-    for module in ("session", "postgresql"):
+    for module in ("sqlite", "postgresql"):
         monkeypatch.setattr(
             f"db.{module}.create_engine", lambda *given, **kept: noted(opened, create_engine(*given, **kept))
         )
