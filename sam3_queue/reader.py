@@ -24,7 +24,8 @@ from producer.results.choice import Choice, Chooser
 from producer.results.common import ExportRequest, input_cells
 from producer.results.exports.records import Records
 from sam3_queue.rows import Instance, Result, Row
-from workers.cli.base import DATABASE_RUN, RUN_FILE, error_of_database, open_database
+from workers.cli.base import DATABASE_RUN, RUN_FILE, error_of_database
+from workers.cli.opening import open_database
 from workers.errors import NoSuchRun, UsageError
 from workers.inference.reading.location import place
 from workers.settings import load_settings
@@ -240,7 +241,7 @@ _opened: dict[tuple[int, str], Sessions] = {}
 def _sessions(url: str, *, run_file: Path | None = None, named: str | None = None) -> Sessions:
     """The connections of this process: one that was forked must not use those of its parent.
 
-    `run_file` and `named` are for errors, as `workers.cli.base.open_database` has them.
+    `run_file` and `named` are for errors, as `workers.cli.opening.open_database` has them.
     """
     key = os.getpid(), url
     if key not in _opened:

@@ -2,7 +2,7 @@
 
 import click
 
-from workers.cli import base
+from workers.cli import base, opening
 from workers.cli.base import say
 
 
@@ -14,7 +14,7 @@ def main(action: str) -> int:
     from db.session import connect
 
     url = base.settings().database_url
-    with base.told_database_faults(url, create=True):
+    with opening.told_database_faults(url, create=True):
         upgrade(connect(url))
     say(f"the database has revision {newest_revision()}")
     return 0

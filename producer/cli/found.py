@@ -11,7 +11,7 @@ from db.session import Sessions, parse_url, read, sqlite_url
 from db.views import run_views
 from producer import stopping
 from producer.cli.run_folder import is_run_folder, read_run_file
-from workers.cli import base
+from workers.cli import base, opening
 from workers.errors import NoSuchRun, Unreachable, UsageError
 from workers.settings import Settings
 
@@ -64,7 +64,7 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
         name = there.run
         settings = base.settings(state_dir=there.state_dir, database_url=sqlite_url(there.database), **flags)
     run_file = None if folder is None else folder / base.RUN_FILE
-    sessions = base.open_database(settings.database_url, run_file=run_file)
+    sessions = opening.open_database(settings.database_url, run_file=run_file)
     run_id = read(sessions, run_id_of, name)
     names = read(sessions, run_views.run_names) if run_id is None else []
     if run_id is None:
@@ -109,7 +109,7 @@ def _in_database(name: str, settings: Settings) -> bool:
     url = parse_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return False
-    sessions = base.open_database(settings.database_url)
+    sessions = opening.open_database(settings.database_url)
     try:
         return read(sessions, run_id_of, name) is not None
     finally:

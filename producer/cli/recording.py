@@ -23,7 +23,7 @@ from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.broker.app import create_app
 from workers.broker.connection import check_broker
-from workers.cli import base
+from workers.cli import base, opening
 from workers.cli.base import say
 from workers.fleet.dispatch import dispatch, publisher
 from workers.fleet.weights import parts
@@ -44,8 +44,8 @@ def _enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
     warn_of_absent_model(request.frozen.model)
     if dry_run:
         return report_dry_run(source, request, settings.database_url, flags)
-    sessions = base.open_database(settings.database_url, create=True)
-    app = create_app(base.identified(settings, sessions))
+    sessions = opening.open_database(settings.database_url, create=True)
+    app = create_app(opening.identified(settings, sessions))
     for warning in check_broker(app):
         say(f"warning: {warning}")
     announce = partial(tell_cost, settings.database_url, request, flags["gpu_hour_price"])

@@ -3,7 +3,7 @@
 from producer.cli.found import Found
 from workers.broker.app import create_app
 from workers.broker.connection import check_broker
-from workers.cli import base
+from workers.cli import opening
 from workers.cli.base import say
 from workers.errors import Unreachable
 from workers.fleet.dispatch import dispatch, publisher
@@ -16,7 +16,7 @@ def ring(found: Found) -> int:
     """
     if found.folder is not None:
         return 0
-    app = create_app(base.identified(found.settings, found.sessions))
+    app = create_app(opening.identified(found.settings, found.sessions))
     try:
         check_broker(app)
     except Unreachable as error:

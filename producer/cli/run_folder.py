@@ -23,8 +23,9 @@ from producer.results.files.targets import Targets
 from producer.results.formats import file_of, format_named, require_libraries
 from producer.slugs import numbered
 from producer.sources import place
-from workers.cli.base import RUN_FILE, open_database, spelled_run
+from workers.cli.base import RUN_FILE, spelled_run
 from workers.cli.config_file import FIRST_SOURCE
+from workers.cli.opening import open_database
 from workers.cli.worker import absolute_sqlite
 from workers.errors import UsageError
 from workers.settings import load_settings

@@ -17,7 +17,7 @@ from producer.cli.found import Found, find_run
 from producer.cli.run_folder import go_on, is_at_work
 from producer.results.files.targets import free_file
 from producer.results.status import AllRuns, Standing
-from workers.cli import base
+from workers.cli import base, opening
 from workers.cli.base import say
 
 Shown = TypeVar("Shown", Standing, AllRuns)
@@ -63,7 +63,7 @@ def all_runs(
 ) -> int:
     """Show all runs. If `ask_code`, return the highest exit code of any run, else 0."""
     url = base.settings().database_url
-    sessions = base.open_database(url)
+    sessions = opening.open_database(url)
     runs = awaited(lambda: AllRuns(sessions, price), url)
     if json:
         base.print_json(runs.as_json())

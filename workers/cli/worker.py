@@ -13,7 +13,7 @@ from db.session import Sessions, parse_url, read, reading
 from db.views import run_views
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
-from workers.cli import base
+from workers.cli import base, opening
 from workers.cli.base import say
 from workers.errors import Sam3Error
 from workers.fleet.dispatch import publisher
@@ -32,8 +32,8 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     slots = choose_slots(flags["gpus"], flags["num_gpus"], say)
     settings = node_settings(**flags)
     patience = Patience(settings.patience_seconds, say)
-    sessions = base.open_database(settings.database_url, connections=1, create=True, patience=patience)
-    settings = base.identified(settings, sessions)
+    sessions = opening.open_database(settings.database_url, connections=1, create=True, patience=patience)
+    settings = opening.identified(settings, sessions)
     app = create_app(settings)
     for warning in check_broker(app):
         say(f"warning: {warning}")

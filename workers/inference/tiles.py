@@ -6,8 +6,6 @@ from typing import Self
 LEAST_SIDE = 64  # pixels
 AUTO = "auto"
 AUTO_ABOVE = 16_000_000  # pixels; photographs of phones have 12 million, and their subject is mostly large
-
-
 DEFAULT_OVERLAP = 128  # pixels
 
 

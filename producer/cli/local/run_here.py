@@ -32,7 +32,7 @@ from producer.results.files.inputs import Inputs
 from producer.results.files.targets import Targets
 from producer.results.status import Standing
 from producer.sources import place
-from workers.cli import base
+from workers.cli import opening
 from workers.cli.base import RUN_FILE, say
 from workers.cli.worker import node_settings
 from workers.fleet.valkey import BundledBroker
@@ -78,8 +78,8 @@ def _run(given: str, output: Path, settings: Settings, flags: dict[str, Any]) ->
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
         patience = Patience(settings.patience_seconds, say)
-        sessions = base.open_database(database, create=True, run_file=output / RUN_FILE, patience=patience)
-        settings = base.identified(settings, sessions)
+        sessions = opening.open_database(database, create=True, run_file=output / RUN_FILE, patience=patience)
+        settings = opening.identified(settings, sessions)
         if not flags["state_dir"]:
             refuse_other_runs_state(sessions, output, request.name)
         shared = bool(flags["state_dir"])

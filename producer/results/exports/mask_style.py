@@ -49,7 +49,7 @@ class MaskStyle:
 
     @property
     def template(self) -> str:
-        """Of the name of a file, see `names.named`."""
+        """Of the name of a file, see `names.mask_path`."""
         return self.name or (DEFAULT_EACH if self.each else DEFAULT_NAME)
 
     @property

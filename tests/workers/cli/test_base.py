@@ -12,7 +12,7 @@ from pydantic_core import SchemaValidator, core_schema
 from db.refusals import DatabaseUnusable
 from producer.cli.enqueue import main as enqueue
 from producer.cli.flags.param_types import Phrase
-from workers.cli import base
+from workers.cli import base, opening
 from workers.errors import NoSuchRun, Unreachable, UsageError
 
 
@@ -392,7 +392,7 @@ def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(
 ) -> None:
     @base.command("sam3-probe")
     def command() -> None:
-        base.open_database("postgresql://sam3:canary@127.0.0.1:1/sam3?connect_timeout=2")
+        opening.open_database("postgresql://sam3:canary@127.0.0.1:1/sam3?connect_timeout=2")
 
     ended = run(command)
     assert ended.code == 3

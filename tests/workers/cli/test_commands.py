@@ -10,7 +10,8 @@ from tests.terminals import Terminal
 from tests.workers import runs
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells
-from workers.cli.base import command, open_database
+from workers.cli.base import command
+from workers.cli.opening import open_database
 from workers.cli.worker import EmptyQueue, absolute_sqlite, check_runs, node_settings
 from workers.errors import UsageError
 from workers.fleet.dispatch import publisher

@@ -9,7 +9,7 @@ from workers.inference.stream.stage_threads import StageThreads
 
 
 class OnItsThreads:
-    """Implements `pipeline.Segmenter` for calls outside of a stream, such as the self-test, which is to test the model
+    """Implements `protocol.Segmenter` for calls outside of a stream, such as the self-test, which is to test the model
     on the threads that streams use. No stream may use these threads at the same time."""
 
     def __init__(self, segmenter: Segmenter, threads: StageThreads) -> None:
