@@ -18,6 +18,7 @@ from producer.layout import STDIN_SUFFIX
 from producer.sources import place
 from workers.errors import UsageError
 from workers.inference.reading import buckets
+from workers.inference.reading.buckets import Version
 from workers.inference.reading.formats import SUFFIXES
 
 STANDARD_INPUT = "-"  # how a source is spelled that is piped in
@@ -98,7 +99,7 @@ def _fetched(url: str) -> Iterator[bytes]:
         raise place.unreadable(url, error) from None
 
 
-def _opened(url: str) -> tuple[str | None, BinaryIO]:
+def _opened(url: str) -> tuple[Version, BinaryIO]:
     found = buckets.reader(url)
     if found is None:
         raise UsageError(f"{url} changed while it was read; run the same command again")

@@ -19,6 +19,7 @@ from producer.results.files.marks import made_by_export
 from producer.results.files.targets import Recognise, Signs, Targets
 from workers.errors import UsageError
 from workers.inference.reading import buckets
+from workers.inference.reading.buckets import Version
 from workers.inference.reading.urls import Unanswered
 
 MANIFEST_BYTES = 1 << 20  # of an object that is read whole
@@ -117,7 +118,7 @@ class BucketOutput(Targets):
         found = buckets.reader(self.shown(path))
         return found is not None and _is_ours(found[1], recognise)
 
-    def _replaceable(self, path: Path, recognise: Recognise) -> str | None:
+    def _replaceable(self, path: Path, recognise: Recognise) -> Version | None:
         """The version of the object that may be replaced; None if there is none. Raises `UsageError`."""
         with self._told_faults(path):
             found = buckets.marks(self.shown(path))

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from workers.errors import first_line, one_line
 from workers.inference.reading import urls
@@ -24,13 +25,20 @@ from workers.inference.reading.urls import Unanswered
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-    from obstore import ObjectMeta, PutMode, ReadableFile
+    from obstore import ObjectMeta, PutMode, ReadableFile, UpdateVersion
     from obstore.store import ObjectStore
 
 EXTRA = "pip install 'sam3-queue[remote]'"
-ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")}  # obstore's names, the first one counts
+# Variables that name another server than the cloud's: obstore's names, of which the first one counts.
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
 
-NO_CREDENTIALS = "no credentials: set those of the bucket in the environment, such as AWS_ACCESS_KEY_ID"
+NO_CREDENTIALS = "no credentials: set those of the bucket in the environment, such as"
+_CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID", "gs": "GOOGLE_SERVICE_ACCOUNT", "az": "AZURE_STORAGE_ACCOUNT_KEY"}
+_NO_ACCOUNT = "Account must be specified"  # obstore, of Azure
 
 # Servers of a cloud that give its machines credentials; elsewhere there are none.
 _GIVE_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "metadata")
@@ -42,11 +50,19 @@ PAGE_OBJECTS = 1000  # of a listing that are held at once; no server sends more 
 COMPARED_BYTES = 64 << 20  # of an object that is put in one request, which is held in memory
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3} [A-Za-z ]+)")
-_ASKED = re.compile(r"performing [A-Z]+ https?://([^/\s]+)")
+_ASKED = re.compile(r"performing [A-Z]+ (?:https?://([^/\s]+)|REDACTED)")  # without a URL if that has a signature
 _CAUSE = re.compile(r'message: "([^"]+)"')
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_STORE = re.compile(r"^Generic \w+ error: ")
 
 Seen = tuple[int, int]  # bytes, nanoseconds since 1970
+
+
+class Version(NamedTuple):
+    """Which content of an object it is: S3 and Azure compare its tag, Google Cloud Storage its number."""
+
+    e_tag: str | None
+    number: str | None
 
 
 def stat(url: str) -> Seen:
@@ -103,7 +119,7 @@ def objects(folder: str) -> Iterator[tuple[str, int, int]]:
                 yield meta["path"][len(above) :], *_seen(meta)
 
 
-def reader(url: str) -> tuple[str | None, BinaryIO] | None:
+def reader(url: str) -> tuple[Version, BinaryIO] | None:
     """The version of the object and its content as a file, read part by part; None if there is none.
 
     Raises `OSError`: `FileNotFoundError` if there is no such bucket.
@@ -113,14 +129,14 @@ def reader(url: str) -> tuple[str | None, BinaryIO] | None:
 
         store, key = _object(url)
         try:
-            version = obstore.head(store, key)["e_tag"]
+            version = _version(obstore.head(store, key))
         except FileNotFoundError:
             require_bucket(url)
             return None
         return version, cast(BinaryIO, io.BufferedReader(_Parts(obstore.open_reader(store, key))))
 
 
-def marks(url: str) -> tuple[str | None, dict[str, str]] | None:
+def marks(url: str) -> tuple[Version, dict[str, str]] | None:
     """The version of the object and the texts that `put` was given for it; None if there is none. Raises `OSError`."""
     with _faults(url):
         import obstore
@@ -130,7 +146,7 @@ def marks(url: str) -> tuple[str | None, dict[str, str]] | None:
             found = obstore.get(store, key, options={"head": True})
         except FileNotFoundError:
             return None
-        return found.meta["e_tag"], {str(name): str(text) for name, text in found.attributes.items()}
+        return _version(found.meta), {str(name): str(text) for name, text in found.attributes.items()}
 
 
 def delete(url: str) -> None:
@@ -141,10 +157,10 @@ def delete(url: str) -> None:
         obstore.delete(*_object(url))
 
 
-def put(url: str, content: Path | bytes, instead_of: str | None, marks: Mapping[str, str] | None = None) -> bool:
+def put(url: str, content: Path | bytes, instead_of: Version | None, marks: Mapping[str, str] | None = None) -> bool:
     """Make the object of a file or of bytes, whole or not at all; `marks` are texts that are kept beside its content.
 
-    False if there is another object than `instead_of` by then: a version as `reader` gives it, or None, no object.
+    False if there is another object than `instead_of` by then, as `reader` and `marks` give it, or None, no object.
     Contents of more than `COMPARED_BYTES` are sent in parts, which no server compares: for them this is asked just
     before, and not in the same step. Raises `OSError`.
     """
@@ -157,21 +173,20 @@ def put(url: str, content: Path | bytes, instead_of: str | None, marks: Mapping[
         attributes = {**(marks or {}), **({"Content-Type": kind} if kind else {})}
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         if size > COMPARED_BYTES:
-            if _version(url) != instead_of:
+            found = reader(url)
+            if (None if found is None else found[0]) != instead_of:
                 return False
             obstore.put(store, key, content, attributes=attributes)
             return True
-        mode: PutMode = "create" if instead_of is None else {"e_tag": instead_of}
+        mode: PutMode = "create"
+        if instead_of is not None:
+            known = {"e_tag": instead_of.e_tag, "version": instead_of.number}
+            mode = cast("UpdateVersion", {name: text for name, text in known.items() if text is not None})
         try:
             obstore.put(store, key, content, mode=mode, attributes=attributes)
         except (AlreadyExistsError, PreconditionError):
             return False
         return True
-
-
-def _version(url: str) -> str | None:
-    found = reader(url)
-    return None if found is None else found[0]
 
 
 def require_bucket(url: str) -> None:
@@ -212,8 +227,7 @@ def _store(bucket: str) -> "ObjectStore":
     """The client of a bucket, with its connections; used by all threads."""
     from obstore.store import from_url
 
-    scheme = bucket.partition("://")[0]
-    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS.get(scheme, ()))), "")
+    endpoint = _endpoint(bucket.partition("://")[0])
     return from_url(
         bucket,
         client_options={
@@ -225,6 +239,23 @@ def _store(bucket: str) -> "ObjectStore":
         },
         retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
     )
+
+
+def _endpoint(scheme: str) -> str:
+    """The server that the environment names; empty if it names none. Raises `Unanswered` for a text that is no URL."""
+    name = next(filter(os.environ.get, ENDPOINTS[scheme]), None)
+    if name is None:
+        return ""
+    endpoint = os.environ[name]
+    with suppress(ValueError):  # a port or an address that is none
+        parts = urlsplit(endpoint)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", endpoint):
+            return endpoint
+    raise Unanswered(f"{name} names no server: write it like https://host:9000")
+
+
+def _version(meta: "ObjectMeta") -> Version:
+    return Version(meta["e_tag"], meta["version"])
 
 
 def _seen(meta: "ObjectMeta") -> Seen:
@@ -241,15 +272,15 @@ def _faults(url: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:  # judged already
             raise
-        raise _judged(error) from None
+        raise _judged(error, url) from None
 
 
-def _judged(error: Exception) -> Exception:
+def _judged(error: Exception, url: str) -> Exception:
     from obstore.exceptions import InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
-    said = _in_words(error)
+    said = _in_words(error, urls.split(url)[0])
     match error:
-        case _ if said == NO_CREDENTIALS:
+        case _ if said.startswith(NO_CREDENTIALS):
             return Unanswered(said)
         case PermissionDeniedError() | UnauthenticatedError() | PermissionError():
             return PermissionError(errno.EACCES, said)
@@ -263,18 +294,21 @@ def _judged(error: Exception) -> Exception:
     return Unanswered(said)
 
 
-def _in_words(error: Exception) -> str:
-    """The error in one line: what the server says, or which one does not answer."""
+def _in_words(error: Exception, bucket: str) -> str:
+    """The error in one line: what the server of the bucket says, or which one does not answer."""
     text = str(error)
     asked, status = _ASKED.search(text), _STATUS.search(text)
     if asked is not None and asked[1] in _GIVE_CREDENTIALS:
-        return NO_CREDENTIALS
+        return f"{NO_CREDENTIALS} {_CREDENTIALS[bucket.partition('://')[0]]}"
+    if _NO_ACCOUNT in text:
+        return "no account: set AZURE_STORAGE_ACCOUNT_NAME in the environment"
     if status is not None:
         code = _CODE.search(text)
         return f"the server says {status[1].strip()}" + (f" ({code[1]})" if code else "")
-    said = one_line(urls.without_credentials(first_line(error).rpartition(" - ")[2]))
+    said = one_line(urls.without_credentials(_STORE.sub("", first_line(error).rpartition(" - ")[2])))
     if asked is None:
         return said
     cause = _CAUSE.search(text)
     why = cause[1] if cause else "it takes too long" if "TimedOut" in text else said
-    return f"{asked[1]} does not answer: {why}"
+    server = asked[1].rpartition("@")[2] if asked[1] else bucket
+    return f"{server} does not answer: {why}"
