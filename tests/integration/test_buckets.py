@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests import buckets as door
-from tests.buckets import SECRET, Bucket
+from tests.buckets import AZURE, SECRET, Bucket
 from tests.terminals import Terminal, wait_until
 
 IMAGES = 16
@@ -56,6 +56,7 @@ def files_with(folder: Path, text: str) -> list[Path]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("bucket", ["gs", AZURE], indirect=True)
 def test_a_run_on_a_bucket_that_is_killed_at_half_computes_each_image_once(
     here: Terminal, bucket: Bucket, names: list[str], tmp_path: Path
 ) -> None:
@@ -80,7 +81,7 @@ def test_a_run_on_a_bucket_that_is_killed_at_half_computes_each_image_once(
         "../above.jpg": "outside_root",
     }
     assert {row["sam3_status"] for name, row in rows.items() if name not in failed} == {"segmented"}
-    assert not files_with(tmp_path, SECRET)
+    assert not files_with(tmp_path, bucket.secret)
 
     bucket.faults.clear()
     here.run(*RUN, "--retry-failed", code=1)
@@ -88,6 +89,7 @@ def test_a_run_on_a_bucket_that_is_killed_at_half_computes_each_image_once(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("bucket", ["s3", AZURE], indirect=True)
 def test_a_part_of_a_bucket_is_a_source_that_is_killed_at_half_and_grows(
     here: Terminal, bucket: Bucket, names: list[str]
 ) -> None:

@@ -14,7 +14,7 @@ from producer.cli.progress import Meter
 from producer.cli.run import main as run
 from producer.cli.status import main as status
 from tests import buckets as door
-from tests.buckets import SECRET, Bucket
+from tests.buckets import OF_EACH_CLOUD, Bucket
 from tests.producer.cli.conftest import Shell
 from workers.inference.reading import buckets
 
@@ -33,6 +33,7 @@ def exported(shell: Shell, run: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("broker")
+@OF_EACH_CLOUD
 def test_a_part_of_a_bucket_is_recorded_and_grows_as_a_folder_does(shell: Shell, bucket: Bucket) -> None:
     for name in ("b.jpg", "sub/c d.jpg", "notes.txt"):
         bucket.put(f"photos/{name}", b"any")
@@ -90,6 +91,7 @@ def content(kind: str, names: list[str]) -> bytes:
 
 @pytest.mark.usefixtures("broker")
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "txt", "jsonl", "parquet"])
+@OF_EACH_CLOUD
 def test_a_list_in_a_bucket_is_kept_here_and_resumes_and_grows(shell: Shell, bucket: Bucket, kind: str) -> None:
     names = ["a.jpg", "sub/b.jpg"]
     bucket.put(f"lists/faces.{kind}", content(kind, names))
@@ -168,6 +170,7 @@ def test_a_list_that_was_moved_in_its_bucket_is_known_by_its_content(shell: Shel
         ("", "empty.csv", "no images below it"),
     ],
 )
+@OF_EACH_CLOUD
 def test_a_source_that_cannot_be_had_is_told_in_one_line_before_anything_is_recorded(
     shell: Shell, bucket: Bucket, command: tuple[object, ...], fault: str, key: str, said: str
 ) -> None:
@@ -180,7 +183,7 @@ def test_a_source_that_cannot_be_had_is_told_in_one_line_before_anything_is_reco
     refused = shell(main, *given, code=2).error  # type: ignore[arg-type]
     assert f"{bucket.url}/{key}: " in refused
     assert said in refused
-    assert SECRET not in refused
+    assert bucket.secret not in refused
     assert not (shell.home / "out").exists()
     assert not any(path.is_file() for path in (Path(shell.home.parent) / "state").rglob("*"))
 

@@ -13,7 +13,7 @@ from producer.sources.kinds import open_source
 from producer.sources.selection import LeftOut
 from producer.sources.source import ReadOptions
 from tests import buckets as door
-from tests.buckets import Bucket
+from tests.buckets import OF_EACH_CLOUD, Bucket
 from workers.errors import UsageError
 from workers.inference.reading import buckets, location
 
@@ -40,8 +40,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(buckets, name, value)
 
 
+@OF_EACH_CLOUD
 def test_the_images_below_a_part_are_rows_with_whatever_names_they_have(bucket: Bucket) -> None:
-    for name in ODD:
+    odd = [name for name in ODD if "\\" not in name or bucket.scheme != "az"]  # Azure makes a slash of a backslash
+    for name in odd:
         bucket.put(f"photos/{name}", b"any")
     for marker in ("photos/", "photos/ü/", "photos/empty/"):
         bucket.put(marker, b"")
@@ -49,13 +51,13 @@ def test_the_images_below_a_part_are_rows_with_whatever_names_they_have(bucket: 
     bucket.put("photos/notes.txt", b"any")
     bucket.put("photos/.cache/a.jpg", b"any")
     bucket.put("photos/@eaDir/a.jpg", b"any")
-    source = open_source(f"S3://{bucket.name}/photos/", ReadOptions())
+    source = open_source(f"{bucket.scheme.upper()}://{bucket.name}/photos/", ReadOptions())
     assert (source.place, source.root, source.confined) == (f"{bucket.url}/photos", f"{bucket.url}/photos", False)
     found = [row.path for row in source.rows()]
-    assert sorted(found) == sorted(ODD)
+    assert sorted(found) == sorted(odd)
     assert [row.path for row in source.rows(skip=4)] == found[4:]
     assert all(location.stat(location.place(source.root, path)).size == 3 for path in found)
-    assert source.survey().rows == len(ODD)
+    assert source.survey().rows == len(odd)
     assert set(source.left_out) == {
         LeftOut("without an image's suffix", 1, "notes.txt"),
         LeftOut("hidden", 1, ".cache/a.jpg"),
@@ -73,6 +75,7 @@ def test_the_images_below_a_part_are_rows_with_whatever_names_they_have(bucket: 
         ("**/[34].*", ["photos/a/b/3.jpg", "photos/a/b/4.png"]),
     ],
 )
+@OF_EACH_CLOUD
 def test_a_pattern_takes_the_keys_that_a_folder_would_give(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, names: list[str]
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_listing_of_many_pages_is_read_page_by_page(bucket: Bucket, monkeypatc
     assert most < 1_500_000  # of a page, not of all
 
 
+@OF_EACH_CLOUD
 def test_what_our_exports_wrote_is_no_input_though_it_may_be_listed_before_their_record(bucket: Bucket) -> None:
     """Also where a user's own images lie beside it, and where it was copied without its marks."""
     mask, ours = b"\x89PNG\r\n\x1a\n....tEXtsam3-run\0faces", ("masks/(1)/a.jpg.png", "masks/a.jpg", "masks/copied.png")
@@ -136,13 +140,18 @@ def test_an_export_into_the_source_itself_takes_no_image_away(bucket: Bucket) ->
     [
         (door.FORBIDDEN, "{}/photos", r"cannot be read: the server says 403 Forbidden \(AccessDenied\)"),
         (door.BROKEN, "{}/photos", "cannot be read: the server says 500 Internal Server Error"),
-        (door.SILENT, "{}/photos", "cannot be read: 127.0.0.1:.* does not answer: it takes too long"),
-        ("", "{}-is-not-there/photos", r"cannot be read: the server says 404 Not Found \(NoSuchBucket\)"),
+        (door.SILENT, "{}/photos", "cannot be read: .*(127.0.0.1:|az://).* does not answer: it takes too long"),
+        (
+            "",
+            "{}-is-not-there/photos",
+            r"cannot be read: the server says 404 Not Found \((NoSuchBucket|ContainerNotFound)\)",
+        ),
         ("", "{}/nothing", "no images below it; give a part of a bucket with JPEG"),
         ("", "{}/*.gif", "matches no images; left out: 1 .*|matches no images; give a part"),
         ("", "{}/odd", 'Path "odd/a//b.jpg" contained empty path segment; give that object another key'),
     ],
 )
+@OF_EACH_CLOUD
 def test_what_keeps_it_from_being_listed_is_said_in_one_line(bucket: Bucket, fault: str, url: str, said: str) -> None:
     bucket.put("photos/a.jpg", b"any")
     if "odd" in url:
