@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests import buckets as door
-from tests.buckets import AZURE, SECRET, Bucket
+from tests.buckets import SECRET, Bucket, of_clouds
 from tests.terminals import Terminal, wait_until
 
 IMAGES = 16
@@ -56,7 +56,7 @@ def files_with(folder: Path, text: str) -> list[Path]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("bucket", ["gs", AZURE], indirect=True)
+@of_clouds("gs", "az")
 def test_a_run_on_a_bucket_that_is_killed_at_half_computes_each_image_once(
     here: Terminal, bucket: Bucket, names: list[str], tmp_path: Path
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_run_on_a_bucket_that_is_killed_at_half_computes_each_image_once(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("bucket", ["s3", AZURE], indirect=True)
+@of_clouds("s3", "az")
 def test_a_part_of_a_bucket_is_a_source_that_is_killed_at_half_and_grows(
     here: Terminal, bucket: Bucket, names: list[str]
 ) -> None:

@@ -9,7 +9,7 @@ from producer.cli.export import main as export
 from producer.cli.run import main as run
 from producer.results.files.bucket_output import BucketOutput
 from tests import buckets as door
-from tests.buckets import AZURE, OF_EACH_CLOUD, SECRET, Bucket
+from tests.buckets import OF_EACH_CLOUD, SECRET, Bucket, of_clouds
 from tests.producer.cli.conftest import Shell
 from workers.errors import UsageError
 from workers.inference.reading import buckets
@@ -71,7 +71,7 @@ def test_an_object_that_somebody_writes_meanwhile_is_kept(bucket: Bucket, monkey
         assert bucket.get(key) == b"theirs"
 
 
-@pytest.mark.parametrize("bucket", ["s3", AZURE], indirect=True)  # fake-gcs-server knows no parts in XML
+@of_clouds("s3", "az")  # fake-gcs-server knows no parts in XML
 def test_a_large_file_goes_in_parts(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "COMPARED_BYTES", 1 << 20)
     output, content = BucketOutput(f"{bucket.url}/a.csv"), bytes(range(256)) * (24 << 10)
