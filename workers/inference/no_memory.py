@@ -5,7 +5,8 @@ SURE = (
     "out of memory",  # torch on a GPU (CUDA, HIP), its runtime, its driver, Triton
     "can't allocate memory",  # torch on a CPU
     "not enough memory",  # torch on a CPU with Windows
-    "_status_alloc_failed",  # cuBLAS, cuDNN, cuSOLVER
+    "_status_alloc_failed",  # cuBLAS, cuSOLVER, cuDNN 8
+    "_allocation_failed",  # cuDNN 9, on the host or on the device
     "hiperroroutofmemory",
 )
 # Messages that come if memory is short, but also if a GPU or its libraries are broken.
@@ -13,6 +14,7 @@ PERHAPS = (
     "unable to find an engine to execute this computation",  # cuDNN: no plan got its workspace, or none works
     "unable to find a valid cudnn algorithm to run convolution",  # the same, of older code
     "cublas_status_not_initialized",  # no memory for its handle, or no GPU that works
+    "cudnn_status_not_initialized",  # the same
     "nvml_success == r",  # torch asks the driver what is left, and gets no answer, as on a MIG slice or a Jetson
 )
 

@@ -89,3 +89,6 @@ class Segmenter(Protocol):
 
 class OutOfMemory(Exception):
     """`predict` or `postprocess` ran out of memory. They have freed what they had made, so fewer images may fit."""
+
+    def __init__(self) -> None:
+        super().__init__("the model finds no memory for this; is another process on this GPU?")

@@ -18,7 +18,7 @@ from db.views.run_views import RunView, prompt_texts
 from workers.errors import first_line
 from workers.inference.items import Item
 from workers.inference.items import Outcome as Seen
-from workers.inference.protocol import Segmenter
+from workers.inference.protocol import OutOfMemory, Segmenter
 from workers.inference.stages import Stage, StageSeconds, timed
 from workers.inference.stream import pipeline
 from workers.inference.stream.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
@@ -161,7 +161,7 @@ def _prompt_texts(attempt: Attempt) -> dict[int, str]:
 
 
 def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[Seen]]:
-    """The outcomes of these items. If the model raises for all images of a batch, it is tested before it goes on."""
+    """The outcomes of these items. If no image of a batch gets through, the model is tested before it goes on."""
     rules, options = read_rules(attempt.run), options_of(attempt.run, attempt.model.compiled)
     recall = partial(_recalled, attempt) if attempt.run.frozen.dedupe else None
     while items:
@@ -173,9 +173,7 @@ def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[Seen]]:
         except NothingGotThrough as nothing:
             # The threads of the stages have ended, so no other thread uses the model now.
             _check_model(attempt)
-            log.error(
-                "the model raises for each image of a batch, but passes its self-test", exc_info=nothing.__cause__
-            )
+            log.error("no image of a batch gets through, but the self-test's do", exc_info=nothing.__cause__)
             failed = nothing.outcomes
         if not failed:
             return
@@ -197,9 +195,12 @@ def _recalled(attempt: Attempt, contents: Mapping[int, bytes]) -> dict[int, Know
 
 
 def _check_model(attempt: Attempt) -> None:
-    """Raise `BrokenModel` if the model fails its self-test, so that the images are not the cause of its errors."""
+    """Raise `BrokenModel` if the model fails its self-test, or `OutOfMemory` if it finds no memory for that: then the
+    images are not the cause of its errors."""
     try:
         attempt.model.check(attempt.segmenter)
+    except OutOfMemory:  # all images need as much, so another process has taken the memory
+        raise
     except Exception as error:
         raise BrokenModel(f"the model no longer passes its self-test: {first_line(error)}") from error
 

@@ -10,6 +10,7 @@ from db.claims import LeaseLost
 from db.refusals import is_refused
 from workers.errors import ErrorClass, first_line, one_line
 from workers.inference.no_memory import may_be_short
+from workers.inference.protocol import OutOfMemory
 
 # What only a GPU and its libraries say, by which an error is known as theirs. "cuda" is no such word: devices are
 # called so in errors that any code may raise. The last ones are an AMD GPU's.
@@ -98,7 +99,8 @@ def is_infrastructure(error: BaseException) -> bool:
         return error.errno in DISK_FAULTS
     if isinstance(error, SQLAlchemyError):
         return not is_refused(error)
-    return isinstance(error, Infrastructure) or is_gpu_fault(error)
+    # The images that a batch finds no memory for are halved, so that an `OutOfMemory` that gets here is not theirs.
+    return isinstance(error, Infrastructure | OutOfMemory) or is_gpu_fault(error)
 
 
 def is_gpu_fault(error: BaseException) -> bool:

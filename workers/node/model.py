@@ -137,20 +137,23 @@ class Model:
         if self._compiles is None:
             self._compiles = segmenter.facts.compiles
             if self._compiles:
-                with self._worker.activity.loading():
-                    self._try_compiled(segmenter)
+                self._try_compiled(segmenter)
         return self._compiles and segmenter.facts.compiles
 
     def _try_compiled(self, segmenter: Segmenter) -> None:
         tested = OnItsThreads(segmenter, self.stage_threads)
         most = self._worker.settings.batch_size
         try:
-            while not selftest.fits_compiled(tested, most) and most > 1:
+            while not self._fits_compiled(tested, most) and most > 1:
                 self.caps.forward.fell(most)
                 most = self.caps.forward.most or 1
         except SelfTestFailed as error:
             self._compiles = False
             log.warning("%s, so it runs uncompiled", error)
+
+    def _fits_compiled(self, tested: Segmenter, images: int) -> bool:
+        with self._worker.activity.loading():  # anew for each size, as each takes minutes
+            return selftest.fits_compiled(tested, images)
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:
         """Freeze the model's facts into the run, or compare them with those of the first worker. Raises `Declined`."""

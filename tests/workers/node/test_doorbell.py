@@ -33,7 +33,7 @@ from tests.terminals import wait_until
 from tests.workers import runs
 from workers.broker.connection import Doorbells
 from workers.inference import selftest
-from workers.inference.protocol import Options, Pixels
+from workers.inference.protocol import Options, OutOfMemory, Pixels
 from workers.inference.reading.images import RGB, ReadImage, ReadRules, read_image
 from workers.inference.stages import Report
 from workers.inference.stream.pipeline import Pace
@@ -837,6 +837,43 @@ def test_one_thread_runs_the_self_test_and_all_chunks_of_a_model_and_ends_with_i
     assert first is not second
     wait_until(lambda: not first.is_alive(), "the end of the first model's thread")
     assert second.is_alive()
+
+
+class OnASharedGpu(Segmenter):
+    """Fits as long as no other process has taken the GPU's memory."""
+
+    taken = False
+
+    def predict(
+        self, batch: Sequence[Pixels], prompts: Sequence[tuple[str, ...]], options: Options
+    ) -> list[tuple[Pixels, tuple[str, ...]]]:
+        raw = super().predict(batch, prompts, options)
+        if self.taken:
+            raise OutOfMemory
+        return raw
+
+
+def test_memory_that_another_process_takes_fails_no_image_and_costs_no_attempt(
+    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaker: Breaker
+) -> None:
+    shared = OnASharedGpu()
+    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: shared)
+    monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
+    run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
+    [rung] = runs.ring(sessions, run_id)
+    shared.before[3] = lambda: setattr(shared, "taken", True)  # the second batch; the self-test is the first pass
+    with pytest.raises(OutOfMemory, match="is another process on this GPU"):
+        segment_chunk(runs.message(rung))
+    chunk = scenario.chunk(sessions, rung.chunk_id)
+    assert (chunk.attempts, chunk.crashes, chunk.releases) == (0, 0, 1)
+    assert "is another process on this GPU" in (chunk.error or "")
+    assert scenario.states(sessions, run_id) == ["done", "done", "pending", "pending"]
+    assert breaker.suspicious
+
+    shared.before.clear()
+    shared.taken = False
+    assert answer(runs.message(rung))["images"] == 2
+    assert scenario.run(sessions, run_id).state == "done"
 
 
 @pytest.mark.parametrize("works", [False, True])

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from db.claims import LeaseLost
 from workers.errors import ErrorClass
+from workers.inference.protocol import OutOfMemory
 from workers.node.faults import BrokenModel, Infrastructure, Ruling, Verdict, is_gpu_fault, is_infrastructure, judge
 
 
@@ -154,6 +155,7 @@ GPU = RuntimeError("CUDA error: device-side assert triggered\nCompile with ...")
         (LeaseLost("2 of 4"), True, Verdict(Ruling.LOST, "2 of 4")),
         (DISK, True, Verdict(Ruling.GIVE_BACK, "[Errno 28] No space left on device", is_fault=True)),
         (AWAY, True, Verdict(Ruling.GIVE_BACK, "(builtins.Exception) server closed the connection", is_fault=True)),
+        (OutOfMemory(), True, Verdict(Ruling.GIVE_BACK, str(OutOfMemory()), is_fault=True)),
         (Infrastructure("a mount"), True, Verdict(Ruling.GIVE_BACK, "a mount", is_fault=True)),
         (ValueError("two\nlines"), True, Verdict(Ruling.CHARGE, "ValueError: two lines")),
         (MemoryError(), True, Verdict(Ruling.CHARGE, "MemoryError:")),

@@ -111,7 +111,7 @@ class Sam3Segmenter:
             if size is None:
                 raise
             self._compiled.ran_out(len(batch))
-            if size == len(batch):
+            if size == len(batch) > 1:
                 raise
         return self.predict(batch, prompts, replace(options, compiled=False))
 

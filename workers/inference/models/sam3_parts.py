@@ -6,6 +6,7 @@ which smaller batches are filled up to. They read and write less memory, as one 
 
 import logging
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Protocol, cast
 
 import torch
@@ -70,10 +71,17 @@ class Compiled:
         return self._size if self.works and images <= self._size else None
 
     def ran_out(self, images: int) -> None:
-        """Note that a batch with so many images needed too much memory. The next size is that of the next batch."""
+        """Note that a batch with so many images needed too much memory. The next size is that of the next batch. If one
+        image alone needed too much, compiling has failed: without it there may be room."""
         if images == self._size:
             self._size = None
             self._compiled.clear()
+            if images == 1:
+                self._fails("there is no memory for it, even for one image")
+
+    def _fails(self, reason: str) -> None:
+        self.works = False
+        log.warning("the model cannot be compiled, so it runs as it is: %s", reason)
 
     def see(self, pixels: torch.Tensor) -> Levels:
         return cast(Levels, self._run(see, pixels))
@@ -87,15 +95,16 @@ class Compiled:
             return self._compiled[name](self._model, *given)
         if self.works:
             # No CUDA graphs: docs/decisions.md says why.
-            compiled = torch.compile(part, fullgraph=True, dynamic=False, backend=self._backend)
+            compiled = torch.compile(
+                _copy(cast(FunctionType, part)), fullgraph=True, dynamic=False, backend=self._backend
+            )
             try:
                 with alone(f"{self._name}-{self._size}-{name}"):
                     answer = compiled(self._model, *given)  # this compiles it
             except Exception as error:
                 if is_short(error, self._size or 1):
                     raise
-                self.works = False
-                log.warning("the model cannot be compiled, so it runs as it is: %s", _cause(error))
+                self._fails(_cause(error))
             else:
                 self._compiled[name] = compiled
                 return answer
@@ -126,6 +135,13 @@ def find(
     presence = output.presence_logits.float().sigmoid()  # (rows, 1)
     scores = output.pred_logits.float().sigmoid() * presence  # (rows, queries)
     return torch.cat((presence, scores, output.pred_boxes.float().flatten(1)), dim=1), output.pred_masks
+
+
+def _copy(function: FunctionType) -> FunctionType:
+    """The function with code of its own. torch keeps what it compiles with the code of a function, at most eight times,
+    and for as long as that exists: so each model has its own, which leaves the memory with it."""
+    code = function.__code__.replace()
+    return FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
 
 
 def _cause(error: Exception) -> str:

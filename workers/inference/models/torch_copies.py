@@ -52,11 +52,13 @@ class Copies:
     @contextmanager
     def beside_the_next_batch(self, done: torch.cuda.Event | None) -> Iterator[None]:
         """On a GPU: once `done`, work on a stream of its own, which does not wait for what was launched since. When
-        this ends nothing is read any more: the memory of what was goes back to the other stream."""
+        this ends, also by an error, nothing is read any more: the memory of what was goes back to the other stream."""
         if self._stream is None or done is None:
             yield
             return
         done.synchronize()
         with torch.cuda.stream(self._stream):
-            yield
-            behind(self._stream).synchronize()
+            try:
+                yield
+            finally:
+                behind(self._stream).synchronize()

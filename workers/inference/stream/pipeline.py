@@ -43,14 +43,15 @@ READ_AHEAD = 2  # batches that are decoded or being decoded while another one is
 
 
 class NothingGotThrough(Exception):
-    """The model raised an error for every image of a batch that could be read, even for each image alone.
+    """The model raised an error, or found no memory, for every image of a batch that could be read, even for each image
+    alone.
 
-    So either the images or the model are bad. `outcomes` are those of the batch if the images are. The cause of this
-    exception is the error for the first image.
+    So either the images are bad, or the model, or another process has taken its memory. `outcomes` are those of the
+    batch if the images are. The cause of this exception is the error for the first image.
     """
 
     def __init__(self, outcomes: "list[Outcome]") -> None:
-        super().__init__("every image of a batch makes the model raise")
+        super().__init__("no image of a batch gets through the model")
         self.outcomes = outcomes
 
 
@@ -94,7 +95,8 @@ def segment(
     """Yield a list of outcomes for each batch, in the order of `items`. Each item has exactly one outcome.
 
     Unreadable images of a batch do not go to the model. If the model raises an error for a batch, and `pace.narrows`
-    that error, the batch is halved again and again; if no image gets through alone, raises `NothingGotThrough`. Any
+    that error, the batch is halved again and again, as it is where memory is short; if no image gets through alone,
+    raises `NothingGotThrough`. Any
     other error in a stage is raised here, with its traceback; if there are several, the first one. When the generator
     is closed, all stages finish what they work on and start nothing new; only threads that hang on a file are left
     behind. If `pace.stopped` becomes true, the batches in work are finished, and the generator ends early.
@@ -146,7 +148,9 @@ def _predict(batch: Sequence[Piece], segmenter: Segmenter, options: Options, pac
         return [segmenter.predict(pixels, prompts, options)] * len(part)
 
     with timed(pace.report, Stage.FORWARD, len(rows)):
-        raws = narrowed(range(len(rows)), partial(_fitting, cap=pace.caps.forward, work=work), pace.narrows)
+        # Kernels that were compiled for the size that fits would not serve larger batches, so no larger one is tried.
+        fitting = partial(_fitting, cap=pace.caps.forward, work=work, grows=not options.compiled)
+        raws = narrowed(range(len(rows)), fitting, pace.narrows)
     return _Predicted(batch, raws)
 
 
@@ -161,8 +165,9 @@ def _postprocess(
             answer = _answer(piece, next(answers)) if isinstance(piece.pixels, Pixels) else piece.pixels
             outcomes += gathering.add(piece, answer)
     raised = [one.error for one in found if isinstance(one, Raised)]
-    if raised and len(raised) == len(found):
-        raise NothingGotThrough(outcomes + gathering.given_up()) from raised[0]
+    unfit = [one for one in found if isinstance(one, OutOfMemory)]
+    if found and len(raised) + len(unfit) == len(found):
+        raise NothingGotThrough(outcomes + gathering.given_up()) from (raised or unfit)[0]
     if raised:
         log.error("%d of %d images make the model raise", len(raised), len(found), exc_info=raised[0])
     return outcomes
@@ -183,8 +188,9 @@ def _masks(
     return found
 
 
-def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> list[T | OutOfMemory]:
-    """The results of `work` on `rows`, in parts that are small enough for the memory."""
+def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]], grows: bool = True) -> list[T | OutOfMemory]:
+    """The results of `work` on `rows`, in parts that are small enough for the memory. `grows`: larger parts are tried
+    again after many that fitted."""
     done: list[T | OutOfMemory] = []
     while len(done) < len(rows):
         part = rows[len(done) : len(done) + (cap.most or len(rows))]
@@ -196,7 +202,8 @@ def _fitting(rows: range, cap: Cap, work: Callable[[range], Sequence[T]]) -> lis
             fits = True
         # After the block above: only now the error is freed, whose traceback holds what did not fit into memory.
         if fits:
-            cap.held(len(part))
+            if grows:
+                cap.held(len(part))
         elif len(part) > 1:
             cap.fell(len(part))
         else:

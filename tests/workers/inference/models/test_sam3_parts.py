@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 
 from workers.inference.kept_kernels import CACHE_FOLDER
 from workers.inference.models.sam3_heads import Heads
 from workers.inference.models.sam3_model import Sam3Segmenter
-from workers.inference.models.sam3_parts import Compiled
+from workers.inference.models.sam3_parts import Compiled, Plain
 from workers.inference.protocol import Options, OutOfMemory, Pixels
 from workers.inference.reading.images import RGB
 
@@ -202,6 +203,34 @@ def test_a_batch_that_does_not_fit_only_because_it_is_filled_up_runs_as_it_is(
     compiled.most = 4
     segmenter.predict(batch[:2], ASKED[:2], COMPILED)
     assert (compiled.given, plain.given) == ([4, 4, 4], [1])
+
+
+def test_one_image_that_fits_only_uncompiled_runs_uncompiled_and_so_do_later_ones(
+    cramped_parts: tuple[Sam3Segmenter, Room, Room], batch: list[Pixels], caplog: pytest.LogCaptureFixture
+) -> None:
+    segmenter, plain, compiled = cramped_parts
+    compiled.most = 0
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            segmenter.predict(batch[:1], ASKED[:1], COMPILED)
+    assert (compiled.given, plain.given) == ([1], [1, 1])
+    assert not segmenter.facts.compiles
+    assert caplog.messages == [
+        "the model cannot be compiled, so it runs as it is: there is no memory for it, even for one image"
+    ]
+
+
+def doubled(model: Any, numbers: torch.Tensor) -> torch.Tensor:
+    return 2 * numbers
+
+
+def test_models_are_compiled_one_after_the_other_for_as_long_as_a_process_lives() -> None:
+    """torch compiles one and the same function eight times and no more."""
+    for images in range(1, dynamo.recompile_limit + 2):
+        compiled = Compiled(Plain(None), "tiny", Graphs())
+        compiled.size_for(images)
+        assert compiled._run(doubled, torch.ones(images)).sum() == 2 * images
+        assert compiled.works
 
 
 @pytest.mark.long

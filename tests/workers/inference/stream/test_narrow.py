@@ -153,6 +153,17 @@ def test_a_batch_of_which_nothing_gets_through_is_for_the_caller_to_judge(
     assert classes == [ErrorClass.INTERNAL] * count + [ErrorClass.MISSING]
 
 
+def test_a_batch_of_which_no_image_fits_even_alone_is_for_the_caller_to_judge(
+    photograph_files: list[str], cramped: Any
+) -> None:
+    items = [Item(number, path, ("cat",)) for number, path in enumerate([*photograph_files, "nowhere"])]
+    with pytest.raises(NothingGotThrough) as nothing:
+        run(items, cramped(forward=0), batch_size=len(items))
+    assert isinstance(nothing.value.__cause__, OutOfMemory)
+    classes = [one.error_class for one in nothing.value.outcomes if isinstance(one, Unreadable)]
+    assert classes == [ErrorClass.OUT_OF_MEMORY] * len(photograph_files) + [ErrorClass.MISSING]
+
+
 def test_raising_and_not_fitting_are_told_apart(photograph_files: list[str], widths: list[int]) -> None:
     class Both(Touchy):
         def predict(self, batch: Sequence[Any], prompts: Sequence[tuple[str, ...]], options: Options) -> Any:

@@ -301,6 +301,19 @@ def test_a_cap_grows_back_by_one_after_many_batches_that_fitted() -> None:
     assert cap.most == 5
 
 
+def test_with_compiled_kernels_a_cap_stays_as_larger_batches_would_run_without_them(
+    cramped: Any, photograph_files: list[str]
+) -> None:
+    compiled = replace(OPTIONS, compiled=True)
+    for options, most in ((OPTIONS, 3), (compiled, 2)):
+        small, caps = cramped(forward=3), Caps()
+        caps.forward.most = 2
+        pace = Pace(batch_size=2, caps=caps)
+        for _ in segment(items_of(photograph_files * GOOD_BATCHES)[: 2 * GOOD_BATCHES], small, RULES, options, pace):
+            pass
+        assert caps.forward.most == most
+
+
 def test_an_image_that_takes_too_long_to_read_fails_alone_and_holds_nobody_up(
     fake: Any, photograph_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from workers.errors import ErrorClass
 from workers.inference.items import Item, Outcome, Segmented, Unreadable
 from workers.inference.protocol import Options
 from workers.inference.reading.images import ReadRules
-from workers.inference.stream.pipeline import IN_HAND, Pace, segment
+from workers.inference.stream.pipeline import IN_HAND, NothingGotThrough, Pace, segment
 from workers.inference.stream.repeats import Known
 
 RULES = ReadRules(digests=True)
@@ -111,7 +111,9 @@ def test_a_content_that_was_met_long_ago_is_asked_for_again(fake: Any, colours: 
 def test_a_copy_of_an_image_that_the_model_cannot_take_fails_as_that_does(fake: Any, colours: Places) -> None:
     fake.fail_in["predict"] = MemoryError()
     given = items([*colours["white"][:3], str(Path(colours["white"][0]).parent / "missing.png")])
-    outcomes = run(given, fake)
+    with pytest.raises(NothingGotThrough) as told:
+        run(given, fake)
+    outcomes = told.value.outcomes
     assert [outcome.id for outcome in outcomes] == [0, 1, 2, 3]
     assert [outcome.error_class for outcome in outcomes if isinstance(outcome, Unreadable)] == [
         *[ErrorClass.OUT_OF_MEMORY] * 3,
