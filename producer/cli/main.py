@@ -85,7 +85,9 @@ def config() -> int:
     """Print every setting with its default: a commented YAML file for --config, and all SAM3_ variables."""
     from producer.cli.template import template
 
-    click.echo(template())
+    context = click.Context(main)
+    commands = (main.get_command(context, name) for name in MODULES)
+    click.echo(template(command for command in commands if command is not None))
     return 0
 
 

@@ -15,7 +15,6 @@ from workers.errors import CURABLE, ErrorClass
 from workers.settings import Settings
 
 LONGEST_README = 900  # words
-MADE_BY_COMMANDS = ("out/", "demo/", "masks/", "photos/")  # in examples, not in the repository
 CODE = ("db", "producer", "workers", "sam3_queue")
 # What stands for something else in the messages that pages show.
 EXAMPLES = r"\bgpu0(?:@host)?\b|\bimages\b|\bother\b|\b0:20\b|\b3 of 3\b|signal 9|\bloads\b|\.\.\."
