@@ -1,6 +1,6 @@
 """Which export formats there are, and what a format declares about itself. Knows nothing else of any format.
 
-A new format is a file beside this one that declares `FORMAT`, and a line in `MODULES`.
+A new format is a file in `producer/results/exports` that declares `FORMAT`, and a line in `MODULES`.
 """
 
 import importlib
