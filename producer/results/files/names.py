@@ -16,6 +16,7 @@ from workers.inference.reading import location
 
 LONGEST_NAME = 255  # bytes of a file name, on every common file system
 DEFAULT_NAME, DEFAULT_EACH = "{name}.png", "{name}_{n}.png"  # templates: of a mask, and of one of several
+SAME_NAME = "{name}"  # template of a mask that is called exactly like its image, and is a PNG all the same
 LONGEST_TEMPLATE = 30  # bytes, so that a name with a checksum and a template around it is never too long
 
 ABSOLUTE, UP = "_absolute", "_up"  # folders for the masks of images that are not below the root
@@ -46,14 +47,15 @@ def mask_path(
 
     `twin` tells two rows of one image apart: with it the name ends with a checksum of the name and it.
 
-    `template` has `{name}` or `{stem}` of the image, and a suffix at its end. `folded` is for
+    `template` has `{name}` or `{stem}` of the image, and a suffix at its end, or is `SAME_NAME`: then folders keep
+    their names, as those of images do not clash either. `folded` is for
     file systems that take some different names for equal, see `folds_names`: there every name that may equal another
     one gets a checksum. Paths are compared as text only: links are not followed.
     """
     above, folders, name = _place(path, root)
     if folders and _RESERVED.fullmatch(folders[0]):
         folders[0] = f"_{folders[0]}"
-    taken = _ends_like(PurePosixPath(template).suffix)
+    taken = None if template == SAME_NAME else _ends_like(PurePosixPath(template).suffix)
     within = [*above, *(_folder_name(folder, taken, folded) for folder in folders)]
     return PurePosixPath(slug, *within, _file_name(name, twin, template, folded))
 
@@ -79,8 +81,8 @@ def template_fault(template: str, *, each: bool) -> str | None:
         )
     if each and not re.search(r"\}[^{]*[^\d{}][^{]*\{", template):
         return "put a character that is no digit between its two braces, such as {stem}_{n}.png"
-    if "/" in template or "\0" in template or not template.endswith(".png"):
-        return "it names a file, so it has no / and ends with .png"
+    if "/" in template or "\0" in template or not (template.endswith(".png") or template == SAME_NAME):
+        return "it names a file, so it has no / and ends with .png, or is {name} alone"
     if len(_bytes(template)) > LONGEST_TEMPLATE:
         return f"it may have {LONGEST_TEMPLATE} characters"
     return None
@@ -132,9 +134,9 @@ def _ends_like(suffix: str) -> re.Pattern[str]:
     return re.compile(rf"{re.escape(suffix)}_*\Z")
 
 
-def _folder_name(name: str, taken: re.Pattern[str], folded: bool) -> str:
-    free = f"{name}_" if taken.search(name) else name
-    return _checked(name) if _needs_checksum(name, len(_bytes(free)), folded) else free
+def _folder_name(name: str, taken: re.Pattern[str] | None, folded: bool) -> str:
+    free = f"{name}_" if taken and taken.search(name) else name
+    return checked(name) if _needs_checksum(name, len(_bytes(free)), folded) else free
 
 
 def _file_name(name: str, twin: str, template: str, folded: bool) -> str:
@@ -142,8 +144,8 @@ def _file_name(name: str, twin: str, template: str, folded: bool) -> str:
     field = "{stem}" if "{stem}" in template else "{name}"
     plain = PurePosixPath(name).stem if field == "{stem}" else name
     length = len(_bytes(template)) - len(field) + len(_bytes(plain))
-    checked = twin or _needs_checksum(plain, length, folded)
-    return template.replace(field, _checked(plain, twin) if checked else plain)
+    clashes = twin or _needs_checksum(plain, length, folded)
+    return template.replace(field, checked(plain, twin) if clashes else plain)
 
 
 def _needs_checksum(name: str, length: int, folded: bool) -> bool:
@@ -158,7 +160,8 @@ def _may_have_twins(name: str) -> bool:
     return not name.isascii() or name != name.lower() or "~" in name or name.endswith((".", " "))
 
 
-def _checked(name: str, twin: str = "") -> str:
+def checked(name: str, twin: str = "") -> str:
+    """A shorter name of a file that no other name gets: its first 200 bytes, `~` and a checksum of it and `twin`."""
     encoded = _bytes(name)
     told = hashlib.sha256(encoded + (b"\0" + twin.encode() if twin else b""))  # no name of a file has a NUL
     return f"{encoded[:200].decode(errors='ignore')}~{told.hexdigest()[:16]}"

@@ -37,6 +37,18 @@ def test_names_that_two_images_would_share_are_refused_before_anything_is_writte
     assert names(shell, "masks") == ["person/a/1.jpg_mask.png", "person/a/1.png_mask.png"]
 
 
+def test_masks_may_be_called_exactly_like_their_images_but_never_replace_one(shell: Shell) -> None:
+    image = shell.home / "a/1.jpg"
+    image.parent.mkdir()
+    image.write_text("a picture")
+    shell(export, "faces", "--format", "png", "--empty", "black", "--name", "{name}", "-o", ".")
+    assert sorted(path.name for path in (shell.home / "person/a").iterdir()) == ["1.jpg", "1.png", "2.jpg"]
+    label_maps = ("--format", "png", "--index", "prompt", "--name", "{name}")
+    (shell.home / ".sam3-masks.json").unlink()
+    assert "was not made by an export of ours" in shell(export, "faces", *label_maps, "-o", ".", code=2).error
+    assert image.read_text() == "a picture"
+
+
 def test_each_image_has_a_mask_if_the_next_tool_wants_one(shell: Shell) -> None:
     shell(export, "faces", "--format", "png", "--empty", "black", "--invert", "-o", "masks", "--jobs", "2")
     assert names(shell, "masks") == [f"person/a/{name}.png" for name in ("1.jpg", "1.png", "2.jpg")]

@@ -199,6 +199,8 @@ def test_images_that_would_share_a_file_are_found() -> None:
         ({"feather": 2, "trimap": 2}, "an edge is soft or unknown"),
         ({"name": "x.png"}, "it needs {stem} or {name}"),
         ({"name": "{stem}.jpg"}, "ends with .png"),
+        ({"name": "{stem}"}, "or is {name} alone"),
+        ({"name": "{name}", "each": True}, "needs {n} once"),
         ({"name": "../{stem}.png"}, "has no /"),
         ({"name": "{stem"}, "write it like {name}.png"),
         ({"name": "{stem!r}.png"}, "no other braces"),

@@ -54,6 +54,11 @@ def test_where_case_is_folded_only_names_that_have_twins_get_a_checksum(path: st
     assert mask_path("person", path, ROOT, folded=True) == PurePosixPath(expected)
 
 
+@pytest.mark.parametrize("path", ["a.jpg", "x.png/y_/b.jpg", "y" * 255])
+def test_a_mask_may_be_called_exactly_like_its_image(path: str) -> None:
+    assert mask_path("person", path, ROOT, template="{name}") == PurePosixPath("person", path)
+
+
 def test_names_too_long_for_a_mask_are_shortened_and_stay_different(tmp_path: Path) -> None:
     one, other = (mask_path("person", "é" * 120 + end + ".jpg") for end in ("aaaaaaaa", "bbbbbbbb"))
     assert one != other
