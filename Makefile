@@ -41,13 +41,12 @@ test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 m
 test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (12 minutes on 2 cores)
 	@$(BIN)/python $(PYTEST) -n 6  # the long ones wait so much that six of them keep two cores busy
 
-# Our packages are found behind the tools' own, so that torch is not installed twice. Ultralytics' own requirements would
-# bring a second OpenCV.
+# Our packages are found behind the tools' own, so that torch is not installed twice.
 test-tools: $(INSTALLED)  ## Load exports with the tools that they are for, and meet Azure's emulator (.venv-tools, 1.8 GB; Linux with glibc)
 	@$(BIN)/python -m venv .venv-tools
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(.venv-tools/bin/python -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
 	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check -r tests/tools/requirements.txt
-	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check --no-deps ultralytics==8.4.190 py-cpuinfo==9.0.0
+	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r tests/tools/requirements-alone.txt
 	@TOOLS_PYTHON=$(CURDIR)/.venv-tools/bin/python $(BIN)/python $(PYTEST) -s tests/tools
 	@$(MAKE) --no-print-directory test-azure
 

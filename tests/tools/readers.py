@@ -1,15 +1,16 @@
 """Loads our exports with the tools that they are for, and prints as JSON what these found. Runs with their packages.
 
-`python readers.py TOOL FOLDER`: the folder holds `photos` and the exports of one run of them, as `test_tools.py` makes
-it. Masks are compared with those of results.jsonl, all of an image together.
+`python readers.py TOOL FOLDER`: the folder holds `photos`, and `nested` for trainers, each with exports of its run, as
+`test_tools.py` makes it. Masks are compared with those of results.jsonl, all of an image together.
 """
 
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -185,9 +186,111 @@ def datasets(folder: Path) -> dict[str, Any]:
     return {"images": len(table), "instances": sum(map(sum, counts[0]))}
 
 
+def expected(images: Path, out: Path, class_name: str | None = None) -> dict[Path, Any]:
+    """What the model found in each image, of one class or of all, as bool arrays."""
+    lines = map(json.loads, (out / "results.jsonl").read_text().splitlines())
+    return {
+        images / line["path"]: together(
+            [
+                coco_mask.decode(instance["segmentation"]).astype(bool)
+                for result in line["sam3_results"]
+                for instance in result["instances"]
+                if class_name in (None, result["class"])
+            ],
+            (line["sam3_height"], line["sam3_width"]),
+        )
+        for line in lines
+    }
+
+
+def pairs(found: Iterator[tuple[Path, Any, Any]], truth: dict[Path, Any]) -> dict[str, int]:
+    """Counts the images for which a trainer has a mask, one of the image's size, and the right one."""
+    counts = {"images": len(truth), "paired": 0, "sizes": 0, "right": 0}
+    for path, image, mask in found:
+        shape = np.shape(image)[:2]
+        counts["paired"] += 1
+        counts["sizes"] += np.shape(mask) == shape
+        counts["right"] += np.shape(mask) == shape and bool(np.array_equal(mask, truth[path]))
+    return counts
+
+
+def mmsegmentation(folder: Path) -> dict[str, Any]:
+    """Label maps called `a.jpg.png`, of images that may differ in nothing but their suffix."""
+    found = label_maps(folder / "nested", folder / "labels", lambda suffix: f"{suffix}.png")
+    return pairs(found, expected(folder / "nested", folder / "trainers"))
+
+
+def mmsegmentation_by_stem(folder: Path) -> dict[str, Any]:
+    """Label maps called `a.png`, as its own settings expect them."""
+    found = label_maps(folder / "photos", folder / "stems", lambda suffix: ".png")
+    return pairs(found, expected(folder / "photos", folder / "out"))
+
+
+def label_maps(images: Path, labels: Path, suffix_of: Callable[[str], str]) -> Iterator[tuple[Path, Any, Any]]:
+    """Its dataset for training and its steps that load an image and its label map; one dataset a suffix."""
+    # The compiled operations of mmcv are in no wheel on PyPI. Its models need this one, its datasets none.
+    operations: Any = ModuleType("mmcv.ops")
+    operations.point_sample = None
+    sys.modules["mmcv.ops"] = operations
+    from mmcv.transforms import LoadImageFromFile
+    from mmseg.datasets import BaseSegDataset
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    for suffix in (".jpg", ".png"):
+        dataset = BaseSegDataset(
+            data_prefix={"img_path": str(images), "seg_map_path": str(labels)},
+            img_suffix=suffix,
+            seg_map_suffix=suffix_of(suffix),
+            metainfo={"classes": ("nothing", "red circle", "square")},
+            pipeline=[LoadImageFromFile(), LoadAnnotations()],
+        )
+        for sample in dataset:
+            yield Path(sample["img_path"]), sample["img"], sample["gt_seg_map"] > 0
+
+
+def simpletuner(folder: Path) -> dict[str, Any]:
+    """Its sampler, which finds an image of a masks' dataset for each image of the training dataset."""
+    os.environ["SIMPLETUNER_LOG_LEVEL"] = "CRITICAL"
+    sys.modules["torchaudio"] = ModuleType("torchaudio")  # imported by it, but used for sounds only
+    from accelerate import Accelerator
+    from simpletuner.helpers.data_backend.local import LocalDataBackend
+    from simpletuner.helpers.metadata.backends.discovery import DiscoveryMetadataBackend
+    from simpletuner.helpers.multiaspect.sampler import MultiAspectSampler
+    from simpletuner.helpers.training import image_file_extensions
+    from simpletuner.helpers.training.state_tracker import StateTracker
+
+    here = Accelerator(cpu=True)
+
+    def sampler(id: str, place: Path, kind: str | None = None) -> Any:
+        backend, cache = LocalDataBackend(here, id), folder / "simpletuner" / id
+        StateTracker.set_data_backend_config(id, {"crop": False, "resolution": 64, "resolution_type": "pixel"})
+        metadata = DiscoveryMetadataBackend(
+            id, str(place), f"{cache}-buckets", f"{cache}-facts", backend, here, 1, 64, "pixel"
+        )
+        made = MultiAspectSampler(id, metadata, backend, None, here, 1, conditioning_type=kind)
+        StateTracker.data_backends[id] |= {"id": id, "sampler": made, "metadata_backend": metadata}
+        return made
+
+    StateTracker.set_args(SimpleNamespace(conditioning_multidataset_sampling="combined", output_dir=str(folder)))
+    images = sampler("images", folder / "nested")
+    sampler("masks", folder / "masks" / "square", "mask")
+    StateTracker.set_conditioning_datasets("images", ["masks"])
+    listed = images.data_backend.list_files(image_file_extensions, str(folder / "nested"))
+
+    def found() -> Iterator[tuple[Path, Any, Any]]:
+        for path in sorted({path for _, _, paths in listed for path in paths}):
+            for sample in images.connect_conditioning_samples(({"image_path": path},))[1:]:
+                yield Path(path), images.data_backend.read_image(path), np.asarray(sample.image)[..., 0] > 127
+
+    return pairs(found(), expected(folder / "nested", folder / "trainers", "square"))
+
+
 TOOLS: dict[str, Callable[[Path], dict[str, Any]]] = {
     read.__name__: read
-    for read in (ultralytics, supervision, pycolmap, label_studio, labelme, fiftyone, polars, datasets)
+    for read in (
+        *(ultralytics, supervision, pycolmap, label_studio, labelme, fiftyone, polars, datasets),
+        *(mmsegmentation, mmsegmentation_by_stem, simpletuner),
+    )
 }
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ PYTHON = os.environ.get("TOOLS_PYTHON", "")
 READERS = Path(__file__).with_name("readers.py")
 IMAGES = 24
 COUNTED = ("ultralytics", "supervision", "label_studio", "labelme", "fiftyone", "polars", "datasets")
+TRAINERS = ("mmsegmentation", "mmsegmentation_by_stem", "simpletuner")
 EXACT = ("label_studio", "fiftyone")  # masks, not polygons
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not PYTHON, reason="run by make test-tools")]
@@ -34,7 +35,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = ("--prompt", "red circle", "--prompt", "square")
     sam3(home, "run", "photos", *prompts, "--model", "tiny", "--gpus", "cpu", "-o", "out", *also)
     sam3(home, "export", "out", "--format", "png", "--empty", "black", "--name", "{name}.png", "-o", "colmap")
+    for_trainers(home)
     return home
+
+
+def for_trainers(home: Path) -> None:
+    """The same scenes in `nested`, some of them in folders, two called alike but for their suffix, and their masks."""
+    for number, path in enumerate(sorted((home / "photos").glob("scene-*"))):
+        place = home / "nested" / ("", "a", "a/b")[number % 3] / ("twin" if number < 4 else path.stem)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.with_suffix(path.suffix).hardlink_to(path)
+    prompts = ("--prompt", "red circle", "--prompt", "square")
+    sam3(home, "run", "nested", *prompts, "--model", "tiny", "--gpus", "cpu", "-o", "trainers", "--also", "jsonl")
+    export = ("export", "trainers", "--format", "png", "--empty", "black")
+    sam3(home, *export, "--index", "prompt", "-o", "labels")
+    sam3(home, *export, "--name", "{name}", "-o", "masks")
+    label_maps = ("--format", "png", "--empty", "black", "--index", "prompt", "--name", "{stem}.png")
+    sam3(home, "export", "out", *label_maps, "-o", "stems")
 
 
 def sam3(home: Path, command: str, *given: str) -> None:
@@ -72,6 +89,11 @@ def test_a_tool_finds_all_images_and_all_instances(found: dict[str, Any], instan
 def test_a_tool_that_takes_masks_has_each_pixel(found: dict[str, Any]) -> None:
     assert found["least_iou"] == 1
     assert found.get("valid") == found.get("predictions")
+
+
+@pytest.mark.parametrize("found", TRAINERS, indirect=True)
+def test_a_trainer_pairs_each_image_with_its_mask(found: dict[str, Any]) -> None:
+    assert found == dict.fromkeys(("images", "paired", "sizes", "right"), IMAGES)
 
 
 @pytest.mark.parametrize("found", ["pycolmap"], indirect=True)
