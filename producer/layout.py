@@ -7,6 +7,7 @@ STATE_FOLDER = ".sam3"  # in the output folder of a sam3-run, unless --state-dir
 DATABASE_FILE = "sam3.db"  # in the state folder
 RESULTS = {"results": "results.csv", "masks": "masks", "preview": "preview.jpg"}
 MASKS_RECORD = ".sam3-masks.json"  # in a folder of masks: how they were made
+ORIGIN_SUFFIX = ".sam3-export"  # of a file that says how the one beside it was made: `.results.csv.sam3-export`
 EXPORT_RECORD = ".sam3-export.json"  # the same in the folder of another format with files for each image
 # Marks of the objects that exports put into a bucket. Their names are letters and digits, as Azure wants them.
 OBJECT_RUN, OBJECT_DIGEST = "sam3run", "sam3digest"

@@ -40,6 +40,7 @@ from producer.results.formats import (
     require_libraries,
     require_taken,
 )
+from producer.results.origin_file import check_origin, remove_origin, write_origin
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.sources import place
 from workers.cli import base
@@ -223,11 +224,19 @@ def export(found: Found, request: ExportRequest, format: str) -> Summary:
     """Write one format and show the progress. Raises `NotOver`, before a file is written, if the run is not over and
     `request.partial` is not set."""
     require_libraries(format)
-    write = format_named(format).write
+    wanted = format_named(format)
     _require_own_places(found, request, format)
+    if wanted.origin_beside:
+        check_origin(request.files, request.out)
     with Meter(f"exporting {format}", "images") as meter, rarely_collected():
         read(found.sessions, require_exportable, found.run_id, partial=request.partial)
-        return write(request, read_images(found.sessions, request), lambda done: meter.tell(done, request.rows))
+        images = read_images(found.sessions, request)
+        summary = wanted.write(request, images, lambda done: meter.tell(done, request.rows))
+    if wanted.origin_beside:
+        write_origin(request, format, summary)
+    elif not wanted.folder:
+        remove_origin(request)
+    return summary
 
 
 def _require_own_places(found: Found, request: ExportRequest, format: str) -> None:

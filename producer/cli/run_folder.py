@@ -21,6 +21,7 @@ from db.views.inputs import run_inputs
 from producer.layout import DATABASE_FILE, RESULTS, STATE_FOLDER, is_run_file
 from producer.results.files.targets import Targets
 from producer.results.formats import file_of, format_named, require_libraries
+from producer.results.origin_file import check_origin
 from producer.slugs import numbered
 from producer.sources import place
 from workers.cli.base import RUN_FILE, spelled_run
@@ -195,10 +196,13 @@ def check_targets(targets: Targets, also: Sequence[str]) -> None:
     inside the state folder, or if a format of `also` cannot be written here."""
     for name in ("results", "preview"):
         targets.check(targets.named / RESULTS[name])
+    check_origin(targets, targets.named / RESULTS["results"])
     for name in also:
         require_libraries(name)
-        place = file_of(targets.named, name)
-        (targets.check_folder if format_named(name).folder else targets.check)(place)
+        place, wanted = file_of(targets.named, name), format_named(name)
+        (targets.check_folder if wanted.folder else targets.check)(place)
+        if wanted.origin_beside:
+            check_origin(targets, place)
     targets.check(targets.named / RUN_FILE, lambda file: is_run_file(file.read()))
     targets.check_folder(targets.named / RESULTS["masks"])
     targets.refuse_link(targets.named / STATE_FOLDER)

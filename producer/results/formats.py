@@ -55,6 +55,7 @@ class Format:
     suffix: str  # of the file, or of the files in the folder
     stem: str = "results"  # of the file's name, where the user names none
     folder: bool = False  # it fills a folder, and the same command again continues
+    origin_beside: bool = False  # its file has no place for how it was made: a second one says so, see `origin_file`
     takes: Mapping[str, str] = field(default_factory=dict)  # its own flags: name -> what the flag is for, in words
     needs: tuple[str, ...] = ()  # libraries that the base installation lacks
     extra: str = "export"  # the extra of our package that installs these libraries

@@ -1,9 +1,11 @@
 """Writes the masks, results.csv and the preview of a sam3-run, while the run goes on and at its end. Starts no node."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.exported import export, spelled_export, view_of
@@ -51,15 +53,14 @@ def write_files(found: Found, select: str, also: Sequence[str] = (), *, force: b
     request, files = _mask_request(found, select, force=force)
     folder = files["masks"].parent
     export(found, request, "png")
-    table = replace(request, out=files["results"])
+    table = replace(request, out=files["results"], command=_spelled(found, "csv", request))
     blank = tell_blank_masks(found, table, export(found, table, "csv"))
     write_preview(request.view, found.sessions, files["preview"], request.targets)
     refused: dict[str, str] = {}
     for name in also:
         out = file_of(folder, name)
         try:
-            command = spelled_export(found, name, request.choice.typed(request.view), {})
-            export(found, replace(request, out=out, command=command), name)
+            export(found, replace(request, out=out, command=_spelled(found, name, request)), name)
             files[name] = out
         except UsageError as error:
             refused[name] = str(error)
@@ -73,4 +74,10 @@ def _mask_request(found: Found, select: str, *, force: bool) -> tuple[ExportRequ
     files = {name: found.folder / file for name, file in RESULTS.items()}
     view, targets = view_of(found), Targets(found.folder, Inputs(found.sessions), force=force)
     request = ExportRequest(view, Choice.of_run(view), files["masks"], select, files["masks"], targets=targets)
-    return request, files
+    given = {} if select == "union" else {"select": select}
+    return replace(request, command=_spelled(found, "png", request, given)), files
+
+
+def _spelled(found: Found, format: str, request: ExportRequest, given: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The sam3-export that makes the same again."""
+    return spelled_export(found, format, request.choice.typed(request.view), given)

@@ -5,15 +5,14 @@ Knows COCO's objects, but no SQL and no pixels.
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from db.views.results import ExportedImage
-from producer.results.common import ExportRequest, class_slugs
-from producer.results.exports.provenance import provenance
+from producer.results.common import ExportRequest
+from producer.results.exports.provenance import categories, provenance
 from workers.errors import UsageError
 from workers.inference.reading import location
 
@@ -51,9 +50,8 @@ class CocoBase:
 
 def new_base(request: ExportRequest) -> CocoBase:
     """The start of a file of our own."""
-    categories = {id: id for id in request.view.classes}
-    members = {"info": provenance(request), "licenses": [], "categories": _entries(request, categories)}
-    return CocoBase(members, categories)
+    members = {"info": provenance(request), "licenses": [], "categories": categories(request)}
+    return CocoBase(members, {id: id for id in request.view.classes})
 
 
 def merge_base(request: ExportRequest, file: Path) -> CocoBase:
@@ -70,32 +68,15 @@ def merge_base(request: ExportRequest, file: Path) -> CocoBase:
     new = [id for id, one in request.view.classes.items() if one.name not in taken]
     if not new:
         raise UsageError(f"--merge {file} has a category for each class already, so there is nothing to add")
-    categories = {id: number for number, id in enumerate(new, start=first)}
+    added = {id: number for number, id in enumerate(new, start=first)}
     members = {
         MERGED: [*content.get(MERGED, []), provenance(request)],
         **{key: value for key, value in content.items() if key not in (*LISTS, MERGED)},
-        "categories": [*content["categories"], *_entries(request, categories)],
+        "categories": [*content["categories"], *categories(request, added)],
     }
     by_path = {location.normal(str(entry.get("file_name", ""))): entry for entry in content["images"]}
     ids = _next(content["images"]), _next(content["annotations"])
-    return CocoBase(members, categories, content["images"], content["annotations"], *ids, _ids=by_path)
-
-
-def _entries(request: ExportRequest, categories: dict[int, int]) -> list[Entry]:
-    """The classes as categories; `slug` is the name of the class in the files and columns of other formats.
-
-    `prompts` are the wordings of a class, if they are not its name.
-    """
-    view, wordings = request.view, defaultdict[int, list[str]](list)
-    for prompt_id, class_id in view.class_of.items():
-        wordings[class_id].append(view.prompts[prompt_id])
-    slugs = class_slugs(view)
-    return [
-        {"id": number, "name": (one := view.classes[id]).name, "supercategory": "prompt", "slug": slugs[id]}
-        | ({} if one.colour is None else {"color": list(one.colour)})
-        | ({} if wordings[id] in ([], [one.name]) else {"prompts": wordings[id]})
-        for id, number in categories.items()
-    ]
+    return CocoBase(members, added, content["images"], content["annotations"], *ids, _ids=by_path)
 
 
 def _read(file: Path) -> dict[str, Any]:

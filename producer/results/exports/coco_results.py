@@ -67,4 +67,4 @@ def is_ours(file: BinaryIO) -> bool:
     return tuple(first) == ELEMENT
 
 
-FORMAT = Format(export_coco_results, is_ours, ".json", stem="coco-results")
+FORMAT = Format(export_coco_results, is_ours, ".json", stem="coco-results", origin_beside=True)

@@ -214,4 +214,10 @@ def _is_added(column: str) -> bool:
     return column.startswith("sam3_") or column.endswith(tuple(f"_{name}" for name in PROMPT_COLUMNS))
 
 
-FORMAT = Format(export_csv, is_ours, ".csv", takes={"masks": "columns for masks", "spreadsheet_safe": "cells"})
+FORMAT = Format(
+    export_csv,
+    is_ours,
+    ".csv",
+    origin_beside=True,
+    takes={"masks": "columns for masks", "spreadsheet_safe": "cells"},
+)

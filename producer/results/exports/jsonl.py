@@ -59,4 +59,4 @@ def is_ours(file: BinaryIO) -> bool:
     return end_with_ours(first)
 
 
-FORMAT = Format(export_jsonl, is_ours, ".jsonl", takes=FLAT)
+FORMAT = Format(export_jsonl, is_ours, ".jsonl", origin_beside=True, takes=FLAT)

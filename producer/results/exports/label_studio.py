@@ -93,6 +93,7 @@ FORMAT = Format(
     is_ours,
     ".json",
     stem="label-studio",
+    origin_beside=True,
     takes={"image_url": "addresses of images"},
     needs=("numpy", "pycocotools"),
 )

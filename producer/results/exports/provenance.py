@@ -1,9 +1,11 @@
-"""Describes how the masks of an export were made, for formats that have a place for that. Knows no format."""
+"""Describes how the masks of an export were made, and of which classes they are. Knows no format and no file."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from producer.results.common import ExportRequest
+from producer.results.common import ExportRequest, class_slugs
 
 _KEYS = {"threshold": "min_score"}  # of a choice: the run has a threshold, too
 
@@ -29,3 +31,20 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
         **({} if request.chosen is None else {"rows_chosen": len(request.chosen)}),
         **({} if request.command is None else {"command": request.command}),
     }
+
+
+def categories(request: ExportRequest, ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
+    """The classes as categories of COCO; `slug` is the name of the class in the files and columns of other formats.
+
+    `prompts` are the wordings of a class, if they are not its name. `ids` are other numbers, for some classes only.
+    """
+    view, wordings = request.view, defaultdict[int, list[str]](list)
+    for prompt_id, class_id in view.class_of.items():
+        wordings[class_id].append(view.prompts[prompt_id])
+    slugs = class_slugs(view)
+    return [
+        {"id": number, "name": (one := view.classes[id]).name, "supercategory": "prompt", "slug": slugs[id]}
+        | ({} if one.colour is None else {"color": list(one.colour)})
+        | ({} if wordings[id] in ([], [one.name]) else {"prompts": wordings[id]})
+        for id, number in (ids or {id: id for id in view.classes}).items()
+    ]

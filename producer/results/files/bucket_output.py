@@ -44,6 +44,11 @@ class BucketOutput(Targets):
         """The URL of a file of the export."""
         return self.url if path == self.named else f"{self.url}/{path.relative_to(self.named).as_posix()}"
 
+    def beside(self, path: Path) -> tuple[Targets, Path]:
+        above, _, name = self.shown(path).rpartition("/")
+        folder = BucketOutput(above, self._inputs, force=self._force)
+        return folder, folder.named / name
+
     def look_up(self, paths: Sequence[Path]) -> None:
         """Ask the database once which of these objects are images of a run."""
         images = {} if self._force else self._inputs.images_among([self.shown(path) for path in paths])

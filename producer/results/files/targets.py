@@ -59,6 +59,14 @@ class Targets:
         """A file that was written, for messages."""
         return str(path)
 
+    def beside(self, path: Path) -> "tuple[Targets, Path]":
+        """What writes files beside `path`, a file that these targets write, and the path that this file has there.
+
+        Links in `path` are followed, as when it is written; a link that has the name of a file beside it is not.
+        """
+        place = Path(os.path.realpath(path))
+        return Targets(place.parent, self._inputs, force=self._force), place
+
     def look_up(self, paths: Sequence[Path]) -> None:
         """Ask the database once which of these files, which will be written, are images of a run."""
         there = [] if self._force else [path for path in paths if os.path.lexists(path)]
