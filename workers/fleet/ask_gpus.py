@@ -12,6 +12,7 @@ from typing import Any
 
 NOT_OURS = {4, 6}  # NVML's numbers for "no permission", as for what a cgroup hides, and for "not found"
 UUID_BYTES = 96
+TRIED = 16 << 20  # numbers that torch adds up: 64 MB, as a driver may give a little memory and no more
 
 Gpu = dict[str, str | None]  # "id": what CUDA_VISIBLE_DEVICES takes; "error": why it cannot be used, if that is known
 
@@ -103,13 +104,22 @@ def try_gpu() -> dict[str, Any]:
     except ImportError as error:
         return {"error": _no_torch(error)}
     try:
-        torch.zeros(1, device="cuda").tolist()  # not by warnings of torch's, which deprecations come before
+        torch.zeros(TRIED, device="cuda").sum().tolist()  # no warnings of torch's, which deprecations come before
         gpu = torch.cuda.get_device_properties(0)
     except Exception as error:
-        knows_gpus = torch.version.cuda or torch.version.hip  # else the error says less
-        return {"error": str(error).splitlines()[0] if knows_gpus else _built(torch)}
+        if not (torch.version.cuda or torch.version.hip):  # then the error says less
+            return {"error": _built(torch)}
+        return {"error": f"{str(error).splitlines()[0]}{_kernels(torch, error)}"}
     uuid = getattr(gpu, "uuid", None)
     return {"name": gpu.name, "uuid": uuid and str(uuid), "by_uuid": torch.version.hip is None}
+
+
+def _kernels(torch: Any, error: Exception) -> str:
+    """What torch was built for, if it has no kernels for this GPU."""
+    if "no kernel image" not in str(error):
+        return ""
+    major, minor = torch.cuda.get_device_capability(0)
+    return f": it is an sm_{major}{minor}, and torch {torch.__version__} has {' '.join(torch.cuda.get_arch_list())}"
 
 
 def _built(torch: Any) -> str:

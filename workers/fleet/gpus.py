@@ -13,10 +13,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from workers.errors import UsageError
+from workers.fleet.gpu_memory import growing
 from workers.machine.cores import usable_cores
 
 LIST_SECONDS = 60.0  # time limit for a list of all GPUs; the driver may have to wake up eight of them
 TRY_SECONDS = 120.0  # time limit for a try of one GPU; the import of torch from a slow disk takes most of it
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # an AMD GPU obeys both, if both are set the second one
 
 Say = Callable[[str], None]
 
@@ -26,11 +28,13 @@ class Slot:
     """One place for a node: its name, and the value of CUDA_VISIBLE_DEVICES it gets (None on a CPU).
 
     `card` is the UUID of the GPU or of its slice, if it has one. It does not depend on how a process numbers GPUs.
+    `grows`: its memory can be allocated so that it grows in place.
     """
 
     name: str
     visible: str | None
     card: str | None = None
+    grows: bool = True
 
     @property
     def device(self) -> str:
@@ -125,10 +129,10 @@ def _places() -> list[_Place]:
 
     A GPU is named by its number, or by its place in the list if it has no number. Raises `UsageError` if there is none.
     """
-    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        names = _given(given)
+    if (chosen := next((name for name in VISIBLE if name in os.environ), None)) is not None:
+        names = _given(os.environ[chosen])
         if not names:
-            raise UsageError("no GPU found (CUDA_VISIBLE_DEVICES names none); use --gpus cpu")
+            raise UsageError(f"no GPU found ({chosen} names none); use --gpus cpu")
         return [_Place(f"gpu{name if name.isdigit() else at}", name) for at, name in enumerate(names)]
     answer = _ask("list", LIST_SECONDS)
     if "gpus" not in answer:
@@ -176,22 +180,33 @@ def _try(places: Sequence[_Place], before: Sequence[Slot]) -> tuple[list[Slot], 
 def _answer(place: _Place) -> dict[str, Any]:
     if place.error is not None:
         return {"error": place.error}
-    environment = {"CUDA_VISIBLE_DEVICES": place.visible}
+    environment = showing(place.visible)
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
         environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that numbers mean the same as in nvidia-smi
-    return _ask("try", TRY_SECONDS, environment)
+    answer = _ask("try", TRY_SECONDS, environment | growing())
+    if "error" in answer and growing() and not answer.get("late"):
+        # Some virtual GPUs cannot map memory so that it grows in place, and work without that.
+        without = _ask("try", TRY_SECONDS, environment)
+        if "error" not in without:
+            return without | {"grows": False}
+    return answer
+
+
+def showing(visible: str) -> dict[str, str]:
+    """The variables that show a process this GPU and no other."""
+    return {"CUDA_VISIBLE_DEVICES": visible} | {name: visible for name in VISIBLE if name in os.environ}
 
 
 def _slot(place: _Place, answer: dict[str, Any]) -> Slot:
     """The slot of a GPU by its UUID: its number may mean another GPU in another cgroup, or after a GPU was lost."""
-    uuid = answer["uuid"]
+    uuid, grows = answer["uuid"], answer.get("grows", True)
     if place.visible.startswith("MIG-"):  # for a slice torch may give the UUID of the whole GPU
-        return Slot(place.name, place.visible, place.visible)
+        return Slot(place.name, place.visible, place.visible, grows)
     if uuid is None:
-        return Slot(place.name, place.visible)
+        return Slot(place.name, place.visible, grows=grows)
     is_slice = " MIG " in answer["name"]
     card = f"{'MIG' if is_slice else 'GPU'}-{uuid.removeprefix('GPU-').removeprefix('MIG-')}"
-    return Slot(place.name, card if answer["by_uuid"] and not is_slice else place.visible, card)
+    return Slot(place.name, card if answer["by_uuid"] and not is_slice else place.visible, card, grows)
 
 
 def _ask(question: str, seconds: float, environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -206,7 +221,7 @@ def _ask(question: str, seconds: float, environment: dict[str, str] | None = Non
         asked.kill()
         with suppress(subprocess.TimeoutExpired):
             asked.communicate(timeout=1)  # not longer, as a process that hangs in its driver cannot be killed
-        return {"error": f"no answer within {seconds:g} s"}
+        return {"error": f"no answer within {seconds:g} s", "late": True}
     try:
         answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     except (ValueError, IndexError):

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 
 from db import private
 from workers.errors import NODE_BROKE, NODE_RENEWS, UsageError
-from workers.fleet.gpus import Slot
+from workers.fleet.gpu_memory import growing
+from workers.fleet.gpus import Slot, showing
 from workers.fleet.processes import with_parent
 from workers.settings import Settings
 from workers.variables import PREFIX
@@ -196,23 +197,14 @@ class Launcher:
             # Compiled kernels are kept for all nodes of this machine. One node at a time compiles, on all cores.
             "TORCHINDUCTOR_CACHE_DIR": str(self._compiled),
             "TORCHINDUCTOR_COMPILE_THREADS": str(self._settings.cores),
-            **_allocator(),
+            **(growing() if slot.grows else {}),
             **os.environ,
             **{PREFIX + name.upper(): str(value) for name, value in own.items()},
             f"{PREFIX}NODE": slot.name,
             f"{PREFIX}DEVICE": slot.device,
             f"{PREFIX}CORES": str(cores),
-            "CUDA_VISIBLE_DEVICES": slot.visible or "",
+            **showing(slot.visible or ""),
         }
-
-
-def _allocator() -> dict[str, str]:
-    """How torch allocates a GPU's memory, which is set before torch is imported, unless the user has said how.
-
-    Segments that grow in place leave no gaps, in which a batch of another size does not fit.
-    """
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # the last two: older names
-    return {} if os.environ.keys() & set(names) else {names[0]: "expandable_segments:True"}
 
 
 def _how_to_get_one(slot: Slot) -> str:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from workers.fleet import gpu_memory, gpus
+
 STAND_INS = Path(__file__).parent / "machine"
 GOOD: dict[str, Any] = {"name": "NVIDIA A100-SXM4-80GB", "error": None, "hangs": False, "hidden": False, "fast": False}
+GOOD |= {"fixed": False}  # its memory cannot grow in place
 WHOLE: dict[str, Any] = GOOD | {"nvml_error": 0, "mig": None, "slices": []}
 
 Machine = Callable[..., None]
@@ -29,8 +32,8 @@ def mig_slice(digit: str, **how: Any) -> dict[str, Any]:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Describe the machine. `tried` tells in which order its GPUs were used."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    for name in (*gpus.VISIBLE, *gpu_memory.NAMES, "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("workers.fleet.gpus._has_driver", lambda: True)
     monkeypatch.setenv("FAKE_MACHINE", str(tmp_path / "machine"))
     paths = [str(STAND_INS), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -1,12 +1,15 @@
 """Which slots a machine offers. Its GPUs are played by stand-ins for torch and for the driver's library."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.workers.fleet.conftest import Machine, gpu, mig_slice
 from workers.errors import UsageError
+from workers.fleet import gpu_memory
 from workers.fleet import gpus as module
 from workers.fleet.gpus import Slot, choose_slots
 
@@ -72,6 +75,34 @@ def test_a_bad_gpu_is_named_and_left_out_of_all_and_refused_where_it_was_named(
     assert names("all", 2) == ["gpu1", "gpu2"]
     assert refusal("1,0") == f"--gpus 1,0: gpu0 cannot be used ({reason}); mend that, or name other GPUs"
     assert refusal("all", 3) == "--num-gpus 3: only 2 GPUs to use"
+
+
+def test_a_gpu_whose_memory_cannot_grow_in_place_is_used_without_that(machine: Machine) -> None:
+    machine(gpu("1"), gpu("2", fixed=True))
+    assert choose_slots("all", None, print) == [
+        Slot("gpu0", uuid("1"), uuid("1")), Slot("gpu1", uuid("2"), uuid("2"), grows=False)
+    ]  # fmt: skip
+
+
+def test_how_the_user_allocates_memory_is_how_a_gpu_is_tried(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    machine(gpu("1", fixed=True))
+    assert refusal("all") == "no GPU that torch can use: CUDA driver error: operation not supported; use --gpus cpu"
+
+
+def test_under_wsl_memory_does_not_grow_in_place(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_memory.growing() == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    wsl = SimpleNamespace(release="5.15.167.4-microsoft-standard-WSL2")
+    monkeypatch.setattr(os, "uname", lambda: wsl)
+    assert gpu_memory.growing() == {}
+
+
+def test_a_gpu_for_which_torch_has_no_kernels_is_told_with_those_that_it_has(machine: Machine) -> None:
+    machine(gpu("1", error="CUDA error: no kernel image is available for execution on the device\nmore"))
+    assert refusal("all") == (
+        "no GPU that torch can use: CUDA error: no kernel image is available for execution on the device: it is an "
+        "sm_70, and torch 2.14.1 has sm_75 sm_80; use --gpus cpu"
+    )
 
 
 def test_a_gpu_that_hangs_is_given_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +212,15 @@ def test_without_the_drivers_library_torch_counts_the_gpus(machine: Machine) -> 
 def test_a_gpu_of_amd_is_shown_by_its_number(machine: Machine) -> None:
     machine(gpu("1"), nvml="missing", hip="7.0")
     assert choose_slots("all", None, print) == [Slot("gpu0", "0", uuid("1"))]
+
+
+def test_gpus_of_amd_that_somebody_chose_by_their_own_variable_get_a_slot_each(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(*map(gpu, "0123"), nvml="missing", hip="7.0")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "2,3")
+    assert choose_slots("all", None, print) == [Slot("gpu2", "2", uuid("2")), Slot("gpu3", "3", uuid("3"))]
+    assert module.showing("2") == {"CUDA_VISIBLE_DEVICES": "2", "HIP_VISIBLE_DEVICES": "2"}
 
 
 @pytest.mark.parametrize("gpus", ["", "some", "0;1", "0,", "-1", "0,0", "1.5"])

@@ -179,6 +179,12 @@ def test_memory_of_a_gpu_grows_in_place_unless_somebody_said_how_it_is_to(
     assert (tmp_path / "nodes" / "gpu6").read_text() == f"{expected}\n"
 
 
+def test_memory_does_not_grow_in_place_where_the_gpu_cannot(start: Start, tmp_path: Path) -> None:
+    launcher = start('env | grep -c "^PYTORCH" > "$SAM3_NODE"', Slot("gpu6", "6", grows=False))
+    wait_until(lambda: launcher.running() == 0, "the node")
+    assert (tmp_path / "nodes" / "gpu6").read_text() == "0\n"
+
+
 def test_nodes_share_the_cores(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM3_CORES", "9")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

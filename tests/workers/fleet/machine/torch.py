@@ -17,7 +17,8 @@ def _seen() -> list[dict[str, Any]]:
     by_number = [gpu for gpu in _machine["gpus"] if not gpu["hidden"]]
     if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         by_number.sort(key=lambda gpu: not gpu["fast"])
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = os.environ.get("HIP_VISIBLE_DEVICES") if _machine["hip"] else None
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") if names is None else names
     if names is None:
         return by_number
     slices = [one for gpu in by_number for one in gpu["slices"]]
@@ -28,6 +29,9 @@ def _seen() -> list[dict[str, Any]]:
         else:
             found += [gpu for gpu in (*by_number, *slices) if gpu["uuid"].startswith(name) or gpu.get("old") == name]
     return found
+
+
+__version__ = "2.14.1"
 
 
 def zeros(count: int, device: str) -> Any:
@@ -42,7 +46,9 @@ def zeros(count: int, device: str) -> Any:
     for gpu in seen:  # all that are visible: a bad one spoils the others
         if gpu["error"]:
             raise RuntimeError(gpu["error"])
-    return SimpleNamespace(tolist=lambda: [0.0] * count)
+        if gpu["fixed"] and "expandable_segments:True" in os.environ.get("PYTORCH_ALLOC_CONF", ""):
+            raise RuntimeError("CUDA driver error: operation not supported")
+    return SimpleNamespace(sum=lambda: SimpleNamespace(tolist=lambda: 0.0))
 
 
 def _properties(number: int) -> Any:
@@ -50,4 +56,9 @@ def _properties(number: int) -> Any:
     return SimpleNamespace(name=gpu["name"], uuid=gpu["uuid"].removeprefix("GPU-").removeprefix("MIG-"))
 
 
-cuda = SimpleNamespace(device_count=lambda: len(_seen()), get_device_properties=_properties)
+cuda = SimpleNamespace(
+    device_count=lambda: len(_seen()),
+    get_device_properties=_properties,
+    get_device_capability=lambda number: (7, 0),
+    get_arch_list=lambda: ["sm_75", "sm_80"],
+)
