@@ -190,11 +190,14 @@ def _with_results(
 
 
 def _twins(session: Session, reading: Reading, images: Sequence[Row[Any]]) -> dict[int, str]:
-    """A checksum of the boxes of those of these images that are not in the first row of their path, by id."""
+    """A checksum of the boxes of those of these images that are not in the first row of their path, by id.
+
+    An absolute path below the root and the relative one are one path.
+    """
     first_rows = select(Image.path, func.min(Image.row)).where(
         *reading.rows(gone=False), Image.state.not_in((ImageState.REJECTED, ImageState.DUPLICATE))
     )
-    paths = list({image.path for image in images})
+    paths = list({spelled for image in images for spelled in reading.spellings(image.path)})
     firsts = {
         path: row
         for part in named_at_once(paths)
@@ -203,7 +206,8 @@ def _twins(session: Session, reading: Reading, images: Sequence[Row[Any]]) -> di
     return {
         image.id: sha256(to_json(image.boxes).encode()).hexdigest()[:16]
         for image in images
-        if reading.is_gone(image.load) or image.row > firsts.get(image.path, image.row)
+        if reading.is_gone(image.load)
+        or image.row > min(firsts.get(path, image.row) for path in reading.spellings(image.path))
     }
 
 

@@ -37,6 +37,7 @@ class Reading:
     images: int  # rows of the run: their numbers go from 1 to this
     every_image: frozenset[int]  # ids of the prompts of rows that name none themselves
     boxed: bool = False  # whether rows may have boxes
+    root: str = "/"  # absolute folder or URL that relative paths start from
 
     def is_gone(self, load: int) -> bool:
         """Whether the source no longer has a row that was seen last by this load."""
@@ -53,6 +54,11 @@ class Reading:
             return [result for result in results if result.prompt_id in self.every_image]
         return sorted(results, key=lambda result: prompts.index(result.prompt_id))
 
+    def spellings(self, path: str) -> tuple[str, str]:
+        """This path and how another row may spell it: absolute, or relative to the root."""
+        folder = f"{self.root.rstrip('/')}/"
+        return path, path.removeprefix(folder) if path.startswith(folder) else folder + path
+
     def order(self) -> tuple[SQLColumnExpression[Any], ...]:
         """The order of the source. Rows that the current load has not brought come last, in their old order."""
         if self.load == 1:
@@ -62,13 +68,13 @@ class Reading:
 
 def reading_of(session: Session, run_id: int) -> Reading:
     """How far the source of the run was read. Raises `RunGone`, also for a run that is being deleted."""
-    columns = (Run.load, Run.source_ended, Run.images, Run.state, Run.box_column)
+    columns = (Run.load, Run.source_ended, Run.images, Run.state, Run.box_column, Run.root)
     run = session.execute(select(*columns).where(Run.id == run_id)).one_or_none()
     if run is None or run.state == RunState.DELETING:
         raise RunGone
     prompts = select(Prompt.id).where(Prompt.run_id == run_id, Prompt.every_image)
     every_image = frozenset(session.execute(prompts).scalars())
-    return Reading(run_id, run.load, run.source_ended, run.images, every_image, run.box_column is not None)
+    return Reading(run_id, run.load, run.source_ended, run.images, every_image, run.box_column is not None, run.root)
 
 
 def done_paths(sessions: Sessions, run_id: int) -> Iterator[str]:

@@ -46,6 +46,7 @@ from producer.sources import place
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
+from workers.inference.reading import location
 
 NOT_OF_CONTENT = ("masks", "force", "json", "jobs")  # flags
 
@@ -246,12 +247,11 @@ def _require_own_places(found: Found, request: ExportRequest, format: str) -> No
     if places is None:
         return
     paths = partial(done_paths, found.sessions, found.run_id)
-    match sharing(paths, lambda path: str(places.of(path)), once=places.once):
-        case (one, other) if one == other:
-            raise UsageError(
-                f"{one} is in two rows with different prompts or boxes, and {format} would have one file for both: "
-                "give it all of them in one row"
-            )
+    root = request.view.source.root
+    match sharing(paths, lambda path: str(places.of(path)), root, once=places.once):
+        case (one, other) if location.is_same(root, one, other):
+            rows = "is in two rows with different prompts or boxes" if one == other else f"and {other} are one image"
+            raise UsageError(f"{one} {rows}, and {format} would have one file for both: give it all of them in one row")
         case (one, other):
             cure = " or use --name with {name}" if format == "png" else ""
             raise UsageError(f"{one} and {other} would both be {places.of(one)}: rename one of them{cure}")

@@ -89,22 +89,21 @@ def template_fault(template: str, *, each: bool) -> str | None:
 
 
 def sharing(
-    paths: Callable[[], Iterable[str]], place: Callable[[str], str], *, once: bool = False
+    paths: Callable[[], Iterable[str]], place: Callable[[str], str], root: str = "/", *, once: bool = False
 ) -> tuple[str, str] | None:
     """Two different images that would get one file, or with `once` also two rows of one image; None if there are none.
 
-    `place` is the file of an image; `paths` is read twice.
-    Needs some 50 bytes of memory for each path.
+    Returns their paths as the rows have them. `place` is the file of an image, and relative paths start from `root`;
+    `paths` is read twice. Needs some 50 bytes of memory for each path.
     """
     places = array("Q", sorted(_number(place(path)) for path in paths()))
     twice = {one for one, other in itertools.pairwise(places) if one == other}
     first: dict[str, str] = {}
     for path in paths() if twice else ():
         if _number(there := place(path)) in twice:
-            plain = location.normal(path)
-            if there in first and (once or first[there] != plain):
-                return first[there], plain
-            first[there] = plain
+            if there in first and (once or not location.is_same(root, first[there], path)):
+                return location.normal(first[there]), location.normal(path)
+            first[there] = path
     return None
 
 

@@ -85,6 +85,18 @@ def test_one_image_in_two_rows_is_refused_where_a_file_holds_all_of_an_image(she
     assert names(shell, "masks") == ["cat/x.png", "dog/x.png"]
 
 
+def test_two_spellings_of_one_image_are_not_taken_for_two_images(shell: Shell) -> None:
+    new = [NewRow("x.jpg", {}, ("dog",)), NewRow("/data/x.jpg", {}, ("cat",))]
+    held = claim(shell.sessions, load(shell.sessions, new, name="pets", prompts=()))
+    commit(shell.sessions, held, [done(image, 0.9) for image in held.images])
+
+    refused = shell(export, "pets", "--format", "labelme", "-o", "out", code=2).error
+
+    assert "x.jpg and /data/x.jpg are one image, and labelme would have one file for both" in refused
+    shell(export, "pets", "--format", "png", "--name", "{stem}.png", "-o", "masks")
+    assert names(shell, "masks") == ["cat/x.png", "dog/x.png"]
+
+
 def test_a_yolo_folder_is_written_told_and_kept(shell: Shell) -> None:
     new = rows("b/1.jpg", "b/2.gif")
     held = claim(shell.sessions, load(shell.sessions, new, name="birds", prompts=("red bird",)))

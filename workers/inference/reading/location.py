@@ -86,6 +86,11 @@ def normal(path: str) -> str:
     return plain[1:] if plain[:2] == "//" else plain  # normpath keeps two slashes at the start, which mean one here
 
 
+def is_same(root: str, one: str, other: str) -> bool:
+    """Whether two rows name the same place, judged by the text: one path may be absolute, the other start at `root`."""
+    return one == other or normal(place(root, one)) == normal(place(root, other))
+
+
 def leaves(root: str, path: str) -> bool:
     """Whether `path` leads out of `root`, judged by their text only. Both are normalised, and `root` is absolute."""
     if is_url(path):

@@ -224,6 +224,7 @@ def test_two_rows_with_one_mask_between_them_do_not_disturb_each_other(tmp_path:
 
 def test_rows_of_one_image_with_other_boxes_have_masks_of_their_own_and_each_line_names_its_own(tmp_path: Path) -> None:
     one, two = ((1.0, 2.0, 3.0, 4.0, True),), ((1.0, 2.0, 3.0, 4.0, False),)
+    absolute = str(tmp_path / "b.jpg")
     rows = [
         NewRow("", rejected=("bad_path", "the cell is empty")),
         NewRow("a.jpg", boxes=one),
@@ -231,13 +232,15 @@ def test_rows_of_one_image_with_other_boxes_have_masks_of_their_own_and_each_lin
         NewRow("b.jpg", boxes=two),
         NewRow("a.jpg"),
         NewRow("a.jpg", boxes=two),
+        NewRow(absolute, boxes=one),
     ]
-    found = Done({"person": [(0.9, LARGE)]}, SIZE)
-    run = finish(tmp_path, Input(tmp_path, rows, box_column="boxes"), {"a.jpg": found, "b.jpg": found})
+    found, other = (Done({"person": [(0.9, mask)]}, SIZE) for mask in (LARGE, SMALL))
+    ends = {"a.jpg": found, "b.jpg": found, absolute: other}
+    run = finish(tmp_path, Input(tmp_path, rows, box_column="boxes"), ends)
     request = ExportRequest(run.view, Choice.of_run(run.view), tmp_path / "masks")
     export(run, request)
     there = files(request.out)
-    assert len(there) == 4
+    assert len(there) == 5
     assert {"person/a.jpg.png", "person/b.jpg.png"} < set(there)
 
     table = replace(request, out=tmp_path / "out.csv", masks=request.out)
