@@ -56,6 +56,7 @@ class LockedRun:
     state: str
     chunk_size: int
     unsettled: bool
+    prompt_changes: int
 
 
 def change_chunks(
@@ -137,8 +138,8 @@ def lock_run(session: Session, run_id: int) -> LockedRun | None:
     row PostgreSQL locks the run as the target of the chunk's foreign key.
     Source: https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS.
     """
-    run = select(Run.state, Run.chunk_size, Run.unsettled).where(Run.id == run_id).with_for_update(key_share=True)
-    found = session.execute(run).one_or_none()
+    run = select(Run.state, Run.chunk_size, Run.unsettled, Run.prompt_changes).where(Run.id == run_id)
+    found = session.execute(run.with_for_update(key_share=True)).one_or_none()
     return None if found is None else LockedRun(*found)
 
 

@@ -75,8 +75,8 @@ def _replace_prompts(session: Session, run_id: int, prompts: Sequence[str], *, b
     """Replace the prompts that every image has. Prompts of single rows (`by_row`) stay, as those rows refer to them."""
     if not by_row:
         session.execute(delete(Prompt).where(Prompt.run_id == run_id))
-    session.execute(update(Prompt).where(Prompt.run_id == run_id, Prompt.every_image).values(every_image=False))
+    session.execute(update(Prompt).where(Prompt.run_id == run_id).values(every_image=False, changed=False))
     known = known_prompts(session, run_id, prompts)
-    session.execute(update(Prompt).where(Prompt.id.in_(known.values())).values(every_image=True))
+    session.execute(update(Prompt).where(Prompt.id.in_(known.values())).values(every_image=True, dropped=False))
     if new := [prompt_row(run_id, typed, every_image=True) for typed in prompts if typed not in known]:
         session.execute(insert(Prompt), new)

@@ -18,7 +18,7 @@ from db.bulk import insert_rows, named_at_once
 from db.chunks import add_chunks, change_chunks, finish_run, in_order, lock_chunks_of, rowcount
 from db.columns import cells_to_json, to_json
 from db.models import Base, Chunk, Image, Prompt, Run, source_columns
-from db.prompt_rows import prompt_ids, prompt_row, run_prompts
+from db.prompt_rows import changed_prompts, prompt_ids, prompt_row, run_prompts
 from db.states import STOPPED, ChunkState, ImageState, RunState
 from db.times import now
 from db.transitions import Transition
@@ -62,6 +62,7 @@ class KnownRun:
     source_sha256: str | None
     source_ended: bool
     unsettled: bool
+    changed: frozenset[str]  # prompts that were added or dropped since the run was recorded, typed in the same way
 
 
 class NewRow(NamedTuple):  # not a dataclass: a source may have 100 million rows, and a tuple is made in half the time
@@ -82,11 +83,12 @@ def find_run(session: Session, name: str) -> KnownRun | None:
     run = session.execute(select(Run).where(Run.name == name)).scalar_one_or_none()
     if run is None:
         return None
-    own = set(KnownRun.__dataclass_fields__) - {"frozen", "source", "prompts"}
+    own = set(KnownRun.__dataclass_fields__) - {"frozen", "source", "prompts", "changed"}
     return KnownRun(
         frozen=run.frozen,
         source=run.rows_from,
         prompts=run_prompts(session, run.id),
+        changed=changed_prompts(session, run.id),
         **{name: getattr(run, name) for name in own},
     )
 

@@ -110,6 +110,7 @@ class Run(Base):
     points_per_side: Mapped[int | None]  # of a grid whose masks are looked for instead of prompts; NULL: prompts are
     # Its prompts were changed, and not all of its images and counters have followed: see `db.prompts`.
     unsettled: Mapped[bool] = mapped_column(server_default=false())
+    prompt_changes: Mapped[int] = mapped_column(server_default="0")  # so often they were changed
 
     # what the first worker loaded; a worker that loaded something else declines the run
     revision: Mapped[str | None]
@@ -174,6 +175,7 @@ class Prompt(Base):
     every_image: Mapped[bool]  # given to the run by --prompt; the others came with rows, or were dropped
     class_name: Mapped[str]
     dropped: Mapped[bool] = mapped_column(server_default=false())  # and no row has it as a prompt of its own
+    changed: Mapped[bool] = mapped_column(server_default=false())  # added or dropped since the run was recorded
 
 
 class Chunk(Base):

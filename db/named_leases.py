@@ -22,6 +22,18 @@ def lease_holder(session: Session, name: str) -> Process | None:
     return None if row is None else Process(*row)
 
 
+def live_holder(session: Session, name: str) -> Process | None:
+    """The process that has the named lease now; None if it was given back or is over."""
+    has = select(Lease.host, Lease.boot, Lease.pid, Lease.started).where(Lease.name == name, ~is_over(Lease.until))
+    row = session.execute(has).one_or_none()
+    return None if row is None else Process(*row)
+
+
+def load_lease(run_id: int) -> str:
+    """The name of the right to change the rows and settings of a run alone."""
+    return f"load {run_id}"
+
+
 def acquire_lease(session: Session, name: str, me: Process, seconds: float, *, dead: Process | None = None) -> bool:
     """Take or renew the named lease for `seconds`; true if `me` has it now. A holder known to be `dead` loses it."""
     free = is_over(Lease.until) | _holds(me)

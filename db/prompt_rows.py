@@ -1,10 +1,10 @@
 """The prompts of a run as rows: found by how they are typed, and added. Knows no images, and never commits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import SQLColumnExpression, insert, select
 from sqlalchemy.orm import Session
 
 from db.bulk import named_at_once
@@ -14,8 +14,17 @@ from db.models import Prompt
 
 def run_prompts(session: Session, run_id: int) -> tuple[str, ...]:
     """The prompts that every image of the run has, as `db.classes.Wording` types them."""
-    prompts = select(Prompt.text, Prompt.class_name).where(Prompt.run_id == run_id, Prompt.every_image)
-    return tuple(str(Wording(*row)) for row in session.execute(prompts.order_by(Prompt.id)))
+    return tuple(_typed(session, run_id, Prompt.every_image))
+
+
+def changed_prompts(session: Session, run_id: int) -> frozenset[str]:
+    """The prompts that were added or dropped since the run was recorded, typed in the same way."""
+    return frozenset(_typed(session, run_id, Prompt.changed))
+
+
+def _typed(session: Session, run_id: int, which: SQLColumnExpression[bool]) -> Iterator[str]:
+    prompts = select(Prompt.text, Prompt.class_name).where(Prompt.run_id == run_id, which)
+    return (str(Wording(*row)) for row in session.execute(prompts.order_by(Prompt.id)))
 
 
 def prompt_row(run_id: int, typed: str, *, every_image: bool) -> dict[str, Any]:

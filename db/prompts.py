@@ -3,11 +3,12 @@
 First the prompts change, in one short transaction: from then on a claim gives the new ones. Then a pass goes through
 the run in slices, while workers go on. Done images that lack a result of a prompt become pending in new chunks and keep
 their results, and counters are counted again without dropped prompts. Until the pass is over the run is `unsettled`, so
-that whatever is left of it can be done later. Images with prompts of their own stay as they are.
+that a command or a reconciler can do later what is left. Images with prompts of their own stay as they are.
 """
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, insert, select, update
@@ -28,7 +29,7 @@ from db.conditions import INCOMPLETE
 from db.models import Chunk, Image, Prompt, Result, Run
 from db.outcomes import begin_anew, count_results
 from db.prompt_rows import known_prompts, prompt_row
-from db.runs import next_chunks, reopen
+from db.runs import last_chunk_id, next_chunks, reopen
 from db.slices import Place, Slice
 from db.states import ChunkState, ImageState, RunState
 from db.transitions import Transition
@@ -51,7 +52,8 @@ def change_prompts(session: Session, run_id: int, add: Collection[str], drop: Co
     require_none_running(session, run_id)
     changed = _give(session, run_id, add) + _take(session, run_id, drop)
     if changed:
-        session.execute(update(Run).where(Run.id == run_id).values(unsettled=True))
+        begins = {"unsettled": True, "prompt_changes": Run.prompt_changes + 1}
+        session.execute(update(Run).where(Run.id == run_id).values(begins))
     return changed > 0
 
 
@@ -61,7 +63,7 @@ def _give(session: Session, run_id: int, add: Collection[str]) -> int:
     given = _set(session, known.values(), every_image=True, dropped=False)
     new = [prompt_row(run_id, typed, every_image=True) for typed in add if typed not in known]
     if new:
-        session.execute(insert(Prompt), new)
+        session.execute(insert(Prompt).values(changed=True), new)
     return given + len(new)
 
 
@@ -75,20 +77,46 @@ def _take(session: Session, run_id: int, drop: Collection[str]) -> int:
 
 def _set(session: Session, ids: Collection[int], *, every_image: bool, dropped: bool) -> int:
     other = (Prompt.id.in_(ids), Prompt.every_image.is_not(every_image))
-    return (
-        rowcount(session, update(Prompt).where(*other).values(every_image=every_image, dropped=dropped)) if ids else 0
-    )
+    now = {"every_image": every_image, "dropped": dropped, "changed": True}
+    return rowcount(session, update(Prompt).where(*other).values(now)) if ids else 0
 
 
-def settle_slice(session: Session, run_id: int, place: Place, rows: int, last_chunk: int) -> Slice:
+@dataclass(frozen=True)
+class Settling:
+    """A pass that lets the images of a run follow a change of its prompts, as it was when it began."""
+
+    change: int  # number of the change
+    last_chunk: int  # id of the run's last chunk
+    reopens: bool  # the run was cancelled, and is taken up again
+
+
+def unsettled_runs(session: Session) -> Sequence[int]:
+    """Ids of runs whose images have not all followed a change. Cancelled ones are left to a command."""
+    left = select(Run.id).where(Run.unsettled, Run.state.in_((RunState.ACTIVE, RunState.DONE)))
+    return session.execute(left.order_by(Run.id)).scalars().all()
+
+
+def begin_settling(session: Session, run_id: int) -> Settling | None:
+    """What a pass that begins now needs to know; None if there is nothing to do, or the run is in other hands."""
+    run = session.execute(select(Run.state, Run.unsettled, Run.prompt_changes).where(Run.id == run_id)).one_or_none()
+    if run is None or not run.unsettled or run.state not in SETTLES:
+        return None
+    last_chunk = last_chunk_id(session, run_id) or 0
+    return Settling(run.prompt_changes, last_chunk, reopens=run.state == RunState.CANCELLED)
+
+
+def settle_slice(session: Session, run_id: int, place: Place, rows: int, settling: Settling) -> Slice:
     """Let the done images of the next chunks, about `rows` at most, follow a change of the run's prompts.
 
-    Those that lack a result become pending in new chunks. `last_chunk` is the id of the run's last chunk when the pass
-    began. The last slice notes that the run is settled. Two processes may do this at once.
+    Those that lack a result become pending in new chunks. The last slice notes that the run is settled. Two processes
+    may do this at once. The pass ends if the prompts are changed again, or the run is cancelled meanwhile.
     """
+    last_chunk = settling.last_chunk
     chunks = next_chunks(session, run_id, place, rows, DONE_IMAGES, DONE_IMAGES > 0, Chunk.id <= last_chunk)
     found = lock_run(session, run_id)
     if found is None or found.state not in SETTLES or not found.unsettled:
+        return Slice(0, None)
+    if found.prompt_changes != settling.change or (found.state == RunState.CANCELLED and not settling.reopens):
         return Slice(0, None)
     lacking = _lacking(session, run_id, chunks.ids)
     if lacking:

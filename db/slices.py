@@ -5,7 +5,7 @@ transaction is short, and the pause after it is as long as the transaction was.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -55,6 +55,20 @@ def paced(sessions: Sessions, work: Callable[[], Value]) -> Value:
     return value
 
 
+def slices(
+    sessions: Sessions, work: Callable[[Session, int, Place, int], Slice], run_id: int, place: Place | None = None
+) -> Iterator[Slice]:
+    """Call `work(session, run_id, place, rows)` until its pass is over, each time in a transaction of its own.
+
+    Yields what each transaction did. A pass that was left early goes on from its last `place`.
+    """
+    place = place or Place()
+    while place is not None:
+        done = paced(sessions, partial(write, sessions, work, run_id, place, slice_rows(sessions)))
+        yield done
+        place = done.place
+
+
 def in_slices(
     sessions: Sessions,
     work: Callable[[Session, int, Place, int], Slice],
@@ -62,16 +76,15 @@ def in_slices(
     tell: Callable[[int], object] = lambda images: None,
     enough: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Call `work(session, run_id, place, rows)` until its pass is over, each time in a transaction of its own.
+    """Do the whole pass of `slices`.
 
     After each transaction `tell` gets the number of images handled so far, and `enough` says whether to stop early.
     Returns the number of images handled.
     """
-    images, place = 0, Place()
-    while True:
-        done = paced(sessions, partial(write, sessions, work, run_id, place, slice_rows(sessions)))
+    images = 0
+    for done in slices(sessions, work, run_id):
         images += done.images
         tell(images)
-        if done.place is None or enough():
-            return images
-        place = done.place
+        if enough():
+            break
+    return images

@@ -16,6 +16,11 @@ OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
 STOPPED = (RunState.CANCELLING, RunState.CANCELLED, RunState.DELETING)
 
 
+def run_is_over(state: str, *, unsettled: bool) -> bool:
+    """Whether a run in this state is over. One whose prompts were changed goes on once its images have followed."""
+    return state == RunState.CANCELLED or (state == RunState.DONE and not unsettled)
+
+
 class ChunkState(StrEnum):
     PENDING = "pending"  # waits for its turn, or for not_before
     QUEUED = "queued"  # its doorbell was rung

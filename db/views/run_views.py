@@ -13,7 +13,7 @@ from db.bulk import named_at_once
 from db.chunks import DONE_IMAGES
 from db.classes import NamedClass, classes_of_text, numbered_classes
 from db.models import Chunk, Image, Prompt, Run
-from db.states import OVER, STOPPED, ImageState, RunState
+from db.states import OVER, STOPPED, ImageState, RunState, run_is_over
 from db.steering import GOES_ON
 from db.values import Frozen, Source
 
@@ -48,6 +48,11 @@ class RunView:
     unsettled: bool  # its prompts were changed, and not all of its images have followed
     class_of: dict[int, int]  # id of a prompt -> id of its class
     classes: dict[int, NamedClass]  # by id: those that a file lists, then others in the order of their prompts
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the run is pending, or will be before a command takes it up."""
+        return run_is_over(self.state, unsettled=self.unsettled)
 
     @property
     def every_class(self) -> tuple[int, ...]:
@@ -125,8 +130,10 @@ def active_runs(session: Session) -> list[int]:
 
 def unfinished_runs(session: Session) -> list[str]:
     """The names of runs that are not over and not paused, each with its state in brackets if that is not active."""
-    rows = select(Run.name, Run.state).where(Run.state.not_in(OVER), Run.paused.is_(None)).order_by(Run.id)
-    return [name if state == RunState.ACTIVE else f"{name} ({state})" for name, state in session.execute(rows)]
+    unfinished = Run.state.not_in(OVER) | ((Run.state == RunState.DONE) & Run.unsettled)
+    rows = select(Run.name, Run.state).where(unfinished, Run.paused.is_(None)).order_by(Run.id)
+    shown = {RunState.ACTIVE: "", RunState.DONE: " (its prompts change)"}
+    return [name + shown.get(RunState(state), f" ({state})") for name, state in session.execute(rows)]
 
 
 def paused_runs(session: Session) -> list[str]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from db.chunks import COUNTERS
 from db.models import Chunk, Image, Instance, Result, Run, Worker
 from db.presence import LIVE_SECONDS
-from db.states import STOPPED, ChunkState, ImageState, RunState, WorkerState
+from db.states import STOPPED, ChunkState, ImageState, RunState, WorkerState, run_is_over
 from db.times import is_over, is_recent, now
 from db.views.run_views import RunGone
 
@@ -63,6 +63,11 @@ class Progress:
     warned: int  # done images with a warning
     incomplete: int  # done images without results of some prompts that were added later
     worker_seconds: float  # that workers have spent on its chunks
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the run is pending, or will be before a command takes it up."""
+        return run_is_over(self.state, unsettled=self.unsettled)
 
 
 @dataclass(frozen=True)

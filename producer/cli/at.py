@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from db.states import OVER, RunState
+from db.states import RunState
 from producer.cli.console import console
 from producer.cli.exported import view_of
 from producer.cli.flags.choice_flags import choice
@@ -30,7 +30,7 @@ def show(run: str, thresholds: tuple[str, ...], flags: dict[str, Any], *, json: 
         return 0
     console().print(table(counted))
     file = shlex.quote(free_file(f"{view.name}-at", ".csv"))
-    part = [] if view.state in OVER else ["--partial"]
+    part = [] if view.over else ["--partial"]
     how = shlex.join([*part, *choices[-1].typed(view)])
     say(f"Next: sam3-export {found.argument} {how + ' ' if how else ''}--format csv -o {file}")
     return 0

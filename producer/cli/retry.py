@@ -35,18 +35,21 @@ def main(run: str, json: bool, **flags: Any) -> int:
     from producer.cli.progress import Meter
     from producer.cli.ring import ring
     from producer.cli.run_folder import go_on
+    from producer.runs.operate import settle
     from producer.stopping import STOPPING
 
     found = find_run(run, *STOPPING)
+    if adding := settle(found.sessions, found.run_id):
+        say(f"{counted(adding, 'image')} to compute for prompts that were added")
     with Meter(f"retrying {found.name}", "images") as meter:
         moved = _retry(found, flags, meter.tell)
     found.refuse(*STOPPING)  # another command may have cancelled or deleted the run meanwhile
-    queued = ring(found) if moved else 0
+    queued = ring(found) if moved or adding else 0
     if json:
-        base.print_json({"run": found.name, "images": moved, "queued": queued})
+        base.print_json({"run": found.name, "images": moved, "queued": queued, "adding": adding})
         return 0
     click.echo(f"run {found.name}: {counted(moved, 'image')} to try again")
-    if not moved:
+    if not (moved or adding):
         chosen = flags["error_class"] or flags["chunk"]
         say("no result is capped" if flags["capped"] else "nothing had failed" + (" that way" if chosen else ""))
     elif found.folder is not None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from db.session import Sessions, read
-from db.states import OVER
 from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage, exported_images
 from db.views.run_views import RunView
@@ -60,7 +59,7 @@ class ExportRequest:
     @property
     def so_far(self) -> bool:
         """Whether the run was not over when `view` was read, so that the export holds only a part of it."""
-        return self.view.state not in OVER
+        return not self.view.over
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,7 @@ class SoFar:
     ended: int  # images that are done, failed or cancelled
     total: int  # while the run is loading: images that were read so far
     cancelled: int
-
-    @property
-    def over(self) -> bool:
-        return self.state in OVER
+    over: bool
 
     def __str__(self) -> str:
         if self.state == RunState.LOADING:
@@ -42,7 +39,7 @@ def how_far(session: Session, run_id: int) -> SoFar:
     progress = status.progress(session, run_id)
     images = progress.images
     total = images.total - images.duplicate - images.rejected
-    return SoFar(progress.run, progress.state, total - images.pending, total, images.cancelled)
+    return SoFar(progress.run, progress.state, total - images.pending, total, images.cancelled, progress.over)
 
 
 def require_exportable(session: Session, run_id: int, *, partial: bool) -> None:
@@ -50,4 +47,5 @@ def require_exportable(session: Session, run_id: int, *, partial: bool) -> None:
     now = how_far(session, run_id)
     if not (now.over or partial):
         still = "still loading" if now.state == RunState.LOADING else "not over"
-        raise NotOver(f"run {now.run} is {still}: {now}")
+        followed = now if now.state not in OVER else "not all of its images have followed a change of its prompts"
+        raise NotOver(f"run {now.run} is {still}: {followed}")

@@ -74,7 +74,7 @@ class Standing:
 
     @property
     def over(self) -> bool:
-        return self.progress.state in OVER
+        return self.progress.over
 
     @property
     def shown_state(self) -> str:
@@ -109,6 +109,7 @@ class Standing:
             "warnings": [asdict(warning) for warning in self.warnings],
             "capped": progress.capped,
             "incomplete": progress.incomplete,
+            "unsettled": progress.unsettled,
             "paused": progress.paused,
             "priority": progress.priority,
             "share": progress.share,
@@ -166,7 +167,7 @@ class Standing:
         """What is left of a change of the run's prompts, in words; else empty."""
         incomplete, parts = self.progress.incomplete, []
         if self.progress.unsettled:
-            parts.append("not all images have followed a change: the same command again goes on")
+            parts.append(self._unsettled())
         if incomplete:
             parts.append(f"{counted(incomplete, 'image')} without results of prompts that were added later")
         return "; ".join(parts)
@@ -198,7 +199,16 @@ class Standing:
         told = IN_HAND.get(self.progress.state)
         if told is not None:
             return told(self.progress.images)
-        return self._paused() if self.progress.paused else None
+        if self.progress.paused:
+            return self._paused()
+        return self._unsettled() if self.progress.state in OVER and not self.over else None
+
+    def _unsettled(self) -> str:
+        """What is left of a change of the run's prompts, and who goes on with it."""
+        if self.progress.state == RunState.CANCELLED:
+            return "not all images have followed a change of prompts: the same command again goes on"
+        command = "sam3-enqueue" if self._begin == BY_FLEET else "sam3-run"
+        return _by_itself("changing prompts", "not all images have followed", command)
 
     def _paused(self) -> str:
         """Why the run is paused, and the command that lets it go on."""

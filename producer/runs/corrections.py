@@ -16,6 +16,7 @@ from db.states import RunState
 from db.values import Frozen, Source
 from producer.results.files.targets import free_file
 from producer.runs.operate import delete, retry, until_unclaimed
+from producer.runs.prompts import agrees
 from workers.errors import UsageError
 
 # They decide which rows are read.
@@ -64,7 +65,7 @@ def differences(known: KnownRun, wanted: Wanted) -> Differences:
     """Compare the settings of a run with those that a command asks for."""
     there = _settings(known.frozen) | {"prompt": known.prompts} | _identity(known.source)
     here = _settings(wanted.frozen) | {"prompt": wanted.prompts} | _identity(wanted.source)
-    if set(known.prompts) == set(wanted.prompts):  # the order of prompts does not change the results
+    if agrees(known, wanted.prompts, known.prompts):  # the order of prompts does not change the results
         there["prompt"] = here["prompt"]
     other = [key for key in there if there[key] != here[key]]
     return Differences({key: there[key] for key in other}, {key: here[key] for key in other})
@@ -88,7 +89,7 @@ def _with_results(known: KnownRun, wanted: Wanted, other: Differences) -> UsageE
         export = f"sam3-export {wanted.argument} --format csv --threshold {threshold:g} -o {copy}"
         free = f". No GPU is needed for that: {export}"
     if list(other.there) == ["prompt"] and known.prompts and wanted.prompts:
-        free = f". To change them at their own cost: the same command with {_flags(known.prompts, wanted.prompts)}"
+        free = f". To change its prompts: the same command with {_flags(known.prompts, wanted.prompts)}"
     return refused(wanted, other, "has results", free)
 
 

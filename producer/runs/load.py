@@ -66,7 +66,7 @@ class Recorded:
     run_id: int
     new_rows: int
     gone_rows: int
-    corrected: str = ""  # which settings a run without results got, in words
+    corrected: str = ""  # what became of settings of the run or of this command, in words
     changed: bool = False  # its prompts are others now
     adding: int = 0  # number of done images that are to be computed for prompts that were added
 
@@ -101,7 +101,7 @@ def _agreed(sessions: Sessions, request: RunRequest) -> RunRequest:
     with reading(sessions) as session:
         had = prompt_rows.known_prompts(session, known.id, change.drop)
     change.check(request.name, _argument(request), known.prompts, had)
-    return replace(request, prompts=change.agreed(known.prompts, request.prompts))
+    return replace(request, prompts=change.agreed(known, request.prompts))
 
 
 def _with_other_prompts(sessions: Sessions, recorded: Recorded, request: RunRequest) -> Recorded:
@@ -113,7 +113,7 @@ def _with_other_prompts(sessions: Sessions, recorded: Recorded, request: RunRequ
         request.announce()
         change = partial(loader.write, change_prompts, request.change.add, request.change.drop)
         changed = until_unclaimed(change)
-        return replace(recorded, changed=changed, adding=settle(sessions, known.id))
+        return replace(recorded, changed=changed, adding=settle(sessions, known.id, loader.renewing))
 
 
 def _record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tell) -> Recorded:
@@ -133,7 +133,10 @@ def _record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Te
     if known is None:
         survey = survey or _checked_survey(source, request)
         known = _create(sessions, facts, request, survey.rows)
-    elif _unchanged(known, source):
+    elif set(known.prompts) != set(request.prompts):  # they agree, so the run's were changed since this command's
+        now = f"run {request.name} goes on with the prompts that it has now: {', '.join(known.prompts)}"
+        corrected = f"{corrected}; {now}" if corrected else now
+    if _unchanged(known, source):
         return Recorded(known.id, 0, 0, corrected)
     with rarely_collected(), _loading(sessions, known.id, request) as loader:
         return replace(_load(loader, source, survey, request, tell), corrected=corrected)

@@ -27,7 +27,7 @@ class Loader:
 
     def __init__(self, sessions: Sessions, run_id: int) -> None:
         self.sessions, self.run_id = sessions, run_id
-        self._name, self._me = f"load {run_id}", this_process()
+        self._name, self._me = named_leases.load_lease(run_id), this_process()
 
     def __enter__(self) -> Self:
         if not take_lease(self.sessions, self._name, self._me, LOAD_LEASE_SECONDS):
@@ -42,10 +42,16 @@ class Loader:
         self, work: Callable[Concatenate[Session, int, Args], Value], *args: Args.args, **kwargs: Args.kwargs
     ) -> Value:
         """Return `work(session, run_id, ...)`, run in one transaction. Raises `LoadTaken` if the lease is lost."""
+        return write_once(self.sessions, self.renewing(work), self.run_id, *args, **kwargs)
 
-        def renewed(session: Session) -> Value:
+    def renewing(
+        self, work: Callable[Concatenate[Session, int, Args], Value]
+    ) -> Callable[Concatenate[Session, int, Args], Value]:
+        """The same `work`, which renews the lease in its transaction. Raises `LoadTaken` if the lease is lost."""
+
+        def renewed(session: Session, run_id: int, /, *args: Args.args, **kwargs: Args.kwargs) -> Value:
             if not named_leases.renew_lease(session, self._name, self._me, LOAD_LEASE_SECONDS):
                 raise LoadTaken
-            return work(session, self.run_id, *args, **kwargs)
+            return work(session, run_id, *args, **kwargs)
 
-        return write_once(self.sessions, renewed)
+        return renewed

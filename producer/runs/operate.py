@@ -10,16 +10,19 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from sqlalchemy.orm import Session
+
 from db import prompts, runs
 from db.chunks import ClaimedMeanwhile
 from db.runs import RetryFilter
-from db.session import Sessions, reading, write
-from db.slices import in_slices
+from db.session import Sessions, read, reading, write
+from db.slices import Place, Slice, in_slices
 from db.states import RunState
 from db.views.run_views import run_view
 from workers.errors import UsageError
 
 Value = TypeVar("Value")
+SettleSlice = Callable[[Session, int, Place, int], Slice]
 Tell = Callable[[int, int], None]  # is called with the number of rows or images handled so far, and their total
 
 
@@ -34,18 +37,16 @@ def until_unclaimed(change: Callable[[], Value]) -> Value:
             return change()
 
 
-def settle(sessions: Sessions, run_id: int, tell: Tell = ignore) -> int:
+def settle(sessions: Sessions, run_id: int, within: Callable[[SettleSlice], SettleSlice] = lambda work: work) -> int:
     """Let the images of a run follow a change of its prompts; return how many are to be computed for new ones.
 
-    An interrupted pass is continued by any of the commands that record, retry or redo the run.
+    `within` may put something around each transaction. An interrupted pass is continued by a reconciler, and by any of
+    the commands that record, retry or redo the run.
     """
-    with reading(sessions) as session:
-        run = run_view(session, run_id, row_prompts=False)
-        last_chunk, total = runs.last_chunk_id(session, run_id) or 0, runs.done_images(session, run_id)
-    if run is None or not run.unsettled:
+    settling = read(sessions, prompts.begin_settling, run_id)
+    if settling is None:
         return 0
-    follow = partial(prompts.settle_slice, last_chunk=last_chunk)
-    return in_slices(sessions, follow, run_id, lambda done: tell(done, max(done, total)))
+    return in_slices(sessions, within(partial(prompts.settle_slice, settling=settling)), run_id)
 
 
 def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = ignore) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from db.intake import KnownRun
 from workers.errors import UsageError
 
 
@@ -20,10 +21,11 @@ class PromptChange:
         """These prompts after the change."""
         return tuple(prompt for prompt in dict.fromkeys((*prompts, *self.add)) if prompt not in self.drop)
 
-    def agreed(self, known: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
-        """The prompts of the run, if those that are `given` are what it has before or after the change; else these."""
-        same = not given or set(self.applied(given)) == set(self.applied(known))
-        return known if same else given
+    def agreed(self, known: KnownRun, given: tuple[str, ...]) -> tuple[str, ...]:
+        """The prompts of the run, if those that are `given` are what it has before or after the change, or had before
+        an earlier one; else these."""
+        same = not given or agrees(known, self.applied(given), self.applied(known.prompts))
+        return known.prompts if same else given
 
     def check(self, run: str, argument: str, known: tuple[str, ...], dropped: Collection[str]) -> None:
         """Raise `UsageError` if the run, which has the prompts `known`, cannot change so.
@@ -43,6 +45,12 @@ class PromptChange:
                 f"--drop-prompt '{self.drop[-1]}': no prompt of run {run} would be left; sam3-delete {argument} "
                 "forgets the run"
             )
+
+
+def agrees(known: KnownRun, given: Iterable[str], now: Iterable[str]) -> bool:
+    """Whether the prompts that are `given` are those of the run, which are `now`, or those that it had before some
+    were added or dropped. So a command that is repeated goes on after another one has changed the prompts."""
+    return set(given) ^ set(now) <= known.changed
 
 
 NO_CHANGE = PromptChange()

@@ -15,7 +15,7 @@ from db.models import Chunk, Image, Prompt, Run
 from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.presence import Process
 from db.runs import RetryFilter
-from db.session import Sessions, reading, write
+from db.session import Sessions, read, reading, write
 from db.slices import SLICE_ROWS, Place, in_slices
 from db.times import now
 from db.values import FoundInstance, Frozen, PromptResult, Source
@@ -244,9 +244,8 @@ def change_prompts(sessions: Sessions, run_id: int, *, add: Sequence[str] = (), 
 
 
 def settle_prompts(sessions: Sessions, run_id: int) -> int:
-    with reading(sessions) as session:
-        last = runs.last_chunk_id(session, run_id) or 0
-    return in_slices(sessions, partial(prompt_changes.settle_slice, last_chunk=last), run_id)
+    settling = read(sessions, prompt_changes.begin_settling, run_id)
+    return in_slices(sessions, partial(prompt_changes.settle_slice, settling=settling), run_id) if settling else 0
 
 
 def running(sessions: Sessions) -> list[claims.RunningChunk]:

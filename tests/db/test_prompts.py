@@ -15,7 +15,7 @@ from db.outcomes import ImageDone, Outcome
 from db.redo import last_chunk_before, redo_slice
 from db.same_content import done_before
 from db.session import Sessions, read, reading, write
-from db.slices import Place
+from db.slices import Place, Slice
 from db.values import FoundInstance, PromptResult
 from db.views import run_views, status
 from db.views.results import exported_images
@@ -132,8 +132,9 @@ def test_a_killed_pass_is_taken_up_by_the_next_one(sessions: Sessions) -> None:
     [person] = prompts_of(sessions, run_id).values()
     before = dump(sessions, person)
     write(sessions, prompts.change_prompts, run_id, ["hat"], [])
-    last = read(sessions, runs.last_chunk_id, run_id) or 0
-    write(sessions, prompts.settle_slice, run_id, Place(), 4, last)
+    settling = read(sessions, prompts.begin_settling, run_id)
+    assert settling is not None
+    write(sessions, prompts.settle_slice, run_id, Place(), 4, settling)
     commit_all(sessions, claim(sessions, run_id), 0.7)
     assert scenario.run(sessions, run_id).unsettled
 
@@ -142,6 +143,38 @@ def test_a_killed_pass_is_taken_up_by_the_next_one(sessions: Sessions) -> None:
     scenario.work_off(sessions, run_id, 0.7)
     assert shown(sessions, run_id) == [("segmented", [1, 2], [0.9, 0.7])] * 12
     assert dump(sessions, person) == before
+
+
+def test_a_pass_of_an_earlier_change_does_not_end_a_later_one(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(12))
+    scenario.work_off(sessions, run_id, 0.9)
+    write(sessions, prompts.change_prompts, run_id, ["hat"], [])
+    early = read(sessions, prompts.begin_settling, run_id)
+    assert early is not None
+    place = write(sessions, prompts.settle_slice, run_id, Place(), 4, early).place
+    assert place is not None
+    write(sessions, prompts.change_prompts, run_id, ["dog"], [])
+
+    assert write(sessions, prompts.settle_slice, run_id, place, 12, early) == Slice(0, None)
+
+    assert scenario.run(sessions, run_id).unsettled
+    assert settle_prompts(sessions, run_id) == 8
+    scenario.work_off(sessions, run_id, 0.7)
+    assert [len(scores) for *_, scores in shown(sessions, run_id)] == [3] * 12
+
+
+def test_a_pass_does_not_take_up_a_run_that_is_cancelled_meanwhile(sessions: Sessions, run_id: int) -> None:
+    write(sessions, prompts.change_prompts, run_id, ["hat"], [])
+    settling = read(sessions, prompts.begin_settling, run_id)
+    assert settling is not None
+    with sessions.begin() as session:
+        session.execute(update(Run).values(state="cancelled"))
+
+    assert write(sessions, prompts.settle_slice, run_id, Place(), 12, settling) == Slice(0, None)
+
+    assert scenario.run(sessions, run_id).state == "cancelled"
+    assert read(sessions, prompts.unsettled_runs) == []
+    assert settle_prompts(sessions, run_id) == 4  # of a command that takes the run up again
 
 
 def test_pending_images_of_a_going_run_and_rows_that_come_later_get_all_prompts(sessions: Sessions) -> None:

@@ -54,6 +54,12 @@ def take_lease(sessions: Sessions, name: str, me: Process, seconds: float) -> bo
     return write(sessions, named_leases.acquire_lease, name, me, seconds, dead=dead)
 
 
+def is_held(sessions: Sessions, name: str) -> bool:
+    """Whether a process has the named lease now that is not known to have died."""
+    holder = read(sessions, named_leases.live_holder, name)
+    return holder is not None and not is_dead(holder)
+
+
 def _boot() -> str:
     """Names this start of the machine and the namespaces of pids and of time, as a pid means another process elsewhere.
 

@@ -1,4 +1,4 @@
-"""Repairs what crashes and lost messages leave behind: dead owners, expired leases, lost doorbells, unfinished cancels.
+"""Repairs what crashes and lost messages leave behind: dead owners, expired leases, lost doorbells, half a cancel.
 
 Several processes may have a reconciler, but only one acts at a time. Knows no model and no pixels.
 """
@@ -9,19 +9,21 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import claims, doorbells, named_leases, presence, runs
+from db import claims, doorbells, named_leases, presence, prompts, runs
 from db.presence import Process, Registered
+from db.prompts import Settling
 from db.session import Sessions, patience_of, read, write
-from db.slices import in_slices
+from db.slices import Place, in_slices, slices
 from db.states import RunState
 from workers.broker.connection import Doorbells
 from workers.errors import Unreachable, first_line
 from workers.fleet.dispatch import Publish, dispatch, ring
-from workers.fleet.processes import Fate, fate, is_dead, take_lease, this_process
+from workers.fleet.processes import Fate, fate, is_dead, is_held, take_lease, this_process
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ LEASE = "reconciler"
 LOOK_SECONDS = 1.0  # between two checks whether the workers of this machine live
 ROUNDS_BETWEEN_LOOKS = 4  # of looking at each doorbell on the broker, even if their number is right
 LEASE_ROUNDS = 3  # the lease lasts for so many rounds, so that one slow round does not lose it
-STOPPING_SHARE = 0.5  # of a round that may be spent on unfinished cancels and deletes
+FINISHING_SHARE = 0.5  # of a round that may be spent on what killed commands left half done
 
 
 class Reconciler:
@@ -46,6 +48,7 @@ class Reconciler:
         self._stuck: dict[int, float] = {}  # worker id -> when it was first seen to work without a lease
         self._rounds = 0
         self._absent: dict[tuple[int, int], float] = {}  # (chunk, ring) -> when its doorbell was first missed
+        self._passes: dict[int, tuple[Settling, Place | None]] = {}  # run id -> how far its images follow its prompts
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile until `stop` is set. Errors are logged, and the next round tries again."""
@@ -83,18 +86,34 @@ class Reconciler:
         dispatch(self._sessions, self._publish)
         self._ring_lost()
         write(self._sessions, presence.forget_old_workers)
-        self._finish_stopping()
+        self._finish_commands()
         return True
 
-    def _finish_stopping(self) -> None:
-        """Continue unfinished cancels and deletes, for a part of a round.
+    def _finish_commands(self) -> None:
+        """Continue unfinished cancels, deletes and changes of prompts, for a part of a round.
 
         The command that began one may still be working: the second to come finds a slice done, and does the next one.
         """
-        until = time.monotonic() + STOPPING_SHARE * self._settings.reconcile_seconds
+        until = time.monotonic() + FINISHING_SHARE * self._settings.reconcile_seconds
         for run_id, state in read(self._sessions, runs.stopping_runs):
             work = runs.cancel_slice if state == RunState.CANCELLING else runs.delete_slice
             in_slices(self._sessions, work, run_id, enough=lambda: time.monotonic() > until)
+        for run_id in read(self._sessions, prompts.unsettled_runs):
+            if not is_held(self._sessions, named_leases.load_lease(run_id)):
+                self._settle(run_id, until)
+
+    def _settle(self, run_id: int, until: float) -> None:
+        """Let images follow a change of their run's prompts; what is left goes on from there in the next round."""
+        begun = read(self._sessions, prompts.begin_settling, run_id)
+        if begun is None:
+            return
+        settling, place = self._passes.pop(run_id, (begun, None))
+        if settling.change != begun.change:
+            settling, place = begun, None
+        for done in slices(self._sessions, partial(prompts.settle_slice, settling=settling), run_id, place):
+            if done.place is not None and time.monotonic() > until:
+                self._passes[run_id] = settling, done.place
+                return
 
     def _leave(self) -> None:
         """Take back what the nodes of this process left behind, then give the lease back."""

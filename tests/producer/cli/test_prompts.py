@@ -14,6 +14,7 @@ import sam3_queue
 from db import named_leases
 from db.models import Chunk, Run
 from db.presence import Process
+from db.prompts import change_prompts
 from db.session import write
 from producer.cli.enqueue import main as enqueue
 from producer.cli.export import main as export
@@ -89,13 +90,61 @@ def test_the_same_command_again_goes_on_and_adds_nothing_twice(faces: Shell, giv
     assert faces(enqueue, *GIVEN, "--prompt", "hat", "--json").json["already_done"] == 3
 
 
+def test_the_old_command_goes_on_with_the_prompts_that_the_run_has_now(faces: Shell) -> None:
+    faces(enqueue, *GIVEN, "--add-prompt", "hat")
+    faces(enqueue, *CSV, "--add-prompt", "dog")
+    work_off(faces)
+    with (faces.home / "faces.csv").open("a") as file:
+        file.write("3.jpg\n")
+
+    told = faces(enqueue, *GIVEN)
+
+    assert told.err.splitlines()[0] == "run faces goes on with the prompts that it has now: person, hat, dog"
+    work_off(faces)
+    assert [table(faces)[3][f"{name}_instances"] for name in ("person", "hat", "dog")] == ["1"] * 3
+    between = (*GIVEN, "--prompt", "hat")
+    assert faces(enqueue, *between, "--json").json["already_done"] == 4
+    faces(enqueue, *between, "--drop-prompt", "hat")
+    assert "has now: person, dog\n" in faces(enqueue, *between).err
+    assert "prompt person, dog there, cat here" in faces(enqueue, *CSV, "--prompt", "cat", code=2).error
+
+
+def test_a_run_with_half_a_change_is_not_over(faces: Shell) -> None:
+    faces(enqueue, *GIVEN, "--add-prompt", "hat")
+    work_off(faces)
+    with faces.sessions.begin() as session:
+        session.execute(update(Run).values(unsettled=True))
+
+    shown = faces(status, "faces")
+
+    told = (
+        "changing prompts: not all images have followed; goes on by itself while workers run, or at once with the same"
+    )
+    assert f"{told} sam3-enqueue again" in " ".join(shown.out.split())
+    assert "Next:" not in shown.err
+    assert faces(status, "faces", "--json").json["unsettled"] is True
+    refused = faces(export, "faces", "--format", "csv", "-o", "out.csv", code=1).error
+    assert "is not over: not all of its images have followed a change of its prompts; wait" in refused
+    faces(export, "faces", "--format", "csv", "-o", "out.csv", "--partial")
+
+
+def test_a_retry_tells_what_it_adds_for_a_change_that_was_killed(faces: Shell) -> None:
+    faces(enqueue, *GIVEN)
+    write(faces.sessions, change_prompts, 1, ["hat"], [])
+
+    told = faces(retry, "faces")
+
+    assert told.err.splitlines()[0] == "3 images to compute for prompts that were added"
+    assert "nothing had failed" not in told.err
+    work_off(faces)
+
+
 def test_a_killed_change_is_finished_by_any_command_that_records_the_run_or_retries_it(faces: Shell) -> None:
     faces(enqueue, *GIVEN, "--add-prompt", "hat")
     work_off(faces)
     for command, given in ((enqueue, (*CSV, "--add-prompt", "dog")), (retry, ("faces",))):
         with faces.sessions.begin() as session:
             session.execute(update(Run).values(unsettled=True))
-        assert "not all images have followed a change" in faces(status, "faces").out
         faces(command, *given)
         assert not scenario.run(faces.sessions, 1).unsettled
     work_off(faces)
@@ -232,10 +281,10 @@ def test_a_run_that_looks_for_everything_takes_no_prompts(faces: Shell) -> None:
 def test_a_command_with_other_prompts_names_the_flag_that_computes_only_these(faces: Shell) -> None:
     error = faces(enqueue, *GIVEN, "--prompt", "hard hat=hat", code=2).error
 
-    assert "at their own cost: the same command with --add-prompt 'hard hat=hat'." in error
+    assert "To change its prompts: the same command with --add-prompt 'hard hat=hat'." in error
     faces(enqueue, *GIVEN, "--prompt", "hard hat=hat", "--add-prompt", "hard hat=hat")
-    error = faces(enqueue, *GIVEN, code=2).error
-    assert "the same command with --drop-prompt 'hard hat=hat'." in error
+    advice = "the same command with --add-prompt hat --drop-prompt person --drop-prompt 'hard hat=hat'."
+    assert advice in faces(enqueue, *CSV, "--prompt", "hat", code=2).error
 
 
 @pytest.mark.long

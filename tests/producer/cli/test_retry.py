@@ -41,6 +41,7 @@ def test_one_error_class_or_one_chunk_can_be_chosen(shell: Shell) -> None:
         "run": "faces",
         "images": 4,
         "queued": 1,
+        "adding": 0,
     }
     assert shell(retry, "faces", "--chunk", 2).out == "run faces: 4 images to try again\n"
     nothing = shell(retry, "faces", "--chunk", 2)

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from db import claims, named_leases, presence
+from db import claims, named_leases, presence, prompts
 from db.claims import Claim
 from db.models import Image, Run
 from db.presence import Process
@@ -87,6 +87,29 @@ def forget(url: str) -> None:
     """The broker loses everything that it was told."""
     with redis.Redis.from_url(url) as client:
         client.flushall()
+
+
+@on_sqlite
+@pytest.mark.parametrize("holder", ["nobody", "a dead command", "a living command"])
+def test_a_change_of_prompts_is_finished_in_rounds_unless_its_command_lives(
+    reconciler: Reconciler, sessions: Sessions, other: Other, holder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(12))
+    scenario.work_off(sessions, run_id, 0.9)
+    write(sessions, prompts.change_prompts, run_id, ["hat"], [])
+    if holder != "nobody":
+        write(sessions, named_leases.acquire_lease, named_leases.load_lease(run_id), other.identity, 60.0)
+    if holder == "a dead command":
+        other.kill()
+    monkeypatch.setattr("db.slices.slice_rows", lambda sessions: 4)
+    monkeypatch.setattr("workers.fleet.reconcile.FINISHING_SHARE", 0.0)  # each round has time for one slice
+
+    reconciler.step()
+
+    assert scenario.states(sessions, run_id).count("pending") == (0 if holder == "a living command" else 4)
+    reconciler.step()
+    reconciler.step()
+    assert scenario.run(sessions, run_id).unsettled == (holder == "a living command")
 
 
 @on_sqlite
