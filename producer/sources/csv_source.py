@@ -20,7 +20,7 @@ from producer.sources.hints import new_file, shell_path
 from producer.sources.rows import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from producer.sources.text import UTF8
-from producer.sources.text_source import Reader, TextSource, undecoded
+from producer.sources.text_source import NoRows, Reader, TextSource, undecoded
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,4 +112,4 @@ class CsvSource(TextSource[list[str]]):
         return self.file.changed()
 
     def _refuse_no_rows(self) -> NoReturn:
-        raise UsageError(f"{self.file.shown} has no data rows: write one image path a line below the header")
+        raise NoRows(f"{self.file.shown} has no data rows: write one image path a line below the header")

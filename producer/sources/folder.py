@@ -12,10 +12,11 @@ from pathlib import Path
 from db.intake import KnownRun, NewRow
 from producer.sources.cells import one_line
 from producer.sources.columns import Columns
+from producer.sources.hints import shell_path
 from producer.sources.looking import same_files
 from producer.sources.pattern import is_pattern
 from producer.sources.rows import row_of_file
-from producer.sources.selection import PARQUET, Tally, told_left_out
+from producer.sources.selection import PARQUET, ROWS_SUFFIXES, LeftOut, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
 from producer.sources.walk import mixture, walk_below
 from workers.errors import UsageError
@@ -45,7 +46,8 @@ class FolderSource(RowSource):
         tally = Tally()
         if all(name.endswith("/") for name in self._walk.paths(tally)):
             there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
-            raise UsageError(f"{self._shown}: {self.empty}{there}; {self._advice_if_empty()}")
+            advice = advice_on_lists(str(path), tally.left_out) or self._advice_if_empty()
+            raise UsageError(f"{self._shown}: {self.empty}{there}; {advice}")
 
     def _advice_if_empty(self) -> str:
         return f"give a folder with {', '.join(FORMATS[:-1])} or {FORMATS[-1]} files"
@@ -106,6 +108,16 @@ class PatternSource(FolderSource):
 
     def _advice_if_empty(self) -> str:
         return "* stands for a part of one name, ** for any number of folders"
+
+
+def advice_on_lists(folder: str, left_out: Sequence[LeftOut]) -> str | None:
+    """The pattern for the rows of what was left out in a folder without images; None if that is no list of images."""
+    for one in left_out:
+        suffix = next((suffix for suffix in ROWS_SUFFIXES if one.example.lower().endswith(suffix)), "")
+        if suffix and not is_pattern(folder):
+            pattern = shell_path(f"{folder.rstrip('/')}/**/*{one.example[-len(suffix) :]}")
+            return f"if such files name images, give {pattern}"
+    return None
 
 
 def refuse_flags_of_files(shown: str, kind: str, options: ReadOptions) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,7 @@ class JsonLinesSource(TextSource[str]):
     """Rows of a file with one JSON object a line. The names in all objects together are the columns."""
 
     kind = "JSON Lines file"
+    types: dict[str, str]  # name -> type of its values, empty if it has none; of the first objects until a survey
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path, options)
@@ -75,11 +76,9 @@ class JsonLinesSource(TextSource[str]):
         return not first.name.endswith((".csv", ".tsv")) and _BEGIN.match(first.text) is not None
 
     def _choose(self, types: dict[str, str], options: ReadOptions) -> None:
-        shown = self.file.shown
+        shown, self.types = self.file.shown, dict(types)
         columns = choose_columns(shown, tuple(types), options.image_column, options.prompt_column, options.box_column)
-        # The path is text also if some rows have none.
-        named = {name: found or TEXT for name, found in types.items()} | {columns.image: TEXT}
-        self.columns = replace(columns, types=named)
+        self.columns = replace(columns, types=column_types(types, columns.image))
         self._rules = RowRules(self.columns, self.root, confined=self.confined, needs_prompt=options.needs_prompt)
 
     @property
@@ -154,6 +153,20 @@ class Types:
         if len(self.found) > COLUMNS_AT_MOST:
             fault = f"its objects have more than {COLUMNS_AT_MOST:,} names; give each the same names"
             raise UsageError(f"{self._shown}: {fault}")
+
+
+def common_types(types: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """The names and types of several files together, each as `Types.found` has them."""
+    together: dict[str, str] = {}
+    for found in types:
+        for name, type_ in found.items():
+            together[name] = _common(together.get(name, ""), type_)
+    return together
+
+
+def column_types(types: Mapping[str, str], image: str) -> dict[str, str]:
+    """The types of columns that have these values. The path is text also if some rows have none."""
+    return {name: found or TEXT for name, found in types.items()} | {image: TEXT}
 
 
 def _type_of(value: Any) -> type:

@@ -10,10 +10,12 @@ from producer.sources.folder import FolderSource, PatternSource
 from producer.sources.jsonl_source import JsonLinesSource
 from producer.sources.list_source import ListSource
 from producer.sources.parquet_source import ParquetFolderSource, ParquetSource
+from producer.sources.parts_source import PartsSource
 from producer.sources.source import ReadOptions, RowSource
 
 # The first kind that takes a path reads it. The last kind takes every path, and its constructor raises the error.
 KINDS: Sequence[type[RowSource]] = (
+    PartsSource,
     ParquetFolderSource,
     FolderSource,
     PatternSource,

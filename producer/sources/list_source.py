@@ -18,8 +18,7 @@ from producer.sources.first_bytes import FirstBytes
 from producer.sources.rows import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from producer.sources.text import find_encoding
-from producer.sources.text_source import Lines, Reader, TextSource
-from workers.errors import UsageError
+from producer.sources.text_source import Lines, NoRows, Reader, TextSource
 
 SUFFIXES = (".txt", ".list", ".lst", STDIN_SUFFIX)
 
@@ -70,4 +69,4 @@ class ListSource(TextSource[str]):
         return self._rules.rejected([record.rstrip("\r\n")], where, bad)
 
     def _refuse_no_rows(self) -> NoReturn:
-        raise UsageError(f"{self.file.shown} has no rows: write one image path a line")
+        raise NoRows(f"{self.file.shown} has no rows: write one image path a line")

@@ -10,6 +10,7 @@ from typing import Any
 from producer.sources.cells import one_line, quoted
 from producer.sources.columns import Columns, choose_columns
 from producer.sources.parquet_part import ParquetPart
+from producer.sources.parts import require_same_columns
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 
@@ -37,14 +38,11 @@ class PartsColumns:
             self.left_out = [quoted(name) for name in schema.names if name not in types]
             return
         first, its = self._first
-        for name in sorted(self._types.keys() ^ types.keys()):
-            has, lacks = (first, part) if name in self._types else (part, first)
-            fault = f"{lacks.file.shown} has no column {quoted(name)}, {has.name} has"
-            raise UsageError(f"{fault}; write all files of a source with the same columns")
+        require_same_columns(first.file, self._types, part.file, types)
         for name, type_ in types.items():
             known = self._types[name]
             if _NULL not in (known, type_) and known != type_:
-                held = f"column {quoted(name)} holds {_shown(schema, name)}, in {first.name} {_shown(its, name)}"
+                held = f"column {quoted(name)} holds {_shown(schema, name)}, in {first.file.name} {_shown(its, name)}"
                 raise UsageError(f"{part.file.shown}: {held}; write all files of a source with the same types")
             self._types[name] = type_ if known == _NULL else known
 

@@ -23,7 +23,7 @@ class ParquetPart:
 
     def __init__(self, path: Path, name: str) -> None:
         self.file = SourceFile(path, KIND)
-        self.name = one_line(name)
+        self.file.name = one_line(name)
 
     @contextmanager
     def opened(self) -> Iterator[Any]:

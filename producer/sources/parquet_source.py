@@ -15,12 +15,13 @@ from typing import Any
 
 from db.intake import NewRow
 from producer.libraries import is_installed
-from producer.sources.cells import BadRow, one_line, quoted
+from producer.sources.cells import BadRow, one_line
 from producer.sources.file import HASH_DIGITS
 from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.parquet_columns import PartsColumns
 from producer.sources.parquet_part import KIND, ParquetPart, values
+from producer.sources.parts import FILES, by_number, files_stamp, keys_told
 from producer.sources.pattern import fixed_folder, is_pattern
 from producer.sources.rows import RowRules
 from producer.sources.sampling import sampled
@@ -42,7 +43,6 @@ from workers.inference.reading import location
 from workers.inference.reading.formats import SUFFIXES
 
 DELTA = "_delta_log"  # in the folder of a Delta table, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
-_FILES = " in "  # begins the part of the hash of a survey which says how several files lay there
 
 
 class ParquetSource(RowSource):
@@ -123,7 +123,7 @@ class ParquetSource(RowSource):
             mtime_ns=self._mtime_ns,
             sha256=stamps[-1] + self._files,
             rows=rows,
-            continues=known_sha256 is not None and known_sha256.partition(_FILES)[0] in stamps,
+            continues=known_sha256 is not None and known_sha256.partition(FILES)[0] in stamps,
             sample=tuple((number, row.path) for number, row in picked if row.rejected is None),
         )
 
@@ -143,7 +143,7 @@ class ParquetSource(RowSource):
                     number += size
                     continue
                 for columns in part.batches(parquet, group, names, names):
-                    rows = self._rows_in(columns, part.name, number)
+                    rows = self._rows_in(columns, part.file.name, number)
                     number += len(rows)
                     part.file.refuse_change()
                     yield from rows[max(0, skip - number + len(rows)) :]
@@ -205,7 +205,7 @@ class ParquetFolderSource(ParquetSource):
 
     def _found(self, path: Path, options: ReadOptions) -> Sequence[ParquetPart]:
         walk, tally = walk_below(path, options, wanted=(PARQUET,)), Tally()
-        names = sorted((name for name in walk.paths(tally) if not name.endswith("/")), key=_by_number)
+        names = sorted((name for name in walk.paths(tally) if not name.endswith("/")), key=by_number)
         folder = walk.folder
         if (folder / DELTA).is_dir():
             delta = "is a Delta table, whose folder may hold rows that were deleted"
@@ -219,15 +219,12 @@ class ParquetFolderSource(ParquetSource):
 
     def _told(self, left_out: Sequence[str]) -> str:
         told = [f"as {len(self._parts):,} Parquet files", super()._told(left_out)]
-        keys = sorted({part.partition("=")[0] for name in self._names for part in name.split("/")[:-1] if "=" in part})
-        if keys:
-            told.append(f"without {', '.join(map(quoted, keys))}: names of folders are not kept")
+        told.append(keys_told(self._names))
         return "; ".join(filter(None, told))
 
     @property
     def _files(self) -> str:
-        found = [(part.name, part.file.stat.st_size, part.file.stat.st_mtime_ns) for part in self._parts]
-        return f"{_FILES}{sha256(repr(found).encode()).hexdigest()[:16]}"
+        return files_stamp(part.file for part in self._parts)
 
 
 def _begins_with_an_image(folder: Path) -> bool:
@@ -254,8 +251,3 @@ def _rows_after_noting(part: ParquetPart, columns: PartsColumns) -> int:
 
 def _without_images(one: LeftOut) -> LeftOut:
     return replace(one, reason=NO_PARQUET) if one.reason == NO_IMAGE else one
-
-
-def _by_number(name: str) -> tuple[list[str | int], str]:
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if part.isdecimal() else part for part in parts], name

@@ -37,7 +37,7 @@ from workers.inference.reading.formats import (
 )
 
 # Verdicts. Folders are entered, and of the others those are taken that are wanted; the rest are reasons.
-IMAGE, PARQUET, FOLDER = "image", "Parquet file", "folder"
+IMAGE, PARQUET, ROWS, FOLDER = "image", "Parquet file", "file with rows", "folder"
 HIDDEN = "hidden"
 TRASH = "in a trash or thumbnail folder"
 OURS = "from sam3-run or sam3-export"
@@ -48,10 +48,15 @@ CIRCLE = "in a circle of links"
 UNREADABLE = "unreadable"
 SPECIAL = "pipe, socket or device"
 NO_IMAGE, NO_PARQUET = "not an image", "not a Parquet file"
+NO_ROWS = "without rows"
 NAMELESS = "without an image's suffix"
 PARQUET_MAGIC = b"PAR1"  # https://parquet.apache.org/docs/file-format/
 PARQUET_SUFFIXES = (".parquet", ".pq")
-_ADVICE = dict.fromkeys((PARQUET, HIDDEN, TRASH, OURS, OUTPUT, BROKEN, CIRCLE, SPECIAL, NO_IMAGE, NO_PARQUET), "") | {
+_TEXT = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".list", ".lst")
+ROWS_SUFFIXES = (*_TEXT, *(f"{suffix}.gz" for suffix in _TEXT))  # of files of text that may have rows
+_ADVICE = dict.fromkeys(
+    (PARQUET, HIDDEN, NO_ROWS, TRASH, OURS, OUTPUT, BROKEN, CIRCLE, SPECIAL, NO_IMAGE, NO_PARQUET), ""
+) | {
     NAMELESS: "if they are images, give a list of them",
     LINK: "--follow-symlinks takes in what such links lead to",
     UNREADABLE: "make it readable for this user",
@@ -180,6 +185,8 @@ class Selection:
 
     def of_file(self, path: str) -> str:
         """The verdict on an ordinary file. Raises `OSError` if it must be opened and cannot be."""
+        if ROWS in self._wanted and path.lower().endswith(ROWS_SUFFIXES):
+            return ROWS
         return IMAGE if path.lower().endswith(SUFFIXES) else self._by_content(path)
 
     def _by_content(self, path: str) -> str:

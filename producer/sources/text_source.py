@@ -29,6 +29,11 @@ BYTES_PER_LOOK = 4 << 20
 
 _UNDECODED = re.compile("[\udc80-\udcff]")  # surrogates that stand for bytes that are no text
 
+
+class NoRows(UsageError):
+    """The file has no row."""
+
+
 Record = TypeVar("Record", str, list[str])  # a row as it is parsed, before it is checked
 Given = TypeVar("Given", covariant=True)
 
@@ -180,7 +185,7 @@ class TextSource(FileSource, Generic[Record]):
         return UsageError(f"{where}; {advice}" + (", --encoding utf-8 rejects only such rows" if of_row else ""))
 
     def _refuse_no_rows(self) -> NoReturn:
-        raise UsageError(f"{self.file.shown} has no rows: write one image a line")
+        raise NoRows(f"{self.file.shown} has no rows: write one image a line")
 
 
 def undecoded(record: str | list[str]) -> re.Match[str] | None:

@@ -196,6 +196,27 @@ def test_what_cannot_be_read_is_one_line_and_nothing_is_recorded(shell: Shell, n
 
 
 @pytest.mark.usefixtures("broker")
+def test_lists_that_match_a_pattern_are_one_run_that_grows_and_whose_files_may_go_and_come_back(shell: Shell) -> None:
+    for number, names in ((1, ("a", "b")), (2, ("c", ""))):
+        lines = "".join(f"{name and name + '.jpg'},{number}\n" for name in names)
+        (shell.home / f"part-{number}.csv").write_text(f"path,n\n{lines}")
+    given = ("--source", "part-*.csv", "--prompt", "person", "--run", "parts", "--exit-zero")
+    told = shell(enqueue.main, *given, "--dry-run")
+    assert "reading part-*.csv as 2 files" in told.err
+    assert "rejected: part-2.csv:3: empty path" in told.err
+    assert "run parts: 4 images in 1 chunk" in shell(enqueue.main, *given).out
+    assert "0 new" in shell(enqueue.main, *given).out
+    (shell.home / "part-10.csv").write_text("path,n\nd.jpg,10\n")
+    assert "run parts: 5 images in 2 chunks" in shell(enqueue.main, *given).out
+    (shell.home / "part-1.csv").rename(shell.home / "away")
+    assert "0 new, 2 no longer in the group of files (left out of exports)" in shell(enqueue.main, *given).out
+    (shell.home / "away").rename(shell.home / "part-1.csv")
+    shell(enqueue.main, *given)
+    rows = [(row["path"], row["n"]) for row in exported(shell, "parts")]
+    assert rows == [("a.jpg", "1"), ("b.jpg", "1"), ("c.jpg", "2"), ("", "2"), ("d.jpg", "10")]
+
+
+@pytest.mark.usefixtures("broker")
 def test_a_pattern_is_a_run_of_its_folder_that_grows_and_is_not_taken_for_another(shell: Shell) -> None:
     for name in ("a/1.jpg", "a/2.png", "b/1.jpg"):
         (shell.home / "photos" / name).parent.mkdir(parents=True, exist_ok=True)

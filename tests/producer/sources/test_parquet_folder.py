@@ -110,7 +110,7 @@ def test_new_files_behind_the_others_and_new_row_groups_continue_and_nothing_old
     batches = ParquetPart.batches
 
     def noted(part: ParquetPart, *rest: Any) -> Any:
-        read.append(part.name)
+        read.append(part.file.name)
         return batches(part, *rest)
 
     with monkeypatch.context() as watched:
