@@ -46,7 +46,7 @@ class FolderSource(RowSource):
         tally = Tally()
         if all(name.endswith("/") for name in self._walk.paths(tally)):
             there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
-            advice = advice_on_lists(str(path), tally.left_out) or self._advice_if_empty()
+            advice = self._advice_if_empty() + advice_on_lists(str(path), tally.left_out)
             raise UsageError(f"{self._shown}: {self.empty}{there}; {advice}")
 
     def _advice_if_empty(self) -> str:
@@ -110,14 +110,14 @@ class PatternSource(FolderSource):
         return "* stands for a part of one name, ** for any number of folders"
 
 
-def advice_on_lists(folder: str, left_out: Sequence[LeftOut]) -> str | None:
-    """The pattern for the rows of what was left out in a folder without images; None if that is no list of images."""
+def advice_on_lists(folder: str, left_out: Sequence[LeftOut]) -> str:
+    """The pattern for the rows of what was left out in a folder without images; empty if that can be no list of them."""
     for one in left_out:
         suffix = next((suffix for suffix in ROWS_SUFFIXES if one.example.lower().endswith(suffix)), "")
         if suffix and not is_pattern(folder):
             pattern = shell_path(f"{folder.rstrip('/')}/**/*{one.example[-len(suffix) :]}")
-            return f"if such files name images, give {pattern}"
-    return None
+            return f"; if such files name images, give {pattern}"
+    return ""
 
 
 def refuse_flags_of_files(shown: str, kind: str, options: ReadOptions) -> None:

@@ -607,7 +607,8 @@ def test_a_folder_without_images_is_refused() -> None:
     advice = "give a folder with JPEG, PNG, WEBP, TIFF, BMP, GIF or AVIF files"
     left_out = "1 hidden (.cache/), 1 not an image (notes.txt)"
     expected = {
-        "photos": f"photos: no images in it or below it; left out: {left_out}; {advice}",
+        "photos": f"photos: no images in it or below it; left out: {left_out}; {advice}; if such files name images, "
+        "give 'photos/**/*.txt'",
         "empty": f"empty: no images in it or below it; {advice}",
         "nowhere": "nowhere: not found; check the path",
         "file.jpg": "file.jpg: is no folder; check the path",
