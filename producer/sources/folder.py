@@ -111,7 +111,7 @@ class PatternSource(FolderSource):
 
 
 def advice_on_lists(folder: str, left_out: Sequence[LeftOut]) -> str:
-    """The pattern for the rows of what was left out in a folder without images; empty if that can be no list of them."""
+    """The pattern for the rows of what was left out in a folder without images; empty if that is no list of any."""
     for one in left_out:
         suffix = next((suffix for suffix in ROWS_SUFFIXES if one.example.lower().endswith(suffix)), "")
         if suffix and not is_pattern(folder):
