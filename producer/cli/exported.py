@@ -43,6 +43,7 @@ from producer.results.formats import (
 from producer.results.origin_file import check_origin, remove_origin, write_origin
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.sources import place
+from producer.sources.cells import UNSTORABLE, storable
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
@@ -83,6 +84,8 @@ def _refuse_unfit_flags(format: str, output: Path | str, flags: dict[str, Any]) 
     for flag in own_flags():
         if _is_given(flags[flag]):
             require_taken(format, flag, flags[flag])
+            if isinstance(flags[flag], str) and UNSTORABLE.search(flags[flag]):
+                raise UsageError(f"--{flag.replace('_', '-')}: it has bytes that are no text in UTF-8")
 
 
 def _refuse_results_of_other_run(found: Found, output: Path) -> None:
@@ -140,7 +143,15 @@ def spelled_export(found: Found, format: str, chosen: Sequence[str], flags: Mapp
         name = "--" + flag.replace("_", "-")
         for each in value if isinstance(value, tuple) else (value,):
             words += [name] if each is True else [name, str(each)]
-    return shlex.join(words)
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; bytes that are no text, as names of files may have, are written like bash's $'\\xff'."""
+    if not UNSTORABLE.search(word):
+        return shlex.quote(word)
+    plain = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{storable(plain)}'"
 
 
 def _files(found: Found, output: Path | str, *, force: bool) -> Targets:

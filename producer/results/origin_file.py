@@ -19,8 +19,9 @@ class OriginFile(FolderRecord):
 
 
 def check_origin(files: Targets, out: Path) -> None:
-    """Raise `UsageError` if the file beside `out` must not be written, since it is not ours. Changes nothing."""
+    """Raise `UsageError` if `out` or the file beside it must not be written, since it is not ours. Changes nothing."""
     if not files.single:
+        files.check(out)
         beside, path = files.beside(out)
         beside.check(_origin_of(path), OriginFile.is_ours)
 

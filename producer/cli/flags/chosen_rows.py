@@ -8,6 +8,7 @@ from db.session import read
 from db.views.rows import rows_of_paths
 from db.views.run_views import RunView
 from producer.cli.found import Found
+from producer.sources.cells import storable
 from workers.errors import UsageError
 from workers.inference.reading import location
 
@@ -45,9 +46,10 @@ def chosen_rows(found: Found, view: RunView, file: Path) -> Sequence[int]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line.strip("\r") for line in file.read_text("utf-8-sig", "surrogateescape").split("\n")]
+        lines = file.read_text("utf-8-sig", "surrogateescape").split("\n")
     except OSError as error:
         raise UsageError(f"--rows {file}: {error.strerror}") from None
+    return [storable(line.strip("\r")) for line in lines]  # as sources are read: a run has no other paths
 
 
 def _spellings(line: str, root: str) -> set[str]:

@@ -3,6 +3,8 @@
 The words behind `For` in a help text are the formats that take the flag.
 """
 
+from pathlib import Path
+
 import click
 
 from producer.cli.flags.param_types import MASK_FOLDER, Share
@@ -49,7 +51,7 @@ DATASETS = (
     click.option(
         "--merge",
         metavar="FILE",
-        type=click.Path(dir_okay=False),
+        type=click.Path(path_type=Path, dir_okay=False),
         help="For coco: an existing COCO file; -o gets all of it unchanged, and our categories beside its own.",
     ),
     click.option(

@@ -22,6 +22,7 @@ from workers.errors import UsageError
 # No other program writes a line break at this place. So a file of ours that another program saved again is not ours.
 START, MERGED_START = b'{\n"info": ', f'{{\n"{MERGED}": '.encode()
 INFO_KEYS = {"run", "model", "weights_sha256", "min_score"}
+HALVES = "backslashreplace"  # half characters, which somebody's file may have, are written as JSON's \\ud800 again
 INFO_BYTES = 1 << 20  # so many bytes are searched for the end of `info`
 
 
@@ -68,7 +69,7 @@ def _write(request: ExportRequest, path: Path, done: Iterable[ExportedImage], ba
     instances = left_out = listed = 0
     with (
         request.files.replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8") as file,
+        temporary.open("w", encoding="utf-8", errors=HALVES) as file,
         _nameless_file(temporary.parent) as waiting,
     ):
         file.write("{\n" + "".join(_member(key, value) for key, value in base.members.items()) + '"images": [')
@@ -117,7 +118,7 @@ class _Array:
 
 def _nameless_file(folder: Path) -> TextIO:
     """A temporary file without a name in `folder`, which is on the target's disk, as /tmp may be small."""
-    return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors=HALVES, dir=folder)
 
 
 def _member(key: str, value: Any) -> str:

@@ -42,7 +42,7 @@ class CocoBase:
             return self.next_image - 1, True
         if there is None:
             return image.row, True
-        if (there.get("width", image.width), there.get("height", image.height)) != (image.width, image.height):
+        if (there.get("width") or image.width, there.get("height") or image.height) != (image.width, image.height):
             self.other_sizes += 1
             return None
         return there["id"], False
@@ -63,7 +63,7 @@ def merge_base(request: ExportRequest, file: Path) -> CocoBase:
     content = _read(file)
     if os.path.exists(request.out) and os.path.samefile(request.out, file):
         raise UsageError(f"-o {request.out} is the file of --merge, which is never changed: name a new file")
-    taken = {entry.get("name") for entry in content["categories"]}
+    taken = [entry.get("name") for entry in content["categories"]]  # whatever somebody has written there
     first = _next(content["categories"])
     new = [id for id, one in request.view.classes.items() if one.name not in taken]
     if not new:
@@ -95,6 +95,8 @@ def _read(file: Path) -> dict[str, Any]:
                 f"--merge {file} is no COCO file: it needs a list {name} whose entries have a number as id"
             )
     assert isinstance(content, dict)
+    if not isinstance(content.get(MERGED, []), list):
+        raise UsageError(f"--merge {file}: its {MERGED} is no list, so no export of ours made it: rename that key")
     return content
 
 

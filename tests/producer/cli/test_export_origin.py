@@ -119,6 +119,24 @@ def test_any_name_of_a_file_may_have_one(shell: Shell, name: str) -> None:
     assert json.loads(found.read_bytes())["file"] == name
 
 
+def test_bytes_that_are_no_text_are_told_as_the_shell_takes_them(shell: Shell) -> None:
+    """In names of files, which may have any; a flag that is written into results may not."""
+    rows = os.fsdecode(b"r'\xff")
+    Path(shell.home, rows).write_text("1\n")
+    for format in ("coco", "parquet", "png", "webdataset", "csv"):
+        shell(export, "faces", "--format", format, "--rows", rows, "-o", format)
+        assert origin(format, shell.home / format)["command"].endswith(r" --rows $'r\'\xff'")
+    for format, flag in (("png", "--name"), ("label-studio", "--image-url"), ("cutout", "--background")):
+        refused = shell(export, "faces", "--format", format, flag, "{stem}\udcff.png", "-o", "x", code=2).error
+        assert f"{flag}: it has bytes that are no text in UTF-8" in refused
+
+
+def test_what_cannot_be_written_is_told_of_the_file_that_was_named(shell: Shell) -> None:
+    (shell.home / "a").write_text("")
+    refused = shell(export, "faces", "--format", "csv", "-o", "a/b.csv", code=2).error
+    assert "a/b.csv: cannot write: Not a directory" in refused
+
+
 def test_an_object_in_a_bucket_has_one_as_well(shell: Shell, bucket: Bucket) -> None:
     for place, key in ((bucket.url, ".a.csv.sam3-export"), (f"{bucket.url}/x/y", "x/y/.a.csv.sam3-export")):
         for _ in range(2):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def test_rows_of_an_edited_source_come_in_its_order(shell: Shell) -> None:
         ("5\n", "line 1: the run has rows from 1 to 4, none 5"),
         ("1.jpg\n0\n", "line 2: the run has rows from 1 to 4"),
         ("9" * 5000, "line 1: the run has rows from 1 to 4, none 999"),
+        ("1.jpg\n\udcff.jpg\n", r"line 2: the run has no image \xff.jpg"),
+        ("1.jpg\nx\0.jpg\n", r"line 2: the run has no image x\x00.jpg"),
         ("x" * 5000, "line 1: the run has no image xxx"),
         ("\n\n", "names no row"),
         (None, "No such file"),
@@ -94,7 +97,7 @@ def test_a_file_that_names_no_rows_is_refused_before_anything_is_written(
     shell: Shell, content: str | None, said: str
 ) -> None:
     if content is not None:
-        (shell.home / "rows.txt").write_text(content)
+        (shell.home / "rows.txt").write_bytes(os.fsencode(content))
     error = shell(export, "faces", "--format", "csv", "--rows", "rows.txt", "-o", "r.csv", code=2).error
     assert said in error
     assert len(error) < 400

@@ -63,6 +63,22 @@ def test_all_of_a_file_stays_and_a_category_that_it_has_gets_nothing_of_ours(
     assert merged["sam3_merged"][0]["run"] == "list"
 
 
+def test_whatever_somebody_has_written_into_the_file_stays(
+    run: Finished, request_for: MakeRequest, theirs: Path
+) -> None:
+    """Names that are no text, sizes that are null, half a character, which JSON can spell and UTF-8 cannot."""
+    images = [{"id": 1, "file_name": "a.jpg", "width": None, "height": None}, {"id": 2, "file_name": ["x"]}]
+    odd = {"images": images, "categories": [{"id": 1, "name": ["x"]}], "annotations": [], "note": "\ud800"}
+    theirs.write_text(json.dumps(odd))
+    request = request_for("c.json", merge=str(theirs))
+    assert export(run, request).told == ()
+    merged = json.loads(request.out.read_text("utf-8"))
+    assert merged["note"] == "\ud800"
+    assert merged["images"][:2] == images
+    assert merged["categories"][0] == odd["categories"][0]
+    assert merged["annotations"][0]["image_id"] == 1
+
+
 def test_a_merged_file_is_ours_until_somebody_saves_it(run: Finished, request_for: MakeRequest, theirs: Path) -> None:
     request = request_for("c.json", merge=str(theirs))
     export(run, request)
@@ -85,6 +101,7 @@ def test_a_merged_file_is_ours_until_somebody_saves_it(run: Finished, request_fo
         ('{"images": [], "categories": []}', "it needs a list annotations"),
         ('{"images": [{"id": "a"}], "categories": [], "annotations": []}', "it needs a list images"),
         ('{"images": [], "categories": [], "annotations": [{"id": 1, "area": NaN}]}', "it has NaN"),
+        ('{"images": [], "categories": [], "annotations": [], "sam3_merged": "x"}', "its sam3_merged is no list"),
     ],
 )
 def test_what_is_no_coco_file_is_refused_before_anything_is_written(
