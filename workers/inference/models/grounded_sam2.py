@@ -53,12 +53,7 @@ class GroundedSam2Segmenter:
         self._detector = Detector(detector, self._device, self._dtype)
         self._masks = BoxMasks(masks, self._device, self._dtype)
         self._copies = Copies(self._device)
-        self._facts = ModelFacts(model_name, revision, weights_sha256(detector, masks), self._dtype, device)
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What is loaded."""
-        return self._facts
+        self.facts = ModelFacts(model_name, revision, weights_sha256(detector, masks), self._dtype, device)
 
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
         """The prompts that the model cannot take, each with the reason."""

@@ -25,7 +25,7 @@ from workers.inference.models.torch_copies import Copies, to_device, to_host
 from workers.inference.models.torch_kept import Floats, cut_of
 from workers.inference.models.torch_memory import within_memory
 from workers.inference.models.torch_pixels import Pictures
-from workers.inference.models.torch_precision import chosen, in_bf16, use_products
+from workers.inference.models.torch_precision import chosen, settle, use_products
 from workers.inference.protocol import ModelFacts, Options, OutOfMemory, Pixels
 from workers.inference.reading.images import RGB
 from workers.inference.segmenters import ModelUnusable, Precision, model_type
@@ -93,19 +93,10 @@ class EverythingSegmenter:
         kind, processor_kind = KINDS[model_type(folder)]
         self._model, processor = load(folder, kind, processor_kind, name="tracker", words=False)
         self._pictures, self._side = Pictures(processor.image_processor, self._device), processor.target_size
-        if self._dtype == "mixed":
-            in_bf16(self._model.vision_encoder.backbone)
-        elif self._dtype == "bf16":
-            self._model.to(self._given)  # its code needs the tables of positions in the precision of the weights
-        self._model.to(self._device)
+        settle(self._model, self._dtype, self._device)
         self._together = TOGETHER
         self._copies = Copies(self._device)
-        self._facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device)
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What is loaded."""
-        return self._facts
+        self.facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device)
 
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
         """All but the one that stands for no prompt."""

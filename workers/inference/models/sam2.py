@@ -10,7 +10,7 @@ from workers.inference.models.torch_checkpoint import load
 from workers.inference.models.torch_copies import to_device
 from workers.inference.models.torch_kept import Floats
 from workers.inference.models.torch_pixels import Pictures
-from workers.inference.models.torch_precision import in_bf16
+from workers.inference.models.torch_precision import settle
 from workers.inference.reading.images import RGB
 from workers.inference.segmenters import Precision
 
@@ -28,11 +28,7 @@ class BoxMasks:
         self._device, self._given = device, torch.bfloat16 if dtype == "bf16" else torch.float32
         self._model, processor = load(folder, Sam2Model, Sam2Processor, name="SAM2", words=False)
         self._pictures, self._side = Pictures(processor.image_processor, device), processor.target_size
-        if dtype == "mixed":
-            in_bf16(self._model.vision_encoder.backbone)
-        elif dtype == "bf16":
-            self._model.to(self._given)  # its code needs the tables of positions in the precision of the weights
-        self._model.to(device)
+        settle(self._model, dtype, device)
 
     def preprocess(self, image: RGB) -> RGB:
         """Resize to a square, without keeping the proportions."""

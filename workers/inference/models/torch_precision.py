@@ -41,6 +41,17 @@ def in_bf16(part: torch.nn.Module) -> None:
     part.register_forward_hook(_answered_in_fp32)
 
 
+def settle(model: Any, dtype: Precision, device: torch.device) -> None:
+    """Bring a model with a `vision_encoder` to the device, with its weights in this precision: `mixed` is bf16 for the
+    encoder's backbone alone, `bf16` is all of it, with the tables of positions, which the code of SAM2 and of SAM3's
+    tracker needs in the precision of the weights."""
+    if dtype == "mixed":
+        in_bf16(model.vision_encoder.backbone)
+    elif dtype == "bf16":
+        model.to(torch.bfloat16)
+    model.to(device)
+
+
 def _given_in_bf16(part: Any, args: Any, kwargs: Any) -> Any:
     """A tensor that is given twice is cast once, so that it can be known as the same."""
     made: dict[int, torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""Joins two stages: a bounded queue that can be closed from either end, and the thread that fills it. Knows no work."""
+"""Joins two stages: a place for one value that can be closed from either end, and who fills it. Knows no work."""
 
 import threading
 from collections import deque
@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from workers.inference.stream.stage_threads import StageThread
+
+WAITING = 1  # values; more of them would only take memory
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -17,13 +19,12 @@ class Closed(Exception):
 
 
 class Channel(Generic[T]):
-    """A bounded queue between two threads. The reader can close it, and the writer can end it with an error.
+    """A queue between two threads, in which one value waits. The reader can close it, the writer end it with an error.
 
     (`queue.Queue` cannot wake a waiting writer for good; `Queue.shutdown` needs Python 3.13.)
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self) -> None:
         self._values: deque[T] = deque()
         self._changed = threading.Condition()
         self._finished = self._closed = False
@@ -32,7 +33,7 @@ class Channel(Generic[T]):
     def put(self, value: T) -> None:
         """Add a value, waiting for room. Raises `Closed` if nobody will read it."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._values) < self._capacity)
+            self._changed.wait_for(lambda: self._closed or len(self._values) < WAITING)
             if self._closed:
                 raise Closed
             self._values.append(value)

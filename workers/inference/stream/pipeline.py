@@ -96,27 +96,18 @@ def segment(
 
     Unreadable images of a batch do not go to the model. If the model raises an error for a batch, and `pace.narrows`
     that error, the batch is halved again and again, as it is where memory is short; if no image gets through alone,
-    raises `NothingGotThrough`. Any
-    other error in a stage is raised here, with its traceback; if there are several, the first one. When the generator
-    is closed, all stages finish what they work on and start nothing new; only threads that hang on a file are left
-    behind. If `pace.stopped` becomes true, the batches in work are finished, and the generator ends early.
+    raises `NothingGotThrough`. Any other error in a stage is raised here, with its traceback; if there are several, the
+    first one. When the generator is closed, all stages finish what they work on and start nothing new; only threads
+    that hang on a file are left behind. If `pace.stopped` becomes true, the batches in work are finished, and the
+    generator ends early.
 
     With `recall` and `rules.digests` images of equal content are computed once; `recall`, which the forward thread
     calls for each batch, tells what was computed before.
     """
     repeats: Repeats[Outcome] = Repeats(recall, IN_HAND * pace.batch_size)
-    predicted: Channel[_Predicted] = Channel(capacity=1)
-    outcomes: Channel[list[Outcome]] = Channel(capacity=1)
-    reading = Reading(
-        segmenter=segmenter,
-        rules=rules,
-        report=pace.report,
-        threads=pace.threads,
-        seconds=pace.decode_seconds,
-        batch_size=pace.batch_size,
-        ahead=READ_AHEAD * pace.batch_size,
-    )
-    pieces = Pieces(items, reading, repeats)
+    predicted: Channel[_Predicted] = Channel()
+    outcomes: Channel[list[Outcome]] = Channel()
+    pieces = Pieces(items, _reading(segmenter, rules, pace), repeats)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
     masks = partial(_postprocess, gathering=Gathering(repeats), segmenter=segmenter, options=options, pace=pace)
     with serving(pace.stage_threads) as threads:
@@ -131,6 +122,18 @@ def segment(
                 channel.close()
             pieces.close()  # before waiting for the stages, since the forward thread may wait for an image
             wait(stages)
+
+
+def _reading(segmenter: Segmenter, rules: ReadRules, pace: Pace) -> Reading:
+    return Reading(
+        segmenter=segmenter,
+        rules=rules,
+        report=pace.report,
+        threads=pace.threads,
+        seconds=pace.decode_seconds,
+        batch_size=pace.batch_size,
+        ahead=READ_AHEAD * pace.batch_size,
+    )
 
 
 def _batches(pieces: Iterable[Piece], pace: Pace) -> Iterator[Sequence[Piece]]:
