@@ -27,7 +27,7 @@ class _BrokerLost(logging.Filter):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False if the process that works has ended before it was up because this node was asked to end."""
+    """False if the worker has ended before it was up because this node was asked to end."""
     error = record.exc_info[1] if record.exc_info else None
     return state.should_stop is None or not isinstance(error, WorkerLostError)
 

@@ -4,10 +4,10 @@ Judges no error. The processes are these:
 
 launcher                 starts the node, gives it its `SAM3_*` environment, sends SIGTERM to the whole group
    ^ exit code           NODE_BROKE, NODE_RENEWS (in workers.errors), 0 after SIGTERM
-Celery parent            outlives the processes that work, counts their faults, never opens the database
-   | environment         FAULTS: how many faults in a row there were before the process that it starts
+Celery parent            outlives its workers, counts their faults, never opens the database
+   | environment         FAULTS: how many faults in a row there were before the worker that it starts
    ^ signal              FAULT_SIGNAL, WELL_SIGNAL, RENEW_SIGNAL
-process that works       answers one doorbell at a time; SIGTERM asks it to commit the batch in hand and end
+worker                   answers one doorbell at a time; SIGTERM asks it to commit the batch in hand and end
 """
 
 import logging
@@ -24,13 +24,13 @@ from workers.errors import NODE_BROKE, NODE_RENEWS
 
 MOST_FAULTS = 3  # in a row, without one image segmented and committed: then the node ends
 
-# Signals from the process that works to its Celery parent. Celery itself uses SIGUSR1. A process without a handler
+# Signals from the worker to its Celery parent. Celery itself uses SIGUSR1. A process without a handler
 # ignores SIGURG.
 FAULT_SIGNAL = signal.SIGUSR2  # there was one more fault
 WELL_SIGNAL = signal.SIGURG  # images were segmented and committed, so earlier faults do not count
 RENEW_SIGNAL = signal.SIGVTALRM  # a new process is needed although nothing failed
 
-FAULTS = "_SAM3_FAULTS"
+FAULTS = "_SAM3_FAULTS"  # a variable of the environment of workers
 
 ANSWER_SECONDS = 1.0  # more than the answer of a task takes to the Celery parent
 
@@ -46,7 +46,7 @@ def faults_so_far() -> int:
 
 
 def count_faults() -> None:
-    """In the Celery parent: count the faults that the working processes report, and end after too many.
+    """In the Celery parent: count the faults that workers report, and end after too many.
 
     Celery then ends as it does after SIGTERM, when the task in hand has ended, but with one of our exit codes.
     """

@@ -1,4 +1,4 @@
-"""The process of a node that does the work: its parts, and how it stops. Knows no chunks."""
+"""The worker of a node as a process: its parts, and how it stops. Knows no chunks."""
 
 import logging
 import threading

@@ -1,7 +1,7 @@
 """The Celery task by its name, for both processes of a node. Knows nothing of what it does.
 
-The Celery parent imports this, and never runs the task. So what the task needs is imported when a process that works
-begins: the parent starts in half the time without it.
+The Celery parent imports this, and never runs the task. So what the task needs is imported when a worker begins: the
+parent starts in half the time without it.
 """
 
 from typing import Any

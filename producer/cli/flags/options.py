@@ -192,7 +192,7 @@ SETTING_FLAGS = (  # the run, what its results depend on, and how it is recorded
     click.option(
         "--dedupe", is_flag=True, help="Compute files that are equal byte by byte once, and copy the results."
     ),
-    click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one task."),
+    click.option("--chunk-size", default="auto", metavar="auto|N", show_default=True, help="Images of one chunk."),
     click.option(
         "--no-check",
         is_flag=True,

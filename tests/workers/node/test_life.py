@@ -1,4 +1,4 @@
-"""How a node ends: what its Celery parent makes of the signals of the process that works."""
+"""How a node ends: what its Celery parent makes of the signals of its worker."""
 
 import os
 import signal
