@@ -79,9 +79,8 @@ class Summary:
 def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[ExportedImage]:
     """The rows that a format writes, in the source's order, with the instances of `request.choice`.
 
-    Raises `NotOver` after the last
-    row if the run is not over then, unless `request.partial`: a retry or a delete may begin while an export reads for
-    hours. A format that writes one file puts it in its place only after that.
+    Raises `NotOver` after the last row if the run is not over then, unless `request.partial`: a retry or a delete may
+    begin while an export reads for hours. A format that writes one file puts it in its place only after that.
     """
     choose = request.choose
     images = exported_images(

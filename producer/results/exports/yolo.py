@@ -39,10 +39,10 @@ SUFFIXES = ("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpeg2000", "jp
 def export_yolo(request: ExportRequest, images: Iterable[ExportedImage], progress: TellRows) -> Summary:
     """Write a label for each done image, also an empty one, a link to each image or a copy, and `data.yaml`.
 
-    The number of a class is its place in the order of their ids, from 0. An instance is one polygon; its
-    parts and holes are joined by lines (`polygons.one_polygon`). Which part an image is in depends on its path alone. A
-    label that somebody has changed is refused, since it is not ours any more. Raises `UsageError` for that, and if the
-    folder cannot be written or is not ours.
+    The number of a class is its place in the order of their ids, from 0. An instance is one polygon; its parts and
+    holes are joined by lines (`polygons.one_polygon`). Which part an image is in depends on its path alone. A label
+    that somebody has changed is refused, since it is not ours any more. Raises `UsageError` for that, and if the folder
+    cannot be written or is not ours.
     """
     folder, there = open_folder(request, "yolo-seg")
     request.files.check(request.out / "data.yaml")  # it is written last, and labels beside a foreign one would be half

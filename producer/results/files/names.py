@@ -48,9 +48,9 @@ def mask_path(
     `twin` tells two rows of one image apart: with it the name ends with a checksum of the name and it.
 
     `template` has `{name}` or `{stem}` of the image, and a suffix at its end, or is `SAME_NAME`: then folders keep
-    their names, as those of images do not clash either. `folded` is for
-    file systems that take some different names for equal, see `folds_names`: there every name that may equal another
-    one gets a checksum. Paths are compared as text only: links are not followed.
+    their names, as those of images do not clash either. `folded` is for file systems that take some different names for
+    equal, see `folds_names`: there every name that may equal another one gets a checksum. Paths are compared as text
+    only: links are not followed.
     """
     above, folders, name = _place(path, root)
     if folders and _RESERVED.fullmatch(folders[0]):
