@@ -60,9 +60,7 @@ class Fused:
 
     library: int  # kernels of cuBLAS, cuDNN and the like: products, convolutions, attention
     made: int  # kernels that the compiler makes
-    moved: dict[
-        str, int
-    ]  # bytes read and written by these, by what they do: each tensor of a kernel counts once, whole
+    moved: dict[str, int]  # bytes that these read and write, by what they do; each tensor of a kernel counts once
 
     @property
     def bytes(self) -> int:

@@ -14,9 +14,8 @@ from producer.sources.columns import Columns
 from producer.sources.selection import LeftOut
 from workers.errors import UsageError
 
-RecordedRow = tuple[
-    int, str, int | None
-]  # number of the row from 1, path, bytes of the file or None if it was not read
+RecordedRow = tuple[int, str, int | None]
+"""Number of the row from 1, path, and bytes of the file, or None if it was not read."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,7 @@ class ReadOptions:
 
     encoding: str | None = None  # of text; None: the kind of input finds it
     delimiter: str | None = None  # between the cells of text; None: the kind of input finds it
-    needs_prompt: bool = (
-        False  # no prompt is given for all images, so a row without prompts or boxes of its own is rejected
-    )
+    needs_prompt: bool = False  # none is given for all images: a row without prompts or boxes of its own is rejected
     image_column: str | None = None  # None: the kind of input finds it
     prompt_column: str | None = None
     box_column: str | None = None

@@ -34,19 +34,8 @@ STATUS_COLUMNS = ("sam3_status", "sam3_error", "sam3_width", "sam3_height")
 GONE_COLUMN = "sam3_gone"
 PROMPT_COLUMNS = ("instances", "score", "presence", "mask", "capped")
 ROW_PROMPTS = "prompt"
-_FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last four are full-width
+# Cells that begin so may be run as formulas; the last four are full-width.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 HEADER_BYTES = 1 << 20  # so many bytes are searched for the end of the header
 
