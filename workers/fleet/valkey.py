@@ -43,7 +43,7 @@ class BundledBroker:
         """Start the server and return when it answers. Raises `Unreachable` if it does not, `UsageError` if its port is
         taken."""
         binary = server_binary()
-        if self._kept and _answers(self.port):  # else the answers of the other server would be taken for those of ours
+        if self._kept and listens(self.port):  # else the answers of the other server would be taken for those of ours
             raise UsageError(
                 f"port {self.port} is in use: choose another --port, or set SAM3_BROKER_URL to what is there"
             )
@@ -133,7 +133,8 @@ def server_binary() -> str:
     return str(get_binary_path())
 
 
-def _answers(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether something listens on this port of this machine."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,6 +1,5 @@
 """Two brokers that stand in for each other, with and without sentinels: the first one is demoted in the middle."""
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +14,7 @@ from tests.integration.faults import farm
 from tests.integration.valkey import Valkey
 from tests.terminals import Terminal, wait_until
 from workers.fleet.processes import with_parent
-from workers.fleet.valkey import free_port, server_binary
+from workers.fleet.valkey import free_port, listens, server_binary
 
 pytestmark = [
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
@@ -114,11 +113,6 @@ def sentinel(folder: Path, master: Valkey) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_sentinels_lead_workers_to_the_new_primary(

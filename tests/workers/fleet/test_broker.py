@@ -1,7 +1,6 @@
 """Looking at doorbells on a real broker, and the bundled server: its password, its port, its end."""
 
 import os
-import socket
 import stat
 import subprocess
 import time
@@ -21,7 +20,7 @@ from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
 from workers.errors import Unreachable, UsageError
 from workers.fleet.dispatch import publisher
-from workers.fleet.valkey import BundledBroker, free_port
+from workers.fleet.valkey import BundledBroker, free_port, listens
 from workers.settings import Settings, masked, published_url, url_file
 
 
@@ -128,7 +127,7 @@ def test_sam3_broker_keeps_its_queue_over_a_restart_and_refuses_a_taken_port(ter
     assert Doorbells(app_on(url)).chunks() == {7}
 
     again.kill_group()  # the server is in a group of its own, and ends with its parent
-    wait_until(lambda: not _answers(port), "the end of the server")
+    wait_until(lambda: not listens(port), "the end of the server")
     assert published_url(state) is None
 
 
@@ -160,11 +159,6 @@ def test_sam3_broker_listens_where_the_url_says_that_it_is_given(terminal: Termi
     assert f":{port}/0, its queue in " in broker.output()
     worker = terminal.run("sam3-worker", "--gpus", "cpu", "--until-empty")
     assert f"redis://:***@localhost:{port}/0" in worker.stderr
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 NO_USER = "invalid username-password pair or user is disabled"
