@@ -3,7 +3,7 @@
 Times are seconds since 1970 by the database's clock.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -26,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.columns import IDS_ONCE, LARGEST_COORDINATE, Id, JsonText
 from db.states import LIVE, ChunkState, ImageState, RunState
-from db.values import Frozen, Source
+from db.values import Frozen, Source, typed_columns
 
 
 def _one_of(states: Iterable[str]) -> str:
@@ -153,11 +153,6 @@ def source_columns(source: Source) -> dict[str, Any]:
     """The columns of a run that say where its rows come from."""
     values = {_COLUMN_OF.get(name, name): value for name, value in asdict(source).items() if name != "types"}
     return values | {"columns": typed_columns(source.columns, source.types)}
-
-
-def typed_columns(names: Sequence[str], types: Mapping[str, str] | None) -> list[str] | dict[str, str]:
-    """The value of a run's column `columns`."""
-    return list(names) if types is None else {name: types[name] for name in names}
 
 
 class Prompt(Base):

@@ -4,7 +4,7 @@ Standard library only.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,6 +47,11 @@ class Source:
     prompt_column: str | None = None
     types: Mapping[str, str] | None = None  # column -> type of its cells; None: all are text
     box_column: str | None = None
+
+
+def typed_columns(names: Sequence[str], types: Mapping[str, str] | None) -> list[str] | dict[str, str]:
+    """How `db.models.Run` keeps the columns of a source: their names, or if their cells have types, name -> type."""
+    return list(names) if types is None else {name: types[name] for name in names}
 
 
 GivenBox = tuple[float, float, float, float, bool]

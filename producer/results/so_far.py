@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.models import Run
 from db.states import OVER, RunState
-from db.views import run_views, status
+from db.views import status
 from producer.stopping import refusal
 from workers.errors import NotOver
 
@@ -31,12 +29,9 @@ class SoFar:
 
 def how_far(session: Session, run_id: int) -> SoFar:
     """How many images of the run have ended. Raises `NoSuchRun` while it is being deleted, `RunGone` afterwards."""
-    row = session.execute(select(Run.name, Run.state).where(Run.id == run_id)).one_or_none()
-    if row is None:
-        raise run_views.RunGone
-    if row.state == RunState.DELETING:
-        raise refusal(row.name, row.state)
     progress = status.progress(session, run_id)
+    if progress.state == RunState.DELETING:
+        raise refusal(progress.run, progress.state)
     images = progress.images
     total = images.total - images.duplicate - images.rejected
     return SoFar(progress.run, progress.state, total - images.pending, total, images.cancelled, progress.over)

@@ -10,12 +10,11 @@ from sqlalchemy.exc import IntegrityError
 
 from db import corrections, duplicates, intake, presence, prompt_rows
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
-from db.models import typed_columns
 from db.prompts import change_prompts
 from db.session import Sessions, reading, write
 from db.slices import paced, slice_rows
 from db.states import RunState
-from db.values import Frozen, Source
+from db.values import Frozen, Source, typed_columns
 from producer.garbage import rarely_collected
 from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.loader import Loader
