@@ -1,4 +1,4 @@
-"""Joins two stages: a place for one value that can be closed from either end, and who fills it. Knows no work."""
+"""Joins two stages: a queue that either end can close, and the thread that fills it. Knows no work."""
 
 import threading
 from collections import deque
