@@ -1,4 +1,4 @@
-"""Keeps a source that is no file of this machine in one: what is piped into a command, and an object of a bucket.
+"""Keeps a source that is no file of this machine in one: what is piped into a command, and objects of a bucket.
 
 The file is in the state folder, so that the same input again is the same source, and more input for the same run is a
 source that has grown. Knows no rows.
@@ -6,7 +6,7 @@ source that has grown. Knows no rows.
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from db import private
 from producer.layout import STDIN_SUFFIX
 from producer.sources import place
+from producer.sources.bucket import rows_below
 from workers.errors import UsageError
 from workers.inference.reading import buckets
 from workers.inference.reading.buckets import Version
@@ -36,19 +37,46 @@ def at_hand(source: str, state_dir: Path, run: str | None, *, keep: bool) -> Ite
     the content. Without `keep` the file is removed at the end of the block. Raises `UsageError` if there is nothing to
     read, or the file cannot be written.
     """
-    if source != STANDARD_INPUT and not place.is_object(source):
+    if source == STANDARD_INPUT:
+        with _folder(state_dir / PIPED, keep=keep) as folder:
+            file = _kept(folder, _piped_in(), lambda digest: (run or f"stdin-{digest[:8]}") + STDIN_SUFFIX)
+            yield str(file), {"run": file.name.removesuffix(STDIN_SUFFIX), "base": Path.cwd()}
+        return
+    is_object = place.is_object(source)
+    names = [] if is_object else rows_below(source)
+    if not (is_object or names):
         yield source, {}
         return
-    name = PIPED if source == STANDARD_INPUT else FETCHED
-    with nullcontext(state_dir / name) if keep else TemporaryDirectory(prefix="sam3-") as folder:
-        if source == STANDARD_INPUT:
-            file = _kept(Path(folder), _piped_in(), lambda digest: (run or f"stdin-{digest[:8]}") + STDIN_SUFFIX)
-            yield str(file), {"run": file.name.removesuffix(STDIN_SUFFIX), "base": Path.cwd()}
-        else:
-            url = place.absolute(source)
-            of_url = sha256(url.encode()).hexdigest()[:16]
-            file = _kept(Path(folder) / of_url, _fetched(url), lambda _: url.rpartition("/")[2])
+    url = place.absolute(source)
+    with _folder(state_dir / FETCHED / sha256(url.encode()).hexdigest()[:16], keep=keep) as folder:
+        if is_object:
+            file = _kept(folder, _fetched(url), _called(url))
             yield str(file), {"copy_of": url, "base": place.folder(url)}
+        else:
+            base = place.fixed(url) if place.is_pattern(url) else url
+            _keep_all(folder, base, names)
+            yield str(folder), {"copy_of": url, "base": base}
+
+
+@contextmanager
+def _folder(kept: Path, *, keep: bool) -> Iterator[Path]:
+    """The folder `kept`, or one that is removed at the end of the block."""
+    with nullcontext(kept) if keep else TemporaryDirectory(prefix="sam3-") as folder:
+        yield Path(folder)
+
+
+def _called(path: str) -> NameOf:
+    return lambda _: path.rpartition("/")[2]
+
+
+def _keep_all(folder: Path, base: str, names: Sequence[str]) -> None:
+    """Have these objects below the URL `base`, and no others, as files in the folder."""
+    for name in names:
+        _kept((folder / name).parent, _fetched(f"{base}/{name}"), _called(name))
+    known = set(names)
+    for path in folder.rglob("[!.]*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+            path.unlink()
 
 
 def _kept(folder: Path, blocks: Iterator[bytes], name_of: NameOf) -> Path:

@@ -20,8 +20,17 @@ from producer.sources.folder import refuse_flags_of_files
 from producer.sources.looking import LOOKERS, same_files
 from producer.sources.pattern import Pattern
 from producer.sources.rows import row_of_file
-from producer.sources.selection import IMAGE, OURS, Tally, told_left_out, verdict_on_name
+from producer.sources.selection import (
+    IMAGE,
+    OURS,
+    PARQUET_SUFFIXES,
+    ROWS_SUFFIXES,
+    Tally,
+    told_left_out,
+    verdict_on_name,
+)
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
+from producer.sources.walk import DELTA, delta
 from workers.errors import UsageError
 from workers.inference.reading import buckets, urls
 from workers.inference.reading.buckets import PAGE_OBJECTS
@@ -37,6 +46,46 @@ class _Listed:
     path: str
     size: int
     mtime_ns: int
+
+
+def rows_below(given: str) -> list[str]:
+    """The files whose rows are the source: their paths below its URL, of a pattern below its fixed part. May be empty.
+
+    A pattern that ends like `*.csv` names files of text. Parquet files are rows if nothing that counts is an image.
+    Raises `UsageError` if the bucket cannot be listed.
+    """
+    if not place.is_url(given):
+        return []
+    url, pattern = place.absolute(given), None
+    suffixes = ROWS_SUFFIXES if url.lower().endswith(ROWS_SUFFIXES) else PARQUET_SUFFIXES
+    if place.is_pattern(url):
+        url, pattern = place.fixed(url), Pattern(Path(urls.split(url)[1]))
+    names = []
+    with told_faults(given):
+        for path, size, _ in buckets.objects(url):
+            if DELTA in path.split("/"):
+                raise delta(given)
+            if any(name.startswith((".", "_")) for name in path.split("/")) or (
+                pattern and not pattern.takes(path, folder=False)
+            ):
+                continue
+            if verdict_on_name(path) == IMAGE:
+                return []
+            if size and path.lower().endswith(suffixes):
+                names.append(path)
+    return names
+
+
+@contextmanager
+def told_faults(shown: str) -> Iterator[None]:
+    """Turn what keeps a bucket from being listed into `UsageError`."""
+    try:
+        yield
+    except ValueError as error:
+        cure = "give that object another key, or give a list of the others"
+        raise UsageError(f"{one_line(shown)}: {error}; {cure}") from None
+    except OSError as error:
+        raise place.unreadable(shown, error) from None
 
 
 class BucketSource(RowSource):
@@ -128,7 +177,7 @@ class BucketSource(RowSource):
     def _ours_among(self, paths: Sequence[str]) -> list[str]:
         """Those that exports of ours wrote: users' images may lie beside them."""
         unknown = [path for path in paths if path not in self._known]
-        with ThreadPoolExecutor(LOOKERS) as threads, self._told_faults():
+        with ThreadPoolExecutor(LOOKERS) as threads, told_faults(self._shown):
             found = dict(zip(unknown, threads.map(self._is_ours, unknown), strict=True)) if unknown else {}
         if len(self._known) < KNOWN_AT_MOST:
             self._known |= found
@@ -144,16 +193,6 @@ class BucketSource(RowSource):
         return is_mask(there[1].read(MASK_HEAD_BYTES))
 
     def _objects(self) -> Iterator[_Listed]:
-        with self._told_faults():
+        with told_faults(self._shown):
             for path, size, mtime_ns in buckets.objects(self.root):
                 yield _Listed(path, size, mtime_ns)
-
-    @contextmanager
-    def _told_faults(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            cure = "give that object another key, or give a list of the others"
-            raise UsageError(f"{self._shown}: {error}; {cure}") from None
-        except OSError as error:
-            raise place.unreadable(self._shown, error) from None

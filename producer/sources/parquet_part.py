@@ -21,8 +21,8 @@ BUFFER_BYTES = 1 << 20  # of each column, so that no row group is held as a whol
 class ParquetPart:
     """A Parquet file at `path`, which errors about its rows call `name`."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.file = SourceFile(path, KIND)
+    def __init__(self, path: Path, name: str, copy_of: str | None = None) -> None:
+        self.file = SourceFile(path, KIND, copy_of)
         self.file.name = one_line(name)
 
     @contextmanager

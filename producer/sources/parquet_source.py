@@ -37,12 +37,10 @@ from producer.sources.selection import (
     Tally,
 )
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
-from producer.sources.walk import mixture, walk_below
+from producer.sources.walk import DELTA, delta, mixture, walk_below
 from workers.errors import UsageError
 from workers.inference.reading import location
 from workers.inference.reading.formats import SUFFIXES
-
-DELTA = "_delta_log"  # in the folder of a Delta table, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 
 
 class ParquetSource(RowSource):
@@ -208,14 +206,13 @@ class ParquetFolderSource(ParquetSource):
         names = sorted((name for name in walk.paths(tally) if not name.endswith("/")), key=by_number)
         folder = walk.folder
         if (folder / DELTA).is_dir():
-            delta = "is a Delta table, whose folder may hold rows that were deleted"
-            raise UsageError(f"{one_line(str(path))}: {delta}; write its rows as Parquet files to another folder")
+            raise delta(str(path))
         if images := [one for one in tally.left_out if one.reason == IMAGE]:
             raise mixture(path, folder, images[0].example, names[0])
         self.left_out = tuple(_without_images(one) for one in tally.left_out if one.reason != HIDDEN)
         shown = path if not is_pattern(path) else fixed_folder(path)
         self._names = names
-        return [ParquetPart(shown / name, name) for name in names]
+        return [ParquetPart(shown / name, name, options.copy_of and f"{options.base}/{name}") for name in names]
 
     def _told(self, left_out: Sequence[str]) -> str:
         told = [f"as {len(self._parts):,} Parquet files", super()._told(left_out)]

@@ -37,6 +37,8 @@ AnyText = TextSource[str] | TextSource[list[str]]
 class PartsSource(RowSource):
     """Rows of the files that match a pattern which ends like `*.csv`, `*.jsonl.gz` or `*.txt`.
 
+    If they are copies of objects of a bucket that do, they are all files of a folder.
+
     The files come in the order of their paths, in which numbers count as numbers. Relative paths start at the fixed
     part of the pattern. Files without a row are left out. New files behind the old ones continue a source.
     """
@@ -52,7 +54,12 @@ class PartsSource(RowSource):
         self.place = options.copy_of or os.path.abspath(path)
         self.root = location.absolute(str(options.root or options.base or walk.folder))
         self.confined, self.follow_symlinks = options.root is not None, options.follow_symlinks
-        self._parts = self._opened(fixed_folder(path), names, replace(options, base=options.base or walk.folder), tally)
+        self._parts = self._opened(
+            fixed_folder(path) if is_pattern(path) else path,
+            names,
+            replace(options, base=options.base or walk.folder),
+            tally,
+        )
         self.left_out = tuple(one for one in tally.left_out if one.reason != HIDDEN)
         if not self._parts:
             there = f"; left out: {told_left_out(self.left_out)}" if self.left_out else ""
@@ -65,7 +72,8 @@ class PartsSource(RowSource):
 
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
-        return path.name.lower().endswith(ROWS_SUFFIXES) and is_pattern(path)
+        is_copied = options.copy_of is not None and path.is_dir()
+        return (options.copy_of or path.name).lower().endswith(ROWS_SUFFIXES) and (is_copied or is_pattern(path))
 
     @property
     def named_columns(self) -> dict[str, str]:

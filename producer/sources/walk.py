@@ -15,6 +15,8 @@ from producer.sources.selection import CIRCLE, IMAGE, UNREADABLE, Selection, Tal
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 
+DELTA = "_delta_log"  # in the folder of a Delta table, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
+
 
 @dataclass(frozen=True)
 class _Level:
@@ -83,6 +85,12 @@ def walk_below(path: Path, options: ReadOptions, wanted: Sequence[str] = (IMAGE,
     if below == ".":
         raise UsageError(f"{shown}: is the output folder too; choose another with -o")
     return Walk(shown, Selection(str(folder), below, options.follow_symlinks, pattern, wanted))
+
+
+def delta(shown: str) -> UsageError:
+    """The error for the folder of a Delta table."""
+    fault = "is a Delta table, whose folder may hold rows that were deleted"
+    return UsageError(f"{one_line(shown)}: {fault}; write its rows as Parquet files to another folder")
 
 
 def mixture(path: Path, folder: Path, image: str, parquet: str) -> UsageError:

@@ -196,3 +196,49 @@ def test_a_row_that_leads_out_of_the_folder_of_a_list_in_a_bucket_is_rejected(sh
     assert (
         f"the path leads out of {bucket.url}/lists by .., which no bucket is asked for; write the whole URL" in told.err
     )
+
+
+def put_parts(bucket: Bucket, kind: str, numbers: range) -> None:
+    for number in numbers:
+        bucket.put(f"parts/part-{number}.{kind}", content(kind, [f"{number}.jpg", f"sub/{number}.jpg"]))
+
+
+@pytest.mark.usefixtures("broker")
+@OF_EACH_CLOUD
+@pytest.mark.parametrize(("kind", "pattern"), [("parquet", ""), ("parquet", "/**/*.parquet"), ("csv.gz", "/*.csv.gz")])
+def test_files_of_rows_in_a_bucket_are_one_source_that_grows(
+    shell: Shell, bucket: Bucket, kind: str, pattern: str
+) -> None:
+    put_parts(bucket, kind, range(9, 11))
+    for name in ("_SUCCESS", "_temporary/x.parquet", "other.txt", ".part-9.crc"):
+        bucket.put(f"parts/{name}", b"any")
+    given = ("--source", f"{bucket.url}/parts{pattern}", *PROMPT)
+    dry = shell(enqueue, *given, "--dry-run", "--json")
+    assert (dry.json["run"], dry.json["images"]) == ("parts", 4)
+    assert dry.json["first"][:2] == [f"{bucket.url}/parts/9.jpg", f"{bucket.url}/parts/sub/9.jpg"]
+    assert not (shell.home.parent / "state").exists()
+    assert "run parts: 4 images" in shell(enqueue, *given).out
+    put_parts(bucket, kind, range(11, 12))
+    assert "6 images in 2 chunks, 1 queued now, 2 new" in shell(enqueue, *given).out
+    bucket.delete(f"parts/part-10.{kind}")
+    assert "0 new, 2 no longer in the" in shell(enqueue, *given).out
+    assert exported(shell, "parts") == ["9.jpg", "sub/9.jpg", "11.jpg", "sub/11.jpg"]
+    assert len([path for path in (shell.home.parent / "state" / "fetched").rglob("part-*") if path.is_file()]) == 2
+
+    bucket.put(f"parts/part-12.{kind}", b"damaged")
+    refused = shell(enqueue, *given, code=2).error
+    assert f"{bucket.url}/parts/part-12.{kind}" in refused
+    assert "fetched" not in refused
+
+
+@pytest.mark.usefixtures("broker")
+def test_images_of_a_part_of_a_bucket_come_before_parquet_files_which_are_told(shell: Shell, bucket: Bucket) -> None:
+    put_parts(bucket, "parquet", range(1))
+    bucket.put("parts/z.jpg", b"any")
+    told = shell(enqueue, "--source", f"{bucket.url}/parts", *PROMPT, "--dry-run")
+    assert "run parts: 1 image in" in told.out
+    assert "left out: 1 Parquet file (part-0.parquet" in told.out + told.err
+    bucket.put("parts/_delta_log/0.json", b"any")
+    bucket.delete("parts/z.jpg")
+    refused = shell(enqueue, "--source", f"{bucket.url}/parts", *PROMPT, code=2).error
+    assert f"{bucket.url}/parts: is a Delta table" in refused
