@@ -5,9 +5,8 @@ from typing import Any
 
 from db.states import RunState
 from producer.cli.console import console
-from producer.cli.exported import view_of
 from producer.cli.flags.choice_flags import choice
-from producer.cli.found import find_run
+from producer.cli.found import find_run, view_of
 from producer.cli.progress import Meter
 from producer.results.files.targets import free_file
 from producer.results.tally import table, tallies

@@ -14,13 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from db.refusals import passes
 from db.session import describe_failure, read
 from db.states import RunState
-from db.views import run_views
 from db.views.rows import done_paths
 from db.views.run_views import RunView
 from producer.cli.blank_masks import tell_blank_masks
 from producer.cli.flags.choice_flags import OTHERS, choice
 from producer.cli.flags.chosen_rows import chosen_rows
-from producer.cli.found import Found, find_run, is_database_of
+from producer.cli.found import Found, find_run, is_database_of, view_of
 from producer.cli.progress import Meter
 from producer.cli.run_folder import is_run_folder, read_run_file
 from producer.garbage import rarely_collected
@@ -266,14 +265,6 @@ def _require_own_places(found: Found, request: ExportRequest, format: str) -> No
         case (one, other):
             cure = " or use --name with {name}" if format == "png" else ""
             raise UsageError(f"{one} and {other} would both be {places.of(one)}: rename one of them{cure}")
-
-
-def view_of(found: Found) -> RunView:
-    """The run's settings. Raises `RunGone`."""
-    view = read(found.sessions, run_views.run_view, found.run_id)
-    if view is None:
-        raise run_views.RunGone
-    return view
 
 
 def counts(summary: Summary) -> dict[str, int]:

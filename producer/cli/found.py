@@ -9,6 +9,7 @@ from db.refusals import DatabaseUnusable
 from db.runs import run_id_of, state_of
 from db.session import Sessions, parse_url, read, sqlite_url
 from db.views import run_views
+from db.views.run_views import RunView
 from producer import stopping
 from producer.cli.run_folder import is_run_folder, read_run_file
 from workers.cli import base, opening
@@ -74,6 +75,14 @@ def find_run(run: str, *refused: str, **flags: Any) -> Found:
     found = Found(sessions, run_id, name, settings, folder)
     found.refuse(*refused)
     return found
+
+
+def view_of(found: Found) -> RunView:
+    """The run's settings. Raises `RunGone`."""
+    view = read(found.sessions, run_views.run_view, found.run_id)
+    if view is None:
+        raise run_views.RunGone
+    return view
 
 
 def run_folder(run: str, settings: Settings) -> Path | None:

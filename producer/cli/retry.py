@@ -66,7 +66,7 @@ def _retry(found: "Found", flags: dict[str, Any], tell: "Tell") -> int:
     """Make the images that the flags choose pending again; return how many these are."""
     from db.runs import RetryFilter
     from db.values import Redo
-    from producer.cli.exported import view_of
+    from producer.cli.found import view_of
     from producer.runs.operate import retry
     from producer.runs.redo import redo
 

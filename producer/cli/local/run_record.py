@@ -10,12 +10,11 @@ from db.prompt_rows import run_prompts
 from db.runs import RetryFilter
 from db.session import Sessions, read, write
 from db.steering import resume, steer
-from producer.cli.exported import view_of
 from producer.cli.flags.everything_flags import flags_of_run
 from producer.cli.flags.options import steered
 from producer.cli.flags.prompt_flags import tell_change, tell_cost
 from producer.cli.flags.redo import take_up
-from producer.cli.found import Found
+from producer.cli.found import Found, view_of
 from producer.cli.recording import record_rows
 from producer.cli.run_folder import is_run_folder, read_run_file, write_run_file
 from producer.results.files.targets import Targets

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from producer.cli.blank_masks import tell_blank_masks
-from producer.cli.exported import export, spelled_export, view_of
-from producer.cli.found import Found
+from producer.cli.exported import export, spelled_export
+from producer.cli.found import Found, view_of
 from producer.layout import RESULTS
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest

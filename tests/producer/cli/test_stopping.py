@@ -15,8 +15,7 @@ from producer.cli.cancel import main as cancel
 from producer.cli.delete import main as delete
 from producer.cli.enqueue import main as enqueue
 from producer.cli.export import main as export
-from producer.cli.exported import view_of
-from producer.cli.found import Found
+from producer.cli.found import Found, view_of
 from producer.cli.retry import main as retry
 from producer.cli.status import main as status
 from producer.results.status import Standing
