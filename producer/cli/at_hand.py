@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from db import private
 from producer.layout import STDIN_SUFFIX
 from producer.sources import place
-from producer.sources.bucket import rows_below
+from producer.sources.kinds import rows_below
 from workers.errors import UsageError
 from workers.inference.reading import buckets
 from workers.inference.reading.buckets import Version

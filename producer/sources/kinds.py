@@ -5,6 +5,7 @@ from pathlib import Path
 
 from producer.sources import place
 from producer.sources.bucket import BucketSource
+from producer.sources.bucket import rows_below as rows_below  # which files of a bucket are read as a list of images
 from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource, PatternSource
 from producer.sources.jsonl_source import JsonLinesSource
