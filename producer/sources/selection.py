@@ -228,20 +228,22 @@ class Selection:
         return ours
 
     def _may_hold_masks(self, folder: str, names: Collection[str]) -> bool:
-        """Whether each PNG of the folder has to be opened, as some may be masks of ours. Notes what exports left here.
+        """Whether each image of the folder must be opened, as some may be masks of ours. Notes what exports left here.
 
-        Masks that were copied have no record above them: then the first PNG tells.
+        Masks that were copied have no record above them: then the first PNG tells, or the first of all images, as masks
+        may be called like JPEGs.
         """
         if MASKS_RECORD in names or EXPORT_RECORD in names:
             self._with_masks.add(folder)
         if EXPORT_RECORD in names:
             self._with_links.add(f"{folder}{LINKS}/")
-        first = min(filter(_is_png, names), default=None)
-        return any(map(folder.startswith, self._with_masks)) or (first is not None and self._is_mask(folder + first))
+        images = [name for name in names if name.lower().endswith(SUFFIXES)]
+        first = {min(some) for some in (images, list(filter(_is_png, images))) if some}
+        return any(map(folder.startswith, self._with_masks)) or any(self._is_mask(folder + name) for name in first)
 
     def _is_mask(self, path: str) -> bool:
         try:
-            return _is_png(path) and is_mask(self._head(path, MASK_HEAD_BYTES))
+            return is_mask(self._head(path, MASK_HEAD_BYTES))
         except OSError:  # the worker that reads the image will report the error
             return False
 
