@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -29,6 +30,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Threads that wait for their part of torch's next computation sleep, here and in all that tests start. By themselves
 # they turn in circles, which takes two thirds of a processor from the tests beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Everything that tests start imports our modules, which Python would compile anew each time if it may keep no files.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 compiled_statements.share()
 
