@@ -1,5 +1,6 @@
 """The migrations make exactly the tables of the models, and only when they should."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, func, inspect, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
 from db.intake import NewRow, find_run
@@ -23,6 +25,7 @@ from db.prompt_rows import prompt_ids
 from db.refusals import DatabaseUnusable
 from db.session import Sessions, connect, reading, without_foreign_keys, write
 from db.views.run_views import run_view
+from tests import templates
 from tests.db import scenario
 from tests.db.processes import run_together
 from tests.db.recount import differences
@@ -65,12 +68,55 @@ def empty(database_url: str) -> Iterator[Sessions]:
     sessions.kw["bind"].dispose()
 
 
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for SQLite files that have come so far, by how far: the migrations take most of a test's time."""
+    return tmp_path_factory.mktemp("stages")
+
+
+def bring(sessions: Sessions, stage: Path, to: str, *rows: str) -> None:
+    """Migrate a database to a revision and add rows. A SQLite file is a copy of the first one that came there."""
+    engine = sessions.kw["bind"]
+    if engine.dialect.name == "sqlite" and stage.exists():
+        engine.dispose()
+        shutil.copy(stage, engine.url.database)
+        return
+    migrate(sessions, to)
+    with without_foreign_keys(sessions) as unchecked, unchecked.begin() as session:
+        for statement in rows:
+            session.execute(text(statement), {"endless": float("-inf"), "rle": b"ok"} if ":rle" in statement else {})
+    if engine.dialect.name == "sqlite":
+        engine.dispose()
+        shutil.copy(engine.url.database, stage)
+
+
+def migrate(sessions: Sessions, to: str) -> None:
+    with without_foreign_keys(sessions) as unchecked, unchecked.begin() as session:
+        command.upgrade(_config(session.connection()), to)
+
+
 @pytest.fixture
-def sessions(empty: Sessions) -> Sessions:
+def sessions(empty: Sessions, stages: Path) -> Sessions:
     """One with our tables as the migrations make them, and nothing else, unlike other tests' databases."""
-    with without_foreign_keys(empty) as unchecked, unchecked.begin() as session:
-        command.upgrade(_config(session.connection()), "head")
+    bring(empty, stages / "newest", "head")
     return empty
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def one_row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
+    """One with a run of one image as well, for many tests that add or change nothing."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('one') / 'sam3.db'}"
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgresql_url")
+        templates.create_postgresql(server, "one_row")
+        url = make_url(server).set(database="one_row").render_as_string(hide_password=False)
+    sessions = connect(url)
+    migrate(sessions, "head")
+    scenario.load(sessions, scenario.rows("a.jpg"))
+    yield sessions
+    sessions.kw["bind"].dispose()
+    if request.param == "postgresql":
+        templates.drop_postgresql(server, "one_row")
 
 
 def test_migrations_make_the_tables_of_the_models(sessions: Sessions) -> None:
@@ -131,12 +177,9 @@ def test_the_next_run_gets_an_id_that_no_deleted_run_had(sessions: Sessions) -> 
 
 
 @pytest.fixture
-def filled(empty: Sessions) -> Sessions:
+def filled(empty: Sessions, stages: Path) -> Sessions:
     """A database as the first revision left it, with a run of two images, and numbers that are none in one of them."""
-    with without_foreign_keys(empty) as unchecked, unchecked.begin() as session:
-        command.upgrade(_config(session.connection()), "0001")
-        for statement in FIRST_REVISION_ROWS:
-            session.execute(text(statement), {"endless": float("-inf"), "rle": b"ok"} if ":rle" in statement else {})
+    bring(empty, stages / "first", "0001", *FIRST_REVISION_ROWS)
     return empty
 
 
@@ -186,8 +229,7 @@ def test_each_prompt_of_an_older_run_is_a_class_of_its_own_after_the_upgrade(fil
 
 
 def test_rows_of_before_there_were_boxes_have_none_and_are_matched_after_the_upgrade(filled: Sessions) -> None:
-    with without_foreign_keys(filled) as unchecked, unchecked.begin() as session:
-        command.upgrade(_config(session.connection()), "0010")
+    migrate(filled, "0010")
     by_hand(filled, *PENDING_IMAGE, "UPDATE chunk SET images = 3, state = 'pending'", "UPDATE run SET state = 'active'")
     upgrade(filled)
 
@@ -208,19 +250,17 @@ def test_ids_go_on_after_an_upgrade(filled: Sessions) -> None:
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("column", ["score", "x1", "y2"])
-def test_no_database_takes_a_number_that_is_none(sessions: Sessions, column: str, number: str) -> None:
-    run_id = scenario.load(sessions, scenario.rows("a.jpg"))
-    with reading(sessions) as session:
-        image_id = session.execute(select(Image.id).where(Image.run_id == run_id)).scalar_one()
+def test_no_database_takes_a_number_that_is_none(one_row: Sessions, column: str, number: str) -> None:
+    with reading(one_row) as session:
+        image_id = session.execute(select(Image.id)).scalar_one()
     values = {"score": 0.9, "x1": 0.0, "y1": 0.0, "x2": 4.0, "y2": 3.0} | {column: float(number)}
 
-    with pytest.raises(IntegrityError), sessions.begin() as session:
+    with pytest.raises(IntegrityError), one_row.begin() as session:
         session.add(Instance(image_id=image_id, prompt_id=1, rank=0, area=9, rle=b"ok", **values))
 
 
 def test_a_prompt_can_be_added_to_a_run_that_the_release_before_has_done(filled: Sessions) -> None:
-    with without_foreign_keys(filled) as unchecked, unchecked.begin() as session:
-        command.upgrade(_config(session.connection()), "0012")
+    migrate(filled, "0012")
     upgrade(filled)
 
     assert scenario.change_prompts(filled, 7, add=["hat"]) == 2
@@ -231,10 +271,9 @@ def test_a_prompt_can_be_added_to_a_run_that_the_release_before_has_done(filled:
 
 
 @pytest.fixture
-def second(filled: Sessions) -> Sessions:
+def second(filled: Sessions, stages: Path) -> Sessions:
     """The same database as the second revision left it."""
-    with without_foreign_keys(filled) as unchecked, unchecked.begin() as session:
-        command.upgrade(_config(session.connection()), "0002")
+    bring(filled, stages / "second", "0002")
     return filled
 
 
@@ -356,11 +395,9 @@ def test_no_id_of_a_deleted_row_is_given_again_after_the_upgrade(second: Session
         "UPDATE image SET state = 'odd'",
     ],
 )
-def test_no_database_takes_a_row_that_nothing_of_ours_could_mean(sessions: Sessions, wrong: str) -> None:
-    scenario.load(sessions, scenario.rows("a.jpg"))
-
+def test_no_database_takes_a_row_that_nothing_of_ours_could_mean(one_row: Sessions, wrong: str) -> None:
     with pytest.raises(IntegrityError, match=r"ck_\w+"):
-        by_hand(sessions, wrong)
+        by_hand(one_row, wrong)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
