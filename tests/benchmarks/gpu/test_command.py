@@ -83,6 +83,7 @@ def test_on_a_cpu_it_measures_everything_and_what_only_a_gpu_has_is_not_availabl
     assert (again.exit_code, (tmp_path / "gpu.json").read_bytes()) == (0, known)
 
 
+@pytest.mark.long
 def test_kernels_that_find_something_else_get_no_speeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilers: Compilers
 ) -> None:
