@@ -53,9 +53,20 @@ def graphs() -> Graphs:
     return Graphs()
 
 
+def shallow(checkpoint: Path, backbone: int = 2) -> Sam3Segmenter:
+    """With few layers, one of each kind: the compiler takes its seconds for each further one.
+
+    The first layer of the backbone looks at windows of the image, the second one at all of it.
+    """
+    segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
+    model = segmenter._model
+    del model.vision_encoder.backbone.layers[backbone:], model.detr_encoder.layers[1:], model.detr_decoder.layers[1:]
+    return segmenter
+
+
 @pytest.fixture(scope="module")
 def segmenter(checkpoint: Path, graphs: Graphs) -> Iterator[Sam3Segmenter]:
-    segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
+    segmenter = shallow(checkpoint)
     segmenter._compiled = Compiled(segmenter._plain, "tiny", graphs)
     torch.compiler.reset()
     yield segmenter
@@ -140,7 +151,7 @@ def test_all_batches_up_to_the_first_ones_size_share_two_graphs_and_larger_ones_
 def test_a_model_that_cannot_be_compiled_runs_as_it_is_and_says_so_in_one_line(
     checkpoint: Path, batch: list[Pixels], caplog: pytest.LogCaptureFixture
 ) -> None:
-    segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
+    segmenter = shallow(checkpoint)
     segmenter._compiled = Compiled(segmenter._plain, "tiny", no_backend)
     assert segmenter.facts.compiles
     with caplog.at_level(logging.WARNING):
@@ -239,10 +250,7 @@ def test_the_kernels_that_torch_makes_for_a_cpu_give_the_same_answers(
     checkpoint: Path, batch: list[Pixels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_FOLDER, str(tmp_path))
-    segmenter = Sam3Segmenter(checkpoint, model_name="tiny")
-    model = segmenter._model
-    for part in (model.vision_encoder.backbone, model.detr_encoder, model.detr_decoder):
-        del part.layers[1:]  # further ones take the compiler a minute, for kernels of the same kinds
+    segmenter = shallow(checkpoint, backbone=1)  # the compiler takes many seconds for the kernels of a further one
     monkeypatch.setattr(inductor, "compile_threads", 1)  # more are processes, which import torch for themselves
     torch.compiler.reset()
     compiled, plain = (heads(segmenter, batch[:2], ASKED[:2], options) for options in (COMPILED, PLAIN))
