@@ -1,6 +1,8 @@
 """From the heads' output to instances, against the library's own post-processing. No model runs."""
 
+from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,12 @@ from workers.inference.shapes import masks
 from workers.tiny.architecture import new_processor
 
 OPTIONS = Options(threshold=0.3, score_floor=0.3)
-PROCESSOR = new_processor().image_processor
+
+
+@cache
+def processor() -> Any:
+    """The library's. Not made when this file is read: each test process reads it, and one or two make it."""
+    return new_processor().image_processor
 
 
 def ours(output: SimpleNamespace, height: int, width: int) -> Found:
@@ -47,7 +54,7 @@ def test_any_logits_give_the_librarys_masks_scores_and_boxes(
         presence_logits=torch.tensor([[4.0]]),
     )
     found = ours(output, *size)
-    (theirs,) = PROCESSOR.post_process_instance_segmentation(output, OPTIONS.threshold, target_sizes=[size])
+    (theirs,) = processor().post_process_instance_segmentation(output, OPTIONS.threshold, target_sizes=[size])
     order = theirs["scores"].argsort(descending=True, stable=True)
     assert [one.score for one in found.instances] == theirs["scores"][order].tolist()
     kept = output.pred_logits.sigmoid()[0] * output.presence_logits.sigmoid()[0] > OPTIONS.threshold
