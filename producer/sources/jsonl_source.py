@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -185,13 +186,31 @@ def _object(line: str) -> dict[str, Any] | None:
         found, end = _scan(line, 0)
     except (ValueError, StopIteration, RecursionError):
         return None
-    return found if type(found) is dict and end == len(line) else None
+    if type(found) is not dict or end != len(line):
+        return None
+    # In what most writers write a colon stands right behind each name, and nowhere else behind a quote: then no closer
+    # look is needed.
+    doubtful = line.count('":') != len(found) or '" :' in line
+    return None if doubtful and _repeated(line) else found
+
+
+def _repeated(line: str) -> str | None:
+    """A name that the object of the line has twice: then no value is surely the one that is meant."""
+    outermost: list[tuple[str, Any]] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        outermost[:] = pairs  # the outermost object comes last
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=note)
+    return next((name for name, count in Counter(name for name, _ in outermost).items() if count > 1), None)
 
 
 def _fault(line: str) -> str:
     """Why a line is no row."""
     try:
-        json.loads(line)
+        if isinstance(json.loads(line), dict) and (name := _repeated(line)):
+            return f"the name {quoted(name)} is there twice; remove one"
     except json.JSONDecodeError as error:
         near = quoted(line[max(0, error.pos - 10) : error.pos + 10].strip())
         return f"no JSON object: {error.msg} at character {error.colno}, near {near}"

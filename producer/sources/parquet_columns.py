@@ -56,7 +56,7 @@ class PartsColumns:
         types = self._types
         if columns.image not in types or not is_text(type_of(types[columns.image])):
             paths = f"column {quoted(columns.image)} holds {_shown(schema, columns.image)}, no paths"
-            raise UsageError(f"{shown}: {paths}; name the column of paths with --image-column")
+            raise UsageError(f"{shown}: {paths}; name the column of paths with --image-column, or write them as text")
         return replace(columns, names=tuple(types), types=types)
 
 

@@ -3,6 +3,7 @@
 Needs pyarrow, the extra `parquet`. The format: https://parquet.apache.org/docs/file-format/.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from producer.sources.cells import one_line
 from producer.sources.file import SourceFile
+from producer.sources.hints import new_file
+from producer.sources.text import COPY_FIRST
 from workers.errors import UsageError, first_line
 
 KIND = "Parquet file"
@@ -24,6 +27,10 @@ class ParquetPart:
     def __init__(self, path: Path, name: str, copy_of: str | None = None) -> None:
         self.file = SourceFile(path, KIND, copy_of)
         self.file.name = one_line(name)
+        if self.file.gzipped:
+            unpack = f"gunzip < {shlex.quote(self.file.shown)} > {new_file(self.file.shown, 'unpacked', '.parquet')}"
+            advice = COPY_FIRST if self.file.is_copy else f"unpack it first: {unpack}"
+            raise UsageError(f"{self.file.shown}: is gzipped, and no {KIND} then; {advice}")
 
     @contextmanager
     def opened(self) -> Iterator[Any]:

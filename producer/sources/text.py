@@ -147,7 +147,8 @@ def _refuse_other_formats(head: bytes, file: SourceFile, kind: str) -> None:
         if head.startswith(magic):
             if what == "zip":
                 what, advice = _zipped(file.path, head) or (what, advice)
-            advice = advice.format(file=shlex.quote(file.shown), unpacked=new_file(file.shown, "unpacked"))
+            suffix = Path(re.sub(r"\.(gz|bz2|xz|zst)$", "", file.name, flags=re.IGNORECASE)).suffix or ".csv"
+            advice = advice.format(file=shlex.quote(file.shown), unpacked=new_file(file.shown, "unpacked", suffix))
             raise UsageError(f"{file.shown}: is {what}, not {kind} text; {COPY_FIRST if file.is_copy else advice}")
 
 

@@ -62,6 +62,12 @@ class Rule(Phrase):
             self.fail(str(error), param, ctx)
 
 
+def _refuse_empty(kind: click.ParamType[Any], value: Any, param: click.Parameter | None) -> None:
+    """Fail for an empty place: a shell makes one of a variable that is not set, and it would be the working folder."""
+    if str(value) == "":
+        kind.fail("is empty; if the working folder is meant, give ./", param)
+
+
 class HereFolder(click.Path):
     """A folder of this machine. `instead` says what else can be done for a bucket."""
 
@@ -72,6 +78,7 @@ class HereFolder(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from workers.inference.reading import urls
 
+        _refuse_empty(self, value, param)
         if urls.is_url(str(value)):
             self.fail(f"a URL is no place for that; {self._instead}", param, ctx)
         return super().convert(value, param, ctx)
@@ -90,6 +97,7 @@ class SourcePlace(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from producer.sources import place
 
+        _refuse_empty(self, value, param)
         if (wrong := place.fault(str(value))) is not None:
             self.fail(wrong, param, ctx)
         return str(click.Path().convert(value, param, ctx))
@@ -103,6 +111,7 @@ class ImageRoot(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from workers.inference.reading import urls
 
+        _refuse_empty(self, value, param)
         folder = str(value)
         if (wrong := urls.fault(f"{folder.rstrip('/')}/any" if folder[-3:] != "://" else folder)) is not None:
             self.fail(wrong, param, ctx)
@@ -119,6 +128,7 @@ class ExportOutput(click.ParamType[Path | str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         from workers.inference.reading import urls
 
+        _refuse_empty(self, value, param)
         output = str(value)
         if not urls.is_url(output):
             if (wrong := urls.fault(output)) is not None:

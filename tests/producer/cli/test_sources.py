@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.cli import enqueue, export, status
+from producer.cli import enqueue, export, run, status
 from tests.producer.cli.conftest import Shell
 
 Rows = list[dict[str, Any]]
@@ -330,3 +330,19 @@ def test_a_sample_is_told_beforehand_recorded_and_later_a_part_of_the_whole_run(
     assert [row["n"] for row in exported(shell)] == list(range(40))
     error = shell(enqueue.main, *sample, "--limit", 3, code=2).error
     assert error.endswith("--sample and --limit: give one of them, as the first rows are no sample")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (enqueue.main, "--source", "", "--prompt", "person"),
+        (enqueue.main, "--source", "a.csv", "--image-root", "", "--prompt", "person"),
+        (run.main, "", "--prompt", "person", "-o", "out"),
+        (run.main, "a.csv", "--prompt", "person", "-o", ""),
+        (export.main, "any", "--format", "png", "-o", ""),
+    ],
+)
+def test_an_empty_place_is_not_taken_for_the_working_folder(shell: Shell, command: tuple[Any, ...]) -> None:
+    """A shell makes one of a variable that is not set."""
+    (shell.home / "a.csv").write_text("path\na.jpg\n")
+    assert "is empty; if the working folder is meant, give ./" in shell(*command, code=2).error

@@ -154,3 +154,27 @@ def test_a_file_without_a_name_of_its_kind_is_known_by_its_first_character_and_t
     assert opened('\n { "path": "a.jpg"}', name="rows").told == "as JSON Lines"
     assert opened('{"path": "a.jpg"}').told == ""
     assert opened('{"path": "a.jpg"}'.encode("utf-16"), name="b.ndjson").told == "as UTF-16-LE"
+
+
+def test_an_object_with_a_name_twice_is_rejected_as_no_value_is_surely_meant() -> None:
+    source = opened(
+        '{"path": "a.jpg", "x": {"y": 1, "z": {"y": 1}}, "note": "a: \\"b\\": c"}\n'
+        '{"path": "b.jpg", "path": "c.jpg"}\n'
+        '{"path" : "b.jpg", "x": 1, "x": 1}\n'
+        '{"path": "d.jpg", "x": {"y": 1, "y": 2}}\n'
+    )
+    assert source.survey().rows == 4
+    rejected = [row.rejected and row.rejected[1] for row in source.rows()]
+    assert rejected == [
+        None,
+        "a.jsonl:2: the name 'path' is there twice; remove one",
+        "a.jsonl:3: the name 'x' is there twice; remove one",
+        None,  # what is inside of a cell is the user's
+    ]
+
+
+def test_lines_that_end_as_on_an_old_mac_have_their_numbers() -> None:
+    *good, bad = opened('{"path":"a.jpg"}\r{"path":"b.jpg"}\r{"path":1}\r').rows()
+    assert [row.path for row in good] == ["a.jpg", "b.jpg"]
+    assert bad.rejected is not None
+    assert bad.rejected[1].startswith("a.jsonl:3: the path is a number")

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -158,3 +159,20 @@ def test_memory_does_not_grow_with_the_rows(name: str) -> None:
         tracemalloc.stop()
     assert count == rows == 30_000
     assert peak < 3_000_000, "30,000 rows at once would take more than 6 MB"
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("a.txt.gz", ".txt"), ("a.jsonl.gz", ".jsonl"), ("a.csv", ".csv")])
+def test_a_gzip_of_a_gzip_is_refused_with_the_command_whose_file_is_read(name: str, suffix: str) -> None:
+    content = {".txt": "a.jpg\n", ".jsonl": '{"path": "a.jpg"}\n', ".csv": "path\na.jpg\n"}[suffix]
+    with pytest.raises(UsageError) as refused:
+        opened(gzip.compress(gzip.compress(content.encode())), name)
+    command = str(refused.value).partition("unpack it first: ")[2]
+    assert command == f"gunzip < {name} > unpacked{suffix}"
+    subprocess.run(["/bin/sh", "-c", command], check=True)
+    assert [row.path for row in open_source(f"unpacked{suffix}", DEFAULT_OPTIONS).rows()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\xff\xfe", b"\n\r\n"])
+def test_a_list_with_a_mark_or_blank_lines_alone_has_no_rows(content: bytes) -> None:
+    with pytest.raises(UsageError, match=r"^a\.txt has no rows: write one image path a line$"):
+        opened(content)

@@ -1,6 +1,8 @@
 """Parquet files written by pyarrow and by DuckDB: types are kept and come back, growth and damage are known."""
 
 import datetime as dt
+import gzip
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -217,12 +219,17 @@ REFUSED: dict[str, tuple[dict[str, Any], ReadOptions, str]] = {
         {"image": [{"bytes": b"x", "path": "a.jpg"}]},
         DEFAULT_OPTIONS,
         ": column 'image' holds struct<bytes: binary, path: string>, no paths; name the column of paths with "
-        "--image-column",
+        "--image-column, or write them as text",
+    ),
+    "bytes": (
+        {"path": [b"a.jpg"]},
+        DEFAULT_OPTIONS,
+        ": column 'path' holds binary, no paths; name the column of paths with --image-column, or write them as text",
     ),
     "numbers": (
         {"path": [1]},
         DEFAULT_OPTIONS,
-        ": column 'path' holds int64, no paths; name the column of paths with --image-column",
+        ": column 'path' holds int64, no paths; name the column of paths with --image-column, or write them as text",
     ),
     "our names": (
         {"path": ["a"], "sam3_run": ["x"]},
@@ -282,3 +289,19 @@ def test_images_whose_rows_alone_say_what_to_look_for_are_looked_for_before_anyt
     path = write({"path": paths(3), "words": ["cat", "dog", "hat"], "boxes": [[[1.0, 2.0, 3.0, 4.0]]] * 3})
     survey = opened(path, replace(options, needs_prompt=True)).survey()
     assert [sampled for _, sampled in survey.sample] == paths(3)
+
+
+def test_a_gzipped_file_is_refused_with_the_command_that_unpacks_it() -> None:
+    Path("a b.parquet.gz").write_bytes(gzip.compress(write({"path": ["a.jpg"]}).read_bytes()))
+    with pytest.raises(UsageError) as refused:
+        open_source("a b.parquet.gz", DEFAULT_OPTIONS)
+    said, _, command = str(refused.value).partition("; unpack it first: ")
+    assert said == "a b.parquet.gz: is gzipped, and no Parquet file then"
+    subprocess.run(["/bin/sh", "-c", command], check=True)
+    assert [row.path for row in opened(Path("unpacked.parquet")).rows()] == ["a.jpg"]
+
+
+def test_texts_of_every_arrow_type_are_paths() -> None:
+    for made in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        source = opened(write({"path": pa.array(["a.jpg"], pa.string()).cast(made)}))
+        assert [row.path for row in source.rows()] == ["a.jpg"]
