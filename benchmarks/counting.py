@@ -218,21 +218,20 @@ def _make_tables(model: Any, images: int) -> torch.Tensor:
     return pixels
 
 
-def make_position_tables(model: Any, images: int, device: str) -> list[torch.Tensor]:
-    """What the library adds to the vision features, cached for the batch size of the last batch."""
+def _make_position_tables(model: Any) -> None:
+    """Have the library make what it adds to the vision features of one image: it keeps that."""
     neck = model.vision_encoder.neck
-    shapes = [torch.Size((images, 256, side, side)) for side in (4 * GRID, 2 * GRID, GRID, GRID // 2)]
-    return [neck.position_encoding(shape, torch.device(device), torch.float32) for shape in shapes]
+    for side in (4 * GRID, 2 * GRID, GRID, GRID // 2):
+        neck.position_encoding(torch.Size((1, 256, side, side)), torch.device("meta"), torch.float32)
 
 
-def count_plain(model: Any, processor: Any, images: int, found: int) -> Counts:
-    """The loop that people write, its masks brought to the host, with one prompt."""
-    pictures = [Image.new("RGB", (1920, 1080))] * images
-
-    make_position_tables(model, images, "meta")
+def count_plain(model: Any, processor: Any, found: int) -> Counts:
+    """The loop that people write, its masks brought to the host, for one image with one prompt."""
+    picture = Image.new("RGB", (1920, 1080))
+    _make_position_tables(model)
 
     def work() -> None:
-        for result in plain_loop(model, processor, pictures, "person"):
+        for result in plain_loop(model, processor, [picture], "person"):
             for value in result.values():
                 value.cpu()
 

@@ -44,7 +44,7 @@ def measure_counts(batches: Sequence[tuple[int, int]] = ((1, 1), (8, 1), (1, 5),
 
     Peaks are without weights and tables of positions.
     """
-    plain = count_plain(*full_size("meta"), images=1, found=FOUND)
+    plain = count_plain(*full_size("meta"), found=FOUND)
     rows = [_counted("plain loop", 1, 1, plain, plain)]
     segmenter = segmenter_of(*full_size("meta"), "meta")
     for batch, prompts in batches:

@@ -38,7 +38,7 @@ def counts(segmenter: Sam3Segmenter) -> dict[tuple[int, int], Counts]:
 
 @pytest.fixture(scope="module")
 def plain() -> Counts:
-    return count_plain(*full_size("meta"), images=1, found=FOUND)
+    return count_plain(*full_size("meta"), found=FOUND)
 
 
 def test_what_is_counted_is_the_full_size_model(plain: Counts) -> None:
