@@ -31,6 +31,19 @@ UPGRADE_LOCK = 0x5A3  # key of an advisory lock; any number that no other progra
 def ensure_schema(sessions: Sessions, *, create: bool = True) -> None:
     """Upgrade an SQLite database to the newest schema; check a PostgreSQL database, whose owner must upgrade it.
 
+    Raises as `needs_upgrade` does.
+    """
+    if not needs_upgrade(sessions, create=create):
+        return
+    try:
+        upgrade(sessions)
+    except DBAPIError as error:
+        raise DatabaseUnusable(CANNOT_UPGRADE) if is_read_only(error) else error from None
+
+
+def needs_upgrade(sessions: Sessions, *, create: bool = True) -> bool:
+    """Whether the schema of an SQLite database is older than this program's. Changes nothing.
+
     Raises `DatabaseUnusable` when the schema is missing, older (PostgreSQL) or newer than this program. Raises
     `NoDatabase` when the database is another program's, or without `create` when an SQLite file holds no tables.
     """
@@ -43,7 +56,7 @@ def ensure_schema(sessions: Sessions, *, create: bool = True) -> None:
             raise
         found = read(sessions, _revision)
     if found == newest_revision():
-        return
+        return False
     _refuse_newer(found)
     if sessions.kw["bind"].dialect.name != "sqlite":
         state = "has no tables" if found is None else "has older tables"
@@ -52,10 +65,7 @@ def ensure_schema(sessions: Sessions, *, create: bool = True) -> None:
         raise NoDatabase("it is empty")
     if sessions.kw["bind"].get_execution_options().get("read_only"):
         raise DatabaseUnusable(CANNOT_UPGRADE)
-    try:
-        upgrade(sessions)
-    except DBAPIError as error:
-        raise DatabaseUnusable(CANNOT_UPGRADE) if is_read_only(error) else error from None
+    return True
 
 
 def _revision(session: Session) -> str | None:

@@ -62,7 +62,10 @@ def open_engine(url: URL, lock_seconds: int, create: bool) -> Engine:
         try:
             private.make_folder(path.parent)
         except OSError as error:
-            raise DatabaseUnusable(f"{path.parent}: cannot make the database's folder: {error.strerror}") from None
+            raise DatabaseUnusable(
+                f"{path.parent}: cannot make the database's folder: {error.strerror}; "
+                "set SAM3_DATABASE_URL to a place that can be written, as sqlite:////path/to/file.db"
+            ) from None
         with suppress(OSError):  # SQLite reports the reason when it opens the file
             private.make_file(path)  # SQLite gives its log and index the same mode
         url = url.set(database=str(path))

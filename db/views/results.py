@@ -4,8 +4,8 @@ Which rows there are, and in which order, is left to `db.views.rows`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -78,6 +78,18 @@ class ExportedImage:
         return "segmented" if self.segmented else "empty"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a reader asks for of a run."""
+
+    rows: Sequence[int] | None = None  # numbers of rows, in rising order; None: all
+    gone: bool = False  # also the rows that the source no longer has, at the end
+    prompts: Collection[int] | None = None  # ids of prompts: results of others are passed over; None: none are
+
+
+ALL_ROWS = Asked()
+
+
 def each_prompt(results: Sequence[PromptResult], size: Size) -> tuple[ClassResult, ...]:
     """All instances, with each prompt as a class of its own that has the prompt's id."""
     return tuple(ClassResult(one.prompt_id, one.presence, one.capped, one.instances) for one in results)
@@ -88,19 +100,15 @@ def exported_images(
     run_id: int,
     least_score: float,
     choose: Choose = each_prompt,
-    *,
-    gone: bool = False,
-    rows: Sequence[int] | None = None,
+    asked: Asked = ALL_ROWS,
 ) -> Iterator[ExportedImage]:
-    """The source's rows in its order, as they were when this reading began.
+    """The source's rows in its order, as they were when this reading began, or those that are `asked` for.
 
-    `choose` is given the instances of an image with at least `least_score`, and returns those that count. With `gone`
-    the rows that the source no longer has come last. `rows` are numbers, in rising order, of the rows to read; None
-    reads all. States and results are those of the moment at which their page is read. The memory does not grow with the
-    run. Raises `RunGone` when the run is being deleted, and `DBAPIError` when the database is away for longer than
-    `db.session.read` waits.
+    `choose` is given the instances of an image with at least `least_score`, and returns those that count. States and
+    results are those of the moment at which their page is read. The memory does not grow with the run. Raises `RunGone`
+    when the run is being deleted, and `DBAPIError` when the database is away for longer than `db.session.read` waits.
     """
-    known = read(sessions, reading_of, run_id)
+    known, gone, rows = replace(read(sessions, reading_of, run_id), shown=asked.prompts), asked.gone, asked.rows
     for ids in ids_in_pages(sessions, known, gone) if rows is None else ids_chosen(sessions, known, gone, rows):
         yield from read(sessions, _page, known, ids, least_score, choose)
     read(sessions, _require_whole, run_id)

@@ -8,7 +8,7 @@ from emptying its write-ahead log, and could not be repeated when the database i
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -38,6 +38,7 @@ class Reading:
     every_image: frozenset[int]  # ids of the prompts of rows that name none themselves
     boxed: bool = False  # whether rows may have boxes
     root: str = "/"  # absolute folder or URL that relative paths start from
+    shown: Collection[int] | None = None  # ids of the prompts that the reader knows, as others may be newer; None: all
 
     def is_gone(self, load: int) -> bool:
         """Whether the source no longer has a row that was seen last by this load."""
@@ -50,6 +51,8 @@ class Reading:
 
     def own(self, results: Sequence[PromptResult], prompts: list[int] | None) -> list[PromptResult]:
         """Of these results of a row with these prompts of its own, or None, those of its prompts, in their order."""
+        if self.shown is not None:
+            results = [result for result in results if result.prompt_id in self.shown]
         if prompts is None:  # results of prompts that the run has dropped stay in the database
             return [result for result in results if result.prompt_id in self.every_image]
         return sorted(results, key=lambda result: prompts.index(result.prompt_id))

@@ -40,7 +40,8 @@ def at_hand(source: str, state_dir: Path, run: str | None, *, keep: bool) -> Ite
     if source == STANDARD_INPUT:
         with _folder(state_dir / PIPED, keep=keep) as folder:
             file = _kept(folder, _piped_in(), lambda digest: (run or f"stdin-{digest[:8]}") + STDIN_SUFFIX)
-            yield str(file), {"run": file.name.removesuffix(STDIN_SUFFIX), "base": Path.cwd()}
+            kept = {} if keep else {"kept_at": place.absolute(str(state_dir / PIPED / file.name))}
+            yield str(file), {"run": file.name.removesuffix(STDIN_SUFFIX), "base": Path.cwd()} | kept
         return
     is_object = place.is_object(source)
     names = [] if is_object else rows_below(source)

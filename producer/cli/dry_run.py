@@ -1,35 +1,47 @@
 """Says what recording an input would do, or did: counts, rejected rows, the first images. Writes nothing."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from db.intake import NewRow
+from db.session import Sessions
 from producer.cli.flags.options import exit_code
-from producer.cli.flags.prompt_flags import tell_cost
 from producer.cli.progress import Meter
-from producer.cli.projection import projected, prompts_after
-from producer.runs.load import Recorded, RunRequest, asked_rows, auto_chunk_size, check
+from producer.cli.projection import projected, projected_addition
+from producer.runs.load import Recorded, RunRequest, asked_rows, auto_chunk_size, check, rehearse
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.cli import base
 from workers.cli.base import counted, say
+from workers.cli.opening import look_into
+from workers.errors import Unreachable
 from workers.inference.reading import location
 
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
 
 
-def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict[str, Any]) -> int:
+def report_dry_run(
+    source: RowSource,
+    request: RunRequest,
+    url: str,
+    flags: dict[str, Any],
+    fit: Callable[[Sessions, RunRequest], RunRequest] = lambda sessions, request: request,
+    run_file: Path | None = None,
+) -> int:
     """Read all rows and say what recording them would do; return the exit code. Needs no broker, database or model.
 
-    It also says which columns are read, where the first images are, what is left out, and what the run will cost if the
-    database of `url` is there and has a run of the same model.
+    It also says which columns are read, where the first images are, what is left out, and what the run, or a prompt
+    that is added to it, will cost if the database of `url` is there and has a run of the same model. What the command
+    itself would refuse is refused; `fit` is called first, as the command does. A database that cannot be reached is
+    a warning. `run_file` is that of `open_database`.
     """
+    prompts = _rehearsed(source, request, url, fit, run_file)
     survey = source.survey()
-    check(request, survey)
     wanted, rows = asked_rows(source, survey, request)
     rejected, first = _read_rows(source, request, wanted, rows)
     size = request.chunk_size or auto_chunk_size(wanted, 1)
@@ -44,21 +56,40 @@ def report_dry_run(source: RowSource, request: RunRequest, url: str, flags: dict
         "cancelled": 0,
     }
     good, price = wanted - len(rejected), flags["gpu_hour_price"]
-    told_cost, cost = projected(url, request.frozen, len(request.prompts), good, price)
-    tell_cost(url, request, price)
+    adding = projected_addition(url, request, price)
+    told_cost, cost = adding.told, adding.cost
+    if not request.change:
+        told_cost, cost = projected(url, request.frozen, len(prompts), good, price)
     if flags["json"]:
         left_out = [asdict(reason) for reason in source.left_out]
         more = {"first": first, "left_out": left_out, **source.named_columns, "cost": cost}
-        base.print_json(facts | {"dry_run": True} | more)
+        base.print_json(facts | {"dry_run": True} | more | {"adding": adding.images, "prompts": list(prompts)})
     else:
-        prompts = json.dumps(prompts_after(url, request), ensure_ascii=False)
-        click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {prompts}")
+        shown = json.dumps(prompts, ensure_ascii=False)
+        click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {shown}")
         _tell_rows(source, rejected, first)
-        if told_cost and not request.change:  # else its cost is told already
+        if told_cost:
             click.echo(told_cost)
         elif price is not None and not told_cost:
             say("no run of this model was measured here: run a part of it first, such as --limit 100 --run try")
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
+
+
+def _rehearsed(
+    source: RowSource,
+    request: RunRequest,
+    url: str,
+    fit: Callable[[Sessions, RunRequest], RunRequest],
+    run_file: Path | None,
+) -> tuple[str, ...]:
+    """The prompts that the run would have. Raises what the command itself would raise before it begins."""
+    try:
+        sessions = look_into(url, run_file)
+    except Unreachable as error:
+        say(f"warning: {error}; not compared with runs that are there")
+        check(request, source.survey())
+        return request.change.applied(request.prompts)
+    return rehearse(sessions, source, request if sessions is None else fit(sessions, request))
 
 
 def _read_rows(

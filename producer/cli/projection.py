@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -46,8 +47,17 @@ def projected(
     return f"would take about {told_hours(seconds)} worker hours, {time}{money} ({each}{asked})", facts
 
 
-def projected_addition(url: str, request: RunRequest, price: float | None) -> str:
-    """What it will cost to compute the prompts that a command adds to a run, in words; empty if that is nothing."""
+@dataclass(frozen=True)
+class Addition:
+    """What the prompts that a command adds to a run will cost."""
+
+    images: int = 0  # that are done, and are computed for them
+    told: str = ""  # in words; empty if that is nothing
+    cost: dict[str, Any] | None = None  # for JSON; None if nothing was measured
+
+
+def projected_addition(url: str, request: RunRequest, price: float | None) -> Addition:
+    """What it will cost to compute the prompts that a command adds to a run."""
     new: Sequence[str] = ()
     images = 0
     with suppress(SQLAlchemyError, DatabaseUnusable, OSError), reading(connect(url, create=False)) as session:
@@ -57,20 +67,10 @@ def projected_addition(url: str, request: RunRequest, price: float | None) -> st
             new = [prompt for prompt in request.change.add if prompt not in has]
             images = done_images(session, known.id)
     if not new or not images:
-        return ""
-    cost, _ = projected(url, request.frozen, len(new), images, price)
-    names = ", ".join(new)
-    again = f"{counted(images, 'image')} that are done go through the vision encoder again for {names}"
-    return f"{again}: {cost.removeprefix('would take ')}" if cost else again
-
-
-def prompts_after(url: str, request: RunRequest) -> tuple[str, ...]:
-    """The prompts that the run has after the command, as far as the database can be read."""
-    known = None
-    if request.change:
-        with suppress(SQLAlchemyError, DatabaseUnusable, OSError), reading(connect(url, create=False)) as session:
-            known = find_run(session, request.name)
-    return request.change.applied(request.prompts if known is None else known.prompts)
+        return Addition()
+    cost, facts = projected(url, request.frozen, len(new), images, price)
+    again = f"{counted(images, 'image')} that are done go through the vision encoder again for {', '.join(new)}"
+    return Addition(images, f"{again}: {cost.removeprefix('would take ')}" if cost else again, facts)
 
 
 def _look(session: Session, frozen: Frozen, prompts: int) -> tuple[Measured | None, int]:

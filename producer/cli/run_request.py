@@ -63,6 +63,7 @@ def run_request(
         moved_from=flags["moved_from"],
         check=partial(check_files, source, say=say) if looks else None,
         change=change,
+        place=flags.get("kept_at"),
     )
 
 

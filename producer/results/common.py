@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from db.session import Sessions, read
 from db.values import ClassResult, FoundInstance
-from db.views.results import ExportedImage, exported_images
+from db.views.results import Asked, ExportedImage, exported_images
 from db.views.run_views import RunView
 from producer.results.choice import Choice, Chooser
 from producer.results.files.targets import Targets
@@ -83,9 +83,8 @@ def read_images(sessions: Sessions, request: ExportRequest) -> Iterator[Exported
     begin while an export reads for hours. A format that writes one file puts it in its place only after that.
     """
     choose = request.choose
-    images = exported_images(
-        sessions, request.view.id, choose.least_score, choose, gone=request.gone, rows=request.chosen
-    )
+    asked = Asked(request.chosen, request.gone, request.view.prompts)  # prompts that were added since are not known
+    images = exported_images(sessions, request.view.id, choose.least_score, choose, asked)
     yield from images if not request.only else (image for image in images if _is_one_of(request, image))
     read(sessions, require_exportable, request.view.id, partial=request.partial)
 

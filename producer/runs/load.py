@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sqlalchemy.exc import IntegrityError
@@ -16,7 +16,7 @@ from db.slices import paced, slice_rows
 from db.states import RunState
 from db.values import Frozen, Source, typed_columns
 from producer.garbage import rarely_collected
-from producer.runs.corrections import Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
+from producer.runs.corrections import Differences, Wanted, correct, differences, refuse_if_not_to_be_corrected, refused
 from producer.runs.loader import Loader
 from producer.runs.moving import moved_root
 from producer.runs.operate import Tell, settle, until_unclaimed
@@ -56,6 +56,7 @@ class RunRequest:
     check: Check | None = None  # checks paths of new rows before they are recorded, and may raise `UsageError`
     change: PromptChange = NO_CHANGE  # of the prompts of a run that was recorded before
     announce: Callable[[], None] = lambda: None  # is called before they are changed
+    place: str | None = None  # where the source will be, if it is read from a copy that is not kept
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,32 @@ def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tel
     name belongs to a run that cannot take these settings, this source or this change of its prompts.
     """
     if request.change:
-        request = _agreed(sessions, request)
+        request = _agreed(_find(sessions, request.name), sessions, request)
     return _with_other_prompts(sessions, _record(sessions, source, request, tell), request)
 
 
-def _agreed(sessions: Sessions, request: RunRequest) -> RunRequest:
+def rehearse(sessions: Sessions | None, source: RowSource, request: RunRequest) -> tuple[str, ...]:
+    """Raise the `UsageError`s that `record` raises before it changes anything. Changes nothing itself.
+
+    Without `sessions` there is no database yet. Returns the prompts that the run would have for every image.
+    """
+    known = None if sessions is None else _find(sessions, request.name)
+    asked = _agreed(known, sessions, request) if request.change else request
+    judged = _judged(sessions, known, source, asked)
+    if sessions is None or known is None or judged.other.of_rows:
+        _checked_survey(source, asked)
+    elif not _unchanged(known, source):
+        survey = source.survey(known.source_size, known.source_sha256)
+        _, rows = asked_rows(source, survey, asked, _how(known, survey, asked).skip)
+        _checked(sessions, rows, known, survey, asked)
+    before = asked.prompts if known is None or "prompt" in judged.other.there else known.prompts
+    return asked.change.applied(before)
+
+
+def _agreed(known: KnownRun | None, sessions: Sessions | None, request: RunRequest) -> RunRequest:
     """The request for a run whose prompts are to change. Raises `UsageError` if they cannot change so."""
-    known, change = _find(sessions, request.name), request.change
-    if known is None:
+    change = request.change
+    if sessions is None or known is None:
         raise UsageError(f"there is no run {request.name} to change the prompts of; a new run gets its own by --prompt")
     if known.frozen.points_per_side is not None:
         raise UsageError(f"run {request.name} looks for everything and takes no prompts; give them to another run")
@@ -117,15 +136,17 @@ def _with_other_prompts(sessions: Sessions, recorded: Recorded, request: RunRequ
 
 def _record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tell) -> Recorded:
     """Record the rows, as `record` does."""
-    facts = _facts(source)
-    known, facts, corrected = _find_or_move(sessions, source, facts, request)
-    survey = None
-    if known is not None and (other := differences(known, wanted := _wanted(facts, request))):
-        refuse_if_not_to_be_corrected(sessions, known, wanted, other)
+    known = _find(sessions, request.name)
+    judged = _judged(sessions, known, source, request)
+    facts, other, corrected, survey = judged.facts, judged.other, "", None
+    if known is not None and judged.moves:
+        corrected = _move(sessions, known, source, facts, request)
+        known = _find(sessions, request.name)
+    if known is not None and other:
         if other.of_rows:  # the run will be deleted and recorded anew, so first make sure that the source is good
             survey = _checked_survey(source, request)
         with _loading(sessions, known.id, request):
-            correct(sessions, known, wanted, other)
+            correct(sessions, known, _wanted(facts, request), other)
         changed = f"run {request.name} had no results yet: {other.told('{name} {there} -> {here}')}"
         corrected = f"{corrected}; {changed}" if corrected else changed
         known = _find(sessions, request.name)
@@ -141,10 +162,10 @@ def _record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Te
         return replace(_load(loader, source, survey, request, tell), corrected=corrected)
 
 
-def _facts(source: RowSource) -> Source:
+def _facts(source: RowSource, request: RunRequest) -> Source:
     """What the run records of its source, so that the same command finds the run again."""
     return Source(
-        path=source.place,
+        path=request.place or source.place,
         image_column=source.columns.image,
         prompt_column=source.columns.prompt,
         box_column=source.columns.boxes,
@@ -156,29 +177,41 @@ def _facts(source: RowSource) -> Source:
     )
 
 
-def _find_or_move(
-    sessions: Sessions, source: RowSource, facts: Source, request: RunRequest
-) -> tuple[KnownRun | None, Source, str]:
-    """Find the run by its name, and record the new place of its source if that was moved.
+@dataclass(frozen=True)
+class _Judged:
+    """What a command would change of a run, which it is allowed to."""
 
-    Returns the run or None, the facts with the root that the run now has, and a sentence about the move or "".
-    """
-    known = _find(sessions, request.name)
-    if known is None:
+    facts: Source  # with the root that the run has afterwards
+    moves: bool = False  # the source was moved
+    other: Differences = field(default_factory=Differences)  # of settings that a run without results takes over
+
+
+def _judged(sessions: Sessions | None, known: KnownRun | None, source: RowSource, request: RunRequest) -> _Judged:
+    """Raise `UsageError` if the run cannot take this source or these settings. Changes nothing."""
+    facts = _facts(source, request)
+    if sessions is None or known is None:
         if request.moved_from is not None:
             raise UsageError(f"--moved-from {one_line(request.moved_from)}: there is no run {request.name}")
-        return None, facts, ""
+        return _Judged(facts)
     refuse(_argument(request), known.state, *STOPPING)
-    there = known.source
     root = moved_root(sessions, known, source, facts, request.moved_from)
-    if root is None:
-        return known, facts, ""
+    there = known
+    if root is not None:
+        facts = replace(facts, root=root)
+        there = replace(known, source=replace(known.source, path=facts.path, root=root))
+    if other := differences(there, wanted := _wanted(facts, request)):
+        refuse_if_not_to_be_corrected(sessions, known, wanted, other)
+    return _Judged(facts, root is not None, other)
+
+
+def _move(sessions: Sessions, known: KnownRun, source: RowSource, facts: Source, request: RunRequest) -> str:
+    """Record the new place of the run's source; return a sentence about it."""
+    there = known.source
     with _loading(sessions, known.id, request) as loader:
-        loader.write(corrections.move, facts.path, root)
-    old, new = (there.path, facts.path) if there.path != facts.path else (there.root, root)
-    stayed = f", its images are still below {one_line(root)}" if root != facts.root else ""
-    told = f"run {request.name} goes on with {one_line(new)}, which was {one_line(old)}{stayed}"
-    return _find(sessions, request.name), replace(facts, root=root), told
+        loader.write(corrections.move, facts.path, facts.root)
+    old, new = (there.path, facts.path) if there.path != facts.path else (there.root, facts.root)
+    stayed = f", its images are still below {one_line(facts.root)}" if facts.root != source.root else ""
+    return f"run {request.name} goes on with {one_line(new)}, which was {one_line(old)}{stayed}"
 
 
 def _checked_survey(source: RowSource, request: RunRequest) -> Survey:
@@ -282,10 +315,9 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Run
     # A survey made before did not know the run's checksum, so it cannot say whether the source continues.
     if survey is None or known.source_sha256 is not None:
         survey = source.survey(known.source_size, known.source_sha256)
-    sampled = request.sample is not None and request.sample < survey.rows
-    how = _plan_of_sample(known, request) if sampled else plan(known, survey)
+    sampled, how = _is_sampled(request, survey), _how(known, survey, request)
     wanted, asked = asked_rows(source, survey, request, how.skip)
-    rows = _checked(loader, asked, known, survey, request)
+    rows = _checked(loader.sessions, asked, known, survey, request)
     begin = intake.begin_matching if how.restart else intake.begin_reading
     # After a sample the source counts as another one, so that the next load looks for each of its rows in the run.
     seen = (0, 0) if sampled else (survey.size, survey.mtime_ns)
@@ -297,6 +329,14 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Run
     loader.write(intake.finish_load, survey.sha256 if read_to_end else None, ended=read_to_end)
     now_known = _find(loader.sessions, request.name)
     return Recorded(known.id, new, now_known.gone if now_known is not None and how.matching else 0)
+
+
+def _is_sampled(request: RunRequest, survey: Survey) -> bool:
+    return request.sample is not None and request.sample < survey.rows
+
+
+def _how(known: KnownRun, survey: Survey, request: RunRequest) -> Plan:
+    return _plan_of_sample(known, request) if _is_sampled(request, survey) else plan(known, survey)
 
 
 def _plan_of_sample(known: KnownRun, request: RunRequest) -> Plan:
@@ -330,14 +370,14 @@ def _sample(request: RunRequest, survey: Survey) -> list[str]:
 
 
 def _checked(
-    loader: Loader, rows: Iterator[NewRow], known: KnownRun, survey: Survey, request: RunRequest
+    sessions: Sessions, rows: Iterator[NewRow], known: KnownRun, survey: Survey, request: RunRequest
 ) -> Iterator[NewRow]:
     """The same rows, after checking the files of some, if the run has rows already and some of these are new to it."""
     if request.check is None or known.images == 0:  # files of a new run were checked before it was created
         return rows
     first = list(itertools.islice(rows, FIRST_ROWS))
     paths = {row.path for row in first if row.rejected is None} | set(_sample(request, survey))
-    with reading(loader.sessions) as session:
+    with reading(sessions) as session:
         new = paths - intake.known_paths(session, known.id, paths)
     if new:
         request.check(sorted(paths))

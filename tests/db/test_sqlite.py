@@ -30,7 +30,7 @@ def test_several_may_open_a_new_sqlite_database_at_once(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(DatabaseUnusable, match="cannot make the database's folder"):
+    with pytest.raises(DatabaseUnusable, match=r"cannot make the database's folder: .*; set SAM3_DATABASE_URL"):
         connect(f"sqlite:///{tmp_path / 'file' / 'sam3.db'}")
 
 

@@ -4,10 +4,12 @@
 here and in each module that declares a command.
 """
 
+import errno
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -73,9 +75,27 @@ class Sam3Command(click.Command):
         except (KeyboardInterrupt, click.Abort):
             code = INTERRUPTED
         except Exception as error:
-            code = INTERRUPTED if _was_interrupted(error) else _told(error, prog, debug)
+            code = INTERRUPTED if _was_interrupted(error) else _lost_output(prog) or _told(error, prog, debug)
+        sys.exit(_lost_output(prog) or (code if isinstance(code, int) else 0))
+
+
+def _lost_output(prog: str) -> int | None:
+    """Write what was printed, now; return the exit code if that cannot be, else None.
+
+    What could not be written is not tried again when Python ends, since that would print a traceback.
+    """
+    if sys.stdout is None:  # we were started without standard output
+        return None
+    try:
         sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
+    except OSError as error:
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # who read it has ended, as `head` does
+            return 1
+        say(f"{prog}: error: cannot write standard output: {error.strerror}; print to another place or make room there")
+        return UsageError.exit_code
+    return None
 
 
 def _was_interrupted(error: Exception) -> bool:
@@ -191,8 +211,15 @@ def setting_origin(name: str) -> str | None:
 
 
 def say(line: str) -> None:
-    """Print one line for the user to standard error. Data go to standard output instead."""
-    click.echo(printable(line), err=True)
+    """Print one line for the user to standard error. Data go to standard output instead.
+
+    If that is a file on a full disk the line is lost: the work goes on.
+    """
+    try:
+        click.echo(printable(line), err=True)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
 
 
 def printable(line: str) -> str:

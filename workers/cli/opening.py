@@ -42,6 +42,26 @@ def open_database(
     return sessions
 
 
+def look_into(url: str, run_file: Path | None = None) -> "Sessions | None":
+    """Connect to a database as `open_database` does, but change nothing; None if there is none yet.
+
+    Raises as `open_database` does, and `Unreachable` for a database whose schema that would upgrade first.
+    """
+    from db.migrate import needs_upgrade
+    from db.refusals import NoDatabase
+    from db.session import connect
+
+    with told_database_faults(url, create=True, run_file=run_file):
+        try:
+            sessions = connect(url, create=False)
+            older = needs_upgrade(sessions, create=False)
+        except NoDatabase:
+            return None
+    if older:
+        raise Unreachable("the database has older tables, which the command itself brings up to date")
+    return sessions
+
+
 def identified(settings: "Settings", sessions: "Sessions") -> "Settings":
     """The settings with the identity of the database, which names the queue of its doorbells."""
     from db.doorbells import identity

@@ -47,6 +47,12 @@ def model_folders(model: str) -> tuple[Path, ...]:
 
 
 def _folder(checkpoint: str) -> Path:
+    known = _known(checkpoint)
+    return known if isinstance(known, Path) else _from_hub(known[1], known[2])
+
+
+def _known(checkpoint: str) -> Path | re.Match[str]:
+    """The folder of a checkpoint, or its name on the Hub and its commit. Raises `UsageError` if it is neither."""
     if checkpoint == TINY:
         return CHECKPOINT
     folder = Path(checkpoint).expanduser()
@@ -54,7 +60,7 @@ def _folder(checkpoint: str) -> Path:
         return folder.absolute()
     if (on_the_hub := _HUB_ID.match(checkpoint)) is None:
         raise UsageError(f"model {checkpoint}: no such folder, nor a name like facebook/sam3; try --model tiny")
-    return _from_hub(on_the_hub[1], on_the_hub[2])
+    return on_the_hub
 
 
 def check_models(models: Iterable[str], settings: Settings) -> None:
@@ -65,6 +71,12 @@ def check_models(models: Iterable[str], settings: Settings) -> None:
         raise UsageError(NO_WORKER_EXTRA)
     for model in models:
         model_folders(model)
+
+
+def require_known(settings: Settings) -> None:
+    """Raise `UsageError` for a model that is neither a folder nor a name of the Hub. Downloads nothing."""
+    for part in parts(settings.model) if settings.segmenter is None else ():
+        _known(part)
 
 
 def folder_state(model: str) -> object:

@@ -30,7 +30,7 @@ def tell_cost(url: str, request: "RunRequest", price: float | None) -> None:
     from producer.cli.projection import projected_addition
     from workers.cli.base import say
 
-    if request.change.add and (told := projected_addition(url, request, price)):
+    if request.change.add and (told := projected_addition(url, request, price).told):
         say(told)
 
 

@@ -13,7 +13,7 @@ from db import intake, prompt_rows
 from db.intake import NewRow
 from db.models import Run
 from db.session import Sessions, reading, write
-from db.views.results import ExportedImage, exported_images, some_images
+from db.views.results import Asked, ExportedImage, exported_images, some_images
 from db.views.rows import PAGE_ROWS, sample_rows
 from db.views.run_views import RunGone
 from tests.db import scenario
@@ -80,7 +80,7 @@ def test_a_further_row_of_an_image_is_told_apart_by_its_boxes_and_only_in_a_run_
     assert text not in ("", boxed)
 
     scenario.read_again(sessions, run_id, new[1:])  # what was the second row of its image is the first one now
-    *here, gone = (image.twin for image in exported_images(sessions, run_id, 0.5, gone=True))
+    *here, gone = (image.twin for image in exported_images(sessions, run_id, 0.5, asked=Asked(gone=True)))
     assert here == ["", "", "", text]
     assert gone not in ("", text, boxed)
 
@@ -131,7 +131,7 @@ def test_after_any_edits_the_exported_rows_are_those_of_the_source_in_its_order(
         finish(sessions, run_id)
 
     exported = list(exported_images(sessions, run_id, 0.5))
-    everything = list(exported_images(sessions, run_id, 0.5, gone=True))
+    everything = list(exported_images(sessions, run_id, 0.5, asked=Asked(gone=True)))
     assert [image.path for image in exported] == edits[-1]
     assert everything[: len(exported)] == exported
     assert all(image.gone for image in everything[len(exported) :])

@@ -46,6 +46,16 @@ def test_an_export_in_any_format_has_the_prompts_that_it_began_with(
     assert wrote.instances == (0 if name == "webdataset" else 2)  # which writes no image whose file is gone
 
 
+def test_a_row_is_segmented_by_the_prompts_that_the_export_began_with(
+    grown: Finished, request_for: MakeRequest
+) -> None:
+    request = replace(request_for("out.csv"), view=grown.view)
+    shown = [image for image in read_images(grown.sessions, request) if image.state == "done"]
+    statuses = ["segmented" if any(result.instances for result in image.results) else "empty" for image in shown]
+    assert [image.status for image in shown] == statuses
+    assert "empty" in statuses
+
+
 def test_the_status_and_the_preview_count_the_prompts_that_they_began_with(grown: Finished) -> None:
     [counted] = tallies(grown.sessions, grown.view, [Choice(0.5)], lambda images: None)
     tiles = read(grown.sessions, lambda session: choose(grown.view, session))

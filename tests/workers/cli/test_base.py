@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -412,3 +414,38 @@ def test_a_count_reads_as_a_person_would_write_it() -> None:
     assert base.counted(1, "image") == "1 image"
     assert base.counted(12_000, "image") == "12,000 images"
     assert base.counted(2, "batch", "batches") == "2 batches"
+
+
+@pytest.mark.parametrize("end", [b"", b"x" * 100_000], ids=["told at the end", "told at once"])
+def test_output_on_a_full_disk_is_one_line(run: Runner, monkeypatch: pytest.MonkeyPatch, end: bytes) -> None:
+    @base.command("sam3-probe")
+    def command() -> None:
+        sys.stdout.buffer.write(b"some data")
+        if end:
+            click.echo(end)
+
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        ended = run(command)
+
+    assert ended.code == 2
+    assert ended.stderr == (
+        "sam3-probe: error: cannot write standard output: No space left on device; "
+        "print to another place or make room there\n"
+    )
+
+
+def test_a_command_without_standard_output_ends_as_usual(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run(ending(1)).code == 1
+
+
+def test_lines_that_do_not_fit_on_a_disk_do_not_end_the_work(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    @base.command("sam3-probe")
+    def command() -> int:
+        base.say("on it")
+        return 0
+
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert run(command).code == 0

@@ -1,0 +1,151 @@
+"""`--dry-run` refuses what the command itself would refuse, in the same words, and changes nothing."""
+
+import fcntl
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+
+from db.models import Chunk, Run
+from db.session import connect, sqlite_url, write
+from producer.cli.enqueue import main as enqueue
+from producer.cli.run import main as run
+from tests import templates
+from tests.db import scenario
+from tests.producer.cli.conftest import Shell
+
+CSV = ("--csv", "birds.csv")
+GIVEN = (*CSV, "--prompt", "person")
+IN_FOLDER = ("birds.csv", "--prompt", "person", "--model", "tiny", "-o", "out")
+
+
+@pytest.fixture
+def birds(shell: Shell, broker: str) -> Shell:
+    """Three images of one run, computed."""
+    (shell.home / "birds.csv").write_text("path\n0.jpg\n1.jpg\n2.jpg\n")
+    shell(enqueue, *GIVEN)
+    scenario.commit_all(shell.sessions, scenario.claim(shell.sessions, 1, 1), 0.9)
+    return shell
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (*GIVEN, "--threshold", "0.6"),
+        (*GIVEN, "--prompt", "hat"),
+        (*CSV, "--drop-prompt", "cap"),
+        (*CSV, "--drop-prompt", "person"),
+        (*CSV, "--add-prompt", "hat", "--run", "new"),
+        (*GIVEN, "--moved-from", "old.csv", "--run", "new"),
+        (*GIVEN, "--moved-from", "old.csv"),
+        (*GIVEN, "--sample", "2"),
+        ("--csv", "other.csv", "--prompt", "person", "--run", "birds"),
+    ],
+)
+def test_what_a_recorded_run_cannot_take_is_refused_in_the_same_words(birds: Shell, given: tuple[str, ...]) -> None:
+    (birds.home / "other.csv").write_text("path\n0.jpg\n")
+    with (birds.home / "birds.csv").open("a") as file:
+        file.write("3.jpg\n")
+
+    refused = birds(enqueue, *given, "--dry-run", code=2).error
+
+    assert refused == birds(enqueue, *given, code=2).error
+    assert len(scenario.images(birds.sessions, 1)) == 3
+
+
+def test_a_run_that_is_being_cancelled_is_refused(birds: Shell) -> None:
+    with birds.sessions.begin() as session:
+        session.execute(update(Run).values(state="cancelling", finished_at=None))
+    assert "is being cancelled" in birds(enqueue, *GIVEN, "--dry-run", code=2).error
+    with birds.sessions.begin() as session:
+        session.execute(update(Run).values(state="done", finished_at=1.0))
+
+
+def test_a_change_of_prompts_is_told_with_its_own_cost_as_json_too(birds: Shell) -> None:
+    write(birds.sessions, lambda session: session.execute(update(Chunk).values(waiting_seconds=6.0)))
+
+    facts = birds(enqueue, *CSV, "--add-prompt", "hat", "--dry-run", "--json").json
+
+    assert (facts["adding"], facts["prompts"]) == (3, ["person", "hat"])
+    assert facts["cost"]["worker_hours_left"] == pytest.approx(3 * 2 / 3600, rel=0.01)
+    dropped = birds(enqueue, *CSV, "--prompt", "hat", "--run", "new", "--dry-run", "--json").json
+    assert (dropped["adding"], dropped["prompts"]) == (0, ["hat"])
+
+
+def test_the_old_command_after_a_change_is_told_with_the_prompts_of_the_run(birds: Shell) -> None:
+    birds(enqueue, *CSV, "--add-prompt", "hat")
+    scenario.commit_all(birds.sessions, scenario.claim(birds.sessions, 1, 2), 0.9)
+    assert birds(enqueue, *GIVEN, "--dry-run", "--json").json["prompts"] == ["person", "hat"]
+
+
+def test_images_of_a_source_that_was_read_are_not_looked_for_again(
+    birds: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAM3_NO_CHECK")  # none of the images is there
+    assert birds(enqueue, *GIVEN, "--dry-run").out.startswith("would record run birds: 3 images")
+    assert "none of 3 images looked at is there" in birds(enqueue, *GIVEN, "--run", "b", "--dry-run", code=2).error
+
+
+def test_a_database_that_is_newer_is_refused_and_one_that_is_older_or_away_is_a_warning(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shell.home / "birds.csv").write_text("path\n0.jpg\n")
+    for version, code, told in (("9999", 2, "is newer than this program"), ("0001", 0, "has older tables")):
+        with shell.sessions.begin() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
+        assert told in shell(enqueue, *GIVEN, "--dry-run", code=code).err
+    monkeypatch.setenv("SAM3_DATABASE_URL", "postgresql://user:secret@localhost:1/nowhere")
+    answer = shell(enqueue, *GIVEN, "--add-prompt", "hat", "--dry-run")
+    assert answer.err.startswith("warning: ")
+    assert answer.err.endswith("; not compared with runs that are there\n")
+    assert "secret" not in answer.err
+
+
+def test_what_is_piped_in_again_is_compared_with_the_run_that_it_was_recorded_as(
+    shell: Shell, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pipe(*given: str) -> str:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"path\n0.jpg\n")))
+        return shell(enqueue, "--source", "-", "--prompt", "person", "--run", "birds", *given).out
+
+    pipe()
+    assert pipe("--dry-run").startswith("would record run birds: 1 image ")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("-o", "birds.csv/out"), "birds.csv/out/results.csv: cannot write: Not a directory"),
+        (("--state-dir", "birds.csv/state"), "birds.csv/state: cannot write there: Not a directory"),
+        (("--model", "no such model"), "model no such model: no such folder, nor a name like facebook/sam3"),
+    ],
+)
+def test_a_folder_or_model_that_cannot_be_is_refused(shell: Shell, given: tuple[str, ...], said: str) -> None:
+    (shell.home / "birds.csv").write_text("path\n0.jpg\n")
+
+    refused = shell(run, *IN_FOLDER, *given, "--dry-run", code=2).error
+
+    assert said in refused
+    assert refused == shell(run, *IN_FOLDER, *given, code=2).error
+    assert [path.name for path in shell.home.iterdir()] == ["birds.csv"]
+
+
+def test_a_folder_that_another_sam3_run_works_in_or_has_filled_is_refused(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, plain_template: Path
+) -> None:
+    monkeypatch.delenv("SAM3_STATE_DIR")
+    (shell.home / "birds.csv").write_text("path\n0.jpg\n")
+    state = shell.home / "out" / ".sam3"
+    state.mkdir(parents=True)
+    templates.copy_sqlite(plain_template, state / "sam3.db")
+    sessions = connect(sqlite_url(state / "sam3.db"))
+    with (state / "run.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another sam3-run works with" in shell(run, *IN_FOLDER, "--dry-run", code=2).error
+    scenario.load(sessions, scenario.numbered(1), name="faces")
+    assert "belongs to run faces" in shell(run, *IN_FOLDER, "--dry-run", code=2).error
+    assert "belongs to run faces" in shell(run, *IN_FOLDER, code=2).err
+    assert json.loads(shell(run, *IN_FOLDER[:-1], "new", "--dry-run", "--json").out)["images"] == 1
