@@ -218,7 +218,7 @@ def test_a_dry_run_tells_the_cost_and_changes_nothing(faces: Shell) -> None:
 
     assert told.out.splitlines()[0].endswith('prompts: ["person", "hat"]')
     assert "would take" not in told.out  # as images that are done are computed for one prompt only
-    assert "3 images that are done go through the vision encoder again for hat" in told.err
+    assert "3 images that are done go through the vision encoder again for hat" in told.out
     assert scenario.states(faces.sessions, 1) == ["done"] * 3
 
 

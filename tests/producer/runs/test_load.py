@@ -238,7 +238,7 @@ def test_a_limit_reports_no_row_as_gone(sessions: Sessions, faces: Path) -> None
     [
         (
             replace(REQUEST, prompts=("person", "dog")),
-            "prompt person there, person, dog here. To change them at their own cost: the same command with "
+            "prompt person there, person, dog here. To change its prompts: the same command with "
             "--add-prompt dog",
         ),
         (
