@@ -238,8 +238,7 @@ def test_a_limit_reports_no_row_as_gone(sessions: Sessions, faces: Path) -> None
     [
         (
             replace(REQUEST, prompts=("person", "dog")),
-            "prompt person there, person, dog here. To change its prompts: the same command with "
-            "--add-prompt dog",
+            "prompt person there, person, dog here. To change its prompts: the same command with --add-prompt dog",
         ),
         (
             replace(REQUEST, frozen=replace(scenario.FROZEN, threshold=0.7)),
