@@ -9,9 +9,11 @@ from pathlib import Path
 def commit() -> str:
     """The short name of this checkout's commit."""
     here = Path(__file__).parent
-    told = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        told = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # a bare machine
+        return "unknown"
     return told.stdout.strip() or "unknown"
 
 

@@ -3,6 +3,7 @@
 The scenes and figures are those of `python -m workers.tiny.evaluate`, which asks the library. Measures no time.
 """
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row, table
+from workers.inference.answers import Found
 from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.protocol import Options
 from workers.inference.segmenters import Precision
@@ -20,28 +22,44 @@ from workers.tiny.architecture import load_checkpoint
 from workers.tiny.files import CHECKPOINT
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")
+BESIDE_FIRST = "mean IoU with the first of ours"
 OPTIONS = Options(threshold=evaluate.THRESHOLD, score_floor=evaluate.THRESHOLD, mask_threshold=evaluate.THRESHOLD)
 
 
 def measure(count: int, precisions: Sequence[Precision], folder: Path = CHECKPOINT) -> list[Row]:
-    """A row for the library in fp32, and one for ours in each precision."""
+    """A row for the library in fp32, and one for ours in each precision; masks of ours are also compared with those in
+    the first precision."""
     rows = [_row("library, fp32", evaluate.evaluate(*load_checkpoint(folder), count, evaluate.HELD_OUT))]
+    rows[0][BESIDE_FIRST] = ""
+    first: _Ours | None = None
     for precision in precisions:
         ours = _Ours(Sam3Segmenter(folder, model_name=folder.name, dtype=precision))
         rows.append(_row(f"ours, {precision}", evaluate.judge(ours, count, evaluate.HELD_OUT)))
+        first = first or ours
+        rows[-1][BESIDE_FIRST] = f"{ours.beside(first):.4f}"
     return rows
 
 
 class _Ours:
-    """Answers as `evaluate.judge` asks."""
+    """Answers as `evaluate.judge` asks, and remembers the answers."""
 
     def __init__(self, segmenter: Sam3Segmenter) -> None:
         self._segmenter = segmenter
+        self._seen: list[tuple[Found, tuple[int, int]]] = []  # with the height and width of the image
+
+    def beside(self, other: "_Ours") -> float:
+        """The mean IoU of the other's masks with the nearest of these, for the same images and texts."""
+        best = []
+        for (mine, size), (theirs, _) in zip(self._seen, other._seen, strict=True):
+            for one in theirs.instances:
+                best.append(max((masks.iou(one.rle, each.rle, *size) for each in mine.instances), default=0.0))
+        return statistics.mean(best) if best else 1.0
 
     def __call__(self, image: scenes.Pixels, texts: list[str]) -> evaluate.Answers:
         raw = self._segmenter.predict([self._segmenter.preprocess(image)], [tuple(texts)], OPTIONS)
         [found] = self._segmenter.postprocess(raw, range(1), OPTIONS)
-        size = image.shape[:2]
+        size = image.shape[0], image.shape[1]
+        self._seen += [(each, size) for each in found]
         drawn = [
             np.array([masks.decode(one.rle, *size) for one in each.instances], bool).reshape(-1, *size)
             for each in found

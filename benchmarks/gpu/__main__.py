@@ -9,6 +9,7 @@ and the same command takes what is left. On a CPU it runs too (`--device cpu --m
 n/a.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,12 +22,13 @@ import click
 import torch
 
 from benchmarks import photographs
-from benchmarks.gpu import parity, speed, weights, wheels, whole_run
+from benchmarks.gpu import ceilings, habits, parity, speed, weights, wheels, whole_run
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.ours import COMPILED, GRAPHS, PLAIN, Kernels, Subject, in_one_batch
 from benchmarks.gpu.report import OtherFigures, Report
 from benchmarks.timing import Row
 from workers.errors import Sam3Error
+from workers.fleet.gpu_memory import growing
 from workers.fleet.weights import model_folders
 from workers.inference.models.sam3_checkpoint import load
 from workers.inference.models.torch_precision import chosen
@@ -35,7 +37,8 @@ from workers.inference.segmenters import Precision
 RANDOM = "random"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")
 # Seconds that must be left for a part to begin.
-LEAST = {"parity": 30.0, "FLOPs": 20.0, "run": 120.0}
+LEAST = {"parity": 30.0, "FLOPs": 20.0, "run": 60.0, "card": 10.0}
+RUN_SECONDS = 120.0  # of the images of the whole run, about, at most
 
 
 @click.command()
@@ -58,6 +61,7 @@ def main(
         print(wheels.listed())
         return
     sizes = [int(size) for size in batch_sizes.split(",")]
+    os.environ |= as_nodes_see_it()  # before torch looks for a GPU
     card = Card(device)
     if card.is_gpu and not torch.cuda.is_available():
         raise click.ClickException("no GPU here that torch can use; to try this program out: --device cpu --model tiny")
@@ -72,6 +76,8 @@ def main(
     shutil.rmtree(pictures, ignore_errors=True)  # of an earlier call, which may have had fewer
     paths = photographs.write(photographs.FULL_HD, pictures, counts["images"])
     subject = Subject(card, folder, chosen(dtype, torch.device(device)), paths)
+    if card.is_gpu and (why := card.why_no_utilisation()):
+        print(f"nobody tells how busy the GPU is ({why})", flush=True)
     right = measure(report, subject, sizes, counts)
     tables = shown(report, card)
     path = report.write(tables)
@@ -102,15 +108,13 @@ def measure(report: Report, subject: Subject, sizes: Sequence[int], counts: dict
         return False
     if counts["only_parity"] or None in compared:  # which is told as not measured; without it no speed means anything
         return True
+    report.measure("card", "", LEAST["card"], partial(ceilings.measure, subject.card))
     speed.measure_library(report, subject, sizes)
     speed.measure_ours(report, subject, PLAIN, sizes)
     report.measure("FLOPs", "", LEAST["FLOPs"], partial(speed.count_flops, subject.folder))
     if counts["run_images"] and report.row("run", "") is None:
-        place = report.folder / "run"
-        shutil.rmtree(place, ignore_errors=True)  # of a run that did not end
-        best = max(size for size in sizes if size <= 16)
-        work = partial(whole_run.measure, subject.card, subject.folder, place, counts["run_images"], best)
-        report.measure("run", "", LEAST["run"], work)
+        _measure_run(report, subject, max((size for size in sizes if size <= 16), default=16), counts["run_images"])
+    habits.measure(report, subject)
     right: bool | None = True
     if counts["compiled"] or (counts["compiled"] is None and subject.card.is_gpu):
         for kernels in (COMPILED, GRAPHS):  # they compile, which takes minutes: so they come last
@@ -118,6 +122,24 @@ def measure(report: Report, subject: Subject, sizes: Sequence[int], counts: dict
                 speed.measure_ours(report, subject, kernels, sizes)
             right = right and this is not False
     return bool(right)
+
+
+def _measure_run(report: Report, subject: Subject, batch_size: int, count: int) -> None:
+    """With fewer images on a card on which so many would take too long."""
+    place = report.folder / "run"
+    shutil.rmtree(place, ignore_errors=True)  # of a run that did not end
+    name = subject.name(PLAIN)
+    each = [row["seconds an image"] for row in report.rows(speed.PART) if row[""] == name]
+    if each:
+        count = min(count, max(batch_size, int(RUN_SECONDS / min(each))))
+    least = LEAST["run"] + (count * min(each) if each else 0)
+    report.measure("run", "", least, partial(whole_run.measure, subject, place, count, batch_size))
+
+
+def as_nodes_see_it() -> dict[str, str]:
+    """The variables by which a node's GPU is the same as here, and allocates its memory in the same way."""
+    numbers = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return numbers | growing()
 
 
 def _compare(report: Report, subject: Subject, kernels: Kernels) -> bool | None:
@@ -139,14 +161,16 @@ def _parity(subject: Subject, kernels: Kernels) -> Row:
 
 def shown(report: Report, card: Card) -> dict[str, list[Row]]:
     """The tables by their titles."""
-    flops = report.rows("FLOPs")
-    floor = card.floor(int(flops[0]["GFLOP an image"] * 1e9)) if flops else None
+    flops, rates = report.row("FLOPs", ""), report.row("card", "")
+    floor = ceilings.floor(rates, flops["GFLOP an image"]) if flops and rates and card.is_gpu else None
     tables = {
         "Masks and scores against the library's loop in fp32": report.rows("parity"),
         "From file to RLE, in one process": speed.related(report.rows(speed.PART), floor),
         "A forward pass with CUDA graphs, which workers do not use": speed.by_size(report.rows(speed.GRAPHS_PART)),
         "One sam3-run over JPEGs of 1920 x 1080": report.rows("run"),
-        "Operations of the model": flops,
+        "What is not like the batch before": report.rows(habits.PART),
+        "The card itself": report.rows("card"),
+        "Operations of the model": report.rows("FLOPs"),
         "The longest kernels": speed.longest_kernels(report.rows(speed.PART)),
     }
     return {title: rows for title, rows in tables.items() if rows}

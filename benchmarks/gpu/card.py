@@ -1,5 +1,6 @@
 """The device that is measured: what it is called, what it says of itself while it works. Knows no model."""
 
+import gc
 import os
 import platform
 import statistics
@@ -17,10 +18,6 @@ from benchmarks.machine import commit
 
 NOT_HERE = "n/a"  # what only a GPU has
 LOOK_SECONDS = 0.2  # between two questions to the driver
-# Dense bf16 in TFLOP/s, as the vendor gives it; half of it is what the best known code reaches.
-PEAK_TFLOPS = {
-    "A100": 312, "H100": 989, "H100 PCIe": 756, "H100 NVL": 835, "H200": 989, "RTX 4090": 165, "L4": 121, "L40S": 362,
-}  # fmt: skip
 PACKAGES = ("torch", "torchvision", "transformers")
 
 
@@ -75,16 +72,26 @@ class Card:
             over.set()
             watcher.join()
         shares = statistics.mean(self._shares) if self._shares else NOT_HERE
-        return Watched(taken, max(self._used) / 1e9, shares)
+        used = max(self._used) / 1e9 if self._used else NOT_HERE
+        return Watched(taken, used, shares)
 
     def _watch(self, over: threading.Event) -> None:
         while True:
-            free, total = torch.cuda.mem_get_info(self.device)
-            self._used.append(total - free)
-            with suppress(ImportError, RuntimeError):  # without the package nvidia-ml-py nobody tells the utilisation
+            with suppress(Exception):  # if the card breaks, the work itself says so
+                free, total = torch.cuda.mem_get_info(self.device)
+                self._used.append(total - free)
+            with suppress(Exception):  # the same, or `why_no_utilisation`
                 self._shares.append(torch.cuda.utilization(self.device))
             if over.wait(LOOK_SECONDS):
                 return
+
+    def why_no_utilisation(self) -> str | None:
+        """Why nobody tells how busy the card is: there is no NVML, or no package nvidia-ml-py, or it is a MIG slice."""
+        try:
+            torch.cuda.utilization(self.device)
+        except Exception as error:  # NVML has classes of its own
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return None
 
     def milliseconds(self, work: Callable[[], Any], repeats: int) -> float:
         """The median time of the work on the device, also where the host does not wait for it."""
@@ -92,33 +99,41 @@ class Card:
         for _ in range(repeats):
             if self.is_gpu:
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-                start.record()
+                stream = torch.cuda.current_stream(self.device)  # this thread's device may be another one
+                start.record(stream)
                 work()
-                end.record()
+                end.record(stream)
                 end.synchronize()
                 taken.append(float(start.elapsed_time(end)))
             else:
                 taken.append(seconds(work) * 1e3)
         return statistics.median(taken)
 
+    def seconds(self, work: Callable[[], Any]) -> float:
+        """Until the device has done the work, and is idle before it."""
+        self.wait()
+        began = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - began
+
+    def used_gb(self) -> float | str:
+        """Of the whole card, now."""
+        if not self.is_gpu:
+            return NOT_HERE
+        free, total = torch.cuda.mem_get_info(self.device)
+        return (total - free) / 1e9
+
+    def forget(self) -> None:
+        """Give back what torch keeps for later, so that what is used next is all that is used."""
+        gc.collect()
+        if self.is_gpu:
+            torch.cuda.empty_cache()
+
     def wait(self) -> None:
         """Until the device has done everything that it was given."""
         if self.is_gpu:
             torch.cuda.synchronize(self.device)
-
-    def floor(self, flops: int) -> float | None:
-        """Seconds for so many operations at half of the GPU's peak, if its name is known."""
-        peak = peak_tflops(self.name) if self.is_gpu else None
-        return None if peak is None else flops / (peak * 1e12 * 0.5)
-
-
-def peak_tflops(name: str) -> float | None:
-    """Of the GPU that the driver calls so, by the longest name that we know, as whole words."""
-    words = f" {name.replace('-', ' ')} "
-    known = [one for one in PEAK_TFLOPS if f" {one} " in words]
-    if not known or " Laptop " in words:  # a laptop's GPU is another one of the same name
-        return None
-    return PEAK_TFLOPS[max(known, key=len)]
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -24,14 +24,14 @@ class Span:
     name: str
 
 
-def trace(card: Card, work: Callable[[], object]) -> list[Span]:
+def trace(card: Card, work: Callable[[], object], forwards: int = FORWARDS) -> list[Span]:
     """The kernels of a few forward passes, each by a call of `work`, which has run before; none on a CPU. What the
     profiler itself does on the host makes gaps a little longer."""
     if not card.is_gpu:
         return []
     card.wait()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        for _ in range(FORWARDS):
+        for _ in range(forwards):
             work()
         card.wait()
     events = profiler.events() or []

@@ -85,6 +85,8 @@ def outcomes(
     pace = Pace(batch_size=batch_size, stage_threads=threads)
     batches = segment(items, segmenter, ReadRules(), options, pace)
     found = [outcome for batch in batches for outcome in batch]
+    if halved := [cap.stage for cap in (pace.caps.forward, pace.caps.masks) if cap.most is not None]:
+        raise MemoryError(f"a batch of {batch_size} does not fit into memory ({', '.join(halved)})")
     assert all(isinstance(outcome, Segmented) for outcome in found), found
     return found  # type: ignore[return-value]  # as just checked
 

@@ -1,9 +1,8 @@
 """Seconds an image, from the file to the RLE, of the plain loop and of ours, by batch size; and what one forward pass
 takes. Checks no masks."""
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,14 +33,21 @@ from benchmarks.gpu.report import Report
 from benchmarks.timing import Row
 from workers.inference.models.sam3_checkpoint import load
 from workers.inference.models.torch_precision import use_products
+from workers.inference.segmenters import Precision
 from workers.inference.shapes import masks
 from workers.inference.stream.stage_threads import StageThreads
 
 PART, GRAPHS_PART = "speed", "CUDA graphs"
 LIBRARY = "plain loop, fp32"
+# The other ways in which the library's loop can be made fast with a line of code: how fp32 is multiplied, and autocast.
+FASTER_LIBRARY: dict[str, tuple[Precision, bool]] = {
+    "plain loop, TF32": ("mixed", False),
+    "plain loop, autocast": ("mixed", True),
+}
 # A row is not begun with less. The slowest without a compiler, of the plain loop, takes about as long on an H100.
 LEAST_SECONDS = {PLAIN: 25.0, COMPILED: 180.0, GRAPHS: 180.0}
-REPEATS = 5  # of one forward pass
+REPEATS = 5  # of one forward pass, where it is fast
+FORWARD_SECONDS, WORK_SECONDS = 3.0, 20.0  # about the most of these two of a row, on a card of any speed
 LONGEST = "longest kernels"  # of a row, which are shown in a table of their own
 LONGEST_BATCH = 8  # of that batch size, or the next smaller one
 
@@ -51,68 +57,87 @@ Forward = Callable[[], object]
 @dataclass(frozen=True)
 class Way:
     """A loaded model. `forward` makes a forward pass of a batch of so many, which can be called again and again.
-    `work` segments these files in batches of so many. `begin` is called before batches of another size."""
+    `work` segments these files in batches of so many. `begin` is called before batches of another size. The first
+    `runs` of a forward pass do what later ones do not. `is_itself`: nothing else was measured in its place."""
 
     forward: Callable[[int], Forward]
     work: Callable[[Sequence[str], int], object] | None
     begin: Callable[[int], object] = lambda size: None
+    runs: int = 1
+    is_itself: Callable[[], bool] = lambda: True
 
 
 def measure_library(report: Report, subject: Subject, sizes: Sequence[int]) -> None:
-    """A row for each batch size, of the plain loop."""
-    for size, row in _each(sizes, partial(_load_library, subject), subject):
-        report.measure(PART, f"{LIBRARY}, batch {size}", LEAST_SECONDS[PLAIN], partial(row, LIBRARY))
+    """A row for each batch size, of the plain loop as it is documented; on a GPU a few of its faster ways."""
+    _measure(report, subject, LIBRARY, sizes, partial(_load_library, subject, "fp32", False))
+    if subject.card.is_gpu:
+        few = {min(sizes), max((size for size in sizes if size <= LONGEST_BATCH), default=min(sizes))}
+        for name, how in FASTER_LIBRARY.items():
+            _measure(report, subject, name, sorted(few), partial(_load_library, subject, *how))
 
 
 def measure_ours(report: Report, subject: Subject, with_kernels: Kernels, sizes: Sequence[int]) -> None:
     """A row for each batch size. With CUDA graphs, which no worker uses, it is only of the forward pass: the next batch
     would overwrite what the mask thread still reads."""
-    name = subject.name(with_kernels)
-    part = GRAPHS_PART if with_kernels == GRAPHS else PART
-    for size, row in _each(sizes, partial(_load_ours, subject, with_kernels), subject):
-        report.measure(part, f"{name}, batch {size}", LEAST_SECONDS[with_kernels], partial(row, name))
+    load_way = partial(_load_ours, subject, with_kernels)
+    _measure(report, subject, subject.name(with_kernels), sizes, load_way, with_kernels)
 
 
-def _each(
-    sizes: Sequence[int], load_way: Callable[[], Way], subject: Subject
-) -> Iterator[tuple[int, Callable[[str], Row]]]:
-    """Each batch size, with what makes its row under a name. The model is loaded for the first row that is made, and
-    dropped behind the last one."""
+def _measure(
+    report: Report,
+    subject: Subject,
+    name: str,
+    sizes: Sequence[int],
+    load_way: Callable[[], Way],
+    with_kernels: Kernels = PLAIN,
+) -> None:
+    """A row for each batch size. The model is loaded for the first row that is made, and dropped behind the last one.
+    A row is not begun if, by how long the one before took, no time is left for it."""
     loaded: list[Way] = []
+    least, part = LEAST_SECONDS[with_kernels], GRAPHS_PART if with_kernels == GRAPHS else PART
 
-    def row(size: int, name: str) -> Row:
+    def row(size: int) -> Row:
         if not loaded:
             loaded.append(load_way())
         return {"": name, "batch size": size} | _figures(loaded[0], size, subject)
 
     for size in sizes:
-        yield size, partial(row, size)
+        began = time.monotonic()
+        report.measure(part, f"{name}, batch {size}", least, partial(row, size))
+        least = max(least, time.monotonic() - began)
     loaded.clear()
-    gc.collect()
-    if subject.card.is_gpu:
-        torch.cuda.empty_cache()
+    subject.card.forget()
 
 
 def _figures(way: Way, size: int, subject: Subject) -> Row:
     card, paths = subject.card, subject.paths
+    card.forget()  # what the row before has left
     way.begin(size)
     step = way.forward(size)
-    for _ in range(max(RUNS.values())):  # what happens once
+    for _ in range(way.runs):  # what happens once
         step()
-    taken, launch = _forward(card, step)
-    spans = kernels.trace(card, step)
+    once = card.seconds(step)
+    repeats = max(1, min(REPEATS, int(FORWARD_SECONDS / once)))
+    taken, launch = _forward(card, step, repeats)
+    forwards = min(repeats, kernels.FORWARDS)
+    spans = kernels.trace(card, step, forwards)
     row = {"forward, ms a batch": taken, "of that launching, ms": launch}
-    row |= kernels.summary(spans) | {LONGEST: kernels.longest(spans)}
+    row |= kernels.summary(spans, forwards) | {LONGEST: kernels.longest(spans, forwards)}
+    paths = paths[: max(2 * size, int(WORK_SECONDS / once * size))]
     if way.work is not None:
         way.work(paths[:size], size)
     watched = card.watched(step if way.work is None else partial(way.work, paths, size))
+    if not way.is_itself():
+        raise RuntimeError("the model cannot be compiled, so that these would be figures of the uncompiled one")
     row |= {"GPU memory, GB": watched.memory_gb, "GPU utilisation, %": watched.utilisation}
-    return row if way.work is None else row | {"seconds an image": watched.seconds / len(paths)}
+    if way.work is None:
+        return row
+    return row | {"images": len(paths), "seconds an image": watched.seconds / len(paths)}
 
 
-def _forward(card: Card, step: Forward) -> tuple[float, float | str]:
+def _forward(card: Card, step: Forward, repeats: int) -> tuple[float, float | str]:
     """Milliseconds of a forward pass on the device, and of its launch on the host, which on a CPU is the same."""
-    taken = card.milliseconds(step, REPEATS)
+    taken = card.milliseconds(step, repeats)
     if not card.is_gpu:
         return taken, NOT_HERE
     card.wait()
@@ -123,13 +148,21 @@ def _forward(card: Card, step: Forward) -> tuple[float, float | str]:
     return taken, launch
 
 
-def _load_library(subject: Subject) -> Way:
-    """The library's model as its documentation loads it: fp32, and without TF32, which ours turns on."""
-    use_products("fp32", torch.device(subject.card.device))
+def _load_library(subject: Subject, products: Precision, autocast: bool) -> Way:
+    """The library's model in fp32; as its documentation loads it: without TF32, which ours turns on, nor autocast."""
+    use_products(products, torch.device(subject.card.device))
     library, processor = load(subject.folder)
     library = library.to(subject.card.device)
-    step = partial(_library_forward, library, processor, subject.paths)
-    return Way(step, partial(_library_loop, library, processor))
+
+    def cast(work: Callable[..., object], *given: object) -> object:
+        kind = torch.device(subject.card.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=autocast):
+            return work(*given)
+
+    def forward_of(size: int) -> Forward:
+        return partial(cast, _library_forward(library, processor, subject.paths, size))
+
+    return Way(forward_of, partial(cast, partial(_library_loop, library, processor)))
 
 
 def _load_ours(subject: Subject, with_kernels: Kernels) -> Way:
@@ -138,7 +171,13 @@ def _load_ours(subject: Subject, with_kernels: Kernels) -> Way:
     options = replace(OPTIONS, compiled=with_kernels != PLAIN)
     work = None if with_kernels == GRAPHS else partial(outcomes, segmenter, options=options, threads=threads)
     step = partial(forward, segmenter, subject.paths, with_kernels)
-    return Way(step, work, lambda size: compile_anew(segmenter, with_kernels))
+    return Way(
+        step,
+        work,
+        lambda size: compile_anew(segmenter, with_kernels),
+        RUNS[with_kernels],
+        lambda: with_kernels == PLAIN or segmenter.facts.compiles,
+    )
 
 
 def _library_forward(library: Any, processor: Any, paths: Sequence[str], size: int) -> Forward:

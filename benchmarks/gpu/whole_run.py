@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import photographs
-from benchmarks.gpu.card import Card
-from benchmarks.gpu.ours import PROMPT
+from benchmarks.gpu.ours import PROMPT, Subject
 from benchmarks.timing import Row
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def measure(card: Card, model: Path, folder: Path, count: int, batch_size: int) -> Row:
+def measure(subject: Subject, folder: Path, count: int, batch_size: int) -> Row:
     """Segment `count` JPEGs of 1920 x 1080. `folder` is new, and keeps what the run says of itself."""
+    card = subject.card
     photographs.write(photographs.FULL_HD, folder / "images", count)
     gpu = card.device.partition(":")[2] or "0"
-    flags = ["--model", str(model.absolute()), "--gpus", gpu if card.is_gpu else "cpu", "--batch-size", str(batch_size)]
+    flags = ["--model", str(subject.folder.absolute()), "--gpus", gpu if card.is_gpu else "cpu"]
+    flags += ["--batch-size", str(batch_size), "--dtype", subject.precision]
     said: list[str] = []
     watched = card.watched(lambda: said.append(_run(folder, flags)))
     told = json.loads(said[0])
@@ -27,6 +28,7 @@ def measure(card: Card, model: Path, folder: Path, count: int, batch_size: int) 
     if ended != count:
         raise RuntimeError(f"{ended} of {count} images were segmented: see {folder / 'out'}")
     return {
+        "": subject.precision,
         "images": count,
         "batch size": batch_size,
         "GPU memory, GB": watched.memory_gb,

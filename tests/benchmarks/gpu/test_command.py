@@ -75,7 +75,7 @@ def test_on_a_cpu_it_measures_everything_and_what_only_a_gpu_has_is_not_availabl
     assert parts["run"][""]["images"] == 4
     page = (tmp_path / "gpu.md").read_text()
     assert page in ended.output
-    assert page.count("### ") == 5
+    assert page.count("### ") == 7
     assert "hours for 10,000" in page
 
     known = (tmp_path / "gpu.json").read_bytes()
