@@ -113,6 +113,7 @@ def test_without_time_it_says_what_is_left_and_ends_with_1(tmp_path: Path) -> No
     ended = run(tmp_path, "--batch-size", "1", "--minutes", "0")
     assert ended.exit_code == 1
     assert "Not measured: parity: ours, fp32 (no time was left)." in ended.output
+    assert "the same command again takes what is left" in ended.output
     assert "differ from the library's" not in ended.output
     assert not (tmp_path / "gpu.json").exists()
 
