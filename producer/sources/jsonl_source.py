@@ -22,7 +22,7 @@ from producer.sources.first_bytes import FirstBytes
 from producer.sources.hints import new_file
 from producer.sources.rows import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
-from producer.sources.text import COPY_FIRST, find_encoding
+from producer.sources.text import advised, find_encoding
 from producer.sources.text_source import Lines, Reader, TextSource
 from workers.errors import ErrorClass, UsageError
 
@@ -119,9 +119,8 @@ class JsonLinesSource(TextSource[str]):
             else f"{_TO_LINES} < {shlex.quote(shown)}"
         )
         lines = new_file(shown, "lines", ".jsonl")
-        if self.file.is_copy:
-            raise UsageError(f"{shown}: is one JSON array; {COPY_FIRST}")
-        raise UsageError(f"{shown}: is one JSON array; write one object a line: {read} > {lines}")
+        advice = advised(self.file, f"write one object a line: {read} > {lines}")
+        raise UsageError(f"{shown}: is one JSON array; {advice}")
 
 
 class Types:

@@ -12,7 +12,7 @@ from typing import Any
 from producer.sources.cells import one_line
 from producer.sources.file import SourceFile
 from producer.sources.hints import new_file
-from producer.sources.text import COPY_FIRST
+from producer.sources.text import advised
 from workers.errors import UsageError, first_line
 
 KIND = "Parquet file"
@@ -29,7 +29,7 @@ class ParquetPart:
         self.file.name = one_line(name)
         if self.file.gzipped:
             unpack = f"gunzip < {shlex.quote(self.file.shown)} > {new_file(self.file.shown, 'unpacked', '.parquet')}"
-            advice = COPY_FIRST if self.file.is_copy else f"unpack it first: {unpack}"
+            advice = advised(self.file, f"unpack it first: {unpack}")
             raise UsageError(f"{self.file.shown}: is gzipped, and no {KIND} then; {advice}")
 
     @contextmanager

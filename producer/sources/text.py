@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from producer.layout import STDIN_SUFFIX
 from producer.sources.cells import quoted
 from producer.sources.file import SourceFile
 from producer.sources.hints import new_file
@@ -108,6 +109,13 @@ def find_encoding(file: SourceFile, given: ReadOptions, kind: str) -> tuple[File
     return FileText(mark, encoding, given), text
 
 
+def advised(file: SourceFile, advice: str) -> str:
+    """Advice with a command that reads the file; other advice for a copy of an object, or of what was piped in."""
+    if file.path.name.endswith(STDIN_SUFFIX):
+        return "convert it before it is piped in"
+    return COPY_FIRST if file.is_copy else advice
+
+
 def advised_encoding(broken: bytes) -> str:
     """Advice for bytes that are not UTF-8, such as `--encoding cp1252 reads it as 'café.jpg'`."""
     for codec in ("cp1252", "latin1"):
@@ -149,7 +157,7 @@ def _refuse_other_formats(head: bytes, file: SourceFile, kind: str) -> None:
                 what, advice = _zipped(file.path, head) or (what, advice)
             suffix = Path(re.sub(r"\.(gz|bz2|xz|zst)$", "", file.name, flags=re.IGNORECASE)).suffix or ".csv"
             advice = advice.format(file=shlex.quote(file.shown), unpacked=new_file(file.shown, "unpacked", suffix))
-            raise UsageError(f"{file.shown}: is {what}, not {kind} text; {COPY_FIRST if file.is_copy else advice}")
+            raise UsageError(f"{file.shown}: is {what}, not {kind} text; {advised(file, advice)}")
 
 
 _SAVE_SHEET = "save the sheet with the paths as CSV (File, Save As, CSV UTF-8) and give that file"

@@ -346,3 +346,16 @@ def test_an_empty_place_is_not_taken_for_the_working_folder(shell: Shell, comman
     """A shell makes one of a variable that is not set."""
     (shell.home / "a.csv").write_text("path\na.jpg\n")
     assert "is empty; if the working folder is meant, give ./" in shell(*command, code=2).error
+
+
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(gzip.compress(b"a.jpg\n")), b'[{"path": "a.jpg"}]', b"PK\3\4 any"],
+    ids=["gzip of a gzip", "array", "zip"],
+)
+def test_no_command_is_advised_for_the_copy_of_what_is_piped_in(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    piped(monkeypatch, content)
+    refused = shell(enqueue.main, "--source", "-", "--prompt", "person", "--dry-run", code=2).error
+    assert refused.endswith("; convert it before it is piped in")
