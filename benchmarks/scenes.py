@@ -5,6 +5,7 @@ The scenes and figures are those of `python -m workers.tiny.evaluate`, which ask
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,12 +14,14 @@ import torch
 
 from benchmarks.timing import Row, table
 from workers.inference.answers import Found
+from workers.inference.boxes import Box
 from workers.inference.models.sam3_model import Sam3Segmenter
 from workers.inference.protocol import Options
 from workers.inference.segmenters import Precision
 from workers.inference.shapes import masks
 from workers.tiny import evaluate, scenes
 from workers.tiny.architecture import load_checkpoint
+from workers.tiny.exemplars import Question
 from workers.tiny.files import CHECKPOINT
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "mixed", "bf16")
@@ -48,27 +51,33 @@ class _Ours:
         self._seen: list[tuple[Found, tuple[int, int]]] = []  # with the height and width of the image
 
     def beside(self, other: "_Ours") -> float:
-        """The mean IoU of the other's masks with the nearest of these, for the same images and texts."""
+        """The mean IoU of the other's masks with the nearest of these, for the same images and questions."""
         best = []
         for (mine, size), (theirs, _) in zip(self._seen, other._seen, strict=True):
             for one in theirs.instances:
                 best.append(max((masks.iou(one.rle, each.rle, *size) for each in mine.instances), default=0.0))
         return statistics.mean(best) if best else 1.0
 
-    def __call__(self, image: scenes.Pixels, texts: list[str]) -> evaluate.Answers:
-        raw = self._segmenter.predict([self._segmenter.preprocess(image)], [tuple(texts)], OPTIONS)
-        [found] = self._segmenter.postprocess(raw, range(1), OPTIONS)
-        size = image.shape[0], image.shape[1]
-        self._seen += [(each, size) for each in found]
+    def __call__(self, image: scenes.Pixels, questions: list[Question]) -> evaluate.Answers:
+        height, width = image.shape[:2]
+        pixels = self._segmenter.preprocess(image)
+        shown = [
+            tuple(Box(*box.corners(width, height), box.positive) for box in question.boxes) for question in questions
+        ]
+        batch = [replace(pixels, boxes=boxes) for boxes in shown]
+        raw = self._segmenter.predict(batch, [(question.text,) for question in questions], OPTIONS)
+        found = [each for [each] in self._segmenter.postprocess(raw, range(len(batch)), OPTIONS)]
+        self._seen += [(each, (height, width)) for each in found]
         drawn = [
-            np.array([masks.decode(one.rle, *size) for one in each.instances], bool).reshape(-1, *size)
+            np.array([masks.decode(one.rle, height, width) for one in each.instances], bool).reshape(-1, height, width)
             for each in found
         ]
         return drawn, [each.presence > evaluate.THRESHOLD for each in found]
 
 
 def _row(name: str, report: evaluate.Report) -> Row:
-    return {"": name} | {name.replace("_", " "): f"{value:.4f}" for name, value in report.figures().items()}
+    figures = report.figures() | {f"F1 of {kind}": report.kinds[kind].f1 for kind in evaluate.BOX_KINDS}
+    return {"": name} | {name.replace("_", " "): f"{value:.4f}" for name, value in figures.items()}
 
 
 @click.command()

@@ -79,7 +79,7 @@ def configuration() -> Sam3Config:
             "eos_token_id": tokens[vocabulary.END],
             "pad_token_id": tokens[vocabulary.END],
         },
-        # Box prompts are not trained, so their encoder is as small as possible.
+        # As small as possible: a box has to tell no more than the shape in it.
         geometry_encoder_config={**transformer, "intermediate_size": 64, "num_layers": 1, "roi_size": 1},
         detr_encoder_config={**transformer, "num_layers": 2},
         detr_decoder_config={**transformer, "num_layers": 4, "num_queries": QUERY_GRID**2},

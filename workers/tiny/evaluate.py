@@ -10,33 +10,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import Sam3Model, Sam3Processor
 
-from workers.tiny import agreement, scenes
+from workers.tiny import agreement, exemplars, scenes
 from workers.tiny.architecture import load_checkpoint
+from workers.tiny.exemplars import Question
 from workers.tiny.files import CHECKPOINT
 
 HELD_OUT = 20_261_122  # seed of the scenes that are measured; training and its own checks use other seeds
 THRESHOLD = 0.5  # the same for scores, masks and presence
+TEXT_KINDS = ("colour and shape", "shape", "colour", "anything")
+BOX_KINDS = ("boxes", "text without a box")
 
 
 @dataclass(frozen=True)
 class Report:
     """What was measured."""
 
-    prompts: int
-    presence_right: int  # number of prompts for which presence was right
+    prompts: int  # texts alone
+    presence_right: int  # number of texts for which presence was right
     kinds: dict[str, agreement.Agreement]  # kind of prompt -> instances
 
     @property
     def total(self) -> agreement.Agreement:
-        return sum(self.kinds.values(), agreement.Agreement())
+        """The instances of all texts alone; boxes are judged by themselves."""
+        return sum((self.kinds[kind] for kind in TEXT_KINDS), agreement.Agreement())
 
     def figures(self) -> dict[str, float]:
-        """Return the figures of the README of the checkpoint, each from 0 to 1."""
+        """Return the figures of the README of the checkpoint, each from 0 to 1. They are of the texts alone."""
         total = self.total
         return {
             "f1": total.f1,
@@ -48,7 +53,7 @@ class Report:
 
 
 Answers = tuple[list[scenes.Mask], list[bool]]
-"""Of each text: masks (instances, height, width), and whether it is there."""
+"""Of each question: masks (instances, height, width), and whether there are any."""
 
 
 def evaluate(model: Sam3Model, processor: Sam3Processor, count: int, seed: int) -> Report:
@@ -56,33 +61,49 @@ def evaluate(model: Sam3Model, processor: Sam3Processor, count: int, seed: int) 
     return judge(partial(segment, model, processor), count, seed)
 
 
-def judge(ask: Callable[[scenes.Pixels, list[str]], Answers], count: int, seed: int) -> Report:
-    """Ask for one prompt of each kind in each of `count` scenes of the series `seed`."""
-    asked = right = 0
-    kinds = dict.fromkeys(("colour and shape", "shape", "colour", "anything"), agreement.Agreement())
+def judge(ask: Callable[[scenes.Pixels, list[Question]], Answers], count: int, seed: int) -> Report:
+    """Ask one question of each kind about each of `count` scenes of the series `seed`."""
+    right = 0
+    kinds = dict.fromkeys((*TEXT_KINDS, *BOX_KINDS), agreement.Agreement())
     for number in range(count):
         scene = scenes.scene(seed, number)
-        texts = scenes.prompts(scene, np.random.default_rng([seed, number, 1]))
-        found, presence = ask(scene.image, texts)
-        for kind, text, masks, present in zip(kinds, texts, found, presence, strict=True):
-            drawn = np.array(scene.truth(text), dtype=bool).reshape(-1, *scene.image.shape[:2])
+        questions = _questions(scene, np.random.default_rng([seed, number, 1]))
+        found, presence = ask(scene.image, questions)
+        for kind, question, masks, present in zip(kinds, questions, found, presence, strict=True):
+            drawn = np.array(question.truth, dtype=bool).reshape(-1, *scene.image.shape[:2])
             kinds[kind] += agreement.agree(agreement.mask_ious(masks, drawn))
-            right += present == (len(drawn) > 0)
-            asked += 1
-    return Report(asked, right, kinds)
+            right += kind in TEXT_KINDS and present == (len(drawn) > 0)
+    return Report(count * len(TEXT_KINDS), right, kinds)
+
+
+def _questions(scene: scenes.Scene, rng: np.random.Generator) -> list[Question]:
+    texts = [Question(text, scene.truth(text)) for text in scenes.prompts(scene, rng)]
+    return [*texts, exemplars.by_box(scene, rng), exemplars.without_box(scene, rng)]
+
+
+def segment(model: Sam3Model, processor: Sam3Processor, image: scenes.Pixels, questions: list[Question]) -> Answers:
+    """Return, for each question, the masks found (instances, height, width) and whether it is judged present."""
+    answers = [_answer(model, processor, image, question) for question in questions]
+    return [masks for masks, _ in answers], [present for _, present in answers]
 
 
 @torch.inference_mode()
-def segment(model: Sam3Model, processor: Sam3Processor, image: scenes.Pixels, texts: list[str]) -> Answers:
-    """Return, for each text, the masks found (instances, height, width) and whether it is judged present."""
-    inputs = processor(images=[image] * len(texts), text=texts, return_tensors="pt")
+def _answer(
+    model: Sam3Model, processor: Sam3Processor, image: scenes.Pixels, question: Question
+) -> tuple[scenes.Mask, bool]:
+    height, width = image.shape[:2]
+    shown: dict[str, list[list[Any]]] = {}
+    if question.boxes:
+        shown["input_boxes"] = [[list(box.corners(width, height)) for box in question.boxes]]
+        shown["input_boxes_labels"] = [[int(box.positive) for box in question.boxes]]
+    inputs = processor(images=image, text=question.text, **shown, return_tensors="pt")
     outputs = model(**inputs)
-    results = processor.post_process_instance_segmentation(  # type: ignore[no-untyped-call]
-        outputs, threshold=THRESHOLD, mask_threshold=THRESHOLD, target_sizes=[image.shape[:2]] * len(texts)
+    [result] = processor.post_process_instance_segmentation(  # type: ignore[no-untyped-call]
+        outputs, threshold=THRESHOLD, mask_threshold=THRESHOLD, target_sizes=[(height, width)]
     )
     # If no instance is kept the library does not resize the masks, so their shape is given here.
-    masks = [result["masks"].bool().numpy().reshape(len(result["masks"]), *image.shape[:2]) for result in results]
-    return masks, (outputs.presence_logits.squeeze(-1).sigmoid() > THRESHOLD).tolist()
+    masks = result["masks"].bool().numpy().reshape(len(result["masks"]), height, width)
+    return masks, bool(outputs.presence_logits.sigmoid() > THRESHOLD)
 
 
 def main() -> None:

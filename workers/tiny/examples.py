@@ -15,11 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.tiny import scenes
+from workers.tiny import exemplars, scenes
+from workers.tiny.exemplars import Question
 
-PROMPTS_PER_SCENE = 2  # of the four kinds; the picture is encoded once for both
+TEXTS_PER_SCENE = 2  # of the four kinds
+QUESTIONS_PER_SCENE = TEXTS_PER_SCENE + 1  # one with boxes; the picture is encoded once for all
 # How often each kind is asked. The model learns shapes much more slowly than colours.
 CHOICE = {"colour and shape": 0.3, "shape": 0.4, "colour": 0.15, "anything": 0.15}
+NEGATIVE = 0.3  # share of the questions with boxes that take a shape away
+SHORT_SIDE = (112, 400)  # pixels; larger scenes take long to draw and look the same to the model
 QUEUED = 8  # batches drawn ahead
 
 
@@ -29,12 +33,12 @@ class Sizes:
 
     scenes: int
     image: int  # side of the model's input in pixels
-    mask: int  # side of its masks in pixels
+    mask: int  # side of the true masks in pixels
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures and what the prompts name in them; pair i belongs to picture i // PROMPTS_PER_SCENE.
+    """Pictures, questions about them, and the answers; pair i belongs to picture i // QUESTIONS_PER_SCENE.
 
     images: (scenes, image, image, 3) uint8. shapes: (scenes, mask, mask), 0 for the background, else 1 + the index of
     the shape. For each pair, masks: (objects, mask, mask) uint8, 255 where a cell is wholly covered; boxes: (objects,
@@ -43,28 +47,38 @@ class Batch:
 
     images: NDArray[np.uint8]
     shapes: NDArray[np.int64]
-    prompts: list[str]
+    questions: list[Question]
     masks: list[NDArray[np.uint8]]
     boxes: list[NDArray[np.float32]]
 
 
-def batch(seed: int, number: int, sizes: Sizes) -> Batch:
-    """Draw batch `number` of the endless series `seed`."""
-    rng = np.random.default_rng([seed, number])
-    images, shapes, texts, masks, boxes = [], [], [], [], []
+def batch(seed: int, number: int, sizes: Sizes, share: int = 0) -> Batch:
+    """Draw batch `number` of the endless series `seed`; processes that train together take a share each."""
+    rng = np.random.default_rng([seed, number, share])
+    images, shapes = [], []
+    questions: list[Question] = []
     for _ in range(sizes.scenes):
-        scene = scenes.draw_scene(rng)
+        scene = scenes.draw_scene(rng, SHORT_SIDE)
         picture = Image.fromarray(scene.image)
         images.append(np.asarray(picture.resize((sizes.image, sizes.image), Image.Resampling.BILINEAR)))
         shapes.append(_shape_map(scene, sizes.mask))
-        asked = rng.choice(scenes.prompts(scene, rng), PROMPTS_PER_SCENE, replace=False, p=list(CHOICE.values()))
-        for text in asked:
-            named = [mask for mask in scene.truth(str(text)) if mask.any()]
-            texts.append(str(text))
-            small = [_shrink(mask, sizes.mask) for mask in named]
-            masks.append(np.array(small, dtype=np.uint8).reshape(-1, sizes.mask, sizes.mask))
-            boxes.append(np.array([_box(mask) for mask in named], dtype=np.float32).reshape(-1, 4))
-    return Batch(np.stack(images), np.stack(shapes), texts, masks, boxes)
+        questions += _ask(scene, rng)
+    masks, boxes = zip(*(_answer(question, sizes.mask) for question in questions), strict=True)
+    return Batch(np.stack(images), np.stack(shapes), questions, list(masks), list(boxes))
+
+
+def _ask(scene: scenes.Scene, rng: np.random.Generator) -> list[Question]:
+    texts = rng.choice(scenes.prompts(scene, rng), TEXTS_PER_SCENE, replace=False, p=list(CHOICE.values()))
+    named = [Question(str(text), [mask for mask in scene.truth(str(text)) if mask.any()]) for text in texts]
+    boxed = exemplars.without_box if rng.random() < NEGATIVE else exemplars.by_box
+    return [*named, boxed(scene, rng)]
+
+
+def _answer(question: Question, side: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the masks and the boxes of the answer."""
+    masks = np.array([_shrink(mask, side) for mask in question.truth], dtype=np.uint8)
+    boxes = np.array([exemplars.tight(mask)[:4] for mask in question.truth], dtype=np.float32)
+    return masks.reshape(-1, side, side), boxes.reshape(-1, 4)
 
 
 def _shape_map(scene: scenes.Scene, side: int) -> NDArray[np.int64]:
@@ -78,20 +92,11 @@ def _shrink(mask: scenes.Mask, side: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(mask).convert("L").resize((side, side), Image.Resampling.BOX))
 
 
-def _box(mask: scenes.Mask) -> tuple[float, float, float, float]:
-    """Return the tight box around a mask as centre and size, in parts of the picture."""
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom = rows[0] / height, (rows[-1] + 1) / height
-    left, right = columns[0] / width, (columns[-1] + 1) / width
-    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-
-
-def _draw(queue: "Queue[Batch]", seed: int, first: int, sizes: Sizes) -> None:
+def _draw(queue: "Queue[Batch]", seed: int, first: int, sizes: Sizes, share: int) -> None:
     """Draw batches until the parent process ends, also if it is killed."""
     parent = multiprocessing.parent_process()
     for number in count(first):
-        drawn = batch(seed, number, sizes)
+        drawn = batch(seed, number, sizes, share)
         while parent is None or parent.is_alive():
             try:
                 queue.put(drawn, timeout=5)
@@ -103,11 +108,11 @@ def _draw(queue: "Queue[Batch]", seed: int, first: int, sizes: Sizes) -> None:
 
 
 @contextmanager
-def stream(seed: int, first: int, sizes: Sizes) -> Iterator[Iterator[Batch]]:
+def stream(seed: int, first: int, sizes: Sizes, share: int = 0) -> Iterator[Iterator[Batch]]:
     """Give the batches `first`, `first` + 1, ... of a series, drawn ahead by a process that ends with the block."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(QUEUED)
-    process = context.Process(target=_draw, args=(queue, seed, first, sizes), daemon=True)
+    process = context.Process(target=_draw, args=(queue, seed, first, sizes, share), daemon=True)
     process.start()
     try:
         yield iter(lambda: queue.get(timeout=300), None)

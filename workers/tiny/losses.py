@@ -23,6 +23,8 @@ WEIGHTS = {
     "giou": 2.0,
     "mask": 5.0,
     "dice": 5.0,
+    "fine mask": 5.0,
+    "fine dice": 10.0,
     "presence": 2.0,
     "semantic": 2.0,
     "shape": 4.0,
@@ -30,15 +32,20 @@ WEIGHTS = {
 # Weights of the class loss: 2 for a query that is matched with an object, and three times its score for any other,
 # because a second answer for the same object is this model's most frequent mistake.
 POSITIVE, NEGATIVE = 2.0, 3.0
+FINER = 3  # the last layer's masks are also compared at so many times their side, enlarged as post-processing does
 MATCH_POOLING = 4  # masks are compared at a quarter of their side while matching
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a prompt names: masks (objects, side, side) in [0, 1]; boxes (objects, 4), centre and size in [0, 1]."""
+    """The answer to a question: masks (objects, side, side) in [0, 1]; boxes (objects, 4), centre and size in [0, 1].
+
+    fine: the masks again, FINER times as large.
+    """
 
     masks: Tensor
     boxes: Tensor
+    fine: Tensor
 
 
 @dataclass
@@ -197,17 +204,34 @@ def _mask_losses(
     # The rows above are grouped by pair; bring the goals into that order, and the IoU back out of it.
     order = torch.argsort(matches.pair, stable=True)
     masks = torch.cat([truth.masks for truth in truths]).flatten(1)
-    goal = masks[_flat_index(matches, truths)[order]]
+    index = _flat_index(matches, truths)[order]
+    goal = masks[index]
     objects = max(1, len(masks))
     parts = {
         "mask": functional.binary_cross_entropy_with_logits(logits, goal, reduction="none").mean(-1).sum() / objects,
         "dice": _dice(logits.sigmoid(), goal).sum() / objects,
     }
+    last = matches.layer[order] == len(embeddings) - 1
+    fine = torch.cat([truth.fine for truth in truths])[index[last]]
+    parts |= _fine_losses(logits[last].reshape(-1, *pixels.shape[2:]), fine, objects)
     seen, true = logits > 0, goal > 0.5
     iou = (seen & true).sum(-1) / (seen | true).sum(-1).clamp(min=1)
     quality = torch.empty_like(iou)
     quality[order] = iou
     return parts, quality
+
+
+def _fine_losses(logits: Tensor, goal: Tensor, objects: int) -> dict[str, Tensor]:
+    """Compare masks (matches, side, side) with finer ones as post-processing does: enlarge probabilities, not logits.
+
+    The dice loss over cells that are partly covered wants each cell whole or empty, which moves the edge.
+    """
+    likely = functional.interpolate(logits.sigmoid()[:, None], size=goal.shape[1:], mode="bilinear").flatten(1)
+    goal = goal.flatten(1)
+    # Written out, as autocast forbids the library's function of probabilities. Clamped, else log(0) is infinite.
+    likely = likely.clamp(1e-4, 1 - 1e-4)
+    error = -(goal * likely.log() + (1 - goal) * (1 - likely).log())
+    return {"fine mask": error.mean(-1).sum() / objects, "fine dice": _dice(likely, goal).sum() / objects}
 
 
 def _class_loss(logits: Tensor, matches: _Matches, quality: Tensor, objects: int) -> Tensor:

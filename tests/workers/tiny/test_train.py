@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from workers.tiny import evaluate, examples, losses, train
 
 FEW = train.Settings(seed=5, scenes=2, steps=6, warm_up=2, look_first=2, log_every=1, check_every=1000)
-SIZES = examples.Sizes(scenes=2, image=128, mask=64)
+SIZES = examples.Sizes(scenes=2, image=128, mask=192)
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
@@ -66,37 +67,45 @@ def test_the_first_steps_teach_the_vision_encoder_alone(tmp_path: Path) -> None:
     assert all(name.startswith("vision_encoder.") for name in moved)
 
 
-def test_a_batch_shows_each_picture_with_two_prompts_and_tight_boxes() -> None:
+def test_a_batch_asks_each_picture_by_two_texts_and_by_boxes_and_the_answers_have_tight_boxes() -> None:
     batch = examples.batch(3, 0, SIZES)
     assert batch.images.shape == (2, 128, 128, 3)
-    assert len(batch.prompts) == len(batch.masks) == len(batch.boxes) == 4
+    assert len(batch.questions) == len(batch.masks) == len(batch.boxes) == 6
+    assert [bool(question.boxes) for question in batch.questions] == [False, False, True] * 2
     for masks, boxes in zip(batch.masks, batch.boxes, strict=True):
         assert len(masks) == len(boxes)
         for mask, (x, _, width, _) in zip(masks, boxes, strict=True):
             columns = np.flatnonzero((mask > 127).any(axis=0))
-            assert columns[0] / 64 == pytest.approx(x - width / 2, abs=0.03)
-            assert (columns[-1] + 1) / 64 == pytest.approx(x + width / 2, abs=0.03)
+            assert columns[0] / 192 == pytest.approx(x - width / 2, abs=0.03)
+            assert (columns[-1] + 1) / 192 == pytest.approx(x + width / 2, abs=0.03)
 
 
-def test_a_batch_depends_on_its_number_only() -> None:
-    with examples.stream(3, 7, SIZES) as batches:
+def test_a_batch_depends_on_its_number_and_share_only() -> None:
+    with examples.stream(3, 7, SIZES, share=1) as batches:
         drawn_ahead = next(batches)
-    assert np.array_equal(drawn_ahead.images, examples.batch(3, 7, SIZES).images)
-    assert drawn_ahead.prompts == examples.batch(3, 7, SIZES).prompts
+    again = examples.batch(3, 7, SIZES, share=1)
+    assert np.array_equal(drawn_ahead.images, again.images)
+    assert [question.text for question in drawn_ahead.questions] == [question.text for question in again.questions]
+    assert not np.array_equal(drawn_ahead.images, examples.batch(3, 7, SIZES).images)
 
 
-def test_the_training_forward_is_the_library_forward(tmp_path: Path) -> None:
+def test_the_training_forward_is_the_library_forward_with_boxes_and_without(tmp_path: Path) -> None:
     training = train.Training(tmp_path, FEW)
     batch = examples.batch(2, 0, SIZES)
     model, processor = training.model, training.processor
     with torch.inference_mode(), losses.listen(model) as layers:
-        shared, _ = train.forward(model, train.pixels(batch), train.encode(batch.prompts, processor.tokenizer))
-        last = layers.logits[-1], losses._corners(layers.boxes[-1])
-        inputs = processor(images=list(batch.images.repeat(2, axis=0)), text=batch.prompts, return_tensors="pt")
-        plain = model(**inputs)
-    torch.testing.assert_close(shared, plain.semantic_seg, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(last[0], plain.pred_logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(last[1], plain.pred_boxes, atol=1e-4, rtol=1e-4)
+        shared, _ = train.forward(model, train.pixels(batch), train.encode(batch.questions, processor.tokenizer))
+        logits, corners = layers.logits[-1], losses._corners(layers.boxes[-1])
+        for row, question in enumerate(batch.questions):
+            shown: dict[str, list[list[Any]]] = {}
+            if question.boxes:
+                shown["input_boxes"] = [[list(box.corners(128, 128)) for box in question.boxes]]
+                shown["input_boxes_labels"] = [[int(box.positive) for box in question.boxes]]
+            inputs = processor(images=batch.images[row // 3], text=question.text, **shown, return_tensors="pt")
+            plain = model(**inputs)
+            torch.testing.assert_close(shared[row], plain.semantic_seg[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(logits[row], plain.pred_logits[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(corners[row], plain.pred_boxes[0], atol=1e-4, rtol=1e-4)
 
 
 def test_an_untrained_model_scores_near_nothing(tmp_path: Path) -> None:
