@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-Points = npt.NDArray[np.int32]
-"""Pixels (x, y) of shape (points, 2)."""
+from producer.results.exports.joining import Points, joined
 
 CLOSE = 0.99  # IoU of a polygon with few points and its mask
 FEW_POINTS_EPSILON = 1.0  # pixels that a polygon with few points may be away from the outline
@@ -58,25 +56,13 @@ def yolo_label(height: int, width: int, instances: Sequence[tuple[int, bytes]]) 
 def _few_or_exact(exact: Sequence[Points]) -> Points:
     """One line along outlines, with few points if that is close enough."""
     few = [np.asarray(cv2.approxPolyDP(one[:, None], FEW_POINTS_EPSILON, True)[:, 0], np.int32) for one in exact]
-    line = _joined(few)
-    return line if _overlap(line, exact) >= CLOSE else _joined(exact)
+    line = joined(few)
+    return line if _overlap(line, exact) >= CLOSE else joined(exact)
 
 
 def _of_three(points: Points) -> Points:
     """The polygon with at least three points, as formats want it: its last point is repeated."""
     return np.concatenate([points, np.repeat(points[-1:], max(0, 3 - len(points)), axis=0)])
-
-
-def _joined(outlines: Sequence[Points]) -> Points:
-    """One closed line along all outlines, the longest one first; others begin at the point nearest to what is there."""
-    first, *others = sorted(outlines, key=len, reverse=True)
-    line = first
-    for other in others:
-        distances = ((line[:, None].astype(np.int64) - other[None]) ** 2).sum(axis=2)
-        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
-        around = np.concatenate([other[there:], other[: there + 1]])
-        line = np.concatenate([line[: here + 1], around, line[here:]])
-    return line
 
 
 def _overlap(polygon: Points, exact: Sequence[Points]) -> float:
