@@ -107,6 +107,8 @@ def labelme_shapes(
 def parts(height: int, width: int, rle: bytes) -> list[Points]:
     """A polygon of at least three points for each part of a mask; its holes are joined to it."""
     lines, parents = outlines(height, width, rle)
-    outer = [number for number, parent in enumerate(parents) if parent < 0]
-    together = ([lines[one], *(line for line, of in zip(lines, parents, strict=True) if of == one)] for one in outer)
-    return [_of_three(_few_or_exact(lines)) for lines in together]
+    together = {number: [line] for number, (line, of) in enumerate(zip(lines, parents, strict=True)) if of < 0}
+    for line, of in zip(lines, parents, strict=True):
+        if of >= 0:
+            together[of].append(line)
+    return [_of_three(_few_or_exact(lines)) for lines in together.values()]

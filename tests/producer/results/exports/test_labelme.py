@@ -5,6 +5,7 @@ LabelMe itself needs Qt. Its `shape_to_mask` (labelme/utils/shape.py) draws poly
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from PIL import Image, ImageDraw
 from db.intake import NewRow
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
+from producer.results.exports import polygons
 from producer.results.exports.labelme import export_labelme
 from tests.producer.results.conftest import LARGE, SIZE, SMALL, MakeRequest
 from tests.producer.results.finished import Done, Finished, Input, Mask, ellipse, finish
 from workers.errors import UsageError
+from workers.inference.shapes.masks import encode
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -62,6 +65,27 @@ def test_parts_belong_together_and_holes_stay_holes(tmp_path: Path) -> None:
     shapes = json.loads((tmp_path / "labelme/a.json").read_text())["shapes"]
     assert [shape["group_id"] for shape in shapes] == [1, 1]
     assert overlap(drawn(shapes, size), mask) >= 0.97
+
+
+class Counted(list[int]):
+    """A list that counts how often one of its numbers is read in a loop."""
+
+    reads = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in super().__iter__():
+            self.reads += 1
+            yield number
+
+
+def test_holes_are_given_to_their_parts_without_a_look_at_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = (np.random.default_rng(1).random((60, 80)) < 0.25).astype(np.uint8)
+    lines, numbers = polygons.outlines(60, 80, encode(mask))
+    parents = Counted(numbers)
+    monkeypatch.setattr(polygons, "outlines", lambda *given: (lines, parents))
+    found = polygons.parts(60, 80, encode(mask))
+    assert len(numbers) > len(found) == numbers.count(-1) > 100
+    assert parents.reads <= 3 * len(numbers)
 
 
 def test_what_a_person_has_saved_stays(run: Finished, request_for: MakeRequest) -> None:
