@@ -160,3 +160,9 @@ def hangs_once(model: str, settings: Settings) -> FaultySegmenter:
     if failpoints.once("hangs"):
         time.sleep(3600)
     return FaultySegmenter(model, settings)
+
+
+def dies(model: str, settings: Settings) -> FaultySegmenter:
+    """Each load ends its process, as the kernel does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError

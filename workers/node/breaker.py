@@ -2,9 +2,10 @@
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from workers.node.life import FAULT_SIGNAL, MOST_FAULTS, RENEW_SIGNAL, WELL_SIGNAL
+from workers.node.life import FAULT_SIGNAL, LOADED_SIGNAL, LOADING_SIGNAL, MOST_FAULTS, RENEW_SIGNAL, WELL_SIGNAL
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,16 @@ class Breaker:
         log.warning("fault %d of %d in a row: %s", self._faults, MOST_FAULTS, reason)
         if self._faults == MOST_FAULTS:
             log.error("this node stops, nothing it tries succeeds; last: %s", reason)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Let the next worker count a fault if loading a model ends this process: by a signal, as when memory runs out,
+        or by a library that aborts."""
+        self._tell(LOADING_SIGNAL)
+        try:
+            yield
+        finally:
+            self._tell(LOADED_SIGNAL)
 
     def renew(self) -> None:
         """Ask for a new process although nothing failed: the Celery parent ends the node when the task has ended."""

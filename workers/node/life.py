@@ -6,7 +6,8 @@ launcher                 starts the node, gives it its `SAM3_*` environment, sen
    ^ exit code           NODE_BROKE, NODE_RENEWS (in workers.errors), 0 after SIGTERM
 Celery parent            outlives its workers, counts their faults, never opens the database
    | environment         FAULTS: how many faults in a row there were before the worker that it starts
-   ^ signal              FAULT_SIGNAL, WELL_SIGNAL, RENEW_SIGNAL
+   |                     LOADING: the worker before that one began to load a model, and told nothing more
+   ^ signal              FAULT_SIGNAL, WELL_SIGNAL, RENEW_SIGNAL, LOADING_SIGNAL, LOADED_SIGNAL
 worker                   answers one doorbell at a time; SIGTERM asks it to commit the batch in hand and end
 """
 
@@ -29,8 +30,13 @@ MOST_FAULTS = 3  # in a row, without one image segmented and committed: then the
 FAULT_SIGNAL = signal.SIGUSR2  # there was one more fault
 WELL_SIGNAL = signal.SIGURG  # images were segmented and committed, so earlier faults do not count
 RENEW_SIGNAL = signal.SIGVTALRM  # a new process is needed although nothing failed
+# Python answers signals that wait together in the order of their numbers, so the first of these two has the lower one.
+LOADING_SIGNAL = signal.SIGPROF  # the worker begins to load a model
+LOADED_SIGNAL = signal.SIGWINCH  # that has ended, well or not
 
-FAULTS = "_SAM3_FAULTS"  # a variable of the environment of workers
+# Variables of the environment of workers.
+FAULTS = "_SAM3_FAULTS"
+LOADING = "_SAM3_LOADING"
 
 ANSWER_SECONDS = 1.0  # more than the answer of a task takes to the Celery parent
 
@@ -45,6 +51,11 @@ def faults_so_far() -> int:
     return int(os.environ.get(FAULTS, "0"))
 
 
+def died_loading() -> bool:
+    """Whether the worker before this one ended while it loaded a model."""
+    return LOADING in os.environ
+
+
 def count_faults() -> None:
     """In the Celery parent: count the faults that workers report, and end after too many.
 
@@ -52,6 +63,7 @@ def count_faults() -> None:
     """
 
     def fault(number: int, frame: object) -> None:
+        loaded(number, frame)  # whatever ends the worker now is counted already
         os.environ[FAULTS] = str(faults_so_far() + 1)
         if faults_so_far() >= MOST_FAULTS:
             celery.worker.state.should_stop = NODE_BROKE  # type: ignore[assignment]
@@ -62,7 +74,16 @@ def count_faults() -> None:
     def renew(number: int, frame: object) -> None:
         celery.worker.state.should_stop = NODE_RENEWS  # type: ignore[assignment]
 
+    def loading(number: int, frame: object) -> None:
+        os.environ[LOADING] = "1"
+
+    def loaded(number: int, frame: object) -> None:
+        os.environ.pop(LOADING, None)
+
     os.environ[FAULTS] = "0"
+    os.environ.pop(LOADING, None)
+    signal.signal(LOADING_SIGNAL, loading)
+    signal.signal(LOADED_SIGNAL, loaded)
     signal.signal(FAULT_SIGNAL, fault)
     signal.signal(WELL_SIGNAL, well)
     signal.signal(RENEW_SIGNAL, renew)

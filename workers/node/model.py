@@ -105,7 +105,7 @@ class Model:
             try:
                 check_models([model], settings)  # before `loading`, since a download may take long
                 self._drop()  # before the next model is loaded, as memory may hold only one
-                with self._worker.activity.loading():
+                with self._worker.activity.loading(), self._breaker.loading():
                     segmenter = make_segmenter(model, settings, everything=wanted.everything)
                     self._test(segmenter)
             except Exception as error:
@@ -152,7 +152,7 @@ class Model:
             log.warning("%s, so it runs uncompiled", error)
 
     def _fits_compiled(self, tested: Segmenter, images: int) -> bool:
-        with self._worker.activity.loading():  # anew for each size, as each takes minutes
+        with self._worker.activity.loading(), self._breaker.loading():  # anew for each size, as each takes minutes
             return selftest.fits_compiled(tested, images)
 
     def _agree(self, run: RunView, segmenter: Segmenter) -> None:

@@ -15,6 +15,8 @@ from workers.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
+DIED_LOADING = "the process before this one ended while it loaded or compiled a model, as where memory runs out"
+
 
 class Node:
     """Has a breaker from the start, and a worker, a model and a heartbeat once the database answers."""
@@ -34,6 +36,8 @@ class Node:
             settings = load_settings()
             web.allow(settings.image_hosts, settings.image_networks)
             Node._this = Node(settings, Breaker(life.faults_so_far(), life.tell_parent))
+            if life.died_loading():
+                Node._this.breaker.fault(DIED_LOADING)
         return Node._this
 
     @property

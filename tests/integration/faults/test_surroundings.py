@@ -13,6 +13,7 @@ from tests.terminals import Terminal, wait_until
 from tests.workers import runs
 from workers.broker.app import create_app
 from workers.fleet.dispatch import dispatch, publisher, ring
+from workers.node.node import DIED_LOADING
 from workers.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -72,3 +73,15 @@ def test_a_model_that_hangs_while_it_is_loaded_is_loaded_anew(
     assert "this process cannot go on: the model is not ready after 2 s" in said
     assert "fault 1 of 3 in a row" in said
     assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
+
+
+def test_a_model_whose_load_ends_the_process_ends_its_node_after_the_third_time(
+    here: Terminal, sessions: Sessions, tmp_path: Path
+) -> None:
+    """As where the machine has too little memory for the weights, or a library aborts: nobody is left to tell it."""
+    run_id = farm.load(sessions, tmp_path / "in", 8)
+    worker = farm.start(here, "one", SAM3_SEGMENTER="tests.fakes:dies")
+    wait_until(lambda: "repeated faults, told above" in worker.output(), "the breaker")
+    assert f"this node stops, nothing it tries succeeds; last: {DIED_LOADING}" in worker.output()
+    assert {(chunk.attempts, chunk.crashes) for chunk in scenario.chunks(sessions, run_id)} == {(0, 0)}
+    farm.end(worker, code=None)

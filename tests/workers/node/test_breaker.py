@@ -1,12 +1,13 @@
 """Three faults in a row open the breaker, whichever processes of the node they end."""
 
 import signal
+from contextlib import suppress
 
 import pytest
 
 from workers.node import life
 from workers.node.breaker import Breaker
-from workers.node.life import FAULT_SIGNAL, FAULTS, WELL_SIGNAL
+from workers.node.life import FAULT_SIGNAL, FAULTS, LOADED_SIGNAL, LOADING_SIGNAL, WELL_SIGNAL
 
 
 def test_it_opens_at_the_third_fault_in_a_row_and_tells_the_parent_of_each() -> None:
@@ -39,3 +40,12 @@ def test_it_goes_on_counting_where_the_process_before_it_ended(monkeypatch: pyte
     assert breaker.suspicious
     breaker.fault("CUDA error")
     assert breaker.open
+
+
+def test_it_tells_the_parent_when_a_load_begins_and_ends_however_it_ends() -> None:
+    told: list[signal.Signals] = []
+    breaker = Breaker(0, told.append)
+    with suppress(OSError), breaker.loading():
+        assert told == [LOADING_SIGNAL]
+        raise OSError
+    assert told == [LOADING_SIGNAL, LOADED_SIGNAL]

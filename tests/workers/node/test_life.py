@@ -12,7 +12,15 @@ import pytest
 from tests.quick_start import PROJECT
 from workers.errors import NODE_BROKE, NODE_RENEWS
 from workers.node import life
-from workers.node.life import FAULT_SIGNAL, FAULTS, RENEW_SIGNAL, WELL_SIGNAL
+from workers.node.life import (
+    FAULT_SIGNAL,
+    FAULTS,
+    LOADED_SIGNAL,
+    LOADING,
+    LOADING_SIGNAL,
+    RENEW_SIGNAL,
+    WELL_SIGNAL,
+)
 
 
 @pytest.fixture
@@ -20,7 +28,9 @@ def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process stands for the Celery parent."""
     monkeypatch.setattr(celery.worker.state, "should_stop", None)
     monkeypatch.setenv(FAULTS, "7")  # of another node, perhaps
-    before = {number: signal.getsignal(number) for number in (FAULT_SIGNAL, WELL_SIGNAL, RENEW_SIGNAL)}
+    monkeypatch.setenv(LOADING, "1")
+    numbers = (FAULT_SIGNAL, WELL_SIGNAL, RENEW_SIGNAL, LOADING_SIGNAL, LOADED_SIGNAL)
+    before = {number: signal.getsignal(number) for number in numbers}
     life.count_faults()
     yield
     for number, handler in before.items():
@@ -50,6 +60,22 @@ def test_work_between_two_faults_makes_them_count_from_the_start() -> None:
 @pytest.mark.usefixtures("parent")
 def test_a_process_that_is_worn_out_has_its_node_started_again_at_once() -> None:
     assert tell(RENEW_SIGNAL) == NODE_RENEWS
+
+
+@pytest.mark.usefixtures("parent")
+def test_a_worker_knows_that_the_one_before_it_ended_while_it_loaded_a_model() -> None:
+    assert not life.died_loading()
+    tell(LOADING_SIGNAL)
+    assert life.died_loading()
+    tell(LOADED_SIGNAL)
+    assert not life.died_loading()
+
+
+@pytest.mark.usefixtures("parent")
+def test_a_fault_that_ends_a_load_is_counted_once() -> None:
+    tell(LOADING_SIGNAL, FAULT_SIGNAL)
+    assert not life.died_loading()
+    assert life.faults_so_far() == 1
 
 
 def after_sigterm(*steps: str) -> tuple[int, list[str]]:
