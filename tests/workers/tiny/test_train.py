@@ -19,6 +19,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_few_steps_on_the_same_pictures_lower_the_loss(tmp_path: Path) -> None:
     training = train.Training(tmp_path, replace(FEW, rate=1e-3, steps=24, look_first=0))
     batch = examples.batch(1, 0, SIZES)

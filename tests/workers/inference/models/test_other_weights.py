@@ -75,6 +75,7 @@ def library(
     return torch.cat((presence, scores, output.pred_boxes.flatten(1)), dim=1), output.pred_masks.sigmoid()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("checkpoint", "kind"), [("fine_tuned", Sam3Model), ("lite_text", Sam3LiteTextModel)])
 def test_other_weights_answer_as_in_the_librarys_loop(
     checkpoint: str, kind: Any, request: pytest.FixtureRequest, photographs: dict[str, RGB]
