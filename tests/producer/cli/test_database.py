@@ -22,7 +22,7 @@ def test_an_empty_database_gets_its_tables_and_a_second_time_changes_nothing(
 
 def test_a_database_out_of_reach_is_named_without_its_password(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM3_DATABASE_URL", "postgresql://user:secret@localhost:1/sam3")
-    monkeypatch.setenv("SAM3_PATIENCE_SECONDS", "1")
+    monkeypatch.setattr("db.patience.RETRY_SECONDS", 0.5)
 
     error = shell(database, "upgrade", code=3).error
 
