@@ -38,8 +38,8 @@ test-newest:  ## Run the suite with the newest dependencies that pyproject.toml 
 test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 minutes on 2 cores)
 	@$(BIN)/python $(PYTEST) -n 4 -m 'not long'
 
-test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (12 minutes on 2 cores)
-	@$(BIN)/python $(PYTEST) -n 8  # the long ones wait so much that eight of them keep two cores busy
+test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (13 minutes on 2 cores)
+	@$(BIN)/python $(PYTEST) -n 6  # the long ones wait so much that six of them keep two cores busy
 
 # Our packages are found behind the tools' own, so that torch is not installed twice.
 test-tools: $(INSTALLED)  ## Load exports with the tools that they are for, and meet Azure's emulator (.venv-tools, 1.8 GB; Linux with glibc)
