@@ -21,7 +21,7 @@ from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.parquet_columns import PartsColumns
 from producer.sources.parquet_part import KIND, ParquetPart, values
-from producer.sources.parts import FILES, by_number, files_stamp, keys_told
+from producer.sources.parts import FILES, by_number, files_stamp, keys_told, size_and_time
 from producer.sources.pattern import fixed_folder, is_pattern
 from producer.sources.rows import RowRules
 from producer.sources.sampling import sampled
@@ -95,17 +95,13 @@ class ParquetSource(RowSource):
         return ""
 
     @property
-    def _size(self) -> int:
-        return sum(part.file.stat.st_size for part in self._parts)
-
-    @property
-    def _mtime_ns(self) -> int:
-        return max(part.file.stat.st_mtime_ns for part in self._parts)
+    def _seen(self) -> tuple[int, int]:
+        return size_and_time(part.file for part in self._parts)
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
         """Whether the files are as an earlier survey found them. Does not read their content."""
         is_same = re.fullmatch(rf" parquet \d+{self._files}", known_sha256[HASH_DIGITS:]) is not None
-        return is_same and (known_size, known_mtime_ns) == (self._size, self._mtime_ns)
+        return is_same and (known_size, known_mtime_ns) == self._seen
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
         """Read the paths, and hash the bytes of all row groups. Raises `UsageError` for a damaged file."""
@@ -116,9 +112,10 @@ class ParquetSource(RowSource):
             part.file.refuse_change()
         of_paths = RowRules(self.columns, self.root, confined=self.confined)  # no row lacks a prompt: none was read
         picked = [(number, _row(of_paths, cells, "", number, clean=False)) for number, cells in sample]
+        size, mtime_ns = self._seen
         return Survey(
-            size=self._size,
-            mtime_ns=self._mtime_ns,
+            size=size,
+            mtime_ns=mtime_ns,
             sha256=stamps[-1] + self._files,
             rows=rows,
             continues=known_sha256 is not None and known_sha256.partition(FILES)[0] in stamps,

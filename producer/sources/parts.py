@@ -17,6 +17,12 @@ def by_number(name: str) -> tuple[list[str | int], str]:
     return [int(part) if part.isdecimal() else part for part in parts], name
 
 
+def size_and_time(files: Iterable[SourceFile]) -> tuple[int, int]:
+    """The bytes of all files together, and when the newest one was written, in nanoseconds since 1970."""
+    stats = [file.stat for file in files]
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+
+
 def files_stamp(files: Iterable[SourceFile]) -> str:
     """Text for the end of the hash of a survey: the names, sizes and times of the files."""
     found = [(file.name, file.stat.st_size, file.stat.st_mtime_ns) for file in files]

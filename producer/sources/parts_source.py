@@ -19,7 +19,7 @@ from producer.sources.file import HASH_DIGITS
 from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
 from producer.sources.jsonl_source import JsonLinesSource, column_types, common_types
 from producer.sources.list_source import ListSource
-from producer.sources.parts import FILES, by_number, files_stamp, keys_told, require_same_columns
+from producer.sources.parts import FILES, by_number, files_stamp, keys_told, require_same_columns, size_and_time
 from producer.sources.pattern import fixed_folder, is_pattern
 from producer.sources.sampling import sampled
 from producer.sources.selection import HIDDEN, NO_ROWS, ROWS, ROWS_SUFFIXES, Tally, told_left_out
@@ -110,12 +110,8 @@ class PartsSource(RowSource):
         return replace(first, names=tuple(types), types=types) if found else first
 
     @property
-    def _size(self) -> int:
-        return sum(part.file.stat.st_size for part in self._parts)
-
-    @property
-    def _mtime_ns(self) -> int:
-        return max(part.file.stat.st_mtime_ns for part in self._parts)
+    def _seen(self) -> tuple[int, int]:
+        return size_and_time(part.file for part in self._parts)
 
     @property
     def _files(self) -> str:
@@ -124,7 +120,7 @@ class PartsSource(RowSource):
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
         """Whether the files are as an earlier survey found them. Does not read their content."""
         same = known_sha256[HASH_DIGITS:] == f"{_COUNTED}{len(self._parts)}{self._files}"
-        return same and (known_size, known_mtime_ns) == (self._size, self._mtime_ns)
+        return same and (known_size, known_mtime_ns) == self._seen
 
     def survey(self, known_size: int = 0, known_sha256: str | None = None) -> Survey:
         """Read all files once. `continues` says that the files of the earlier survey are the first ones, unchanged."""
@@ -141,9 +137,10 @@ class PartsSource(RowSource):
 
         _, sample = sampled(samples(), FIRST_ROWS, RANDOM_ROWS)
         self.columns = self._merged()
+        size, mtime_ns = self._seen
         return Survey(
-            size=self._size,
-            mtime_ns=self._mtime_ns,
+            size=size,
+            mtime_ns=mtime_ns,
             sha256=stamps[-1] + self._files,
             rows=sum(self._sizes),
             continues=known_sha256 is not None and known_sha256.partition(FILES)[0] in stamps,

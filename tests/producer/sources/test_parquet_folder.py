@@ -16,6 +16,7 @@ from producer.sources.kinds import open_source
 from producer.sources.parquet_part import ParquetPart
 from producer.sources.parquet_source import ParquetFolderSource
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
+from tests.producer.sources.conftest import Known
 from workers.errors import UsageError
 
 
@@ -95,17 +96,12 @@ def test_new_files_behind_the_others_and_new_row_groups_continue_and_nothing_old
 ) -> None:
     write("a.parquet", 0, 15)
     write("b.parquet", 15, 10)
-    known = opened().survey()
-    assert known.sha256 is not None
-    assert opened().is_still(known.size, known.mtime_ns, known.sha256)
-
-    def continues() -> bool:
-        return opened().survey(known.size, known.sha256).continues
-
-    assert continues()
+    known = Known(opened)
+    assert known.is_still()
+    assert known.continues()
     write("c.parquet", 25, 5)
-    assert continues()
-    assert not opened().is_still(known.size, known.mtime_ns, known.sha256)
+    assert known.continues()
+    assert not known.is_still()
     read: list[str] = []
     batches = ParquetPart.batches
 
@@ -120,20 +116,19 @@ def test_new_files_behind_the_others_and_new_row_groups_continue_and_nothing_old
     assert numbers(opened(), skip=12) == list(range(12, 30))
 
     write("aa.parquet", 25, 5)
-    assert not continues(), "the rows of another file come between the old ones"
+    assert not known.continues(), "the rows of another file come between the old ones"
     os.unlink("parts/aa.parquet")
     os.unlink("parts/a.parquet")
-    assert not continues(), "a file has vanished"
+    assert not known.continues(), "a file has vanished"
 
 
 def test_a_file_that_was_replaced_by_one_of_its_size_and_time_is_seen_if_another_one_is_newer() -> None:
     first = write("a.parquet", 0, 15)
     write("b.parquet", 15, 10)
-    known = opened().survey()
-    assert known.sha256 is not None
+    known = Known(opened)
     os.utime(first, ns=(0, 0))
-    assert not opened().is_still(known.size, known.mtime_ns, known.sha256)
-    assert opened().survey(known.size, known.sha256).continues, "its content is the same"
+    assert not known.is_still()
+    assert known.continues(), "its content is the same"
 
 
 def test_a_column_without_a_value_in_one_file_has_the_type_that_it_has_in_the_others() -> None:

@@ -12,6 +12,7 @@ from producer.sources.parts_source import PartsSource
 from producer.sources.selection import LeftOut
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from producer.sources.text_source import TextSource
+from tests.producer.sources.conftest import Known
 from workers.errors import UsageError
 
 
@@ -108,17 +109,12 @@ def test_what_spark_writes_beside_its_files_and_files_without_a_row_are_no_rows(
 def test_new_files_behind_the_others_continue_and_nothing_old_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.csv", "path\n1.jpg\n2.jpg\n")
     write("b.csv", "path\n3.jpg\n")
-    known = opened().survey()
-    assert known.sha256 is not None
-    assert opened().is_still(known.size, known.mtime_ns, known.sha256)
-
-    def continues() -> bool:
-        return opened().survey(known.size, known.sha256).continues
-
-    assert continues()
+    known = Known(opened)
+    assert known.is_still()
+    assert known.continues()
     write("c.csv", "path\n4.jpg\n")
-    assert continues()
-    assert not opened().is_still(known.size, known.mtime_ns, known.sha256)
+    assert known.continues()
+    assert not known.is_still()
     source = opened()
     source.survey()
     read: list[str] = []
@@ -135,10 +131,10 @@ def test_new_files_behind_the_others_continue_and_nothing_old_is_read(monkeypatc
     assert paths(opened(), skip=1) == ["2.jpg", "3.jpg", "4.jpg"]
 
     write("aa.csv", "path\n5.jpg\n")
-    assert not continues(), "the rows of another file come between the old ones"
+    assert not known.continues(), "the rows of another file come between the old ones"
     os.unlink("lists/aa.csv")
     os.unlink("lists/a.csv")
-    assert not continues(), "a file has vanished"
+    assert not known.continues(), "a file has vanished"
 
 
 def test_a_file_that_vanishes_while_they_are_read_stops_there() -> None:
