@@ -101,6 +101,17 @@ def segmenter(app: Celery, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) 
     return segmenter
 
 
+@pytest.fixture
+def serve_tested(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Callable[[Segmenter], None]:
+    """Lets the worker load this model instead, and test it as it does elsewhere."""
+
+    def serve(other: Segmenter) -> None:
+        monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: other)
+        monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
+
+    return serve
+
+
 @pytest.fixture(autouse=True)
 def sigterm() -> Iterator[None]:
     """A process that has answered a doorbell keeps a handler of a node's."""
@@ -854,11 +865,10 @@ class OnASharedGpu(Segmenter):
 
 
 def test_memory_that_another_process_takes_fails_no_image_and_costs_no_attempt(
-    segmenter: Segmenter, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaker: Breaker
+    serve_tested: Callable[[Segmenter], None], sessions: Sessions, tmp_path: Path, breaker: Breaker
 ) -> None:
     shared = OnASharedGpu()
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: shared)
-    monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
+    serve_tested(shared)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
     shared.before[3] = lambda: setattr(shared, "taken", True)  # the second batch; the self-test is the first pass
@@ -878,17 +888,15 @@ def test_memory_that_another_process_takes_fails_no_image_and_costs_no_attempt(
 
 @pytest.mark.parametrize("works", [False, True])
 def test_a_model_that_fails_at_its_self_test_too_ends_the_process_and_fails_no_image(
-    segmenter: Segmenter,
+    serve_tested: Callable[[Segmenter], None],
     sessions: Sessions,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     ended: list[int],
     *,
     works: bool,
 ) -> None:
     touchy = Touchy()
-    monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: touchy)
-    monkeypatch.setattr("workers.inference.selftest.check", real_self_test)
+    serve_tested(touchy)
     run_id = runs.load(sessions, tmp_path, runs.pictures(tmp_path, 4))
     [rung] = runs.ring(sessions, run_id)
     touchy.before[3 if works else 2] = lambda: setattr(touchy, "broken", True)
