@@ -39,7 +39,8 @@ from db.outcomes import ImageDone
 from db.session import NO_TIME_LIMITS, Sessions, connect, reading, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.results.status import Standing
-from producer.runs.load import RunRequest, record
+from producer.runs.load import record
+from producer.runs.request import RunRequest
 from producer.sources.csv_source import CsvSource
 from tests.postgresql import serve
 from workers.fleet.processes import this_process

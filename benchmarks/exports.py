@@ -31,7 +31,8 @@ from producer.results.common import ExportRequest, read_images
 from producer.results.files.targets import Targets
 from producer.results.formats import MODULES, file_of, format_named
 from producer.results.tally import tallies
-from producer.runs.load import RunRequest, record
+from producer.runs.load import record
+from producer.runs.request import RunRequest
 from producer.sources.csv_source import CsvSource
 from workers.inference.shapes.masks import encode
 

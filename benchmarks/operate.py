@@ -24,8 +24,9 @@ from benchmarks.enqueue import FROZEN, alone, databases, write_csv
 from benchmarks.timing import Row, table
 from db.runs import RetryFilter, run_id_of
 from db.session import NO_TIME_LIMITS, Sessions, connect, read
-from producer.runs.load import RunRequest, record
+from producer.runs.load import record
 from producer.runs.operate import cancel, delete, retry
+from producer.runs.request import RunRequest
 from producer.sources.csv_source import CsvSource
 
 REQUEST = RunRequest("large", ("person",), FROZEN, chunk_size=256)

@@ -22,7 +22,8 @@ from db.migrate import ensure_schema
 from db.outcomes import ImageDone
 from db.session import Sessions, connect, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
-from producer.runs.load import RunRequest, record
+from producer.runs.load import record
+from producer.runs.request import RunRequest
 from producer.sources.csv_source import CsvSource
 from workers.fleet.processes import this_process
 

@@ -13,7 +13,9 @@ from db.session import Sessions
 from producer.cli.flags.options import exit_code
 from producer.cli.progress import Meter
 from producer.cli.projection import projected, projected_addition
-from producer.runs.load import Recorded, RunRequest, asked_rows, auto_chunk_size, check, rehearse
+from producer.runs.load import Recorded, auto_chunk_size, check, rehearse
+from producer.runs.plan import asked_rows
+from producer.runs.request import RunRequest
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.cli import base

@@ -18,7 +18,7 @@ from db.values import Frozen
 from db.views.cost import Cost, Measured, measured_with
 from producer.results.cost import Bill, told_hours
 from producer.results.status import duration
-from producer.runs.load import RunRequest
+from producer.runs.request import RunRequest
 from workers.cli.base import counted
 
 

@@ -18,7 +18,8 @@ from producer.cli.flags.redo import take_up
 from producer.cli.progress import Meter
 from producer.cli.run_request import open_input, run_request
 from producer.results.files.targets import free_file
-from producer.runs.load import Recorded, RunRequest, record
+from producer.runs.load import Recorded, record
+from producer.runs.request import RunRequest
 from producer.sources.selection import told_left_out
 from producer.sources.source import RowSource
 from workers.broker.app import create_app

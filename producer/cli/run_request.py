@@ -7,8 +7,8 @@ from typing import Any
 from db.classes import Wording, classes_of_text
 from db.values import Frozen
 from producer.cli.flags.options import frozen_settings, read_chunk_size, read_prompts
-from producer.runs.load import RunRequest
 from producer.runs.prompts import PromptChange
+from producer.runs.request import RunRequest
 from producer.sources.check_files import check_files
 from producer.sources.kinds import open_source
 from producer.sources.source import ReadOptions, RowSource

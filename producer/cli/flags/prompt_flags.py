@@ -7,7 +7,8 @@ import click
 from producer.cli.flags.param_types import Phrase
 
 if TYPE_CHECKING:
-    from producer.runs.load import Recorded, RunRequest
+    from producer.runs.load import Recorded
+    from producer.runs.request import RunRequest
 
 PROMPT_FLAGS = (
     click.option(

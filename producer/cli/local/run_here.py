@@ -33,7 +33,7 @@ from producer.layout import DATABASE_FILE, STATE_FOLDER
 from producer.results.files.inputs import Inputs
 from producer.results.files.targets import Targets
 from producer.results.status import Standing
-from producer.runs.load import RunRequest
+from producer.runs.request import RunRequest
 from producer.sources import place
 from workers.cli import opening
 from workers.cli.base import RUN_FILE, say

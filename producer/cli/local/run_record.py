@@ -18,8 +18,8 @@ from producer.cli.found import Found, view_of
 from producer.cli.recording import record_rows
 from producer.cli.run_folder import is_run_folder, read_run_file, write_run_file
 from producer.results.files.targets import Targets
-from producer.runs.load import RunRequest
 from producer.runs.operate import retry
+from producer.runs.request import RunRequest
 from producer.slugs import prompt_slugs
 from producer.sources import place
 from producer.sources.source import RowSource

@@ -9,8 +9,9 @@ from db import claims
 from db.runs import run_id_of
 from db.session import Sessions, read, write
 from db.views.run_views import run_view
-from producer.runs.load import Recorded, RunRequest, record
+from producer.runs.load import Recorded, record
 from producer.runs.operate import cancel
+from producer.runs.request import RunRequest
 from producer.sources.csv_source import CsvSource
 from producer.sources.source import ReadOptions
 from tests.db import scenario

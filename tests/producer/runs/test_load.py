@@ -16,8 +16,9 @@ from db.runs import RetryFilter
 from db.session import Sessions, reading, write
 from db.slices import SLICE_ROWS
 from db.views.results import exported_images
-from producer.runs.load import Recorded, RunRequest, auto_chunk_size, record
+from producer.runs.load import Recorded, auto_chunk_size, record
 from producer.runs.operate import cancel, retry
+from producer.runs.request import RunRequest
 from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource
 from producer.sources.source import ReadOptions, Survey

@@ -10,7 +10,8 @@ import pytest
 from db.intake import KnownRun, find_run
 from db.models import Image
 from db.session import Sessions, reading
-from producer.runs.load import Recorded, RunRequest, record
+from producer.runs.load import Recorded, record
+from producer.runs.request import RunRequest
 from producer.sources.kinds import open_source
 from producer.sources.source import ReadOptions
 from tests.db import scenario

@@ -13,9 +13,10 @@ from db.runs import cancel_run
 from db.session import Sessions, write
 from db.values import Redo
 from producer.runs import redo as redoing
-from producer.runs.load import RunRequest, record
+from producer.runs.load import record
 from producer.runs.operate import cancel
 from producer.runs.redo import Changes, look_for_changes, redo
+from producer.runs.request import RunRequest
 from producer.sources import looking
 from producer.sources.csv_source import CsvSource
 from tests.db import scenario

@@ -8,7 +8,8 @@ import pytest
 from db.session import Sessions
 from db.slices import SLICE_ROWS
 from db.views.results import exported_images
-from producer.runs.load import Recorded, RunRequest, record
+from producer.runs.load import Recorded, record
+from producer.runs.request import RunRequest
 from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource
 from producer.sources.sampling import chosen

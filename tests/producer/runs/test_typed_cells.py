@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from db.intake import find_run
 from db.session import Sessions, reading
 from db.views.results import exported_images
-from producer.runs.load import Recorded, RunRequest, record
+from producer.runs.load import Recorded, record
+from producer.runs.request import RunRequest
 from producer.sources.kinds import open_source
 from producer.sources.source import ReadOptions
 from tests.db import scenario
