@@ -82,7 +82,7 @@ def ring_again(session: Session, chunk_id: int, ring: int) -> list[RungChunk]:
 
 
 def _ring(session: Session, transition: Transition, *where: ColumnElement[bool]) -> int:
-    return change_chunks(session, transition, *where, ring=Chunk.ring + 1, rung_at=now(), not_before=None)
+    return change_chunks(session, transition, *where, ring=Chunk.ring + 1, not_before=None)
 
 
 def rung_chunks(session: Session, chunk_ids: Sequence[int]) -> list[RungChunk]:

@@ -211,7 +211,6 @@ class Chunk(Base):
     crashes: Mapped[int] = mapped_column(server_default="0")  # of those, claims whose worker died or fell silent
     releases: Mapped[int] = mapped_column(server_default="0")  # claims handed back since the last commit
     ring: Mapped[int] = mapped_column(server_default="0")  # doorbells so far
-    rung_at: Mapped[float | None]  # time of the last doorbell, for people who look at the table
     not_before: Mapped[float | None]
     owner_id: Mapped[int | None]  # the worker that holds, or last held, the lease
     lease_until: Mapped[float | None]
