@@ -4,6 +4,7 @@ Alembic is imported only where there is something to upgrade: all commands and w
 SQLite file gets its tables at once.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -106,6 +107,11 @@ def _make_tables(connection: Connection) -> None:
     connection.execute(text("INSERT INTO alembic_version VALUES (:newest)"), {"newest": newest_revision()})
 
 
+def refuse_newer(session: Session) -> None:
+    """Raise `DatabaseUnusable` if a later release has upgraded the schema, perhaps while this program was running."""
+    _refuse_newer(_revision(session))
+
+
 def _refuse_newer(found: str | None) -> None:
     if found is not None and found not in _known_revisions():
         raise DatabaseUnusable(
@@ -132,9 +138,13 @@ def newest_revision() -> str:
     return max(_known_revisions())
 
 
-def _known_revisions() -> set[str]:
-    """A file's name begins with its revision, 0001 for the first one."""
-    return {path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
+@cache
+def _known_revisions() -> frozenset[str]:
+    """A file's name begins with its revision, 0001 for the first one.
+
+    Read once: a later release may be installed over the files of a program that runs.
+    """
+    return frozenset(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def _config(connection: Connection) -> "Config":

@@ -14,9 +14,10 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db import claims, doorbells, named_leases, presence, prompts, runs
+from db import claims, doorbells, migrate, named_leases, presence, prompts, runs
 from db.presence import Process, Registered
 from db.prompts import Settling
+from db.refusals import DatabaseUnusable
 from db.session import Sessions, patience_of, read, write
 from db.slices import Place, in_slices, slices
 from db.states import RunState
@@ -48,13 +49,20 @@ class Reconciler:
         self._stuck: dict[int, float] = {}  # worker id -> when it was first seen to work without a lease
         self._rounds = 0
         self._absent: dict[tuple[int, int], float] = {}  # (chunk, ring) -> when its doorbell was first missed
+        self.fault: DatabaseUnusable | None = None  # for which `run` has ended, and no node can work either
         self._passes: dict[int, tuple[Settling, Place | None]] = {}  # run id -> how far its images follow its prompts
 
     def run(self, stop: threading.Event) -> None:
-        """Reconcile until `stop` is set. Errors are logged, and the next round tries again."""
+        """Reconcile until `stop` is set. Errors are logged, and the next round tries again.
+
+        Only a database that a later release has upgraded ends it: `fault` says so.
+        """
         while True:
             try:
                 self.step()
+            except DatabaseUnusable as error:
+                self.fault = error
+                return
             except SQLAlchemyError as error:
                 log.warning("reconciling waits for the database: %s", first_line(error))
             except Unreachable as error:
@@ -76,7 +84,8 @@ class Reconciler:
         return False
 
     def step(self) -> bool:
-        """Do one round; false if another reconciler acts."""
+        """Do one round; false if another reconciler acts. Raises `DatabaseUnusable` for a newer database."""
+        read(self._sessions, migrate.refuse_newer)
         self._end_stuck()  # also without the lease, since only this machine can end its processes
         if not take_lease(self._sessions, LEASE, self._me, LEASE_ROUNDS * self._settings.reconcile_seconds):
             self._here = []  # the other reconciler looks after them

@@ -28,7 +28,7 @@ def supervise(
     `started` is called once, while the nodes start, which takes seconds of a processor. What it raises ends them.
     After the first signal the nodes drain: batches in hand are committed and chunks given back. After a second signal,
     or `grace` seconds, the nodes are killed; when their leases end, other workers get the chunks. A third signal ends
-    this process at once, and with it the nodes.
+    this process at once, and with it the nodes. Raises the reconciler's `DatabaseUnusable` once the nodes have drained.
     """
     asked: list[signal.Signals] = []
     stop = threading.Event()
@@ -38,7 +38,7 @@ def supervise(
             launcher.start()
             reconciling.start()
             started()
-            while not asked and not over():
+            while not asked and not over() and reconciler.fault is None:
                 launcher.tend()
                 time.sleep(TICK_SECONDS)
             if asked:
@@ -49,6 +49,8 @@ def supervise(
             stop.set()
             if reconciling.is_alive():
                 reconciling.join(LEAVE_SECONDS)
+    if reconciler.fault is not None:
+        raise reconciler.fault
     return asked[0] if asked else None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -326,6 +326,20 @@ def test_what_killed_nodes_left_unacknowledged_does_not_hide_a_lost_doorbell(
     time.sleep(ABSENT_SECONDS)
     reconciler.step()
     assert doorbells.chunks() == {rung.chunk_id}
+
+
+@on_sqlite
+def test_a_database_that_a_later_release_has_upgraded_ends_it_before_it_changes_a_row(
+    sessions: Sessions, reconciler: Reconciler
+) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(1))
+    with sessions.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    reconciler.run(threading.Event())
+
+    assert "the database is newer than this program" in str(reconciler.fault)
+    assert [chunk.state for chunk in scenario.chunks(sessions, run_id)] == ["pending"]
 
 
 @on_sqlite

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from db.refusals import DatabaseUnusable
 from sam3_start import STOP_SIGNALS
 from tests.terminals import PATIENCE
 from workers.errors import UsageError
@@ -33,6 +34,7 @@ class Idle:
     """A reconciler with nothing to do."""
 
     stopped = False
+    fault: DatabaseUnusable | None = None
 
     def run(self, stop: threading.Event) -> None:
         stop.wait()
@@ -45,6 +47,14 @@ class Stuck(Idle):
     def run(self, stop: threading.Event) -> None:
         self.stopped = True
         threading.Event().wait()
+
+
+class Refused(Idle):
+    """A reconciler whose database was upgraded meanwhile."""
+
+    def run(self, stop: threading.Event) -> None:
+        self.fault = DatabaseUnusable("the database is newer")
+        super().run(stop)
 
 
 @pytest.fixture
@@ -105,6 +115,11 @@ def test_a_reconciler_whose_database_stands_still_is_not_waited_for(run: Run, mo
     monkeypatch.setattr(supervising, "LEAVE_SECONDS", 0.2)
     asked, _ = run(POLITE, (0.3, signal.SIGTERM), reconciler=Stuck)
     assert asked is signal.SIGTERM
+
+
+def test_a_database_that_was_upgraded_meanwhile_drains_the_nodes_and_is_raised(run: Run) -> None:
+    with pytest.raises(DatabaseUnusable, match="the database is newer"):
+        run(POLITE, reconciler=Refused)
 
 
 def test_a_third_signal_ends_the_process_whatever_it_waits_for() -> None:
