@@ -1,4 +1,4 @@
-"""The state machine of a chunk, on SQLite and on PostgreSQL."""
+"""How a chunk is claimed and its batches are committed, on SQLite and on PostgreSQL."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,6 @@ from sqlalchemy import event, func, select
 
 from db import claims, doorbells, presence, runs
 from db.claims import LeaseLost, ModelUsed, Next
-from db.doorbells import identity
 from db.models import Result
 from db.presence import Process
 from db.session import Sessions, read, reading, write
@@ -39,82 +38,6 @@ def test_a_chunk_is_claimed_once_however_many_ask(sessions: Sessions) -> None:
     assert held.fence == 1
     assert [image.path for image in held.images] == ["000001.jpg", "000002.jpg", "000003.jpg", "000004.jpg"]
     assert scenario.run(sessions, run_id).started_at is not None
-
-
-def test_a_doorbell_says_what_is_in_the_chunk(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(6))
-
-    first, second = write(sessions, doorbells.ring_pending, run_id, 10)
-
-    here = read(sessions, identity)
-    assert first == doorbells.RungChunk(
-        run_id, "faces", first.chunk_id, number=1, ring=1, images=4, first_path="000001.jpg", database=here
-    )
-    assert second == doorbells.RungChunk(
-        run_id, "faces", second.chunk_id, number=2, ring=1, images=2, first_path="000005.jpg", database=here
-    )
-
-
-def test_no_more_doorbells_are_rung_than_asked_for_and_none_twice(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(12))
-
-    assert [one.number for one in write(sessions, doorbells.ring_pending, run_id, 2)] == [1, 2]
-    assert [one.number for one in write(sessions, doorbells.ring_pending, run_id, 2)] == [3]
-    assert write(sessions, doorbells.ring_pending, run_id, 2) == []
-
-
-def test_two_dispatchers_at_once_ring_different_chunks(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(80))
-    start = Barrier(4)
-
-    def ring(_: int) -> list[int]:
-        start.wait()
-        return [one.chunk_id for _ in range(3) for one in write(sessions, doorbells.ring_pending, run_id, 3)]
-
-    with ThreadPoolExecutor(4) as threads:
-        rung = [chunk_id for ids in threads.map(ring, range(4)) for chunk_id in ids]
-
-    assert len(rung) == len(set(rung))
-
-
-def test_a_lost_doorbell_is_rung_again_once(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
-
-    [again] = write(sessions, doorbells.ring_again, rung.chunk_id, rung.ring)
-
-    assert again.ring == 2
-    assert write(sessions, doorbells.ring_again, rung.chunk_id, rung.ring) == []
-    with reading(sessions) as session:
-        assert doorbells.queued_doorbells(session) == [(rung.chunk_id, 2)]
-
-
-def test_a_running_chunk_is_not_rung_again(sessions: Sessions) -> None:
-    held = claim(sessions, load(sessions, numbered(4)))
-
-    assert write(sessions, doorbells.ring_again, held.chunk_id, 1) == []
-
-
-def test_an_unclaimed_chunk_handed_back_is_rung_with_the_next_number(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    [rung] = write(sessions, doorbells.ring_pending, run_id, 1)
-
-    assert write(sessions, doorbells.unqueue, rung.chunk_id)
-
-    assert not write(sessions, doorbells.unqueue, rung.chunk_id)
-    [again] = write(sessions, doorbells.ring_pending, run_id, 1)
-    assert again.ring == 2
-
-
-def test_all_doorbells_are_rung_anew_after_the_broker_lost_them(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(12))
-    held = claim(sessions, run_id)
-    write(sessions, doorbells.ring_pending, run_id, 1)
-
-    assert write(sessions, doorbells.forget_doorbells) == 1
-
-    assert [one.number for one in write(sessions, doorbells.ring_pending, run_id, 10)] == [2, 3]
-    assert scenario.chunk(sessions, held.chunk_id).state == "running"
 
 
 def test_a_chunk_that_was_not_rung_cannot_be_claimed(sessions: Sessions) -> None:
@@ -308,143 +231,6 @@ def test_the_first_worker_notes_the_versions_that_it_runs(sessions: Sessions) ->
     view = read(sessions, run_view, run_id)
     assert view is not None
     assert view.versions == {"torch": "2.14.1"}
-
-
-def test_a_released_chunk_gets_its_attempt_back_and_is_due_at_once(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    held = claim(sessions, run_id)
-
-    assert write(sessions, claims.release, held, "the disk is full")
-
-    released = scenario.chunk(sessions, held.chunk_id)
-    assert (released.state, released.attempts, released.releases) == ("pending", 0, 1)
-    assert released.error == "the disk is full"
-    assert claim(sessions, run_id).fence == 2
-
-
-def test_the_tenth_release_in_a_row_rests_for_five_minutes(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    for _ in range(9):
-        write(sessions, claims.release, claim(sessions, run_id))
-    [one] = scenario.chunks(sessions, run_id)
-    assert scenario.rests_for(sessions, one.id) == 0
-
-    write(sessions, claims.release, claim(sessions, run_id))
-
-    assert scenario.rests_for(sessions, one.id) == 300
-    assert scenario.try_claim(sessions, run_id) is None
-    scenario.rest_is_over(sessions, one.id)
-    assert claim(sessions, run_id).fence == 11
-
-
-def test_a_commit_between_releases_starts_the_count_again(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    for _ in range(9):
-        write(sessions, claims.release, claim(sessions, run_id))
-    held = claim(sessions, run_id)
-    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
-
-    write(sessions, claims.release, held)
-
-    assert scenario.rests_for(sessions, held.chunk_id) == 0
-
-
-def test_an_unexpected_error_is_tried_again_later_and_later_then_fails_the_pending_images(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    held = claim(sessions, run_id)
-    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
-    write(sessions, claims.release, held)
-    for seconds in (5, 10, 20, 40):
-        write(sessions, claims.fail_attempt, claim(sessions, run_id), "ValueError: boom")
-        assert scenario.rests_for(sessions, held.chunk_id) == seconds
-        assert scenario.chunk(sessions, held.chunk_id).error == "ValueError: boom"
-        scenario.rest_is_over(sessions, held.chunk_id)
-
-    write(sessions, claims.fail_attempt, claim(sessions, run_id), "ValueError: boom")
-
-    assert scenario.chunk(sessions, held.chunk_id).state == "failed"
-    assert [image.error_class for image in scenario.images(sessions, run_id)] == [None] + ["internal"] * 3
-    assert scenario.run(sessions, run_id).state == "done"
-
-
-def test_an_attempt_that_fails_after_a_commit_rests_as_after_a_first_failure(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    held = claim(sessions, run_id)
-    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
-
-    write(sessions, claims.fail_attempt, held, "ValueError: boom")
-
-    assert scenario.rests_for(sessions, held.chunk_id) == 5
-
-
-@pytest.mark.parametrize(("crashed", "error_class"), [(True, "crashed"), (False, "gave_up")])
-def test_the_first_crash_is_free_later_ones_rest_and_the_fifth_gives_up(
-    sessions: Sessions, crashed: bool, error_class: str
-) -> None:
-    run_id = load(sessions, numbered(4))
-    [one] = scenario.chunks(sessions, run_id)
-    for seconds in (0, 10, 20, 40):
-        scenario.take_back(sessions, claim(sessions, run_id), crashed=crashed)
-        assert scenario.rests_for(sessions, one.id) == seconds
-        scenario.rest_is_over(sessions, one.id)
-
-    scenario.take_back(sessions, claim(sessions, run_id), crashed=crashed)
-
-    assert scenario.chunk(sessions, one.id).state == "failed"
-    assert {image.error_class for image in scenario.images(sessions, run_id)} == {error_class}
-    assert scenario.run(sessions, run_id).state == "done"
-
-
-def test_a_crash_after_a_commit_is_a_first_crash_again(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    for _ in range(3):
-        held = claim(sessions, run_id)
-        scenario.take_back(sessions, held)
-        scenario.rest_is_over(sessions, held.chunk_id)
-    held = claim(sessions, run_id)
-    scenario.commit(sessions, held, [done(held.images[0], 0.9)])
-
-    scenario.take_back(sessions, held)
-
-    assert scenario.rests_for(sessions, held.chunk_id) == 0
-    again = scenario.chunk(sessions, held.chunk_id)
-    assert (again.attempts, again.crashes) == (0, 1)
-
-
-def test_no_rest_is_longer_than_five_minutes() -> None:
-    assert [claims.rest_after(failures) for failures in (1, 2, 3, 7, 60)] == [5, 10, 20, 300, 300]
-
-
-def test_the_chunk_of_a_dead_owner_is_taken_back_before_its_lease_is_over(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    held = claim(sessions, run_id, worker_id=3)
-    [found] = scenario.running(sessions)
-    assert (found.owner_id, found.fence, found.lease_over) == (3, 1, False)
-
-    assert write(sessions, claims.take_back, found, crashed=True)
-
-    assert not write(sessions, claims.take_back, found, crashed=True)
-    assert scenario.chunk(sessions, held.chunk_id).state == "pending"
-
-
-def test_a_lease_that_was_renewed_meanwhile_is_not_taken_back(sessions: Sessions) -> None:
-    held = claim(sessions, load(sessions, numbered(4)))
-    scenario.lease_runs_out(sessions, held)
-    [found] = scenario.running(sessions)
-    assert found.lease_over
-    write(sessions, claims.heartbeat, held)
-
-    assert not write(sessions, claims.take_back, found, crashed=False)
-
-
-def test_a_chunk_claimed_again_meanwhile_is_not_taken_back(sessions: Sessions) -> None:
-    run_id = load(sessions, numbered(4))
-    held = claim(sessions, run_id)
-    [found] = scenario.running(sessions)
-    write(sessions, claims.release, held)
-    claim(sessions, run_id)
-
-    assert not write(sessions, claims.take_back, found, crashed=True)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer: no same moment
