@@ -6,68 +6,21 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 
-from db import claims, doorbells, prompts, runs
+from db import claims, doorbells, prompts
 from db.claimed import ClaimedImage
-from db.claims import Claim, LeaseLost, Next
+from db.claims import Claim, LeaseLost
 from db.intake import NewRow
-from db.models import Instance, Prompt, Result, Run
-from db.outcomes import ImageDone, Outcome
+from db.models import Prompt, Run
+from db.outcomes import ImageDone
 from db.redo import last_chunk_before, redo_slice
 from db.same_content import done_before
-from db.session import Sessions, read, reading, write
+from db.session import Sessions, read, write
 from db.slices import Place, Slice
 from db.values import FoundInstance, PromptResult
-from db.views import run_views, status
-from db.views.results import exported_images
+from db.views import status
 from tests.db import scenario
-from tests.db.scenario import (
-    change_prompts,
-    claim,
-    commit,
-    commit_all,
-    done,
-    failed,
-    load,
-    numbered,
-    rows,
-    scores,
-    settle_prompts,
-)
-
-Dump = list[tuple[object, ...]]
-
-
-def dump(sessions: Sessions, *prompt_ids: int) -> Dump:
-    """All columns of all results and instances of these prompts."""
-    with reading(sessions) as session:
-        return [
-            tuple(row)
-            for table in (Result, Instance)
-            for row in session.execute(
-                select(*table.__table__.columns)
-                .where(table.prompt_id.in_(prompt_ids))
-                .order_by(*table.__table__.primary_key)
-            )
-        ]
-
-
-def prompts_of(sessions: Sessions, run_id: int) -> dict[str, int]:
-    with reading(sessions) as session:
-        view = run_views.run_view(session, run_id)
-    assert view is not None
-    return {text: id for id, text in view.prompts.items()}
-
-
-def shown(sessions: Sessions, run_id: int) -> list[tuple[str, list[int], list[float]]]:
-    """Status, prompts and scores of each row, as an export shows them."""
-    return [
-        (image.status, [result.class_id for result in image.results], scores(image))
-        for image in exported_images(sessions, run_id, 0.3)
-    ]
-
-
-def found(image: ClaimedImage, *scores: float, **values: object) -> ImageDone:
-    return replace(done(image, *scores), **values)  # type: ignore[arg-type]
+from tests.db.prompt_results import dump, found, prompts_of, shown
+from tests.db.scenario import change_prompts, claim, commit, commit_all, done, load, numbered, rows, settle_prompts
 
 
 @pytest.fixture
@@ -240,124 +193,6 @@ def test_a_changed_file_is_computed_for_all_prompts_anew(sessions: Sessions) -> 
     assert (second.width, second.file_size, second.adds) == (640, 10, False)
 
 
-def test_a_failure_keeps_the_old_results_and_a_retry_computes_what_is_missing(sessions: Sessions, run_id: int) -> None:
-    [person] = prompts_of(sessions, run_id).values()
-    before, old = dump(sessions, person), shown(sessions, run_id)
-    change_prompts(sessions, run_id, add=["hat"])
-    held = claim(sessions, run_id)
-    outcomes: list[Outcome] = [failed(image, "missing") for image in held.images]
-
-    assert commit(sessions, held, outcomes)
-
-    assert read(sessions, claims.was_committed, held, outcomes) is Next.NOTHING
-    assert shown(sessions, run_id) == old
-    assert dump(sessions, person) == before
-    now = read(sessions, status.progress, run_id)
-    assert (now.state, now.incomplete, now.warned, now.images.failed) == ("done", 4, 4, 1)
-    [line] = read(sessions, status.warnings, run_id)
-    assert (line.count, line.warning) == (4, "prompts that were added later have no result: missing")
-
-    assert scenario.retry(sessions, run_id, runs.RetryFilter("missing")) == 0  # no image failed
-    assert read(sessions, runs.retryable_images, run_id, scenario.EVERYTHING) == 5
-    assert scenario.retry(sessions, run_id) == 5
-    asked = []
-    while (next_ := scenario.try_claim(sessions, run_id)) is not None:
-        asked += [len(image.prompt_ids) for image in next_.images]
-        commit_all(sessions, next_, 0.7)
-    assert sorted(asked) == [1, 1, 1, 1, 2]
-    assert set(before) < set(dump(sessions, person))
-    assert read(sessions, status.progress, run_id).incomplete == 0
-
-
-def test_a_cancel_keeps_the_old_results_and_a_retry_goes_on(sessions: Sessions, run_id: int) -> None:
-    before = shown(sessions, run_id)
-    change_prompts(sessions, run_id, add=["hat"])
-    held = claim(sessions, run_id)
-    commit(sessions, held, [done(held.images[0], 0.7)])
-
-    scenario.cancel(sessions, run_id)
-
-    assert shown(sessions, run_id)[1:] == before[1:]
-    assert read(sessions, status.progress, run_id).incomplete == 3
-    write(sessions, runs.reopen, run_id)
-    assert scenario.retry(sessions, run_id) == 4
-    scenario.work_off(sessions, run_id, 0.6)
-    assert [scores for *_, scores in shown(sessions, run_id)] == [
-        [0.9, 0.8, 0.7],
-        [0.9, 0.6],
-        [0.6],
-        [0.4, 0.6],
-        [0.6] * 2,
-    ]
-
-
-def test_a_chunk_that_is_given_up_keeps_the_old_results(sessions: Sessions, run_id: int) -> None:
-    before = shown(sessions, run_id)
-    change_prompts(sessions, run_id, add=["hat"])
-    for _ in range(claims.MAX_ATTEMPTS):
-        held = claim(sessions, run_id, scenario.chunks(sessions, run_id)[-1].id)
-        write(sessions, claims.fail_attempt, held, "a bug")
-        scenario.rest_is_over(sessions, held.chunk_id)
-
-    assert scenario.chunks(sessions, run_id)[-1].state == "failed"
-    assert shown(sessions, run_id) == before
-    assert scenario.retry(sessions, run_id) == 5
-    assert scenario.chunks(sessions, run_id)[2].state == "done"
-    scenario.work_off(sessions, run_id, 0.6)
-
-
-def test_an_image_that_crashes_alone_keeps_its_old_results(sessions: Sessions) -> None:
-    run_id = load(sessions, rows("a"))
-    scenario.work_off(sessions, run_id, 0.9)
-    change_prompts(sessions, run_id, add=["hat"])
-    for _ in range(claims.CRASHES_BEFORE_SPLIT):
-        held = claim(sessions, run_id, scenario.chunks(sessions, run_id)[-1].id)
-        write(sessions, claims.begin_range, held, 1, 1)
-        scenario.take_back(sessions, held)
-
-    assert shown(sessions, run_id) == [("segmented", [1], [0.9])]
-    assert read(sessions, status.progress, run_id).incomplete == 1
-
-
-def test_an_old_result_of_the_same_fence_does_not_pass_for_a_commit_that_landed(sessions: Sessions) -> None:
-    run_id = load(sessions, rows("a"))
-    scenario.work_off(sessions, run_id, 0.9)
-    change_prompts(sessions, run_id, add=["hat"])
-    held = claim(sessions, run_id)
-    outcomes = [done(image, 0.5) for image in held.images]
-    assert held.fence == 1
-
-    assert read(sessions, claims.was_committed, held, outcomes) is None
-    commit(sessions, held, outcomes)
-    assert read(sessions, claims.was_committed, held, outcomes) is Next.NOTHING
-
-
-def test_an_image_that_a_cancel_has_ended_does_not_pass_for_a_commit_that_landed(sessions: Sessions) -> None:
-    run_id = load(sessions, rows("a"))
-    scenario.work_off(sessions, run_id, 0.9)
-    change_prompts(sessions, run_id, add=["hat"])
-    held = claim(sessions, run_id)
-    scenario.cancel(sessions, run_id)
-
-    assert read(sessions, claims.was_committed, held, [done(image, 0.5) for image in held.images]) is None
-
-
-def test_a_redo_of_an_incomplete_image_computes_all_of_its_prompts(sessions: Sessions) -> None:
-    run_id = load(sessions, rows("a"))
-    scenario.work_off(sessions, run_id, 0.9)
-    change_prompts(sessions, run_id, add=["hat"])
-    held = claim(sessions, run_id)
-    commit(sessions, held, [failed(image) for image in held.images])
-
-    [image] = held.images
-    assert write(sessions, redo_slice, run_id, [image.id], read(sessions, last_chunk_before, run_id)) == 1
-
-    held = claim(sessions, run_id)
-    assert [(len(image.prompt_ids), image.again) for image in held.images] == [(2, True)]
-    commit_all(sessions, held, 0.6)
-    assert shown(sessions, run_id) == [("segmented", [1, 2], [0.6, 0.6])]
-
-
 def test_nothing_is_retried_or_redone_until_counters_have_followed_the_prompts(sessions: Sessions, run_id: int) -> None:
     ids = [image.id for image in scenario.images(sessions, run_id)]
     write(sessions, prompts.change_prompts, run_id, ["hat"], [])
@@ -412,17 +247,6 @@ def test_images_that_waited_only_for_a_dropped_prompt_have_nothing_left_to_compu
 
     assert shown(sessions, run_id) == before
     assert scenario.run(sessions, run_id).state == "done"
-
-
-def test_dropping_the_prompt_that_failed_makes_its_images_whole_again(sessions: Sessions, run_id: int) -> None:
-    change_prompts(sessions, run_id, add=["hat"])
-    held = claim(sessions, run_id)
-    commit(sessions, held, [failed(image) for image in held.images])
-
-    assert change_prompts(sessions, run_id, drop=["hat"]) == 0
-
-    now = read(sessions, status.progress, run_id)
-    assert (now.state, now.incomplete, now.warned) == ("done", 0, 0)
 
 
 def test_copies_are_looked_up_by_the_prompts_that_were_computed_last(sessions: Sessions) -> None:
