@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from db.intake import NewRow
+from producer.sources.csv_source import CsvSource
 from producer.sources.source import RowSource
 
 
@@ -28,3 +30,15 @@ class Known:
     def continues(self) -> bool:
         assert self._survey.sha256 is not None
         return self._opened().survey(self._survey.size, self._survey.sha256).continues
+
+
+def write(content: str | bytes) -> Path:
+    """The file images.csv with this content."""
+    path = Path("images.csv")
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def rows_of(content: str | bytes) -> list[NewRow]:
+    """The rows of a CSV with this content."""
+    return list(CsvSource(write(content)).rows())
