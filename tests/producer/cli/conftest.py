@@ -16,6 +16,7 @@ from db.session import Sessions, connect, reading
 from tests import templates
 from tests.db.recount import differences
 from tests.db.scenario import claim, commit, done, failed, load, numbered
+from tests.terminals import Terminal
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,13 @@ def faces(shell: Shell) -> None:
     run_id = load(shell.sessions, numbered(3))
     held = claim(shell.sessions, run_id)
     commit(shell.sessions, held, [done(held.images[0], 0.9, 0.6), done(held.images[1], 0.6), failed(held.images[2])])
+
+
+@pytest.fixture
+def here(terminal: Terminal) -> Terminal:
+    """State in the output folder, as without any setting, beside a package of the user's that is called like ours."""
+    del terminal.environment["SAM3_STATE_DIR"]
+    (terminal.home / "db").mkdir()
+    (terminal.home / "db" / "__init__.py").write_text("raise SystemExit('the db of the working folder was taken')")
+    (terminal.home / "photos" / "more").mkdir(parents=True)
+    return terminal
