@@ -16,7 +16,7 @@ from workers.inference.protocol import Options
 from workers.inference.shapes import masks
 
 IMAGES = 4  # photographs that are compared, each with another subject
-# What ours may differ from the library in fp32; docs/decisions.md, on `mixed`, says why.
+# What ours may differ from the library in fp32; docs/forward-pass.md, on precision, says why.
 NEAREST_IOU = {"fp32": 0.999, "mixed": 0.85, "bf16": 0.8}  # of masks: the least in fp32, else the mean
 FURTHEST_SCORE = {"fp32": 0.001, "mixed": 0.01, "bf16": 0.1}
 # Median, in pixels of an image that is 1,920 wide, of a model that sees it in 1,008; in as much more of a smaller one.

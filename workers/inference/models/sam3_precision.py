@@ -11,7 +11,7 @@ from workers.inference.segmenters import Precision
 
 def lower(model: Any, dtype: Precision) -> None:
     """Cast the weights of a model that was loaded in fp32. `mixed` is bf16 for the vision encoder's backbone and the
-    DETR encoder's self-attention, nine tenths of the work; docs/decisions.md says how these parts were chosen."""
+    DETR encoder's self-attention, nine tenths of the work; docs/forward-pass.md says how these parts were chosen."""
     if dtype == "bf16":
         cast(model, torch.bfloat16)
     elif dtype == "mixed":
