@@ -1,7 +1,7 @@
 """The pending images of a claimed chunk, with what is to be computed of each. Changes nothing.
 
-Of an image that gets results of prompts that were added to its run later, only those prompts are computed that have no
-result yet.
+An image that is done already may be pending only because prompts were added to its run later. Of such an image only the
+prompts that have no result yet are computed.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ _CLAIMED = select(
 
 @dataclass(frozen=True)
 class Kept:
-    """What an image has already that gets results of prompts that were added to its run."""
+    """What an image has already, if it is pending only because prompts were added to its run."""
 
     prompt_ids: tuple[int, ...]  # all prompts of the image
     width: int  # pixels of each mask
@@ -58,7 +58,7 @@ class ClaimedImage:
     again: bool = False  # it was computed before: the new outcome replaces its old results
     tiling: str | None = None  # how it is cut, if other than the run says
     boxes: tuple[GivenBox, ...] = ()
-    kept: Kept | None = None  # its results stay, but if its file has changed: then all of its prompts are computed
+    kept: Kept | None = None  # its results stay, unless its file has changed: then all of its prompts are computed
 
     def is_replaced_by(self, outcome: Outcome) -> bool:
         """Whether the outcome takes the place of all that the image has, and is not only added to it."""
@@ -79,7 +79,7 @@ def pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[Claime
 
 
 def _results_kept(session: Session, chunk_id: int) -> dict[int, list[int]]:
-    """The prompts of which images have results already that only get those of added prompts, by the images' ids."""
+    """For the images of the chunk that keep their results: the prompts of these results, by image id."""
     kept = select(Result.image_id, Result.prompt_id).join(Image, Image.id == Result.image_id)
     has = defaultdict(list)
     for image_id, prompt_id in session.execute(kept.where(Image.chunk_id == chunk_id, TO_ADD)):

@@ -107,10 +107,10 @@ class Run(Base):
     overlap: Mapped[int | None]  # pixels that neighbouring tiles share
     dedupe: Mapped[bool] = mapped_column(server_default=false())  # files that are equal byte by byte are computed once
     classes: Mapped[str | None]  # names, numbers and colours of classes, see `db.classes`; NULL: numbered by order
-    points_per_side: Mapped[int | None]  # of a grid whose masks are looked for instead of prompts; NULL: prompts are
+    points_per_side: Mapped[int | None]  # of the grid of a run that looks for everything; NULL: it looks for prompts
     # Its prompts were changed, and not all of its images and counters have followed: see `db.prompts`.
     unsettled: Mapped[bool] = mapped_column(server_default=false())
-    prompt_changes: Mapped[int] = mapped_column(server_default="0")  # so often they were changed
+    prompt_changes: Mapped[int] = mapped_column(server_default="0")  # how often its prompts were changed
 
     # what the first worker loaded; a worker that loaded something else declines the run
     revision: Mapped[str | None]
@@ -299,8 +299,9 @@ class Image(Base):
     content: Mapped[bytes | None] = mapped_column(LargeBinary)
     tiling: Mapped[str | None] = mapped_column(String(48))  # how it is cut, if other than the run says
     boxes: Mapped[list[list[Any]] | None] = mapped_column(JsonText)  # each a `db.values.GivenBox`; NULL: none
-    # Its results stay, and only those of prompts that were added to the run later are missing: they are computed while
-    # it is pending; if it is done, that failed or was cancelled. No image in another state has it.
+    # The image has results, but none yet for some prompts that were added to the run later. A pending image with `adds`
+    # is computed for these prompts only. A done image with `adds` is incomplete: they failed or were cancelled. Images
+    # in other states do not have it.
     adds: Mapped[bool] = mapped_column(server_default=false())
 
 
@@ -319,7 +320,7 @@ class Result(Base):
     fence: Mapped[int]  # fence of the claim that committed the result
     presence: Mapped[float]  # probability that the image shows the prompt at all, 0 to 1
     instances: Mapped[int]  # with a score of at least the run's threshold
-    capped: Mapped[bool]  # so many were found that the model's limit of 200 may have hidden others
+    capped: Mapped[bool]  # so many were found that a limit may have hidden others
 
 
 class Instance(Base):

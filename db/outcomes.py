@@ -169,7 +169,7 @@ def _values(outcome: Outcome) -> dict[str, Any]:
 
 
 def _values_of_added(outcome: Outcome) -> dict[str, Any]:
-    """The same for an image that keeps its results, and with them what is recorded of its file."""
+    """The columns that an outcome sets for an image that keeps its results, and so what is recorded of its file."""
     if isinstance(outcome, ImageFailed):
         return {"state": ImageState.DONE, "warning": not_added(outcome.error_class)}
     read = {"warning": outcome.warning} | ({} if outcome.content is None else {"content": outcome.content})

@@ -124,7 +124,7 @@ def settle_slice(session: Session, run_id: int, place: Place, rows: int, settlin
         reopen(session, run_id)
     if chunks.ids:
         of_chunks = among(session, Image.chunk_id, chunks.ids)
-        # What was missing of these was dropped; and so their warning says nothing any more.
+        # The prompts without a result were dropped, so these images are complete and need no warning any more.
         rowcount(session, update(Image).where(of_chunks, INCOMPLETE).values(adds=False, warning=None))
         done = count_results(session, of_chunks, Image.state == ImageState.DONE)
         count_anew(session, chunks.ids, done, Counter(image.chunk_id for image in lacking))

@@ -1,6 +1,6 @@
 """Errors of the database: our own, and whether one of SQLAlchemy's passes by itself or refuses our statement.
 
-Handles none.
+Handles no error.
 
 Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html and https://sqlite.org/rescode.html.
 """

@@ -28,7 +28,7 @@ class Frozen:
     overlap: int | None = None  # pixels that neighbouring tiles share
     dedupe: bool = False  # images whose files are equal byte by byte are computed once
     classes: str | None = None  # that a file lists, see `db.classes.classes_as_text`; None: numbered by order
-    points_per_side: int | None = None  # of a grid whose masks are looked for instead of prompts; None: prompts are
+    points_per_side: int | None = None  # of the grid of a run that looks for everything; None: it looks for prompts
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class PromptResult:
 
     prompt_id: int
     presence: float  # 0 to 1: how likely it is that the image shows the prompt at all
-    capped: bool  # so many were found that the model's limit of 200 may have hidden others
+    capped: bool  # so many were found that a limit may have hidden others
     instances: tuple[FoundInstance, ...]  # highest score first, down to the run's score floor
 
 

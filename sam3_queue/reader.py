@@ -122,7 +122,7 @@ class Run:
 
     @property
     def threshold(self) -> float:
-        """The least score of an instance that is read, but for classes that have another one."""
+        """The least score of an instance that is read, except for classes that have another threshold."""
         return self._request.choice.threshold
 
     @property

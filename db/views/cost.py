@@ -67,8 +67,11 @@ def seconds_per_image(session: Session, run_id: int) -> float | None:
 
 
 def measured_with(session: Session, model: str, prompts: int, points_per_side: int | None = None) -> Measured | None:
-    """What an image cost in an earlier run of this model: of the latest ones, the one with the most similar number of
-    prompts; without prompts, of one with as many points. None if there is none."""
+    """What an image cost in an earlier run of this model. None if no such run has measured anything.
+
+    Of the latest runs the one with the most similar number of prompts is taken. A run that looks for everything is
+    compared only with runs of as many points.
+    """
     count = select(func.count()).where(Prompt.run_id == Run.id, Prompt.every_image).scalar_subquery()
     runs = select(Run.id, Run.name, count.label("prompts")).where(
         Run.model == model, Run.points_per_side.is_not_distinct_from(points_per_side)

@@ -50,7 +50,10 @@ class Reading:
         return of_run if gone or not self.ended or self.load == 1 else (*of_run, Image.load == self.load)
 
     def own(self, results: Sequence[PromptResult], prompts: list[int] | None) -> list[PromptResult]:
-        """Of these results of a row with these prompts of its own, or None, those of its prompts, in their order."""
+        """The results that count for a row, in the order of its prompts.
+
+        `results` are all results of its image. `prompts` are the ids of its own prompts; None: it has those of the run.
+        """
         if self.shown is not None:
             results = [result for result in results if result.prompt_id in self.shown]
         if prompts is None:  # results of prompts that the run has dropped stay in the database

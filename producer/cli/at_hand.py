@@ -81,7 +81,10 @@ def _keep_all(folder: Path, base: str, names: Sequence[str]) -> None:
 
 
 def _kept(folder: Path, blocks: Iterator[bytes], name_of: NameOf) -> Path:
-    """The file in `folder` with this content. One that has it already keeps its time, by which it is known as same."""
+    """Write the blocks to a file in `folder`, and return it.
+
+    A file that has this content already is left as it is: by its unchanged time the source is known as the same.
+    """
     try:
         descriptor, new = mkstemp(dir=private.make_folder(folder), prefix=".new-")
         try:

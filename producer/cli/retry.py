@@ -27,7 +27,7 @@ RETRYABLE = [name.value for name in ErrorClass if name not in (ErrorClass.BAD_RO
 @tile_flags
 @json_flag
 def main(run: str, json: bool, **flags: Any) -> int:
-    """Try a run's failed images again, and the cancelled ones of a cancelled run. Done images stay as they are, but
+    """Try a run's failed images again, and the cancelled ones of a cancelled run. Done images stay as they are, except
     with --capped. With --tile the images are cut into tiles from now on."""
     from db.session import read
     from db.steering import pause_of

@@ -171,13 +171,13 @@ class Chooser:
         )
 
     def _known(self, results: Sequence[PromptResult]) -> list[PromptResult]:
-        """Those of prompts that the view has: one that was added, or dropped and added again, may be newer."""
+        """The results of prompts that the view knows. Other prompts were added, or added again, after it was read."""
         if self._newer is not None and any(result.prompt_id not in self._view.prompts for result in results):
             self._view = self._newer()
         return [result for result in results if result.prompt_id in self._view.prompts]
 
     def _good(self, class_id: int, results: Sequence[PromptResult]) -> Sequence[FoundInstance]:
-        """The instances of a class that are good enough for themselves, highest score first."""
+        """The instances of a class that pass what is asked of each one alone, score and area; highest score first."""
         found: Sequence[FoundInstance] = results[0].instances
         if len(results) > 1:
             found = sorted((one for result in results for one in result.instances), key=lambda one: -one.score)

@@ -37,7 +37,7 @@ class ExportRequest:
     rows_file: Path | None = None  # the file that `chosen` comes from, for hints
     jobs: int | None = None  # formats that make files in helper processes: how many; None: as many as fit this machine
     own: Mapping[str, Any] = field(default_factory=dict)  # flags that only this format has, by name
-    command: str | None = None  # what writes the same content again, but for where to; None: it is no command's
+    command: str | None = None  # writes the same content again, given an -o; None: no command asked for this
 
     @property
     def choose(self) -> Chooser:

@@ -45,7 +45,7 @@ def hours(seconds: float) -> float:
 
 
 def told_hours(seconds: float) -> str:
-    """Hours with at least two digits that say something, but for less than a second, and never like 1.3e-05."""
+    """Hours with at least two significant digits, never in the form 1.3e-05. Less than a second gets six decimals."""
     if seconds < 1:
         return f"{hours(seconds):.6f}"
     return f"{hours(seconds):,.1f}" if hours(seconds) >= 10 else f"{hours(seconds):.2g}"

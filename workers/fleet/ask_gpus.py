@@ -104,7 +104,7 @@ def try_gpu() -> dict[str, Any]:
     except ImportError as error:
         return {"error": _no_torch(error)}
     try:
-        torch.zeros(TRIED, device="cuda").sum().tolist()  # no warnings of torch's, which deprecations come before
+        torch.zeros(TRIED, device="cuda").sum().tolist()
         gpu = torch.cuda.get_device_properties(0)
     except Exception as error:
         if not (torch.version.cuda or torch.version.hip):  # then the error says less

@@ -18,7 +18,7 @@ from workers.machine.cores import usable_cores
 
 LIST_SECONDS = 60.0  # time limit for a list of all GPUs; the driver may have to wake up eight of them
 TRY_SECONDS = 120.0  # time limit for a try of one GPU; the import of torch from a slow disk takes most of it
-VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # an AMD GPU obeys both, if both are set the second one
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # an AMD GPU obeys either; if both are set, the second one
 
 Say = Callable[[str], None]
 

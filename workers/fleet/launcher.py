@@ -138,7 +138,10 @@ class Launcher:
         self._say(f"{node.slot.name} ended ({reason}); starting it again in {pause:.0f} s")
 
     def _take(self, slot: Slot) -> Node:
-        """A node for the slot, once that is surely ours; under another name if the machine has a node of this one."""
+        """Lock the slot and return a node for it, with another name if this machine has a node of the slot's name.
+
+        Raises `UsageError` if another launcher has the slot.
+        """
         card = self._lock(slot, slot.card or slot.name)
         if card is None:
             raise UsageError(

@@ -17,7 +17,7 @@ from workers.tiny.files import CHECKPOINT
 
 TINY = "tiny"
 PAIRED = "+"  # between the two checkpoints of a pair
-OPEN = "grounding-dino-sam2"  # a model that nobody has to be let in to
+OPEN = "grounding-dino-sam2"  # a model whose weights nobody has to ask for
 ALIASES = {OPEN: "IDEA-Research/grounding-dino-tiny+facebook/sam2.1-hiera-small"}
 NO_WORKER_EXTRA = "running a model needs: pip install 'sam3-queue[worker]'"
 # The files that we download. The Hub's repository also has the weights in other formats, which we never open.

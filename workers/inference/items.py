@@ -11,7 +11,7 @@ from workers.inference.tiles import Tiling
 
 @dataclass(frozen=True)
 class Before:
-    """What an image was computed for that is asked for further prompts: its file then, and all of its prompts."""
+    """For an image that is asked for added prompts only: the file that its results are of, and all its prompts."""
 
     file: FileSeen
     prompts: tuple[str, ...]

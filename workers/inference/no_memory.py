@@ -22,8 +22,8 @@ PERHAPS = (
 def is_short(error: BaseException, images: int = 1) -> bool:
     """Whether this error, of so many images at a time, says that fewer may fit.
 
-    What only perhaps means memory is believed of several images: half of them are tried, and at last one alone. If that
-    one gets the same error, it is not for want of memory.
+    A message that may have another cause (`PERHAPS`) counts only if there are several images: then half of them are
+    tried, and in the end one alone. If one image alone gets the same error, memory is not the cause.
     """
     return _says(error, SURE) or (images > 1 and may_be_short(error))
 

@@ -16,7 +16,7 @@ class Options:
     `mask_rule`: "library" enlarges probabilities to the image's size and cuts them at `mask_threshold`, as
     `post_process_instance_segmentation` does; "meta" enlarges logits first, as Meta's own code does. `compiled`: a
     segmenter that can compile its model uses compiled kernels, whose numbers differ in their last bits.
-    `points_per_side`: of the grid of points whose masks are looked for instead of prompts.
+    `points_per_side`: of the grid of points of a run that looks for everything.
     """
 
     threshold: float = 0.5
@@ -57,7 +57,7 @@ class ModelFacts:
     device: str
     compiles: bool = False  # whether it can compute with compiled kernels, as far as it knows
     attention: str | None = None  # which of its library's kernels computes the attention
-    takes_boxes: bool = False  # beside prompts; without, no image that it gets has any
+    takes_boxes: bool = False  # whether images may come with boxes; if not, no image with boxes is given to it
 
     @property
     def text(self) -> str:

@@ -56,8 +56,10 @@ class Family(Protocol):
 
 
 def family_of(*folders: Path, everything: bool = False) -> Family:
-    """The family of the checkpoint in this folder, or of those in these; `everything`: that finds it without prompts.
-    Raises `ModelUnusable` if none can load it."""
+    """The family of the checkpoint in this folder, or of the pair of checkpoints in these folders.
+
+    With `everything` it is the family that works without prompts. Raises `ModelUnusable` if no family can load it.
+    """
     return cast(Family, named(family_name(*folders, everything=everything)))
 
 

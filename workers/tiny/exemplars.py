@@ -84,7 +84,7 @@ def _around(mask: scenes.Mask, rng: np.random.Generator, positive: bool = True) 
 
 
 def _seen(scene: scenes.Scene, text: str) -> list[scenes.Mask]:
-    """Return the masks that a text names, but for objects that others cover wholly."""
+    """Return the masks that a text names, except objects that others cover wholly."""
     return [mask for mask in scene.truth(text) if mask.any()]
 
 

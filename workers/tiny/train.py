@@ -249,7 +249,7 @@ def forward(model: Sam3Model, pictures: Tensor, inputs: Inputs) -> tuple[Tensor,
     )
     words: Tensor = model.get_text_features(**inputs.text).pooler_output
     shown, shown_mask = _encode_boxes(model, shared, inputs)
-    # The model appends the boxes to the text itself, but for all pairs or for none; some of ours have no boxes.
+    # The model itself appends the boxes to the text for all pairs or for none, but some of our pairs have no boxes.
     prompt = BaseModelOutputWithPooling(pooler_output=torch.cat([words, shown], dim=1))
     mask = torch.cat([inputs.text["attention_mask"].bool(), shown_mask], dim=1)
     output = model(vision_embeds=shared, text_embeds=prompt, attention_mask=mask)

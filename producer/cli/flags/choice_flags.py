@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Thresholds = dict[str | None, float]  # by class; None: all other classes
 
 OTHERS = ("min_area", "nms", "contain", "nms_across", "iou", "max_instances")  # fields of a choice, and flags
-# They say which instances count, but for their thresholds.
+# The flags that say which instances count, except their thresholds.
 choice_flags = flag_group(
     click.option(
         "--min-area", type=click.IntRange(min=0), default=0, help="Only instances with so many pixels, or more."

@@ -12,7 +12,7 @@ KEYS = ("bbox", "area", "segmentation", "score", "predicted_box")  # of an annot
 
 
 def annotations(request: ExportRequest, image: ExportedImage) -> list[tuple[ClassResult, Annotation]]:
-    """The instances of one image each with the result that it belongs to.
+    """The instances of one image, each with the result that it belongs to.
 
     `bbox` is the tight box of the mask, and `predicted_box` the box of the model's box head, which may reach beyond the
     image; both are x, y, width, height in pixels. `area` is in pixels, `segmentation` is compressed RLE as pycocotools

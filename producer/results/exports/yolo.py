@@ -69,7 +69,10 @@ class _Dataset:
         self._unknown_suffixes = 0
 
     def pieces(self, image: ExportedImage, *, moved: bool) -> list[Piece]:
-        """The label of the image; if another export has split in another way, also that its other label goes."""
+        """The label of the image, and with `moved` the removal of its label and copy in the other part.
+
+        `moved`: an earlier export has split the images in another way.
+        """
         part = self.part(image.path)
         place = label_place(image.path, self._request.view.source.root, folded=self._folded)
         self._images[part] += 1

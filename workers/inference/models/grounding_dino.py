@@ -124,7 +124,10 @@ class _SeenOnce(torch.nn.Module):
             self._pixels = self._answer = None
 
     def choose(self, images: list[int]) -> dict[str, torch.Tensor]:
-        """What the model is given to be told of these images: something of their number and size."""
+        """Let the next call of the model be about these images; return the arguments of that call.
+
+        Only the number and the size of the pixels matter in these arguments, as `forward` does not read their values.
+        """
         assert self._pixels is not None
         self._wanted = images
         pixels = self._pixels[:1].expand(len(images), -1, -1, -1)
@@ -138,7 +141,7 @@ class _SeenOnce(torch.nn.Module):
         )
 
     def _rows(self, of_each: torch.Tensor) -> torch.Tensor:
-        """Those of the wanted images, without a copy if they are all."""
+        """The rows of the chosen images, without a copy if all images are chosen."""
         if self._wanted == list(range(len(of_each))):
             return of_each
         return of_each.index_select(0, to_device(torch.tensor(self._wanted), of_each.device))

@@ -1,7 +1,7 @@
 """Everything that is in an image, as a `Segmenter`: a mask for each of a grid of points, without a prompt.
 
 The tracker of a SAM3 makes a mask of what lies under a point, and so does a SAM2. Equal to the library's mask
-generation (`pipeline("mask-generation")` of transformers, without crops) in masks and scores, but for one thing: its
+generation (`pipeline("mask-generation")` of transformers, without crops) in masks and scores, with one exception: its
 points lie on the whole image, those of the library on a part of it, if the image is no square (docs/decisions.md).
 Knows no files.
 """
@@ -44,8 +44,8 @@ ON_HOST = 64  # masks, of 330 kB each, that are copied from the device and outli
 
 # The library's and Meta's values: `stability_score_thresh`, `stability_score_offset` and `crops_nms_thresh` in
 # https://github.com/huggingface/transformers/blob/main/src/transformers/pipelines/mask_generation.py.
-STABLE = 0.95  # the least part of a mask that stays if the cut rises from ...
-OFFSET = 1.0  # ... so much below to so much above, in logits
+STABLE = 0.95  # a mask is kept if this part of its pixels stays when the cut rises by twice OFFSET
+OFFSET = 1.0  # logits: the cut rises from so much below to so much above the mask threshold
 OVERLAP = 0.7  # IoU of boxes from which the mask of the lower score is left out as a duplicate
 
 MOST = 1000  # instances that are kept of an image, the highest scores
@@ -99,7 +99,7 @@ class EverythingSegmenter:
         self.facts = ModelFacts(model_name, revision, weights_sha256(folder), self._dtype, device)
 
     def check_prompts(self, prompts: Sequence[str]) -> dict[str, str]:
-        """All but the one that stands for no prompt."""
+        """Refuses every prompt except the one that stands for no prompt."""
         return {prompt: "is asked of a run of everything" for prompt in prompts if prompt != EVERYTHING}
 
     def preprocess(self, image: RGB) -> Pixels:

@@ -74,7 +74,7 @@ def _shapes_stay_here(model: Any) -> None:
 def _prepare_multilevel_features(
     vision_features: list[torch.Tensor], vision_pos_embeds: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, Shapes]:
-    """As the library's, but for the shapes. It is no method, as a model that refers to itself is freed too late."""
+    """As the library's, except for the shapes. It is no method, as a model that refers to itself is freed too late."""
     sizes = [(features.shape[-2], features.shape[-1]) for features in vision_features]
     return _joined(vision_features), _joined(vision_pos_embeds), Shapes(sizes)
 

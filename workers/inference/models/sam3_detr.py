@@ -45,7 +45,10 @@ def _attend(
 
 
 def _product(self: Any, given: torch.Tensor, first: int, last: int) -> tuple[torch.Tensor, ...]:
-    """Of queries, keys and values those numbered so, each (rows, heads, places, width of a head)."""
+    """One product for several of queries (0), keys (1) and values (2): those from `first` to before `last`.
+
+    Each is of shape (rows, heads, places, width of a head).
+    """
     part = slice(first * self.hidden_size, last * self.hidden_size)
     made = functional.linear(given, self.qkv.weight[part], self.qkv.bias[part])
     heads = made.view(*made.shape[:-1], last - first, self.num_attention_heads, self.head_dim)

@@ -2,8 +2,8 @@
 
 Equal to the plain library loop (processor, model, `post_process_instance_segmentation`), with less work: the text
 encoder runs once for each prompt, the vision encoder once for each image, and masks are never enlarged: their RLE is
-made from the low resolution of the model. Inside a forward pass the host does not wait for the device, but twice in a
-run of the heads with boxes. `predict` returns while the device still works, so that the next batch can be prepared
+made from the low resolution of the model. Inside a forward pass the host does not wait for the device, except twice in
+a run of the heads with boxes. `predict` returns while the device still works, so that the next batch can be prepared
 meanwhile.
 """
 

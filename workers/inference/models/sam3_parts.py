@@ -62,7 +62,7 @@ class Compiled:
         self._name = f"{name}-torch-{torch.__version__}"
         self._model = plain.model
         self._backend = backend
-        self._compiled: dict[str, Callable[..., Any]] = {}  # those parts that are, by name
+        self._compiled: dict[str, Callable[..., Any]] = {}  # the parts that are compiled already, by name
 
     def size_for(self, images: int) -> int | None:
         """The number of images that such a batch is to be filled up to. None: run it without compiled kernels."""
@@ -94,7 +94,7 @@ class Compiled:
         if name in self._compiled:
             return self._compiled[name](self._model, *given)
         if self.works:
-            # No CUDA graphs: docs/decisions.md says why.
+            # No CUDA graphs: docs/forward-pass.md says why.
             compiled = torch.compile(
                 _copy(cast(FunctionType, part)), fullgraph=True, dynamic=False, backend=self._backend
             )

@@ -92,7 +92,7 @@ def rotary(model: Any) -> tuple[Any, ...]:
 
 
 def _layer(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    """As a layer of the library, but for rows of places (rows, places, channels), a row being a window or an image."""
+    """As a layer of the library, with states of shape (rows, places, channels). A row is a window or a whole image."""
     states = hidden_states if self.arrange is None else self.arrange(hidden_states)
     found, _ = self.attention(self.layer_norm1(states), self.rotary_emb(states, self.position_ids), **kwargs)
     states = states + found

@@ -51,8 +51,11 @@ class RawKept:
         self.small |= zip(new, to_host(list(new.values()), options), strict=True)
 
     def found(self, images: range, options: Options) -> list[tuple[Found, ...]]:
-        """The answers for these images, whose masks were fetched. Their masks on the device are let go, and with those
-        of the last image all of the batch, 66 MB an image."""
+        """The answers for these images, whose masks were fetched.
+
+        Their masks on the device are freed. Once that is done for all images of the batch, its memory for masks, 66 MB
+        an image, is free.
+        """
         found: dict[int, list[Found]] = {image: [] for image in images}
         for row in sorted(self.kept):
             if row[0] in images:

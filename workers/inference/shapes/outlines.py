@@ -33,15 +33,15 @@ class _Axis(NamedTuple):
 
     low: Integers  # (n,) the value at or before each pixel
     weight: Floats  # (n,) of the value after it
-    first: Integers  # (m + 1,) the first pixel that has this value, or a later one, before it
+    first: Integers  # (m + 1,) for each value the first pixel whose `low` is this value or a later one
 
 
 def encode(small: Floats, height: int, width: int, cut: float) -> list[tuple[bytes, int]]:
     """The RLE and the area of each mask of `small`, of shape (n, h, w), enlarged to (height, width), where over `cut`.
 
-    Equal, pixel by pixel, to torch's `interpolate(small, (height, width), mode="bilinear", align_corners=False) > cut`;
-    but for pixels whose value is the cut itself, where the last bit decides. Raises `ValueError` for masks that hold a
-    NaN, which compares as if it were outside: what a broken model makes must not look like an empty mask.
+    Equal, pixel by pixel, to torch's `interpolate(small, (height, width), mode="bilinear", align_corners=False) > cut`,
+    except for pixels whose value is the cut itself, where the last bit decides. Raises `ValueError` for masks that hold
+    a NaN, which compares as if it were outside: what a broken model makes must not look like an empty mask.
     """
     if len(small) and np.isnan(small.max()):
         raise ValueError("the model gave nan in a mask; try --dtype fp32")

@@ -79,8 +79,9 @@ class Pieces:
             self._tiles = ReadAhead(partial(_cut, reading=reading), reading.threads, reading.seconds)
 
     def __iter__(self) -> Iterator[Piece]:
-        # An image that is to be cut is kept as it is. So of these they are taken one by one, and no more of them are
-        # read than there are threads; others are taken by batches, as repeats are looked for in a batch at once.
+        # Images are taken a batch at a time, because repeats are looked for in a whole batch at once. If images may be
+        # cut, they are taken one at a time and no more are read ahead than there are threads: such an image stays in
+        # memory with all its pixels until its last tile is made.
         reading = self._reading
         taken, ahead = reading.batch_size, reading.ahead
         if self._tiles is not None:
