@@ -11,6 +11,7 @@ import click
 from db.intake import NewRow
 from db.session import Sessions
 from producer.cli.flags.options import exit_code
+from producer.cli.flags.redo import foretell
 from producer.cli.progress import Meter
 from producer.cli.projection import projected, projected_addition
 from producer.runs.load import Recorded, auto_chunk_size, check, rehearse
@@ -42,7 +43,7 @@ def report_dry_run(
     itself would refuse is refused; `fit` is called first, as the command does. A database that cannot be reached is
     a warning. `run_file` is that of `open_database`.
     """
-    prompts = _rehearsed(source, request, url, fit, run_file)
+    prompts, redone = _rehearsed(source, request, url, flags, fit, run_file)
     survey = source.survey()
     wanted, rows = asked_rows(source, survey, request)
     rejected, first = _read_rows(source, request, wanted, rows)
@@ -56,6 +57,7 @@ def report_dry_run(
         "duplicates": 0,
         "rejected": len(rejected),
         "cancelled": 0,
+        "redone": redone,
     }
     good, price = wanted - len(rejected), flags["gpu_hour_price"]
     adding = projected_addition(url, request, price)
@@ -70,6 +72,8 @@ def report_dry_run(
         shown = json.dumps(prompts, ensure_ascii=False)
         click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {shown}")
         _tell_rows(source, rejected, first)
+        if flags["redo"]:
+            click.echo(f"would compute {counted(redone, 'image')} again (--redo {flags['redo']})")
         if told_cost:
             click.echo(told_cost)
         elif price is not None and not told_cost:
@@ -81,17 +85,20 @@ def _rehearsed(
     source: RowSource,
     request: RunRequest,
     url: str,
+    flags: dict[str, Any],
     fit: Callable[[Sessions, RunRequest], RunRequest],
     run_file: Path | None,
-) -> tuple[str, ...]:
-    """The prompts that the run would have. Raises what the command itself would raise before it begins."""
+) -> tuple[tuple[str, ...], int]:
+    """The prompts that the run would have, and how many of its images --redo takes. Raises what the command itself
+    would raise before it begins."""
     try:
         sessions = look_into(url, run_file)
     except Unreachable as error:
         say(f"warning: {error}; not compared with runs that are there")
         check(request, source.survey())
-        return request.change.applied(request.prompts)
-    return rehearse(sessions, source, request if sessions is None else fit(sessions, request))
+        return request.change.applied(request.prompts), 0
+    prompts = rehearse(sessions, source, request if sessions is None else fit(sessions, request))
+    return prompts, foretell(sessions, request.name, flags)
 
 
 def _read_rows(

@@ -44,7 +44,10 @@ def _enqueue(given: str, dry_run: bool, flags: dict[str, Any]) -> int:
     request = run_request(run_name(flags["run"], source.place, flags["moved_from"]), prompts, source, settings, flags)
     warn_of_absent_model(request.frozen.model)
     if dry_run:
-        return report_dry_run(source, request, settings.database_url, flags)
+        code = report_dry_run(source, request, settings.database_url, flags)
+        if not flags["json"]:
+            click.echo("not checked: the broker; the model, which the workers load")
+        return code
     sessions = opening.open_database(settings.database_url, create=True)
     app = create_app(opening.identified(settings, sessions))
     for warning in check_broker(app):

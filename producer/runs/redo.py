@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Self
 
 from db.redo import EndedImage, ended_images, last_chunk_before, redo_slice
-from db.runs import RetryFilter, reopen
+from db.runs import RetryFilter, reopen, retryable_images
 from db.session import Sessions, read, reading, write
 from db.slices import paced
 from db.states import OVER, RunState
@@ -101,6 +101,13 @@ def redo(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore, tili
         moved += paced(sessions, partial(write, sessions, redo_slice, run_id, slice_, run.last_chunk, tiling))
         slice_ = list(islice(ids, SLICE))
     return moved
+
+
+def rehearse(sessions: Sessions, run_id: int, which: Redo, tell: Tell = ignore) -> int:
+    """How many images `redo` would take if it were called now. Changes nothing; raises the same for their files."""
+    if which == Redo.FAILED:
+        return read(sessions, retryable_images, run_id, RetryFilter())
+    return sum(1 for _ in _chosen(sessions, _Run.of(sessions, run_id), which, tell))
 
 
 @dataclass(frozen=True)

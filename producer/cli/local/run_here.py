@@ -38,8 +38,9 @@ from producer.sources import place
 from workers.cli import opening
 from workers.cli.base import RUN_FILE, say
 from workers.cli.worker import node_settings
+from workers.fleet.gpus import Slot
 from workers.fleet.valkey import BundledBroker
-from workers.fleet.weights import check_models, model_folders, require_known
+from workers.fleet.weights import model_folders, reachable_folders, require_torch
 from workers.inference.segmenters import family_name
 from workers.settings import Settings
 
@@ -55,10 +56,20 @@ def run(given: str, output: Path, flags: dict[str, Any]) -> int:
         return _run(source, output, settings, flags | changes)
 
 
-def _check_everything(settings: Settings) -> None:
-    """Raise `ModelUnusable` if the model, which is here, is of no type that finds everything."""
-    if settings.segmenter is None:
-        family_name(*model_folders(settings.model), everything=True)
+def _able(settings: Settings, request: RunRequest, flags: dict[str, Any]) -> list[Slot]:
+    """The slots of this machine for the run. With --dry-run nothing is downloaded.
+
+    Raises `Sam3Error` if the run cannot be computed here: without torch, the model or its licence, or a GPU that was
+    named.
+    """
+    if settings.segmenter is None:  # a stand-in has no weights
+        require_torch()
+        folders = (reachable_folders if flags["dry_run"] else model_folders)(settings.model)
+        if folders is None:
+            say(f"model {settings.model}: would be downloaded first; not checked: what is in it")
+        else:
+            family_name(*folders, everything=request.frozen.points_per_side is not None)
+    return local_slots(flags["gpus"], flags["num_gpus"])
 
 
 def _fit(sessions: Sessions, request: RunRequest, *, output: Path, database: str, shared: bool) -> RunRequest:
@@ -86,13 +97,10 @@ def _run(given: str, output: Path, settings: Settings, flags: dict[str, Any]) ->
         refuse_unwritable(output, settings.state_dir)
         if is_at_work(settings.state_dir):
             raise taken(settings.state_dir)
-        require_known(settings)
+        _able(settings, request, flags)
         return report_dry_run(source, request, database, flags, fit, output / RUN_FILE)
     with new_folders(output, settings.state_dir), interruptible(resumes=True), StateLock(settings.state_dir):
-        check_models([settings.model], settings)  # first, as nothing works without the weights and their licence
-        if request.frozen.points_per_side is not None:
-            _check_everything(settings)
-        slots = local_slots(flags["gpus"], flags["num_gpus"])
+        slots = _able(settings, request, flags)  # first, as nothing works without the weights and their licence
         broker = BundledBroker(settings.state_dir / "broker")
         settings = settings.model_copy(update={"database_url": database, "broker_url": broker.url})
         patience = Patience(settings.patience_seconds, say)

@@ -116,20 +116,25 @@ def test_what_is_piped_in_again_is_compared_with_the_run_that_it_was_recorded_as
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "code", "said"),
     [
-        (("-o", "birds.csv/out"), "birds.csv/out/results.csv: cannot write: Not a directory"),
-        (("--state-dir", "birds.csv/state"), "birds.csv/state: cannot write there: Not a directory"),
-        (("--model", "no such model"), "model no such model: no such folder, nor a name like facebook/sam3"),
+        (("-o", "birds.csv/out"), 2, "birds.csv/out/results.csv: cannot write: Not a directory"),
+        (("--state-dir", "birds.csv/state"), 2, "birds.csv/state: cannot write there: Not a directory"),
+        (("--model", "no such model"), 2, "model no such model: no such folder, nor a name like facebook/sam3"),
+        (("--model", "/usr"), 3, "model /usr: no usable config.json there; is it a model's folder?"),
+        (("--model", "facebook/sam3"), 3, "cannot download facebook/sam3: the Hub cannot be reached (HF_HUB_OFFLINE"),
+        (("--gpus", "99"), 2, "GPU"),  # what is said depends on the machine
     ],
 )
-def test_a_folder_or_model_that_cannot_be_is_refused(shell: Shell, given: tuple[str, ...], said: str) -> None:
+def test_what_this_machine_cannot_do_is_refused_in_the_same_words(
+    shell: Shell, given: tuple[str, ...], code: int, said: str
+) -> None:
     (shell.home / "birds.csv").write_text("path\n0.jpg\n")
 
-    refused = shell(run, *IN_FOLDER, *given, "--dry-run", code=2).error
+    refused = shell(run, *IN_FOLDER, *given, "--dry-run", code=code).error
 
     assert said in refused
-    assert refused == shell(run, *IN_FOLDER, *given, code=2).error
+    assert refused == shell(run, *IN_FOLDER, *given, code=code).error
     assert [path.name for path in shell.home.iterdir()] == ["birds.csv"]
 
 
@@ -146,6 +151,31 @@ def test_a_folder_that_another_sam3_run_works_in_or_has_filled_is_refused(
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another sam3-run works with" in shell(run, *IN_FOLDER, "--dry-run", code=2).error
     scenario.load(sessions, scenario.numbered(1), name="faces")
-    assert "belongs to run faces" in shell(run, *IN_FOLDER, "--dry-run", code=2).error
+    assert "belongs to run faces" in shell(run, *IN_FOLDER, "--dry-run", code=2).err
     assert "belongs to run faces" in shell(run, *IN_FOLDER, code=2).err
     assert json.loads(shell(run, *IN_FOLDER[:-1], "new", "--dry-run", "--json").out)["images"] == 1
+
+
+def test_without_torch_a_run_on_this_machine_is_refused(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shell.home / "birds.csv").write_text("path\n0.jpg\n")
+    monkeypatch.setattr("workers.fleet.weights.find_spec", lambda name: None)
+
+    refused = shell(run, *IN_FOLDER, "--dry-run", code=2).error
+
+    assert "running a model needs: pip install 'sam3-queue[worker]'" in refused
+    assert refused == shell(run, *IN_FOLDER, code=2).error
+
+
+def test_a_dry_run_says_what_it_leaves_to_the_workers(birds: Shell) -> None:
+    unchecked = "not checked: the broker; the model, which the workers load\n"
+    assert birds(enqueue, *GIVEN, "--dry-run").out.endswith(unchecked)
+
+
+def test_images_that_redo_would_take_are_counted_and_stay_as_they_are(birds: Shell) -> None:
+    told = birds(enqueue, *GIVEN, "--redo", "all", "--dry-run")
+    assert "would compute 3 images again (--redo all)\n" in told.out
+    for which, count in (("empty", 0), ("failed", 0), ("changed", 0), ("all", 3)):
+        assert birds(enqueue, *GIVEN, "--redo", which, "--dry-run", "--json").json["redone"] == count
+    assert birds(enqueue, *GIVEN, "--run", "new", "--redo", "all", "--dry-run", "--json").json["redone"] == 0
+    assert {image.state for image in scenario.images(birds.sessions, 1)} == {"done"}
+    assert birds(enqueue, *GIVEN, "--redo", "all", "--json").json["redone"] == 3

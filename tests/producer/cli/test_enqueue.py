@@ -140,6 +140,7 @@ def test_a_dry_run_needs_neither_broker_nor_database(shell: Shell, monkeypatch: 
         'would record run faces: 20 images in 3 chunks; prompts: ["person", "a dog"]',
         "  image column: path",
         *(f"  image: {shell.home}/photos/{number:03}.jpg" for number in range(3)),
+        "not checked: the broker; the model, which the workers load",
     ]
 
     facts = shell(enqueue, "--csv", "faces.csv", "--prompt", "person", "--dry-run", "--json", "--limit", 9).json

@@ -299,7 +299,7 @@ def test_what_is_piped_in_is_known_by_its_content_and_a_dry_run_keeps_nothing(
     write(shell.home / "rows", ROWS)
     piped(monkeypatch, (shell.home / "rows").read_bytes())
     answer = shell(enqueue.main, "--source", "-", "--prompt", "person", "--dry-run")
-    assert answer.out.splitlines()[-3:] == [f"  image: {shell.home}/p/{number}.jpg" for number in range(3)]
+    assert answer.out.splitlines()[-4:-1] == [f"  image: {shell.home}/p/{number}.jpg" for number in range(3)]
     assert answer.err.rstrip().endswith(f".stdin{told}" if told else "")
     assert not (shell.home.parent / "state").exists()
 
@@ -325,7 +325,7 @@ def test_a_sample_is_told_beforehand_recorded_and_later_a_part_of_the_whole_run(
     assert told[0].startswith("would record run faces: 8 images in 1 chunk;")
     assert shell(enqueue.main, *sample).out == "run faces: 8 images in 1 chunk, 1 queued now\n"
     sampled = exported(shell)
-    assert told[-3:] == [f"  image: {shell.home}/{row['path']}" for row in sampled[:3]]
+    assert told[-4:-1] == [f"  image: {shell.home}/{row['path']}" for row in sampled[:3]]
     assert shell(enqueue.main, *given).out.endswith(", 32 new\n")
     assert [row["n"] for row in exported(shell)] == list(range(40))
     error = shell(enqueue.main, *sample, "--limit", 3, code=2).error

@@ -10,7 +10,14 @@ import pytest
 from huggingface_hub import constants, errors
 
 from workers.errors import Unreachable, UsageError
-from workers.fleet.weights import absolute_model, check_models, folder_state, model_folders, revision_of
+from workers.fleet.weights import (
+    absolute_model,
+    check_models,
+    folder_state,
+    model_folders,
+    reachable_folders,
+    revision_of,
+)
 from workers.settings import Settings
 from workers.tiny.files import CHECKPOINT
 
@@ -202,3 +209,55 @@ def test_a_revision_is_pinned_for_each_checkpoint_by_itself(tmp_path: Path, monk
 def test_a_revision_that_the_hub_does_not_have_is_one_line(tmp_path: Path, hub_answers: Answer) -> None:
     hub_answers(http_error(errors.RevisionNotFoundError, 404))
     assert "model facebook/sam3 has no revision 0123abc on the Hub" in refused("facebook/sam3@0123abc")
+
+
+def play_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refusal: Exception | None, here: bool = False) -> None:
+    """The Hub refuses what is asked for, or gives it; `here`: it was downloaded before."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    absent = errors.LocalEntryNotFoundError("a long story\nabout caches")
+
+    def snapshot_download(name: str, local_files_only: bool = False, dry_run: bool = False, **_: object) -> object:
+        if here:
+            return str(tmp_path / name)
+        if local_files_only:
+            raise absent
+        if refusal is None:
+            assert dry_run, "nothing is to be downloaded"
+            return []
+        # Only of some errors the library says in a dry run what they are.
+        if dry_run and not isinstance(refusal, errors.GatedRepoError | errors.RevisionNotFoundError):
+            raise errors.DryRunError("Dry run cannot be performed") from refusal
+        raise absent if isinstance(refusal, Timeout) else refusal
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        http_error(errors.GatedRepoError, 403),
+        http_error(errors.RepositoryNotFoundError, 404),
+        http_error(errors.RevisionNotFoundError, 404),
+        Timeout("no network"),
+    ],
+)
+def test_what_would_be_refused_is_told_in_the_same_words_without_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    play_hub(monkeypatch, tmp_path, refusal)
+    with pytest.raises(Unreachable) as told:
+        reachable_folders("facebook/sam3")
+    assert not (tmp_path / "hub").exists()
+    assert str(told.value) == refused("facebook/sam3")
+
+
+def test_a_model_that_is_here_has_a_folder_and_one_that_would_be_downloaded_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play_hub(monkeypatch, tmp_path, None)
+    assert reachable_folders("tiny") == (CHECKPOINT,)
+    assert reachable_folders("tiny+facebook/sam2") is None
+    with pytest.raises(UsageError, match="model nowhere: no such folder"):
+        reachable_folders("nowhere")
+    play_hub(monkeypatch, tmp_path, None, here=True)
+    assert reachable_folders("facebook/sam3") == (tmp_path / "facebook/sam3",)
