@@ -3,9 +3,11 @@
 The command `celery worker` would do the same, but first imports all of Celery's other commands.
 """
 
-import signal
+import multiprocessing
+import os
 import socket
 import sys
+import tempfile
 
 from sam3_start import QuickImports
 
@@ -25,21 +27,35 @@ def main(name: str) -> int:
             loglevel="WARNING",
             quiet=True,
         )
+    _make_no_folder()
     _start_tracker()
     parent.start()
     return parent.exitcode or 0
 
 
-def _start_tracker() -> None:
-    """Start billiard's process that removes semaphores in the end, deaf to the SIGTERM that asks the group to end.
+def _make_no_folder() -> None:
+    """Let billiard make its files, which it removes at once, directly in the folder for temporary files.
 
-    billiard itself would leave it a moment in which that signal ends it, and this process with a traceback.
+    It would make a folder for them, which a node that is killed leaves behind; and nodes are killed at each run's end.
+    """
+    multiprocessing.current_process()._config["tempdir"] = tempfile.gettempdir()  # type: ignore[attr-defined]
+
+
+def _start_tracker() -> None:
+    """Start billiard's process that removes semaphores in the end, in a process group of its own.
+
+    billiard itself would start it among the processes of this node, where the signal that kills them all would kill it,
+    too: then the names of semaphores stay until the machine starts anew.
     """
     from billiard import semaphore_tracker
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    semaphore_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    reads, writes = os.pipe()  # the tracker ends when nobody is left who has the second end
+    program = f"from billiard.semaphore_tracker import main; main({reads})"
+    arguments = [sys.executable, "-P", "-W", "ignore", "-c", program]
+    os.set_inheritable(reads, True)
+    os.posix_spawn(sys.executable, arguments, os.environ, setpgroup=0)
+    os.close(reads)
+    semaphore_tracker._semaphore_tracker._fd = writes  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import celery._state
@@ -16,7 +17,7 @@ from billiard.exceptions import WorkerLostError
 from celery import Celery
 
 from tests.quick_start import PROJECT
-from tests.terminals import PATIENCE
+from tests.terminals import PATIENCE, wait_until
 from workers.contract import TASK, Doorbell
 
 
@@ -71,13 +72,25 @@ def test_a_start_that_is_broken_off_is_no_error_when_the_node_was_asked_to_end(
     assert len(caplog.records) == lines
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_no_signal_to_a_whole_node_ends_what_removes_its_semaphores() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm")
+def test_a_node_that_is_killed_with_its_whole_group_leaves_no_semaphore_and_no_folder(tmp_path: Path) -> None:
     script = (
-        "from workers.node.__main__ import _start_tracker; _start_tracker()\n"
-        "import signal; assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
-        "[pid] = open('/proc/self/task/' + str(__import__('os').getpid()) + '/children').read().split()\n"
-        "print(*[line for line in open(f'/proc/{pid}/status') if line.startswith('SigBlk')])"
+        "import billiard, os, signal\n"
+        "from workers.node.__main__ import _make_no_folder, _start_tracker\n"
+        "_make_no_folder(); _start_tracker()\n"
+        "number = billiard.get_context('spawn').Value('i')\n"
+        "print(number.get_lock()._semlock.name, flush=True)\n"
+        "os.killpg(0, signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT)
-    assert int(done.stdout.split()[1], 16) >> (signal.SIGTERM - 1) & 1
+    killed = subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    semaphore = Path("/dev/shm", f"sem.{killed.stdout.strip().removeprefix('/')}")
+    wait_until(lambda: not semaphore.exists(), "the end of its semaphore")
+    assert list(tmp_path.iterdir()) == []
