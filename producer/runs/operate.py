@@ -22,7 +22,7 @@ from db.views.run_views import run_view
 from workers.errors import UsageError
 
 Value = TypeVar("Value")
-SettleSlice = Callable[[Session, int, Place, int], Slice]
+Pass = Callable[[Session, int, Place, int], Slice]
 Tell = Callable[[int, int], None]  # is called with the number of rows or images handled so far, and their total
 
 
@@ -37,7 +37,7 @@ def until_unclaimed(change: Callable[[], Value]) -> Value:
             return change()
 
 
-def settle(sessions: Sessions, run_id: int, within: Callable[[SettleSlice], SettleSlice] = lambda work: work) -> int:
+def settle(sessions: Sessions, run_id: int, within: Callable[[Pass], Pass] = lambda work: work) -> int:
     """Let the images of a run follow a change of its prompts; return how many are to be computed for new ones.
 
     `within` may put something around each transaction. An interrupted pass is continued by a reconciler, and by any of
@@ -64,9 +64,21 @@ def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = igno
         raise UsageError(f"run {run.name} is still loading; retry it when its sam3-enqueue has ended")
     if not total:
         return 0
+    take: Pass = partial(runs.retry_slice, which=limited)
     if run is not None and run.state == RunState.CANCELLED:
-        write(sessions, runs.reopen, run_id)
-    return in_slices(sessions, partial(runs.retry_slice, which=limited), run_id, lambda done: tell(done, total))
+        take = _reopening(take)
+    return in_slices(sessions, take, run_id, lambda done: tell(done, total))
+
+
+def _reopening(work: Pass) -> Pass:
+    """The same work, whose first transaction makes a cancelled run active: one without a live chunk would not end."""
+
+    def reopened(session: Session, run_id: int, place: Place, rows: int) -> Slice:
+        if place == Place():
+            runs.reopen(session, run_id)
+        return work(session, run_id, place, rows)
+
+    return reopened
 
 
 def cancel(sessions: Sessions, run_id: int, tell: Tell = ignore) -> int:

@@ -98,6 +98,23 @@ def test_a_choice_that_fits_nothing_leaves_a_cancelled_run_cancelled(sessions: S
     assert scenario.run(sessions, run_id).state == "cancelled"
 
 
+def test_the_retry_of_a_cancelled_run_that_dies_before_its_first_images_changes_nothing(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = load(sessions, numbered(9))
+    cancel(sessions, run_id)
+
+    def die(*_: object, **given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("db.runs.retry_slice", die)
+        retry(sessions, run_id, EVERYTHING)
+    assert scenario.run(sessions, run_id).state == "cancelled"
+    assert retry(sessions, run_id, EVERYTHING) == 9
+    assert scenario.run(sessions, run_id).state == "active"
+
+
 def test_a_run_that_is_still_loading_is_not_retried(sessions: Sessions) -> None:
     run_id = scenario.create(sessions)
 
