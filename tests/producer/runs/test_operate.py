@@ -107,9 +107,10 @@ def test_the_retry_of_a_cancelled_run_that_dies_before_its_first_images_changes_
     def die(*_: object, **given: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as killed:
         killed.setattr("db.runs.retry_slice", die)
-        retry(sessions, run_id, EVERYTHING)
+        with pytest.raises(KeyboardInterrupt):
+            retry(sessions, run_id, EVERYTHING)
     assert scenario.run(sessions, run_id).state == "cancelled"
     assert retry(sessions, run_id, EVERYTHING) == 9
     assert scenario.run(sessions, run_id).state == "active"
