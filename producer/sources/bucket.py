@@ -4,6 +4,7 @@ Which ones are images is said by their names alone: to look at first bytes would
 record of an export objects are asked for the marks of our own.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,31 +50,8 @@ class _Listed:
 
 
 def rows_below(given: str) -> list[str]:
-    """The files whose rows are the source: their paths below its URL, of a pattern below its fixed part. May be empty.
-
-    A pattern that ends like `*.csv` names files of text. Parquet files are rows if nothing that counts is an image.
-    Raises `UsageError` if the bucket cannot be listed.
-    """
-    if not place.is_url(given):
-        return []
-    url, pattern = place.absolute(given), None
-    suffixes = ROWS_SUFFIXES if url.lower().endswith(ROWS_SUFFIXES) else PARQUET_SUFFIXES
-    if place.is_pattern(url):
-        url, pattern = place.fixed(url), Pattern(Path(urls.split(url)[1]))
-    names = []
-    with told_faults(given):
-        for path, size, _ in buckets.objects(url):
-            if DELTA in path.split("/"):
-                raise delta(given)
-            if any(name.startswith((".", "_")) for name in path.split("/")) or (
-                pattern and not pattern.takes(path, folder=False)
-            ):
-                continue
-            if verdict_on_name(path) == IMAGE:
-                return []
-            if size and path.lower().endswith(suffixes):
-                names.append(path)
-    return names
+    """The files whose rows are the source `given`, as `BucketSource.rows_files` has them; none for a path."""
+    return BucketSource(given).rows_files() if place.is_url(given) else []
 
 
 @contextmanager
@@ -92,7 +70,7 @@ class BucketSource(RowSource):
     """The images of a part of a bucket as rows, in the order in which the server lists them.
 
     Other objects are left out, also what our exports wrote there; `left_out` counts them by reason after each survey.
-    Memory does not grow with the number of objects.
+    The constructor lists nothing. Memory does not grow with the number of objects.
     """
 
     kind = "bucket"
@@ -110,12 +88,28 @@ class BucketSource(RowSource):
             self.root, self._pattern = place.fixed(self.place), Pattern(Path(urls.split(self.place)[1]))
         self._exported = set[str]()  # folders with a record of an export, as far as they were listed
         self._known = dict[str, bool]()  # path -> whether an export wrote it, of objects that had to be asked for
-        tally = Tally()
-        if next(self._images(tally), None) is None:
-            there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
-            empty = "matches no images" if self._pattern else "no images below it"
-            names = f"give a part of a bucket with {', '.join(FORMATS[:-1])} or {FORMATS[-1]} images"
-            raise UsageError(f"{self._shown}: {empty}{there}; {names}")
+
+    def rows_files(self) -> list[str]:
+        """The files whose rows are the source: their paths below its root. Empty if there is an image: it is one then.
+
+        A pattern that ends like `*.csv` names files of text, others Parquet files. Lists objects up to the first image.
+        Raises `UsageError` if there is neither, or the bucket cannot be listed.
+        """
+        suffixes = ROWS_SUFFIXES if self.place.lower().endswith(ROWS_SUFFIXES) else PARQUET_SUFFIXES
+        names, tally, has_images = list[str](), Tally(), False
+        for one, verdict in self._judged(self._of_no_delta_table()):
+            counts = re.search(r"(^|/)[._]", one.path) is None  # of files with rows, as for Spark
+            if verdict == IMAGE:
+                has_images = True
+                if counts:
+                    return []
+            elif one.size:
+                tally.add(verdict, one.path)
+                if counts and one.path.lower().endswith(suffixes):
+                    names.append(one.path)
+        if not (names or has_images):
+            raise self._without_images(tally)
+        return names
 
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
@@ -138,6 +132,8 @@ class BucketSource(RowSource):
                 count, newest = count + 1, max(newest, image.mtime_ns)
             if len(self._exported) == exported:  # else a record may have come after objects that it speaks of
                 break
+        if not count:
+            raise self._without_images(tally)
         self.left_out = tally.left_out
         return Survey(size=count, mtime_ns=newest, sha256=None, rows=count, continues=False)
 
@@ -149,17 +145,28 @@ class BucketSource(RowSource):
         """Whether the recorded rows are objects of this part of the bucket, by path and size."""
         return same_files(recorded, self.root)
 
+    def _without_images(self, tally: Tally) -> UsageError:
+        """The error for a source without any; `tally` counts what is there instead."""
+        there = f"; left out: {told_left_out(tally.left_out)}" if tally.left_out else ""
+        empty = "matches no images" if self._pattern else "no images below it"
+        names = f"give a part of a bucket with {', '.join(FORMATS[:-1])} or {FORMATS[-1]} images"
+        return UsageError(f"{self._shown}: {empty}{there}; {names}")
+
     def _images(self, tally: Tally | None = None) -> Iterator[_Listed]:
-        objects = self._objects()
-        while page := [one for one in islice(objects, PAGE_OBJECTS) if self._counts(one.path)]:
+        for one, verdict in self._judged(self._objects()):
+            if verdict == IMAGE:
+                yield one
+            elif tally is not None and one.size:  # an empty object without such a name stands for a folder
+                tally.add(verdict, one.path)
+
+    def _judged(self, objects: Iterator[_Listed]) -> Iterator[tuple[_Listed, str]]:
+        """Those of the objects that the pattern takes, each with the verdict on it."""
+        while listed := list(islice(objects, PAGE_OBJECTS)):
+            page = [one for one in listed if self._counts(one.path)]
             verdicts = {one.path: verdict_on_name(one.path) for one in page}
             doubtful = [path for path, verdict in verdicts.items() if verdict == IMAGE and self._is_below_record(path)]
             verdicts |= dict.fromkeys(self._ours_among(doubtful), OURS)
-            for one in page:
-                if verdicts[one.path] == IMAGE:
-                    yield one
-                elif tally is not None and one.size:  # an empty object without such a name stands for a folder
-                    tally.add(verdicts[one.path], one.path)
+            yield from ((one, verdicts[one.path]) for one in page)
 
     def _counts(self, path: str) -> bool:
         """Whether the pattern takes the object. Notes records of exports."""
@@ -196,3 +203,10 @@ class BucketSource(RowSource):
         with told_faults(self._shown):
             for path, size, mtime_ns in buckets.objects(self.root):
                 yield _Listed(path, size, mtime_ns)
+
+    def _of_no_delta_table(self) -> Iterator[_Listed]:
+        """All objects. Raises `UsageError` if they are a Delta table's."""
+        for one in self._objects():
+            if DELTA in one.path.split("/"):
+                raise delta(self._shown)
+            yield one

@@ -8,7 +8,7 @@ import pytest
 
 from producer.layout import OBJECT_DIGEST
 from producer.sources import place
-from producer.sources.bucket import BucketSource
+from producer.sources.bucket import BucketSource, rows_below
 from producer.sources.kinds import open_source
 from producer.sources.selection import LeftOut
 from producer.sources.source import ReadOptions
@@ -128,6 +128,30 @@ def test_what_our_exports_wrote_is_no_input_though_it_may_be_listed_before_their
         assert bucket.asked["HEAD", name] == 1
 
 
+def test_a_page_of_objects_that_a_pattern_does_not_take_ends_no_listing(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.sources.bucket.PAGE_OBJECTS", 2)
+    for name in ("a.txt", "b.txt", "c.jpg", "d.txt", "e.txt", "f.txt", "g.jpg"):
+        bucket.put(f"photos/{name}", b"any")
+    assert paths(f"{bucket.url}/photos/*.jpg") == ["c.jpg", "g.jpg"]
+    assert rows_below(f"{bucket.url}/photos/*.txt") == ["a.txt", "b.txt", "d.txt", "e.txt", "f.txt"]
+
+
+def test_one_listing_tells_what_a_part_is(bucket: Bucket) -> None:
+    bucket.put("photos/a.jpg", b"any")
+    assert rows_below(f"{bucket.url}/photos") == []
+    open_source(f"{bucket.url}/photos", ReadOptions())
+    assert bucket.asked["GET", ""] == 1
+
+
+def test_masks_of_ours_beside_parquet_files_do_not_make_images_of_a_part(bucket: Bucket) -> None:
+    bucket.put("parts/.sam3-masks.json", b"{}")
+    buckets.put(f"{bucket.url}/parts/a.png", b"any", None, {OBJECT_DIGEST: "1"})
+    bucket.put("parts/b.parquet", b"any")
+    assert rows_below(f"{bucket.url}/parts") == ["b.parquet"]
+
+
 def test_an_export_into_the_source_itself_takes_no_image_away(bucket: Bucket) -> None:
     bucket.put("photos/a.jpg", b"any")
     bucket.put("photos/.sam3-masks.json", b"{}")
@@ -158,7 +182,9 @@ def test_what_keeps_it_from_being_listed_is_said_in_one_line(bucket: Bucket, fau
         bucket.put("odd/a//b.jpg", b"any")
     bucket.faults[""] = fault
     with pytest.raises(UsageError) as refused:
-        open_source(url.format(bucket.url), ReadOptions())
+        open_source(url.format(bucket.url), ReadOptions()).survey()
+    with pytest.raises(UsageError, match=re.escape(str(refused.value))):
+        rows_below(url.format(bucket.url))
     assert re.search(said, str(refused.value))
     assert str(refused.value).startswith(f"{url.format(bucket.url)}: ")
     assert "\n" not in str(refused.value)
