@@ -16,7 +16,7 @@ from db.intake import KnownRun, NewRow
 from producer.layout import EXPORT_RECORD, MASK_HEAD_BYTES, MASKS_RECORD, OBJECT_DIGEST, is_mask
 from producer.sources import place
 from producer.sources.cells import one_line
-from producer.sources.columns import Columns
+from producer.sources.columns import PATHS_ALONE
 from producer.sources.folder import refuse_flags_of_files
 from producer.sources.looking import LOOKERS, same_files
 from producer.sources.pattern import Pattern
@@ -75,7 +75,7 @@ class BucketSource(RowSource):
 
     kind = "bucket"
     files_seen = True
-    columns = Columns(("path",), "path", None)
+    columns = PATHS_ALONE
     confined = False
     follow_symlinks = False
 
@@ -115,10 +115,6 @@ class BucketSource(RowSource):
     def takes(cls, path: Path, options: ReadOptions) -> bool:
         """Never: it reads no path of this machine."""
         return False
-
-    @property
-    def named_columns(self) -> dict[str, str]:
-        return {}
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
         """Always false: only a listing tells whether there are new objects."""

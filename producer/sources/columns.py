@@ -24,6 +24,9 @@ class Columns:
     boxes: str | None = None
 
 
+PATHS_ALONE = Columns(("path",), "path", None)  # of sources that are nothing but paths: users cannot name this column
+
+
 def choose_columns(
     shown: str,
     names: tuple[str, ...],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from db.intake import KnownRun, NewRow
 from producer.sources.cells import one_line
-from producer.sources.columns import Columns
+from producer.sources.columns import PATHS_ALONE
 from producer.sources.hints import shell_path
 from producer.sources.looking import same_files
 from producer.sources.pattern import is_pattern
@@ -33,7 +33,7 @@ class FolderSource(RowSource):
     kind = "folder"
     empty = "no images in it or below it"
     files_seen = True
-    columns = Columns(("path",), "path", None)
+    columns = PATHS_ALONE
     confined = False
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
@@ -55,10 +55,6 @@ class FolderSource(RowSource):
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
         return path.is_dir()
-
-    @property
-    def named_columns(self) -> dict[str, str]:
-        return {}
 
     def is_still(self, known_size: int, known_mtime_ns: int, known_sha256: str) -> bool:
         """Always false: a new file below a subfolder does not change the size or time of the folder itself."""

@@ -11,7 +11,7 @@ from typing import NoReturn
 from db.intake import NewRow
 from producer.layout import STDIN_SUFFIX
 from producer.sources.cells import BadRow
-from producer.sources.columns import Columns, may_hold_images
+from producer.sources.columns import PATHS_ALONE, may_hold_images
 from producer.sources.csv_text import DELIMITERS, header_by
 from producer.sources.file import HashedContent
 from producer.sources.first_bytes import FirstBytes
@@ -27,7 +27,7 @@ class ListSource(TextSource[str]):
     """Rows of a file with one path a line, and no header."""
 
     kind = "list"
-    columns = Columns(("path",), "path", None)
+    columns = PATHS_ALONE
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(path, options)
@@ -47,10 +47,6 @@ class ListSource(TextSource[str]):
         if not first.name.endswith(SUFFIXES):
             return False
         return not any(may_hold_images(header_by(first.text, delimiter), None) for delimiter in DELIMITERS)
-
-    @property
-    def named_columns(self) -> dict[str, str]:
-        return {}
 
     @property
     def _stamp(self) -> str:

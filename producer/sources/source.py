@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from db.intake import KnownRun, NewRow
-from producer.sources.columns import Columns
+from producer.sources.columns import PATHS_ALONE, Columns
 from producer.sources.selection import LeftOut
 from workers.errors import UsageError
 
@@ -113,6 +113,8 @@ class RowSource(Protocol):
     def named_columns(self) -> dict[str, str]:
         """The columns that are read, by the flag that names them: `image_column`, `prompt_column`, `box_column`."""
         columns = self.columns
+        if columns is PATHS_ALONE:  # not ==: a CSV may have just this column
+            return {}
         found = {"image_column": columns.image, "prompt_column": columns.prompt, "box_column": columns.boxes}
         return {name: column for name, column in found.items() if column}
 
