@@ -30,6 +30,11 @@ class Frozen:
     classes: str | None = None  # that a file lists, see `db.classes.classes_as_text`; None: numbered by order
     points_per_side: int | None = None  # of the grid of a run that looks for everything; None: it looks for prompts
 
+    @property
+    def looks_for_everything(self) -> bool:
+        """Whether the run looks for everything in its images instead of prompts."""
+        return self.points_per_side is not None
+
 
 @dataclass(frozen=True)
 class Source:

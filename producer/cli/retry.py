@@ -74,7 +74,7 @@ def _retry(found: "Found", flags: dict[str, Any], tell: "Tell") -> int:
     cut = None if tiling is None else str(tiling)
     if cut is not None and view_of(found).source.box_column is not None:
         raise UsageError(f"run {found.name} has boxes, which belong to whole images; leave --tile out")
-    if cut is not None and view_of(found).frozen.points_per_side is not None:
+    if cut is not None and view_of(found).frozen.looks_for_everything:
         raise UsageError(f"run {found.name} looks for everything, which is not made for tiles: leave --tile out")
     if not flags["capped"]:
         return retry(found.sessions, found.run_id, RetryFilter(flags["error_class"], flags["chunk"], cut), tell)

@@ -60,7 +60,7 @@ def _why_empty(session: Session, run_id: int) -> Cause | None:
     if below >= MOST_OF_THEM * looked_at:
         told = f"the threshold {threshold:g} is too high: {below} of {looked_at} empty images have lower scores"
         return Cause(told, floor)
-    if run.frozen.points_per_side is not None:
+    if run.frozen.looks_for_everything:
         return Cause(
             f"in {looked_at - below} of {looked_at} empty images no stable mask has even the score {floor:g}; "
             "try a lower --threshold with --limit 100 and another --run"

@@ -62,7 +62,7 @@ def agreed(known: KnownRun | None, sessions: Sessions | None, request: RunReques
     change = request.change
     if sessions is None or known is None:
         raise UsageError(f"there is no run {request.name} to change the prompts of; a new run gets its own by --prompt")
-    if known.frozen.points_per_side is not None:
+    if known.frozen.looks_for_everything:
         raise UsageError(f"run {request.name} looks for everything and takes no prompts; give them to another run")
     with reading(sessions) as session:
         had = prompt_rows.known_prompts(session, known.id, change.drop)

@@ -61,7 +61,7 @@ class Model:
         """The segmenter of the run's model, which is loaded if needed. Raises `Declined` if this worker cannot serve
         the run."""
         refusal, tried = self._declined.get(run.id), False
-        wanted = Wanted(run.frozen.model, run.frozen.points_per_side is not None)
+        wanted = Wanted(run.frozen.model, run.frozen.looks_for_everything)
         if refusal is None or not refusal.holds(run):
             tried = self._why_unusable(wanted) is None
             try:

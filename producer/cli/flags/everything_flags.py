@@ -1,11 +1,14 @@
 """The flags of a run that looks for everything instead of prompts, and the checks of their values. Quick to import."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from workers.errors import UsageError
 from workers.inference.everything import EVERYTHING, MOST_POINTS_PER_SIDE, POINTS_PER_SIDE
+
+if TYPE_CHECKING:
+    from db.values import Frozen
 
 EVERYTHING_FLAGS = (
     click.option(
@@ -53,9 +56,9 @@ def chosen_points(flags: dict[str, Any], model: str) -> int | None:
     return flags["points_per_side"] or POINTS_PER_SIDE
 
 
-def flags_of_run(points_per_side: int | None, prompts: tuple[str, ...]) -> dict[str, Any]:
+def flags_of_run(frozen: "Frozen", prompts: tuple[str, ...]) -> dict[str, Any]:
     """The flags that give a run these prompts, or everything, for run.yaml."""
-    if points_per_side is None:
-        return {"prompt": list(prompts)}
-    assert prompts == (EVERYTHING,)
-    return {"everything": True}
+    if frozen.looks_for_everything:
+        assert prompts == (EVERYTHING,)
+        return {"everything": True}
+    return {"prompt": list(prompts)}

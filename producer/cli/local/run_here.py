@@ -68,7 +68,7 @@ def _able(settings: Settings, request: RunRequest, flags: dict[str, Any]) -> lis
         if folders is None:
             say(f"model {settings.model}: would be downloaded first; not checked: what is in it")
         else:
-            family_name(*folders, everything=request.frozen.points_per_side is not None)
+            family_name(*folders, everything=request.frozen.looks_for_everything)
     return local_slots(flags["gpus"], flags["num_gpus"])
 
 

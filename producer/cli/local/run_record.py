@@ -81,7 +81,7 @@ def effective(found: Found, source: RowSource, request: RunRequest, flags: dict[
         "output": str(output.absolute()),
         "run": request.name,
         FIRST_SOURCE: read_run_file(output).moved_to(source.place) if is_run_folder(output) else None,
-        **flags_of_run(request.frozen.points_per_side, request.prompts),
+        **flags_of_run(request.frozen, request.prompts),
         **asdict(request.frozen),
         "classes": str(flags["classes"].absolute()) if flags["classes"] else None,
         **{key: flags[key] for key in KEPT_FLAGS},

@@ -14,7 +14,7 @@ def provenance(request: ExportRequest) -> dict[str, Any]:
     """The run, its model and settings, and the choices of the export. There is no date, so that the same export gives
     the same bytes."""
     view = request.view
-    asked = "text prompts" if view.frozen.points_per_side is None else "a grid of points"
+    asked = "a grid of points" if view.frozen.looks_for_everything else "text prompts"
     return {
         "description": f"run {view.name}, segmented by {asked}",
         "run": view.name,
