@@ -108,8 +108,11 @@ def create_run(
             chunk_size=chunk_size,
             load=1,
             load_start=0,
+            source_rows=0,
+            source_size=0,
+            source_mtime_ns=0,
+            **values,
         )
-        .values(source_rows=0, source_size=0, source_mtime_ns=0, **values)
         .returning(Run.id)
     ).scalar_one()
     if prompts:
@@ -123,11 +126,12 @@ def begin_reading(session: Session, run_id: int, size: int, mtime_ns: int, colum
     _update_run(
         session,
         run_id,
+        source_size=size,
+        source_mtime_ns=mtime_ns,
         source_sha256=None,
         source_ended=False,
         columns=columns if isinstance(columns, dict) else list(columns),
     )
-    _update_run(session, run_id, source_size=size, source_mtime_ns=mtime_ns)
 
 
 def begin_matching(session: Session, run_id: int, size: int, mtime_ns: int, columns: Columns) -> None:
