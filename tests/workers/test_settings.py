@@ -109,12 +109,12 @@ UNVERIFIED = {
 
 
 @pytest.mark.parametrize("url", UNVERIFIED.values(), ids=UNVERIFIED)
-def test_g5_tls_without_verification_is_refused(url: str) -> None:
+def test_tls_without_verification_is_refused(url: str) -> None:
     assert refusal(broker_url=url) == "SAM3_BROKER_URL: rediss:// needs ?ssl_cert_reqs=required"
 
 
 @pytest.mark.parametrize("value", ["required", "CERT_REQUIRED"])
-def test_g5_tls_with_verification_is_taken_and_reaches_the_connection(value: str) -> None:
+def test_tls_with_verification_is_taken_and_reaches_the_connection(value: str) -> None:
     one = f"rediss://broker:6380/0?ssl_cert_reqs={value}"
     for url in (one, f"{one};{one}"):
         with create_app(load_settings(broker_url=url)).connection_for_read() as connection:
@@ -130,14 +130,14 @@ def test_tls_with_any_name_in_the_certificate_is_refused(value: str) -> None:
     assert load_settings(broker_url=url.removesuffix(value) + "true").broker_url
 
 
-def test_g3_a_lease_must_outlast_three_heartbeats() -> None:
+def test_a_lease_must_outlast_three_heartbeats() -> None:
     assert refusal(lease_seconds=20, heartbeat_seconds=10) == (
         "SAM3_LEASE_SECONDS=20 must be at least three times SAM3_HEARTBEAT_SECONDS=10"
     )
     assert load_settings(lease_seconds=30, heartbeat_seconds=10).lease_seconds == 30
 
 
-def test_g1_a_misspelled_variable_is_answered_with_a_suggestion() -> None:
+def test_a_misspelled_variable_is_answered_with_a_suggestion() -> None:
     assert unknown_variables(["SAM3_BATCHSIZE", "SAM3_BATCH_SIZE", "HOME"]) == [
         "unknown setting SAM3_BATCHSIZE; did you mean SAM3_BATCH_SIZE?"
     ]

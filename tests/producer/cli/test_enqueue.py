@@ -191,20 +191,20 @@ def test_a_dry_run_names_five_rejected_rows_and_counts_the_others(shell: Shell) 
 
 
 NO_CSV = {
-    "C2 header only": (b"path\n", " has no data rows: write one image path a line below the header"),
-    "C4 duplicate header": (
+    "header only": (b"path\n", " has no data rows: write one image path a line below the header"),
+    "duplicate header": (
         b"path,path\na.jpg,b.jpg\n",
         ": column 'path' appears 2 times in the header; rename all but one",
     ),
-    "C7 quote open to the end": (
+    "quote open to the end": (
         b'path\na.jpg\n"b.jpg\nc.jpg\n',
         ':3: quote opened and never closed; close it, or write a quote inside a cell as ""',
     ),
-    "C8 long cell far down": (
+    "long cell far down": (
         b"path\n" + 5000 * b"a.jpg\n" + 200_000 * b"y" + b"\n",
         ":5002: cell longer than 131072 characters; shorten it or remove its column",
     ),
-    "C24 gzip": (b"\x1f\x8b\x08\0", ": its gzip data are damaged or cut off; copy or make it again"),
+    "gzip": (b"\x1f\x8b\x08\0", ": its gzip data are damaged or cut off; copy or make it again"),
 }
 
 

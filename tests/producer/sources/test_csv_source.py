@@ -21,13 +21,13 @@ def test_the_image_column_is_guessed(column: str) -> None:
     assert list(source.rows()) == [NewRow("a.jpg", {"id": "1"})]
 
 
-def test_c5_bom_crlf_quotes_and_line_breaks_in_cells_are_read() -> None:
+def test_bom_crlf_quotes_and_line_breaks_in_cells_are_read() -> None:
     rows = rows_of(b'\xef\xbb\xbfpath,label\r\n"a, b.jpg","say ""hi"""\r\n\r\n"c.jpg","two\r\nlines"\r\n')
     assert rows == [NewRow("a, b.jpg", {"label": 'say "hi"'}), NewRow("c.jpg", {"label": "two\r\nlines"})]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_c12_any_line_end_will_do_and_blank_lines_are_no_rows(end: str) -> None:
+def test_any_line_end_will_do_and_blank_lines_are_no_rows(end: str) -> None:
     content = end.join(["", "path,label", "a.jpg,1", "", "   ", "b.jpg,2", ""])
     source = CsvSource(write(content))
     assert list(source.rows()) == [NewRow("a.jpg", {"label": "1"}), NewRow("b.jpg", {"label": "2"})]
@@ -66,7 +66,7 @@ CONTINUES = {
 
 
 @pytest.mark.parametrize(("before", "after", "continues"), CONTINUES.values(), ids=CONTINUES)
-def test_c23_growth_is_told_from_an_edit(before: bytes, after: bytes, continues: bool) -> None:
+def test_growth_is_told_from_an_edit(before: bytes, after: bytes, continues: bool) -> None:
     known = CsvSource(write(before)).survey()
     assert (known.size, known.continues) == (len(before), False)
     survey = CsvSource(write(after)).survey(known.size, known.sha256)
@@ -78,7 +78,7 @@ CHANGED = r"^images\.csv changed while it was read; run the same command again$"
 
 
 @pytest.mark.parametrize("change", ["append", "truncate", "replace", "delete"])
-def test_c23_a_change_while_rows_are_read_stops_them_at_the_change(change: str) -> None:
+def test_a_change_while_rows_are_read_stops_them_at_the_change(change: str) -> None:
     path = write("path\n" + "".join(f"{i}.jpg\n" for i in range(3 * ROWS_PER_LOOK)))
     source = CsvSource(path)
     source.survey()
@@ -104,7 +104,7 @@ def test_c23_a_change_while_rows_are_read_stops_them_at_the_change(change: str) 
         next(source.rows())
 
 
-def test_c22_memory_does_not_grow_with_the_rows() -> None:
+def test_memory_does_not_grow_with_the_rows() -> None:
     path = Path("images.csv")
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *((f"folder/{i:06}.jpg", "x") for i in range(50_000))])

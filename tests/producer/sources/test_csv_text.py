@@ -10,6 +10,7 @@ import pytest
 from db.intake import NewRow
 from producer.sources.csv_source import CsvSource
 from producer.sources.source import ReadOptions, Survey
+from tests.producer.sources.conftest import write
 from workers.errors import UsageError
 
 ROWS = [NewRow("fotos/größe, 1.jpg", {"label": "x"}), NewRow("写真/2.jpg", {"label": "y;z"})]
@@ -22,9 +23,7 @@ def table(rows: list[NewRow], delimiter: str = ",", end: str = "\n") -> str:
 
 
 def opened(content: bytes, encoding: str | None = None, delimiter: str | None = None) -> CsvSource:
-    path = Path("images.csv")
-    path.write_bytes(content)
-    return CsvSource(path, ReadOptions(encoding, delimiter))
+    return CsvSource(write(content), ReadOptions(encoding, delimiter))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -152,12 +151,6 @@ def test_blanks_around_cells_do_not_count_and_stay_in_the_cells() -> None:
         ("c.jpg", {"n": "3", " path ": " \u00a0c.jpg", " what": "x"}, ("x",)),
     ]
     assert CsvSource(Path("images.csv"), ReadOptions(image_column="path")).columns.image == " path "
-
-
-def write(content: bytes) -> Path:
-    path = Path("images.csv")
-    path.write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252", "shift_jis", "cp1140"])

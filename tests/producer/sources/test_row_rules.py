@@ -14,128 +14,128 @@ LONG_PATH = "/".join(30 * [200 * "d"])
 
 # What follows the header `path,label`, and the row that becomes of it.
 REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
-    "C6 Latin-1 path": (
+    "Latin-1 path": (
         b"caf\xe9.jpg,x",
         r"caf\xe9.jpg",
         {"label": "x"},
         "bad_row",
         "column 'path' is not valid UTF-8; correct the cell",
     ),
-    "C6 Latin-1 cell": (
+    "Latin-1 cell": (
         b"a.jpg,caf\xe9",
         "a.jpg",
         {"label": r"caf\xe9"},
         "bad_row",
         "column 'label' is not valid UTF-8; correct the cell",
     ),
-    "C10 NUL": (
+    "NUL": (
         b"a\0.jpg,x",
         r"a\x00.jpg",
         {"label": "x"},
         "bad_path",
         r"the path holds \x00, which is no text; rename the file",
     ),
-    "C10 NUL elsewhere": (
+    "NUL elsewhere": (
         b"a.jpg,x\0",
         "a.jpg",
         {"label": r"x\x00"},
         "bad_row",
         "NUL character in column 'label'; remove it",
     ),
-    "C10 escape": (
+    "escape": (
         b"a\x1b[2J.jpg,x",
         r"a\x1b[2J.jpg",
         {"path": "a\x1b[2J.jpg", "label": "x"},
         "bad_path",
         r"the path holds \x1b, which is no text; rename the file",
     ),
-    "C11 too few": (b"a.jpg", "a.jpg", {}, "bad_row", "1 column, the header has 2"),
-    "C11 too many": (b"a.jpg,x,y", "a.jpg", {"label": "x"}, "bad_row", "3 columns, the header has 2"),
-    "C14 empty": (
+    "too few": (b"a.jpg", "a.jpg", {}, "bad_row", "1 column, the header has 2"),
+    "too many": (b"a.jpg,x,y", "a.jpg", {"label": "x"}, "bad_row", "3 columns, the header has 2"),
+    "empty": (
         b",x",
         "",
         {"label": "x"},
         "bad_path",
         "empty path; give the image's path, or remove the row",
     ),
-    "C14 blank": (
+    "blank": (
         b"  ,x",
         "  ",
         {"label": "x"},
         "bad_path",
         "empty path; give the image's path, or remove the row",
     ),
-    "C19 http": (
+    "http": (
         b"http://h/a.jpg,x",
         "http://h/a.jpg",
         {"label": "x"},
         "bad_path",
         "'http://' is a URL that is not read; give the path of a local copy, or s3://, gs://, az:// or https://",
     ),
-    "C19 bucket": (
+    "bucket": (
         b"s3://bucket,x",
         "s3://bucket",
         {"label": "x"},
         "bad_path",
         "the URL names no object; write it like s3://bucket/folder/a.jpg",
     ),
-    "C19 dots": (
+    "dots": (
         b"s3://b/a/../../c/d.jpg,x",
         "s3://b/a/../../c/d.jpg",
         {"label": "x"},
         "bad_path",
         "the URL holds an empty name, . or .., which no bucket is asked for; give the object another key",
     ),
-    "C19 user": (
+    "user": (
         b"s3://me:canary@b/a.jpg,x",
         "s3://***@b/a.jpg",
         {"label": "x"},
         "bad_path",
         "the URL holds a user or a password; leave them out, and give them to the workers' environment",
     ),
-    "C19 signature": (
+    "signature": (
         b"https://h/a.jpg?X-Amz-Signature=canary&x=1,x",
         "https://h/a.jpg?***",
         {"label": "x"},
         "bad_path",
         "the URL holds a signature or a token, which ends before a run may; use s3://, gs:// or az://",
     ),
-    "C19 key": (
+    "key": (
         f"s3://b/{'k' * 1025},x".encode(),
         f"s3://b/{'k' * 993}...",
         {"path": f"s3://b/{'k' * 1025}", "label": "x"},
         "bad_path",
         "key of 1025 bytes; shorten it to 1024",
     ),
-    "C19 file": (
+    "file": (
         b"FILE:///a.jpg,x",
         "FILE:///a.jpg",
         {"label": "x"},
         "bad_path",
         "'FILE://' is a URL that is not read; give the path of a local copy, or s3://, gs://, az:// or https://",
     ),
-    "C19 share": (
+    "share": (
         b"\\\\host\\share\\a.jpg,x",
         "\\\\host\\share\\a.jpg",
         {"label": "x"},
         "bad_path",
         "a network share is no path; mount it and give the path below its mount",
     ),
-    "C20 long name": (
+    "long name": (
         f"d/{LONG_NAME},x".encode(),
         f"d/{LONG_NAME}",
         {"label": "x"},
         "bad_path",
         "the path holds a name of 256 bytes; shorten it to 255",
     ),
-    "C20 long name in few characters": (
+    "long name in few characters": (
         ("d/" + 100 * "照" + ",x").encode(),
         "d/" + 100 * "照",
         {"label": "x"},
         "bad_path",
         "the path holds a name of 300 bytes; shorten it to 255",
     ),
-    "C20 long path": (
+    "long path": (
         f"{LONG_PATH},x".encode(),
         LONG_PATH[:1000] + "...",
         {"path": LONG_PATH, "label": "x"},
@@ -160,7 +160,7 @@ def test_the_message_names_the_first_line_of_a_row_over_several() -> None:
     assert rows[1].rejected == ("bad_path", "images.csv:5: empty path; give the image's path, or remove the row")
 
 
-def test_c15_two_spellings_of_a_path_become_one_and_keep_their_cells() -> None:
+def test_two_spellings_of_a_path_become_one_and_keep_their_cells() -> None:
     rows = rows_of("path\nb/a.jpg\n./b//x/../a.jpg\n//b/a.jpg\n.hidden/a.jpg\n")
     assert rows == [
         NewRow("b/a.jpg"),
@@ -170,7 +170,7 @@ def test_c15_two_spellings_of_a_path_become_one_and_keep_their_cells() -> None:
     ]
 
 
-def test_c16_no_path_leaves_a_given_root() -> None:
+def test_no_path_leaves_a_given_root() -> None:
     path = write(
         "path\na.jpg\nb/../../c.jpg\n../etc/passwd\n/etc/passwd\n/data/a.jpg\n/data/../b.jpg\n/database/c.jpg\n"
     )
@@ -192,7 +192,7 @@ def test_the_root_of_the_file_system_confines_nothing() -> None:
     assert list(source.rows()) == [NewRow("/etc/a.jpg")]
 
 
-def test_c21_cells_that_look_like_formulas_stay_as_they_are() -> None:
+def test_cells_that_look_like_formulas_stay_as_they_are() -> None:
     rows = rows_of("path,label,\n=a.jpg,=cmd(),+1\n-b.jpg,@x,-1\n")
     assert rows == [NewRow("=a.jpg", {"label": "=cmd()", "": "+1"}), NewRow("-b.jpg", {"label": "@x", "": "-1"})]
 
@@ -209,7 +209,7 @@ def test_paths_of_any_script_and_with_spaces_are_good() -> None:
     assert [row.path for row in rows_of("path\n" + "\n".join(names))] == names
 
 
-def test_c25_prompts_of_a_cell_are_split_trimmed_and_counted_once() -> None:
+def test_prompts_of_a_cell_are_split_trimmed_and_counted_once() -> None:
     many = " ".join(31 * ["very"])
     path = write(f"path,what\na.jpg,cat\nb.jpg, cat | red dog|cat\nc.jpg,\nd.jpg,cat||dog\ne.jpg,{many}\n")
     rows = list(CsvSource(path, ReadOptions(prompt_column="what")).rows())
