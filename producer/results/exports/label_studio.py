@@ -46,7 +46,7 @@ def export_label_studio(request: ExportRequest, images: Iterable[ExportedImage],
                     _region(image, f"{image.row}-{len(regions) + 1}", classes[result.class_id].name, instance, rle)
                 )
             task = _task(request, image, regions)
-            file.write((b"," if listed else b"") + b"\n" + json.dumps(task, ensure_ascii=False).encode())
+            file.write((b"," if listed else b"") + b"\n" + _encoded(task).encode())
             listed, instances = listed + 1, instances + len(regions)
         file.write(END)
     return Summary(listed, instances, 1, request.out, left_out)
@@ -82,6 +82,9 @@ def _task(request: ExportRequest, image: ExportedImage, regions: list[dict[str, 
     return {"data": {"sam3_run": view.name, "sam3_row": image.row, TO: url}, "predictions": [prediction]}
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder each time
+
+
 def is_ours(file: BinaryIO) -> bool:
     """Whether the first task is one of ours. An empty array may be replaced as well, since it holds no data."""
     head = file.read(len(START + OURS))
@@ -95,5 +98,5 @@ FORMAT = Format(
     stem="label-studio",
     origin_beside=True,
     takes={"image_url": "addresses of images"},
-    needs=("numpy", "pycocotools"),
+    needs=("numpy",),
 )
