@@ -66,5 +66,5 @@ def _copy(connection: Connection, statement: str, rows: Iterable[Sequence[Any]])
         ours = DBAPIError.instance(
             statement, None, error, driver_error, connection_invalidated=lost, dialect=connection.dialect
         )
-        advise(ours, error, connection.engine.url.username)
+        advise(ours, error, connection.engine)
         raise ours from error

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db.models import Base, Installation
-from db.refusals import DatabaseUnusable, NoDatabase, is_read_only
+from db.refusals import DatabaseUnusable, ForeignDatabase, NoDatabase, is_read_only
 from db.session import Sessions, read, reading, without_foreign_keys, write
 from db.sqlite import is_ours
 
@@ -26,6 +26,7 @@ CANNOT_UPGRADE = (
     "the database has older tables and can only be read here: copy its folder to a disk of yours, "
     "where the same command brings them up to date"
 )
+VERSION_TABLE = "alembic_version"
 UPGRADE_LOCK = 0x5A3  # key of an advisory lock; any number that no other program is likely to use
 
 
@@ -120,17 +121,28 @@ def _refuse_newer(found: str | None) -> None:
 
 
 def revision(connection: Connection) -> str | None:
-    """The schema's revision; None for a database without our tables. Raises `NoDatabase` for another program's."""
-    tables = inspect(connection).get_table_names()
-    if not is_ours(tables):
-        # Other programs may have tables in the same PostgreSQL database, unless they use Alembic, too.
-        if "alembic_version" in tables or (tables and connection.dialect.name == "sqlite"):
-            raise NoDatabase("it holds the tables of another program")
+    """The schema's revision; None for a database without our tables. Raises `ForeignDatabase` for another program's."""
+    tables = inspect(connection).get_table_names(own_schema(connection))
+    if is_ours(tables) and VERSION_TABLE in tables:
+        found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        return found
+    if connection.dialect.name == "sqlite":
+        if tables:
+            raise ForeignDatabase("it holds the tables of another program")
         return None
-    if "alembic_version" not in tables:
-        return None
-    found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return found
+    # Other programs may have tables in the same PostgreSQL database, unless they are called like ours.
+    if called_alike := sorted({*Base.metadata.tables, VERSION_TABLE} & set(tables)):
+        schema = f'CREATE SCHEMA AUTHORIZATION "{connection.engine.url.username}"'
+        raise ForeignDatabase(
+            f"it holds tables of another program that are called like ours ({', '.join(called_alike)}); "
+            f"make a database for ours alone, or as its owner: {schema}"
+        )
+    return None
+
+
+def own_schema(connection: Connection) -> str | None:
+    """The schema of PostgreSQL in which our tables are made and looked for; None for SQLite, which has none."""
+    return connection.dialect.default_schema_name if connection.dialect.name == "postgresql" else None
 
 
 def newest_revision() -> str:

@@ -24,7 +24,7 @@ CONNECTION: dict[str, Any] = {  # parameters of libpq: https://www.postgresql.or
 
 
 def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
-    """Make an engine with at most `connections` connections, whose errors say in `detail` what to do about them.
+    """Make an engine with at most `connections` connections, whose errors have notes on what to do about them.
 
     A statement waits for a lock for `lock_seconds`. Raises `ValueError` for an unknown ?pooler=, and
     `ModuleNotFoundError` where the driver is not installed.
@@ -56,7 +56,7 @@ def open_engine(url: URL, connections: int, lock_seconds: int) -> Engine:
     @event.listens_for(engine, "handle_error")
     def say_what_to_do(context: ExceptionContext) -> None:
         if context.sqlalchemy_exception is not None:
-            advise(context.sqlalchemy_exception, context.original_exception, url.username)
+            advise(context.sqlalchemy_exception, context.original_exception, engine)
 
     return engine
 

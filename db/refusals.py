@@ -5,8 +5,10 @@ Handles no error.
 Codes: https://www.postgresql.org/docs/current/errcodes-appendix.html and https://sqlite.org/rescode.html.
 """
 
+import re
 import sqlite3
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -67,6 +69,10 @@ class DatabaseUnusable(Exception):
 
 class NoDatabase(DatabaseUnusable):
     """The URL leads to no database of this program, and none may be made there. The message gives the reason only."""
+
+
+class ForeignDatabase(NoDatabase):
+    """The URL leads to a database of another program, in which ours can make no tables."""
 
 
 def passes(error: DBAPIError) -> bool:
@@ -131,33 +137,43 @@ def refusal(error: DBAPIError, kind: str = "") -> str:
     if (reason := sqlite_reason(error, kind)) is not None:
         return reason
     first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-    return "; ".join([first, *error.detail])
+    return "; ".join([first, *advice(error)])
 
 
-def advise(error: StatementError, original: BaseException, user: str | None) -> None:
-    """Add to `error.detail` what to do, in a few words, if PostgreSQL refused `user` a right, a write or a letter."""
+def advice(error: BaseException) -> list[str]:
+    """What to do about an error, as `advise` has noted it."""
+    return list(getattr(error, "__notes__", ()))
+
+
+def advise(error: StatementError, original: BaseException, engine: Engine) -> None:
+    """Note on an error what to do, in a few words, if PostgreSQL refused a right, a write or a letter.
+
+    It is a note and no `detail`, with which the error's text would begin: a log that shows the first line would lose
+    what the server said.
+    """
     code = getattr(original, "sqlstate", None)
     if code == READ_ONLY:
-        error.add_detail(
+        error.add_note(
             "this server only reads, as a standby does: name the primary, or add ?target_session_attrs=read-write"
         )
     elif code == NO_LETTER:
         make = "CREATE DATABASE sam3 ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
-        error.add_detail(f"use a database whose encoding has all letters: {make}")
+        error.add_note(f"use a database whose encoding has all letters: {make}")
     elif code == NO_RIGHT:
-        error.add_detail(f"as its owner: GRANT {_right(str(original).lower())} TO {_role(user)}")
+        user = engine.url.username
+        schema = engine.dialect.default_schema_name or "public"  # the one that our tables are in
+        error.add_note(_how_to_be_allowed(str(original), f'"{user}"' if user else "this role", schema))
 
 
-def _right(said: str) -> str:
-    if "schema" in said:
-        return "CREATE, USAGE ON SCHEMA public"
-    if "sequence" in said:
-        return "USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public"
-    return "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
-
-
-def _role(user: str | None) -> str:
-    return f'"{user}"' if user else "this role"
+def _how_to_be_allowed(said: str, role: str, schema: str) -> str:
+    """What to do about a right that PostgreSQL says is missing. `role` is quoted."""
+    if said.startswith("must be owner"):
+        return "only the role that made the tables may change them: name it in SAM3_DATABASE_URL"
+    if named := re.search(r"for schema (\S+)", said):
+        return f"as its owner: GRANT CREATE, USAGE ON SCHEMA {named[1]} TO {role}"
+    # All that a worker or a producer needs, so that nobody is told one missing right after the other.
+    tables = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
+    return f"as its owner: {tables}; GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
 
 
 def _driver_refuses(error: DBAPIError) -> bool:

@@ -176,14 +176,18 @@ def compact(sessions: Sessions) -> None:
             connection.connection.driver_connection.execute("VACUUM")
 
 
+def shown(url: str) -> str:
+    """A database in messages: the file of SQLite, else the URL without its password."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return str(Path(parsed.database).absolute())
+    return parsed.difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
+
+
 def describe_failure(error: DBAPIError | NoDatabase, url: str) -> str:
     """Say in half a line which database cannot be used and why, without its password."""
-    parsed, kind = make_url(url), ""
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        where = str(Path(parsed.database).absolute())
-        kind = file_system(Path(where))
-    else:
-        where = parsed.difference_update_query(SECRETS_IN_QUERY).render_as_string(hide_password=True)
+    where = shown(url)
+    kind = file_system(Path(where)) if Path(where).is_absolute() else ""  # that of SQLite's file
     if isinstance(error, NoDatabase):
         return f"cannot use the database {where}: {error}"
     if is_busy(error):

@@ -79,8 +79,11 @@ class NotOver(Sam3Error):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; empty if it has none."""
-    return (str(error).strip().splitlines() or [""])[0]
+    """The first line of an error's message, with the notes on what to do about it; empty if it has none.
+
+    Source of notes: https://peps.python.org/pep-0678/.
+    """
+    return "; ".join([(str(error).strip().splitlines() or [""])[0], *getattr(error, "__notes__", ())])
 
 
 def one_line(text: str) -> str:

@@ -11,10 +11,10 @@ from workers.cli.base import say
 def main(action: str) -> int:
     """Bring the tables of SAM3_DATABASE_URL up to this release. SQLite does that by itself."""
     from db.migrate import newest_revision, upgrade
-    from db.session import connect
+    from db.session import connect, shown
 
     url = base.settings().database_url
     with opening.told_database_faults(url, create=True):
         upgrade(connect(url))
-    say(f"the database has revision {newest_revision()}")
+    say(f"the database {shown(url)} has revision {newest_revision()}")
     return 0

@@ -10,14 +10,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db import presence
-from db.migrate import upgrade
+from db.migrate import ensure_schema, upgrade
 from db.presence import Process
-from db.refusals import DatabaseUnusable
+from db.refusals import DatabaseUnusable, ForeignDatabase, advice
 from db.session import Sessions, connect, describe_failure, reading, write
 from db.views.run_views import run_names
 from tests import pgbouncer
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, load, numbered
+from workers.errors import first_line
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
@@ -116,8 +117,8 @@ def test_a_database_without_some_letters_is_told_how_to_make_one_that_has_them(
             upgrade(latin)
             with pytest.raises(DBAPIError) as refused:
                 load(latin, scenario.rows("\u732b.jpg"), name="cats")
-            [advice] = refused.value.detail
-            admin.execute(advice.partition(": ")[2])
+            [told] = advice(refused.value)
+            admin.execute(told.partition(": ")[2])
             whole = connect(server.set(database="sam3").render_as_string(hide_password=False))
             upgrade(whole)
             load(whole, scenario.rows("\u732b.jpg"), name="cats")
@@ -139,32 +140,81 @@ def clerk_url(sessions: Sessions, database_url: str, postgresql_url: str) -> Ite
         admin.execute("DROP ROLE clerk")
 
 
-@pytest.mark.parametrize(
-    ("granted", "refused"),
-    [
-        ((), "TABLES"),
-        (("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES",), "SEQUENCES"),
-    ],
-)
-def test_a_missing_right_is_told_with_the_grant_that_gives_it(
-    database_url: str, clerk_url: str, granted: tuple[str, ...], refused: str
-) -> None:
-    admin = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
-    for right in granted:
-        admin.execute(f"GRANT {right} IN SCHEMA public TO clerk")
+def test_missing_rights_are_told_with_all_grants_that_a_worker_needs(database_url: str, clerk_url: str) -> None:
     clerk = connect(clerk_url)
 
     with pytest.raises(DBAPIError) as denied:
         load(clerk, numbered(2))
 
-    [advice] = denied.value.detail
-    assert f"ON ALL {refused} IN SCHEMA public" in advice
-    assert advice in describe_failure(denied.value, clerk_url)
-    admin.execute(advice.partition(": ")[2])
-    if granted:
-        load(clerk, numbered(2))  # the advice, followed literally, is all that was missing
+    [told] = advice(denied.value)
+    assert told in describe_failure(denied.value, clerk_url)
+    assert first_line(denied.value).endswith(f"permission denied for table run; {told}")  # as in a worker's log
+    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute(told.partition(": ")[2])
+    load(clerk, numbered(2))  # the advice, followed literally, is all that was missing
     clerk.kw["bind"].dispose()
-    admin.close()
+
+
+def test_a_missing_right_is_told_for_the_schema_that_our_tables_are_in(database_url: str, clerk_url: str) -> None:
+    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute("CREATE SCHEMA ours; GRANT USAGE ON SCHEMA ours TO clerk")
+        owner, clerk = (
+            connect(make_url(url).update_query_dict({"options": "-csearch_path=ours"}).render_as_string(False))
+            for url in (database_url, clerk_url)
+        )
+        try:
+            upgrade(owner)
+            with pytest.raises(DBAPIError) as denied:
+                load(clerk, numbered(2))
+            [told] = advice(denied.value)
+            admin.execute(told.partition(": ")[2])
+            load(clerk, numbered(2))
+        finally:
+            for sessions in (owner, clerk):
+                sessions.kw["bind"].dispose()
+            admin.execute("DROP SCHEMA ours CASCADE")
+
+
+def test_a_role_that_does_not_own_the_tables_is_told_that_a_grant_is_not_enough(
+    sessions: Sessions, database_url: str, clerk_url: str
+) -> None:
+    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk")
+    clerk = connect(clerk_url)
+    with pytest.raises(DBAPIError) as denied, clerk.begin() as session:
+        session.execute(text("ALTER TABLE run ADD COLUMN more integer"))
+    assert "must be owner of table run; only the role that made the tables" in describe_failure(denied.value, clerk_url)
+    assert "GRANT" not in describe_failure(denied.value, clerk_url)
+    clerk.kw["bind"].dispose()
+
+
+def test_tables_of_another_program_that_are_called_like_ours_are_told_with_a_schema_that_works(
+    postgresql_url: str, clerk_url: str, sessions: Sessions
+) -> None:
+    with psycopg.connect(postgresql_url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE theirs")
+        there = make_url(clerk_url).set(database="theirs")
+        ours = connect(there.render_as_string(hide_password=False))
+        owner = make_url(postgresql_url).set(database="theirs", drivername="postgresql")
+        try:
+            with psycopg.connect(owner.render_as_string(hide_password=False), autocommit=True) as theirs:
+                for name in ("run", "chunk", "alembic_version"):
+                    theirs.execute(f"CREATE TABLE {name} (version_num text); GRANT SELECT ON {name} TO clerk")
+                for refused in (upgrade, ensure_schema):
+                    with pytest.raises(
+                        ForeignDatabase, match=r"called like ours \(alembic_version, chunk, run\)"
+                    ) as foreign:
+                        refused(ours)
+                theirs.execute(str(foreign.value).partition("as its owner: ")[2])
+            ours.kw["bind"].dispose()
+            ours = connect(there.render_as_string(hide_password=False))  # as the next command does
+            upgrade(ours)
+            load(ours, numbered(2))
+            with psycopg.connect(owner.render_as_string(hide_password=False), autocommit=True) as theirs:
+                assert theirs.execute("SELECT count(*) FROM public.run").fetchall() == [(0,)]
+        finally:
+            ours.kw["bind"].dispose()
+            admin.execute("DROP DATABASE theirs WITH (FORCE)")
 
 
 def test_a_role_that_may_make_no_tables_is_told_the_grant(postgresql_url: str, database_url: str) -> None:
@@ -174,9 +224,9 @@ def test_a_role_that_may_make_no_tables_is_told_the_grant(postgresql_url: str, d
     try:
         with pytest.raises(DBAPIError) as denied:
             upgrade(guest)
-        [advice] = denied.value.detail
+        [told] = advice(denied.value)
         with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as admin:
-            admin.execute(advice.partition(": ")[2])
+            admin.execute(told.partition(": ")[2])
         upgrade(guest)
     finally:
         guest.kw["bind"].dispose()

@@ -136,7 +136,7 @@ def error_of_database(error: Exception) -> Sam3Error | None:
     """The error of ours, with one line for the user, for an error of the database; None for other errors."""
     from sqlalchemy.exc import DBAPIError, OperationalError
 
-    from db.refusals import DatabaseUnusable
+    from db.refusals import DatabaseUnusable, advice
     from db.session import OutcomeUnknown
     from db.views.run_views import RunGone
 
@@ -147,7 +147,7 @@ def error_of_database(error: Exception) -> Sam3Error | None:
             return UsageError(str(error))
         case OutcomeUnknown():
             return Unreachable(f"{error}; the same command again goes on from there")
-        case DBAPIError() if isinstance(error, OperationalError) or error.detail:
+        case DBAPIError() if isinstance(error, OperationalError) or advice(error):
             return Unreachable(_database_fault(error))
     return None
 

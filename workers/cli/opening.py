@@ -77,27 +77,31 @@ def told_database_faults(
     """Turn errors of a database that cannot be opened into `Unreachable`, which says where the database is named."""
     from sqlalchemy.exc import DatabaseError
 
-    from db.refusals import DatabaseUnusable, NoDatabase, is_busy
+    from db.refusals import DatabaseUnusable, ForeignDatabase, NoDatabase, advice, is_busy
     from db.session import describe_failure
 
     try:
         yield
     except NoDatabase as error:
         again = "the same sam3-run command again makes what is missing"
-        advice = f"it belongs to {run_file}: {again}" if run_file else _database_advice(named, create=create)
-        raise Unreachable(f"{describe_failure(error, url)}; {advice}") from None
+        begins = not create and not isinstance(error, ForeignDatabase)
+        cure = f"it belongs to {run_file}: {again}" if run_file else _database_advice(named, begins=begins)
+        raise Unreachable(f"{describe_failure(error, url)}; {cure}") from None
     except DatabaseUnusable as error:
         raise DatabaseUnusable(f"{error}; it belongs to {run_file}" if run_file else str(error)) from None
     except DatabaseError as error:  # it does not answer, it refuses us, or the file is no database
         said = describe_failure(error, url)
-        if not is_busy(error):
-            said += f"; it belongs to {run_file}" if run_file else f"; {_database_advice(named, create=True)}"
+        if not is_busy(error) and not advice(error):
+            said += f"; it belongs to {run_file}" if run_file else f"; {_database_advice(named, begins=False)}"
         raise Unreachable(said) from None
 
 
-def _database_advice(named: str | None, *, create: bool) -> str:
-    """Say where a database that cannot be used is named, and what to do. Without `named`, a setting named it."""
-    begin = "" if create else ", or begin with sam3-enqueue --csv FILE --prompt TEXT"
+def _database_advice(named: str | None, *, begins: bool) -> str:
+    """Say where a database that cannot be used is named, and what to do. Without `named`, a setting named it.
+
+    `begins` says that a sam3-enqueue would make it.
+    """
+    begin = ", or begin with sam3-enqueue --csv FILE --prompt TEXT" if begins else ""
     if named := named or base.setting_origin("database_url"):
         return f"{named} names it: correct that{begin}"
     folder = base.setting_origin("state_dir")

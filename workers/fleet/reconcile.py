@@ -130,7 +130,7 @@ class Reconciler:
             self._take_back_lost()
             write(self._sessions, named_leases.release_lease, LEASE, self._me)
         except SQLAlchemyError as error:
-            log.warning("leaving without a last look, the database cannot be reached: %s", first_line(error))
+            log.warning("leaving without a last look, the database cannot be used: %s", first_line(error))
 
     def _end_stuck(self) -> None:
         """Kill workers of this machine that have lost their lease and still work: they hang."""

@@ -50,7 +50,7 @@ def _database_may_be_away() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, DatabaseUnusable) as error:
-        log.warning("the database cannot be reached: %s", first_line(error))
+        log.warning("the database cannot be used: %s", first_line(error))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

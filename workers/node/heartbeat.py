@@ -40,7 +40,7 @@ class Heartbeat:
             try:
                 self._beat()
             except SQLAlchemyError as error:
-                log.warning("heartbeat: the database cannot be reached: %s", first_line(error))
+                log.warning("heartbeat: the database cannot be used: %s", first_line(error))
 
     def _beat(self) -> None:
         worker = self._worker

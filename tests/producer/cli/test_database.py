@@ -3,6 +3,7 @@
 import pytest
 
 from db.migrate import newest_revision
+from db.session import shown
 from producer.cli.database import main as database
 from producer.cli.status import main as status
 from tests.producer.cli.conftest import Shell
@@ -16,7 +17,9 @@ def test_an_empty_database_gets_its_tables_and_a_second_time_changes_nothing(
         assert shell(status, code=2).error == "sam3: error: the database has no tables: run sam3-db upgrade"
 
     for _ in range(2):
-        assert shell(database, "upgrade").err == f"the database has revision {newest_revision()}\n"
+        assert (
+            shell(database, "upgrade").err == f"the database {shown(database_url)} has revision {newest_revision()}\n"
+        )
     assert shell(status, "--json").json["runs"] == []
 
 
