@@ -41,7 +41,7 @@ from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.results.status import Standing
 from producer.runs.load import record
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 from tests.postgresql import serve
 from workers.fleet.processes import this_process
 from workers.fleet.valkey import BundledBroker

@@ -33,7 +33,7 @@ from producer.results.formats import MODULES, file_of, format_named
 from producer.results.tally import tallies
 from producer.runs.load import record
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 from workers.inference.shapes.masks import encode
 
 Work = Callable[[str, Path], tuple[float, float]]  # seconds of processor, and MB

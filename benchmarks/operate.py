@@ -27,7 +27,7 @@ from db.session import NO_TIME_LIMITS, Sessions, connect, read
 from producer.runs.load import record
 from producer.runs.operate import cancel, delete, retry
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 
 REQUEST = RunRequest("large", ("person",), FROZEN, chunk_size=256)
 SINGLES = replace(REQUEST, name="singles", chunk_size=1)

@@ -24,7 +24,7 @@ from db.session import Sessions, connect, write
 from db.values import FoundInstance, Frozen, PromptResult, Source
 from producer.runs.load import record
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 from workers.fleet.processes import this_process
 
 COMMITTERS = 8

@@ -42,7 +42,7 @@ from producer.results.formats import (
 from producer.results.origin_file import check_origin, remove_origin, write_origin
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.sources import place
-from producer.sources.cells import UNSTORABLE, storable
+from producer.sources.rows.cells import UNSTORABLE, storable
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError

@@ -9,7 +9,7 @@ from db.values import Source
 from producer.runs.corrections import Differences, Wanted, differences, refuse_if_not_to_be_corrected
 from producer.runs.moving import moved_root
 from producer.runs.request import RunRequest
-from producer.sources.cells import one_line
+from producer.sources.rows.cells import one_line
 from producer.sources.source import RowSource
 from producer.stopping import STOPPING, refuse
 from workers.errors import UsageError

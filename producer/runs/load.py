@@ -22,8 +22,8 @@ from producer.runs.loader import Loader
 from producer.runs.operate import Tell, settle, until_unclaimed
 from producer.runs.plan import Plan, asked_rows, is_unchanged, plan_for, sample_size
 from producer.runs.request import RunRequest
-from producer.sources.cells import one_line
-from producer.sources.rows import row_slice
+from producer.sources.rows.cells import one_line
+from producer.sources.rows.rules import row_slice
 from producer.sources.source import RowSource, Survey
 from producer.stopping import STOPPING, refusal
 from workers.errors import Sam3Error, UsageError

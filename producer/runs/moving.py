@@ -10,8 +10,8 @@ from db.intake import KnownRun
 from db.session import Sessions, read
 from db.values import Source
 from producer.sources import place
-from producer.sources.cells import one_line
 from producer.sources.looking import same_files, stat_files
+from producer.sources.rows.cells import one_line
 from producer.sources.source import RecordedRow, RowSource
 from workers.errors import UsageError
 from workers.inference.reading import location

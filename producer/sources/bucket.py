@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from db.intake import KnownRun, NewRow
 from producer.layout import EXPORT_RECORD, MASK_HEAD_BYTES, MASKS_RECORD, OBJECT_DIGEST, is_mask
 from producer.sources import place
-from producer.sources.cells import one_line
-from producer.sources.columns import PATHS_ALONE
 from producer.sources.folder import refuse_flags_of_files
 from producer.sources.looking import LOOKERS, same_files
 from producer.sources.pattern import Pattern
-from producer.sources.rows import row_of_file
+from producer.sources.rows.cells import one_line
+from producer.sources.rows.columns import PATHS_ALONE
+from producer.sources.rows.rules import row_of_file
 from producer.sources.selection import (
     IMAGE,
     OURS,

@@ -13,9 +13,9 @@ from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 from producer.sources import place
-from producer.sources.cells import one_line, quoted
 from producer.sources.hints import shell_path
 from producer.sources.looking import in_time, stat_files
+from producer.sources.rows.cells import one_line, quoted
 from producer.sources.source import RowSource
 from workers.errors import UsageError
 from workers.inference.reading import location

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from db.classes import HIGHEST_ID, Colour, NamedClass
-from producer.sources.cells import UNSTORABLE, unreadable
+from producer.sources.rows.cells import UNSTORABLE, unreadable
 from workers.errors import UsageError
 
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from producer.sources.cells import one_line, unreadable
+from producer.sources.rows.cells import one_line, unreadable
 from workers.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 
 from db.intake import KnownRun, NewRow
-from producer.sources.cells import one_line
-from producer.sources.columns import PATHS_ALONE
 from producer.sources.hints import shell_path
 from producer.sources.looking import same_files
 from producer.sources.pattern import is_pattern
-from producer.sources.rows import row_of_file
+from producer.sources.rows.cells import one_line
+from producer.sources.rows.columns import PATHS_ALONE
+from producer.sources.rows.rules import row_of_file
 from producer.sources.selection import PARQUET, ROWS_SUFFIXES, LeftOut, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
 from producer.sources.walk import mixture, walk_below

@@ -4,7 +4,7 @@ import os
 import shlex
 
 from producer.slugs import numbered
-from producer.sources.cells import one_line
+from producer.sources.rows.cells import one_line
 
 
 def shell_path(path: str) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 from producer.sources import place
 from producer.sources.bucket import BucketSource
 from producer.sources.bucket import rows_below as rows_below  # which files of a bucket are read as a list of images
-from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource, PatternSource
-from producer.sources.jsonl_source import JsonLinesSource
-from producer.sources.list_source import ListSource
-from producer.sources.parquet_source import ParquetFolderSource, ParquetSource
+from producer.sources.parquet.parquet_source import ParquetFolderSource, ParquetSource
 from producer.sources.parts_source import PartsSource
 from producer.sources.source import ReadOptions, RowSource
+from producer.sources.text.csv_source import CsvSource
+from producer.sources.text.jsonl_source import JsonLinesSource
+from producer.sources.text.list_source import ListSource
 
 # The first kind that takes a path reads it. The last kind takes every path, and its constructor raises the error.
 KINDS: Sequence[type[RowSource]] = (

@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 
-from producer.sources.cells import quoted
 from producer.sources.file import SourceFile
+from producer.sources.rows.cells import quoted
 from workers.errors import UsageError
 
 FILES = " in "  # begins the part of the hash of a survey which says how the files lay there

@@ -1,7 +1,7 @@
 """Turns several files of text of one kind, such as `lists/*.csv`, into rows, one file after the other. Knows no format.
 
 It follows `producer.sources.source.RowSource`; each file is a source of its kind. Files of Parquet are read by
-`producer.sources.parquet_source`.
+`producer.sources.parquet.parquet_source`.
 """
 
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import ClassVar
 
 from db.intake import NewRow
-from producer.sources.cells import one_line
-from producer.sources.columns import Columns
-from producer.sources.csv_source import CsvSource
 from producer.sources.file import HASH_DIGITS
 from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
-from producer.sources.jsonl_source import JsonLinesSource, column_types, common_types
-from producer.sources.list_source import ListSource
 from producer.sources.parts import FILES, by_number, files_stamp, keys_told, require_same_columns, size_and_time
 from producer.sources.pattern import fixed_folder, is_pattern
+from producer.sources.rows.cells import one_line
+from producer.sources.rows.columns import Columns
 from producer.sources.sampling import sampled
 from producer.sources.selection import HIDDEN, NO_ROWS, ROWS, ROWS_SUFFIXES, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
-from producer.sources.text_source import NoRows, TextSource
+from producer.sources.text.csv_source import CsvSource
+from producer.sources.text.jsonl_source import JsonLinesSource, column_types, common_types
+from producer.sources.text.list_source import ListSource
+from producer.sources.text.text_source import NoRows, TextSource
 from producer.sources.walk import walk_below
 from workers.errors import UsageError
 from workers.inference.reading import location

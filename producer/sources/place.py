@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from producer.sources import pattern
-from producer.sources.cells import one_line
+from producer.sources.rows.cells import one_line
 from workers.errors import UsageError
 from workers.inference.reading import location, urls
 from workers.inference.reading.location import is_url as is_url

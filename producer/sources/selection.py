@@ -22,8 +22,8 @@ from producer.layout import (
     is_run_file,
     is_table,
 )
-from producer.sources.cells import one_line
 from producer.sources.pattern import Pattern
+from producer.sources.rows.cells import one_line
 from workers.cli.base import RUN_FILE
 from workers.inference.reading.formats import (
     CAMERA_RAW_SUFFIXES,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from db.intake import KnownRun, NewRow
-from producer.sources.columns import PATHS_ALONE, Columns
+from producer.sources.rows.columns import PATHS_ALONE, Columns
 from producer.sources.selection import LeftOut
 from workers.errors import UsageError
 

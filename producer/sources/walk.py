@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.sources.cells import one_line, unreadable
 from producer.sources.hints import shell_path
 from producer.sources.pattern import Pattern, fixed_folder, is_pattern
+from producer.sources.rows.cells import one_line, unreadable
 from producer.sources.selection import CIRCLE, IMAGE, UNREADABLE, Selection, Tally
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError

@@ -8,7 +8,7 @@ from db.session import read
 from db.views.rows import rows_of_paths
 from db.views.run_views import RunView
 from producer.cli.found import Found
-from producer.sources.cells import storable
+from producer.sources.rows.cells import storable
 from workers.errors import UsageError
 from workers.inference.reading import location
 

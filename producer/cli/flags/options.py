@@ -16,7 +16,7 @@ from producer.cli.flags.prompt_flags import PROMPT_FLAGS
 from producer.cli.flags.tile_flags import TILE_FLAGS, chosen_tiling
 from producer.slugs import LONGEST_RUN, run_slug
 from producer.sources import place
-from producer.sources.cells import one_line, read_prompt
+from producer.sources.rows.cells import one_line, read_prompt
 from workers.cli.base import flag_group, say
 from workers.cli.commands import image_hosts_flag
 from workers.errors import UsageError

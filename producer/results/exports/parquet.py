@@ -26,7 +26,7 @@ def export_parquet(request: ExportRequest, images: Iterable[ExportedImage], prog
     import pyarrow as pa
     from pyarrow import parquet
 
-    from producer.sources.arrow_types import column_of, type_of
+    from producer.sources.parquet.arrow_types import column_of, type_of
 
     records = Records(request)
     origin = json.dumps(provenance(request), ensure_ascii=False)

@@ -14,9 +14,9 @@ from db.intake import NewRow
 from producer.cli import enqueue, export, status
 from producer.cli.progress import Meter
 from producer.sources import kinds
-from producer.sources.cells import BadRow
-from producer.sources.columns import Columns
-from producer.sources.rows import RowRules
+from producer.sources.rows.cells import BadRow
+from producer.sources.rows.columns import Columns
+from producer.sources.rows.rules import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
 from tests.producer.cli.conftest import Shell
 from workers.errors import UsageError

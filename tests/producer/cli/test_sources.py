@@ -123,7 +123,7 @@ def test_types_come_back_and_a_csv_has_them_as_text(shell: Shell, name: str) -> 
 
 @pytest.mark.usefixtures("broker")
 def test_a_parquet_s_own_types_come_back_to_the_letter(shell: Shell) -> None:
-    from tests.producer.sources.test_parquet_source import COLUMNS
+    from tests.producer.sources.parquet.test_parquet_source import COLUMNS
 
     table = pa.table({"path": ["a.jpg", "b.jpg"], **COLUMNS})
     pq.write_table(table, shell.home / "faces.parquet")

@@ -10,7 +10,7 @@ from db.session import Sessions
 from db.slices import SLICE_ROWS
 from producer.runs.load import Recorded, record
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 
 REQUEST = RunRequest("faces", ("person",), scenario.FROZEN, chunk_size=4)

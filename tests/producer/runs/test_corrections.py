@@ -12,8 +12,8 @@ from db.views.run_views import run_view
 from producer.runs.load import Recorded, record
 from producer.runs.operate import cancel
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
 from producer.sources.source import ReadOptions
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from workers.errors import UsageError
 

@@ -8,8 +8,8 @@ import pytest
 from db.session import Sessions
 from producer.runs.load import record
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
 from producer.sources.source import ReadOptions
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from tests.producer.runs.conftest import REQUEST, load, only_sqlite, paths, write_csv
 from workers.errors import UsageError

@@ -11,9 +11,9 @@ from db.runs import RetryFilter
 from db.session import Sessions, reading
 from producer.runs.load import Recorded, auto_chunk_size, record
 from producer.runs.operate import cancel, retry
-from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource
 from producer.sources.source import ReadOptions, Survey
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from tests.producer.runs.conftest import MANY, REQUEST, load, load_until_killed, only_sqlite, paths, seen, write_csv
 from workers.errors import UsageError

@@ -11,7 +11,7 @@ from db import presence
 from db.models import Chunk, Image
 from db.session import Sessions, reading, write
 from producer.runs.load import record
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from tests.producer.runs.conftest import MANY, REQUEST, load, only_sqlite, paths, write_csv
 
@@ -54,7 +54,7 @@ def test_slices_are_small_only_while_workers_are_busy_and_end_with_a_whole_chunk
 def test_slices_of_wide_rows_end_with_the_chunk_that_fills_them(
     sessions: Sessions, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.sources.rows.SLICE_CHARACTERS", 100 * (len("000001.jpg") + 2000))
+    monkeypatch.setattr("producer.sources.rows.rules.SLICE_CHARACTERS", 100 * (len("000001.jpg") + 2000))
     write_csv(faces, paths(300), note="x" * 2000)
     seen: list[int] = []
 

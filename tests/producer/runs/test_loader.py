@@ -8,8 +8,8 @@ from db.presence import Process
 from db.session import Sessions
 from producer.runs.load import Recorded, record
 from producer.runs.operate import cancel
-from producer.sources.csv_source import CsvSource
 from producer.sources.source import Survey
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from tests.producer.runs.conftest import MANY, REQUEST, load, paths, seen, write_csv
 from workers.errors import UsageError

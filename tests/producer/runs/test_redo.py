@@ -18,7 +18,7 @@ from producer.runs.operate import cancel
 from producer.runs.redo import Changes, look_for_changes, redo
 from producer.runs.request import RunRequest
 from producer.sources import looking
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed
 from workers.errors import UsageError

@@ -10,9 +10,9 @@ from db.slices import SLICE_ROWS
 from db.views.results import exported_images
 from producer.runs.load import Recorded, record
 from producer.runs.request import RunRequest
-from producer.sources.csv_source import CsvSource
 from producer.sources.folder import FolderSource
 from producer.sources.sampling import chosen
+from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from workers.errors import UsageError
 

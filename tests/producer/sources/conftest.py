@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.csv_source import CsvSource
 from producer.sources.source import RowSource
+from producer.sources.text.csv_source import CsvSource
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from producer.sources.check_files import check_files
-from producer.sources.csv_source import CsvSource
 from producer.sources.source import ReadOptions
+from producer.sources.text.csv_source import CsvSource
 from workers.errors import UsageError
 
 

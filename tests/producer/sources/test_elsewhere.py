@@ -11,7 +11,7 @@ from PIL import Image
 
 from producer.results.files.names import mask_path
 from producer.sources.check_files import check_files
-from producer.sources.csv_source import CsvSource
+from producer.sources.text.csv_source import CsvSource
 from workers.errors import ErrorClass
 from workers.inference.reading import location, urls
 from workers.inference.reading.images import ReadRules, UnreadableImage, read_image

@@ -11,7 +11,7 @@ from producer.sources.kinds import open_source
 from producer.sources.parts_source import PartsSource
 from producer.sources.selection import LeftOut
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
-from producer.sources.text_source import TextSource
+from producer.sources.text.text_source import TextSource
 from tests.producer.sources.conftest import Known
 from workers.errors import UsageError
 

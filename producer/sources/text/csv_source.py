@@ -1,6 +1,6 @@
 """Turns a CSV of image paths into validated rows. Knows no SQL and no Celery, and opens no image.
 
-`producer.sources.text_source` reads the file.
+`producer.sources.text.text_source` reads the file.
 """
 
 import csv
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from db.intake import NewRow
-from producer.sources.cells import BadRow
-from producer.sources.columns import choose_columns
-from producer.sources.csv_text import CsvText, filled_rows, find_text
 from producer.sources.file import HashedContent
 from producer.sources.hints import new_file, shell_path
-from producer.sources.rows import RowRules
+from producer.sources.rows.cells import BadRow
+from producer.sources.rows.columns import choose_columns
+from producer.sources.rows.rules import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
-from producer.sources.text import UTF8
-from producer.sources.text_source import NoRows, Reader, TextSource, undecoded
+from producer.sources.text.csv_text import CsvText, filled_rows, find_text
+from producer.sources.text.encoding import UTF8
+from producer.sources.text.text_source import NoRows, Reader, TextSource, undecoded
 from workers.errors import UsageError
 
 if TYPE_CHECKING:

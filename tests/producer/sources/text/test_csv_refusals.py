@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.sources.csv_source import CsvSource
 from producer.sources.file import LINE_BYTES
 from producer.sources.source import ReadOptions
+from producer.sources.text.csv_source import CsvSource
 from tests.producer.sources.conftest import write
 from workers.errors import UsageError
 

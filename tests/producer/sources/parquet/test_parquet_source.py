@@ -16,10 +16,10 @@ import pytest
 
 from db.columns import to_json
 from db.intake import NewRow
-from producer.sources import arrow_types
 from producer.sources.kinds import open_source
-from producer.sources.parquet_part import ParquetPart
-from producer.sources.parquet_source import ParquetSource
+from producer.sources.parquet import arrow_types
+from producer.sources.parquet.parquet_part import ParquetPart
+from producer.sources.parquet.parquet_source import ParquetSource
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from workers.errors import UsageError
 
@@ -105,7 +105,7 @@ def test_a_dictionary_becomes_its_values_and_what_json_has_not_becomes_json() ->
 
 
 def test_columns_of_bytes_do_not_make_batches_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.sources.parquet_part.BYTES_AT_ONCE", 2000)
+    monkeypatch.setattr("producer.sources.parquet.parquet_part.BYTES_AT_ONCE", 2000)
     source = opened(write({"path": paths(90), "image": [bytes(1000) + b"%d" % number for number in range(90)]}))
     (part,) = source._parts
     with part.opened() as parquet:
@@ -137,7 +137,7 @@ def test_bad_rows_are_rejected_with_their_number() -> None:
 def test_skip_goes_on_where_an_earlier_reading_stopped_and_leaves_row_groups_unread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("producer.sources.parquet_part.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("producer.sources.parquet.parquet_part.ROWS_AT_ONCE", 7)
     source = opened(write({"path": paths(50)}, group=20))
     everything = list(source.rows())
     assert [row.path for row in everything] == paths(50)
@@ -199,7 +199,7 @@ def test_damaged_paths_are_found_before_any_row() -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read_stops_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.sources.parquet_part.ROWS_AT_ONCE", 10)
+    monkeypatch.setattr("producer.sources.parquet.parquet_part.ROWS_AT_ONCE", 10)
     source = opened(write({"path": paths(50)}, group=20))
     rows = source.rows()
     next(rows)
@@ -255,7 +255,7 @@ def test_a_file_that_holds_no_paths_is_refused_before_any_row(
 
 def test_without_pyarrow_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write({"path": paths(1)})
-    monkeypatch.setattr("producer.sources.parquet_source.is_installed", lambda name: False)
+    monkeypatch.setattr("producer.sources.parquet.parquet_source.is_installed", lambda name: False)
     with pytest.raises(UsageError, match=r"which needs pyarrow: pip install 'sam3-queue\[parquet\]', or write it as"):
         open_source(path, ReadOptions())
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from producer.sources.cells import one_line, quoted
-from producer.sources.columns import Columns, choose_columns
-from producer.sources.parquet_part import ParquetPart
+from producer.sources.parquet.parquet_part import ParquetPart
 from producer.sources.parts import require_same_columns
+from producer.sources.rows.cells import one_line, quoted
+from producer.sources.rows.columns import Columns, choose_columns
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 
@@ -30,7 +30,7 @@ class PartsColumns:
 
         Only a column without any value in one file may have another type there.
         """
-        from producer.sources.arrow_types import is_kept, type_text
+        from producer.sources.parquet.arrow_types import is_kept, type_text
 
         types = {field.name: type_text(field.type) for field in schema if is_kept(field.type)}
         if self._first is None:
@@ -48,7 +48,7 @@ class PartsColumns:
 
     def choose(self, shown: str, options: ReadOptions) -> Columns:
         """The columns that are read. Raises `UsageError` if none holds paths. `shown` names the source in errors."""
-        from producer.sources.arrow_types import is_text, type_of
+        from producer.sources.parquet.arrow_types import is_text, type_of
 
         _, schema = self._first or (None, None)
         names: Sequence[str] = () if schema is None else schema.names

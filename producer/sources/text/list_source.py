@@ -1,6 +1,6 @@
 """Turns a plain list of image paths, one a line, into rows. Knows no SQL and no Celery, and opens no image.
 
-`producer.sources.text_source` reads the file.
+`producer.sources.text.text_source` reads the file.
 """
 
 import io
@@ -10,15 +10,15 @@ from typing import NoReturn
 
 from db.intake import NewRow
 from producer.layout import STDIN_SUFFIX
-from producer.sources.cells import BadRow
-from producer.sources.columns import PATHS_ALONE, may_hold_images
-from producer.sources.csv_text import DELIMITERS, header_by
 from producer.sources.file import HashedContent
 from producer.sources.first_bytes import FirstBytes
-from producer.sources.rows import RowRules
+from producer.sources.rows.cells import BadRow
+from producer.sources.rows.columns import PATHS_ALONE, may_hold_images
+from producer.sources.rows.rules import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
-from producer.sources.text import find_encoding
-from producer.sources.text_source import Lines, NoRows, Reader, TextSource
+from producer.sources.text.csv_text import DELIMITERS, header_by
+from producer.sources.text.encoding import find_encoding
+from producer.sources.text.text_source import Lines, NoRows, Reader, TextSource
 
 SUFFIXES = (".txt", ".list", ".lst", STDIN_SUFFIX)
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from producer.sources.cells import one_line
 from producer.sources.file import SourceFile
 from producer.sources.hints import new_file
-from producer.sources.text import advised
+from producer.sources.rows.cells import one_line
+from producer.sources.text.encoding import advised
 from workers.errors import UsageError, first_line
 
 KIND = "Parquet file"
@@ -88,7 +88,7 @@ def values(column: Any) -> tuple[list[Any], bool]:
     """The cells of a column, and whether each text in it is printable. Bytes that are no text become surrogates."""
     from pyarrow import binary
 
-    from producer.sources.arrow_types import is_printable, values_of
+    from producer.sources.parquet.arrow_types import is_printable, values_of
 
     try:
         return values_of(column), is_printable(column)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from producer.layout import STDIN_SUFFIX
-from producer.sources.cells import quoted
 from producer.sources.file import SourceFile
 from producer.sources.hints import new_file
+from producer.sources.rows.cells import quoted
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
 

@@ -1,6 +1,6 @@
 """Finds how to read the text of a CSV: its delimiter, and Excel's line `sep=;`. Knows no rows.
 
-The delimiter is found in the header, or given. `producer.sources.text` finds the encoding.
+The delimiter is found in the header, or given. `producer.sources.text.encoding` finds the encoding.
 """
 
 import csv
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from producer.sources.cells import quoted
-from producer.sources.columns import may_hold_images
 from producer.sources.file import SourceFile
+from producer.sources.rows.cells import quoted
+from producer.sources.rows.columns import may_hold_images
 from producer.sources.source import ReadOptions
-from producer.sources.text import UTF8, FileText, find_encoding
+from producer.sources.text.encoding import UTF8, FileText, find_encoding
 from workers.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.csv_source import CsvSource
 from producer.sources.source import ReadOptions
+from producer.sources.text.csv_source import CsvSource
 from tests.producer.sources.conftest import rows_of, write
 
 LONG_NAME = 256 * "n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.csv_source import CsvSource
 from producer.sources.source import ReadOptions, Survey
+from producer.sources.text.csv_source import CsvSource
 from tests.producer.sources.conftest import write
 from workers.errors import UsageError
 

@@ -9,8 +9,8 @@ from typing import Any
 from db.columns import to_json
 from db.intake import NewRow
 from db.values import GivenBox
-from producer.sources.box_cells import VISUAL, read_boxes
-from producer.sources.cells import (
+from producer.sources.rows.box_cells import VISUAL, read_boxes
+from producer.sources.rows.cells import (
     CONTROL,
     UNSTORABLE,
     BadRow,
@@ -21,7 +21,7 @@ from producer.sources.cells import (
     storable,
     whole_prompts,
 )
-from producer.sources.columns import Columns
+from producer.sources.rows.columns import Columns
 from workers.errors import ErrorClass
 from workers.inference.reading import location, urls, web
 

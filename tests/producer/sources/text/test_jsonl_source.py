@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.jsonl_source import COLUMNS_AT_MOST, JsonLinesSource
 from producer.sources.kinds import open_source
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
+from producer.sources.text.jsonl_source import COLUMNS_AT_MOST, JsonLinesSource
 from workers.errors import UsageError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.csv_source import CsvSource
 from producer.sources.kinds import open_source
-from producer.sources.list_source import ListSource
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource
+from producer.sources.text.csv_source import CsvSource
+from producer.sources.text.list_source import ListSource
 from workers.errors import UsageError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from db.values import GivenBox
-from producer.sources.cells import BadRow
+from producer.sources.rows.cells import BadRow
 from workers.errors import ErrorClass
 
 VISUAL = "visual"  # the prompt of boxes without a text, as in the library's processor

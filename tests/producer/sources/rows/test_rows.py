@@ -3,7 +3,7 @@
 import pytest
 
 from db.intake import NewRow
-from producer.sources.rows import CUT_CHUNK_CHARACTERS, SLICE_CHARACTERS, row_slice
+from producer.sources.rows.rules import CUT_CHUNK_CHARACTERS, SLICE_CHARACTERS, row_slice
 
 HALF = NewRow("", {"note": "x" * (SLICE_CHARACTERS // 2)})
 TWICE = NewRow("", {"note": "x" * 1000, "more": "y" * (2 * SLICE_CHARACTERS)})

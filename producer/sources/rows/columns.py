@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from producer.sources.cells import UNSTORABLE, quoted
+from producer.sources.rows.cells import UNSTORABLE, quoted
 from workers.errors import UsageError
 from workers.inference.reading.formats import SUFFIXES
 

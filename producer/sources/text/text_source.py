@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Generic, NoReturn, Protocol, Self, TypeVar
 
 from db.intake import NewRow
-from producer.sources.cells import BadRow, quoted
 from producer.sources.file import HASH_DIGITS, HashedContent, content_stamp
 from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS, FileSource
+from producer.sources.rows.cells import BadRow, quoted
 from producer.sources.sampling import sampled
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, Survey
-from producer.sources.text import FileText, advised_encoding
+from producer.sources.text.encoding import FileText, advised_encoding
 from workers.errors import UsageError
 
 # Rows that are read and held at once; after them the file is checked for changes. Fewer if rows are long: then about

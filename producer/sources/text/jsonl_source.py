@@ -1,6 +1,6 @@
 """Turns JSON Lines, one object a line, into rows whose cells keep their types. Knows no SQL, and opens no image.
 
-`producer.sources.text_source` reads the file. The format: https://jsonlines.org.
+`producer.sources.text.text_source` reads the file. The format: https://jsonlines.org.
 """
 
 import io
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from db.intake import NewRow
-from producer.sources.cells import BadRow, quoted
-from producer.sources.columns import choose_columns
 from producer.sources.file import HashedContent
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.hints import new_file
-from producer.sources.rows import RowRules
+from producer.sources.rows.cells import BadRow, quoted
+from producer.sources.rows.columns import choose_columns
+from producer.sources.rows.rules import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
-from producer.sources.text import advised, find_encoding
-from producer.sources.text_source import Lines, Reader, TextSource
+from producer.sources.text.encoding import advised, find_encoding
+from producer.sources.text.text_source import Lines, Reader, TextSource
 from workers.errors import ErrorClass, UsageError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")  # of names; other files are known by their first characters

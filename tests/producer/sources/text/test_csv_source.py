@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from db.intake import NewRow
-from producer.sources.csv_source import CsvSource
-from producer.sources.text_source import ROWS_PER_LOOK
+from producer.sources.text.csv_source import CsvSource
+from producer.sources.text.text_source import ROWS_PER_LOOK
 from tests.producer.sources.conftest import rows_of, write
 from workers.errors import UsageError
 

@@ -13,8 +13,8 @@ from PIL import Image
 from producer.layout import TABLE_ORIGIN
 from producer.sources.folder import FolderSource
 from producer.sources.kinds import open_source
-from producer.sources.parquet_part import ParquetPart
-from producer.sources.parquet_source import ParquetFolderSource
+from producer.sources.parquet.parquet_part import ParquetPart
+from producer.sources.parquet.parquet_source import ParquetFolderSource
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from tests.producer.sources.conftest import Known
 from workers.errors import UsageError

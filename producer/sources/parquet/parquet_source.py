@@ -15,15 +15,15 @@ from typing import Any
 
 from db.intake import NewRow
 from producer.libraries import is_installed
-from producer.sources.cells import BadRow, one_line
 from producer.sources.file import HASH_DIGITS
 from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
 from producer.sources.first_bytes import FirstBytes
-from producer.sources.parquet_columns import PartsColumns
-from producer.sources.parquet_part import KIND, ParquetPart, values
+from producer.sources.parquet.parquet_columns import PartsColumns
+from producer.sources.parquet.parquet_part import KIND, ParquetPart, values
 from producer.sources.parts import FILES, by_number, files_stamp, keys_told, size_and_time
 from producer.sources.pattern import fixed_folder, is_pattern
-from producer.sources.rows import RowRules
+from producer.sources.rows.cells import BadRow, one_line
+from producer.sources.rows.rules import RowRules
 from producer.sources.sampling import sampled
 from producer.sources.selection import (
     HIDDEN,
