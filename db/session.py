@@ -73,9 +73,15 @@ def parse_url(url: str) -> URL:
         raise DatabaseUnusable(
             f"SAM3_DATABASE_URL names {parsed.get_backend_name()}; only sqlite and postgresql are supported"
         )
-    if parsed.get_backend_name() == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
-    return parsed
+    if parsed.get_backend_name() == "sqlite":
+        return parsed
+    # The rest of a password with a bare @ looks like a host, and would be shown as one.
+    if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}{dict(parsed.query)}":
+        raise DatabaseUnusable(
+            "SAM3_DATABASE_URL: write postgresql://user:password@host/name; "
+            "a password spells / # ? @ as %2F %23 %3F %40"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
 
 
 def _postgresql_engine(url: URL, connections: int) -> Engine:

@@ -59,6 +59,8 @@ def _broker_url(url: str) -> str:
         try:
             parts = urlsplit(one)
             _ = parts.port  # raises ValueError if the password has a / that is not escaped
+            if parts.scheme != "redis+socket" and "@" in parts.path + parts.query + parts.fragment:
+                raise ValueError  # the rest of a password with such a character, behind what looks like a host
         except ValueError:
             raise ValueError(
                 "write redis://:password@host:6379/0; a password spells / # ? @ ; as %2F %23 %3F %40 %3B"

@@ -73,7 +73,10 @@ WRONG = {
     "G4 the second of two": ("BROKER_URL", "redis://one;amqp://:canary@two", SCHEMES),
     "G4 no scheme": ("BROKER_URL", "localhost:6379", SCHEMES),
     "G4 port": ("BROKER_URL", "redis://:canary@broker:99999/0", SPELL),
-    "G6 password with a bare slash": ("BROKER_URL", "redis://:canary/canary@broker:6379/0", SPELL),
+    "password with a bare slash": ("BROKER_URL", "redis://:canary/canary@broker:6379/0", SPELL),
+    "password with a bare @ before a slash": ("BROKER_URL", "redis://:can@ary/canary@broker:6379/0", SPELL),
+    "password of digits before a question mark": ("BROKER_URL", "redis://me:1234?canary@broker:6379/0", SPELL),
+    "password of digits before a hash": ("BROKER_URL", "redis://me:1234#canary@broker:6379/0", SPELL),
 }
 
 

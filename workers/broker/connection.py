@@ -43,6 +43,8 @@ def _reason(error: Exception) -> str:
 
 
 def _advice(reason: str) -> str:
+    if "username-password pair" in reason or "DB index" in reason:  # it answers, so another one is no cure
+        return "correct SAM3_BROKER_URL"
     if "Authentication required" not in reason:
         return "start one with sam3-broker, or set SAM3_BROKER_URL"
     return (
