@@ -76,7 +76,7 @@ def parse_url(url: str) -> URL:
     if parsed.get_backend_name() == "sqlite":
         return parsed
     # The rest of a password with a bare @ looks like a host, and would be shown as one.
-    if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}{dict(parsed.query)}":
+    if parsed.password is not None and "@" in f"{parsed.host}{parsed.database}{url.partition('?')[2]}":
         raise DatabaseUnusable(
             "SAM3_DATABASE_URL: write postgresql://user:password@host/name; "
             "a password spells / # ? @ as %2F %23 %3F %40"
