@@ -1,13 +1,17 @@
 """What sources of several files have in common: the order of the files, their names, their columns. Reads no file."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from hashlib import sha256
+from urllib.parse import unquote
 
 from producer.sources.file import SourceFile
-from producer.sources.rows.cells import quoted
+from producer.sources.rows.cells import quoted, storable
+from producer.sources.rows.columns import TEXT, Columns, refuse_our_names
 from workers.errors import UsageError
 
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 FILES = " in "  # begins the part of the hash of a survey which says how the files lay there
 
 
@@ -29,10 +33,29 @@ def files_stamp(files: Iterable[SourceFile]) -> str:
     return f"{FILES}{sha256(repr(found).encode()).hexdigest()[:16]}"
 
 
-def keys_told(names: Sequence[str]) -> str:
-    """That what folders such as `camera=2` say is not kept; empty if there are none. `names` are paths of files."""
-    keys = sorted({part.partition("=")[0] for name in names for part in name.split("/")[:-1] if "=" in part})
-    return f"without {', '.join(map(quoted, keys))}: names of folders are not kept" if keys else ""
+def folder_cells(name: str) -> dict[str, str | None]:
+    """Column -> cell of what the folders of a file say, such as `camera=2/part-0.csv`; `name` is the file's path.
+
+    So Hive writes them, and Spark, DuckDB and datasets after it: percent escapes, and a name that stands for null.
+    """
+    pairs = (folder.partition("=") for folder in name.split("/")[:-1])
+    said = {storable(unquote(key)): storable(unquote(value)) for key, sign, value in pairs if key and sign}
+    return {key: None if value == _HIVE_NULL else value for key, value in said.items()}
+
+
+def with_folder_columns(shown: str, columns: Columns, more: Iterable[str]) -> Columns:
+    """The columns of files and those that their folders add, which are text. Raises `UsageError` for a name of ours."""
+    added = [name for name in dict.fromkeys(more) if name not in columns.names]
+    refuse_our_names(shown, added)
+    types = None if columns.types is None else {**columns.types, **dict.fromkeys(added, TEXT)}
+    return replace(columns, names=(*columns.names, *added), types=types)
+
+
+def folders_told(columns: Columns, held: Collection[str]) -> str:
+    """Which columns folders add to those that the files hold; empty if there are none."""
+    added = [quoted(name) for name in columns.names if name not in held]
+    word = "columns" if len(added) > 1 else "column"
+    return f"with {word} {', '.join(added)} from the names of folders" if added else ""
 
 
 def require_same_columns(first: SourceFile, its: Collection[str], other: SourceFile, names: Collection[str]) -> None:

@@ -8,16 +8,25 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
 from db.intake import NewRow
 from producer.sources.file import HASH_DIGITS
 from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
-from producer.sources.parts import FILES, by_number, files_stamp, keys_told, require_same_columns, size_and_time
+from producer.sources.parts import (
+    FILES,
+    by_number,
+    files_stamp,
+    folder_cells,
+    folders_told,
+    require_same_columns,
+    size_and_time,
+    with_folder_columns,
+)
 from producer.sources.pattern import fixed_folder, is_pattern
 from producer.sources.rows.cells import one_line
-from producer.sources.rows.columns import Columns
 from producer.sources.sampling import sampled
 from producer.sources.selection import HIDDEN, NO_ROWS, ROWS, ROWS_SUFFIXES, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
@@ -60,15 +69,16 @@ class PartsSource(RowSource):
             replace(options, base=options.base or walk.folder),
             tally,
         )
+        self._of_folders = [folder_cells(part.file.name) for part in self._parts]
         self.left_out = tuple(one for one in tally.left_out if one.reason != HIDDEN)
         if not self._parts:
             there = f"; left out: {told_left_out(self.left_out)}" if self.left_out else ""
             raise UsageError(f"{self._shown}: matches no file with rows{there}")
-        self.columns = self._merged()
+        self._merge()
         self._sizes = list[int]()  # rows of each file, once they were counted
         ways = dict.fromkeys(part.told for part in self._parts if part.told)
         told = f"as {len(self._parts):,} files" if len(self._parts) > 1 else "as 1 file"
-        self.told = "; ".join(filter(None, (" and ".join((told, *ways)), keys_told(names))))
+        self.told = "; ".join(filter(None, (" and ".join((told, *ways)), folders_told(self.columns, self._held.names))))
 
     @classmethod
     def takes(cls, path: Path, options: ReadOptions) -> bool:
@@ -102,12 +112,13 @@ class PartsSource(RowSource):
             parts.append(part)
         return parts
 
-    def _merged(self) -> Columns:
-        """The columns of the first file; of JSON Lines the names and types in all files together."""
+    def _merge(self) -> None:
+        """Note the columns of the first file, of JSON Lines the names and types in all files, and those of folders."""
         first = self._parts[0].columns
         found = [part.types for part in self._parts if isinstance(part, JsonLinesSource)]
         types = column_types(common_types(found), first.image)
-        return replace(first, names=tuple(types), types=types) if found else first
+        self._held = replace(first, names=tuple(types), types=types) if found else first
+        self.columns = with_folder_columns(self._shown, self._held, chain.from_iterable(self._of_folders))
 
     @property
     def _seen(self) -> tuple[int, int]:
@@ -129,14 +140,14 @@ class PartsSource(RowSource):
         def samples() -> Iterator[tuple[int, str]]:
             for part in self._parts:
                 found = part.survey()
-                digest.update(f"{found.sha256}\n".encode())
+                digest.update(f"{found.sha256}{self._of_folders[len(stamps)] or ''}\n".encode())
                 stamps.append(f"{digest.hexdigest()}{_COUNTED}{len(stamps) + 1}")
                 before = sum(self._sizes)
                 self._sizes.append(found.rows)
                 yield from ((before + number, path) for number, path in found.sample)
 
         _, sample = sampled(samples(), FIRST_ROWS, RANDOM_ROWS)
-        self.columns = self._merged()
+        self._merge()
         size, mtime_ns = self._seen
         return Survey(
             size=size,
@@ -156,5 +167,12 @@ class PartsSource(RowSource):
             if size <= skip and skip:
                 skip -= size
                 continue
-            yield from part.rows(skip)
+            rows, added = part.rows(skip), self._added(number)
+            yield from (row._replace(cells={**added, **(row.cells or {})}) for row in rows) if added else rows
             skip = 0
+
+    def _added(self, number: int) -> dict[str, str | None]:
+        """The cells that the folders of a file add to its rows."""
+        null = None if self.columns.types else ""
+        cells = self._of_folders[number].items()
+        return {name: null if cell is None else cell for name, cell in cells if name not in self._held.names}

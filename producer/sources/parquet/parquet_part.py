@@ -11,6 +11,7 @@ from typing import Any
 
 from producer.sources.file import SourceFile
 from producer.sources.hints import new_file
+from producer.sources.parts import folder_cells
 from producer.sources.rows.cells import one_line
 from producer.sources.text.encoding import advised
 from workers.errors import UsageError, first_line
@@ -22,11 +23,12 @@ BUFFER_BYTES = 1 << 20  # of each column, so that no row group is held as a whol
 
 
 class ParquetPart:
-    """A Parquet file at `path`, which errors about its rows call `name`."""
+    """A Parquet file at `path`, which errors about its rows call `name`: its path below the source's folder."""
 
     def __init__(self, path: Path, name: str, copy_of: str | None = None) -> None:
         self.file = SourceFile(path, KIND, copy_of)
         self.file.name = one_line(name)
+        self.of_folders = folder_cells(self.file.name)
         if self.file.gzipped:
             unpack = f"gunzip < {shlex.quote(self.file.shown)} > {new_file(self.file.shown, 'unpacked', '.parquet')}"
             advice = advised(self.file, f"unpack it first: {unpack}")
@@ -57,6 +59,8 @@ class ParquetPart:
 
     def hash_groups(self, names: Sequence[str], digest: Any) -> Iterator[None]:
         """Hash the bytes of the columns `names`, a row group at each step."""
+        if self.of_folders:
+            digest.update(repr(self.of_folders).encode())
         with self.opened() as parquet, self.file.open() as file:
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)

@@ -20,7 +20,7 @@ from producer.sources.file_source import FIRST_ROWS, RANDOM_ROWS
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.parquet.parquet_columns import PartsColumns
 from producer.sources.parquet.parquet_part import KIND, ParquetPart, values
-from producer.sources.parts import FILES, by_number, files_stamp, keys_told, size_and_time
+from producer.sources.parts import FILES, by_number, files_stamp, folders_told, size_and_time
 from producer.sources.pattern import fixed_folder, is_pattern
 from producer.sources.rows.cells import BadRow, one_line
 from producer.sources.rows.rules import RowRules
@@ -38,6 +38,7 @@ from producer.sources.selection import (
 )
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
 from producer.sources.walk import DELTA, delta, mixture, walk_below
+from workers.cli.base import counted
 from workers.errors import UsageError
 from workers.inference.reading import location
 from workers.inference.reading.formats import SUFFIXES
@@ -69,7 +70,7 @@ class ParquetSource(RowSource):
         self._sizes = [_rows_after_noting(part, found) for part in self._parts]
         if not any(self._sizes):
             raise UsageError(f"{shown} has no rows")
-        self.columns = found.choose(shown, options)
+        self._held, self.columns = found.held, found.choose(shown, options)
         self.told = self._told(found.left_out)
         self._rules = RowRules(self.columns, self.root, confined=self.confined, needs_prompt=options.needs_prompt)
 
@@ -130,7 +131,8 @@ class ParquetSource(RowSource):
             skip = max(0, skip - size)
 
     def _rows_of(self, part: ParquetPart, skip: int) -> Iterator[NewRow]:
-        number, names = 0, self.columns.names
+        number, names = 0, self._held
+        added = {name: cell for name, cell in part.of_folders.items() if name not in names}
         with part.opened() as parquet:
             for group in range(parquet.num_row_groups):
                 size = parquet.metadata.row_group(group).num_rows
@@ -138,20 +140,20 @@ class ParquetSource(RowSource):
                     number += size
                     continue
                 for columns in part.batches(parquet, group, names, names):
-                    rows = self._rows_in(columns, part.file.name, number)
+                    rows = self._rows_in(columns, added, part.file.name, number)
                     number += len(rows)
                     part.file.refuse_change()
                     yield from rows[max(0, skip - number + len(rows)) :]
 
-    def _rows_in(self, batch: list[Any], where: str, number: int) -> list[NewRow]:
-        """The rows of a batch, before which the file has `number` rows."""
-        names = self.columns.names
-        clean, columns = True, []
+    def _rows_in(self, batch: list[Any], added: dict[str, str | None], where: str, number: int) -> list[NewRow]:
+        """The rows of a batch, before which the file has `number` rows. `added` are cells that each of them gets."""
+        clean, columns = all(text.isprintable() for text in added.values() if text), []
         for column in batch:
             cells, is_clean = values(column)
             columns.append(cells)
             clean = clean and is_clean
-        together = zip(*columns, strict=True)
+        names = (*self._held, *added)
+        together = zip(*columns, *([cell] * len(columns[0]) for cell in added.values()), strict=True)
         return [
             _row(self._rules, dict(zip(names, row, strict=True)), where, place, clean=clean)
             for place, row in enumerate(together, number)
@@ -161,13 +163,13 @@ class ParquetSource(RowSource):
         for part in self._parts:
             with part.opened() as parquet:
                 for group in range(parquet.num_row_groups):
-                    for columns in part.batches(parquet, group, self.columns.names, [self.columns.image]):
+                    for columns in part.batches(parquet, group, self._held, [self.columns.image]):
                         yield from values(columns[0])[0]
 
     def _stamps(self) -> Iterator[str]:
         """For each row group the hash of it and of all before it, and how many these are."""
         digest = sha256(repr((self.columns.names, self.columns.types)).encode())
-        groups = (group for part in self._parts for group in part.hash_groups(self.columns.names, digest))
+        groups = (group for part in self._parts for group in part.hash_groups(self._held, digest))
         for number, _ in enumerate(groups, start=1):
             yield f"{digest.hexdigest()} parquet {number}"
 
@@ -208,12 +210,11 @@ class ParquetFolderSource(ParquetSource):
             raise mixture(path, folder, images[0].example, names[0])
         self.left_out = tuple(_without_images(one) for one in tally.left_out if one.reason != HIDDEN)
         shown = path if not is_pattern(path) else fixed_folder(path)
-        self._names = names
         return [ParquetPart(shown / name, name, options.copy_of and f"{options.base}/{name}") for name in names]
 
     def _told(self, left_out: Sequence[str]) -> str:
-        told = [f"as {len(self._parts):,} Parquet files", super()._told(left_out)]
-        told.append(keys_told(self._names))
+        told = [f"as {counted(len(self._parts), 'Parquet file')}", super()._told(left_out)]
+        told.append(folders_told(self.columns, self._held))
         return "; ".join(filter(None, told))
 
     @property

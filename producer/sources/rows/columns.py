@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -10,6 +10,7 @@ from producer.sources.rows.cells import UNSTORABLE, quoted
 from workers.errors import UsageError
 from workers.inference.reading.formats import SUFFIXES
 
+TEXT = "string"  # the type of a column of text, where columns have types
 IMAGE_COLUMNS = ("path", "image_path", "image", "file", "filename")  # guessed in this order
 
 
@@ -41,8 +42,7 @@ def choose_columns(
         if count > 1:
             which = f"column {quoted(name)}" if name else "a column without a name"
             raise UsageError(f"{shown}: {which} appears {count} times in the header; rename all but one")
-        if name.lower().startswith("sam3_"):
-            raise UsageError(f"{shown}: column {quoted(name)} has a name of our results; rename or remove it")
+    refuse_our_names(shown, names)
     image = _choose_image(shown, names, image_column)
     prompt = _chosen(shown, names, prompt_column, "--prompt-column")
     boxes = _chosen(shown, names, box_column, "--box-column")
@@ -52,6 +52,13 @@ def choose_columns(
     if prompt is not None and prompt == boxes:
         raise UsageError(f"{shown}: column {quoted(prompt)} cannot hold both prompt and boxes; name two columns")
     return Columns(names, image, prompt, boxes=boxes)
+
+
+def refuse_our_names(shown: str, names: Iterable[str]) -> None:
+    """Raise `UsageError` for a column that is called like one of our results."""
+    for name in names:
+        if name.lower().startswith("sam3_"):
+            raise UsageError(f"{shown}: column {quoted(name)} has a name of our results; rename or remove it")
 
 
 def _chosen(shown: str, names: tuple[str, ...], wanted: str | None, flag: str) -> str | None:

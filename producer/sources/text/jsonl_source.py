@@ -19,7 +19,7 @@ from producer.sources.file import HashedContent
 from producer.sources.first_bytes import FirstBytes
 from producer.sources.hints import new_file
 from producer.sources.rows.cells import BadRow, quoted
-from producer.sources.rows.columns import choose_columns
+from producer.sources.rows.columns import TEXT, choose_columns
 from producer.sources.rows.rules import RowRules
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions
 from producer.sources.text.encoding import advised, find_encoding
@@ -33,7 +33,7 @@ COLUMNS_AT_MOST = 1000  # names of all objects together: if there are more, they
 SHAPES_AT_MOST = 1000  # that are remembered, so that most objects are not looked at closely
 LONG_NUMBER = re.compile(r"\d{19}")  # is found in every whole number that needs more than 64 bits
 WHOLE = range(-(1 << 63), 1 << 63)
-TEXT, JSON = "string", "json"  # types of columns; `json` stands for values of several types, and for lists and objects
+JSON = "json"  # type of columns with values of several types, and for lists and objects
 _TYPES: dict[type, str] = {bool: "bool", int: "int64", float: "double", str: TEXT, type(None): ""}
 # Like `json.loads`, but without its search for blanks, which takes a third of the time.
 _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]

@@ -359,3 +359,25 @@ def test_no_command_is_advised_for_the_copy_of_what_is_piped_in(
     piped(monkeypatch, content)
     refused = shell(enqueue.main, "--source", "-", "--prompt", "person", "--dry-run", code=2).error
     assert refused.endswith("; convert it before it is piped in")
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize(("write", "source"), [(write_csv, "parts/**/*.csv"), (write_parquet, "parts")])
+def test_what_names_of_folders_say_is_a_column_of_the_results(
+    shell: Shell, write: Callable[[Path, Rows], None], source: str
+) -> None:
+    given = ("--csv", source, "--prompt", "person")
+    for camera in ("1", "02"):
+        folder = shell.home / "parts" / f"camera={camera}"
+        folder.mkdir(parents=True)
+        write(folder / f"a.{'csv' if '*' in source else 'parquet'}", ROWS[:2])
+    shell(enqueue.main, *given)
+
+    def cameras() -> list[str]:
+        table = shell(export.main, "parts", "--format", "csv", "--partial", "-o", "-").out
+        return [row["camera"] for row in csv.DictReader(io.StringIO(table))]
+
+    assert cameras() == ["1", "1", "02", "02"]
+    (shell.home / "parts" / "camera=02").rename(shell.home / "parts" / "camera=3")
+    shell(enqueue.main, *given)
+    assert cameras() == ["1", "1", "3", "3"]

@@ -170,10 +170,37 @@ def test_files_of_two_kinds_are_refused() -> None:
     assert refusal("lists/*.txt") == "lists/*.txt: b.txt is a JSON Lines file, a.txt a list; give files of one kind"
 
 
-def test_names_of_folders_are_no_cells_and_a_line_says_so() -> None:
+@pytest.mark.parametrize(
+    ("kind", "rows", "null"),
+    [
+        ("csv", "path,n\na.jpg,1\n", ""),
+        ("jsonl", '{"path": "a.jpg", "n": "1"}\n{"path": 5}\n', None),
+    ],
+)
+def test_names_of_folders_such_as_camera_2_are_cells(kind: str, rows: str, null: str | None) -> None:
+    write(f"camera=2/n=7/path=x/a.{kind}", rows)
+    write(f"camera=__HIVE_DEFAULT_PARTITION__/b.{kind}", rows)
+    source = opened(f"lists/**/*.{kind}")
+    assert source.told == "as 2 files; with column 'camera' from the names of folders"
+    assert source.columns.names == ("path", "n", "camera")
+    cells = [row.cells for row in source.rows() if not row.rejected]
+    assert cells == [{"n": "1", "camera": "2"}, {"n": "1", "camera": null}]
+    assert all(row.cells and "camera" in row.cells for row in source.rows())
+
+
+def test_a_list_in_a_folder_with_a_name_such_as_camera_2_has_that_column() -> None:
+    write("camera=2/a.txt", "a.jpg\n")
+    source = opened("lists/**/*.txt")
+    assert [(row.path, row.cells) for row in source.rows()] == [("a.jpg", {"camera": "2"})]
+
+
+def test_a_file_that_moves_to_another_folder_does_not_continue_the_source() -> None:
     write("camera=1/a.csv", "path\na.jpg\n")
-    source = opened("lists/**/*.csv")
-    assert source.told == "as 1 file; without 'camera': names of folders are not kept"
+    known = Known(lambda: opened("lists/**/*.csv"))
+    assert known.continues()
+    Path("lists/camera=1").rename("lists/camera=2")
+    assert not known.is_still()
+    assert not known.continues()
 
 
 def test_a_folder_of_lists_is_refused_with_the_pattern_that_reads_them() -> None:

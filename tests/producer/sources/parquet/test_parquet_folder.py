@@ -80,15 +80,42 @@ def test_what_spark_writes_beside_its_files_is_no_row() -> None:
     assert [(one.reason, one.example) for one in source.left_out] == [("not a Parquet file", "old.csv")]
 
 
-def test_a_folder_that_duckdb_partitioned_says_that_names_of_folders_are_no_cells() -> None:
+def test_what_duckdb_took_out_of_the_rows_into_names_of_folders_is_a_column_again() -> None:
     duckdb.sql(
-        "COPY (SELECT 100 + i || '.jpg' AS path, i % 2 AS camera, i AS n FROM range(4) t(i)) "
-        "TO 'parts' (FORMAT parquet, PARTITION_BY (camera))"
+        "COPY (SELECT 100 + i || '.jpg' AS path, CASE i WHEN 0 THEN NULL WHEN 1 THEN 'ä/=%' ELSE 'left' END AS camera,"
+        " i AS n FROM range(4) t(i)) TO 'parts' (FORMAT parquet, PARTITION_BY (camera))"
     )
     source = opened()
-    assert sorted(numbers(source)) == [100, 101, 102, 103]
-    assert source.told == "as 2 Parquet files; without 'camera': names of folders are not kept"
-    assert source.columns.types == {"path": "string", "n": "int64"}
+    assert source.survey().rows == 4
+    assert source.told == "as 3 Parquet files; with column 'camera' from the names of folders"
+    assert source.columns.types == {"path": "string", "n": "int64", "camera": "string"}
+    found = {row.path: row.cells for row in source.rows()}
+    cameras = {0: None, 1: "ä/=%", 2: "left", 3: "left"}
+    assert found == {f"{100 + n}.jpg": {"n": n, "camera": camera} for n, camera in cameras.items()}
+
+
+def test_a_column_that_the_files_have_counts_and_not_the_names_of_their_folders() -> None:
+    write("camera=left/path=x/a.parquet", 0, 1, camera=[7])
+    source = opened()
+    assert [row.cells for row in source.rows()] == [{"camera": 7}]
+    assert source.told == "as 1 Parquet file"
+
+
+def test_a_name_of_a_folder_is_no_column_of_prompts_and_none_of_our_results() -> None:
+    write("words=cat/a.parquet", 0, 1)
+    assert "no column 'words'" in refusal(options=ReadOptions(prompt_column="words"))
+    write("sam3_status=done/a.parquet", 0, 1)
+    assert "column 'sam3_status' has a name of our results" in refusal()
+
+
+def test_a_file_that_moves_to_another_folder_does_not_continue_the_source() -> None:
+    first = write("camera=1/a.parquet", 0, 5)
+    known = Known(opened)
+    assert known.continues()
+    Path("parts/camera=2").mkdir()
+    first.rename("parts/camera=2/a.parquet")
+    assert not known.is_still()
+    assert not known.continues()
 
 
 def test_new_files_behind_the_others_and_new_row_groups_continue_and_nothing_old_is_read(
