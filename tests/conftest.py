@@ -158,6 +158,13 @@ def broker_url(tmp_path: Path) -> Iterator[str]:
     broker.stop()
 
 
+@pytest.fixture
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `SAM3_*` variable of whoever runs the tests reaches the test."""
+    for name in [name for name in os.environ if name.startswith("SAM3_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def forerunner() -> Iterator[Forerunner]:
     """A process that has imported our commands, so that they begin at once."""

@@ -1,6 +1,5 @@
 """What a process reads from its environment, and what it says about a wrong value."""
 
-import os
 import ssl
 from pathlib import Path
 
@@ -12,11 +11,7 @@ from workers.broker.app import create_app
 from workers.errors import UsageError
 from workers.settings import load_settings, masked, unknown_variables
 
-
-@pytest.fixture(autouse=True)
-def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("SAM3_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_settings_of_this_machine")
 
 
 def refusal(**flags: object) -> str:

@@ -1,7 +1,6 @@
 """A person at a shell whose commands run in this process: quick, and with a real SQLite database."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,11 +69,13 @@ def plain_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plain_template: Path
+    no_settings_of_this_machine: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plain_template: Path,
 ) -> Iterator[Shell]:
     """However the test ends, the counters are then counted again from the rows, and any difference fails it."""
-    for name in [name for name in os.environ if name.startswith("SAM3_")]:
-        monkeypatch.delenv(name)
     database = tmp_path / "sam3.db"
     templates.copy_sqlite(plain_template, database)
     url = f"sqlite:///{database}"

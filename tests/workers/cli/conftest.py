@@ -1,7 +1,6 @@
 """A command that tells what it was given, and a runner of commands as programs in this process."""
 
 import json
-import os
 from dataclasses import dataclass
 
 import click
@@ -9,12 +8,6 @@ import pytest
 
 from producer.cli.flags.param_types import Phrase
 from workers.cli import base
-
-
-@pytest.fixture(autouse=True)
-def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("SAM3_")]:
-        monkeypatch.delenv(name)
 
 
 @dataclass(frozen=True)

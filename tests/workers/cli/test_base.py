@@ -13,6 +13,8 @@ from tests.workers.cli.conftest import Ended, Runner, ending, failing, probe
 from workers.cli import base, opening
 from workers.errors import NoSuchRun, Unreachable, UsageError
 
+pytestmark = pytest.mark.usefixtures("no_settings_of_this_machine")
+
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_what_a_command_returns_is_its_exit_code(run: Runner, code: int) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.workers.cli.conftest import Ended, Runner, effective, probe
 from workers.cli import base
 
+pytestmark = pytest.mark.usefixtures("no_settings_of_this_machine")
+
 
 def test_a_wrong_setting_in_the_environment_names_the_variable(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM3_LEASE_SECONDS", "soon")

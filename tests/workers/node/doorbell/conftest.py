@@ -37,10 +37,14 @@ class Segmenter(FakeSegmenter):
 
 
 @pytest.fixture
-def app(broker_url: str, database_url: str, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+def app(
+    broker_url: str,
+    database_url: str,
+    sessions: Sessions,
+    no_settings_of_this_machine: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Celery]:
     """The current application of this process, as in a node; batches are of two images."""
-    for name in [name for name in os.environ if name.startswith("SAM3_")]:
-        monkeypatch.delenv(name)
     for name, value in {
         "BROKER_URL": broker_url,
         "DATABASE_URL": database_url,
