@@ -68,7 +68,7 @@ class ClaimedImage:
         return any(result.prompt_id not in self.prompt_ids for result in brings)
 
 
-def pending_images(session: Session, run_id: int, chunk_id: int) -> tuple[ClaimedImage, ...]:
+def claimed_images(session: Session, run_id: int, chunk_id: int) -> tuple[ClaimedImage, ...]:
     """The pending images of the chunk, in the order of their rows."""
     of_run = select(Prompt.id).where(Prompt.run_id == run_id, Prompt.every_image).order_by(Prompt.id)
     every_image = tuple(session.execute(of_run).scalars())

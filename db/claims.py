@@ -24,7 +24,7 @@ from db.chunks import (
     finish_run,
     hold_running,
 )
-from db.claimed import ClaimedImage, pending_images
+from db.claimed import ClaimedImage, claimed_images
 from db.models import Chunk, Image, Result, Run, Worker
 from db.outcomes import ImageDone, Outcome, count_outcomes, fail_unread, not_added, record, record_added
 from db.splits import split_off
@@ -132,7 +132,7 @@ def claim(
     # the run makes a change of its prompts wait for this claim, or this claim for the change: see `db.prompts`.
     this_run = select(Run.threshold, Run.uid).where(Run.id == run_id).with_for_update(read=True)
     run = session.execute(this_run).one()
-    images = pending_images(session, run_id, chunk_id)
+    images = claimed_images(session, run_id, chunk_id)
     claimed = Claim(chunk_id, run_id, row.number, row.fence, run.threshold, images, serial=row.crashes > 0)
     # If `_take` waited for a correction, PostgreSQL looked at the chunk again then, but not at the run. The chunk may
     # have been rung meanwhile under the new settings.

@@ -86,6 +86,11 @@ def first_line(error: BaseException) -> str:
     return "; ".join([(str(error).strip().splitlines() or [""])[0], *getattr(error, "__notes__", ())])
 
 
+def printable(text: str) -> str:
+    """The text on one line: characters that command a terminal, or show nothing, become text such as `\\n`."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def one_line(text: str) -> str:
     """Make a text fit for a table, a log and PostgreSQL: one line, at most `LONGEST_LINE` long, without NUL."""
     return " ".join(text.split())[:LONGEST_LINE].replace("\0", "\\0")

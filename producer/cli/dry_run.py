@@ -22,7 +22,7 @@ from producer.sources.source import RowSource
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.cli.opening import look_into
-from workers.errors import Unreachable
+from workers.errors import Unreachable, printable
 from workers.inference.reading import location
 
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
@@ -120,7 +120,7 @@ def _read_rows(
 
 def _tell_rows(source: RowSource, rejected: list[str], first: list[str]) -> None:
     for name, column in source.named_columns.items():
-        click.echo(f"  {name.replace('_', ' ')}: {base.printable(column)}")
+        click.echo(f"  {name.replace('_', ' ')}: {printable(column)}")
     for path in first:
         click.echo(f"  image: {location.shown(path)}")
     if source.left_out:

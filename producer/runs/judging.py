@@ -9,7 +9,7 @@ from db.values import Source
 from producer.runs.corrections import Differences, Wanted, differences, refuse_if_not_to_be_corrected
 from producer.runs.moving import moved_root
 from producer.runs.request import RunRequest
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from producer.sources.source import RowSource
 from producer.stopping import STOPPING, refuse
 from workers.errors import UsageError
@@ -44,7 +44,7 @@ def judge(sessions: Sessions | None, known: KnownRun | None, source: RowSource, 
     facts = _facts(source, request)
     if sessions is None or known is None:
         if request.moved_from is not None:
-            raise UsageError(f"--moved-from {one_line(request.moved_from)}: there is no run {request.name}")
+            raise UsageError(f"--moved-from {escaped(request.moved_from)}: there is no run {request.name}")
         return Judged(facts)
     refuse(request.run, known.state, *STOPPING)
     root = moved_root(sessions, known, source, facts, request.moved_from)

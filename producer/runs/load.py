@@ -22,7 +22,7 @@ from producer.runs.loader import Loader
 from producer.runs.operate import Tell, settle, until_unclaimed
 from producer.runs.plan import Plan, asked_rows, is_unchanged, plan_for, sample_size
 from producer.runs.request import RunRequest
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from producer.sources.rows.rules import row_slice
 from producer.sources.source import RowSource, Survey
 from producer.stopping import STOPPING, refusal
@@ -122,8 +122,8 @@ def _move(sessions: Sessions, known: KnownRun, source: RowSource, facts: Source,
     with _loading(sessions, known.id, request) as loader:
         loader.write(corrections.move, facts.path, facts.root)
     old, new = (there.path, facts.path) if there.path != facts.path else (there.root, facts.root)
-    stayed = f", its images are still below {one_line(facts.root)}" if facts.root != source.root else ""
-    return f"run {request.name} goes on with {one_line(new)}, which was {one_line(old)}{stayed}"
+    stayed = f", its images are still below {escaped(facts.root)}" if facts.root != source.root else ""
+    return f"run {request.name} goes on with {escaped(new)}, which was {escaped(old)}{stayed}"
 
 
 def _checked_survey(source: RowSource, request: RunRequest) -> Survey:

@@ -11,7 +11,7 @@ from db.session import Sessions, read
 from db.values import Source
 from producer.sources import place
 from producer.sources.looking import same_files, stat_files
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from producer.sources.source import RecordedRow, RowSource
 from workers.errors import UsageError
 from workers.inference.reading import location
@@ -45,8 +45,8 @@ def moved_root(
     recorded = _sample(sessions, known)
     if moved_from is None and recorded and not source.holds(known, recorded):
         raise UsageError(
-            f"{one_line(new.path)}: does not hold what was recorded from {one_line(old.path)}, which is gone; "
-            f"if it was moved and then changed: --moved-from {shlex.quote(one_line(old.path))}; "
+            f"{escaped(new.path)}: does not hold what was recorded from {escaped(old.path)}, which is gone; "
+            f"if it was moved and then changed: --moved-from {shlex.quote(escaped(old.path))}; "
             "if it is another: give its run another name with --run"
         )
     return _root(old, new, recorded)
@@ -64,11 +64,9 @@ def _sample(sessions: Sessions, known: KnownRun) -> list[RecordedRow]:
 def _check(known: KnownRun, moved_from: str) -> None:
     given = place.absolute(moved_from)
     if given != known.source.path:
-        raise UsageError(f"--moved-from {one_line(given)}: the run was recorded from {one_line(known.source.path)}")
+        raise UsageError(f"--moved-from {escaped(given)}: the run was recorded from {escaped(known.source.path)}")
     if place.is_there(given):
-        raise UsageError(
-            f"--moved-from {one_line(given)}: is still there; move it away, or give another run with --run"
-        )
+        raise UsageError(f"--moved-from {escaped(given)}: is still there; move it away, or give another run with --run")
 
 
 def _spread(count: int) -> list[int]:

@@ -18,7 +18,7 @@ from producer.sources import place
 from producer.sources.folder import refuse_flags_of_files
 from producer.sources.looking import LOOKERS, same_files
 from producer.sources.pattern import Pattern
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from producer.sources.rows.columns import PATHS_ALONE
 from producer.sources.rows.rules import row_of_file
 from producer.sources.selection import (
@@ -61,7 +61,7 @@ def told_faults(shown: str) -> Iterator[None]:
         yield
     except ValueError as error:
         cure = "give that object another key, or give a list of the others"
-        raise UsageError(f"{one_line(shown)}: {error}; {cure}") from None
+        raise UsageError(f"{escaped(shown)}: {error}; {cure}") from None
     except OSError as error:
         raise place.unreadable(shown, error) from None
 
@@ -80,7 +80,7 @@ class BucketSource(RowSource):
     follow_symlinks = False
 
     def __init__(self, url: str, options: ReadOptions = DEFAULT_OPTIONS) -> None:
-        self.place, self._shown = place.absolute(url), one_line(url)
+        self.place, self._shown = place.absolute(url), escaped(url)
         refuse_flags_of_files(self._shown, self.kind, options)
         self._pattern = None
         self.root = self.place

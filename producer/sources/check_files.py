@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from producer.sources import place
 from producer.sources.hints import shell_path
 from producer.sources.looking import in_time, stat_files
-from producer.sources.rows.cells import one_line, quoted
+from producer.sources.rows.cells import escaped, quoted
 from producer.sources.source import RowSource
 from workers.errors import UsageError
 from workers.inference.reading import location
@@ -45,7 +45,7 @@ def check_files(source: RowSource, paths: Sequence[str], say: Callable[[str], No
     if refused and len(refused) == len(at) and all(map(location.is_url, at.values())):
         path, error = next(iter(refused.items()))
         raise UsageError(
-            f"{one_line(source.place)}: none of {looked} can be had: the first would be {location.shown(at[path])}"
+            f"{escaped(source.place)}: none of {looked} can be had: the first would be {location.shown(at[path])}"
             f": {error.strerror}; if only the workers may read them: --no-check"
         )
     if missing:
@@ -64,7 +64,7 @@ def look(paths: Sequence[str]) -> dict[str, OSError | None]:
 
 
 def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
-    root = one_line(source.root)
+    root = escaped(source.root)
     start = f"the {source.kind}'s folder" if source.root == place.folder(source.place) else root
     start = f"--image-root {root}" if source.confined else start
     origin = "" if not location.is_relative(path) else f" (relative paths start at {start})"
@@ -76,7 +76,7 @@ def _none_there(source: RowSource, path: str, tried: str, looked: int) -> str:
     cure = cures[0] if cures else cure
     none = f"none of {looked:,} images looked at is there" if looked > 1 else "its image is not there"
     return (
-        f"{one_line(source.place)}: {none}: the first would be {location.shown(tried)}{origin}; "
+        f"{escaped(source.place)}: {none}: the first would be {location.shown(tried)}{origin}; "
         f"{cure}; if only the workers see the images: --no-check"
     )
 
@@ -99,7 +99,7 @@ def likely_cures(source: RowSource, path: str) -> Iterator[str]:
     longer = [(path + suffix, f"add {suffix} to the paths") for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))]
     for spelled, advice in (*rewritten, *longer):
         if location.exists(location.place(root, spelled)):
-            yield f"{one_line(spelled)} is there: {advice}"
+            yield f"{escaped(spelled)} is there: {advice}"
     for spelled, advice in ((path, ""), *rewritten, *longer):
         base = _first_with(bases, spelled) if location.is_relative(spelled) else None
         if base is not None:
@@ -111,7 +111,7 @@ def likely_cures(source: RowSource, path: str) -> Iterator[str]:
             if base is not None:
                 there, gone = location.place(base, "/".join(parts[cut:])), "/".join(parts[:cut]) or "/"
                 write = f"{advice and advice + ', then '}write {quoted(base)} for {quoted(gone)} in them"
-                yield f"{one_line(there)} is there: the {source.kind}'s paths begin elsewhere; {write}"
+                yield f"{escaped(there)} is there: the {source.kind}'s paths begin elsewhere; {write}"
 
 
 def _rewritten(source: RowSource, path: str) -> Iterator[tuple[str, str]]:

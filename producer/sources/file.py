@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from producer.sources.rows.cells import one_line, unreadable
+from producer.sources.rows.cells import escaped, unreadable
 from workers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class SourceFile:
     """
 
     def __init__(self, path: Path, kind: str, copy_of: str | None = None) -> None:
-        self.shown, self.kind = one_line(copy_of or str(path)), kind
-        self.name = one_line(copy_of.rpartition("/")[2] if copy_of else path.name)
+        self.shown, self.kind = escaped(copy_of or str(path)), kind
+        self.name = escaped(copy_of.rpartition("/")[2] if copy_of else path.name)
         self.path, self.is_copy = Path(os.path.abspath(path)), copy_of is not None
         self.stat = self._found(path)
         self.gzipped = False

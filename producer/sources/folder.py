@@ -13,7 +13,7 @@ from db.intake import KnownRun, NewRow
 from producer.sources.hints import shell_path
 from producer.sources.looking import same_files
 from producer.sources.pattern import is_pattern
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from producer.sources.rows.columns import PATHS_ALONE
 from producer.sources.rows.rules import row_of_file
 from producer.sources.selection import PARQUET, ROWS_SUFFIXES, LeftOut, Tally, told_left_out
@@ -37,7 +37,7 @@ class FolderSource(RowSource):
     confined = False
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
-        self._given, self._shown = path, one_line(str(path))
+        self._given, self._shown = path, escaped(str(path))
         self.place = os.path.abspath(path)
         self.follow_symlinks = options.follow_symlinks
         refuse_flags_of_files(self._shown, self.kind, options)

@@ -4,13 +4,13 @@ import os
 import shlex
 
 from producer.slugs import numbered
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 
 
 def shell_path(path: str) -> str:
     """A path quoted for the shell; relative if it is below the working folder."""
     below = os.path.relpath(path)
-    return shlex.quote(one_line(path if below.startswith("..") else below))
+    return shlex.quote(escaped(path if below.startswith("..") else below))
 
 
 def new_file(shown: str, stem: str, suffix: str = ".csv") -> str:

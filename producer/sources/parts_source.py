@@ -26,7 +26,7 @@ from producer.sources.parts import (
     with_folder_columns,
 )
 from producer.sources.pattern import fixed_folder, is_pattern
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from producer.sources.sampling import sampled
 from producer.sources.selection import HIDDEN, NO_ROWS, ROWS, ROWS_SUFFIXES, Tally, told_left_out
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Survey, require_prompts
@@ -57,7 +57,7 @@ class PartsSource(RowSource):
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         require_prompts(options)
-        self._shown = one_line(options.copy_of or str(path))
+        self._shown = escaped(options.copy_of or str(path))
         walk, tally = walk_below(path, options, wanted=(ROWS,)), Tally()
         names = sorted((name for name in walk.paths(tally) if not name.endswith("/")), key=by_number)
         self.place = options.copy_of or os.path.abspath(path)
@@ -96,7 +96,7 @@ class PartsSource(RowSource):
             path = folder / name
             kind = next(kind for kind in self.KINDS if kind.takes(path, options))
             if parts and not isinstance(parts[0], kind):
-                fault = f"{one_line(name)} is a {kind.kind}, {parts[0].file.name} a {parts[0].kind}"
+                fault = f"{escaped(name)} is a {kind.kind}, {parts[0].file.name} a {parts[0].kind}"
                 raise UsageError(f"{self._shown}: {fault}; give files of one kind")
             url = f"{options.base}/{name}" if options.copy_of else None
             try:
@@ -104,7 +104,7 @@ class PartsSource(RowSource):
             except NoRows:
                 tally.add(NO_ROWS, name)
                 continue
-            part.file.name = one_line(name)
+            part.file.name = escaped(name)
             if parts and kind is CsvSource:
                 require_same_columns(parts[0].file, parts[0].columns.names, part.file, part.columns.names)
             if not parts and part.named_columns:  # of later files the same column has the paths

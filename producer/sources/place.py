@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from producer.sources import pattern
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from workers.errors import UsageError
 from workers.inference.reading import location, urls
 from workers.inference.reading.location import is_url as is_url
@@ -83,4 +83,4 @@ def is_object(place: str) -> bool:
 def unreadable(place: str, error: Exception) -> UsageError:
     """The error for a URL that cannot be listed or read."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UsageError(f"{one_line(place)}: cannot be read: {said}")
+    return UsageError(f"{escaped(place)}: cannot be read: {said}")

@@ -23,7 +23,7 @@ from producer.layout import (
     is_table,
 )
 from producer.sources.pattern import Pattern
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from workers.cli.base import RUN_FILE
 from workers.inference.reading.formats import (
     CAMERA_RAW_SUFFIXES,
@@ -99,7 +99,7 @@ class Tally:
     def left_out(self) -> tuple[LeftOut, ...]:
         """The most frequent reason first; files in the output folder come last, as users expect those."""
         ordered = sorted(self._counts.items(), key=lambda item: (item[0] == OUTPUT, -item[1], item[0]))
-        return tuple(LeftOut(reason, count, one_line(self._examples[reason])) for reason, count in ordered)
+        return tuple(LeftOut(reason, count, escaped(self._examples[reason])) for reason, count in ordered)
 
 
 def told_left_out(left_out: Sequence[LeftOut]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from producer.sources.hints import shell_path
 from producer.sources.pattern import Pattern, fixed_folder, is_pattern
-from producer.sources.rows.cells import one_line, unreadable
+from producer.sources.rows.cells import escaped, unreadable
 from producer.sources.selection import CIRCLE, IMAGE, UNREADABLE, Selection, Tally
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
@@ -65,7 +65,7 @@ class Walk:
             # Only a folder that this user may not read is left out. Other errors end the command, as the same folder
             # may be readable at the next try: it vanished, or its disk failed.
             if not folder or not isinstance(error, PermissionError):
-                shown = os.path.join(self._shown, one_line(folder)).rstrip("/")
+                shown = os.path.join(self._shown, escaped(folder)).rstrip("/")
                 raise UsageError(unreadable(shown, error)) from error
             reason = UNREADABLE
         if tally is not None:
@@ -80,7 +80,7 @@ def walk_below(path: Path, options: ReadOptions, wanted: Sequence[str] = (IMAGE,
     """
     whole = Path(os.path.abspath(path))
     folder, pattern = (fixed_folder(whole), Pattern(whole)) if is_pattern(path) else (whole, None)
-    shown, exclude = one_line(str(path)), options.exclude
+    shown, exclude = escaped(str(path)), options.exclude
     below = os.path.relpath(os.path.realpath(exclude), os.path.realpath(folder)) if exclude else None
     if below == ".":
         raise UsageError(f"{shown}: is the output folder too; choose another with -o")
@@ -90,12 +90,12 @@ def walk_below(path: Path, options: ReadOptions, wanted: Sequence[str] = (IMAGE,
 def delta(shown: str) -> UsageError:
     """The error for the folder of a Delta table."""
     fault = "is a Delta table, whose folder may hold rows that were deleted"
-    return UsageError(f"{one_line(shown)}: {fault}; write its rows as Parquet files to another folder")
+    return UsageError(f"{escaped(shown)}: {fault}; write its rows as Parquet files to another folder")
 
 
 def mixture(path: Path, folder: Path, image: str, parquet: str) -> UsageError:
     """The error for a source with images and Parquet files, of which `image` and `parquet`, below `folder`, are two."""
-    there = f"{one_line(str(path))}: holds images ({one_line(image)}) and Parquet files ({one_line(parquet)})"
+    there = f"{escaped(str(path))}: holds images ({escaped(image)}) and Parquet files ({escaped(parquet)})"
     suffixes = os.path.splitext(image)[1], os.path.splitext(parquet)[1]
     if not all(suffixes):
         return UsageError(f"{there}; move the ones to a folder of their own")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from db import private
-from workers.errors import NoSuchRun, Sam3Error, Unreachable, UsageError, first_line
+from workers.errors import NoSuchRun, Sam3Error, Unreachable, UsageError, first_line, printable
 from workers.variables import PREFIX, linked_services, own_variables
 
 if TYPE_CHECKING:
@@ -220,16 +220,6 @@ def say(line: str) -> None:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-
-
-def printable(line: str) -> str:
-    """The text on one line, without characters that control a terminal."""
-    return "".join(char if char.isprintable() else _spelled(char) for char in line)
-
-
-def _spelled(char: str) -> str:
-    """A character as text such as `\\n` or `\\x1b`."""
-    return char.encode("unicode_escape").decode()
 
 
 def spelled_run(name: str) -> str:

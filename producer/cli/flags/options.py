@@ -16,7 +16,7 @@ from producer.cli.flags.prompt_flags import PROMPT_FLAGS
 from producer.cli.flags.tile_flags import TILE_FLAGS, chosen_tiling
 from producer.slugs import LONGEST_RUN, run_slug
 from producer.sources import place
-from producer.sources.rows.cells import one_line, read_prompt
+from producer.sources.rows.cells import escaped, read_prompt
 from workers.cli.base import flag_group, say
 from workers.cli.commands import image_hosts_flag
 from workers.errors import UsageError
@@ -226,7 +226,7 @@ def read_prompts(prompts: tuple[str, ...], flag: str = "--prompt") -> tuple[str,
         try:
             wording = read_prompt(prompt)
         except ValueError as error:
-            shown = one_line(prompt)
+            shown = escaped(prompt)
             raise UsageError(f"{flag} '{shown[:40]}{'...' * (len(shown) > 40)}': {error}") from None
         _hint_at_a_list(wording.text, flag)
         read[str(wording)] = None
@@ -284,7 +284,5 @@ def run_name(given: str | None, source: str, moved_from: str | None) -> str:
     if not given.strip("-.") or (given.isascii() and len(given) > LONGEST_RUN):
         raise UsageError("--run: give the run a name of 1 to 100 letters and digits")
     if slug != given:
-        raise UsageError(
-            f"--run '{one_line(given)}': use letters, digits, dots, dashes and underscores, such as {slug}"
-        )
+        raise UsageError(f"--run '{escaped(given)}': use letters, digits, dots, dashes and underscores, such as {slug}")
     return given

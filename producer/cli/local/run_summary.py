@@ -21,7 +21,7 @@ from producer.sources import place
 from producer.sources.source import RowSource
 from workers.cli import base
 from workers.cli.base import counted, say
-from workers.errors import UsageError
+from workers.errors import UsageError, printable
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], source:
     ]
     click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
     if images.gone:
-        gone = f"{counted(images.gone, 'row')} of these no longer in {base.printable(place.name(source))}"
+        gone = f"{counted(images.gone, 'row')} of these no longer in {printable(place.name(source))}"
         click.echo(f"  gone: {gone}, so not in the results")
     if standing.errors:
         click.echo(f"  errors: {told_errors(standing.errors)}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from producer.sources.parquet.parquet_part import ParquetPart
 from producer.sources.parts import require_same_columns, with_folder_columns
-from producer.sources.rows.cells import one_line, quoted
+from producer.sources.rows.cells import escaped, quoted
 from producer.sources.rows.columns import Columns, choose_columns
 from producer.sources.source import ReadOptions
 from workers.errors import UsageError
@@ -71,4 +71,4 @@ class PartsColumns:
 
 
 def _shown(schema: Any, name: str) -> str:
-    return one_line(str(schema.field(name).type))[:100]
+    return escaped(str(schema.field(name).type))[:100]

@@ -12,7 +12,7 @@ from typing import Any
 from producer.sources.file import SourceFile
 from producer.sources.hints import new_file
 from producer.sources.parts import folder_cells
-from producer.sources.rows.cells import one_line
+from producer.sources.rows.cells import escaped
 from producer.sources.text.encoding import advised
 from workers.errors import UsageError, first_line
 
@@ -27,7 +27,7 @@ class ParquetPart:
 
     def __init__(self, path: Path, name: str, copy_of: str | None = None) -> None:
         self.file = SourceFile(path, KIND, copy_of)
-        self.file.name = one_line(name)
+        self.file.name = escaped(name)
         self.of_folders = folder_cells(self.file.name)
         if self.file.gzipped:
             unpack = f"gunzip < {shlex.quote(self.file.shown)} > {new_file(self.file.shown, 'unpacked', '.parquet')}"
@@ -46,7 +46,7 @@ class ParquetPart:
                 yield file
         except (pyarrow.ArrowException, OSError) as error:
             self.file.refuse_change()
-            damaged = f"its Parquet data are damaged or cut off ({one_line(first_line(error))[:100]})"
+            damaged = f"its Parquet data are damaged or cut off ({escaped(first_line(error))[:100]})"
             raise UsageError(f"{self.file.shown}: {damaged}; copy or make it again") from error
 
     def batches(self, parquet: Any, group: int, names: Sequence[str], wanted: Sequence[str]) -> Iterator[list[Any]]:

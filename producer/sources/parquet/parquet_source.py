@@ -22,7 +22,7 @@ from producer.sources.parquet.parquet_columns import PartsColumns
 from producer.sources.parquet.parquet_part import KIND, ParquetPart, values
 from producer.sources.parts import FILES, by_number, files_stamp, folders_told, size_and_time
 from producer.sources.pattern import fixed_folder, is_pattern
-from producer.sources.rows.cells import BadRow, one_line
+from producer.sources.rows.cells import BadRow, escaped
 from producer.sources.rows.rules import RowRules
 from producer.sources.sampling import sampled
 from producer.sources.selection import (
@@ -54,7 +54,7 @@ class ParquetSource(RowSource):
 
     def __init__(self, path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> None:
         require_prompts(options)
-        shown = one_line(options.copy_of or str(path))
+        shown = escaped(options.copy_of or str(path))
         self.path = Path(os.path.abspath(path))
         self.place = options.copy_of or str(self.path)
         self.confined = options.root is not None

@@ -65,18 +65,18 @@ def storable(cell: str) -> str:
 
 def as_name(path: str) -> str:
     """Make a path fit for a log line and an index: one line of at most about 1000 bytes."""
-    name = one_line(path)
+    name = escaped(path)
     encoded = name.encode()
     return name if len(encoded) <= 1000 else encoded[:1000].decode("utf-8", "ignore") + "..."
 
 
-def one_line(text: str) -> str:
+def escaped(text: str) -> str:
     """Replace control characters by text like \\n, so that the text stays on one line."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), storable(text))
 
 
 def quoted(text: str) -> str:
-    return f"'{one_line(text)}'"
+    return f"'{escaped(text)}'"
 
 
 def unreadable(shown: str, error: OSError) -> str:

@@ -15,7 +15,7 @@ from producer.sources.rows.cells import (
     UNSTORABLE,
     BadRow,
     as_name,
-    one_line,
+    escaped,
     quoted,
     split_prompts,
     storable,
@@ -120,10 +120,10 @@ class RowRules:
             check_path(path)
         path = location.normal(path)
         if self._confined and (path[0] in "/." or ":" in path) and location.leaves(self._root, path):
-            fault = f"the path leaves the image root {one_line(self._root)}; move the file below it, or choose another"
+            fault = f"the path leaves the image root {escaped(self._root)}; move the file below it, or choose another"
             raise BadRow(ErrorClass.OUTSIDE_ROOT, f"{fault} --image-root")
         if path[:3] == "../" and urls.is_url(self._root):
-            fault = f"the path leads out of {one_line(self._root)} by .., which no bucket is asked for"
+            fault = f"the path leads out of {escaped(self._root)} by .., which no bucket is asked for"
             raise BadRow(ErrorClass.BAD_PATH, f"{fault}; write the whole URL of the object")
         return path
 

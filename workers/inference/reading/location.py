@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
+from workers.errors import printable
 from workers.inference.reading import buckets, urls, web
 from workers.inference.reading.urls import Unanswered as Unanswered  # one of the errors of this module
 from workers.inference.reading.urls import is_url as is_url
@@ -123,7 +124,7 @@ def absolute(place: str) -> str:
 
 def shown(place: str) -> str:
     """The place for messages: absolute, and on one line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in absolute(place))
+    return printable(absolute(place))
 
 
 def stat(place: str) -> FileSeen:
