@@ -3,7 +3,9 @@
 import os
 import threading
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import select
@@ -21,6 +23,7 @@ from producer.sources import looking
 from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed
+from tests.terminals import PATIENCE
 from workers.errors import UsageError
 from workers.inference.reading import location
 from workers.inference.reading.location import FileSeen
@@ -149,8 +152,10 @@ def test_a_look_ends_when_its_time_is_over_and_says_how_far_it_came(
 ) -> None:
     monkeypatch.setattr(redoing, "PAGE_ROWS", 3)
     monkeypatch.setattr(looking, "_stat", lost_mount(after=3))
+    clock = chain([0.0, 0.0], repeat(PATIENCE))  # the time is over after the first page, however long that took
+    monkeypatch.setattr(redoing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
-    changes = look_for_changes(sessions, run_id, seconds=0.5)
+    changes = look_for_changes(sessions, run_id, seconds=PATIENCE)
 
     assert changes.lines() == ["looked at 3 of 8 images for changes; --redo changed looks at all"]
 

@@ -51,8 +51,10 @@ class _Task(Generic[S, T]):
         except BaseException as error:
             self.future.set_exception(error)
 
-    def spent(self) -> float:
-        return 0.0 if self.began is None else time.monotonic() - self.began
+    def result(self, seconds: float) -> T:
+        """What a thread made of the item. Raises `TimeoutError` once it works on it for longer than `seconds`."""
+        spent = 0.0 if self.began is None else time.monotonic() - self.began
+        return self.future.result(max(0.0, seconds - spent))
 
 
 class ReadAhead(Generic[S, T]):
@@ -85,7 +87,7 @@ class ReadAhead(Generic[S, T]):
         task = self._ahead[0]
         try:
             # All items before it are done or given up, so a thread works on it by now.
-            return task.future.result(max(0.0, self._seconds - task.spent()))
+            return task.result(self._seconds)
         except CancelledError:
             raise Closed from None
         except TimeoutError:

@@ -10,6 +10,8 @@ from contextlib import suppress
 import pytest
 
 from tests.terminals import PATIENCE
+from tests.workers.inference.stream.conftest import Hurry
+from workers.inference.stream import readahead
 from workers.inference.stream.channel import Closed
 from workers.inference.stream.readahead import ReadAhead, left_behind
 
@@ -42,7 +44,8 @@ def test_results_come_in_the_order_of_the_items(work: Callable[[int], int]) -> N
     ahead.close()
 
 
-def test_what_hangs_is_given_up_and_all_others_come_through(work: Callable[[int], int]) -> None:
+def test_what_hangs_is_given_up_and_all_others_come_through(work: Callable[[int], int], hurry_only: Hurry) -> None:
+    hurry_only(lambda number: number == HANGS)
     ahead = ReadAhead(work, threads=2, seconds=0.3)
     for number in (1, HANGS, HANGS, HANGS, 2, 3):
         ahead.submit(number)
@@ -82,8 +85,18 @@ def test_a_close_while_items_are_submitted_waits_for_nothing_and_leaves_no_threa
     assert set(threading.enumerate()) <= before  # threads of tests before this one may end meanwhile
 
 
-def test_a_close_while_a_hanging_item_is_waited_for_ends_and_says_closed(work: Callable[[int], int]) -> None:
-    ahead = ReadAhead(work, threads=1, seconds=0.5)
+def test_a_close_while_a_hanging_item_is_waited_for_ends_and_says_closed(
+    work: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, closes = threading.Event(), threading.Event()
+
+    def result(task: readahead._Task[int, int], seconds: float) -> int:
+        waits.set()
+        assert closes.wait(PATIENCE)
+        return task.future.result(seconds)
+
+    monkeypatch.setattr(readahead._Task, "result", result)
+    ahead = ReadAhead(work, threads=1, seconds=0.2)
     ahead.submit(HANGS)
     ahead.submit(1)
     told: list[type[BaseException]] = []
@@ -97,8 +110,9 @@ def test_a_close_while_a_hanging_item_is_waited_for_ends_and_says_closed(work: C
 
     taking = threading.Thread(target=take)
     taking.start()
-    time.sleep(0.1)
+    assert waits.wait(PATIENCE)
     ahead.close()
+    closes.set()
     taking.join(PATIENCE)
     assert told == [Closed, Closed]
 
@@ -114,7 +128,10 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_ending() -> None:
     assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False).returncode == 0
 
 
-def test_what_hangs_is_counted_until_it_comes_back(work: Callable[[int], int], let_go: threading.Event) -> None:
+def test_what_hangs_is_counted_until_it_comes_back(
+    work: Callable[[int], int], let_go: threading.Event, hurry_only: Hurry
+) -> None:
+    hurry_only(lambda number: number == HANGS)
     before = left_behind()
     ahead = ReadAhead(work, threads=2, seconds=0.2)
     for number in (HANGS, 1, HANGS):
