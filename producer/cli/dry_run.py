@@ -1,20 +1,22 @@
 """Says what recording an input would do, or did: counts, rejected rows, the first images. Writes nothing."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from db.intake import NewRow
-from db.session import Sessions
+from db.intake import NewRow, known_paths
+from db.session import Sessions, read
+from db.views.status import progress
 from producer.cli.flags.options import exit_code
 from producer.cli.flags.redo import foretell
 from producer.cli.progress import Meter
 from producer.cli.projection import projected, projected_addition
-from producer.runs.load import Recorded, auto_chunk_size, check, rehearse
+from producer.runs.load import Recorded, Rehearsed, auto_chunk_size, check, rehearse
 from producer.runs.plan import asked_rows
 from producer.runs.request import RunRequest
 from producer.sources.selection import told_left_out
@@ -26,6 +28,8 @@ from workers.errors import Unreachable, printable
 from workers.inference.reading import location
 
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
+SLICE_ROWS = 1000  # that are looked up in the run together
+MOST_HASHES = 1_000_000  # of rows that are remembered to know repeated ones, in some 70 MB
 
 
 def report_dry_run(
@@ -43,40 +47,42 @@ def report_dry_run(
     itself would refuse is refused; `fit` is called first, as the command does. A database that cannot be reached is
     a warning. `run_file` is that of `open_database`.
     """
-    prompts, redone = _rehearsed(source, request, url, flags, fit, run_file)
-    survey = source.survey()
-    wanted, rows = asked_rows(source, survey, request)
-    rejected, first = _read_rows(source, request, wanted, rows)
+    prompts, redone, seen = _rehearsed(source, request, url, flags, fit, run_file)
+    wanted, rows = asked_rows(source, source.survey(), request)
+    seen.read(request, wanted, rows)
+    rejected, price = seen.rejected, flags["gpu_hour_price"]
     size = request.chunk_size or auto_chunk_size(wanted, 1)
     facts = {
         "run": request.name,
         "images": wanted,
         "chunks": -(-(wanted - len(rejected)) // size),
         "queued": 0,
-        "already_done": 0,
-        "duplicates": 0,
+        "already_done": seen.ended,
+        "duplicates": seen.duplicates,
         "rejected": len(rejected),
         "cancelled": 0,
         "redone": redone,
+        "new": seen.new,
     }
-    good, price = wanted - len(rejected), flags["gpu_hour_price"]
     adding = projected_addition(url, request, price)
     told_cost, cost = adding.told, adding.cost
-    if not request.change:
-        told_cost, cost = projected(url, request.frozen, len(prompts), good, price)
+    work = adding.images if request.change else seen.to_compute + redone
+    if work and not request.change:
+        told_cost, cost = projected(url, request.frozen, len(prompts), work, price)
     if flags["json"]:
         left_out = [asdict(reason) for reason in source.left_out]
-        more = {"first": first, "left_out": left_out, **source.named_columns, "cost": cost}
+        more = {"first": seen.first, "left_out": left_out, **source.named_columns, "cost": cost}
         base.print_json(facts | {"dry_run": True} | more | {"adding": adding.images, "prompts": list(prompts)})
     else:
         shown = json.dumps(prompts, ensure_ascii=False)
-        click.echo(f"would record {told(facts, Recorded(0, wanted, 0), source.kind)}; prompts: {shown}")
-        _tell_rows(source, rejected, first)
+        record = "record" if seen.new else "record nothing new of"
+        click.echo(f"would {record} {told(facts, Recorded(0, seen.new, 0), source.kind)}; prompts: {shown}")
+        _tell_rows(source, rejected, seen.first)
         if flags["redo"]:
             click.echo(f"would compute {counted(redone, 'image')} again (--redo {flags['redo']})")
         if told_cost:
             click.echo(told_cost)
-        elif price is not None and not told_cost:
+        elif price is not None and work:
             say("no run of this model was measured here: run a part of it first, such as --limit 100 --run try")
     return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
 
@@ -88,34 +94,69 @@ def _rehearsed(
     flags: dict[str, Any],
     fit: Callable[[Sessions, RunRequest], RunRequest],
     run_file: Path | None,
-) -> tuple[tuple[str, ...], int]:
-    """The prompts that the run would have, and how many of its images --redo takes. Raises what the command itself
-    would raise before it begins."""
+) -> "tuple[tuple[str, ...], int, _Seen]":
+    """The prompts that the run would have, how many of its images --redo takes, and what will be seen of the rows.
+
+    Raises what the command itself would raise before it begins.
+    """
     try:
         sessions = look_into(url, run_file)
     except Unreachable as error:
         say(f"warning: {error}; not compared with runs that are there")
         check(request, source.survey())
-        return request.change.applied(request.prompts), 0
-    prompts = rehearse(sessions, source, request if sessions is None else fit(sessions, request))
-    return prompts, foretell(sessions, request.name, flags)
+        return request.change.applied(request.prompts), 0, _Seen(source, None, Rehearsed(()))
+    there = rehearse(sessions, source, request if sessions is None else fit(sessions, request))
+    return there.prompts, foretell(sessions, request.name, flags), _Seen(source, sessions, there)
 
 
-def _read_rows(
-    source: RowSource, request: RunRequest, wanted: int, rows: Iterable[NewRow]
-) -> tuple[list[str], list[str]]:
-    """The reasons of all rejected rows, and the absolute paths of the first good rows."""
-    rejected: list[str] = []
-    first: list[str] = []
-    with Meter(f"checking {request.name}", "rows") as meter:
-        for number, row in enumerate(rows, start=1):
+class _Seen:
+    """What recording the rows of a source would add to the run that `there` tells of."""
+
+    def __init__(self, source: RowSource, sessions: Sessions | None, there: Rehearsed) -> None:
+        self._source, self._sessions, self._there = source, sessions, there
+        self.rejected: list[str] = []  # the reason of each bad row
+        self.first: list[str] = []  # the absolute paths of the first good rows
+        self.new = 0  # rows that the run does not have, good or bad
+        self.duplicates = 0  # rows that repeat one of the first million different ones
+        self.to_compute = 0  # images that are new to the run, and those that it has not computed yet
+        self.ended = 0  # images of the run that are done or failed
+        self._hashes: set[int] = set()  # of good rows
+        if sessions is not None and there.goes_on is not None:
+            images = read(sessions, progress, there.goes_on).images
+            self.to_compute, self.ended = images.pending, images.ended
+
+    def read(self, request: RunRequest, wanted: int, rows: Iterator[NewRow]) -> None:
+        """Read the rows, which are `wanted`."""
+        done = 0
+        with Meter(f"checking {request.name}", "rows") as meter:
+            while slice_ := list(itertools.islice(rows, SLICE_ROWS)):
+                self._look(slice_)
+                done += len(slice_)
+                meter.tell(done, wanted)
+
+    def _look(self, rows: Sequence[NewRow]) -> None:
+        known = self._known({row.path for row in rows})
+        for row in rows:
+            is_new = row.path not in known
+            self.new += is_new
             if row.rejected:
-                rejected.append(row.rejected[1])
-            elif len(first) < FIRST_PATHS:
-                first.append(location.absolute(location.place(source.root, row.path)))
-            if number % 1000 == 0 or number == wanted:
-                meter.tell(number, wanted)
-    return rejected, first
+                self.rejected.append(row.rejected[1])
+                continue
+            if len(self.first) < FIRST_PATHS:
+                self.first.append(location.absolute(location.place(self._source.root, row.path)))
+            of_row = hash((row.path, row.prompts, row.boxes))
+            if of_row in self._hashes:
+                self.duplicates += 1
+                continue
+            if len(self._hashes) < MOST_HASHES:
+                self._hashes.add(of_row)
+            self.to_compute += is_new
+
+    def _known(self, paths: set[str]) -> set[str]:
+        """Which of these paths are rows of the run."""
+        if self._sessions is None or self._there.goes_on is None:
+            return set()
+        return paths if self._there.is_unchanged else read(self._sessions, known_paths, self._there.goes_on, paths)
 
 
 def _tell_rows(source: RowSource, rejected: list[str], first: list[str]) -> None:

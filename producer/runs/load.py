@@ -58,10 +58,19 @@ def record(sessions: Sessions, source: RowSource, request: RunRequest, tell: Tel
     return _with_other_prompts(sessions, _record(sessions, source, request, tell), request)
 
 
-def rehearse(sessions: Sessions | None, source: RowSource, request: RunRequest) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Rehearsed:
+    """What `record` would find."""
+
+    prompts: tuple[str, ...]  # that the run would have for every image
+    goes_on: int | None = None  # id of the run that would go on; None if a new one would be recorded
+    is_unchanged: bool = False  # that run has read all rows of its source
+
+
+def rehearse(sessions: Sessions | None, source: RowSource, request: RunRequest) -> Rehearsed:
     """Raise the `UsageError`s that `record` raises before it changes anything. Changes nothing itself.
 
-    Without `sessions` there is no database yet. Returns the prompts that the run would have for every image.
+    Without `sessions` there is no database yet.
     """
     known = None if sessions is None else _find(sessions, request.name)
     asked = agreed(known, sessions, request) if request.change else request
@@ -73,7 +82,10 @@ def rehearse(sessions: Sessions | None, source: RowSource, request: RunRequest) 
         _, rows = asked_rows(source, survey, asked, plan_for(known, survey, asked).skip)
         _checked(sessions, rows, known, survey, asked)
     before = asked.prompts if known is None or "prompt" in judged.other.there else known.prompts
-    return asked.change.applied(before)
+    prompts = asked.change.applied(before)
+    if known is None or judged.other.of_rows:
+        return Rehearsed(prompts)
+    return Rehearsed(prompts, known.id, is_unchanged(known, source))
 
 
 def _with_other_prompts(sessions: Sessions, recorded: Recorded, request: RunRequest) -> Recorded:

@@ -81,11 +81,49 @@ def test_the_old_command_after_a_change_is_told_with_the_prompts_of_the_run(bird
     assert birds(enqueue, *GIVEN, "--dry-run", "--json").json["prompts"] == ["person", "hat"]
 
 
+def test_a_run_that_is_there_is_told_with_what_would_be_new_and_the_cost_of_that_alone(birds: Shell) -> None:
+    write(birds.sessions, lambda session: session.execute(update(Chunk).values(waiting_seconds=6.0)))  # 2 s an image
+    again = birds(enqueue, *GIVEN, "--dry-run", "--gpu-hour-price", 1)
+    assert again.out.splitlines()[0] == (
+        'would record nothing new of run birds: 3 images in 1 chunk, 3 already done, 0 new; prompts: ["person"]'
+    )
+    assert "would take" not in again.out
+    assert "measured" not in again.err
+    (birds.home / "birds.csv").write_text("path\n9.jpg\n0.jpg\n1.jpg\n2.jpg\n0.jpg\n\n8.jpg\n8.jpg\n")  # edited
+
+    told = birds(enqueue, *GIVEN, "--dry-run")
+
+    assert told.out.startswith("would record run birds: 7 images in 1 chunk, 3 already done, 2 duplicate, 3 new;")
+    assert "0:04 on one worker (2 s an image in run birds)" in told.out
+    facts = birds(enqueue, *GIVEN, "--dry-run", "--json").json
+    assert (facts["new"], facts["already_done"], facts["duplicates"]) == (3, 3, 2)
+    redone = birds(enqueue, *GIVEN, "--dry-run", "--redo", "all").out
+    assert "0:10 on one worker" in redone
+    recorded = birds(enqueue, *GIVEN, "--json").json
+    assert (recorded["images"], recorded["duplicates"]) == (7, 2)
+
+
+def test_rows_that_repeat_another_one_cost_nothing(birds: Shell) -> None:
+    write(birds.sessions, lambda session: session.execute(update(Chunk).values(waiting_seconds=6.0)))
+    (birds.home / "boxes.csv").write_text(
+        'path,boxes,words\na.jpg,"[[1, 2, 3, 4]]",\na.jpg,"[[1, 2, 3, 4]]",\n'
+        "./a.jpg,,\na.jpg,,hat\na.jpg,,\n,,\nb.jpg,x,\n"
+    )
+    given = ("--csv", "boxes.csv", "--prompt", "person", "--box-column", "boxes", "--prompt-column", "words")
+
+    told = birds(enqueue, *given, "--dry-run", code=1)
+
+    assert told.out.startswith("would record run boxes: 6 images in 1 chunk, 2 duplicate, 1 rejected;")
+    assert "0:06 on one worker" in told.out
+    recorded = birds(enqueue, *given, "--json", code=1).json
+    assert (recorded["duplicates"], recorded["rejected"]) == (2, 1)
+
+
 def test_images_of_a_source_that_was_read_are_not_looked_for_again(
     birds: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SAM3_NO_CHECK")  # none of the images is there
-    assert birds(enqueue, *GIVEN, "--dry-run").out.startswith("would record run birds: 3 images")
+    assert birds(enqueue, *GIVEN, "--dry-run").out.startswith("would record nothing new of run birds: 3 images")
     assert "none of 3 images looked at is there" in birds(enqueue, *GIVEN, "--run", "b", "--dry-run", code=2).error
 
 
@@ -112,7 +150,7 @@ def test_what_is_piped_in_again_is_compared_with_the_run_that_it_was_recorded_as
         return shell(enqueue, "--source", "-", "--prompt", "person", "--run", "birds", *given).out
 
     pipe()
-    assert pipe("--dry-run").startswith("would record run birds: 1 image ")
+    assert pipe("--dry-run").startswith("would record nothing new of run birds: 1 image ")
 
 
 @pytest.mark.parametrize(
