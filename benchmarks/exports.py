@@ -29,7 +29,8 @@ from producer.garbage import rarely_collected
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
 from producer.results.files.targets import Targets
-from producer.results.formats import MODULES, file_of, format_named
+from producer.results.format_names import MODULES
+from producer.results.formats import file_of, format_named
 from producer.results.tally import tallies
 from producer.runs.load import record
 from producer.runs.request import RunRequest

@@ -10,7 +10,7 @@ from producer.cli.flags.choice_flags import Threshold, choice_flags
 from producer.cli.flags.format_flags import format_flags
 from producer.cli.flags.options import force_flag, json_flag
 from producer.cli.flags.param_types import ExportOutput
-from producer.results.formats import MODULES
+from producer.results.format_names import MODULES
 from workers.cli import base
 
 

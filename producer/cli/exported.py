@@ -30,15 +30,8 @@ from producer.results.files.inputs import Inputs
 from producer.results.files.names import sharing
 from producer.results.files.stdout import StandardOutput
 from producer.results.files.targets import Targets
-from producer.results.formats import (
-    MODULES,
-    file_of,
-    format_named,
-    names_of_files,
-    own_flags,
-    require_libraries,
-    require_taken,
-)
+from producer.results.format_names import MODULES
+from producer.results.formats import file_of, format_named, names_of_files, own_flags, require_libraries, require_taken
 from producer.results.origin_file import check_origin, remove_origin, write_origin
 from producer.results.so_far import SoFar, how_far, require_exportable
 from producer.sources import place

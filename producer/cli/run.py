@@ -15,7 +15,7 @@ from producer.cli.flags.options import (
 )
 from producer.cli.flags.param_types import OUTPUT_FOLDER, STATE_FOLDER, SourcePlace
 from producer.cli.flags.redo import redo_flag
-from producer.results.formats import MODULES
+from producer.results.format_names import MODULES
 from sam3_start import QuickImports
 from workers.cli import base
 from workers.cli.commands import worker_flags

@@ -1,35 +1,19 @@
-"""Which export formats there are, and what a format declares about itself. Knows nothing else of any format.
+"""What an export format declares about itself, and how one is found by its name. Knows nothing else of any format.
 
-A new format is a file in `producer/results/exports` that declares `FORMAT`, and a line in `MODULES`.
+`producer.results.format_names` lists the formats.
 """
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from db.views.results import ExportedImage
 from producer.libraries import is_installed
+from producer.results.common import ExportRequest, Summary, TellRows
+from producer.results.format_names import MODULES, declaration
 from workers.errors import UsageError
 
-if TYPE_CHECKING:  # not at run time, as these modules import this one
-    from db.views.results import ExportedImage
-    from producer.results.common import ExportRequest, Summary, TellRows
-
-# Value of --format -> module that declares it. A module is imported when it is needed, so that --help stays quick.
-MODULES = {
-    "csv": "producer.results.exports.csv_file",
-    "coco": "producer.results.exports.coco",
-    "coco-results": "producer.results.exports.coco_results",
-    "jsonl": "producer.results.exports.jsonl",
-    "parquet": "producer.results.exports.parquet",
-    "png": "producer.results.exports.png",
-    "cutout": "producer.results.exports.cutout",
-    "label-studio": "producer.results.exports.label_studio",
-    "labelme": "producer.results.exports.labelme",
-    "webdataset": "producer.results.exports.webdataset",
-    "yolo-seg": "producer.results.exports.yolo",
-}
 FLAT = {"flat": "rows of instances"}  # what `Format.takes` of a table with nested values holds
 
 
@@ -50,7 +34,7 @@ class Format:
     not at all, and replaces none that is not ours.
     """
 
-    write: "Callable[[ExportRequest, Iterable[ExportedImage], TellRows], Summary]"
+    write: Callable[[ExportRequest, Iterable[ExportedImage], TellRows], Summary]
     is_ours: Callable[[BinaryIO], bool]  # whether this format wrote a file, which is open at its start
     suffix: str  # of the file, or of the files in the folder
     stem: str = "results"  # of the file's name, where the user names none
@@ -59,12 +43,12 @@ class Format:
     takes: Mapping[str, str] = field(default_factory=dict)  # its own flags: name -> what the flag is for, in words
     needs: tuple[str, ...] = ()  # libraries that the base installation lacks
     extra: str = "export"  # the extra of our package that installs these libraries
-    place: "Callable[[ExportRequest], Places | None] | None" = None  # where images may want the same file
+    place: Callable[[ExportRequest], Places | None] | None = None  # where images may want the same file
 
 
 def format_named(name: str) -> Format:
     """The format with this name, a key of `MODULES`."""
-    found = importlib.import_module(MODULES[name]).FORMAT
+    found = declaration(name)
     assert isinstance(found, Format)
     return found
 

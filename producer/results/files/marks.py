@@ -2,7 +2,7 @@
 
 from typing import BinaryIO
 
-from producer.results.formats import MODULES, format_named
+from producer.results.format_names import MODULES, declaration
 
 JPEG_START, JPEG_COMMENT = b"\xff\xd8\xff", b"sam3-queue: preview of run "
 PREVIEW_HEAD_BYTES = 1024  # the comment ends within so many bytes of the file's start
@@ -10,7 +10,7 @@ PREVIEW_HEAD_BYTES = 1024  # the comment ends within so many bytes of the file's
 
 def made_by_export(file: BinaryIO) -> bool:
     """Whether an export of ours wrote this file, in any format and for any run."""
-    for recognises in (_is_preview, *(format_named(name).is_ours for name in MODULES)):
+    for recognises in (_is_preview, *(declaration(name).is_ours for name in MODULES)):
         file.seek(0)
         if recognises(file):
             return True

@@ -10,7 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from producer.cli.export import main as export
-from producer.results.formats import MODULES, format_named
+from producer.results.format_names import MODULES
+from producer.results.formats import format_named
 from tests.buckets import Bucket
 from tests.producer.cli.conftest import Shell
 

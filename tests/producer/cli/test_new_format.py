@@ -10,7 +10,8 @@ import pytest
 from db.views.results import ExportedImage
 from producer.cli import export
 from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in
-from producer.results.formats import MODULES, Format
+from producer.results.format_names import MODULES
+from producer.results.formats import Format
 from tests.db.scenario import claim, commit, done, load, numbered
 from tests.producer.cli.conftest import Shell
 

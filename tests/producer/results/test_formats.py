@@ -6,7 +6,8 @@ import click
 import pytest
 
 from producer.cli.export import main
-from producer.results.formats import MODULES, format_named, own_flags
+from producer.results.format_names import MODULES
+from producer.results.formats import format_named, own_flags
 
 HELP = {option.name: option.help for option in main.params if isinstance(option, click.Option)}
 

@@ -9,7 +9,8 @@ from db.views.results import done_results
 from db.views.run_views import run_view
 from producer.results.choice import Choice
 from producer.results.common import read_images
-from producer.results.formats import MODULES, format_named
+from producer.results.format_names import MODULES
+from producer.results.formats import format_named
 from producer.results.preview import choose
 from producer.results.tally import tallies
 from tests.db import scenario
