@@ -20,7 +20,7 @@ from db.doorbells import RungChunk
 from tests.terminals import PATIENCE
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
-from workers.contract import Doorbell
+from workers.broker.contract import Doorbell
 from workers.fleet.dispatch import publisher
 from workers.fleet.valkey import server_binary
 from workers.settings import Settings, load_settings, unknown_variables

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from workers.errors import UsageError
 from workers.machine.cores import usable_cores
 from workers.machine.hosts import read_hosts, read_networks
-from workers.variables import PREFIX, own_variables
+from workers.machine.variables import PREFIX, own_variables
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from workers.machine.variables import PREFIX
 from workers.settings import Settings
-from workers.variables import PREFIX
 
 NO_KEYS = ("config", "version", "yes")  # flags that a file cannot set; YAML reads the key `yes` as true
 SET_BY_US = ("identity", "node", "device", "cores")  # settings that the launcher chooses for each node

@@ -8,8 +8,8 @@ import click
 
 from producer.cli.main import MODULES, main
 from tests.docs.pages import ROOT
+from workers.machine.variables import PREFIX
 from workers.settings import Settings
-from workers.variables import PREFIX
 
 PACKAGES = ("db", "producer", "workers", "sam3_queue", "tests", "benchmarks")
 FOLDERS = (*PACKAGES, "docs", "deploy", ".ci")

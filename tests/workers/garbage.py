@@ -4,7 +4,7 @@ import base64
 import json
 from typing import Any
 
-from workers.contract import TASK
+from workers.broker.contract import TASK
 
 
 def message(content: Any, **parts: Any) -> bytes:

@@ -18,7 +18,7 @@ from db.views.run_views import RunView, run_view
 from db.views.status import WorkerLine, workers
 from tests.db import scenario
 from workers.broker.app import create_app
-from workers.contract import Doorbell, queue_name
+from workers.broker.contract import Doorbell, queue_name
 from workers.settings import Settings
 
 

@@ -3,7 +3,7 @@
 Doorbells and remote commands are read, checked, and written again with the few fields that we use, so that no time
 limit, callback or clock of a stranger reaches Celery. All other tasks and commands are dropped, with one log line a
 minute. Knows the form of Celery's messages (protocol 2, https://docs.celeryq.dev/en/stable/internals/protocol.html)
-and that of `workers.contract`. Asks no SQL, so a doorbell that passes may still name a chunk that does not exist.
+and that of `workers.broker.contract`. Asks no SQL, so a doorbell that passes may name a chunk that does not exist.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import Any
 
 from kombu.utils.json import loads
 
-from workers.contract import TASK, BadMessage, Doorbell
+from workers.broker.contract import TASK, BadMessage, Doorbell
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 
 from workers.broker import transport
-from workers.contract import queue_name
+from workers.broker.contract import queue_name
 from workers.settings import Settings, sentinel_master
 
 transport.register()

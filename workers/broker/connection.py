@@ -11,8 +11,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from workers.broker.admission import doorbell_in
+from workers.broker.contract import BadMessage
 from workers.broker.rights import Refused, check_rights
-from workers.contract import BadMessage
 from workers.errors import Unreachable, UsageError, first_line
 from workers.settings import masked
 

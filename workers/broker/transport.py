@@ -14,7 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 
 from workers.broker.admission import COMMANDS, Dropped, checked_other, rewritten_command, rewritten_doorbell
-from workers.contract import BadMessage, is_queue
+from workers.broker.contract import BadMessage, is_queue
 from workers.errors import first_line
 
 dropped = Dropped()

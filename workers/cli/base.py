@@ -17,7 +17,7 @@ import click
 
 from db import private
 from workers.errors import NoSuchRun, Sam3Error, Unreachable, UsageError, first_line, printable
-from workers.variables import PREFIX, linked_services, own_variables
+from workers.machine.variables import PREFIX, linked_services, own_variables
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError

@@ -15,7 +15,7 @@ from db import budgets, doorbells, presence, steering
 from db.doorbells import RungChunk
 from db.session import Sessions, read, write
 from db.steering import Turn
-from workers.contract import TASK, Doorbell, queue_name, task_id
+from workers.broker.contract import TASK, Doorbell, queue_name, task_id
 
 log = logging.getLogger(__name__)
 

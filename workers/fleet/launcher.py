@@ -20,8 +20,8 @@ from workers.errors import NODE_BROKE, NODE_RENEWS, UsageError
 from workers.fleet.gpu_memory import growing
 from workers.fleet.gpus import Slot, showing
 from workers.fleet.processes import with_parent
+from workers.machine.variables import PREFIX
 from workers.settings import Settings
-from workers.variables import PREFIX
 
 NODE = "workers.node"  # named only, as it needs the worker extra
 LONGEST_PAUSE_SECONDS = 60.0  # between the restarts of a node that keeps ending

@@ -15,7 +15,7 @@ from sam3_start import QuickImports
 def main(name: str) -> int:
     """Serve the queue until a signal ends it; return the exit code of the process."""
     with QuickImports():
-        from workers.contract import queue_name
+        from workers.broker.contract import queue_name
         from workers.node.celery_app import app, settings
 
         parent = app.Worker(

@@ -15,7 +15,7 @@ from db.runs import state_of
 from db.session import read
 from db.states import STOPPED, RunState
 from db.views.run_views import RunView, run_view
-from workers.contract import BadMessage, Doorbell
+from workers.broker.contract import BadMessage, Doorbell
 from workers.errors import first_line
 from workers.fleet.dispatch import dispatch, publisher
 from workers.node import life

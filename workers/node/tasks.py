@@ -10,7 +10,7 @@ from celery import shared_task
 from celery.signals import worker_process_init
 
 from sam3_start import QuickImports
-from workers.contract import TASK
+from workers.broker.contract import TASK
 
 
 @worker_process_init.connect

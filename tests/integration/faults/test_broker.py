@@ -20,7 +20,7 @@ from tests.integration.valkey import Valkey
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
 from workers.broker.app import create_app
-from workers.contract import TASK
+from workers.broker.contract import TASK
 from workers.fleet.dispatch import publisher
 from workers.fleet.valkey import free_port
 from workers.settings import Settings

@@ -17,7 +17,7 @@ from tests.terminals import PATIENCE, Background, Terminal, wait_until
 from tests.workers import runs
 from tests.workers.garbage import DOORBELL, GARBAGE, message
 from workers.broker.app import create_app
-from workers.contract import TASK
+from workers.broker.contract import TASK
 from workers.fleet.dispatch import publisher
 from workers.fleet.processes import this_process
 from workers.settings import Settings

@@ -11,7 +11,7 @@ import redis
 from tests.workers.garbage import DOORBELL, GARBAGE, message
 from workers.broker.admission import Dropped, checked_other, rewritten_command, rewritten_doorbell
 from workers.broker.app import create_app
-from workers.contract import TASK, BadMessage
+from workers.broker.contract import TASK, BadMessage
 from workers.settings import Settings
 
 

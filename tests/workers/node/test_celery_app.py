@@ -18,7 +18,7 @@ from celery import Celery
 
 from tests.quick_start import PROJECT
 from tests.terminals import PATIENCE, wait_until
-from workers.contract import TASK, Doorbell
+from workers.broker.contract import TASK, Doorbell
 
 
 @pytest.fixture

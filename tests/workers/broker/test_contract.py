@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workers.contract import BadMessage, Doorbell, task_id
+from workers.broker.contract import BadMessage, Doorbell, task_id
 
 DOORBELL = Doorbell(database="d0", run=3, chunk=42, ring=1)
 
