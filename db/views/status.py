@@ -58,6 +58,7 @@ class Progress:
     next_retry_seconds: float | None  # until the first resting chunk is due, if no other chunk can go on
     resting_error: str | None  # why that chunk rests
     last_fault: str | None  # fault of a worker's surroundings for which a chunk was given back that is queued now
+    silent: bool  # a worker that wrote no sign of life lately holds one of its chunks
     unsettled: bool  # its prompts were changed, and not all of its images have followed
     capped: int  # images with a result that is capped
     warned: int  # done images with a warning
@@ -127,6 +128,7 @@ def progress(session: Session, run_id: int) -> Progress:
         next_retry_seconds=resting,
         resting_error=error,
         last_fault=_last_fault(session, run_id) if chunks["queued"] else None,
+        silent=_is_held_in_silence(session, run_id) if chunks["running"] else False,
         unsettled=run.unsettled,
         capped=counts["capped"],
         warned=counts["warned"],
@@ -180,6 +182,15 @@ def _last_fault(session: Session, run_id: int) -> str | None:
     """Why a worker gave back a chunk that is queued now. Only queued chunks are looked at: they are few."""
     handed_back = select(Chunk.error).where(Chunk.run_id == run_id, Chunk.state == ChunkState.QUEUED)
     return session.execute(handed_back.where(Chunk.releases > 0, Chunk.error.is_not(None)).limit(1)).scalar()
+
+
+def _is_held_in_silence(session: Session, run_id: int) -> bool:
+    """Whether the worker that holds a chunk of the run is dead, or wrote no sign of life lately."""
+    lives = select(Worker.id).where(
+        Worker.id == Chunk.owner_id, Worker.state != WorkerState.DEAD, is_recent(Worker.heartbeat, LIVE_SECONDS)
+    )
+    held = select(Chunk.id).where(Chunk.run_id == run_id, Chunk.state == ChunkState.RUNNING, ~lives.exists()).limit(1)
+    return session.execute(held).first() is not None
 
 
 def errors(session: Session, run_id: int) -> list[ErrorLine]:

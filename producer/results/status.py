@@ -178,13 +178,14 @@ class Standing:
         if (told := self._held()) is not None:
             return told
         here = [worker for worker in self.workers if worker.run == progress.run]
-        if self.over or any(worker.state == "running" for worker in here):
+        held = progress.chunks["running"] > 0 and not progress.silent  # also by a worker that has not told yet
+        if self.over or held or any(worker.state == "running" for worker in here):
             return None
         if declined := [worker for worker in here if worker.state == WorkerState.DECLINED]:
             return f"{declined[0].node} does not serve it: {declined[0].message}"
         if loading := [worker.node for worker in here if worker.state == "loading"]:
             return f"{', '.join(loading)} {'loads' if len(loading) == 1 else 'load'} the model"
-        if progress.chunks["running"]:
+        if progress.silent:
             return "a worker that no longer answers holds a chunk; it is taken back when its lease ends"
         if progress.next_retry_seconds:
             why = f": {progress.resting_error}" if progress.resting_error else ""
@@ -273,6 +274,8 @@ class Standing:
         table = Table("error", "images", "for example", box=None, padding=(0, 2))
         for error in self.errors[:most]:
             table.add_row(error.error_class, f"{error.count:,}", Text(error.example, overflow="fold"))
+        if others := self.errors[len(self.errors) if most is None else most :]:
+            table.add_row("(others)", f"{sum(error.count for error in others):,}", "--errors lists them")
         return table
 
     def _warnings(self) -> Table:

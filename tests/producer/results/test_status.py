@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from sqlalchemy import update
 
 from db import claims, doorbells, intake, presence
 from db.intake import NewRow
+from db.models import Worker
 from db.session import Sessions, write
 from db.views.status import ErrorLine
 from producer.results.status import Standing, duration, told_errors, told_warnings
@@ -217,11 +219,19 @@ def test_workers_that_load_the_model_are_named(sessions: Sessions, count: int, s
 
 def test_a_chunk_of_a_silent_worker_is_waited_for_until_its_lease_ends(sessions: Sessions) -> None:
     run_id = load(sessions, numbered(4))
-    claim(sessions, run_id)
+    claim(sessions, run_id, worker_id=scenario.worker(sessions))
+    write(sessions, lambda session: session.execute(update(Worker).values(heartbeat=Worker.heartbeat - 61)))
 
     assert waiting_for(sessions, run_id) == (
         "a worker that no longer answers holds a chunk; it is taken back when its lease ends"
     )
+
+
+def test_a_worker_that_has_claimed_a_chunk_and_not_told_yet_is_not_taken_for_silent(sessions: Sessions) -> None:
+    run_id = load(sessions, numbered(4))
+    claim(sessions, run_id, worker_id=scenario.worker(sessions))
+
+    assert waiting_for(sessions, run_id) is None
 
 
 def test_a_chunk_that_rests_after_failed_attempts_says_for_how_long(sessions: Sessions) -> None:
@@ -275,7 +285,9 @@ def test_the_table_shows_five_kinds_of_errors_unless_all_are_asked_for(sessions:
     short, long = shown(sessions, run_id), shown(sessions, run_id, errors=True)
 
     assert [name for name in dict.fromkeys(classes) if name not in short] == ["unsupported"]
+    assert "(others) 1 --errors lists them" in " ".join(short.split())
     assert all(name in long for name in classes)
+    assert "(others)" not in long
     assert "000001.jpg" in short
 
 
