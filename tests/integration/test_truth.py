@@ -94,14 +94,12 @@ def broken(folder: Path, damage: str) -> Path:
     weights = folder / "model.safetensors"
     if damage == "cut weights":
         weights.write_bytes(weights.read_bytes()[:-1000])
-    elif damage == "no weights":
-        weights.unlink()
     else:
-        (folder / "config.json").write_text('{"model_type": "bert"}')
+        weights.unlink()
     return folder
 
 
-@pytest.mark.parametrize("damage", ["cut weights", "no weights", "another model"])
+@pytest.mark.parametrize("damage", ["cut weights", "no weights"])
 def test_a_broken_model_is_one_line_before_anything_is_claimed(here: Terminal, damage: str) -> None:
     write_demo(here.home / "scenes", count=2)
     broken(here.home / "weights", damage)

@@ -160,6 +160,7 @@ def test_what_is_piped_in_again_is_compared_with_the_run_that_it_was_recorded_as
         (("--state-dir", "birds.csv/state"), 2, "birds.csv/state: cannot write there: Not a directory"),
         (("--model", "no such model"), 2, "model no such model: no such folder, nor a name like facebook/sam3"),
         (("--model", "/usr"), 3, "model /usr: no usable config.json there; is it a model's folder?"),
+        (("--model", "../bert"), 3, "/bert: of type bert; we have code for "),
         (("--model", "facebook/sam3"), 3, "cannot download facebook/sam3: the Hub cannot be reached (HF_HUB_OFFLINE"),
         (("--gpus", "99"), 2, "GPU"),  # what is said depends on the machine
     ],
@@ -168,6 +169,8 @@ def test_what_this_machine_cannot_do_is_refused_in_the_same_words(
     shell: Shell, given: tuple[str, ...], code: int, said: str
 ) -> None:
     (shell.home / "birds.csv").write_text("path\n0.jpg\n")
+    (other := shell.home.parent / "bert").mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
 
     refused = shell(run, *IN_FOLDER, *given, "--dry-run", code=code).error
 
