@@ -1,6 +1,8 @@
 """Whatever a text from outside holds, it is printed as it is."""
 
+import errno
 import io
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from rich.table import Table
 import producer
 from producer.cli import console as console_module
 from producer.cli.console import console, progress_bar
+from producer.cli.progress import Meter
 
 HOSTILE = ["[/x]", "[raw] photo.jpg", "[bold red]x[/]", ":smile:", "a[link=http://x]b", "[[1]]", r"\[a]"]
 
@@ -37,6 +40,33 @@ def test_brackets_are_no_markup_above_a_bar(text: str) -> None:
     screen.print(bar.get_renderable())
 
     assert text in printed.getvalue()
+
+
+class Screen(io.StringIO):
+    """A terminal, which may be closed."""
+
+    gone = False
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.gone:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().write(text)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_work_goes_on_when_its_terminal_is_closed(monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
+    """The cursor is never hidden, since a command that is killed or suspended could not show it again."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    with Meter("segmenting", "images") as meter:
+        meter.tell(1, 2)
+        screen.gone = gone
+        meter.tell(2, 2)
+    assert "images" in screen.getvalue()
+    assert "\x1b[?25l" not in screen.getvalue()
 
 
 def test_nobody_else_opens_a_console() -> None:
