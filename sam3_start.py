@@ -36,6 +36,7 @@ class Program:
 
     def __call__(self) -> NoReturn:
         """Run the command as a program."""
+        hold_standard_files()
         if os.getpid() == 1:
             _look_after_a_child()
         stopping = Stopping()
@@ -136,6 +137,16 @@ class Stopping:
         from threading import Timer
 
         Timer(0.01, os.kill, (os.getpid(), number)).start()
+
+
+def hold_standard_files() -> None:
+    """Let what was closed of standard input, output and errors lead to nowhere.
+
+    Else the next file that is opened gets its number, and libraries and processes of ours print into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def _exit(number: int) -> None:

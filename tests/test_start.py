@@ -144,6 +144,16 @@ def test_what_was_ignored_when_we_were_started_stays_so(monkeypatch: pytest.Monk
             signal.signal(number, handler)
 
 
+def test_no_file_gets_the_number_of_a_standard_one_that_was_closed() -> None:
+    """Whoever prints there would print into the file."""
+    script = (
+        "import os, sys; from types import SimpleNamespace as Has; from sam3_start import Program\n"
+        "command = Has(main=lambda: sys.exit(os.open('/', os.O_RDONLY)))\n"
+        "sys.modules['any'] = Has(command=command); os.closerange(0, 3); Program('any:command')()"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY).returncode > 2
+
+
 class Gone:
     """An object whose end raises an error, which Python can only show."""
 
