@@ -2,7 +2,9 @@
 
 import shlex
 import signal
+import sys
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from workers.broker.published import publishing
@@ -16,16 +18,15 @@ from workers.settings import masked
 PORT = 6379  # the usual port of Redis
 
 
-def run(port: int | None) -> int:
-    """Serve until a signal; return the exit code. Raises `UsageError` or `Unreachable` if the server does not start, or
-    ends by itself."""
+def run(port: int | None) -> NoReturn:
+    """Serve until a signal. Raises `UsageError` or `Unreachable` if the server does not start, or ends by itself."""
     settings = base.settings()
     state_dir = settings.state_dir.absolute()
     if port is None:
         named = _port_here(settings.broker_url) if base.setting_origin("broker_url") else None
         port = named or PORT
     with publishing(state_dir, port) as password:
-        return _serve(BundledBroker(state_dir / "broker", port, password), state_dir)
+        _serve(BundledBroker(state_dir / "broker", port, password), state_dir)
 
 
 def _port_here(url: str) -> int | None:
@@ -34,7 +35,7 @@ def _port_here(url: str) -> int | None:
     return parts.port if parts.scheme == "redis" and parts.hostname in LOOPBACK else None
 
 
-def _serve(server: BundledBroker, state_dir: Path) -> int:
+def _serve(server: BundledBroker, state_dir: Path) -> NoReturn:
     server.start()
     say(f"broker on {masked(server.url)}, its queue in {server.folder}")
     say("Next: sam3-worker in a second terminal, sam3-enqueue --csv FILE --prompt TEXT in a third")
@@ -43,11 +44,11 @@ def _serve(server: BundledBroker, state_dir: Path) -> int:
     if base.setting_origin("broker_url"):
         say("they find it only where SAM3_BROKER_URL is not set, as it is here")
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops the server in order, like Ctrl-C
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so a service is stopped, which is no failure
         code = server.wait()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         say("stopped")
-        return 0
+        raise
     finally:
         server.stop()
     raise UsageError(f"the broker ended by itself with code {code}: see {server.folder / 'broker.log'}")

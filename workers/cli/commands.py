@@ -61,7 +61,7 @@ def broker(port: int | None) -> int:
     """
     from workers.cli import broker
 
-    return broker.run(port)
+    broker.run(port)
 
 
 @base.command("sam3-flower")

@@ -45,7 +45,7 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     reconciler = Reconciler(sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
     asked = supervise(launcher, reconciler, settings.grace, over, say)
     say("stopped; what was in hand is committed or back in the queue" if asked else _nothing_left(sessions))
-    return base.INTERRUPTED if asked is signal.SIGINT else 0
+    return 0 if asked in (None, signal.SIGTERM) else 128 + asked  # by SIGTERM a service is stopped, which is no failure
 
 
 def node_settings(**flags: Any) -> Settings:

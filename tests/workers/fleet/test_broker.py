@@ -119,7 +119,7 @@ def test_sam3_broker_keeps_its_queue_over_a_restart_and_refuses_a_taken_port(ter
     assert f"another sam3-broker works with {state / 'broker'}" in third.stderr
 
     first.interrupt()
-    assert first.wait().endswith("stopped\n")
+    assert first.wait(code=130).rstrip().endswith("\nstopped")
     assert published_url(state) is None
     again = terminal.start("sam3-broker", "--port", str(port))
     wait_until(lambda: "Next:" in again.output(), "the broker")
