@@ -41,10 +41,10 @@ def finish(
 ) -> int:
     """Write files and summary if the run is over, else say how to go on; return the exit code.
 
-    `asked` is the signal that stopped the command, if one did.
+    `asked` is the signal that stopped the command, if one did: then nothing is written, which could take hours.
     """
     standing = Standing(found.sessions, found.run_id)
-    if not standing.over:
+    if asked is not None or not standing.over:
         _tell_unfinished(standing)
         return 1 if asked is None else 128 + asked
     with telling_how_to_go_on(found, None):
