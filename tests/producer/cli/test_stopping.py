@@ -2,12 +2,14 @@
 
 import re
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from db import runs
 from db.runs import begin_delete
 from db.session import Sessions, write
 from db.views.run_views import RunView
@@ -36,6 +38,38 @@ def run_id(shell: Shell) -> int:
     held = scenario.claim(shell.sessions, run_id)
     scenario.commit(shell.sessions, held, [scenario.failed(image) for image in held.images])
     return run_id
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize(
+    ("command", "end"),
+    [(retry, ["pending"] * 12), (cancel, ["cancelled"] * 12), (delete, [])],
+    ids=["retry", "cancel", "delete"],
+)
+def test_ctrl_c_in_the_middle_says_nothing_and_the_same_command_finishes(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, command: Sam3Command, end: list[str]
+) -> None:
+    monkeypatch.setattr("db.slices.IDLE_SLICE_ROWS", 4)
+    run_id, name = load(shell.sessions, numbered(12)), str(command.name).removeprefix("sam3-")
+    while command is retry and (held := scenario.try_claim(shell.sessions, run_id)) is not None:
+        scenario.commit(shell.sessions, held, [scenario.failed(image) for image in held.images])
+    given = ["faces", *(["--yes"] if command is delete else [])]
+    slice_of, before = getattr(runs, f"{name}_slice"), list[int]()
+
+    def interrupted(*given: Any, **also: Any) -> Any:
+        if before:
+            signal.raise_signal(signal.SIGINT)
+        before.append(1)
+        return slice_of(*given, **also)
+
+    with monkeypatch.context() as second_slice:
+        second_slice.setattr(runs, f"{name}_slice", interrupted)
+        said = shell(command, *given, code=130)
+    assert (said.out, said.err.strip()) == ("", "")
+    assert scenario.states(shell.sessions, run_id).count(*end[:1] or ["pending"]) in (4, 8)
+
+    shell(command, *given)
+    assert scenario.states(shell.sessions, run_id) == end
 
 
 def follow(shell: Shell, line: str) -> None:
