@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +30,8 @@ from workers.errors import Unreachable, printable
 from workers.inference.reading import location
 
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
+FIRST_KINDS, MOST_KINDS = 5, 1000  # of bad rows that are shown, and that are told apart
+_VALUES = re.compile(r"'[^']*'|\d+")  # what differs in the reasons of bad rows of one kind
 SLICE_ROWS = 1000  # that are looked up in the run together
 MOST_HASHES = 1_000_000  # of rows that are remembered to know repeated ones, in some 70 MB
 
@@ -50,16 +54,16 @@ def report_dry_run(
     prompts, redone, seen = _rehearsed(source, request, url, flags, fit, run_file)
     wanted, rows = asked_rows(source, source.survey(), request)
     seen.read(request, wanted, rows)
-    rejected, price = seen.rejected, flags["gpu_hour_price"]
+    rejected, price = seen.rejected.total(), flags["gpu_hour_price"]
     size = request.chunk_size or auto_chunk_size(wanted, 1)
     facts = {
         "run": request.name,
         "images": wanted,
-        "chunks": -(-(wanted - len(rejected)) // size),
+        "chunks": -(-(wanted - rejected) // size),
         "queued": 0,
         "already_done": seen.ended,
         "duplicates": seen.duplicates,
-        "rejected": len(rejected),
+        "rejected": rejected,
         "cancelled": 0,
         "redone": redone,
         "new": seen.new,
@@ -77,14 +81,14 @@ def report_dry_run(
         shown = json.dumps(prompts, ensure_ascii=False)
         record = "record" if seen.new else "record nothing new of"
         click.echo(f"would {record} {told(facts, Recorded(0, seen.new, 0), source.kind)}; prompts: {shown}")
-        _tell_rows(source, rejected, seen.first)
+        _tell_rows(source, seen)
         if flags["redo"]:
             click.echo(f"would compute {counted(redone, 'image')} again (--redo {flags['redo']})")
         if told_cost:
             click.echo(told_cost)
         elif price is not None and work:
             say("no run of this model was measured here: run a part of it first, such as --limit 100 --run try")
-    return exit_code(len(rejected), wanted, flags["max_failures"], flags["exit_zero"])
+    return exit_code(rejected, wanted, flags["max_failures"], flags["exit_zero"])
 
 
 def _rehearsed(
@@ -114,7 +118,8 @@ class _Seen:
 
     def __init__(self, source: RowSource, sessions: Sessions | None, there: Rehearsed) -> None:
         self._source, self._sessions, self._there = source, sessions, there
-        self.rejected: list[str] = []  # the reason of each bad row
+        self.rejected: Counter[str] = Counter()  # bad rows by the reason of the first one of their kind
+        self._reasons: dict[str, str] = {}  # kind -> the reason of its first row
         self.first: list[str] = []  # the absolute paths of the first good rows
         self.new = 0  # rows that the run does not have, good or bad
         self.duplicates = 0  # rows that repeat one of the first million different ones
@@ -140,7 +145,7 @@ class _Seen:
             is_new = row.path not in known
             self.new += is_new
             if row.rejected:
-                self.rejected.append(row.rejected[1])
+                self._reject(row.rejected[1])
                 continue
             if len(self.first) < FIRST_PATHS:
                 self.first.append(location.absolute(location.place(self._source.root, row.path)))
@@ -152,6 +157,13 @@ class _Seen:
                 self._hashes.add(of_row)
             self.to_compute += is_new
 
+    def _reject(self, reason: str) -> None:
+        """Count a bad row. `reason` begins with its place; of one kind are those that differ in numbers and quotes."""
+        kind = _VALUES.sub("", reason.partition(": ")[2])
+        if kind not in self._reasons and len(self._reasons) == MOST_KINDS:
+            kind = next(iter(self._reasons))
+        self.rejected[self._reasons.setdefault(kind, reason)] += 1
+
     def _known(self, paths: set[str]) -> set[str]:
         """Which of these paths are rows of the run."""
         if self._sessions is None or self._there.goes_on is None:
@@ -159,17 +171,18 @@ class _Seen:
         return paths if self._there.is_unchanged else read(self._sessions, known_paths, self._there.goes_on, paths)
 
 
-def _tell_rows(source: RowSource, rejected: list[str], first: list[str]) -> None:
+def _tell_rows(source: RowSource, seen: _Seen) -> None:
     for name, column in source.named_columns.items():
         click.echo(f"  {name.replace('_', ' ')}: {printable(column)}")
-    for path in first:
+    for path in seen.first:
         click.echo(f"  image: {location.shown(path)}")
     if source.left_out:
         say(f"  left out: {told_left_out(source.left_out)}")
-    for message in rejected[:5]:
-        say(f"  rejected: {message}")
-    if len(rejected) > 5:
-        say(f"  ... and {len(rejected) - 5:,} more")
+    kinds = list(seen.rejected.items())
+    for reason, count in kinds[:FIRST_KINDS]:
+        say(f"  rejected: {reason}" + (f" ({count:,} such rows)" if count > 1 else ""))
+    if others := sum(count for _, count in kinds[FIRST_KINDS:]):
+        say(f"  ... and {counted(others, 'row')} for other reasons")
 
 
 def told(facts: dict[str, Any], recorded: Recorded, kind: str) -> str:

@@ -99,7 +99,7 @@ def facts_of(now: Progress, queued: int) -> dict[str, Any]:
 def tell_next(name: str, rejected: int, images: ImageCounts, paused: str | None) -> None:
     """Say which command the user may want next."""
     if rejected:
-        say("Rejected rows: the same command with --dry-run names them")
+        say("Rejected rows: the same command with --dry-run says why")
     run = base.spelled_run(name)
     if images.pending and paused:
         say(f"the run is paused {paused}")

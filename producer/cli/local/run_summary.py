@@ -80,7 +80,7 @@ def _tell_next(standing: Standing, found: Found, also: Sequence[str]) -> None:
         given = [argument for argument in without_redo(sys.argv[1:]) if argument != "--retry-failed"]
         say(f"Next: {shlex.join([COMMAND, *given, '--retry-failed'])}")
     elif not standing.progress.images.ended:
-        say("Next: the same command with --dry-run names the rejected rows; correct them, then run it again")
+        say("Next: the same command with --dry-run says why rows are rejected; correct them, then run it again")
     elif "coco" not in also:
         say(f"Next: sam3-export {found.argument} --format coco -o {free_file(f'{found.folder}/coco', '.json')}")
 

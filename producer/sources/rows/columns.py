@@ -39,9 +39,12 @@ def choose_columns(
     if UNSTORABLE.search("".join(names)):
         raise UsageError(f"{shown}: its header holds bytes that are no text; correct them")
     for name, count in Counter(names).items():
+        if count > 1 and not name:  # as spreadsheets write columns that were once used, and look empty there
+            *others, last = (str(place) for place, name in enumerate(names, start=1) if not name)
+            which = f"columns {', '.join(others)} and {last} have no name in the header"
+            raise UsageError(f"{shown}: {which}; give all but one a name, or remove them")
         if count > 1:
-            which = f"column {quoted(name)}" if name else "a column without a name"
-            raise UsageError(f"{shown}: {which} appears {count} times in the header; rename all but one")
+            raise UsageError(f"{shown}: column {quoted(name)} appears {count} times in the header; rename all but one")
     refuse_our_names(shown, names)
     image = _choose_image(shown, names, image_column)
     prompt = _chosen(shown, names, prompt_column, "--prompt-column")

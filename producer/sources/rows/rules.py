@@ -182,7 +182,7 @@ def check_path(path: str) -> None:
     if not path or path.isspace():
         fault = "empty path; give the image's path, or remove the row"
     elif not path.isprintable() and (found := CONTROL.search(path)):
-        fault = f"the path holds {as_name(found[0])}, which is no text; rename the file"
+        fault = f"the path holds {as_name(found[0])}, which is no text; rename the file or its folder"
     elif ":" in path and (wrong := urls.fault(path) or web.refusal(path)):
         fault = wrong
     elif path.startswith("\\\\"):

@@ -227,7 +227,7 @@ def test_a_refused_command_leaves_no_new_folder_and_takes_nothing_from_an_old_on
 def test_a_run_whose_rows_are_all_rejected_advises_to_correct_them_and_no_export(here: Terminal) -> None:
     (here.home / "faces.csv").write_text("path\nhttp://example.org/a.png\n")
     told = here.run("sam3-run", "faces.csv", *FAKE, "-o", "out", code=1)
-    dry_run = "Next: the same command with --dry-run names the rejected rows; correct them, then run it again\n"
+    dry_run = "Next: the same command with --dry-run says why rows are rejected; correct them, then run it again\n"
     assert told.stderr.endswith(dry_run)
     assert "rejected: " in here.run("sam3-run", "faces.csv", *FAKE, "-o", "out", "--dry-run", code=1).stderr
 

@@ -56,11 +56,14 @@ def test_names_that_no_database_stores_are_rejected_rows() -> None:
     _, line_break, latin = FolderSource(folder).rows()
     assert line_break.rejected == (
         "bad_path",
-        r"photos/b\n.jpg: the path holds \n, which is no text; rename the file",
+        r"photos/b\n.jpg: the path holds \n, which is no text; rename the file or its folder",
     )
     assert latin == NewRow(
         r"caf\xe9.jpg",
-        rejected=("bad_path", r"photos/caf\xe9.jpg: the path holds \xe9, which is no text; rename the file"),
+        rejected=(
+            "bad_path",
+            r"photos/caf\xe9.jpg: the path holds \xe9, which is no text; rename the file or its folder",
+        ),
     )
 
 

@@ -43,7 +43,9 @@ def fault(path: str, *, redirected: bool = False) -> str | None:
     if (found := _ANY.match(path)) is None:
         return None
     if not is_url(path):
-        return f"'{found[0]}' is a URL that is not read; give the path of a local copy, or {READ}"
+        of_disk = found[0].lower().startswith("file:")
+        cure = "write the path alone, such as /data/a.jpg" if of_disk else f"give the path of a local copy, or {READ}"
+        return f"'{found[0]}' is a URL that is not read; {cure}"
     host, _, key = path[found.end() :].partition("/")
     if "@" in host:
         return "the URL holds a user or a password; leave them out, and give them to the workers' environment"

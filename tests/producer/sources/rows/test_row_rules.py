@@ -33,7 +33,7 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         r"a\x00.jpg",
         {"label": "x"},
         "bad_path",
-        r"the path holds \x00, which is no text; rename the file",
+        r"the path holds \x00, which is no text; rename the file or its folder",
     ),
     "NUL elsewhere": (
         b"a.jpg,x\0",
@@ -47,7 +47,7 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         r"a\x1b[2J.jpg",
         {"path": "a\x1b[2J.jpg", "label": "x"},
         "bad_path",
-        r"the path holds \x1b, which is no text; rename the file",
+        r"the path holds \x1b, which is no text; rename the file or its folder",
     ),
     "too few": (b"a.jpg", "a.jpg", {}, "bad_row", "1 column, the header has 2"),
     "too many": (b"a.jpg,x,y", "a.jpg", {"label": "x"}, "bad_row", "3 columns, the header has 2"),
@@ -112,7 +112,7 @@ REJECTED: dict[str, tuple[bytes, str, dict[str, str], str, str]] = {
         "FILE:///a.jpg",
         {"label": "x"},
         "bad_path",
-        "'FILE://' is a URL that is not read; give the path of a local copy, or s3://, gs://, az:// or https://",
+        "'FILE://' is a URL that is not read; write the path alone, such as /data/a.jpg",
     ),
     "share": (
         b"\\\\host\\share\\a.jpg,x",

@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     ),
     "unnamed twice": (
         "path,,\na.jpg,,\n",
-        "images.csv: a column without a name appears 2 times in the header; rename all but one",
+        "images.csv: columns 2 and 3 have no name in the header; give all but one a name, or remove them",
     ),
     "our names": (
         "path,sam3_status\na.jpg,done\n",

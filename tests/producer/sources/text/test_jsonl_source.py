@@ -77,7 +77,12 @@ BAD = {
         "column 'n' is not valid UTF-8; correct the cell",
     ),
     "NUL": ('{"path": "c.jpg", "n": "\\u0000"}', "c.jpg", "bad_row", "NUL character in column 'n'; remove it"),
-    "escape": ('{"path": "\\u001bc"}', "\\x1bc", "bad_path", "the path holds \\x1b, which is no text; rename the file"),
+    "escape": (
+        '{"path": "\\u001bc"}',
+        "\\x1bc",
+        "bad_path",
+        "the path holds \\x1b, which is no text; rename the file or its folder",
+    ),
     "URL": ('{"path": "gopher://c"}', "gopher://c", "bad_path", "'gopher://' is a URL that is not read; give "),
     "deep": ("[" * 100_000, "[" * 1000 + "...", "bad_row", "no JSON object that can be read: too deeply nested"),
     "long number": ('{"n": ' + "9" * 5000 + "}", '{"n": ' + "9" * 994 + "...", "bad_row", "no JSON object that can be"),
