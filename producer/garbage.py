@@ -12,12 +12,15 @@ def rarely_collected() -> Iterator[None]:
     """Keep Python's garbage collector from searching all imported modules, and from looking after every few rows.
 
     That costs 15 % of a load, and a quarter of an export. Source: https://docs.python.org/3/library/gc.html#gc.freeze.
+    Where modules are kept from it already, as by `sam3_start`, they stay so afterwards.
     """
-    before = gc.get_threshold()
-    gc.freeze()
+    before, kept_already = gc.get_threshold(), gc.get_freeze_count() > 0
+    if not kept_already:
+        gc.freeze()
     gc.set_threshold(OBJECTS_BETWEEN_LOOKS, *before[1:])
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not kept_already:
+            gc.unfreeze()
