@@ -15,13 +15,13 @@ from sqlalchemy.engine import make_url
 
 from db.session import Sessions, connect, reading
 from tests import buckets, compiled_statements, pgbouncer, templates
+from tests.brokers import ReusedBroker
 from tests.buckets import Bucket
 from tests.db import audit
 from tests.db.recount import differences
 from tests.postgresql import Postgresql, serve
 from tests.quick_start import Forerunner
 from tests.terminals import Terminal
-from workers.fleet.valkey import BundledBroker
 
 # A shell that starts the tests in the background has Ctrl-C ignored in them and in all that they start; nohup, hangups.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,7 +41,9 @@ gc.disable()  # until all modules are imported, as what an import makes stays: a
 
 
 def pytest_collection_finish() -> None:
+    """Let Python look for garbage ten times less often than by itself: a twentieth of the time of the tests."""
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
     gc.enable()
 
 
@@ -149,13 +151,20 @@ def sessions(database_url: str, with_tables: None) -> Iterator[Sessions]:
         sessions.kw["bind"].dispose()
 
 
+@pytest.fixture(scope="session")
+def reused_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReusedBroker]:
+    """A real Valkey server of this test process; it starts when it is first asked for."""
+    broker = ReusedBroker(tmp_path_factory.mktemp("broker"))
+    yield broker
+    broker.close()
+
+
 @pytest.fixture
-def broker_url(tmp_path: Path) -> Iterator[str]:
-    """A real Valkey server of this test, asking for a password, as sam3-run starts it."""
-    broker = BundledBroker(tmp_path / "broker")
-    broker.start()
-    yield broker.url
-    broker.stop()
+def broker_url(reused_broker: ReusedBroker) -> Iterator[str]:
+    """A real Valkey server, asking for a password, as sam3-run starts it."""
+    reused_broker.take()
+    yield reused_broker.url
+    reused_broker.give_back()
 
 
 @pytest.fixture
