@@ -100,18 +100,23 @@ def runs_our_code(process: "subprocess.Popen[str]") -> bool:
     return bool(int(caught, 16) & (1 << (signal.SIGTERM - 1)))
 
 
-MOMENTS = [(name, number) for name in COMMANDS for number in (signal.SIGINT, signal.SIGTERM)]
-QUICK = [("sam3-run", signal.SIGINT), ("sam3-worker", signal.SIGTERM)]  # those that start most
+INT, TERM = signal.SIGINT, signal.SIGTERM
+DELAYS = (0, 0.1, 0.25, 0.5, 1, 2.5)  # s; they only spread the signals over imports, schema, broker, nodes and model
+MOST = ("sam3-run", "sam3-worker")  # those that start most get both signals at each moment, the others one of the two
+SIGNALS = {f"{name} {number.name}": (name, [number] * 6) for name in MOST for number in (INT, TERM)}
+SIGNALS |= {name: (name, [INT, TERM] * 3) for name in COMMANDS if name not in MOST}
+QUICK = ("sam3-run SIGINT", "sam3-worker SIGTERM")
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.long) for one in MOMENTS]
+    ("name", "numbers"),
+    [pytest.param(*SIGNALS[one], marks=() if one in QUICK else pytest.mark.long, id=one) for one in SIGNALS],
 )
 def test_a_signal_at_any_moment_ends_a_command_quietly_and_leaves_nothing_behind(
-    start: Start, home: Path, broker_url: str, name: str, number: signal.Signals
+    start: Start, home: Path, broker_url: str, name: str, numbers: list[signal.Signals]
 ) -> None:
-    """From our first line on. The delays only spread the signals over imports, schema, broker, nodes and model."""
-    for delay in (0, 0.1, 0.25, 0.5, 1, 2.5):
+    """From our first line on."""
+    for delay, number in zip(DELAYS, numbers, strict=True):
         given = [argument.replace("PORT", str(free_port())) for argument in COMMANDS[name]]
         process = start(name, *given, SAM3_BROKER_URL=broker_url)
         wait_until(lambda: runs_our_code(process), "our first line")  # noqa: B023
@@ -218,10 +223,12 @@ def test_the_first_process_of_a_container_ends_at_a_signal(start: Start, number:
 
 @pytest.fixture
 def frozen() -> Iterator[Callable[[], bool]]:
-    """Whether Python has stopped looking for garbage among what there is; it looks again after the test."""
+    """Whether Python has stopped looking for garbage among what there is; after the test it is as before."""
     before = gc.get_freeze_count()
     yield lambda: gc.get_freeze_count() > before
     gc.unfreeze()
+    if before:
+        gc.freeze()
     gc.enable()
 
 
