@@ -252,6 +252,7 @@ def test_the_kernels_that_torch_makes_for_a_cpu_give_the_same_answers(
     monkeypatch.setenv(CACHE_FOLDER, str(tmp_path))
     segmenter = shallow(checkpoint, backbone=1)  # the compiler takes many seconds for the kernels of a further one
     monkeypatch.setattr(inductor, "compile_threads", 1)  # more are processes, which import torch for themselves
+    monkeypatch.setattr(inductor.cpp, "simdlen", 1)  # g++ takes half as long again for kernels of vectors
     torch.compiler.reset()
     compiled, plain = (heads(segmenter, batch[:2], ASKED[:2], options) for options in (COMPILED, PLAIN))
     assert segmenter.facts.compiles

@@ -19,14 +19,14 @@ from workers.inference.tiles import Tiling
 from workers.tiny.files import CHECKPOINT
 from workers.tiny.scenes import Crowd, draw_crowd
 
-SIDE = 4096  # pixels
+SIDE, COLUMNS = 2048, 10  # pixels, and so many objects squared: three times as many as the model answers an image
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
 def crowd() -> Crowd:
-    return draw_crowd(seed=5, side=SIDE)
+    return draw_crowd(seed=5, side=SIDE, columns=COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,13 @@ def average_recall(truth: COCO, outcome: Segmented) -> float:
     return float(judge.eval["recall"][:, 0, 0, -1].mean())
 
 
-def test_tiles_find_four_hundred_small_objects_of_which_the_whole_picture_shows_none(
+def test_tiles_find_a_hundred_small_objects_of_which_the_whole_picture_shows_none(
     crowd: Crowd, picture: str, model: Sam3Segmenter
 ) -> None:
     drawn = truth(crowd)
-    assert len(crowd.members) == 400
+    assert len(crowd.members) == 100
     in_tiles = found(picture, model, Tiling(360, 180))
     assert (in_tiles.width, in_tiles.height) == (SIDE, SIDE)
     assert average_recall(drawn, in_tiles) >= 0.9
-    assert 380 <= sum(one.score >= 0.5 for one in in_tiles.found[0].instances) <= 420  # and hardly any twice
+    assert 95 <= sum(one.score >= 0.5 for one in in_tiles.found[0].instances) <= 105  # and hardly any twice
     assert average_recall(drawn, found(picture, model, None)) < 0.1
