@@ -23,8 +23,8 @@ def test_shortcuts_are_compared_and_timed() -> None:
 
 @pytest.mark.long
 def test_what_a_batch_asks_of_its_device_is_counted_for_every_row_of_the_table() -> None:
-    rows = model.measure_counts([(1, 1), (2, 2)])
+    rows = model.measure_counts([(2, 2)])
     assert [(row[""], row["images"], row["prompts"]) for row in rows] == [
-        ("plain loop", 1, 1), ("ours", 1, 1), ("ours", 2, 2), ("ours, mixed", 1, 1)
+        ("plain loop", 1, 1), ("ours", 2, 2), ("ours, mixed", 1, 1)
     ]  # fmt: skip
     assert all(row["host waits a batch"] >= 0 and row["GFLOP an image"] > 0 for row in rows)

@@ -65,12 +65,12 @@ def test_the_projection_after_a_twentieth_is_within_15_percent_of_the_end(sessio
     """Two workers; each gets warm for 20 images' time, and chunks differ by a quarter, as pictures do."""
     dice = random.Random(seed)
     workers = [scenario.worker(sessions, number) for number in (1, 2)]
-    run_id = load(sessions, numbered(800), chunk_size=4)
+    run_id = load(sessions, numbered(400), chunk_size=4)
     projected = 0.0
-    for number in range(200):
+    for number in range(100):
         warms_up = 20.0 if number < 2 else 0.0
         work(sessions, run_id, 4 * dice.uniform(0.75, 1.25) + warms_up, worker=workers[number % 2])
-        if number == 9:
+        if number == 4:
             now = cost_of(sessions, run_id)
             projected = now.spent + (now.left or 0.0)
 

@@ -118,7 +118,7 @@ def test_a_hundred_images_of_a_higher_priority_are_done_within_two_chunk_times_o
 ) -> None:
     """No worker begins a chunk of the big run while one of the small run waits, so it waits for one chunk only: its own
     hundred images in thirteen chunks take each worker less time than one chunk of 256."""
-    scenario.load(sessions, scenario.numbered(100), "big", chunk_size=1)  # each stands for a chunk of 256 images
+    scenario.load(sessions, scenario.numbered(50), "big", chunk_size=1)  # each stands for a chunk of 256 images
     farm = Farm(sessions, seed)
     steps(farm, 30)
     small = scenario.load(sessions, scenario.numbered(13), "small", chunk_size=1)  # each stands for 8 images
@@ -132,7 +132,7 @@ def test_a_hundred_images_of_a_higher_priority_are_done_within_two_chunk_times_o
     assert since[:last] == ["small"] * 13
     while any(steps(farm, 10 * WORKERS)):
         pass
-    assert farm.claimed.count("big") == 100
+    assert farm.claimed.count("big") == 50
 
 
 def test_runs_of_a_lower_priority_are_rung_when_all_chunks_of_the_higher_ones_are(sessions: Sessions) -> None:
