@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from db.refusals import passes
 from db.session import describe_failure, read
 from db.states import RunState
+from db.steering import pause_of
 from db.views.rows import done_paths
 from db.views.run_views import RunView
 from producer.cli.blank_masks import tell_blank_masks
@@ -204,6 +205,8 @@ def how_to_go_on(found: Found, view: RunView) -> str:
         return "let the same sam3-run command finish it"
     if view.state == RunState.LOADING:
         return "let its sam3-enqueue finish, or run the same one again if it was killed"
+    if (why := read(found.sessions, pause_of, found.run_id)) is not None:  # to wait would be in vain
+        return f"it is paused {why}: let it go on (sam3-resume {found.argument}) and wait"
     return f"wait (sam3-status {found.argument} --wait)"
 
 

@@ -37,7 +37,7 @@ def chosen_rows(found: Found, view: RunView, file: Path) -> Sequence[int]:
     missing = set(paths.values()) - {paths[path] for path, _ in known}
     if missing:
         place, line = min(missing)
-        raise UsageError(f"--rows {file}, line {place}: the run has no image {line[:LONGEST_SHOWN]}")
+        raise UsageError(f"--rows {file}, line {place}: the run has no image '{line[:LONGEST_SHOWN]}'")
     numbers.update(row for _, row in known)
     if not numbers:
         raise UsageError(f"--rows {file} names no row: write the path of an image into each line")

@@ -14,6 +14,8 @@ from db.session import Sessions, read, write
 from db.states import RunState
 from db.views.run_views import run_view
 from producer.cli.export import main as export
+from producer.cli.pause import main as pause
+from producer.cli.resume import main as resume
 from producer.cli.retry import main as retry
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, read_images
@@ -47,6 +49,19 @@ def test_a_going_run_is_refused_with_what_there_is_so_far_and_nothing_is_written
         "or add --partial to export what is there"
     )
     assert list(shell.home.iterdir()) == []
+
+
+def test_a_paused_run_is_refused_with_the_command_that_lets_it_go_on(shell: Shell) -> None:
+    three_of_eight(shell.sessions)
+    shell(pause, "faces")
+
+    error = shell(export, "faces", "--format", "csv", "-o", "faces.csv", code=1).error
+
+    assert error == (
+        "sam3: error: run faces is not over: 3 of 8 images so far; it is paused by sam3-pause: let it go on "
+        "(sam3-resume faces) and wait, or add --partial to export what is there"
+    )
+    assert shell(resume, "faces").out.startswith("run faces: ")
 
 
 def test_the_part_that_was_asked_for_is_written_and_called_one(shell: Shell) -> None:
