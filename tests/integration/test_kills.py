@@ -1,4 +1,7 @@
-"""kill -9 of single processes: the work goes on by itself, and nobody is left over."""
+"""kill -9 of single processes, and SIGTERM: the work goes on by itself, and nobody is left over.
+
+No process of these tests is a fork of them.
+"""
 
 import os
 import signal
@@ -15,7 +18,10 @@ from tests.integration.processes import is_gone, parent_of
 from tests.terminals import Background, Terminal, wait_until
 from tests.workers import runs
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("real_programs"),
+]
 
 
 @pytest.fixture

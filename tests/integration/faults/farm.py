@@ -18,6 +18,7 @@ from db.claims import MAX_ATTEMPTS
 from db.models import Chunk, Image, Result, Worker
 from db.session import Sessions, read
 from db.states import LIVE, ImageState
+from tests import twins
 from tests.db import audit, scenario
 from tests.integration.processes import parent_of
 from tests.terminals import Background, Terminal, wait_until
@@ -220,10 +221,13 @@ def signal_all(launcher: Background, number: signal.Signals) -> None:
 
 
 def descendants(pid: int) -> list[int]:
+    """Whoever descends from the process, but for what only the tests have there."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
+                if (entry / "comm").read_text().strip() == twins.NAME:
+                    continue
                 children.setdefault(parent_of(int(entry.name)), []).append(int(entry.name))
             except OSError:
                 continue

@@ -13,8 +13,12 @@ from tests.terminals import Terminal
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
+@pytest.mark.usefixtures("real_programs")
 def test_one_image_that_kills_its_process_fails_alone(here: Terminal, sessions: Sessions, tmp_path: Path) -> None:
-    """F31. A batch of four holds it: 2 (1 + log2 4) deaths at most, and one for the attempt before the split."""
+    """F31. A batch of four holds it: 2 (1 + log2 4) deaths at most, and one for the attempt before the split.
+
+    Each is a real process that Celery spawns, no fork of the tests.
+    """
     run_id = farm.load(sessions, tmp_path / "in", 40, {22: KILLS}, chunk_size=20)
     worker = farm.start(here, "one", "--until-empty")
     said = worker.wait()
