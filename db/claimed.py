@@ -54,9 +54,9 @@ class ClaimedImage:
     id: int
     row: int
     path: str
-    prompt_ids: tuple[int, ...]  # those to compute; none if all that were added have been dropped
+    prompt_ids: tuple[int, ...]  # prompts to compute; none if all added prompts have been dropped
     again: bool = False  # it was computed before: the new outcome replaces its old results
-    tiling: str | None = None  # how it is cut, if other than the run says
+    tiling: str | None = None  # how it is cut into tiles, if other than the run says
     boxes: tuple[GivenBox, ...] = ()
     kept: Kept | None = None  # its results stay, unless its file has changed: then all of its prompts are computed
 

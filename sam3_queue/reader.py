@@ -136,17 +136,17 @@ class Run:
 
     @property
     def classes(self) -> list[str]:
-        """Their names: those of the prompts, unless these were given with classes."""
+        """Names of the classes: the prompts themselves, unless they were given with classes."""
         return [one.name for one in self._view.classes.values()]
 
     @property
     def columns(self) -> list[str]:
-        """Those of the input."""
+        """Names of the columns of the input."""
         return list(self._view.source.columns)
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it was left to do when it was opened."""
+        """Whether nothing of the run was left to do when it was opened."""
         return self._view.state in OVER
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ class ImageCounts:
 
     @property
     def ended(self) -> int:
-        """Those that are done or failed."""
+        """Images that are done or failed."""
         return self.segmented + self.empty + self.failed
 
 

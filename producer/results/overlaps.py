@@ -57,7 +57,7 @@ def _of_masks(found: Sequence[FoundInstance], size: tuple[int, int]) -> tuple[Nu
 
 
 def _of_boxes(found: Sequence[FoundInstance]) -> tuple[Numbers, Numbers]:
-    """The same for boxes.
+    """For each two instances: the IoU of their boxes, and the share of the smaller box that lies in both.
 
     Source: `nms_kernel_impl` in https://github.com/pytorch/vision/blob/main/torchvision/csrc/ops/cpu/nms_kernel.cpp.
     """

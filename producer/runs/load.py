@@ -232,7 +232,7 @@ def _sample(request: RunRequest, survey: Survey) -> list[str]:
 def _checked(
     sessions: Sessions, rows: Iterator[NewRow], known: KnownRun, survey: Survey, request: RunRequest
 ) -> Iterator[NewRow]:
-    """The same rows, after checking the files of some, if the run has rows already and some of these are new to it."""
+    """Return the rows, after checking the files of some of them if the run has rows already but not all of these."""
     if request.check is None or known.images == 0:  # files of a new run were checked before it was created
         return rows
     first = list(itertools.islice(rows, FIRST_ROWS))

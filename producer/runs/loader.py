@@ -47,7 +47,7 @@ class Loader:
     def renewing(
         self, work: Callable[Concatenate[Session, int, Args], Value]
     ) -> Callable[Concatenate[Session, int, Args], Value]:
-        """The same `work`, which renews the lease in its transaction. Raises `LoadTaken` if the lease is lost."""
+        """Return `work` made to renew the lease in its transaction. It raises `LoadTaken` if the lease is lost."""
 
         def renewed(session: Session, run_id: int, /, *args: Args.args, **kwargs: Args.kwargs) -> Value:
             if not named_leases.renew_lease(session, self._name, self._me, LOAD_LEASE_SECONDS):

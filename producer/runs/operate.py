@@ -71,7 +71,10 @@ def retry(sessions: Sessions, run_id: int, which: RetryFilter, tell: Tell = igno
 
 
 def _reopening(work: Pass) -> Pass:
-    """The same work, whose first transaction makes a cancelled run active: one without a live chunk would not end."""
+    """Return `work` made to reopen a cancelled run in its first transaction.
+
+    An active run without open chunks would never end: this transaction also opens the first chunks of the retry.
+    """
 
     def reopened(session: Session, run_id: int, place: Place, rows: int) -> Slice:
         if place == Place():

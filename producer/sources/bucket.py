@@ -156,7 +156,7 @@ class BucketSource(RowSource):
                 tally.add(verdict, one.path)
 
     def _judged(self, objects: Iterator[_Listed]) -> Iterator[tuple[_Listed, str]]:
-        """Those of the objects that the pattern takes, each with the verdict on it."""
+        """Objects that the pattern takes, each with the verdict on it."""
         while listed := list(islice(objects, PAGE_OBJECTS)):
             page = [one for one in listed if self._counts(one.path)]
             verdicts = {one.path: verdict_on_name(one.path) for one in page}
@@ -178,7 +178,7 @@ class BucketSource(RowSource):
         return any(("" if folder == "." else folder) in self._exported for folder in above)
 
     def _ours_among(self, paths: Sequence[str]) -> list[str]:
-        """Those that exports of ours wrote: users' images may lie beside them."""
+        """Paths that exports of ours wrote: users' images may lie beside them."""
         unknown = [path for path in paths if path not in self._known]
         with ThreadPoolExecutor(LOOKERS) as threads, told_faults(self._shown):
             found = dict(zip(unknown, threads.map(self._is_ours, unknown), strict=True)) if unknown else {}

@@ -57,7 +57,7 @@ class SourceFile:
 
     @property
     def plain_name(self) -> str:
-        """Its name in lower case, without `.gz`."""
+        """Name of the file in lower case, without `.gz`."""
         return self.path.name.lower().removesuffix(".gz")
 
     @property

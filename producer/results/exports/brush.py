@@ -57,7 +57,7 @@ def _odd(numbers: Integers) -> Integers:
 
 
 def _at_most(lengths: Integers, values: Integers) -> tuple[Integers, Integers]:
-    """The same runs, those of more than `MOST` values as several, and none of no value."""
+    """The runs, each longer than `MOST` values cut into several, and those of no value left out."""
     parts = -(-lengths // MOST)
     split = np.full(parts.sum(), MOST)
     split[np.cumsum(parts) - 1] = lengths - (parts - 1) * MOST

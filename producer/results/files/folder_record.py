@@ -23,7 +23,7 @@ class FolderRecord:
 
     @classmethod
     def known(cls, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Those facts that are fields of this record."""
+        """Facts that are fields of this record."""
         return {field.name: facts[field.name] for field in fields(cls) if field.name in facts}  # type: ignore[arg-type]
 
     @classmethod

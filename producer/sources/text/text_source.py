@@ -145,7 +145,7 @@ class TextSource(FileSource, Generic[Record]):
                 yield from batch
 
     def _surveyed(self, records: Iterator[Record]) -> Iterator[Record]:
-        """The same records. A format that must see each of them in a survey does so here."""
+        """Return the records as they are. A format that must see each record of a survey overrides this."""
         return records
 
     def _records(self, reader: Reader[Record]) -> Iterator[Record]:
