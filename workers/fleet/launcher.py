@@ -29,6 +29,8 @@ HOPELESS_FAILURES = 5
 # Celery warns root of pickled messages from strangers; we accept JSON only, and a container has one user.
 ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 STEADY_SECONDS = 60.0  # a node that lived this long starts again at once
+# The longest wait for killed children: with much memory they take a moment. Where nobody reaps orphans they never go.
+GONE_SECONDS, GONE_LOOK_SECONDS = 2.0, 0.01
 TOUCH_SECONDS = 3600.0  # between two signs that locks are in use, for what cleans /tmp of files that are days old
 
 Say = Callable[[str], None]
@@ -108,11 +110,19 @@ class Launcher:
         return bool(self._nodes) and all(node.failures >= HOPELESS_FAILURES for node in self._nodes)
 
     def kill(self) -> None:
-        """Kill the nodes that still run, and free the slots. Chunks in hand come back when their leases are over."""
+        """Kill the nodes that still run, and free the slots.
+
+        Afterwards the reconciler's last round finds the workers dead and takes back what they had in hand.
+        """
+        killed = [node.process for node in self._nodes if node.process is not None]
+        for process in killed:
+            _signal_group(process, signal.SIGKILL)
+        until = time.monotonic() + GONE_SECONDS
+        for process in killed:
+            process.wait()
+            while _has_members(process) and time.monotonic() < until:
+                time.sleep(GONE_LOOK_SECONDS)
         for node in self._nodes:
-            if node.process is not None:
-                _signal_group(node.process, signal.SIGKILL)
-                node.process.wait()
             for lock in node.locks:
                 lock.release()
         self._nodes = []
@@ -225,6 +235,15 @@ def _short(card: str) -> str:
     """As much of a UUID as tells GPUs apart; an old name of a slice goes on after it."""
     uuid, *slice_ = card.removeprefix("MIG-").removeprefix("GPU-").split("/")
     return _plain("-".join([uuid[:8], *slice_]))
+
+
+def _has_members(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process of the node's group is left, as the child is for a moment after its parent."""
+    try:
+        os.killpg(process.pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -130,7 +130,7 @@ def test_the_locks_of_a_run_of_weeks_look_used_to_what_cleans_the_machines_tmp(
     launcher.tend()
     assert {lock.stat().st_mtime for lock in locks} == {0}
     later = time.monotonic() + TOUCH_SECONDS
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: later))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: later, sleep=time.sleep))
     launcher.tend()
     assert all(lock.stat().st_mtime > 0 for lock in locks)
     locks[0].unlink()
@@ -224,7 +224,7 @@ def test_a_node_that_ends_is_started_again_after_a_pause_that_doubles(
     said: list[str] = []
     launcher = start("exit 1", say=said.append)
     clock = [time.monotonic()]
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
     for _ in range(8):
         while launcher.running():
             os.sched_yield()
@@ -293,6 +293,34 @@ def test_killing_ends_a_deaf_node_and_frees_its_slot(start: Start, tmp_path: Pat
     assert gone(pid)
     assert launcher.running() == 0
     assert start(WAITS).running() == 1
+
+
+def test_killing_returns_when_the_kernel_knows_no_process_of_the_node_any_more(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    killpg = os.killpg
+
+    def dies_slowly(group: int, number: int) -> None:
+        asked.append(number)
+        if number:
+            killpg(group, number)
+        elif asked.count(0) == 3:
+            raise ProcessLookupError
+
+    launcher = start()
+    monkeypatch.setattr(os, "killpg", dies_slowly)
+    launcher.kill()
+    assert asked == [signal.SIGKILL, 0, 0, 0]
+
+
+def test_killing_waits_in_vain_for_no_more_than_a_moment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GONE_SECONDS", 0.05)
+    launcher = start()
+    killpg = os.killpg
+    monkeypatch.setattr(os, "killpg", lambda group, number: number and killpg(group, number))
+    launcher.kill()
+    assert launcher.running() == 0
 
 
 def test_a_child_that_outlives_its_node_is_ended_before_the_node_starts_again(start: Start, tmp_path: Path) -> None:
