@@ -7,6 +7,7 @@ here and in each module that declares a command.
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -56,6 +57,18 @@ class Sam3Command(click.Command):
                 help="Show versions.",
             ),
         ]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)  # click takes words out of `args`
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption:
+            for word in given:
+                if word.startswith("-") and os.path.lexists(word):
+                    raise click.UsageError(
+                        f"'{word}' is read as a flag; write {shlex.quote(f'./{word}')}", ctx
+                    ) from None
+            raise
 
     def main(  # type: ignore[override]  # click lets it return, as programs do not
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any

@@ -381,3 +381,14 @@ def test_what_names_of_folders_say_is_a_column_of_the_results(
     (shell.home / "parts" / "camera=02").rename(shell.home / "parts" / "camera=3")
     shell(enqueue.main, *given)
     assert cameras() == ["1", "1", "3", "3"]
+
+
+def test_a_source_whose_name_begins_like_a_flag_is_told_how_to_be_written(shell: Shell) -> None:
+    (shell.home / "-rf photos.csv").write_text("path\na.jpg\n")
+    given = ("--prompt", "cat", "-o", "out", "--dry-run")
+
+    error = shell(run.main, "-rf photos.csv", *given, code=2).error
+
+    assert error == "sam3: error: '-rf photos.csv' is read as a flag; write './-rf photos.csv'; see sam3 --help"
+    assert "No such option" in shell(run.main, "-x", *given, code=2).error
+    assert "run -rf-photos" in shell(run.main, "./-rf photos.csv", *given, "--model", "tiny", "--gpus", "cpu").out
