@@ -14,6 +14,8 @@ from workers.errors import first_line
 from workers.node import life
 from workers.settings import load_settings
 
+POOL = "multiprocessing"  # the name by which billiard logs that a process has ended
+
 
 class _BrokerLost(logging.Filter):
     """Logs the loss of the broker in one line, as a traceback through kombu does not help."""
@@ -27,12 +29,13 @@ class _BrokerLost(logging.Filter):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False if the worker has ended before it was up because this node was asked to end."""
+    """False if the worker has ended before it was up, or idle, because this node was asked to end."""
     error = record.exc_info[1] if record.exc_info else None
-    return state.should_stop is None or not isinstance(error, WorkerLostError)
+    return state.should_stop is None or not (isinstance(error, WorkerLostError) or record.name == POOL)
 
 
-logging.getLogger("celery.worker").addFilter(_is_news)
+for _name in ("celery.worker", POOL):
+    logging.getLogger(_name).addFilter(_is_news)
 for _name in ("celery.worker.consumer.consumer", "celery.worker.pidbox", "kombu.message"):
     logging.getLogger(_name).addFilter(_BrokerLost())
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import billiard.util
 import celery._state
 import celery.worker.state
 import pytest
@@ -59,17 +60,19 @@ def test_the_celery_parent_starts_without_what_only_its_process_that_works_needs
 
 
 @pytest.mark.parametrize(("stopping", "lines"), [(None, 1), (0, 0)])
-def test_a_start_that_is_broken_off_is_no_error_when_the_node_was_asked_to_end(
+def test_a_process_that_ends_before_its_time_is_no_error_when_the_node_was_asked_to_end(
     stopping: int | None, lines: int, app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(celery.worker.state, "should_stop", stopping)
-    logger = logging.getLogger("celery.worker")
-    monkeypatch.setattr(logger, "propagate", True)
+    logger, of_pool = logging.getLogger("celery.worker"), billiard.util.get_logger()
+    for one in (logger, of_pool):
+        monkeypatch.setattr(one, "propagate", True)
     try:
         raise WorkerLostError("Could not start worker processes")
     except WorkerLostError as error:
         logger.critical("Unrecoverable error: %r", error, exc_info=True)
-    assert len(caplog.records) == lines
+    of_pool.error("Process %r pid:%r exited with %r", "SpawnPoolWorker-1", 7, "signal 15 (SIGTERM)")
+    assert len(caplog.records) == 2 * lines
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm")
