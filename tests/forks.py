@@ -38,15 +38,15 @@ def become(asked: Any, descriptors: Sequence[int]) -> None:
     time.tzset()
     _set_descriptors(dict(zip(asked["numbers"], descriptors, strict=True)))
     _open_streams()
+    signal.pthread_sigmask(signal.SIG_SETMASK, asked["blocked"])
 
 
 def set_signals(asked: Any) -> None:
-    """Ignore and block what a new Python would."""
+    """Ignore what a new Python would. What is blocked stays so until this has become that one."""
     ignored = IGNORED_BY_PYTHON | set(asked["ignored"])
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         otherwise = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in ignored else otherwise)
-    signal.pthread_sigmask(signal.SIG_SETMASK, asked["blocked"])
 
 
 def end_after(run: Run) -> None:
