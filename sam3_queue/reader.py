@@ -27,7 +27,7 @@ from sam3_queue.rows import Instance, Result, Row
 from workers.cli.base import DATABASE_RUN, RUN_FILE, error_of_database
 from workers.cli.opening import open_database
 from workers.errors import NoSuchRun, UsageError
-from workers.inference.reading.location import place
+from workers.places.location import place
 from workers.settings import load_settings
 
 if TYPE_CHECKING:

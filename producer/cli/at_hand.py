@@ -18,9 +18,9 @@ from producer.layout import STDIN_SUFFIX
 from producer.sources import place
 from producer.sources.kinds import rows_below
 from workers.errors import UsageError
-from workers.inference.reading import buckets
-from workers.inference.reading.buckets import Version
 from workers.inference.reading.formats import SUFFIXES
+from workers.places import buckets
+from workers.places.buckets import Version
 
 STANDARD_INPUT = "-"  # how a source is spelled that is piped in
 PIPED, FETCHED = "stdin", "fetched"  # folders in the state folder

@@ -22,7 +22,7 @@ from workers.cli import base
 from workers.cli.base import counted, say
 from workers.cli.opening import look_into
 from workers.errors import Unreachable, printable
-from workers.inference.reading import location
+from workers.places import location
 
 FIRST_KINDS = 5  # kinds of bad rows that are shown
 

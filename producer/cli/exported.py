@@ -40,7 +40,7 @@ from producer.sources.rows.cells import UNSTORABLE, storable
 from workers.cli import base
 from workers.cli.base import counted, say
 from workers.errors import NotOver, Unreachable, UsageError
-from workers.inference.reading import location
+from workers.places import location
 
 NOT_OF_CONTENT = ("masks", "force", "json", "jobs")  # flags
 

@@ -12,7 +12,7 @@ from producer.cli.progress import Meter
 from producer.runs.load import Rehearsed
 from producer.runs.request import RunRequest
 from producer.sources.source import RowSource
-from workers.inference.reading import location
+from workers.places import location
 
 FIRST_PATHS = 3  # shown so that the user can check where the images are looked for
 MOST_KINDS = 1000  # of bad rows that are told apart

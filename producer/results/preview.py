@@ -27,7 +27,7 @@ from producer.results.choice import Choice, Chooser
 from producer.results.files.marks import JPEG_COMMENT
 from producer.results.files.targets import Targets
 from producer.results.reading import read_within, rules_of_exports
-from workers.inference.reading import location
+from workers.places import location
 
 COLUMNS = 5
 TILES = COLUMNS * COLUMNS

@@ -5,8 +5,8 @@ from dataclasses import replace
 from PIL import Image, ImageOps
 
 from db.views.run_views import RunView
-from workers.inference.reading import location
 from workers.inference.reading.images import ReadRules, read_image
+from workers.places import location
 from workers.reading import read_rules
 
 

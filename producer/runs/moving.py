@@ -14,8 +14,8 @@ from producer.sources.looking import same_files, stat_files
 from producer.sources.rows.cells import escaped
 from producer.sources.source import RecordedRow, RowSource
 from workers.errors import UsageError
-from workers.inference.reading import location
-from workers.inference.reading.location import FileSeen
+from workers.places import location
+from workers.places.location import FileSeen
 
 LOOK_SECONDS = 10.0
 SAMPLE_ROWS = 200

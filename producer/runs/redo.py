@@ -19,8 +19,8 @@ from producer.runs.operate import Tell, ignore, retry, settle
 from producer.sources.looking import stat_files
 from workers.cli.base import counted
 from workers.errors import UsageError
-from workers.inference.reading import location
-from workers.inference.reading.location import FileSeen
+from workers.places import location
+from workers.places.location import FileSeen
 
 LOOK_SECONDS = 20.0  # for a look at all files that the user did not ask for
 PATIENCE_SECONDS = 120.0  # for each page, if the user asked for the look with --redo changed

@@ -33,9 +33,9 @@ from producer.sources.selection import (
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RecordedRow, RowSource, Survey
 from producer.sources.walk import DELTA, delta
 from workers.errors import UsageError
-from workers.inference.reading import buckets, urls
-from workers.inference.reading.buckets import PAGE_OBJECTS
 from workers.inference.reading.formats import FORMATS
+from workers.places import buckets, urls
+from workers.places.buckets import PAGE_OBJECTS
 
 KNOWN_AT_MOST = 100_000  # answers that are remembered, so that an object is not asked for a second time
 

@@ -18,8 +18,8 @@ from producer.sources.looking import in_time, stat_files
 from producer.sources.rows.cells import escaped, quoted
 from producer.sources.source import RowSource
 from workers.errors import UsageError
-from workers.inference.reading import location
 from workers.inference.reading.formats import SUFFIXES
+from workers.places import location
 
 LOOK_SECONDS = 5.0
 FOLDERS_AT_MOST = 1000  # that are searched for the folder that the paths start from

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from producer.sources.file import SourceFile
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, require_prompts
-from workers.inference.reading import location
+from workers.places import location
 
 FIRST_ROWS, RANDOM_ROWS = 100, 100  # rows in the sample of a survey
 

@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from workers.inference.reading import location
-from workers.inference.reading.location import FileSeen
+from workers.places import location
+from workers.places.location import FileSeen
 
 SAME_FILES_SECONDS = 10.0
 LOOKERS = 16  # threads, since a network disk answers several questions at a time

@@ -36,7 +36,7 @@ from producer.sources.text.list_source import ListSource
 from producer.sources.text.text_source import NoRows, TextSource
 from producer.sources.walk import walk_below
 from workers.errors import UsageError
-from workers.inference.reading import location
+from workers.places import location
 
 _COUNTED = " files "  # begins the part of the hash of a survey which says how many files it is of
 

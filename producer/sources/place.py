@@ -1,7 +1,7 @@
 """Where a source is: the one module of the sources that tells a path of this machine from the URL of a bucket.
 
 A place is a text: a path, a pattern of paths, or a URL of an object, of a part of a bucket, or with a pattern for keys.
-Reads no source. `workers.inference.reading.location` asks the disk or the server.
+Reads no source. `workers.places.location` asks the disk or the server.
 """
 
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 from producer.sources import pattern
 from producer.sources.rows.cells import escaped
 from workers.errors import UsageError
-from workers.inference.reading import location, urls
-from workers.inference.reading.location import is_url as is_url
+from workers.places import location, urls
+from workers.places.location import is_url as is_url
 
 
 def fault(given: str) -> str | None:

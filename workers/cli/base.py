@@ -198,7 +198,7 @@ def _warn_of_unknown_variables(context: click.Context) -> None:
 
 def settings(**flags: Any) -> "Settings":
     """The settings of the running command: flags, then the environment, then the config file, then defaults."""
-    from workers.inference.reading import web
+    from workers.places import web
     from workers.settings import Settings, load_settings
 
     context = click.get_current_context()

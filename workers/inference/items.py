@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from workers.errors import ErrorClass
 from workers.inference.answers import Found
 from workers.inference.boxes import Box
-from workers.inference.reading.location import FileSeen
 from workers.inference.tiles import Tiling
+from workers.places.location import FileSeen
 
 
 @dataclass(frozen=True)

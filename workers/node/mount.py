@@ -8,8 +8,8 @@ from db.outcomes import ImageDone, ImageFailed, Outcome
 from db.session import Sessions, read
 from db.views.run_views import RunView, root_of, some_done_path
 from workers.errors import ErrorClass
-from workers.inference.reading import location
 from workers.node.faults import Infrastructure
+from workers.places import location
 
 LOST = (ErrorClass.MISSING, ErrorClass.PERMISSION)
 GONE = (*LOST, ErrorClass.TIMEOUT)

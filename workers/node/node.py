@@ -4,13 +4,13 @@ import logging
 import threading
 from typing import ClassVar, NoReturn
 
-from workers.inference.reading import web
 from workers.inference.stream import readahead
 from workers.node import life
 from workers.node.breaker import Breaker
 from workers.node.heartbeat import Heartbeat
 from workers.node.model import Model
 from workers.node.worker import Worker, worn_out
+from workers.places import web
 from workers.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from db.outcomes import ImageFailed, Outcome
 from db.session import Sessions, read
 from db.views.run_views import RunView, some_done_path
 from workers.errors import ErrorClass
-from workers.inference.reading import location, urls
-from workers.inference.reading.location import Unanswered
 from workers.node.faults import Infrastructure
+from workers.places import location, urls
+from workers.places.location import Unanswered
 
 
 def check_servers(

@@ -10,9 +10,9 @@ from workers.inference.boxes import Box
 from workers.inference.items import Before, Item, Unreadable
 from workers.inference.items import Outcome as Seen
 from workers.inference.protocol import Options
-from workers.inference.reading import location
-from workers.inference.reading.location import FileSeen
 from workers.inference.tiles import Tiling
+from workers.places import location
+from workers.places.location import FileSeen
 
 
 def found_of(result: PromptResult) -> Found:

@@ -10,7 +10,7 @@ from db.views.run_views import RunView
 from producer.cli.found import Found
 from producer.sources.rows.cells import storable
 from workers.errors import UsageError
-from workers.inference.reading import location
+from workers.places import location
 
 LONGEST_NUMBER, LONGEST_SHOWN = 18, 200  # digits of a row's number; letters of a line in a message
 

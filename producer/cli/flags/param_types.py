@@ -76,7 +76,7 @@ class HereFolder(click.Path):
         self._instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from workers.inference.reading import urls
+        from workers.places import urls
 
         _refuse_empty(self, value, param)
         if urls.is_url(str(value)):
@@ -109,7 +109,7 @@ class ImageRoot(click.ParamType[str]):
     name = "folder"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from workers.inference.reading import urls
+        from workers.places import urls
 
         _refuse_empty(self, value, param)
         folder = str(value)
@@ -126,7 +126,7 @@ class ExportOutput(click.ParamType[Path | str]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        from workers.inference.reading import urls
+        from workers.places import urls
 
         _refuse_empty(self, value, param)
         output = str(value)

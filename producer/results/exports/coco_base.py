@@ -14,7 +14,7 @@ from db.views.results import ExportedImage
 from producer.results.common import ExportRequest
 from producer.results.exports.provenance import categories, provenance
 from workers.errors import UsageError
-from workers.inference.reading import location
+from workers.places import location
 
 Entry = dict[str, Any]
 LISTS = ("images", "categories", "annotations")

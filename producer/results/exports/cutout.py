@@ -16,7 +16,7 @@ from producer.results.exports.per_result import PerResult, places
 from producer.results.files.folder_writer import EmbeddedSigns, Piece
 from producer.results.formats import Format, Places
 from workers.errors import UsageError
-from workers.inference.reading import location
+from workers.places import location
 
 OF_MASKS = ("each", "dilate", "feather", "name")  # flags of a `MaskStyle` that fit cut-outs
 

@@ -13,7 +13,7 @@ from db.values import FoundInstance
 from db.views.results import ExportedImage
 from producer.results.common import ExportRequest, Summary, TellRows, counting, found_in
 from producer.results.formats import Format
-from workers.inference.reading import location
+from workers.places import location
 
 START, END = b"[", b"\n]\n"
 OURS = b'\n{"data": {"sam3_run": '  # start of each task; no other program writes it

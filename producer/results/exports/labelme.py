@@ -17,7 +17,7 @@ from producer.results.files.folder_writer import Piece
 from producer.results.files.ledger import Ledger
 from producer.results.files.names import mask_path
 from producer.results.formats import Format, Places
-from workers.inference.reading import location
+from workers.places import location
 
 TEMPLATE = "{stem}.json"  # LabelMe opens the file of this name with an image
 

@@ -2,7 +2,7 @@
 
 from db.views.results import ExportedImage
 from producer.results.common import ExportRequest
-from workers.inference.reading import location
+from workers.places import location
 
 Given = tuple[str, str | None, int | None]  # arguments of `content`: where it is, where it must be, its bytes
 

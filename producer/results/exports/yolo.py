@@ -25,7 +25,7 @@ from producer.results.files.ledger import Ledger
 from producer.results.files.names import mask_path
 from producer.results.formats import Format, Places
 from workers.errors import UsageError
-from workers.inference.reading import location
+from workers.places import location
 
 START = b"# sam3-queue: YOLO segmentation labels"
 PARTS = ("train", "val")

@@ -18,9 +18,9 @@ from producer.results.files.inputs import Inputs
 from producer.results.files.marks import made_by_export
 from producer.results.files.targets import Recognise, Signs, Targets
 from workers.errors import UsageError
-from workers.inference.reading import buckets
-from workers.inference.reading.buckets import Version
-from workers.inference.reading.urls import Unanswered
+from workers.places import buckets
+from workers.places.buckets import Version
+from workers.places.urls import Unanswered
 
 MANIFEST_BYTES = 1 << 20  # of an object that is read whole
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from workers.errors import Sam3Error
-from workers.inference.reading import web
 from workers.machine.cores import usable_cores
+from workers.places import web
 
 Value = TypeVar("Value")
 Args = ParamSpec("Args")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from db.session import Sessions, read
 from db.views.inputs import RunInput, recorded_paths, run_inputs
-from workers.inference.reading import location
+from workers.places import location
 
 File = TypeVar("File", Path, str)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from workers.inference.reading import location
+from workers.places import location
 
 LONGEST_NAME = 255  # bytes of a file name, on every common file system
 DEFAULT_NAME, DEFAULT_EACH = "{name}.png", "{name}_{n}.png"  # templates: of a mask, and of one of several

@@ -40,8 +40,8 @@ from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource, Sur
 from producer.sources.walk import DELTA, delta, mixture, walk_below
 from workers.cli.base import counted
 from workers.errors import UsageError
-from workers.inference.reading import location
 from workers.inference.reading.formats import SUFFIXES
+from workers.places import location
 
 
 class ParquetSource(RowSource):

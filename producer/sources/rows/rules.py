@@ -23,7 +23,7 @@ from producer.sources.rows.cells import (
 )
 from producer.sources.rows.columns import Columns
 from workers.errors import ErrorClass
-from workers.inference.reading import location, urls, web
+from workers.places import location, urls, web
 
 # The memory of a slice: while it is written, its rows exist several times, as read, as JSON and as parameters.
 SLICE_CHARACTERS = 4_000_000

@@ -7,7 +7,7 @@ from producer.cli.export import main as export
 from producer.cli.status import main as status
 from tests.buckets import Bucket
 from tests.producer.cli.conftest import Shell
-from workers.inference.reading import location
+from workers.places import location
 
 
 @pytest.mark.usefixtures("broker")

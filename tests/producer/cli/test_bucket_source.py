@@ -16,7 +16,7 @@ from producer.cli.status import main as status
 from tests import buckets as door
 from tests.buckets import OF_EACH_CLOUD, Bucket
 from tests.producer.cli.conftest import Shell
-from workers.inference.reading import buckets
+from workers.places import buckets
 
 PROMPT = ("--prompt", "person")
 

@@ -14,7 +14,7 @@ from tests import buckets as door
 from tests.buckets import OF_EACH_CLOUD, SECRET, Bucket, of_clouds
 from tests.producer.cli.conftest import Shell
 from workers.errors import UsageError
-from workers.inference.reading import buckets
+from workers.places import buckets
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
 pytestmark = [

@@ -22,7 +22,7 @@ from tests.buckets import SECRET, Bucket
 from tests.producer.results.conftest import SIZE, MakeRequest
 from tests.producer.results.finished import Done, Finished, Input, finish
 from workers.errors import UsageError
-from workers.inference.reading import buckets
+from workers.places import buckets
 
 # pycocotools' compiled decode does not follow numpy 2's protocol yet; the masks are right.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -25,8 +25,8 @@ from tests.db import scenario
 from tests.db.scenario import claim, commit, done, failed
 from tests.terminals import PATIENCE
 from workers.errors import UsageError
-from workers.inference.reading import location
-from workers.inference.reading.location import FileSeen
+from workers.places import location
+from workers.places.location import FileSeen
 
 
 class Killed(Exception):

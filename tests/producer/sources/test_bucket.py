@@ -15,7 +15,7 @@ from producer.sources.source import ReadOptions
 from tests import buckets as door
 from tests.buckets import OF_EACH_CLOUD, Bucket
 from workers.errors import UsageError
-from workers.inference.reading import buckets, location
+from workers.places import buckets, location
 
 ODD = (
     "a b.jpg",

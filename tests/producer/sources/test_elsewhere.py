@@ -13,9 +13,9 @@ from producer.results.files.names import mask_path
 from producer.sources.check_files import check_files
 from producer.sources.text.csv_source import CsvSource
 from workers.errors import ErrorClass
-from workers.inference.reading import location, urls
 from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
-from workers.inference.reading.location import FileSeen
+from workers.places import location, urls
+from workers.places.location import FileSeen
 
 SCHEME = "memory://"
 

@@ -14,9 +14,9 @@ from tests import buckets as door
 from tests.buckets import Bucket
 from tests.db import scenario
 from tests.workers import runs
-from workers.inference.reading import buckets
 from workers.node.faults import Infrastructure
 from workers.node.servers import check_servers
+from workers.places import buckets
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -1,12 +1,12 @@
 """Reads the whole content of an image's file, or says why it cannot be had. Decodes nothing.
 
-The place of an image may be on a disk or elsewhere: `location` knows.
+The place of an image may be on a disk or elsewhere: `workers.places.location` knows.
 """
 
 from workers.errors import ErrorClass
-from workers.inference.reading import location
-from workers.inference.reading.location import FileSeen
 from workers.inference.reading.rules import ReadRules, UnreadableImage
+from workers.places import location
+from workers.places.location import FileSeen
 
 
 def read_content(path: str, rules: ReadRules) -> tuple[bytes, FileSeen]:

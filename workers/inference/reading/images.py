@@ -50,11 +50,11 @@ from workers.inference.reading.formats import (
     is_raw_like_tiff,
     other_format,
 )
-from workers.inference.reading.location import FileSeen
 from workers.inference.reading.rules import ReadRules as ReadRules  # who reads images imports it from here, too
 from workers.inference.reading.rules import UnreadableImage as UnreadableImage
 from workers.inference.reading.tiff import ORIENTATION, Directories, Directory, is_described, not_the_picture
 from workers.inference.stages import Report, Stage, timed, unheard
+from workers.places.location import FileSeen
 
 DIGEST_BYTES = 16  # so many that no two files of any run have the same by chance
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from workers.errors import ErrorClass
-from workers.inference.reading.location import FileSeen
 from workers.machine.memory import usable_memory
+from workers.places.location import FileSeen
 
 BYTES_A_PIXEL = 10  # while an image is decoded: 4 of Pillow's own, and 3 for each of two copies
 

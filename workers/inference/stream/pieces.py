@@ -14,11 +14,11 @@ from workers.inference import boxes
 from workers.inference.items import Item, Outcome, Segmented, Unreadable
 from workers.inference.protocol import Pixels, Segmenter
 from workers.inference.reading.images import RGB, ReadImage, ReadRules, UnreadableImage, read_image
-from workers.inference.reading.location import FileSeen
 from workers.inference.stages import Report, Stage, timed
 from workers.inference.stream.readahead import ReadAhead
 from workers.inference.stream.repeats import Repeats, content_of
 from workers.inference.tiles import View
+from workers.places.location import FileSeen
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import pytest
 
 from producer.results.files.helpers import NICENESS, HelperEnded, Helpers
 from tests.terminals import wait_until
-from workers.inference.reading import web
+from workers.places import web
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from workers.inference.reading.images import (
     UnreadableImage,
     read_image,
 )
-from workers.inference.reading.location import FileSeen
 from workers.inference.reading.samples import LITTLE_RANGE
+from workers.places.location import FileSeen
 
 RULES = ReadRules()
 STRETCH = ReadRules(stretch=True)

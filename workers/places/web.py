@@ -17,9 +17,9 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit
 
-from workers.inference.reading import urls
-from workers.inference.reading.urls import Unanswered
 from workers.machine.hosts import Allowed, read_hosts, read_networks
+from workers.places import urls
+from workers.places.urls import Unanswered
 
 SETTING, NETWORKS_SETTING = "SAM3_IMAGE_HOSTS", "SAM3_IMAGE_NETWORKS"
 SILENT_SECONDS, TRIES, PAUSE_SECONDS = 10.0, 3, 0.5  # all tries end well before SAM3_DECODE_SECONDS

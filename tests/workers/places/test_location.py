@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.inference.reading import location
+from workers.places import location
 
 
 @contextmanager

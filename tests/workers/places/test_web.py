@@ -12,9 +12,9 @@ from PIL import Image
 
 from tests.tls import make_authority
 from workers.errors import ErrorClass
-from workers.inference.reading import location, urls, web
 from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 from workers.machine.hosts import Allowed, read_hosts, read_networks
+from workers.places import location, urls, web
 
 PRIVATE = (
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),

@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import BinaryIO
 
 from workers.errors import printable
-from workers.inference.reading import buckets, urls, web
-from workers.inference.reading.urls import Unanswered as Unanswered  # one of the errors of this module
-from workers.inference.reading.urls import is_url as is_url
+from workers.places import buckets, urls, web
+from workers.places.urls import Unanswered as Unanswered  # one of the errors of this module
+from workers.places.urls import is_url as is_url
 
 LATEST_NS = 2**63 - 1  # nanoseconds since 1970, in the year 2262. Databases store no later time, but files may have one
 

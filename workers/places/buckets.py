@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from workers.errors import first_line, one_line
-from workers.inference.reading import urls
-from workers.inference.reading.urls import Unanswered
+from workers.places import urls
+from workers.places.urls import Unanswered
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

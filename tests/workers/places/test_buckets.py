@@ -9,8 +9,8 @@ from PIL import Image
 from tests import buckets as door
 from tests.buckets import OF_EACH_CLOUD, SECRET, Bucket
 from workers.errors import ErrorClass
-from workers.inference.reading import buckets, location
 from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
+from workers.places import buckets, location
 
 PLAIN = ReadRules()
 
