@@ -6,14 +6,14 @@ from PIL import Image, ImageOps
 
 from db.views.run_views import RunView
 from workers.inference.reading.images import ReadRules, read_image
+from workers.inference.reading.rules import rules_of
 from workers.places import location
-from workers.reading import read_rules
 
 
 def rules_of_exports(view: RunView) -> ReadRules:
     """The rules of the run's workers, for images as large as memory allows: a worker that cut one into tiles has read
     it before."""
-    return replace(read_rules(view), digests=False).with_large_images(readers=1)
+    return replace(rules_of(view.source, view.frozen), digests=False).with_large_images(readers=1)
 
 
 def read_within(place: str, rules: ReadRules, room: tuple[int, int]) -> Image.Image:

@@ -19,6 +19,7 @@ from workers.errors import first_line
 from workers.inference.items import Item
 from workers.inference.items import Outcome as Seen
 from workers.inference.protocol import OutOfMemory, Segmenter
+from workers.inference.reading.rules import rules_of
 from workers.inference.stages import Stage, StageSeconds, timed
 from workers.inference.stream import pipeline
 from workers.inference.stream.pipeline import NothingGotThrough, Pace, decode_threads, refused_prompts
@@ -30,7 +31,6 @@ from workers.node.mount import check_mount
 from workers.node.servers import check_servers
 from workers.node.translation import answered_prompts, as_it_is, found_of, item_of, options_of, outcome_of, refused_item
 from workers.node.worker import Worker
-from workers.reading import read_rules
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,8 @@ def _prompt_texts(attempt: Attempt) -> dict[int, str]:
 
 def _segmented(attempt: Attempt, items: list[Item]) -> Iterator[list[Seen]]:
     """The outcomes of these items. If no image of a batch gets through, the model is tested before it goes on."""
-    rules, options = read_rules(attempt.run), options_of(attempt.run, attempt.model.compiled)
+    rules = rules_of(attempt.run.source, attempt.run.frozen)
+    options = options_of(attempt.run, attempt.model.compiled)
     recall = partial(_recalled, attempt) if attempt.run.frozen.dedupe else None
     while items:
         failed: list[Seen] = []

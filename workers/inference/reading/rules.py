@@ -1,10 +1,10 @@
 """Which images may be opened and how they are read, and the error for one that cannot be used.
 
-Knows neither files nor pixels.
+The workers and the exports of a run read its images by the same rules. Knows neither files nor pixels.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal, Protocol, Self, cast
 
 from workers.errors import ErrorClass
 from workers.machine.memory import usable_memory
@@ -30,6 +30,39 @@ class ReadRules:
         """The same rules for images that may be as large as memory allows, if so many threads read one each."""
         fits = usable_memory() // 2 // (readers * BYTES_A_PIXEL)
         return replace(self, max_pixels=max(self.max_pixels, fits))
+
+
+class Source(Protocol):
+    """What the rules need of a run's source: of `db.values.Source`, which inference does not import."""
+
+    @property
+    def root(self) -> str: ...
+    @property
+    def confined(self) -> bool: ...
+    @property
+    def follow_symlinks(self) -> bool: ...
+
+
+class Frozen(Protocol):
+    """What the rules need of a run's frozen settings: of `db.values.Frozen`, which inference does not import."""
+
+    @property
+    def orientation(self) -> str: ...
+    @property
+    def stretch(self) -> bool: ...
+    @property
+    def dedupe(self) -> bool: ...
+
+
+def rules_of(source: Source, frozen: Frozen) -> ReadRules:
+    """By which rules the images of a run are read, by its workers and its exports alike."""
+    return ReadRules(
+        orientation=cast(Literal["exif", "raw"], frozen.orientation),
+        stretch=frozen.stretch,
+        root=source.root if source.confined else None,
+        follow_symlinks=source.follow_symlinks,
+        digests=frozen.dedupe,
+    )
 
 
 class UnreadableImage(Exception):
