@@ -110,7 +110,7 @@ def seen_within(seconds: float, condition: Callable[[], bool]) -> bool:
 def test_connections_cut_again_and_again_repeat_doorbells_but_no_claim(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background
 ) -> None:
-    """F11. What a lost connection had in hand is restored at once, while its chunk still runs."""
+    """What a lost connection had in hand is restored at once, while its chunk still runs."""
     seen = 0
     for _ in range(8):
         server.client.client_kill_filter(_type="normal")
@@ -126,7 +126,6 @@ def test_connections_cut_again_and_again_repeat_doorbells_but_no_claim(
 def test_a_killed_broker_that_comes_back_with_its_queue_is_all_that_is_needed(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background
 ) -> None:
-    """F12."""
     before = stand_still_in_hand(server, sessions)
     server.kill()
     farm.some_results(sessions, before=before)  # chunks in hand need no broker
@@ -140,7 +139,6 @@ def test_a_killed_broker_that_comes_back_with_its_queue_is_all_that_is_needed(
 def test_a_broker_that_forgot_everything_has_every_doorbell_rung_again(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background, how: str
 ) -> None:
-    """F13."""
     if how == "killed":
         server.kill()
         server.forget()
@@ -156,7 +154,7 @@ def test_a_broker_that_forgot_everything_has_every_doorbell_rung_again(
 def test_a_broker_that_stands_still_holds_up_no_chunk_in_hand(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background
 ) -> None:
-    """F14. Longer than the fifteen seconds that our sockets wait for an answer, also to say that a chunk is over."""
+    """Longer than the fifteen seconds that our sockets wait for an answer, also to say that a chunk is over."""
     before = stand_still_in_hand(server, sessions)
     farm.some_results(sessions, before=before)
     away = "lost doorbells are not looked for: the broker cannot be reached"
@@ -169,7 +167,7 @@ def test_a_broker_that_stands_still_holds_up_no_chunk_in_hand(
 def test_a_broker_without_memory_is_waited_for(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background
 ) -> None:
-    """F15. A doorbell can still be taken from its queue, but not be noted as taken: it is lost, and rung again."""
+    """A doorbell can still be taken from its queue, but not be noted as taken: it is lost, and rung again."""
     server.client.config_set("maxmemory", 1)
     time.sleep(4)
     server.client.config_set("maxmemory", 0)
@@ -181,7 +179,7 @@ def test_a_broker_without_memory_is_waited_for(
 def test_a_broker_that_cannot_save_is_waited_for(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background
 ) -> None:
-    """F16. Its snapshot fails, so it refuses every write with MISCONF."""
+    """Its snapshot fails, so it refuses every write with MISCONF."""
     obstacle = server.folder / "dump.rdb"
     obstacle.mkdir()
     server.client.config_set("save", "3600 1000000")
@@ -197,7 +195,7 @@ def test_a_broker_that_cannot_save_is_waited_for(
 def test_a_broker_that_was_the_replica_of_an_empty_one_for_a_while_is_waited_for(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background, tmp_path: Path
 ) -> None:
-    """F17. It refuses every write with READONLY, and its queue is replaced by the other's."""
+    """It refuses every write with READONLY, and its queue is replaced by the other's."""
     other = Valkey(tmp_path / "other")
     other.start()
     try:
@@ -216,7 +214,7 @@ def test_a_broker_that_was_the_replica_of_an_empty_one_for_a_while_is_waited_for
 def test_doorbells_handed_out_again_while_their_chunk_still_runs_are_dropped(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int
 ) -> None:
-    """F35. Each chunk takes longer than the broker waits for its acknowledgement.
+    """Each chunk takes longer than the broker waits for its acknowledgement.
 
     A node looks for late ones every hundred seconds only, so we do in its place.
     """
@@ -237,7 +235,6 @@ def test_doorbells_handed_out_again_while_their_chunk_still_runs_are_dropped(
 def test_doorbells_ten_times_in_any_order_with_old_rings_and_for_other_runs_claim_each_chunk_once(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, tmp_path: Path
 ) -> None:
-    """F36."""
     other = runs.load(sessions, tmp_path / "other", runs.pictures(tmp_path / "other", CHUNK), "other", CHUNK)
     rung = runs.ring(sessions, run_id)
     doorbells = [replace(one, ring=ring) for one in rung for ring in range(-4, 6)]
@@ -266,7 +263,7 @@ class Mine:
 def test_garbage_on_the_broker_runs_no_code_and_ends_no_node(
     here: Terminal, sessions: Sessions, server: Valkey, run_id: int, worker: Background, tmp_path: Path
 ) -> None:
-    """F37. All kinds of it are told in test_strangers.py."""
+    """All kinds of it are told in test_strangers.py."""
     stranger = Celery(broker=server.url, set_as_current=False)
     crater, queue = tmp_path / "crater", runs.queue(sessions)
     stranger.send_task(TASK, args=[Mine(crater)], serializer="pickle", queue=queue)
@@ -280,7 +277,6 @@ def test_garbage_on_the_broker_runs_no_code_and_ends_no_node(
 
 
 def test_flower_may_stand_still_and_die(here: Terminal, sessions: Sessions, run_id: int, worker: Background) -> None:
-    """F43."""
     port = free_port()
     flower = here.start("sam3-flower", "--port", str(port))
     wait_until(lambda: answers(port), "Flower")

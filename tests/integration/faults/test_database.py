@@ -35,7 +35,7 @@ def run_id(sessions: Sessions, tmp_path: Path) -> int:
 def test_a_server_that_restarts_in_the_middle_is_waited_for(
     here: Terminal, sessions: Sessions, run_id: int, postgresql: Postgresql
 ) -> None:
-    """F21, twice."""
+    """The server restarts twice."""
     worker = farm.start(here, "one", "--until-empty", slow=0.1)
     for _ in range(2):
         farm.some_results(sessions)
@@ -76,7 +76,7 @@ def test_workers_outlive_a_server_that_only_reads_for_longer_than_a_lease(
 def test_a_commit_of_unknown_outcome_is_looked_up_and_its_batch_kept_once(
     here: Terminal, sessions: Sessions, run_id: int, failpoint: str
 ) -> None:
-    """F22. Whether the batch is in or not, the same attempt goes on, and no image is computed twice."""
+    """Whether the batch is in or not, the same attempt goes on, and no image is computed twice."""
     farm.start(here, "one", "--until-empty", FAKE_FAILPOINT=failpoint).wait()
     assert (Path(here.environment["FAKE_MARKERS"]) / "in_a_batch").exists()
     farm.check(sessions, run_id)
@@ -88,7 +88,7 @@ def test_a_commit_of_unknown_outcome_is_looked_up_and_its_batch_kept_once(
 def test_a_row_that_somebody_else_has_locked_is_waited_for(
     here: Terminal, sessions: Sessions, run_id: int, database_url: str
 ) -> None:
-    """F23. The locks of half of the chunks, longer than a lease of these clocks."""
+    """The locks of half of the chunks, longer than a lease of these clocks."""
     worker = farm.start(here, "one", "--until-empty", slow=0.05)
     farm.some_results(sessions)
     with psycopg.connect(database_url) as other:
@@ -102,7 +102,6 @@ def test_a_row_that_somebody_else_has_locked_is_waited_for(
 def test_a_write_lock_that_somebody_else_keeps_is_waited_for_and_nobody_hears_of_it(
     here: Terminal, sessions: Sessions, run_id: int, database_url: str
 ) -> None:
-    """F24."""
     worker = farm.start(here, "one", "--until-empty", slow=0.05)
     farm.some_results(sessions)
     with sessions.kw["bind"].connect() as other, other.begin():  # BEGIN IMMEDIATE
@@ -140,7 +139,7 @@ def fill(ballast: Path) -> None:
 
 @on_sqlite
 def test_a_full_disk_pauses_the_run_and_fails_no_image(here: Terminal, small_disk: Path, tmp_path: Path) -> None:
-    """F25. It is told as a fault, without a traceback."""
+    """It is told as a fault, without a traceback."""
     url = f"sqlite:///{small_disk / 'sam3.db'}"
     sessions = connect(url)
     upgrade(sessions)
@@ -162,7 +161,7 @@ def test_a_full_disk_pauses_the_run_and_fails_no_image(here: Terminal, small_dis
 
 @pytest.mark.usefixtures("nobody_dies")  # of those that are not killed: a dead owner's lease is not waited for
 def test_three_reconcilers_ring_and_take_back_nothing_twice(here: Terminal, sessions: Sessions, run_id: int) -> None:
-    """F30. Three machines, each with a reconciler, and one of them loses its work again and again."""
+    """Three machines, each with a reconciler, and one of them loses its work again and again."""
     workers = [farm.start(here, name, slow=0.05) for name in ("one", "two", "three")]
     killed: list[int] = []
     for _ in range(3):
@@ -180,7 +179,7 @@ def test_three_reconcilers_ring_and_take_back_nothing_twice(here: Terminal, sess
 
 @on_postgresql
 def test_two_transactions_that_wait_for_each_other_both_get_through(sessions: Sessions, run_id: int) -> None:
-    """F23, the deadlock: PostgreSQL ends one of the two, which is then repeated."""
+    """The deadlock: PostgreSQL ends one of the two, which is then repeated."""
     barrier = threading.Barrier(2, timeout=PATIENCE)
     tries: list[int] = []
 

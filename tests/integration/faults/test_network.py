@@ -85,7 +85,7 @@ def run_id(sessions: Sessions, tmp_path: Path) -> int:
 def test_a_broker_behind_a_dead_wire_is_left_alone_and_found_again(
     there: Terminal, sessions: Sessions, hosts: Hosts, run_id: int, tmp_path: Path
 ) -> None:
-    """F18. Neither side hears of it; our sockets give up after fifteen seconds."""
+    """Neither side hears of it; our sockets give up after fifteen seconds."""
     far, near, wire = hosts
     cut_off = farm.start(there.on(far.within), "far", slow=0.1)
     done = farm.halt_in_hand(sessions, lambda: wire.cut(BROKER_PORT), wire.cut)
@@ -110,7 +110,7 @@ def test_a_broker_behind_a_dead_wire_is_left_alone_and_found_again(
 def test_a_worker_cut_off_from_its_database_is_replaced_and_commits_nothing_late(
     there: Terminal, sessions: Sessions, hosts: Hosts, run_id: int
 ) -> None:
-    """F19. Its host is another one: only the end of its lease says that it is gone."""
+    """Its host is another one: only the end of its lease says that it is gone."""
     far, near, wire = hosts
     cut_off = farm.start(there.on(far.within), "far", slow=0.4)
     farm.halt_in_hand(sessions, lambda: wire.cut(DATABASE_PORT), wire.cut, begun=True)
@@ -132,7 +132,7 @@ def test_a_worker_cut_off_from_its_database_is_replaced_and_commits_nothing_late
 def test_a_slow_and_lossy_wire_makes_the_run_slower_and_nothing_else(
     there: Terminal, sessions: Sessions, hosts: Hosts, run_id: int, wire: Wire
 ) -> None:
-    """F20. Broker and database are behind it."""
+    """Broker and database are behind it."""
     far, _, wire = hosts
     wire.spoil(delay=0.015, jitter=0.01, loss=0.02)
     there.environment |= {"SAM3_LEASE_SECONDS": "30", "SAM3_HEARTBEAT_SECONDS": "5", "SAM3_STALL_SECONDS": "60"}

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.mark.usefixtures("real_programs")
 def test_one_image_that_kills_its_process_fails_alone(here: Terminal, sessions: Sessions, tmp_path: Path) -> None:
-    """F31. A batch of four holds it: 2 (1 + log2 4) deaths at most, and one for the attempt before the split.
+    """A batch of four holds it: 2 (1 + log2 4) deaths at most, and one for the attempt before the split.
 
     Each is a real process that Celery spawns, no fork of the tests.
     """
@@ -31,7 +31,7 @@ def test_one_image_that_kills_its_process_fails_alone(here: Terminal, sessions: 
 def test_two_such_images_first_and_last_of_their_chunk_are_both_found(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F32. In batches of two, as each death costs the start of a process."""
+    """In batches of two, as each death costs the start of a process."""
     run_id = farm.load(sessions, tmp_path / "in", 12, {1: KILLS, 12: KILLS}, chunk_size=12)
     farm.start(here, "one", "--until-empty", "--batch-size", "2").wait()
     farm.check(sessions, run_id, failed={1: "crashed", 12: "crashed"})
@@ -97,7 +97,7 @@ def test_an_image_that_does_not_fit_into_memory_fails_alone_without_a_crash(
 def test_an_image_that_takes_more_memory_than_the_process_may_have_fails_alone(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F33. (A process that the kernel ends for its memory dies of SIGKILL, as above.)"""
+    """A process that the kernel ends for its memory dies of SIGKILL, as above."""
     run_id = farm.load(sessions, tmp_path / "in", 12, {7: HUNGRY}, chunk_size=12)
     said = farm.start(here, "one", "--until-empty", FAKE_MEMORY=str(2 << 30)).wait()
     farm.check(sessions, run_id, failed={7: "out_of_memory"})
@@ -107,7 +107,7 @@ def test_an_image_that_takes_more_memory_than_the_process_may_have_fails_alone(
 def test_an_image_that_hangs_its_process_loses_it_the_lease_and_then_itself_its_turn(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F34. Alone in its chunk: each hang costs stall, lease and the launcher's patience."""
+    """Alone in its chunk: each hang costs stall, lease and the launcher's patience."""
     run_id = farm.load(sessions, tmp_path / "in", 5, {5: HANGS}, chunk_size=4)
     said = farm.start(
         here, "one", "--until-empty", SAM3_STALL_SECONDS="1", SAM3_LEASE_SECONDS="1.5", SAM3_HEARTBEAT_SECONDS="0.3"

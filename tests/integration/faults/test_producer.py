@@ -46,7 +46,6 @@ def run_id_of(sessions: Sessions) -> int:
 def test_a_load_that_was_killed_goes_on_with_the_same_command(
     here: Terminal, sessions: Sessions, tmp_path: Path, slices: int
 ) -> None:
-    """F27."""
     table = tmp_path / "many.csv"
     table.write_text("path\n" + "".join(f"{row}.png\n" for row in range(4500)))
     enqueue_and_die(here, "killed_after_so_many_slices", table, FAKE_SLICES=str(slices))
@@ -61,7 +60,6 @@ def test_a_load_that_was_killed_goes_on_with_the_same_command(
 def test_chunks_whose_doorbells_were_never_rung_are_rung_by_the_worker(
     here: Terminal, sessions: Sessions, table: Path
 ) -> None:
-    """F28."""
     enqueue_and_die(here, "killed_between_commit_and_publish", table)
     assert "queued" in {chunk.state for chunk in scenario.chunks(sessions, run_id_of(sessions))}
     farm.start(here, "one", "--until-empty").wait()
@@ -69,7 +67,6 @@ def test_chunks_whose_doorbells_were_never_rung_are_rung_by_the_worker(
 
 
 def test_the_same_enqueue_twice_at_once_makes_one_run(here: Terminal, sessions: Sessions, tmp_path: Path) -> None:
-    """F29."""
     table = tmp_path / "many.csv"
     table.write_text("path\n" + "".join(f"{row}.png\n" for row in range(4500)))
     flags = ("--csv", str(table), "--prompt", "person", "--no-check")  # no image is there
@@ -84,7 +81,6 @@ def test_the_same_enqueue_twice_at_once_makes_one_run(here: Terminal, sessions: 
 
 
 def test_a_run_cancelled_in_the_middle_stops_where_it_is(here: Terminal, sessions: Sessions, table: Path) -> None:
-    """F44."""
     enqueue(here, table)
     worker = farm.start(here, "one", "--num-gpus", "2", slow=0.5)
     farm.some_results(sessions)
@@ -100,7 +96,7 @@ def test_a_run_cancelled_in_the_middle_stops_where_it_is(here: Terminal, session
 
 
 def test_cancel_and_retry_at_once_leave_no_half_state(here: Terminal, sessions: Sessions, table: Path) -> None:
-    """F44. Whoever comes last wins, if it is not refused; after one more retry everything is done."""
+    """Whoever comes last wins, if it is not refused; after one more retry everything is done."""
     enqueue(here, table)
     worker = farm.start(here, "one", "--num-gpus", "2", slow=0.05)
     farm.some_results(sessions)
@@ -127,7 +123,7 @@ def test_cancel_and_retry_at_once_leave_no_half_state(here: Terminal, sessions: 
 def test_a_worker_killed_while_its_run_is_cancelled_leaves_nothing_alive(
     here: Terminal, sessions: Sessions, table: Path
 ) -> None:
-    """F44 with F1: the reconciler and the operator meet at the same chunk."""
+    """The reconciler and the operator meet at the same chunk."""
     enqueue(here, table)
     worker = farm.start(here, "one", slow=0.2)
     os.kill(farm.busy_child(sessions), signal.SIGKILL)

@@ -29,7 +29,6 @@ def run_id(sessions: Sessions, tmp_path: Path) -> int:
 
 
 def test_a_child_killed_in_its_forward_pass_costs_one_attempt(here: Terminal, sessions: Sessions, run_id: int) -> None:
-    """F1."""
     worker = farm.start(here, "one", "--until-empty", slow=0.1)
     farm.some_results(sessions)
     os.kill(farm.busy_child(sessions), signal.SIGKILL)
@@ -39,7 +38,6 @@ def test_a_child_killed_in_its_forward_pass_costs_one_attempt(here: Terminal, se
 
 
 def test_a_machine_that_dies_is_taken_over_by_another(here: Terminal, sessions: Sessions, run_id: int) -> None:
-    """F2."""
     first = farm.start(here, "one", slow=0.1)
     farm.some_results(sessions)
     child = farm.busy_child(sessions)
@@ -53,7 +51,6 @@ def test_a_machine_that_dies_is_taken_over_by_another(here: Terminal, sessions: 
 def test_a_child_killed_beside_its_commit_repeats_nothing_that_is_in(
     here: Terminal, sessions: Sessions, run_id: int, failpoint: str
 ) -> None:
-    """F3, F4."""
     farm.start(here, "one", "--until-empty", FAKE_FAILPOINT=failpoint).wait()
     assert (Path(here.environment["FAKE_MARKERS"]) / failpoint).exists()
     farm.check(sessions, run_id)
@@ -64,7 +61,7 @@ def test_a_child_killed_beside_its_commit_repeats_nothing_that_is_in(
 def test_a_doorbell_that_dies_between_the_broker_and_its_node_is_rung_again(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F5. The node takes the message while it stands still, and is killed before it can do anything with it."""
+    """The node takes the message while it stands still, and is killed before it can do anything with it."""
     worker = farm.start(here, "one")
     wait_until(lambda: "ready" in worker.output() or farm.descendants(worker.process.pid), "the node")
     workers = lambda: read(sessions, lambda session: session.query(Worker).count())  # noqa: E731
@@ -84,7 +81,6 @@ def test_a_doorbell_that_dies_between_the_broker_and_its_node_is_rung_again(
 def test_a_worker_told_to_end_gives_its_chunk_back_and_another_goes_on(
     here: Terminal, sessions: Sessions, run_id: int, whole_group: bool
 ) -> None:
-    """F6, F7."""
     first = farm.start(here, "one", slow=0.1)
     farm.some_results(sessions)
     if whole_group:
@@ -100,7 +96,6 @@ def test_a_worker_told_to_end_gives_its_chunk_back_and_another_goes_on(
 
 
 def test_three_signals_end_a_worker_at_once_and_cost_no_image(here: Terminal, sessions: Sessions, run_id: int) -> None:
-    """F8."""
     first = farm.start(here, "one", slow=0.5)
     farm.busy_child(sessions)
     for _ in range(3):
@@ -115,7 +110,7 @@ def test_three_signals_end_a_worker_at_once_and_cost_no_image(here: Terminal, se
 def test_a_machine_that_stands_still_and_then_goes_on_commits_nothing_late(
     here: Terminal, sessions: Sessions, run_id: int
 ) -> None:
-    """F9, F10: launcher, node and child stop for three leases, while another machine finishes."""
+    """Launcher, node and child stop for three leases, while another machine finishes."""
     first = farm.start(here, "one", slow=0.5)
     farm.some_results(sessions)
     farm.stop_in_hand(first, sessions)
@@ -133,7 +128,7 @@ def test_a_machine_that_stands_still_and_then_goes_on_commits_nothing_late(
 
 
 def test_a_child_that_stands_still_is_ended_by_its_launcher(here: Terminal, sessions: Sessions, run_id: int) -> None:
-    """F9, where nobody sends SIGCONT."""
+    """Nobody sends SIGCONT."""
     worker = farm.start(here, "one", "--until-empty", slow=0.1)
     farm.some_results(sessions)
     child = farm.busy_child(sessions)
@@ -147,7 +142,6 @@ def test_a_child_that_stands_still_is_ended_by_its_launcher(here: Terminal, sess
 def test_a_celery_parent_that_stands_still_does_not_keep_its_child_from_committing(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F10."""
     run_id = farm.load(sessions, tmp_path / "in", 40, chunk_size=40)
     worker = farm.start(here, "one", "--until-empty", slow=0.1)
     farm.some_results(sessions)
@@ -162,7 +156,7 @@ def test_a_celery_parent_that_stands_still_does_not_keep_its_child_from_committi
 
 @pytest.mark.usefixtures("nobody_dies")
 def test_a_worker_whose_clock_is_hours_wrong_changes_nothing(here: Terminal, sessions: Sessions, run_id: int) -> None:
-    """F38. Only the database's clock counts."""
+    """Only the database's clock counts."""
     farm.start(here, "one", "--num-gpus", "2", "--until-empty", FAKE_FAILPOINT="two_hours_ahead").wait()
     farm.check(sessions, run_id)
     assert {chunk.fence for chunk in scenario.chunks(sessions, run_id)} == {1}
@@ -171,7 +165,7 @@ def test_a_worker_whose_clock_is_hours_wrong_changes_nothing(here: Terminal, ses
 def test_a_worker_whose_model_does_not_load_breaks_and_leaves_the_work_to_a_healthy_one(
     here: Terminal, sessions: Sessions, run_id: int, failing_attempts: set[str]
 ) -> None:
-    """F39. A segmenter that cannot be imported is somebody's bug: its traceback is shown."""
+    """A segmenter that cannot be imported is somebody's bug: its traceback is shown."""
     failing_attempts.add("ModuleNotFoundError")
     broken = farm.start(here, "one", SAM3_SEGMENTER="tests.nowhere:Segmenter")
     wait_until(lambda: "repeated faults, told above" in broken.output(), "the breaker")
@@ -183,7 +177,6 @@ def test_a_worker_whose_model_does_not_load_breaks_and_leaves_the_work_to_a_heal
 
 
 def test_a_second_worker_on_the_same_slot_is_refused(here: Terminal, sessions: Sessions, run_id: int) -> None:
-    """F40."""
     farm.start(here, "one", slow=0.1)
     farm.busy_child(sessions)
     refused = here.run("sam3-worker", "--gpus", "cpu", code=2, SAM3_STATE_DIR=str(here.home / "one"))
@@ -196,7 +189,7 @@ def test_a_second_worker_on_the_same_slot_is_refused(here: Terminal, sessions: S
 def test_workers_of_other_batch_sizes_and_messages_of_a_later_version_share_a_run(
     here: Terminal, sessions: Sessions, run_id: int
 ) -> None:
-    """F41, as far as one release can tell: a mixed fleet, and doorbells that it does not understand."""
+    """As far as one release can tell: a mixed fleet, and doorbells that it does not understand."""
     from workers.broker.app import create_app
     from workers.settings import Settings
 
@@ -214,7 +207,7 @@ def test_workers_of_other_batch_sizes_and_messages_of_a_later_version_share_a_ru
 def test_after_everything_died_at_once_the_same_command_goes_on(
     here: Terminal, sessions: Sessions, run_id: int
 ) -> None:
-    """F42. Power is lost: two machines at once, and no process is left that could put anything right."""
+    """Power is lost: two machines at once, and no process is left that could put anything right."""
     both = [farm.start(here, name, slow=0.1) for name in ("one", "two")]
     farm.some_results(sessions, more=8)
     for one in both:
@@ -230,7 +223,7 @@ def test_after_everything_died_at_once_the_same_command_goes_on(
 def test_an_owner_that_is_dead_but_not_of_this_machine_is_waited_for_until_its_lease_is_over(
     here: Terminal, sessions: Sessions, tmp_path: Path
 ) -> None:
-    """F2, seen from another machine: the numbers of its processes mean nothing here."""
+    """Seen from another machine: the numbers of its processes mean nothing here."""
     run_id = farm.load(sessions, tmp_path / "in", 4, chunk_size=4)
     gone = scenario.worker(sessions, pid=999_999_999)
     [rung] = runs.ring(sessions, run_id)
@@ -242,7 +235,7 @@ def test_an_owner_that_is_dead_but_not_of_this_machine_is_waited_for_until_its_l
 
 
 def test_a_hanging_image_among_others_holds_up_only_itself(here: Terminal, sessions: Sessions, tmp_path: Path) -> None:
-    """F34, with a second node beside it: the other chunks end meanwhile, its neighbours once it is alone."""
+    """With a second node beside it: the other chunks end meanwhile, its neighbours once it is alone."""
     run_id = farm.load(sessions, tmp_path / "in", 24, {5: HANGS}, chunk_size=4)
     worker = farm.start(here, "one", "--num-gpus", "2", "--batch-size", "2", SAM3_STALL_SECONDS="1")
     wait_until(lambda: farm.results(sessions) >= 20, "the other chunks")

@@ -352,7 +352,7 @@ def test_locks_are_not_put_where_somebody_else_could_have_put_links(start: Start
 
 
 @pytest.mark.parametrize(("flags", "warned"), [((), True), (("-W", module.ROOT_WARNING), False)])
-def test_g13_celerys_warning_to_root_is_left_out_since_we_take_json_only(flags: tuple[str, ...], warned: bool) -> None:
+def test_celerys_warning_to_root_is_left_out_since_we_take_json_only(flags: tuple[str, ...], warned: bool) -> None:
     """Celery's own check, in a process that believes to be root's."""
     check = "import os; os.getuid = os.geteuid = lambda: 0; import celery.platforms as p; p.check_privileges(['json'])"
     asked = subprocess.run([sys.executable, *flags, "-c", check], capture_output=True, text=True, check=True)
