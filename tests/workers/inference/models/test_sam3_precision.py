@@ -1,13 +1,18 @@
 """Which part of a SAM3 computes in which precision."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from tests.workers.inference.models.sam3_answers import OPTIONS, last, ours
 from workers.inference.models import sam3_changes, sam3_precision
+from workers.inference.models.sam3_model import Sam3Segmenter
+from workers.inference.reading.images import RGB
+from workers.inference.segmenters import Precision
 from workers.tiny.architecture import IMAGE_SIZE, WIDTH, random_model
 
 
@@ -75,3 +80,36 @@ def test_a_lowered_model_is_one_graph_too(fp32: Any) -> None:
     with torch.inference_mode():
         compiled = torch.compile(whole, fullgraph=True, dynamic=False, backend="eager")
         assert torch.equal(compiled(*given), whole(*given))
+
+
+@pytest.mark.parametrize("dtype", ["mixed", "bf16"])
+def test_lower_precisions_run_and_find_nearly_the_same(
+    checkpoint: Path, segmenter: Sam3Segmenter, pictures: list[RGB], dtype: Precision
+) -> None:
+    lower = Sam3Segmenter(checkpoint, model_name="tiny", dtype=dtype)
+    assert lower.facts.dtype == dtype
+    exact = ours(segmenter, pictures, [("person",)] * 8)
+    for (one,), (other,) in zip(exact, ours(lower, pictures, [("person",)] * 8), strict=True):
+        assert abs(len(one.instances) - len(other.instances)) <= 2
+        assert one.instances[0].score == pytest.approx(other.instances[0].score, abs=0.05)
+
+
+def test_mixed_keeps_every_box_apart_and_nearer_to_its_place_than_bf16(
+    checkpoint: Path, segmenter: Sam3Segmenter, pictures: list[RGB]
+) -> None:
+    """Boxes in pixels of an image 1920 wide. What is left in mixed is the encoder's rounding, not the boxes' own."""
+
+    def different(boxes: torch.Tensor) -> int:
+        return len(set(boxes.flatten().tolist()))
+
+    def boxes(of: Sam3Segmenter) -> torch.Tensor:
+        raw = of.predict([of.preprocess(pixels) for pixels in pictures], [("person",)] * len(pictures), OPTIONS)
+        return last(raw).numbers[:, 1 + last(raw).masks.shape[1] :] * 1920
+
+    exact = boxes(segmenter)
+    mixed, bf16 = (boxes(Sam3Segmenter(checkpoint, model_name="tiny", dtype=dtype)) for dtype in ("mixed", "bf16"))
+    assert different(mixed) > 0.99 * different(exact)
+    assert different(bf16) < 0.5 * different(exact)
+    off, far_off = (mixed - exact).abs(), (bf16 - exact).abs()
+    assert off.median() < 0.1 * far_off.median()
+    assert off.max() < 0.2 * far_off.max()
