@@ -1,14 +1,19 @@
-"""A machine with GPUs, as the driver and torch show it to the processes that ask: there is none here."""
+"""A reconciler; and a machine with GPUs, of which there are none here, as driver and torch show it to who asks."""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from db.session import Sessions
+from tests.workers import runs
+from tests.workers.fleet.reconciling import Other, start
+from workers.broker.connection import Doorbells
 from workers.fleet import gpu_memory, gpus
+from workers.fleet.reconcile import Reconciler
 
 STAND_INS = Path(__file__).parent / "machine"
 GOOD: dict[str, Any] = {"name": "NVIDIA A100-SXM4-80GB", "error": None, "hangs": False, "hidden": False, "fast": False}
@@ -55,3 +60,20 @@ def tried(tmp_path: Path) -> Callable[[], list[str]]:
         return sorted(file.read_text().split()) if file.exists() else []
 
     return read
+
+
+@pytest.fixture
+def reconciler(sessions: Sessions, broker_url: str) -> Reconciler:
+    return start(sessions, broker_url)
+
+
+@pytest.fixture
+def doorbells(sessions: Sessions, broker_url: str) -> Doorbells:
+    return Doorbells(runs.app(sessions, broker_url))
+
+
+@pytest.fixture
+def other() -> Iterator[Other]:
+    other = Other()
+    yield other
+    other.kill()
