@@ -1,8 +1,7 @@
-"""Every rule about files and formats, on real photographs and real damage."""
+"""The pixels of every format and mode, as a plain script with Pillow would have them."""
 
 import io
 import os
-import socket
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,38 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms
 from skimage import data
 
 from tests.workers.inference import handmade
+from tests.workers.inference.reading.refusals import RULES, as_jpeg, refusal
 from workers.errors import ErrorClass
 from workers.inference.reading import images
-from workers.inference.reading.images import (
-    RGB,
-    ReadRules,
-    UnreadableImage,
-    read_image,
-)
+from workers.inference.reading.images import RGB, read_image
 
-RULES = ReadRules()
 Save = Callable[..., str]
-
-
-@pytest.fixture
-def cat(photographs: dict[str, RGB]) -> Image.Image:
-    """A photograph of 451 x 300."""
-    return Image.fromarray(photographs["chelsea"])
-
-
-def refusal(path: str | Path, rules: ReadRules = RULES) -> ErrorClass:
-    with pytest.raises(UnreadableImage) as refused:
-        read_image(str(path), rules)
-    assert refused.value.message
-    assert "\n" not in refused.value.message
-    return refused.value.error_class
-
-
-# Formats and modes
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
@@ -164,9 +141,6 @@ def test_a_picture_of_a_camera_with_a_second_one_inside_gives_the_first(cat: Ima
     assert read_image(path, RULES).pixels.any()
 
 
-# Orientation, EXIF and colour profiles
-
-
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_unless_raw(cat: Image.Image, save: Save, name: str, orientation: int) -> None:
@@ -210,64 +184,6 @@ def test_colour_profiles_are_not_applied_and_broken_ones_do_no_harm(cat: Image.I
         assert np.array_equal(read_image(save(cat, "a.png", icc_profile=icc), RULES).pixels, np.asarray(cat))
 
 
-# Damage
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp", "a.gif", "a.tif"])
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_file_is_rejected_and_named(cat: Image.Image, save: Save, name: str, part: float) -> None:
-    path = Path(save(cat, name))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * part)])
-    assert refusal(path) == ErrorClass.TRUNCATED
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's word on damaged EXIF
-@pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_damaged_at_random_has_the_outcome_that_pillow_gives_it(
-    cat: Image.Image, monkeypatch: pytest.MonkeyPatch, progressive: bool
-) -> None:
-    rng = np.random.default_rng(progressive)
-    whole = as_jpeg(cat, progressive=progressive)
-    damaged = [damage(whole, rng) for _ in range(150)]
-    ours = [outcome(jpeg) for jpeg in damaged]
-    monkeypatch.setattr(images, "_fast_pixels", lambda image, data: None)
-    pillows = [outcome(jpeg) for jpeg in damaged]
-    assert ours == pillows
-    assert len({type(one) for one in ours}) == 2  # some were pictures still, some were refused
-
-
-def test_a_progressive_jpeg_cut_anywhere_is_truncated(cat: Image.Image, save: Save) -> None:
-    path = Path(save(cat, "a.jpg", progressive=True))
-    whole = path.read_bytes()
-    for size in (3, 20, 200, 300, len(whole) // 3, len(whole) - 50):
-        path.write_bytes(whole[:size])
-        assert refusal(path) == ErrorClass.TRUNCATED, size
-
-
-def test_damage_in_the_middle_is_a_decoder_error_and_not_a_picture(cat: Image.Image, save: Save) -> None:
-    path = Path(save(cat, "a.png"))
-    whole = bytearray(path.read_bytes())
-    middle = len(whole) // 2
-    whole[middle : middle + 100] = b"\xff" * 100
-    path.write_bytes(whole)
-    assert refusal(path) == ErrorClass.DECODER_CRASH
-
-
-def test_anything_else_that_the_decoder_raises_is_a_decoder_crash(
-    cat: Image.Image, save: Save, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def explode(image: Image.Image) -> None:
-        raise ZeroDivisionError("in the decoder")
-
-    path = save(cat, "a.png")
-    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", explode)
-    assert refusal(path) == ErrorClass.DECODER_CRASH
-
-
-# Limits
-
-
 def test_the_pixel_limit_is_ours_and_exact(cat: Image.Image, save: Save) -> None:
     path = save(cat, "a.png")
     assert read_image(path, replace(RULES, max_pixels=451 * 300)).pixels.any()
@@ -276,173 +192,6 @@ def test_the_pixel_limit_is_ours_and_exact(cat: Image.Image, save: Save) -> None
 
 def test_a_phone_photograph_of_108_megapixels_is_within_the_limit() -> None:
     assert RULES.max_pixels >= 12_000 * 9_000
-
-
-# Files
-
-
-def test_a_missing_file_is_missing(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "a.jpg") == ErrorClass.MISSING
-    (tmp_path / "file").touch()
-    assert refusal(tmp_path / "file" / "a.jpg") == ErrorClass.MISSING
-
-
-def test_an_unreadable_file_is_a_matter_of_permission(cat: Image.Image, save: Save) -> None:
-    path = save(cat, "a.png")
-    os.chmod(path, 0)
-    me = os.geteuid()
-    try:
-        if me == 0:  # root may read everything
-            os.seteuid(65534)
-        assert refusal(path) == ErrorClass.PERMISSION
-    finally:
-        os.seteuid(me)
-
-
-def test_folders_pipes_sockets_and_devices_never_block_and_are_not_even_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "folder.jpg").mkdir()
-    opened: list[str] = []
-    monkeypatch.setattr("os.open", lambda path, flags: opened.append(path))
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s.jpg"))
-        for path in (tmp_path / "pipe.jpg", tmp_path / "folder.jpg", tmp_path / "s.jpg", "/dev/zero"):
-            assert refusal(path) == ErrorClass.NOT_AN_IMAGE
-    assert opened == []
-
-
-@pytest.mark.parametrize("becomes", ["pipe", "folder"])
-def test_what_is_no_file_any_more_when_it_is_opened_never_blocks(
-    cat: Image.Image, save: Save, swapped: "Swap", becomes: str
-) -> None:
-    path = Path(save(cat, "a.png"))
-
-    def swap() -> None:
-        path.unlink()
-        os.mkfifo(path) if becomes == "pipe" else path.mkdir()
-
-    swapped(before_open=swap)
-    assert refusal(path) == ErrorClass.NOT_AN_IMAGE
-
-
-def test_a_path_with_a_nul_is_a_bad_path() -> None:
-    assert refusal("/tmp/a\0b.jpg") == ErrorClass.BAD_PATH
-
-
-# The image root
-
-Swap = Callable[..., None]
-
-
-@pytest.fixture
-def swapped(monkeypatch: pytest.MonkeyPatch) -> Swap:
-    """Let somebody else be quicker: do something right before or right after the file is opened."""
-    really = os.open
-
-    def swap(before_open: Callable[[], None] = lambda: None, after_open: Callable[[], None] = lambda: None) -> None:
-        def open_it(path: str, flags: int) -> int:
-            before_open()
-            descriptor = really(path, flags)
-            after_open()
-            return descriptor
-
-        monkeypatch.setattr("os.open", open_it)
-
-    return swap
-
-
-def test_a_link_that_is_swapped_between_the_check_and_the_reading_leads_nowhere(
-    cat: Image.Image, save: Save, swapped: Swap, tmp_path: Path
-) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    outside = save(cat, "outside.png")
-    Image.new("RGB", (20, 20), "white").save(root / "inside.png")
-    link = root / "link.png"
-
-    def point_outside() -> None:
-        link.unlink()
-        link.symlink_to(outside)
-
-    for when in ("before_open", "after_open"):
-        link.unlink(missing_ok=True)
-        link.symlink_to("inside.png")
-        swapped(**{when: point_outside})
-        if when == "before_open":
-            assert refusal(link, replace(RULES, root=str(root))) == ErrorClass.OUTSIDE_ROOT
-        else:  # what was checked is what is read
-            assert read_image(str(link), replace(RULES, root=str(root))).pixels.shape == (20, 20, 3)
-
-
-def test_below_the_root_everything_is_read_as_usual(cat: Image.Image, save: Save, tmp_path: Path) -> None:
-    path = save(cat, "a.png")
-    assert read_image(path, replace(RULES, root=str(tmp_path))).pixels.any()
-    assert read_image(path, replace(RULES, root=str(tmp_path) + "/")).pixels.any()
-    assert read_image(path, replace(RULES, root="/")).pixels.any()
-
-
-def test_paths_that_leave_the_root_are_refused(cat: Image.Image, save: Save, tmp_path: Path) -> None:
-    path = save(cat, "a.png")
-    (tmp_path / "root").mkdir()
-    rules = replace(RULES, root=str(tmp_path / "root"))
-    assert refusal(path, rules) == ErrorClass.OUTSIDE_ROOT
-    assert refusal(f"{tmp_path}/root/../a.png", rules) == ErrorClass.OUTSIDE_ROOT
-    assert refusal(f"{tmp_path}/root-of-another/a.png", rules) == ErrorClass.OUTSIDE_ROOT
-    assert refusal(path, replace(rules, follow_symlinks=True)) == ErrorClass.OUTSIDE_ROOT
-
-
-def test_a_symbolic_link_out_of_the_root_needs_permission_to_be_followed(
-    cat: Image.Image, save: Save, tmp_path: Path
-) -> None:
-    path = save(cat, "a.png")
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "link.png").symlink_to(path)
-    (root / "folder").symlink_to(tmp_path)
-    rules = replace(RULES, root=str(root))
-    for link in (root / "link.png", root / "folder" / "a.png"):
-        assert refusal(link, rules) == ErrorClass.OUTSIDE_ROOT
-        assert read_image(str(link), replace(rules, follow_symlinks=True)).pixels.any()
-
-
-def test_links_inside_the_root_and_a_root_that_is_a_link_are_fine(cat: Image.Image, save: Save, tmp_path: Path) -> None:
-    save(cat, "a.png")
-    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
-    assert read_image(str(tmp_path / "link.png"), replace(RULES, root=str(tmp_path))).pixels.any()
-    other = tmp_path / "other-name-of-the-folder"
-    other.symlink_to(tmp_path)
-    assert read_image(str(other / "a.png"), replace(RULES, root=str(other))).pixels.any()
-
-
-def as_jpeg(image: Image.Image, **how: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **how)
-    return file.getvalue()
-
-
-def damage(jpeg: bytes, rng: np.random.Generator) -> bytes:
-    """Cut, flip a bit, insert, blank, append or drop some bytes."""
-    at = int(rng.integers(2, len(jpeg)))
-    some = rng.bytes(int(rng.integers(1, 50)))
-    flipped = bytes([jpeg[at] ^ 1 << int(rng.integers(8))])
-    return [
-        jpeg[:at],
-        jpeg[:at] + flipped + jpeg[at + 1 :],
-        jpeg[:at] + some + jpeg[at:],
-        jpeg[:at] + bytes(len(some)) + jpeg[at + len(some) :],
-        jpeg + some,
-        jpeg[:at] + jpeg[at + len(some) :],
-    ][int(rng.integers(6))]
-
-
-def outcome(jpeg: bytes) -> bytes | tuple[ErrorClass, str]:
-    """The picture, or why it was refused."""
-    try:
-        return images._decode(jpeg, RULES)[0].tobytes()
-    except UnreadableImage as refused:
-        return refused.error_class, refused.message
 
 
 def png_of_16_bits(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]) -> bytes:
