@@ -44,7 +44,7 @@ class _Cuts:
     """Says how the file of some instances is made."""
 
     def __init__(self, request: ExportRequest) -> None:
-        from producer.results.exports import cutting  # needs the libraries that `FORMAT` names
+        from producer.results.exports.pixels import cutting  # needs the libraries that `FORMAT` names
         from producer.results.reading import rules_of_exports
 
         self.style = _style(request.own)

@@ -27,7 +27,7 @@ def export_label_studio(request: ExportRequest, images: Iterable[ExportedImage],
     An instance is one brush mask with its holes and parts. Instances whose mask has no pixel are left out and counted.
     Raises `UsageError` when the file cannot be written.
     """
-    from producer.results.exports.brush import brush_rle  # needs the libraries that `FORMAT` names
+    from producer.results.exports.pixels.brush import brush_rle  # needs the libraries that `FORMAT` names
 
     listed = instances = left_out = 0
     classes = request.view.classes

@@ -29,7 +29,7 @@ def export_labelme(request: ExportRequest, images: Iterable[ExportedImage], prog
     file that somebody has saved is not ours any more, and is refused. Raises `UsageError` for that, and if the folder
     cannot be written or is not ours.
     """
-    from producer.results.exports.polygons import labelme_shapes  # needs the libraries that `FORMAT` names
+    from producer.results.exports.pixels.polygons import labelme_shapes  # needs the libraries that `FORMAT` names
 
     folder, _ = open_folder(request, "labelme")
     root, classes = request.view.source.root, request.view.classes

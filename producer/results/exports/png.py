@@ -128,7 +128,7 @@ class _Pieces:
     """Says which files an image should have."""
 
     def __init__(self, request: ExportRequest, folder: MaskFolder) -> None:
-        from producer.results.exports import drawing  # needs the libraries that `FORMAT` names
+        from producer.results.exports.pixels import drawing  # needs the libraries that `FORMAT` names
 
         self._drawing = drawing
         self._request, self._style = request, folder.style

@@ -59,7 +59,7 @@ class _Dataset:
     """Names the files of images and labels, and links the images."""
 
     def __init__(self, request: ExportRequest, folded: bool, *, ours: bool) -> None:
-        from producer.results.exports.polygons import yolo_label  # needs the libraries that `FORMAT` names
+        from producer.results.exports.pixels.polygons import yolo_label  # needs the libraries that `FORMAT` names
 
         self._make = yolo_label
         self._request, self._folded, self._ours = request, folded, ours

@@ -281,7 +281,7 @@ def test_what_cannot_be_exported_is_one_line(shell: Shell, given: tuple[str, ...
 def test_a_format_whose_libraries_are_missing_says_what_to_install(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("producer.results.exports.png", "producer.results.exports.drawing"):
+    for name in ("producer.results.exports.png", "producer.results.exports.pixels.drawing"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "numpy", None)
 

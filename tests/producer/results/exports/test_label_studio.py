@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from producer.results.common import ExportRequest, Summary
-from producer.results.exports.brush import brush_rle
 from producer.results.exports.label_studio import export_label_studio
+from producer.results.exports.pixels.brush import brush_rle
 from tests.producer.results.conftest import LARGE, SIZE, SMALL, MakeRequest
 from tests.producer.results.finished import Finished, Mask, ellipse
 from workers.errors import UsageError

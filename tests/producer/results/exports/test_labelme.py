@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from db.intake import NewRow
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
-from producer.results.exports import polygons
 from producer.results.exports.labelme import export_labelme
+from producer.results.exports.pixels import polygons
 from tests.producer.results.conftest import LARGE, SIZE, SMALL, MakeRequest
 from tests.producer.results.finished import Done, Finished, Input, Mask, ellipse, finish
 from workers.errors import UsageError

@@ -14,8 +14,8 @@ from db.intake import NewRow
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.exports.csv_file import export_csv
-from producer.results.exports.drawing import colour, edited
 from producer.results.exports.mask_folder import MANIFEST, read_mask_folder
+from producer.results.exports.pixels.drawing import colour, edited
 from producer.results.exports.png import LEGEND, export_png
 from producer.results.files.names import mask_path, sharing
 from tests.producer.results.conftest import LARGE, SIZE, SMALL, MakeRequest

@@ -16,8 +16,8 @@ from producer.layout import MASK_HEAD_BYTES, is_mask
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.exports.csv_file import export_csv
-from producer.results.exports.drawing import draw
 from producer.results.exports.mask_folder import MANIFEST, digest, read_mask_folder, texts
+from producer.results.exports.pixels.drawing import draw
 from producer.results.exports.png import MaskWriter, export_png
 from producer.results.files.helpers import HelperEnded, Helpers, processes
 from tests.producer.results.conftest import FAINT, LARGE, SIZE, SMALL, MakeRequest
@@ -115,7 +115,7 @@ def test_masks_that_are_there_and_right_stay_and_nothing_is_drawn(
     request = request_for("masks")
     assert export(run, request).kept == 0
     before = {path: path.stat() for path in request.out.rglob("*")}
-    monkeypatch.setattr("producer.results.exports.drawing.draw", lambda *given: pytest.fail("a mask was drawn"))
+    monkeypatch.setattr("producer.results.exports.pixels.drawing.draw", lambda *given: pytest.fail("a mask was drawn"))
     monkeypatch.setattr("producer.results.files.folder_writer.FEW", 1000)
     assert export(run, request) == Summary(images=3, instances=3, files=2, path=request.out, kept=2)
     assert {path: path.stat() for path in request.out.rglob("*")}.keys() == before.keys()
@@ -287,7 +287,7 @@ def test_a_helper_that_is_killed_is_one_line_and_the_next_export_goes_on(
     request = request_for("masks")
     with monkeypatch.context() as patch:
         patch.setattr("producer.results.files.folder_writer.FEW", 0)
-        patch.setattr("producer.results.exports.drawing.draw", die)
+        patch.setattr("producer.results.exports.pixels.drawing.draw", die)
         with pytest.raises(HelperEnded, match="the same command again goes on"):
             export(run, request)
     assert export(run, request).files == 2

@@ -19,7 +19,7 @@ from db.intake import NewRow
 from producer.results.choice import Choice
 from producer.results.common import ExportRequest, Summary
 from producer.results.exports.export_folder import MANIFEST
-from producer.results.exports.polygons import yolo_label
+from producer.results.exports.pixels.polygons import yolo_label
 from producer.results.exports.yolo import export_yolo, label_place
 from producer.results.files.ledger import LEDGER
 from tests.producer.results.conftest import LARGE, SIZE, SMALL, MakeRequest

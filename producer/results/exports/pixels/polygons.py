@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from producer.results.exports.joining import Points, joined
+from producer.results.exports.pixels.joining import Points, joined
 
 CLOSE = 0.99  # IoU of a polygon with few points and its mask
 FEW_POINTS_EPSILON = 1.0  # pixels that a polygon with few points may be away from the outline

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, ImageFilter
 
-from producer.results.exports.drawing import Pixels, as_png, edited, union
+from producer.results.exports.pixels.drawing import Pixels, as_png, edited, union
 from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
 
 BLUR = "blur"  # value of --background

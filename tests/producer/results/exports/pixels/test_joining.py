@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.results.exports.joining import Points, joined, ways
+from producer.results.exports.pixels.joining import Points, joined, ways
 
 pytestmark = pytest.mark.filterwarnings("error")
 
