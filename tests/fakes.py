@@ -1,9 +1,13 @@
-"""Stand-ins for what cannot exist everywhere: a segmenter without weights or torch, as slow as its environment says."""
+"""Stand-ins for what cannot exist everywhere: a clock that is moved, and a segmenter without weights or torch.
+
+The segmenter is as slow as its environment says.
+"""
 
 import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -18,6 +22,25 @@ from workers.inference.shapes.masks import encode
 from workers.settings import Settings
 
 LONGEST_PROMPT_WORDS = 32
+
+
+class Clock:
+    """Stands in for the module `time`: its clocks move only when they are told to, and together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = 0.0  # seconds
+        self.sleep = time.sleep
+
+    def move(self, seconds: float) -> None:
+        with self._lock:
+            self._now += seconds
+
+    def monotonic(self) -> float:
+        with self._lock:
+            return self._now
+
+    perf_counter = monotonic
 
 
 class FakeSegmenter:

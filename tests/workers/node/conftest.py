@@ -1,7 +1,6 @@
 """A node in this process, without Celery: what it is made of, and a heartbeat that ends with its test."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -85,17 +84,6 @@ def declined(node: Node, sessions: Sessions, run_id: int) -> None:
     run = runs.view(sessions, run_id)
     with answering(node, run, 1), pytest.raises(Declined):
         node.model.segmenter_for(run)
-
-
-class Clock:
-    """The time module, with a clock that only moves when told to."""
-
-    def __init__(self, now: Sequence[float]) -> None:
-        self._now = now
-        self.sleep = time.sleep
-
-    def monotonic(self) -> float:
-        return self._now[0]
 
 
 def begin(node: Node, sessions: Sessions, run_id: int) -> Attempt | None:

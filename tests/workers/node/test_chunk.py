@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from db.session import Sessions, write
 from tests.db import scenario
+from tests.fakes import Clock
 from tests.workers import runs
-from tests.workers.node.conftest import Clock, Start, claimed
+from tests.workers.node.conftest import Start, claimed
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -18,15 +19,15 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_rate_counts_the_images_between_the_first_and_the_last_commit(
     start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("workers.node.chunk.time", Clock(clock))
+    clock = Clock()
+    monkeypatch.setattr("workers.node.chunk.time", clock)
     node = start()
     chunk = claimed(node, sessions, scenario.numbered(12), chunk_size=12)
     rates = []
     for first in (0, 4, 8):
         chunk.commit([scenario.done(image, 0.9) for image in chunk.images[first : first + 4]])
         rates.append(runs.reported(sessions).images_per_second)
-        clock[0] += 2.0
+        clock.move(2.0)
     assert rates == [0.0, 2.0, 2.0]
 
 

@@ -10,9 +10,10 @@ from db.claims import LeaseLost, ModelUsed, agree_on_model
 from db.models import Run
 from db.session import Sessions, write
 from tests.db import scenario
+from tests.fakes import Clock
 from tests.terminals import wait_until
 from tests.workers import runs
-from tests.workers.node.conftest import Clock, Start, claimed, declined
+from tests.workers.node.conftest import Start, claimed, declined
 
 # The SQL below is told of on both databases in tests/db, and whole workers in tests/integration.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -80,12 +81,12 @@ def test_a_worker_that_stands_still_lets_its_lease_run_out_and_loses_it_to_whoev
 def test_progress_keeps_the_lease_however_long_the_chunk_takes(
     start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("workers.node.activity.time", Clock(clock))
+    clock = Clock()
+    monkeypatch.setattr("workers.node.activity.time", clock)
     node = start(heartbeat_seconds=0.1, lease_seconds=60, stall_seconds=15)
     chunk = claimed(node, sessions, scenario.numbered(4))
     for _ in range(4):
-        clock[0] += 10
+        clock.move(10)
         node.worker.activity.progressed()
         renewed(sessions)
     assert chunk.commit([scenario.done(image, 0.9) for image in chunk.images])

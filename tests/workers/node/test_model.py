@@ -17,9 +17,9 @@ from db.models import Prompt, Run
 from db.session import Sessions, reading, write
 from db.views.status import workers
 from tests.db import scenario
-from tests.fakes import FakeSegmenter
+from tests.fakes import Clock, FakeSegmenter
 from tests.workers import runs
-from tests.workers.node.conftest import Clock, Start, answering, declined
+from tests.workers.node.conftest import Start, answering, declined
 from workers.errors import Unreachable
 from workers.inference.answers import Found
 from workers.inference.models.torch_checkpoint import weights_sha256
@@ -234,16 +234,16 @@ def test_a_model_that_could_not_be_had_is_tried_again_after_a_while(
     start: Start, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network, a licence or another process on the GPU may have been in the way."""
-    clock = [100.0]
-    monkeypatch.setattr("workers.node.refusals.time", Clock(clock))
-    monkeypatch.setattr("workers.node.model.time", Clock(clock))
+    clock = Clock()
+    monkeypatch.setattr("workers.node.refusals.time", clock)
+    monkeypatch.setattr("workers.node.model.time", clock)
     run_id = scenario.load(sessions, scenario.numbered(2))
     node = start(Unreachable("no access"))
     declined(node, sessions, run_id)
     monkeypatch.setattr("workers.node.model.make_segmenter", lambda model, settings, everything: FakeSegmenter(model))
-    clock[0] += UNUSABLE_SECONDS - 1
+    clock.move(UNUSABLE_SECONDS - 1)
     declined(node, sessions, run_id)
-    clock[0] += 2
+    clock.move(2)
     assert node.model.segmenter_for(runs.view(sessions, run_id))
 
 

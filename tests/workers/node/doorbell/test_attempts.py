@@ -17,6 +17,7 @@ from db.views import status
 from db.views.cost import Cost, cost_of
 from db.views.run_views import run_view
 from tests.db import scenario
+from tests.fakes import Clock
 from tests.terminals import wait_until
 from tests.workers import runs
 from tests.workers.node.doorbell.conftest import Segmenter, answer, real_self_test
@@ -58,22 +59,6 @@ def test_the_seconds_of_a_chunk_are_those_that_pass_from_its_claim_to_its_last_c
     assert run is not None
     assert run.versions is not None
     assert set(run.versions) == {"sam3-queue", "torch", "transformers"}
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._now = 0.0
-
-    def move(self, seconds: float) -> None:
-        with self._lock:
-            self._now += seconds
-
-    def perf_counter(self) -> float:
-        with self._lock:
-            return self._now
 
 
 def test_the_cost_that_is_projected_after_a_twentieth_is_within_15_percent_of_the_end(
