@@ -52,7 +52,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Preparation:
     """How images become pieces."""
 
     segmenter: Segmenter
@@ -67,25 +67,25 @@ class Reading:
 class Pieces:
     """The pieces of these items, in order. One thread may iterate over it, once; any thread may close it."""
 
-    def __init__(self, items: Sequence[Item], reading: Reading, repeats: Repeats[Outcome]) -> None:
-        self._items, self._reading, self._repeats = items, reading, repeats
+    def __init__(self, items: Sequence[Item], how: Preparation, repeats: Repeats[Outcome]) -> None:
+        self._items, self._how, self._repeats = items, how, repeats
         tiled = any(item.tiling for item in items)
-        large = reading.rules.with_large_images(reading.threads) if tiled else reading.rules
+        large = how.rules.with_large_images(how.threads) if tiled else how.rules
         self._images: ReadAhead[Item, Ready | Unreadable] = ReadAhead(
-            partial(_read, reading=reading, large=large), reading.threads, reading.seconds
+            partial(_read, how=how, large=large), how.threads, how.seconds
         )
         self._tiles: ReadAhead[tuple[Item, Ready, View], Pixels | Unreadable] | None = None
         if tiled:
-            self._tiles = ReadAhead(partial(_cut, reading=reading), reading.threads, reading.seconds)
+            self._tiles = ReadAhead(partial(_cut, how=how), how.threads, how.seconds)
 
     def __iter__(self) -> Iterator[Piece]:
         # Images are taken a batch at a time, because repeats are looked for in a whole batch at once. If images may be
         # cut, they are taken one at a time and no more are read ahead than there are threads: such an image stays in
         # memory with all its pixels until its last tile is made.
-        reading = self._reading
-        taken, ahead = reading.batch_size, reading.ahead
+        how = self._how
+        taken, ahead = how.batch_size, how.ahead
         if self._tiles is not None:
-            taken, ahead = 1, min(ahead, reading.threads)
+            taken, ahead = 1, min(ahead, how.threads)
         todo, waiting = iter(self._items), iter(self._items)
         self._read(islice(todo, ahead))
         while items := list(islice(waiting, taken)):
@@ -130,8 +130,8 @@ class Pieces:
             return self._images.take()
         except TimeoutError:
             # No seconds, as the thread that hangs has not ended.
-            self._reading.report(Stage.READ, 1, 0.0)
-            return Unreadable(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {self._reading.seconds:g} s")
+            self._how.report(Stage.READ, 1, 0.0)
+            return Unreadable(item.id, ErrorClass.TIMEOUT, f"reading it took longer than {self._how.seconds:g} s")
 
     def _views(self, item: Item, image: Ready) -> Iterator[Piece]:
         tiles = iter(image.views[1:])
@@ -141,7 +141,7 @@ class Pieces:
                 assert self._tiles is not None
                 self._tiles.submit((item, image, view))
 
-        submit(self._reading.ahead)
+        submit(self._how.ahead)
         yield Piece(item, image, image.whole, last=len(image.views) == 1)
         for number in range(1, len(image.views)):
             submit(1)
@@ -152,7 +152,7 @@ class Pieces:
         try:
             return self._tiles.take()
         except TimeoutError:
-            said = f"cutting a tile took longer than {self._reading.seconds:g} s"
+            said = f"cutting a tile took longer than {self._how.seconds:g} s"
             return Unreadable(item.id, ErrorClass.TIMEOUT, said, image.file)
 
 
@@ -160,17 +160,17 @@ def _asked(item: Item, image: Ready | Unreadable) -> Item:
     return item.asked_of(image.file) if isinstance(image, Ready) else item
 
 
-def _read(item: Item, reading: Reading, large: ReadRules) -> Ready | Unreadable:
+def _read(item: Item, how: Preparation, large: ReadRules) -> Ready | Unreadable:
     """`large` are the rules for images that may be cut."""
     image: ReadImage | None = None
     try:
-        image = read_image(item.path, large if item.tiling else reading.rules, reading.report)
+        image = read_image(item.path, large if item.tiling else how.rules, how.report)
         height, width = image.pixels.shape[:2]
         if wrong := boxes.fault(item.boxes, width, height):
             raise UnreadableImage(ErrorClass.BAD_BOX, wrong, image.file)
         views = item.tiling.views(width, height) if item.tiling else (View(0, 0, width, height),)
-        with timed(reading.report, Stage.PREPROCESS):
-            whole = replace(reading.segmenter.preprocess(image.pixels), boxes=item.boxes)
+        with timed(how.report, Stage.PREPROCESS):
+            whole = replace(how.segmenter.preprocess(image.pixels), boxes=item.boxes)
             content = None
             if image.digest is not None:
                 prompts = item.asked_of(image.file).prompts
@@ -181,13 +181,13 @@ def _read(item: Item, reading: Reading, large: ReadRules) -> Ready | Unreadable:
         return _unreadable(item, error, image.file if image else None)
 
 
-def _cut(tile: tuple[Item, Ready, View], reading: Reading) -> Pixels | Unreadable:
+def _cut(tile: tuple[Item, Ready, View], how: Preparation) -> Pixels | Unreadable:
     item, image, view = tile
     assert image.tiled is not None
     x1, y1, x2, y2 = view.edges
     try:
-        with timed(reading.report, Stage.PREPROCESS, 0):
-            return reading.segmenter.preprocess(image.tiled[y1:y2, x1:x2])
+        with timed(how.report, Stage.PREPROCESS, 0):
+            return how.segmenter.preprocess(image.tiled[y1:y2, x1:x2])
     except Exception as error:
         return _unreadable(item, error, image.file)
 

@@ -29,7 +29,7 @@ from workers.inference.stream.caps import Cap, Caps
 from workers.inference.stream.channel import Channel, stage
 from workers.inference.stream.gathering import Gathering
 from workers.inference.stream.narrow import Raised, narrowed
-from workers.inference.stream.pieces import Piece, Pieces, Reading
+from workers.inference.stream.pieces import Piece, Pieces, Preparation
 from workers.inference.stream.repeats import Recall, Repeats
 from workers.inference.stream.stage_threads import StageThreads, serving
 from workers.machine.cores import usable_cores
@@ -107,7 +107,7 @@ def segment(
     repeats: Repeats[Outcome] = Repeats(recall, IN_HAND * pace.batch_size)
     predicted: Channel[_Predicted] = Channel()
     outcomes: Channel[list[Outcome]] = Channel()
-    pieces = Pieces(items, _reading(segmenter, rules, pace), repeats)
+    pieces = Pieces(items, _preparation(segmenter, rules, pace), repeats)
     forward = partial(_predict, segmenter=segmenter, options=options, pace=pace)
     masks = partial(_postprocess, gathering=Gathering(repeats), segmenter=segmenter, options=options, pace=pace)
     with serving(pace.stage_threads) as threads:
@@ -124,8 +124,8 @@ def segment(
             wait(stages)
 
 
-def _reading(segmenter: Segmenter, rules: ReadRules, pace: Pace) -> Reading:
-    return Reading(
+def _preparation(segmenter: Segmenter, rules: ReadRules, pace: Pace) -> Preparation:
+    return Preparation(
         segmenter=segmenter,
         rules=rules,
         report=pace.report,
