@@ -32,10 +32,9 @@ from db.states import STOPPED, ChunkState, ImageState
 from db.steering import GOES_ON
 from db.times import is_over, now
 from db.transitions import NO_RANGE, Transition
-from db.values import NOTHING_SPENT, Spent
+from db.values import LEASE_SECONDS, NOTHING_SPENT, Spent
 
 NO_VERSIONS: Mapping[str, str] = {}
-LEASE_SECONDS = 60.0
 MAX_ATTEMPTS = 5  # attempts in a row without one commit
 CRASHES_BEFORE_SPLIT = 2  # the cause of the first crash may lie outside the chunk
 # After so many releases in a row another worker will hardly do better, so the chunk rests.

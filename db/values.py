@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+LEASE_SECONDS = 60  # that a claim holds after a heartbeat, unless the settings of its worker say otherwise
+
 
 @dataclass(frozen=True)
 class Frozen:

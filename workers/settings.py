@@ -13,6 +13,7 @@ import platformdirs
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from db.values import LEASE_SECONDS
 from workers.errors import UsageError
 from workers.machine.cores import usable_cores
 from workers.machine.hosts import read_hosts, read_networks
@@ -144,7 +145,7 @@ class Settings(BaseSettings):
 
     # Times in seconds. No lease and no rest that results from them may be longer than `db.times.LONGEST_SECONDS`.
     lease_seconds: float = Field(
-        60, gt=0, le=3600, description="A chunk whose worker is silent for so long is taken back."
+        LEASE_SECONDS, gt=0, le=3600, description="A chunk whose worker is silent for so long is taken back."
     )
     heartbeat_seconds: float = Field(10, gt=0, description="Between two signs of life of a worker.")
     reconcile_seconds: float = Field(15, gt=0, le=1200, description="Between two looks for what was lost.")
