@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -115,6 +116,10 @@ def test_a_wrong_setting_does_not_restart_the_unit_for_ever() -> None:
     unit = (DEPLOY / UNIT).read_text()
     assert value("RestartPreventExitStatus", unit) == "2"
     assert value("User", unit) not in ("", "root", "0")
+
+
+def test_a_worker_that_is_stopped_while_it_starts_is_no_failed_unit() -> None:
+    assert value("SuccessExitStatus", (DEPLOY / UNIT).read_text()) == str(128 + signal.SIGTERM)
 
 
 def test_every_setting_of_the_template_is_one_that_we_know() -> None:
