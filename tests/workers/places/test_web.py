@@ -1,6 +1,5 @@
 """Images by https: from a server with a certificate of our own authority, and from nowhere that is not allowed."""
 
-import ipaddress
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -13,13 +12,8 @@ from PIL import Image
 from tests.tls import make_authority
 from workers.errors import ErrorClass
 from workers.inference.reading.images import ReadRules, UnreadableImage, read_image
-from workers.machine.hosts import Allowed, read_hosts, read_networks
-from workers.places import location, urls, web
+from workers.places import location, web
 
-PRIVATE = (
-    *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
-    *("::1", "::", "fe80::1", "fd00::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"),
-)
 LOOPBACK = "127.0.0.0/8,::1/128"
 Answers = dict[str, tuple[int, dict[str, str], bytes]]  # path and query -> status, headers, body
 
@@ -191,48 +185,6 @@ def test_a_name_at_a_private_address_is_not_connected_to(
             "SAM3_IMAGE_NETWORKS names it",
         )
     assert site.asked == []
-
-
-@pytest.mark.parametrize("address", PRIVATE)
-def test_these_addresses_are_private(address: str) -> None:
-    assert not Allowed().takes(ipaddress.ip_address(address))
-    assert Allowed(networks=read_networks("0.0.0.0/0, ::/0")).takes(ipaddress.ip_address(address))
-
-
-@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07::1", "::ffff:93.184.215.14"])
-def test_these_addresses_are_public(address: str) -> None:
-    assert Allowed().takes(ipaddress.ip_address(address))
-
-
-def test_a_host_is_allowed_by_its_name_and_port() -> None:
-    allowed = Allowed(read_hosts("A.example.com, *.example.org,b.example.com:8443"))
-    assert allowed.has("a.example.com", 443)
-    assert allowed.has("x.y.example.org", 443)
-    assert allowed.has("b.example.com", 8443)
-    for host, port in (("a.example.com", 80), ("b.example.com", 443), ("example.org", 443), ("badexample.org", 443)):
-        assert not allowed.has(host, port)
-    for wrong in ("https://a.example.com", "a.example.com/b", "*", "a b", "me@host"):
-        with pytest.raises(ValueError, match="is no host"):
-            read_hosts(wrong)
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("http://h/a.jpg", "'http://' is a URL that is not read"),
-        ("https://me@h/a.jpg", "the URL holds a user or a password"),
-        ("https://h/a.jpg?sv=1&sig=canary", "the URL holds a signature or a token"),
-        ("https://h/a.jpg?access_token=canary", "the URL holds a signature or a token"),
-        ("https://h/a/%2e%2E/b.jpg", "the URL holds . or .."),
-        ("https://h/../b.jpg", "the URL holds . or .."),
-    ],
-)
-def test_what_is_wrong_with_a_url_is_said_without_it(url: str, said: str) -> None:
-    fault = urls.fault(url)
-    assert fault is not None
-    assert fault.startswith(said)
-    assert "canary" not in fault
-    assert "canary" not in urls.without_credentials(url)
 
 
 def test_a_process_that_was_allowed_nothing_asks_nobody() -> None:
