@@ -11,15 +11,16 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Row, Text, bindparam, insert, select, type_coerce, update
+from sqlalchemy import Row, Text, and_, bindparam, insert, select, type_coerce, update
 from sqlalchemy.orm import Session
 
 from db.bulk import insert_rows, named_at_once
 from db.chunks import add_chunks, change_chunks, finish_run, in_order, lock_chunks_of, rowcount
 from db.columns import cells_to_json, to_json
 from db.models import Base, Chunk, Image, Prompt, Run, source_columns
+from db.outcomes import begin_anew
 from db.prompt_rows import changed_prompts, prompt_ids, prompt_row, run_prompts
-from db.states import STOPPED, ChunkState, ImageState, RunState
+from db.states import STOPPED, STOPPING, ChunkState, ImageState, RunState
 from db.times import now
 from db.transitions import Transition
 from db.values import Frozen, GivenBox, Source
@@ -152,7 +153,8 @@ def add_rows(
     """Record one slice of the source and return how many of its rows are new.
 
     `read_before` is how many rows of the source were read before this slice. With `matching`, rows that an earlier load
-    brought keep their number; only their place in the source and their other cells are updated.
+    brought keep their number; only their place in the source and their other cells are updated. Those that were gone,
+    and have no results, are pending again.
     Raises `LoadTaken` if another process has read on meanwhile, and `LoadCancelled` if the run was cancelled or
     deleted. With `reopens`, a run that was cancelled before this load began is loaded all the same.
     """
@@ -162,8 +164,9 @@ def add_rows(
     prompts = _prompts_as_json(session, run_id, rows)
     new: Sequence[_Placed] = list(enumerate(rows, start=read_before + 1))
     if matching:
-        parts = named_at_once(new)
-        new = [row for part in parts for row in _unknown(session, run_id, run.load, part, prompts)]
+        parts = [_unknown(session, run_id, run.load, part, prompts) for part in named_at_once(new)]
+        new = [row for unknown, _ in parts for row in unknown]
+        _take_up(session, run_id, run.chunk_size, [id for _, returned in parts for id in returned])
     if new:
         _insert_images(session, run_id, run, new, prompts)
         rejected = sum(row.rejected is not None for _, row in new)
@@ -256,22 +259,30 @@ def _lock_known(session: Session, run_id: int, rows: Sequence[NewRow]) -> None:
     lock_chunks_of(session, {id for id in found if id is not None})
 
 
-def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], prompts: _PromptJson) -> list[_Placed]:
-    """Mark the rows that an earlier load brought as seen in this load, at their new place; return the other rows."""
+def _unknown(
+    session: Session, run_id: int, load: int, rows: Sequence[_Placed], prompts: _PromptJson
+) -> tuple[list[_Placed], list[int]]:
+    """Mark the rows that an earlier load brought as seen in this load, at their new place.
+
+    Returns the other rows, and the ids of known ones that were gone and have no results, so that they are in no chunk.
+    """
     as_stored = (type_coerce(Image.prompts, Text), type_coerce(Image.boxes, Text))
+    dropped = and_(Image.state == ImageState.CANCELLED, Image.chunk_id.is_(None))
     found = session.execute(
-        select(Image.id, Image.row, Image.path, *as_stored, Image.state == ImageState.REJECTED)
+        select(Image.id, Image.row, dropped, Image.path, *as_stored, Image.state == ImageState.REJECTED)
         .where(Image.run_id == run_id, Image.path.in_({row.path for _, row in rows}), Image.load < load)
         .order_by(Image.row)
     )
-    known: defaultdict[tuple[Any, ...], deque[tuple[int, int]]] = defaultdict(deque)
-    for id, number, *key in found:
-        known[tuple(key)].append((id, number))
-    seen, unknown = [], []
+    known: defaultdict[tuple[Any, ...], deque[tuple[int, int, bool]]] = defaultdict(deque)
+    for id, number, was_dropped, *key in found:
+        known[tuple(key)].append((id, number, was_dropped))
+    seen, unknown, returned = [], [], []
     for position, row in rows:
         same = known[row.path, prompts[row.prompts], _boxes_as_json(row.boxes), row.rejected is not None]
         if same:
-            id, number = same.popleft()
+            id, number, was_dropped = same.popleft()
+            if was_dropped:
+                returned.append(id)
             seen.append({"image_id": id, "new_cells": row.cells, "place": _moved(number, position)})
         else:
             unknown.append((position, row))
@@ -279,7 +290,14 @@ def _unknown(session: Session, run_id: int, load: int, rows: Sequence[_Placed], 
         mark = update(IMAGES).where(Image.id == bindparam("image_id"))
         values = {"load": load, "cells": bindparam("new_cells"), "position": bindparam("place")}
         session.connection().execute(mark.values(values), seen)
-    return unknown
+    return unknown, returned
+
+
+def _take_up(session: Session, run_id: int, chunk_size: int, ids: Sequence[int]) -> None:
+    """cancelled -> pending for these images, which are in no chunk, in new chunks. The caller has locked the run."""
+    if ids:
+        begin_anew(session, run_id, chunk_size, ids)
+        _update_run(session, run_id, state=RunState.LOADING, finished_at=None)
 
 
 def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: bool = True) -> None:
@@ -293,6 +311,5 @@ def finish_load(session: Session, run_id: int, sha256: str | None, *, ended: boo
 
 def _update_run(session: Session, run_id: int, **values: Any) -> None:
     """Write columns of the run. Raises `LoadCancelled` if it is being cancelled or deleted, or is gone."""
-    stopping = (RunState.CANCELLING, RunState.DELETING)
-    if not rowcount(session, update(Run).where(Run.id == run_id, Run.state.not_in(stopping)).values(**values)):
+    if not rowcount(session, update(Run).where(Run.id == run_id, Run.state.not_in(STOPPING)).values(**values)):
         raise LoadCancelled

@@ -235,11 +235,20 @@ def cancel_images(session: Session, chunk_ids: Sequence[int]) -> tuple[int, dict
     returns what these images add to the counters of their chunks, by chunk id.
     """
     of_chunks = among(session, Image.chunk_id, chunk_ids)
-    pending, computed = (of_chunks, Image.state == ImageState.PENDING), (of_chunks, HAS_RESULTS)
-    kept = count_results(session, *computed)
-    if kept:
-        rowcount(session, update(Image).where(*computed).values(state=ImageState.DONE))
+    kept = keep_results(session, of_chunks)
+    pending = (of_chunks, Image.state == ImageState.PENDING)
     return rowcount(session, update(Image).where(*pending).values(state=ImageState.CANCELLED)), kept
+
+
+def keep_results(session: Session, *where: ColumnElement[bool]) -> dict[int, Counter[str]]:
+    """pending -> done for those of the images that `where` chooses that have results: they are not computed again.
+
+    Returns what these images add to the counters of their chunks, by chunk id.
+    """
+    kept = count_results(session, *where, HAS_RESULTS)
+    if kept:
+        rowcount(session, update(Image).where(*where, HAS_RESULTS).values(state=ImageState.DONE))
+    return kept
 
 
 def begin_anew(

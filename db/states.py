@@ -13,6 +13,7 @@ class RunState(StrEnum):
 
 
 OVER = (RunState.DONE, RunState.CANCELLED)  # nothing of such a run is pending
+STOPPING = (RunState.CANCELLING, RunState.DELETING)  # what a command began is not finished
 STOPPED = (RunState.CANCELLING, RunState.CANCELLED, RunState.DELETING)
 
 

@@ -160,14 +160,20 @@ class Transition(Enum):
         LIVE,
         ChunkState.PENDING,
         (Who.ENQUEUE,),
-        "a run without results gets other settings; or prompts are added or dropped while it is `running`",
+        "a run without results gets other settings; or, while it is `running`, prompts are added or dropped, or the "
+        "source no longer has some of its pending rows",
     )
-    EMPTY = ((ChunkState.PENDING,), ChunkState.DONE, (Who.ENQUEUE,), "all its rows turned out to be duplicates")
+    EMPTY = (
+        (ChunkState.PENDING, ChunkState.QUEUED),
+        ChunkState.DONE,
+        (Who.ENQUEUE,),
+        "its pending rows turned out to be duplicates, or the source no longer has them",
+    )
     LEAVE = (
         (ChunkState.FAILED, ChunkState.CANCELLED),
         ChunkState.DONE,
         (Who.RETRY, Who.REDO, Who.ENQUEUE),
-        "its failed, cancelled and incomplete images have left for new chunks",
+        "its failed, cancelled and incomplete images have left it",
     )
 
     def __init__(self, before: tuple[ChunkState, ...], after: ChunkState, who: tuple[Who, ...], rule: str) -> None:

@@ -27,7 +27,7 @@ class ImageCounts:
     segmented: int
     empty: int
     failed: int
-    cancelled: int
+    cancelled: int  # without those that only left as the source no longer has them: see `db.gone`
     duplicate: int
     rejected: int
     gone: int = 0  # rows of any state that the source no longer has

@@ -130,11 +130,12 @@ def _tell_rows(source: RowSource, seen: SeenRows) -> None:
 
 def told(facts: dict[str, Any], recorded: Recorded, kind: str) -> str:
     """For people, such as `run faces: 10,000 images in 40 chunks, 40 queued now, 3 duplicate`."""
-    parts = [f"{counted(facts['images'], 'image')} in {counted(facts['chunks'], 'chunk')}"]
+    images = facts["images"] - facts.get("gone", 0)
+    parts = [f"{counted(images, 'image')} in {counted(facts['chunks'], 'chunk')}"]
     words = {"queued": "queued now", "already_done": "already done", "duplicates": "duplicate"}
     words |= {"rejected": "rejected", "cancelled": "cancelled"}
     parts += [f"{facts[key]:,} {word}" for key, word in words.items() if facts[key]]
-    if recorded.new_rows != facts["images"]:
+    if recorded.new_rows != images:
         parts.append(f"{recorded.new_rows:,} new")
     if recorded.gone_rows:
         parts.append(f"{recorded.gone_rows:,} no longer in the {kind} (left out of exports)")

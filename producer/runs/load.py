@@ -8,11 +8,11 @@ from functools import partial
 
 from sqlalchemy.exc import IntegrityError
 
-from db import corrections, duplicates, intake, presence
+from db import corrections, duplicates, gone, intake, presence
 from db.intake import KnownRun, LoadCancelled, LoadTaken, NewRow
 from db.prompts import change_prompts
-from db.session import Sessions, reading, write
-from db.slices import paced, slice_rows
+from db.session import Sessions, read, reading, write
+from db.slices import in_slices, paced, slice_rows
 from db.states import RunState
 from db.values import Source, typed_columns
 from producer.garbage import rarely_collected
@@ -214,6 +214,8 @@ def _load(loader: Loader, source: RowSource, survey: Survey | None, request: Run
     if new or known.state == RunState.LOADING:
         _mark_duplicates(loader)
     read_to_end = wanted == survey.rows
+    if read_to_end and (how.restart or not known.source_ended):  # else the rows that are gone were so before
+        _drop_gone(loader)
     loader.write(intake.finish_load, survey.sha256 if read_to_end else None, ended=read_to_end)
     now_known = _find(loader.sessions, request.name)
     return Recorded(known.id, new, now_known.gone if now_known is not None and how.matching else 0)
@@ -253,6 +255,12 @@ def _add_rows(loader: Loader, rows: Iterator[NewRow], known: KnownRun, how: Plan
         read += len(slice_)
         tell(read, wanted)
     return new
+
+
+def _drop_gone(loader: Loader) -> None:
+    """Cancel what was not computed yet of the rows that the source, which was read to its end, no longer has."""
+    if read(loader.sessions, gone.has_gone_rows, loader.run_id):
+        in_slices(loader.sessions, loader.renewing(gone.drop_gone_slice), loader.run_id)
 
 
 def _mark_duplicates(loader: Loader) -> None:

@@ -72,7 +72,8 @@ def leftovers(session: Session) -> list[tuple[str, str, int, int]]:
     def count(*where: ColumnElement[bool]) -> ScalarSelect[int]:
         return select(func.count(Image.id)).where(Image.run_id == Run.id, *where).scalar_subquery()
 
-    columns = (Run.name, Run.state, count(Image.state == ImageState.CANCELLED), count(*MISSED))
+    cancelled = count(Image.state == ImageState.CANCELLED, Image.chunk_id.is_not(None))  # not as its row is gone
+    columns = (Run.name, Run.state, cancelled, count(*MISSED))
     return [row.tuple() for row in session.execute(select(*columns).order_by(Run.id))]
 
 

@@ -105,12 +105,14 @@ def ended_twice(session: Session, run_id: int | None = None) -> set[int]:
     """Images, of one run or of all, that ended more often than they were taken up by a retry or a redo.
 
     Only a redo may take up what is done, and only from chunks that were there before it. However often it did, no
-    prompt of an image may have brought more results than the image was done.
+    prompt of an image may have brought more results than the image was done. What is not done may be cancelled once
+    more, when its row is gone.
     """
     ended = step.c.before.in_(ENDS)
-    moved = (step.c.after == ImageState.PENDING) & (step.c.chunk_before != step.c.chunk_after)
+    moved = (step.c.after == ImageState.PENDING) & step.c.chunk_before.is_distinct_from(step.c.chunk_after)
+    gone = (step.c.after == ImageState.CANCELLED) & step.c.chunk_after.is_(None)  # see `db.gone`
     redone = func.coalesce(step.c.chunk_before <= step.c.last_before, False)
-    again = ended & not_(moved & ((step.c.before != ImageState.DONE) | redone))
+    again = ended & not_(gone | (moved & ((step.c.before != ImageState.DONE) | redone)))
     found = set(session.execute(select(step.c.image_id).where(again, *_of(step, run_id))).scalars())
     return found | _more_results_than_ends(session, run_id)
 

@@ -68,7 +68,8 @@ class _Recount:
             yield f"run {self.run.name} is {self.run.state}, but was finished at {self.run.finished_at}"
 
     def _image(self, image: Image) -> Iterator[str]:
-        in_no_chunk = image.state in (ImageState.DUPLICATE, ImageState.REJECTED)
+        has_left = image.state == ImageState.CANCELLED and image.chunk_id is None and image.load < self.run.load
+        in_no_chunk = has_left or image.state in (ImageState.DUPLICATE, ImageState.REJECTED)
         if in_no_chunk != (image.chunk_id is None):
             yield f"chunk is {image.chunk_id}"
         if (image.state == ImageState.DUPLICATE) != (image.same_as is not None):

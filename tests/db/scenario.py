@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from db import claims, doorbells, duplicates, intake, presence, runs
+from db import claims, doorbells, duplicates, gone, intake, presence, runs
 from db import prompts as prompt_changes
 from db.claimed import ClaimedImage
 from db.claims import Claim, Next
@@ -80,7 +80,13 @@ def read_again(sessions: Sessions, run_id: int, new: Sequence[NewRow], *, ended:
     write(sessions, intake.begin_matching, run_id, len(new), len(new), ["path"])
     add(sessions, run_id, new, matching=True)
     if ended:
+        drop_gone(sessions, run_id)
         finish(sessions, run_id)
+
+
+def drop_gone(sessions: Sessions, run_id: int) -> int:
+    """What a load does when it has read the source to its end; how many images it cancelled."""
+    return in_slices(sessions, gone.drop_gone_slice, run_id)
 
 
 def worker(sessions: Sessions, pid: int = 1) -> int:

@@ -80,8 +80,8 @@ def test_the_audit_sees_a_change_that_is_no_transition(sessions: Sessions) -> No
     run_id = scenario.load(sessions, scenario.numbered(2), chunk_size=2)
     write(sessions, doorbells.ring_pending, run_id, 1)
     with sessions() as session:
-        session.execute(update(Chunk).values(state=ChunkState.DONE, failed=2))
-        assert audit.findings(session) == ["chunks changed from queued to done, which is no transition"]
+        session.execute(update(Chunk).values(state=ChunkState.FAILED, failed=2))
+        assert audit.findings(session) == ["chunks changed from queued to failed, which is no transition"]
 
 
 def test_counters_move_by_what_is_told_and_a_chunk_left_by_its_failures_is_done(sessions: Sessions) -> None:

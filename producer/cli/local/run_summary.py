@@ -105,8 +105,8 @@ def summarise(standing: Standing, spent: Spent, written: dict[str, str], source:
     ]
     click.echo(f"  {', '.join(parts)}; {counted(progress.instances, 'instance')}{standing.told_capped()}")
     if images.gone:
-        gone = f"{counted(images.gone, 'row')} of these no longer in {printable(place.name(source))}"
-        click.echo(f"  gone: {gone}, so not in the results")
+        gone = f"{counted(images.gone, 'row')} no longer in {printable(place.name(source))}"
+        click.echo(f"  gone: {gone}, so not in the results; what was found in them before is counted above")
     if standing.errors:
         click.echo(f"  errors: {told_errors(standing.errors)}")
     if standing.warnings:

@@ -146,7 +146,9 @@ def test_rows_that_left_the_csv_are_kept_and_counted(shell: Shell) -> None:
 
     out = shell(enqueue, *given).out
 
-    assert out == "run faces: 6 images in 2 chunks, 1 queued now, 1 new, 2 no longer in the CSV (left out of exports)\n"
+    assert out == "run faces: 4 images in 2 chunks, 1 queued now, 1 new, 2 no longer in the CSV (left out of exports)\n"
+    images = shell(status, "faces", "--json").json["images"]
+    assert (images["total"], images["pending"], images["gone"]) == (6, 4, 2)
 
 
 def test_a_dry_run_needs_neither_broker_nor_database(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
