@@ -33,7 +33,7 @@ worker_flags = base.flag_group(  # of commands that start nodes
 @base.command("sam3-worker")
 @worker_flags
 @image_hosts_flag
-@click.option("--until-empty", is_flag=True, help="End when no run has anything left to do.")
+@click.option("--until-empty", is_flag=True, help="End when no run has anything left to do here.")
 @click.option(
     "--allow-control",
     is_flag=True,

@@ -4,27 +4,35 @@ import os
 import shlex
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.patience import Patience
 from db.session import Sessions, parse_url, read, reading
-from db.views import run_views
+from db.states import WorkerState
+from db.views import run_views, status
+from db.views.status import WorkerLine
 from workers.broker.app import create_app
 from workers.broker.connection import Doorbells, check_broker
 from workers.cli import base, opening
 from workers.cli.base import say
-from workers.errors import Sam3Error
+from workers.errors import Sam3Error, Unreachable
 from workers.fleet.dispatch import publisher
 from workers.fleet.gpus import choose_slots
 from workers.fleet.launcher import Launcher
+from workers.fleet.processes import this_process
 from workers.fleet.reconcile import Reconciler
 from workers.fleet.supervise import supervise
 from workers.fleet.weights import check_models
 from workers.settings import Settings, masked
 
 WAITING_LINE_SECONDS = 60.0
+LOOK_SECONDS = 0.5  # between two looks at the runs; a refusal of a run is shown for longer
+# How long --until-empty waits when only runs are left that are declined here: in this time a model that could not be
+# loaded is tried twice, as the cause may have been the network or another process on the GPU.
+DECLINED_SECONDS = 600.0
 
 
 def serve(until_empty: bool, flags: dict[str, Any]) -> int:
@@ -40,10 +48,12 @@ def serve(until_empty: bool, flags: dict[str, Any]) -> int:
     check_runs(sessions, settings)
     say(f"{', '.join(slot.name for slot in slots)}: batches of {settings.batch_size}, {masked(settings.broker_url)}")
 
-    over = EmptyQueue(sessions).over if until_empty else never
+    queue = EmptyQueue(sessions)
     launcher = Launcher(settings, slots, say)
     reconciler = Reconciler(sessions, publisher(app), Doorbells(app, settings.lease_seconds), settings)
-    asked = supervise(launcher, reconciler, settings.grace, over, say)
+    asked = supervise(launcher, reconciler, settings.grace, queue.over if until_empty else never, say)
+    if not asked and queue.declined:
+        raise Unreachable(f"nothing is left to do that can be done here: {queue.told_declined()}")
     say("stopped; what was in hand is committed or back in the queue" if asked else _nothing_left(sessions))
     return 0 if asked in (None, signal.SIGTERM) else 128 + asked  # by SIGTERM a service is stopped, which is no failure
 
@@ -65,22 +75,57 @@ def absolute_sqlite(url: str) -> str:
 
 
 class EmptyQueue:
-    """Notices that no run has work left, and says every minute which runs have."""
+    """Notices that no run has work left, or only runs that this machine's workers decline. Says every minute which runs
+    have."""
 
     def __init__(self, sessions: Sessions) -> None:
+        self.declined: dict[str, str] = {}  # unfinished run -> why it is declined; empty unless all of them are
         self._sessions = sessions
+        self._here = f"@{this_process().host}"
+        self._reasons: dict[str, str] = {}  # run -> why a worker of this machine declined it last
+        self._declined_since = 0.0
+        self._next_look = 0.0
         self._next_line = time.monotonic() + WAITING_LINE_SECONDS
 
     def over(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + LOOK_SECONDS
         try:
             with reading(self._sessions) as session:
                 unfinished = run_views.unfinished_runs(session)
+                workers = status.workers(session) if unfinished else []
         except SQLAlchemyError:  # the database is away: the reconciler says so, and the command waits
             return False
-        if unfinished and time.monotonic() > self._next_line:
-            self._next_line = time.monotonic() + WAITING_LINE_SECONDS
+        if unfinished and now > self._next_line:
+            self._next_line = now + WAITING_LINE_SECONDS
             say(f"not done yet: {', '.join(unfinished)}; sam3-status RUN tells more")
-        return not unfinished
+        self._note(workers)
+        before, self.declined = self.declined, {}
+        if all(run in self._reasons for run in unfinished):
+            self.declined = {run: self._reasons[run] for run in unfinished}
+        if not before:
+            self._declined_since = now
+        return not unfinished or (bool(self.declined) and now - self._declined_since >= DECLINED_SECONDS)
+
+    def told_declined(self) -> str:
+        """Why each run that is left is declined, and what to do if it is not wanted."""
+        cancels = {run: f"sam3-cancel {shlex.quote(base.spelled_run(run))}" for run in self.declined}
+        return "; ".join(
+            f"run {run} cannot be served here: {why}; {cancels[run]} if it is not wanted"
+            for run, why in self.declined.items()
+        )
+
+    def _note(self, workers: Sequence[WorkerLine]) -> None:
+        """Note which runs workers of this machine decline. A worker tells only of the last run that it was offered."""
+        for worker in workers:
+            if worker.run is None or not worker.node.endswith(self._here):
+                continue
+            if worker.state == WorkerState.DECLINED:
+                self._reasons[worker.run] = worker.message or "it is declined"
+            elif worker.state == WorkerState.RUNNING:
+                self._reasons.pop(worker.run, None)
 
 
 def _nothing_left(sessions: Sessions) -> str:

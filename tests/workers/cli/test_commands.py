@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from db.session import Sessions, connect
+from db import presence
+from db.session import Sessions, connect, write
+from db.states import WorkerState
 from tests.db import scenario
 from tests.terminals import Terminal
 from tests.workers import runs
@@ -15,6 +17,7 @@ from workers.cli.opening import open_database
 from workers.cli.worker import EmptyQueue, absolute_sqlite, check_runs, node_settings
 from workers.errors import UsageError
 from workers.fleet.dispatch import publisher
+from workers.fleet.processes import this_process
 from workers.fleet.reconcile import Reconciler
 from workers.settings import Settings
 
@@ -86,6 +89,35 @@ def test_a_run_whose_model_is_not_here_is_a_warning_beside_one_whose_model_is(
     runs.load(sessions, tmp_path, scenario.numbered(1), name="here", model="tiny")
     check_runs(sessions, Settings())
     assert capsys.readouterr().err == f"warning: {refused.value}\n"
+
+
+@on_sqlite
+def test_until_empty_ends_when_only_runs_are_left_that_this_machine_declines(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.cli.worker.LOOK_SECONDS", 0.0)
+    host = this_process().host
+    declined = scenario.load(sessions, scenario.numbered(1), name="b c")
+    other = scenario.load(sessions, scenario.numbered(1), name="other")
+    here = write(sessions, presence.register, f"cpu0@{host}", this_process())
+    far = write(sessions, presence.register, "cpu0@elsewhere", this_process())
+    write(sessions, presence.report, far, state=WorkerState.DECLINED, run_id=other, message="no such model")
+    write(sessions, presence.report, here, state=WorkerState.DECLINED, run_id=declined, message="no licence")
+    queue = EmptyQueue(sessions)
+    assert not queue.over()
+    assert queue.declined == {}, "this machine may serve the other run"
+
+    scenario.work_off(sessions, other)
+    write(sessions, presence.report, here, state=WorkerState.IDLE, run_id=None)  # its next offer comes in a minute
+    scenario.cancel(sessions, other)
+    assert not queue.over(), "the model is tried again before that"
+    monkeypatch.setattr("workers.cli.worker.DECLINED_SECONDS", 0.0)
+    assert queue.over()
+    told = "run b c cannot be served here: no licence; sam3-cancel 'b c' if it is not wanted"
+    assert queue.told_declined() == told
+
+    write(sessions, presence.report, here, state=WorkerState.RUNNING, run_id=declined)
+    assert not queue.over(), "it is served by now"
 
 
 @on_sqlite
