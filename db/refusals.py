@@ -63,6 +63,9 @@ NO_SHARED_MEMORY = (
 )
 
 
+_NOT_INTO_DATABASE = re.compile(r'permission denied for database ("[^"]+")')
+
+
 class DatabaseUnusable(Exception):
     """The database cannot be used; the message is one line, without a password, and says what to do."""
 
@@ -159,7 +162,7 @@ def advise(error: StatementError, original: BaseException, engine: Engine) -> No
     elif code == NO_LETTER:
         make = "CREATE DATABASE sam3 ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
         error.add_note(f"use a database whose encoding has all letters: {make}")
-    elif code == NO_RIGHT:
+    elif code == NO_RIGHT or (code is None and _NOT_INTO_DATABASE.search(str(original))):  # no code before the log-in
         user = engine.url.username
         schema = engine.dialect.default_schema_name or "public"  # the one that our tables are in
         error.add_note(_how_to_be_allowed(str(original), f'"{user}"' if user else "this role", schema))
@@ -169,6 +172,8 @@ def _how_to_be_allowed(said: str, role: str, schema: str) -> str:
     """What to do about a right that PostgreSQL says is missing. `role` is quoted."""
     if said.startswith("must be owner"):
         return "only the role that made the tables may change them: name it in SAM3_DATABASE_URL"
+    if named := _NOT_INTO_DATABASE.search(said):
+        return f"as its owner: GRANT CONNECT ON DATABASE {named[1]} TO {role}"
     if named := re.search(r"for schema (\S+)", said):
         return f"as its owner: GRANT CREATE, USAGE ON SCHEMA {named[1]} TO {role}"
     # All that a worker or a producer needs, so that nobody is told one missing right after the other.

@@ -217,6 +217,26 @@ def test_tables_of_another_program_that_are_called_like_ours_are_told_with_a_sch
             admin.execute("DROP DATABASE theirs WITH (FORCE)")
 
 
+def test_a_role_that_may_not_enter_the_database_is_told_the_grant(postgresql_url: str, clerk_url: str) -> None:
+    with psycopg.connect(postgresql_url, autocommit=True) as admin:
+        admin.execute('CREATE DATABASE "closed house"')
+        admin.execute('REVOKE CONNECT ON DATABASE "closed house" FROM PUBLIC')
+        there = make_url(clerk_url).set(database="closed house").render_as_string(hide_password=False)
+        clerk = connect(there)
+        try:
+            with pytest.raises(DBAPIError) as denied, clerk.begin() as session:
+                session.execute(text("SELECT 1"))
+            [told] = advice(denied.value)
+            assert describe_failure(denied.value, there).endswith(told)
+            admin.execute(told.partition(": ")[2])
+            clerk.kw["bind"].dispose()
+            with clerk.begin() as session:
+                session.execute(text("SELECT 1"))
+        finally:
+            clerk.kw["bind"].dispose()
+            admin.execute('DROP DATABASE "closed house" WITH (FORCE)')
+
+
 def test_a_role_that_may_make_no_tables_is_told_the_grant(postgresql_url: str, database_url: str) -> None:
     with psycopg.connect(postgresql_url, autocommit=True) as admin:
         admin.execute("CREATE ROLE guest LOGIN")

@@ -35,14 +35,16 @@ def check_broker(app: Celery) -> list[str]:
         raise Unreachable(f"the broker {masked(app.conf.broker_url)} {refused}") from None
     except (OperationalError, redis.RedisError, OSError) as error:
         url, reason = masked(app.conf.broker_url), _reason(error)
-        raise Unreachable(f"cannot reach the broker {url}: {reason}; {_advice(reason)}") from None
+        raise Unreachable(f"cannot reach the broker {url}: {reason}; {_advice(url, reason)}") from None
 
 
 def _reason(error: Exception) -> str:
     return (first_line(error) or type(error).__name__).rstrip(".")
 
 
-def _advice(reason: str) -> str:
+def _advice(url: str, reason: str) -> str:
+    if url.startswith("rediss:") and "time" in reason.lower():  # "Timeout", "timed out": it waits for a Redis command
+        return "if it speaks no TLS, write redis:// for rediss:// in SAM3_BROKER_URL"
     if "username-password pair" in reason or "DB index" in reason:  # it answers, so another one is no cure
         return "correct SAM3_BROKER_URL"
     if "Authentication required" not in reason:

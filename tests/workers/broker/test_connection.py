@@ -153,3 +153,11 @@ def test_a_broker_that_throws_keys_away_when_full_is_warned_about(broker_url: st
     assert check_broker(app_on(broker_url)) == [
         "the broker evicts keys when its memory is full (maxmemory-policy allkeys-lru); set it to noeviction"
     ]
+
+
+def test_a_broker_that_speaks_no_tls_is_told_as_one(broker_url: str) -> None:
+    url = f"rediss://127.0.0.1:{urlsplit(broker_url).port}/0?ssl_cert_reqs=required"
+    app = app_on(url)
+    app.conf.broker_transport_options |= {"socket_timeout": 0.2, "socket_connect_timeout": 0.2}  # it waits in vain
+    with pytest.raises(Unreachable, match=r"if it speaks no TLS, write redis:// for rediss:// in SAM3_BROKER_URL$"):
+        check_broker(app)
