@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, false, func, select
 from sqlalchemy.orm import Session
 
 from db.chunks import COUNTERS
@@ -29,7 +29,7 @@ class ImageCounts:
     failed: int
     cancelled: int  # without those that only left as the source no longer has them: see `db.gone`
     duplicate: int
-    rejected: int
+    rejected: int  # without those that the source no longer has
     gone: int = 0  # rows of any state that the source no longer has
 
     @property
@@ -108,7 +108,7 @@ def progress(session: Session, run_id: int) -> Progress:
     if run is None:
         raise RunGone
     chunks, counts, spent = _counted(session, run_id)
-    images = _image_counts(run, counts)
+    images = _image_counts(run, counts, _rejected_and_gone(session, run))
     pending, rate = images.pending, _rate(session, run, images.ended)
     resting, error = _resting(session, run_id) if not chunks["queued"] + chunks["running"] else (None, None)
     return Progress(
@@ -147,10 +147,20 @@ def _counted(session: Session, run_id: int) -> tuple[dict[str, int], Counter[str
     return chunks, counts, sum(float(row.spent) for row in by_state)
 
 
-def _image_counts(run: Run, counts: Mapping[str, int]) -> ImageCounts:
+def _rejected_and_gone(session: Session, run: Run) -> int:
+    """How many rejected rows of the run its source no longer has. The index on failed rows finds them, if any."""
+    if not run.rejected or not run.gone:
+        return 0
+    gone = (Image.run_id == run.id, Image.error_class.is_not(None), Image.load < run.load)
+    rejected = select(func.count()).select_from(Image).where(*gone, Image.state == ImageState.REJECTED)
+    return session.execute(rejected).scalar_one()
+
+
+def _image_counts(run: Run, counts: Mapping[str, int], rejected_and_gone: int) -> ImageCounts:
     ended = {name: counts[name] for name in ("segmented", "empty", "failed", "cancelled")}
     pending = counts["images"] - sum(ended.values())  # duplicates and rejected rows are in no chunk
-    return ImageCounts(run.images, pending, **ended, duplicate=run.duplicates, rejected=run.rejected, gone=run.gone)
+    rejected = run.rejected - rejected_and_gone
+    return ImageCounts(run.images, pending, **ended, duplicate=run.duplicates, rejected=rejected, gone=run.gone)
 
 
 def _rate(session: Session, run: Run, ended: int) -> float | None:
@@ -196,12 +206,15 @@ def _is_held_in_silence(session: Session, run_id: int) -> bool:
 def errors(session: Session, run_id: int) -> list[ErrorLine]:
     """Failed and rejected rows by error class, the most frequent first, each with its first row as an example.
 
-    The example is a path, or the row's error, which names the line, if it has no path.
+    Rejected rows that the source no longer has are left out. The example is a path, or the row's error, which names the
+    line, if it has no path.
     """
     of_run = Image.run_id == run_id
+    this_load = select(Run.load).where(Run.id == run_id, Run.source_ended).scalar_subquery()
+    is_gone = and_(Image.state == ImageState.REJECTED, func.coalesce(Image.load < this_load, false()))
     groups = session.execute(
         select(Image.error_class, func.count().label("count"), func.min(Image.row))
-        .where(of_run, Image.error_class.is_not(None))
+        .where(of_run, Image.error_class.is_not(None), ~is_gone)
         .group_by(Image.error_class)
         .order_by(func.count().desc(), Image.error_class)
     ).all()

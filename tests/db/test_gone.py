@@ -10,7 +10,7 @@ from db.slices import Place
 from db.values import Redo
 from db.views import status
 from tests.db import audit, recount, scenario
-from tests.db.scenario import claim, commit, done, failed, load, numbered, read_again, rows
+from tests.db.scenario import REJECTED, claim, commit, done, failed, load, numbered, read_again, rows
 from tests.db.test_redo import redo
 
 
@@ -130,6 +130,23 @@ def test_a_gone_image_that_was_to_be_computed_again_keeps_its_results(sessions: 
     assert agrees(sessions)
     assert scenario.states(sessions, run_id) == ["pending", "done", "done"]
     assert read(sessions, status.progress, run_id).images.segmented == 2
+
+
+def test_a_rejected_row_counts_only_as_long_as_the_source_has_it(sessions: Sessions) -> None:
+    def rejected() -> tuple[int, int]:
+        errors = read(sessions, status.errors, run_id)
+        return read(sessions, status.progress, run_id).images.rejected, sum(line.count for line in errors)
+
+    run_id = load(sessions, [*rows("a"), REJECTED, REJECTED])
+    assert rejected() == (2, 2)
+    read_again(sessions, run_id, rows("b"), ended=False)
+    assert rejected() == (2, 2), "nobody knows yet"
+    read_again(sessions, run_id, [*rows("b"), REJECTED])
+    assert rejected() == (1, 1)
+    read_again(sessions, run_id, rows("a", "b"))
+    assert rejected() == (0, 0)
+    read_again(sessions, run_id, [REJECTED, REJECTED])
+    assert rejected() == (2, 2)
 
 
 def test_a_source_that_was_not_read_to_its_end_takes_nothing_away(sessions: Sessions) -> None:

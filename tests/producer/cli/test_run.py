@@ -237,12 +237,14 @@ def test_rows_that_are_gone_are_told_apart_in_the_summary(here: Terminal) -> Non
     squares(here, 3)
     (here.home / "photos" / "broken.png").write_text("no picture")
     table = here.home / "faces.csv"
-    table.write_text("path\nphotos/000.png\nphotos/001.png\nphotos/002.png\nphotos/broken.png\n")
+    table.write_text(
+        "path\nphotos/000.png\nphotos/001.png\nphotos/002.png\nphotos/broken.png\nhttp://example.org/a.png\n"
+    )
     command = ("sam3-run", "faces.csv", *FAKE, "-o", "out")
-    assert "3 segmented, 0 empty, 1 failed" in here.run(*command, code=1).stdout
+    assert "3 segmented, 0 empty, 1 failed, 1 rejected" in here.run(*command, code=1).stdout
     table.write_text("path\nphotos/000.png\nphotos/002.png\n")
     ended = here.run(*command)
     assert ended.stdout.startswith("run faces: 2 images, nothing left to do\n")
-    gone = "gone: 2 rows no longer in faces.csv, so not in the results; what was found in them before is counted above"
+    gone = "gone: 3 rows no longer in faces.csv, so not in the results; what was found in them before is counted above"
     assert f"\n  3 segmented, 0 empty; 3 instances\n  {gone}\n" in ended.stdout
     assert "--retry-failed" not in ended.stderr
