@@ -38,7 +38,7 @@ test-newest:  ## Run the suite with the newest dependencies that pyproject.toml 
 test: $(INSTALLED)  ## Run the quick tests, with real servers and processes (5 minutes on 2 cores)
 	@$(BIN)/python $(PYTEST) -n 4 -m 'not long'
 
-test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (13 minutes on 2 cores)
+test-all: $(INSTALLED)  ## Run all tests, with those of every fault and hint (11 minutes on 2 cores)
 	@$(BIN)/python $(PYTEST) -n 6  # the long ones wait so much that six of them keep two cores busy
 
 # Our packages are found behind the tools' own, so that torch is not installed twice.
