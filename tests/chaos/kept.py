@@ -51,6 +51,9 @@ def _images(session: Session, run_id: int) -> dict[int, Had]:
         order = (Result.image_id,) if table is Result else (Instance.image_id, Instance.prompt_id, Instance.rank)
         columns = rows.with_only_columns(*table.__table__.columns).order_by(*order)
         for row in session.execute(columns).mappings():
+            # PostgreSQL shows each statement what was committed before it: such instances are of a later commit.
+            if table is Instance and row["prompt_id"] not in sums[row["image_id"]]:
+                continue
             sums[row["image_id"]][row["prompt_id"]].update(repr(tuple(row.values())).encode())
     images = session.execute(select(Image.id, Image.file_size, Image.file_mtime_ns).where(*of_run)).all()
     return {

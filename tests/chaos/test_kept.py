@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, event, update
 from sqlalchemy.orm import Session
 
 from db.models import Image, Instance, Result, Run
@@ -57,6 +57,26 @@ def test_results_of_a_file_that_was_replaced_or_of_a_redo_may_change(before: Kep
     damaged.execute(update(Image).where(Image.id == 2).values(state="done"))
 
     assert compare(damaged, [before])[1] == [f"run {before.uid}: results of 2 images changed with its prompts: [3, 4]"]
+
+
+def test_results_that_are_committed_while_those_before_are_read_are_not_half_remembered(sessions: Sessions) -> None:
+    run_id = scenario.load(sessions, scenario.numbered(COUNT))
+    scenario.worker(sessions)
+    scenario.work_off(sessions, run_id, 0.9, 0.8)
+    scenario.change_prompts(sessions, run_id, add=["hat"])
+    statements: list[str] = []
+
+    @event.listens_for(sessions.kw["bind"], "after_cursor_execute")
+    def commit(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "FROM result" in statement and not statements:
+            statements.append(statement)
+            scenario.work_off(sessions, run_id, 0.7)
+
+    found = read(sessions, kept, "faces")
+
+    assert found is not None
+    assert statements
+    assert read(sessions, compare, [found]) == (COUNT, [])
 
 
 def test_an_image_that_lacks_a_result_is_seen(before: Kept, damaged: Session) -> None:
