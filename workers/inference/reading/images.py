@@ -24,7 +24,6 @@ The rules are the same for every format:
 """
 
 import io
-import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,18 +36,13 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.errors import ErrorClass
-from workers.inference.reading import bands, bounds, heic, metadata, samples
+from workers.inference.reading import bands, bounds, heic, metadata, samples, unusable
 from workers.inference.reading.content import read_content
 from workers.inference.reading.formats import (
     FORMATS,
     HEAD_BYTES,
-    HEIC,
-    HEIC_EXTRA,
     HEIC_IS_OPENED,
-    VIDEO,
-    image_format,
     is_raw_like_tiff,
-    other_format,
 )
 from workers.inference.reading.rules import ReadRules as ReadRules  # who reads images imports it from here, too
 from workers.inference.reading.rules import UnreadableImage as UnreadableImage
@@ -63,12 +57,6 @@ RGB = npt.NDArray[np.uint8]
 
 JPEGS = ("JPEG", "MPO")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_CONVERT = f"is not opened; convert to one of {', '.join(FORMATS)}"
-_CURES = {
-    HEIC: f"is opened by an extra: {HEIC_EXTRA} where the workers run, or convert it to one of {', '.join(FORMATS)}",
-    VIDEO: "is no image; save the frames that you want as images",
-}
-_GIT_LFS = b"version https://git-lfs.github.com/"  # a checkout without Git LFS has such files for its large ones
 _PILLOW_FORMATS = (*FORMATS, heic.PILLOW_NAME) if HEIC_IS_OPENED else FORMATS
 
 # The turn that makes each EXIF orientation upright (Exif 2.32, tag 274); orientation 1 is upright.
@@ -148,12 +136,12 @@ def _decode(data: bytes, rules: ReadRules) -> tuple[RGB, str | None]:
             return _by_pillow(metadata.without_metadata(data), rules)
         except UnidentifiedImageError:
             if first is None or not is_described(first):
-                raise _unidentified(data) from None
+                raise unusable.unidentified(data) from None
         return _by_bands(data, first, rules)
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:
-        raise _undecodable(data, error) from error
+        raise unusable.undecodable(data, error) from error
 
 
 def _check_first_picture(data: bytes, rules: ReadRules) -> Directory | None:
@@ -161,7 +149,7 @@ def _check_first_picture(data: bytes, rules: ReadRules) -> Directory | None:
     if not data.startswith(TIFFS):
         return None
     if is_raw_like_tiff(data[:HEAD_BYTES]):
-        raise UnreadableImage(ErrorClass.UNSUPPORTED, f"camera raw {_CONVERT}")
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, f"camera raw {unusable.CONVERT}")
     directories = Directories(data)
     first = directories.first
     if reason := not_the_picture(directories):
@@ -169,7 +157,7 @@ def _check_first_picture(data: bytes, rules: ReadRules) -> Directory | None:
     if first is None or not is_described(first):
         return first
     if reason := bands.refused(first):
-        raise UnreadableImage(ErrorClass.UNSUPPORTED, _tiff_with(reason))
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, unusable.tiff_with(reason))
     _check_size(first.size, rules)
     if first.repeated:
         raise UnreadableImage(ErrorClass.DECODER_CRASH, "the TIFF's header says two things about its picture")
@@ -181,7 +169,7 @@ def _check_first_picture(data: bytes, rules: ReadRules) -> Directory | None:
 def _by_bands(data: bytes, first: Directory, rules: ReadRules) -> tuple[RGB, str | None]:
     """Decode a TIFF that is complete and that Pillow cannot decode."""
     if reason := bands.unfit(first):
-        raise UnreadableImage(ErrorClass.UNSUPPORTED, _tiff_with(reason))
+        raise UnreadableImage(ErrorClass.UNSUPPORTED, unusable.tiff_with(reason))
     pixels, warning = bands.read(data, first, stretch=rules.stretch)
     turn = None if rules.orientation == "raw" else _UPRIGHT.get(first.first(ORIENTATION, 1))
     return _turned(Image.fromarray(pixels), [turn] if turn is not None else []), warning
@@ -264,56 +252,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # gives the same colours without the warning of a conversion straight to RGB
     return image.convert("RGB")
-
-
-def _unidentified(data: bytes) -> UnreadableImage:
-    """The error for a file that no decoder took: another format, a damaged header, or no image."""
-    head = data[:HEAD_BYTES]
-    if (name := other_format(head)) is not None:
-        return UnreadableImage(ErrorClass.UNSUPPORTED, f"{name} {_CURES.get(name, _CONVERT)}")
-    if image_format(head) is not None:
-        return UnreadableImage(ErrorClass.TRUNCATED, "the file's header is cut or damaged")
-    said = "the file is empty" if not data else "the content is no image"
-    if head.startswith(_GIT_LFS):
-        said = "the file only names one that Git LFS keeps; run git lfs pull"
-    return UnreadableImage(ErrorClass.NOT_AN_IMAGE, said)
-
-
-def _tiff_with(kind: str) -> str:
-    return f"TIFF with {kind}" if "; " in kind else f"TIFF with {kind}, {_CONVERT}"
-
-
-def _undecodable(data: bytes, error: Exception) -> UnreadableImage:
-    said = " ".join((f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}").split())
-    # Pillow's messages about texts and colour profiles that unpack to more than it allows.
-    if "data too large" in said.lower() or "too much memory" in said.lower():
-        return UnreadableImage(ErrorClass.TOO_LARGE, said)
-    if "truncated" in said.lower() or "not enough image data" in said.lower() or _ends_early(data):
-        return UnreadableImage(ErrorClass.TRUNCATED, f"the file ends before its picture does ({said})")
-    return UnreadableImage(ErrorClass.DECODER_CRASH, f"cannot be decoded ({said})")
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether the mark of the format's end is missing. Looks near the end only, as a thumbnail has such a mark, too."""
-    tail = data[-4096:]
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in tail
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in tail
-    if data[4:8] == b"ftyp":
-        return _boxes_end(data) > len(data)
-    if data.startswith(b"RIFF"):
-        return len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
-    return False
-
-
-def _boxes_end(data: bytes) -> int:
-    """The byte after the last box of a file of the MP4 family, as its boxes say (ISO/IEC 14496-12)."""
-    at = 0
-    while len(data) - at >= 16:
-        size, _, large = struct.unpack_from(">I4sQ", data, at)
-        size = large if size == 1 else size
-        if size < 8:  # size 0: the box reaches to the end of the file
-            return len(data)
-        at += size
-    return at
