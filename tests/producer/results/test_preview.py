@@ -10,7 +10,8 @@ from skimage import data
 
 from db.intake import NewRow
 from db.session import reading
-from producer.results.preview import COLOURS, choose, told_found, write_preview
+from producer.results.overlay import COLOURS
+from producer.results.preview import choose, told_found, write_preview
 from tests.producer.results.finished import Done, Failed, Finished, Input, ellipse, finish
 from workers.errors import UsageError
 
