@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, case, false, func, select
+from sqlalchemy import ColumnElement, and_, case, false, func, select
 from sqlalchemy.orm import Session
 
 from db.chunks import COUNTERS
@@ -151,9 +151,15 @@ def _rejected_and_gone(session: Session, run: Run) -> int:
     """How many rejected rows of the run its source no longer has. The index on failed rows finds them, if any."""
     if not run.rejected or not run.gone:
         return 0
-    gone = (Image.run_id == run.id, Image.error_class.is_not(None), Image.load < run.load)
-    rejected = select(func.count()).select_from(Image).where(*gone, Image.state == ImageState.REJECTED)
+    of_run = (Image.run_id == run.id, Image.error_class.is_not(None))
+    rejected = select(func.count()).select_from(Image).where(*of_run, _is_rejected_and_gone(run.id))
     return session.execute(rejected).scalar_one()
+
+
+def _is_rejected_and_gone(run_id: int) -> ColumnElement[bool]:
+    """Whether an image of the run stands for a bad row that the source, once it was read to its end, no longer has."""
+    this_load = select(Run.load).where(Run.id == run_id, Run.source_ended).scalar_subquery()
+    return and_(Image.state == ImageState.REJECTED, func.coalesce(Image.load < this_load, false()))
 
 
 def _image_counts(run: Run, counts: Mapping[str, int], rejected_and_gone: int) -> ImageCounts:
@@ -210,11 +216,9 @@ def errors(session: Session, run_id: int) -> list[ErrorLine]:
     line, if it has no path.
     """
     of_run = Image.run_id == run_id
-    this_load = select(Run.load).where(Run.id == run_id, Run.source_ended).scalar_subquery()
-    is_gone = and_(Image.state == ImageState.REJECTED, func.coalesce(Image.load < this_load, false()))
     groups = session.execute(
         select(Image.error_class, func.count().label("count"), func.min(Image.row))
-        .where(of_run, Image.error_class.is_not(None), ~is_gone)
+        .where(of_run, Image.error_class.is_not(None), ~_is_rejected_and_gone(run_id))
         .group_by(Image.error_class)
         .order_by(func.count().desc(), Image.error_class)
     ).all()
