@@ -83,7 +83,8 @@ def _rehearsed(
         check(request, source.survey())
         return request.change.applied(request.prompts), 0, SeenRows(source, None, Rehearsed(()))
     there = rehearse(sessions, source, request if sessions is None else fit(sessions, request))
-    return there.prompts, foretell(sessions, request.name, flags), SeenRows(source, sessions, there)
+    redone = 0 if sessions is None or there.goes_on is None else foretell(sessions, there.goes_on, flags)
+    return there.prompts, redone, SeenRows(source, sessions, there)
 
 
 def _facts(request: RunRequest, wanted: int, redone: int, seen: SeenRows) -> dict[str, Any]:

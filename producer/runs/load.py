@@ -75,17 +75,16 @@ def rehearse(sessions: Sessions | None, source: RowSource, request: RunRequest) 
     known = None if sessions is None else _find(sessions, request.name)
     asked = agreed(known, sessions, request) if request.change else request
     judged = judge(sessions, known, source, asked)
+    before = asked.prompts if known is None or "prompt" in judged.other.there else known.prompts
+    prompts = asked.change.applied(before)
     if sessions is None or known is None or judged.other.of_rows:
         _checked_survey(source, asked)
-    elif not is_unchanged(known, source):
+        return Rehearsed(prompts)
+    if not (unchanged := is_unchanged(known, source)):
         survey = source.survey(known.source_size, known.source_sha256)
         _, rows = asked_rows(source, survey, asked, plan_for(known, survey, asked).skip)
         _checked(sessions, rows, known, survey, asked)
-    before = asked.prompts if known is None or "prompt" in judged.other.there else known.prompts
-    prompts = asked.change.applied(before)
-    if known is None or judged.other.of_rows:
-        return Rehearsed(prompts)
-    return Rehearsed(prompts, known.id, is_unchanged(known, source))
+    return Rehearsed(prompts, known.id, unchanged)
 
 
 def _with_other_prompts(sessions: Sessions, recorded: Recorded, request: RunRequest) -> Recorded:

@@ -37,18 +37,15 @@ def take_up(sessions: "Sessions", run_id: int, flags: dict[str, Any]) -> dict[st
     return facts
 
 
-def foretell(sessions: "Sessions | None", name: str, flags: dict[str, Any]) -> int:
-    """How many images of the run, if it is there, --redo would make pending again."""
-    from db.intake import find_run
-    from db.session import read
+def foretell(sessions: "Sessions", run_id: int, flags: dict[str, Any]) -> int:
+    """How many images of the run --redo, if it is given, would make pending again."""
     from producer.cli.progress import Meter
     from producer.runs.redo import rehearse
 
-    known = None if sessions is None or flags["redo"] is None else read(sessions, find_run, name)
-    if sessions is None or known is None:
+    if flags["redo"] is None:
         return 0
     with Meter(f"looking for {flags['redo']} images", "images") as meter:
-        return rehearse(sessions, known.id, Redo(flags["redo"]), meter.tell)
+        return rehearse(sessions, run_id, Redo(flags["redo"]), meter.tell)
 
 
 def without_redo(arguments: Iterable[str]) -> list[str]:
