@@ -104,8 +104,8 @@ def _make_tables(connection: Connection) -> None:
     """Make the tables of a new SQLite file in a tenth of the time that the migrations take, to the same end."""
     Base.metadata.create_all(connection)
     connection.execute(insert(Installation).values(identity=uuid4().hex))
-    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
-    connection.execute(text("INSERT INTO alembic_version VALUES (:newest)"), {"newest": newest_revision()})
+    connection.execute(text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:newest)"), {"newest": newest_revision()})
 
 
 def refuse_newer(session: Session) -> None:
@@ -132,7 +132,7 @@ def revision(connection: Connection) -> str | None:
         return None
     # Other programs may have tables in the same PostgreSQL database, unless they are called like ours.
     if called_alike := sorted({*Base.metadata.tables, VERSION_TABLE} & set(tables)):
-        schema = f'CREATE SCHEMA AUTHORIZATION "{connection.engine.url.username}"'
+        schema = f'CREATE SCHEMA AUTHORIZATION "{connection.scalar(text("SELECT current_user"))}"'
         raise ForeignDatabase(
             f"it holds tables of another program that are called like ours ({', '.join(called_alike)}); "
             f"make a database for ours alone, or as its owner: {schema}"
