@@ -13,6 +13,7 @@ from db.session import Sessions, reading, write
 from producer.runs.load import record
 from producer.sources.text.csv_source import CsvSource
 from tests.db import scenario
+from tests.memory import traced
 from tests.producer.runs.conftest import MANY, REQUEST, load, only_sqlite, paths, write_csv
 
 pytestmark = pytest.mark.usefixtures("small_slices")
@@ -75,12 +76,8 @@ def test_memory_does_not_grow_with_the_rows(sessions: Sessions, faces: Path) -> 
             after_two_slices.append(tracemalloc.get_traced_memory()[0])
             tracemalloc.reset_peak()
 
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         recorded = record(sessions, CsvSource(faces), replace(REQUEST, chunk_size=256), look)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
     with reading(sessions) as session:
         stored = session.execute(select(func.count()).select_from(Image)).scalar_one()
@@ -88,4 +85,4 @@ def test_memory_does_not_grow_with_the_rows(sessions: Sessions, faces: Path) -> 
         sizes = set(session.execute(select(Chunk.images).where(Chunk.run_id == recorded.run_id)).scalars())
     assert stored == rows
     assert sizes == {256, rows % 256}
-    assert peak - after_two_slices[0] < 8_000_000, "20,000 rows at once would take more than 20 MB"
+    assert memory.peak - after_two_slices[0] < 8_000_000, "20,000 rows at once would take more than 20 MB"

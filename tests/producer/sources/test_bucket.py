@@ -1,7 +1,6 @@
 """A part of a bucket as a source: which objects are rows, in which order, and what is said if it cannot be listed."""
 
 import re
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from producer.sources.selection import LeftOut
 from producer.sources.source import ReadOptions
 from tests import buckets as door
 from tests.buckets import OF_EACH_CLOUD, Bucket
+from tests.memory import traced
 from workers.errors import UsageError
 from workers.places import buckets, location
 
@@ -105,11 +105,9 @@ def test_a_listing_of_many_pages_is_read_page_by_page(bucket: Bucket, monkeypatc
     pages = bucket.asked["GET", ""]
     next(source.rows())
     assert bucket.asked["GET", ""] <= pages + 2  # the second page at most is asked for ahead
-    tracemalloc.start()
-    source.survey()
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most < 1_500_000  # of a page, not of all
+    with traced() as memory:
+        source.survey()
+    assert memory.peak < 1_500_000  # of a page, not of all
 
 
 @OF_EACH_CLOUD

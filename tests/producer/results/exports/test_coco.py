@@ -1,7 +1,6 @@
 """The COCO file loads in pycocotools and holds the very masks."""
 
 import json
-import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from db.values import ClassResult, FoundInstance
 from db.views.results import ExportedImage
 from producer.results.common import ExportRequest, Summary
 from producer.results.exports.coco import export_coco
+from tests.memory import traced
 from tests.producer.results.conftest import FAINT, LARGE, SMALL, MakeRequest
 from tests.producer.results.finished import Finished, Mask
 
@@ -163,11 +163,7 @@ def test_memory_does_not_grow_with_the_run(run: Finished, request_for: MakeReque
             yield done(row, noise)
 
     request = request_for("c.json")
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         assert export_coco(request, images(), lambda count: None).instances == 5000
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert request.out.stat().st_size > 3_000_000
-    assert peak < 2_000_000
+    assert memory.peak < 2_000_000

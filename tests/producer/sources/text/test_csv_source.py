@@ -2,7 +2,6 @@
 
 import csv
 import os
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from db.intake import NewRow
 from producer.sources.text.csv_source import CsvSource
 from producer.sources.text.text_source import ROWS_PER_LOOK
+from tests.memory import traced
 from tests.producer.sources.conftest import rows_of, write
 from workers.errors import UsageError
 
@@ -109,12 +109,8 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *((f"folder/{i:06}.jpg", "x") for i in range(50_000))])
     source = CsvSource(path)
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         rows = source.survey().rows
         count = sum(1 for _ in source.rows())
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert count == rows == 50_000
-    assert peak < 4_000_000, "50,000 rows at once would take more than 8 MB"
+    assert memory.peak < 4_000_000, "50,000 rows at once would take more than 8 MB"

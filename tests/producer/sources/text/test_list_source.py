@@ -3,7 +3,6 @@
 import gzip
 import os
 import subprocess
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from producer.sources.kinds import open_source
 from producer.sources.source import DEFAULT_OPTIONS, ReadOptions, RowSource
 from producer.sources.text.csv_source import CsvSource
 from producer.sources.text.list_source import ListSource
+from tests.memory import traced
 from workers.errors import UsageError
 
 
@@ -135,14 +135,10 @@ def test_damage_inside_of_a_gzipped_file_is_told() -> None:
 def test_an_endless_line_in_a_small_gzipped_file_is_refused_before_it_fills_the_memory(name: str, line: bytes) -> None:
     first = CONTENT[name].splitlines(keepends=True)[0].encode()
     packed = gzip.compress(first + (80 << 20) * line, 1)
-    tracemalloc.start()
-    try:
-        with pytest.raises(UsageError, match=r"a line of more than 16 MiB; give a .* with one image a line$"):
-            opened(packed, f"{name}.gz").survey()
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 75_000_000
+    too_long = r"a line of more than 16 MiB; give a .* with one image a line$"
+    with traced() as memory, pytest.raises(UsageError, match=too_long):
+        opened(packed, f"{name}.gz").survey()
+    assert memory.peak < 75_000_000
 
 
 @pytest.mark.parametrize("name", CONTENT)
@@ -150,15 +146,11 @@ def test_memory_does_not_grow_with_the_rows(name: str) -> None:
     lines = CONTENT[name].splitlines(keepends=True)
     header, data = (lines[:1], lines[1:]) if name == "a.csv" else ([], lines)
     source = opened(gzip.compress("".join([*header, *data * 10]).encode(), 1), f"{name}.gz")
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         rows = source.survey().rows
         count = sum(1 for _ in source.rows())
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert count == rows == 30_000
-    assert peak < 3_000_000, "30,000 rows at once would take more than 6 MB"
+    assert memory.peak < 3_000_000, "30,000 rows at once would take more than 6 MB"
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("a.txt.gz", ".txt"), ("a.jsonl.gz", ".jsonl"), ("a.csv", ".csv")])

@@ -1,7 +1,6 @@
 """Nothing that lies beside a picture costs it: no wrong checksum, no size, no bomb. What turns it still turns it."""
 
 import io
-import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from skimage import data
 
+from tests.memory import traced
 from tests.workers.inference import handmade
 from workers.errors import ErrorClass
 from workers.inference.reading import images, metadata
@@ -97,12 +97,10 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_beside_the_picture_is_never_unpacked(bomb: Callable[[], bytes]) -> None:
     content = with_chunk(bomb())
-    tracemalloc.start()
-    pixels, _ = images._decode(content, RULES)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with traced() as memory:
+        pixels, _ = images._decode(content, RULES)
     assert np.array_equal(pixels, np.asarray(CAT))
-    assert peak < 20_000_000
+    assert memory.peak < 20_000_000
 
 
 def exif() -> Image.Exif:
